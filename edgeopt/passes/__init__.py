@@ -1,0 +1,1 @@
+"""Graph passes: onnx_ir.Model to onnx_ir.Model, one file a pass."""

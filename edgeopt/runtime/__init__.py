@@ -1,0 +1,1 @@
+"""The device side: open a bundle and predict."""

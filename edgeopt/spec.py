@@ -1,0 +1,143 @@
+"""ModelSpec: what a model takes, what it gives, and how images become the one and results come from the other.
+
+Preprocessing and decoding are data, not code: they travel in the bundle and one interpreter (`preprocess`,
+`postprocess`) reads them everywhere, so that a device prepares an image exactly as training did.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Task: TypeAlias = Literal["classification", "detection"]
+PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
+Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
+Size: TypeAlias = tuple[PositiveInt, PositiveInt]
+"""(height, width) in pixels."""
+Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area"]
+"""``auto``: area when shrinking, linear when enlarging."""
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every specification is: immutable, keyword-only, strict about unknown keys."""
+
+
+class TensorSpec(Struct):
+    """Name, shape and element type of a network's input or output.
+
+    A dimension is a number, or a name where it is dynamic (only the batch may be).
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+
+class Resize(Struct, tag="resize"):
+    """Scale to (height, width), whatever that does to the aspect ratio."""
+
+    size: Size
+    interpolation: Interpolation = "auto"
+
+
+class ResizeShorterSide(Struct, tag="resize_shorter_side"):
+    """Scale so that the shorter side has `pixels` pixels, keeping the aspect ratio."""
+
+    pixels: PositiveInt
+    interpolation: Interpolation = "auto"
+
+
+class CenterCrop(Struct, tag="center_crop"):
+    """Cut (height, width) out of the middle; a smaller image is padded with zeros."""
+
+    size: Size
+
+
+class Letterbox(Struct, tag="letterbox"):
+    """Scale to fit into (height, width) keeping the aspect ratio; fill the rest."""
+
+    size: Size
+    fill: Annotated[int, Meta(ge=0, le=255)] = 114
+    anchor: Literal["center", "top_left"] = "center"
+    interpolation: Interpolation = "linear"
+
+
+class Adjust(Struct, tag="adjust"):
+    """Brightness, contrast and colour balance, in that order, on uint8 pixels.
+
+    Brightness multiplies; contrast scales about the image's mean grey; ``gray_world`` makes the channel means equal
+    (Buchsbaum 1980), and `gains` then multiply the (red, green, blue) channels.
+    """
+
+    brightness: Annotated[float, Meta(gt=0.0)] = 1.0
+    contrast: Annotated[float, Meta(gt=0.0)] = 1.0
+    color_balance: Literal["none", "gray_world"] = "none"
+    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+Step: TypeAlias = Resize | ResizeShorterSide | CenterCrop | Letterbox | Adjust
+
+
+class Normalization(Struct):
+    """``(pixel * scale - mean) / std`` per channel, in the order of `Preprocessing.channels`."""
+
+    scale: float = 1.0 / 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+class Preprocessing(Struct):
+    """How a (H, W, 3) uint8 BGR image becomes the network's input tensor."""
+
+    steps: tuple[Step, ...] = ()
+    channels: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    normalization: Normalization | None = None
+    """None: the network takes uint8 pixels, because the normalisation is part of the graph (or there is none)."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+
+class ClassificationDecoding(Struct, tag="classification"):
+    """Scores from one output of shape (N, classes)."""
+
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    top_k: PositiveInt = 5
+
+
+class YoloxDecoding(Struct, tag="yolox"):
+    """Raw YOLOX output (N, anchors, 5 + classes): box offsets, objectness and class probabilities (Ge et al. 2021).
+
+    Centre ``(offset + grid) * stride``, size ``exp(offset) * stride``; score = objectness x class probability.
+    """
+
+    strides: tuple[PositiveInt, ...] = (8, 16, 32)
+    score_threshold: Fraction = 0.3
+    iou_threshold: Fraction = 0.45
+    max_detections: PositiveInt = 300
+    class_agnostic: bool = False
+
+
+class YoloDecoding(Struct, tag="yolo"):
+    """Output (N, 4 + classes, anchors) of the Ultralytics YOLOv8/YOLO11 export: centre and size in input pixels."""
+
+    score_threshold: Fraction = 0.3
+    iou_threshold: Fraction = 0.45
+    max_detections: PositiveInt = 300
+    class_agnostic: bool = False
+
+
+Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding
+DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
+
+
+class ModelSpec(Struct):
+    """Everything but the weights that is needed to run a model on an image."""
+
+    name: str
+    task: Task
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: Preprocessing
+    decoding: Decoding
+    labels: tuple[str, ...]

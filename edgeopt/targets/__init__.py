@@ -1,0 +1,1 @@
+"""Targets: ONNX bytes to an engine, one module a target."""
