@@ -6,10 +6,24 @@ do. `cli.main` prints it and exits with its code; an exception of any other type
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
+
+_STORAGE_ERRNOS = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose a folder that you may write to",
+    errno.EPERM: "the operation is not permitted; choose a folder that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another",
+    errno.EEXIST: "a file of that name is in the way; remove it or choose another folder",
+    errno.EIO: "the disk reports an input/output error; check it",
+}
 
 
 class EdgeoptError(Exception):
@@ -108,3 +122,19 @@ def requires_extra(module: str, extra: str) -> ModuleType:
             f"this needs the Python package '{module}', which cannot be imported ({error}). "
             f"Install it with: pip install 'edgeopt[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what a disk answers while `path` is written into a `StorageError` that names it and what to do.
+
+    Raises:
+        StorageError: an OSError of a full, read-only, forbidden or failing disk; any other OSError passes unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        advice = _STORAGE_ERRNOS.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise StorageError(f"cannot write {error.filename or path}: {advice}.") from error
