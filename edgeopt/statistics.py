@@ -1,0 +1,210 @@
+"""Intervals and bounds for measurements: pure functions on arrays, seeded, with nothing but numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgeopt.errors import MeasurementError
+
+Indices: TypeAlias = NDArray[np.int64]
+Values: TypeAlias = NDArray[np.float64]
+
+RESAMPLES = 2000
+"""Enough that the 2.5 % quantile of a bootstrap distribution is stable to a tenth of its width."""
+_BATCH = 256
+"""Resamples drawn at once: bounds memory to 256 x n numbers."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the ends."""
+        return (self.high - self.low) / 2.0
+
+
+def bootstrap_interval(
+    count: int,
+    statistic: Callable[[Indices], float],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap (Efron 1979) of any statistic of `count` exchangeable items.
+
+    Args:
+        count: how many items there are (images, say).
+        statistic: takes (count,) int64 item numbers, drawn with replacement, and gives the figure; computing two
+            models' figures on the same numbers and subtracting makes the comparison a paired one.
+        confidence: the share of such intervals that hold the true value.
+        resamples: how often the items are drawn.
+        seed: of the draws; equal seeds give equal intervals.
+
+    Raises:
+        MeasurementError: there are no items.
+    """
+    _require_items(count)
+    generator = np.random.default_rng(seed)
+    draws = np.array([statistic(generator.integers(0, count, count)) for _ in range(resamples)], dtype=np.float64)
+    return _interval(float(statistic(np.arange(count))), draws, confidence)
+
+
+def paired_bootstrap_interval(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the mean of ``candidate - baseline`` over items measured with both.
+
+    Pairing removes what makes an item hard for both models, so that a drop of half a point shows on 500 images.
+
+    Args:
+        baseline: (n,) one value an item, such as 1.0 where the class is right.
+        candidate: (n,) of the same items in the same order.
+        confidence: the share of such intervals that hold the true difference.
+        resamples: how often the items are drawn.
+        seed: of the draws.
+
+    Raises:
+        MeasurementError: no items, or not as many of one as of the other.
+    """
+    before, after = _paired(baseline, candidate)
+    difference = after - before
+    draws = _resampled(difference, lambda picked: picked.mean(axis=1), resamples, seed)
+    return _interval(float(difference.mean()), draws, confidence)
+
+
+def block_ratio_interval(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the ratio candidate / baseline of latencies that were measured in alternation.
+
+    The item is the round (one ABBA group), because queries within a block are correlated and rounds hardly are. A
+    round's ratio compares times a moment apart, which cancels drift of clocks and temperature; the median over rounds
+    ignores the few that something else disturbed.
+
+    Args:
+        baseline: (rounds,) positive typical latencies of the baseline, one a round (median of its blocks).
+        candidate: (rounds,) of the candidate in the same rounds.
+        confidence: the share of such intervals that hold the true ratio.
+        resamples: how often the rounds are drawn.
+        seed: of the draws.
+
+    Raises:
+        MeasurementError: no rounds, unequal numbers of rounds, or a latency that is not positive.
+    """
+    before, after = _paired(baseline, candidate)
+    if before.min() <= 0.0 or after.min() <= 0.0:
+        raise MeasurementError(
+            f"a latency of {min(before.min(), after.min()):g} cannot be part of a ratio: the clock is too coarse for "
+            "this model. Measure more queries a block"
+        )
+    ratios = after / before
+    draws = _resampled(ratios, lambda picked: np.median(picked, axis=1), resamples, seed)
+    return _interval(float(np.median(ratios)), draws, confidence)
+
+
+def tail_bound(sorted_latencies: ArrayLike, percentile: float, confidence: float = 0.99) -> float:
+    """Upper confidence bound of a percentile of latency: MLPerf Inference's early-stopping estimate.
+
+    With q queries, t is the largest number for which ``P(Binomial(q, 1 - p) <= t) <= 1 - confidence``; the bound is the
+    t-th slowest query. A short run thus reports a worse figure than a long one, never a better.
+
+    Args:
+        sorted_latencies: (q,) ascending, in any unit.
+        percentile: 90 or 99, say.
+        confidence: with which the true percentile lies at or below the bound.
+
+    Raises:
+        MeasurementError: too few queries for any bound (64 are needed at p90, 662 at p99), or they are not sorted.
+    """
+    values = np.asarray(sorted_latencies, dtype=np.float64)
+    if values.size and np.any(np.diff(values) < 0.0):
+        raise MeasurementError("latencies must be sorted ascending before a tail bound is read from them")
+    slower = _allowed_overruns(values.size, percentile, confidence)
+    if slower < 1:
+        raise MeasurementError(
+            f"{values.size} queries are too few for a bound on the {percentile:g}th percentile: "
+            f"measure at least {minimum_queries(percentile, confidence)}"
+        )
+    return float(values[values.size - slower])
+
+
+def minimum_queries(percentile: float, confidence: float = 0.99) -> int:
+    """The fewest queries for which `tail_bound` exists.
+
+    >>> minimum_queries(90), minimum_queries(99)
+    (64, 662)
+    """
+    low, high = 0, 1
+    while _allowed_overruns(high, percentile, confidence) < 1:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _allowed_overruns(middle, percentile, confidence) >= 1 else (middle, high)
+    return high
+
+
+def _allowed_overruns(queries: int, percentile: float, confidence: float) -> int:
+    """The largest t with ``P(Binomial(queries, 1 - percentile/100) <= t) <= 1 - confidence``; -1 if there is none."""
+    if not 0.0 < percentile < 100.0 or not 0.0 < confidence < 1.0:
+        raise ValueError(f"percentile {percentile} must lie in (0, 100) and confidence {confidence} in (0, 1)")
+    overrun = 1.0 - percentile / 100.0
+    log_factorial = np.concatenate(([0.0], np.cumsum(np.log(np.arange(1, queries + 1)))))
+    k = np.arange(queries + 1)
+    log_choose = log_factorial[queries] - log_factorial - log_factorial[::-1]
+    log_mass = log_choose + k * np.log(overrun) + (queries - k) * np.log1p(-overrun)
+    return int(np.searchsorted(np.cumsum(np.exp(log_mass)), 1.0 - confidence, side="right")) - 1
+
+
+def _resampled(
+    values: Values, statistic: Callable[[NDArray[np.float64]], NDArray[Any]], resamples: int, seed: int
+) -> Values:
+    """`statistic` of (batch, n) arrays drawn from `values` with replacement, as (resamples,) float64."""
+    generator = np.random.default_rng(seed)
+    batches = [min(_BATCH, resamples - start) for start in range(0, resamples, _BATCH)]
+    draws = [statistic(values[generator.integers(0, values.size, (batch, values.size))]) for batch in batches]
+    return np.concatenate(draws).astype(np.float64)
+
+
+def _interval(estimate: float, draws: Values, confidence: float) -> Interval:
+    """The central `confidence` of the bootstrap distribution around `estimate`."""
+    low, high = np.quantile(draws, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return Interval(estimate, float(low), float(high))
+
+
+def _paired(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Values, Values]:
+    """Both as equally long, not empty float64 vectors."""
+    before, after = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
+    if before.shape != after.shape or before.ndim != 1:
+        raise MeasurementError(
+            f"a paired comparison needs the same items on both sides: baseline has shape {before.shape}, "
+            f"candidate {after.shape}"
+        )
+    _require_items(before.size)
+    return before, after
+
+
+def _require_items(count: int) -> None:
+    if count < 1:
+        raise MeasurementError("there is nothing to compare: no items were measured")
