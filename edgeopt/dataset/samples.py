@@ -1,0 +1,190 @@
+"""What a data set is made of: samples with their targets, and how each one's picture is had."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.preprocess import Image, read_image
+from edgeopt.spec import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """What is to be found in one image.
+
+    Attributes:
+        boxes: (n, 4) float32: left, top, right, bottom in pixels of the original image.
+        classes: (n,) int64 indices into `Dataset.labels`.
+        crowd: (n,) bool: regions of many objects, which neither count as found nor as missed (COCO's ``iscrowd``).
+    """
+
+    boxes: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4) or self.classes.shape != (count,) or self.crowd.shape != (count,):
+            shapes = f"{self.boxes.shape}, {self.classes.shape} and {self.crowd.shape}"
+            raise ValueError(f"boxes, classes and crowd must be (n, 4), (n,) and (n,), not {shapes}")
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[float]], classes: Iterable[int], crowd: Iterable[bool] | None = None) -> Boxes:
+        """Build from any numbers; `crowd` defaults to none of them."""
+        indices = np.array(list(classes), np.int64)
+        flags = np.zeros(len(indices), np.bool_) if crowd is None else np.array(list(crowd), np.bool_)
+        return cls(np.array(list(rows), np.float32).reshape(-1, 4), indices, flags)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def keep(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes:
+        """The boxes that a mask or indices select."""
+        return Boxes(self.boxes[which], self.classes[which], self.crowd[which])
+
+
+Target: TypeAlias = int | Boxes | None
+"""A class index, the boxes of a detection image, or nothing where there are no labels."""
+
+
+class Picture(Protocol):
+    """How a sample's image is had."""
+
+    def read(self) -> Image:
+        """The (H, W, 3) uint8 BGR image."""
+
+    def digest(self) -> str:
+        """Sha256 that two pictures share only when they show the same."""
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """An image file; its digest is that of the decoded pixels, so that a copy in another file format has the same."""
+
+    path: Path
+
+    def read(self) -> Image:
+        """Decode the file.
+
+        Raises:
+            DataError: it is gone, empty or corrupt.
+        """
+        return read_image(self.path)
+
+    def digest(self) -> str:
+        """Sha256 of the pixels."""
+        return pixel_digest(self.read())
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPicture:
+    """An image in memory: (H, W) or (H, W, 3) uint8."""
+
+    pixels: NDArray[np.uint8]
+
+    def read(self) -> Image:
+        """The image, grey repeated over the channels; the caller's own."""
+        return np.repeat(self.pixels[..., None], 3, axis=2) if self.pixels.ndim == 2 else self.pixels.copy()
+
+    def digest(self) -> str:
+        """Sha256 of the pixels."""
+        return pixel_digest(self.read())
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its target. `name` tells it apart in its data set and is what reports show."""
+
+    name: str
+    target: Target
+    picture: Picture
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset(Sequence[Sample]):
+    """Samples in a fixed order, decoded only when asked for.
+
+    Attributes:
+        task: what the targets are for; None where there are none.
+        labels: class names in index order.
+        samples: the readable ones.
+        skipped: one line for each image that was left out, with the reason.
+        origin: where the data came from, for messages.
+    """
+
+    task: Task | None
+    labels: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    skipped: tuple[str, ...] = ()
+    origin: str = "memory"
+    _digests: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        return self.samples[index]
+
+    def image(self, index: int) -> Image:
+        """Decode one image: (H, W, 3) uint8 BGR.
+
+        Raises:
+            DataError: the file has changed or gone since the data set was loaded.
+        """
+        return self.samples[index].picture.read()
+
+    def content_hash(self, index: int) -> str:
+        """Sha256 of what the image shows: equal for copies of it, whatever their file names, formats or metadata."""
+        if index not in self._digests:
+            self._digests[index] = self.samples[index].picture.digest()
+        return self._digests[index]
+
+    def subset(self, indices: Iterable[int]) -> Dataset:
+        """The samples at `indices`, in that order; what was skipped stays with the whole."""
+        chosen = [int(index) for index in indices]
+        known = {new: self._digests[old] for new, old in enumerate(chosen) if old in self._digests}
+        samples = tuple(self.samples[index] for index in chosen)
+        return Dataset(self.task, self.labels, samples, origin=self.origin, _digests=known)
+
+    def class_counts(self) -> NDArray[np.int64]:
+        """(classes,) int64: images of each class, or boxes of each class for detection (crowds not counted)."""
+        counts = np.zeros(len(self.labels), np.int64)
+        for sample in self.samples:
+            if isinstance(sample.target, Boxes):
+                np.add.at(counts, sample.target.classes[~sample.target.crowd], 1)
+            elif sample.target is not None:
+                counts[sample.target] += 1
+        return counts
+
+    def fingerprint(self) -> str:
+        """Sha256 over labels, image contents and targets in order: what a result that used this data depends on."""
+        state = hashlib.sha256("\0".join((str(self.task), *self.labels)).encode())
+        for index, sample in enumerate(self.samples):
+            state.update(self.content_hash(index).encode())
+            state.update(_target_bytes(sample.target))
+        return state.hexdigest()
+
+
+def pixel_digest(image: NDArray[np.uint8]) -> str:
+    """Sha256 over an image's shape and pixels."""
+    state = hashlib.sha256(repr(image.shape).encode())
+    state.update(np.ascontiguousarray(image).data)
+    return state.hexdigest()
+
+
+def _target_bytes(target: Target) -> bytes:
+    """A target as bytes that differ when it does."""
+    if isinstance(target, Boxes):
+        return target.boxes.tobytes() + target.classes.tobytes() + target.crowd.tobytes()
+    return repr(target).encode()
