@@ -1,0 +1,54 @@
+"""The one place where expected errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import click
+
+from edgeopt.errors import EdgeoptError, did_you_mean
+
+INTERRUPTED = 130
+
+
+class Commands(click.Group):
+    """A click group that ends every `EdgeoptError` with one message on standard error and the error's exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; see the class."""
+        try:
+            return super().invoke(ctx)
+        except EdgeoptError as error:
+            _say(f"{click.style('error:', fg='red', bold=True)} {error}")
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            _say(f"{click.style('interrupted:', fg='yellow', bold=True)} what was finished is kept; run it again to go on.")
+            ctx.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(1)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or suggest the one that was meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.message}{did_you_mean(args[0], self.list_commands(ctx))}", ctx) from None
+
+
+def configure_logging(*, verbose: bool) -> None:
+    """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("edgeopt")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

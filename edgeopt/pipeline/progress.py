@@ -1,0 +1,31 @@
+"""What a build tells whoever watches it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives a build's stages in order; one stage at a time."""
+
+    def begin(self, stage: str) -> None:
+        """A stage starts, or is found done."""
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """How far the stage is, in any unit, and what there is to say about it."""
+
+    def end(self, summary: str, *, reused: bool) -> None:
+        """The stage is finished; `reused` says that its result was already there."""
+
+
+class Silent:
+    """Progress for callers who do not watch."""
+
+    def begin(self, stage: str) -> None:
+        """Ignore it."""
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """Ignore it."""
+
+    def end(self, summary: str, *, reused: bool) -> None:
+        """Ignore it."""
