@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
-from edgeopt.errors import storage_errors
+from edgeopt.errors import StorageError, storage_errors
 
 _RECORD = "stage.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,26 @@ class Artifact:
 
 
 class Workspace:
-    """Stage results in `folder`, which is made when first needed."""
+    """Stage results in `folder`, which is made when first needed. One process at a time may hold it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @contextmanager
+    def held(self) -> Iterator[Workspace]:
+        """Keep other processes out, and clear away what a killed one left half-made.
+
+        Raises:
+            StorageError: another process holds the folder, or it cannot be written.
+        """
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / _LOCK).open("w")
+        with lock:
+            _lock_exclusively(lock, self.folder)
+            for leftover in self.folder.glob(".*.tmp"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield self
 
     def produce(self, stage: str, determinants: Mapping[str, Any], make: Callable[[Path, Path], None]) -> Artifact:
         """Return the result of `stage`, calling `make(folder, scratch)` only when it is not there.
@@ -63,8 +80,9 @@ class Workspace:
         if _is_whole(final, key):
             return Artifact(final, key, reused=True)
         scratch = self.folder / f"{stage}-{key[:16]}.scratch"
-        temporary = self.folder / f".{stage}-{uuid.uuid4().hex[:8]}.tmp"
+        temporary = self.folder / f".{stage}-{key[:16]}.tmp"
         with storage_errors(self.folder):
+            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
             try:
@@ -89,6 +107,20 @@ def file_hash(path: Path) -> str:
     """Hexadecimal sha256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _lock_exclusively(lock: IO[str], folder: Path) -> None:
+    """Take the lock file; where the system has no flock (Windows), trust that there is one build."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(
+            f"another build is using the work folder {folder}. Wait for it, or choose another with --work."
+        ) from None
 
 
 def _is_whole(folder: Path, key: str) -> bool:

@@ -1,0 +1,108 @@
+"""Stage results: made once, found again, never half there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from edgeopt.errors import StorageError
+from edgeopt.pipeline.workspace import Workspace, content_key
+
+
+def write(text: str):
+    def make(folder: Path, scratch: Path) -> None:
+        (folder / "out.txt").write_text(text)
+
+    return make
+
+
+def refuse(folder: Path, scratch: Path) -> None:
+    pytest.fail("made again")
+
+
+def test_a_result_is_made_once(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    first = workspace.produce("export", {"opset": 18}, write("a"))
+    again = workspace.produce("export", {"opset": 18}, refuse)
+    assert (first.reused, again.reused) == (False, True)
+    assert again.file("out.txt").read_text() == "a"
+
+
+def test_another_setting_is_another_result(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert (
+        workspace.produce("export", {"opset": 17}, write("a")).key
+        != workspace.produce("export", {"opset": 18}, write("b")).key
+    )
+
+
+def test_a_truncated_result_is_made_again(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.produce("export", {}, write("whole")).file("out.txt").write_text("half")
+    assert workspace.produce("export", {}, write("whole")).file("out.txt").read_text() == "whole"
+
+
+def test_a_failed_stage_leaves_only_its_scratch(tmp_path: Path) -> None:
+    def fail(folder: Path, scratch: Path) -> None:
+        (scratch / "checkpoint").write_text("kept")
+        (folder / "half.bin").write_text("x")
+        raise RuntimeError
+
+    workspace = Workspace(tmp_path)
+    with pytest.raises(RuntimeError):
+        workspace.produce("train", {}, fail)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint"]
+    seen = []
+    workspace.produce("train", {}, lambda folder, scratch: seen.append((scratch / "checkpoint").read_text()))
+    assert seen == ["kept"]
+    assert not list(tmp_path.glob("*.scratch"))
+
+
+def test_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    def full(folder: Path, scratch: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "model.onnx"))
+
+    with pytest.raises(StorageError, match="the disk is full"):
+        Workspace(tmp_path).produce("export", {}, full)
+
+
+def test_a_killed_stage_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import os, signal, pathlib
+        from edgeopt.pipeline.workspace import Workspace
+        def make(folder, scratch):
+            (folder / "out.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        Workspace(pathlib.Path({str(tmp_path)!r})).produce("export", {{}}, make)
+        """
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -signal.SIGKILL
+    with Workspace(tmp_path).held() as workspace:
+        assert not list(tmp_path.glob(".*.tmp"))
+        artifact = workspace.produce("export", {}, write("whole"))
+    assert not artifact.reused
+    assert artifact.file("out.txt").read_text() == "whole"
+
+
+def test_two_builds_do_not_share_a_work_folder(tmp_path: Path) -> None:
+    with Workspace(tmp_path).held(), pytest.raises(StorageError, match="another build"), Workspace(tmp_path).held():
+        pass
+
+
+def test_keys_do_not_depend_on_order() -> None:
+    assert content_key("s", {"a": 1, "b": (1, 2)}) == content_key("s", {"b": [1, 2], "a": 1})
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere: a read-only folder was not tested")
+def test_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="permission denied"):
+        Workspace(tmp_path / "work").produce("export", {}, write("a"))

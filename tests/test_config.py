@@ -1,0 +1,104 @@
+"""edgeopt.toml: what is accepted, and what a person is told about what is not."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.config import Config, json_schema, load_config, parse_config
+from edgeopt.errors import ConfigError
+from edgeopt.spec import Letterbox, Normalization, YoloxDecoding
+
+MINIMAL = 'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n'
+
+
+def test_minimal_recipe_has_defaults() -> None:
+    config = parse_config(MINIMAL)
+    assert config.train is None
+    assert config.compile.targets == ("ov", "ort")
+    assert config.calibrate.images == 200
+
+
+def test_preprocessing_and_decoding_are_tagged_data() -> None:
+    config = parse_config(
+        MINIMAL
+        + """
+        [model.preprocessing]
+        channels = "BGR"
+        normalization = { scale = 1.0 }
+        steps = [{ type = "letterbox", size = [416, 416], anchor = "top_left" }]
+        [model.decoding]
+        type = "yolox"
+        score_threshold = 0.5
+        """
+    )
+    assert config.model.preprocessing is not None
+    assert config.model.preprocessing.steps == (Letterbox(size=(416, 416), anchor="top_left"),)
+    assert config.model.preprocessing.normalization == Normalization(scale=1.0)
+    assert config.model.decoding == YoloxDecoding(score_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[data.train]\nformat = "coco"\npth = "x"', r"unknown key 'pth' in \[data.train\]. Did you mean 'path'\?"),
+        ("[calibrat]\nimages = 3", r"unknown key 'calibrat'. Did you mean 'calibrate'\?"),
+        ('[calibrate]\nmethod = "median"', "'median' - at `calibrate.method`"),
+        ("[calibrate]\nimages = 0", "calibrate.images"),
+        ('[data.train]\nformat = "zip"', "'zip' - at `data.train.format`"),
+        ("[compile]\ntargets = []", "compile.targets"),
+        ("[model", "not valid TOML"),
+    ],
+)
+def test_errors_name_the_place_and_the_remedy(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(MINIMAL + text)
+
+
+def test_missing_key_is_named() -> None:
+    with pytest.raises(ConfigError, match="source"):
+        parse_config('name = "x"\n[model]\n')
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden"])
+def test_name_must_be_a_file_name(name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        parse_config(f'name = "{name}"\n[model]\nsource = "edgeopt:lenet5"\n')
+
+
+def test_unreadable_recipe_says_how_to_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="edgeopt init"):
+        load_config(tmp_path / "absent.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.toml"):
+        load_config(tmp_path / "binary.toml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_gives_anything_but_a_config_or_a_config_error(text: str) -> None:
+    try:
+        assert isinstance(parse_config(text), Config)
+    except ConfigError:
+        pass
+
+
+def test_round_trip_through_json() -> None:
+    config = parse_config(MINIMAL + "[train]\nepochs = 3\n[train.augmentation]\nbrightness = 0.2")
+    assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
+
+
+def test_schema_describes_every_table() -> None:
+    tables = json_schema()["$defs"]["Config"]["properties"]
+    assert set(tables) == set(Config.__struct_fields__)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in files("edgeopt.recipes").iterdir()))
+def test_shipped_recipes_are_valid(recipe: str) -> None:
+    if recipe.endswith(".toml"):
+        config = parse_config((files("edgeopt.recipes") / recipe).read_text(), origin=recipe)
+        assert config.name == recipe.removesuffix(".toml")
