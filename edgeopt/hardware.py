@@ -290,8 +290,8 @@ JETPACKS = (
     ),
 )  # fmt: skip
 """Sources: NVIDIA's JetPack archive pages (4.6.1, 5.0.2), jetson-containers and jetson_stats (L4T to CUDA and
-TensorRT), NVIDIA/TensorRT issue 4590 (10.13.3.9 on Thor), TensorRT 11.4.1 release notes (DLA on JetPack 7.2.2). The TensorRT of
-5.1.3-5.1.6 and of 7.2 is not documented anywhere we found."""
+TensorRT), NVIDIA/TensorRT issue 4590 (10.13.3.9 on Thor), TensorRT 11.4.1 release notes (DLA on JetPack 7.2.2). The
+TensorRT of 5.1.3-5.1.6 and of 7.2 is not documented anywhere we found."""
 
 _VOLTA: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _AMPERE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
