@@ -1,0 +1,60 @@
+"""Where a measurement was taken: enough to tell whether another one may be compared with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+from importlib.metadata import distributions
+
+import msgspec
+
+from edgeopt import __version__
+from edgeopt.hardware import Machine, machine
+from edgeopt.spec import Struct
+
+_PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+
+
+class Environment(Struct):
+    """The machine, the software and what this process was allowed of them."""
+
+    machine: Machine
+    fingerprint: str
+    """Equal on machines whose latencies may be compared: processor, cores allowed, GPUs, module, driver."""
+    threads: int
+    """Asked of the engine; 0: its own choice."""
+    affinity: tuple[int, ...]
+    """Logical processors that this process may use."""
+    versions: dict[str, str]
+    """Of edgeopt and the installed packages that take part."""
+
+
+def environment(threads: int = 0) -> Environment:
+    """Describe this process's surroundings."""
+    here = machine()
+    return Environment(
+        machine=here,
+        fingerprint=fingerprint(here),
+        threads=threads,
+        affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
+        versions=_versions(),
+    )
+
+
+def fingerprint(here: Machine) -> str:
+    """16 hexadecimal digits of what decides a machine's speed; kernel and Python versions are left out."""
+    parts = (here.cpu, here.gpus, here.jetson, here.driver)
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
+
+
+def peak_memory_mib() -> float:
+    """Largest resident memory that this process ever had, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
+
+
+def _versions() -> dict[str, str]:
+    installed = {str(found.metadata["Name"]).lower().replace("_", "-"): found.version for found in distributions()}
+    return {"edgeopt": __version__, **{name: installed[name] for name in _PACKAGES if name in installed}}

@@ -1,0 +1,127 @@
+"""Measure subjects in alternation: blocks in the order A B B A, so that drift falls on all of them alike.
+
+Absolute latencies swing by 10 % and more between runs of a shared or warm machine; ratios within one run hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeopt.errors import MeasurementError
+from edgeopt.measure.subject import Nanoseconds, Subject
+
+_STABLE_WITHIN = 0.05
+"""Warm-up is over when a chunk's median differs from the one before it by less than this share."""
+_WARM_UP_FACTOR = 5.0
+"""A machine that never settles is measured all the same after so many times the asked warm-up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how finely to alternate."""
+
+    warmup_s: float = 0.5
+    duration_s: float = 3.0
+    """Least time of queries for each subject."""
+    minimum_queries: int = 64
+    block_s: float = 0.1
+    """Aim for a block of the slowest subject: short against clock drift, long against a switch's cold caches."""
+    minimum_block: int = 4
+    """Fewest queries a block."""
+    settle: int = 1
+    """Untimed queries at the start of each block: the other subject has just emptied the caches."""
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """What a subject did before it was measured."""
+
+    queries: int
+    seconds: float
+    median_ns: float
+    stable: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive queries of one subject."""
+
+    subject: str
+    round: int
+    started_s: float
+    """Since the first block began."""
+    samples_ns: Nanoseconds
+    """(queries, stages)."""
+
+    @property
+    def total_ns(self) -> Nanoseconds:
+        """(queries,) end to end."""
+        totals: Nanoseconds = self.samples_ns.sum(axis=1)
+        return totals
+
+
+def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
+    """Run until `seconds` have passed and the median has settled (or five times `seconds` have passed)."""
+    start = time.perf_counter()
+    queries, previous = 0, float("inf")
+    while True:
+        median = float(np.median(subject.run(queries, chunk).sum(axis=1)))
+        queries += chunk
+        elapsed = time.perf_counter() - start
+        stable = abs(median - previous) < _STABLE_WITHIN * previous
+        if elapsed >= seconds and (stable or elapsed >= _WARM_UP_FACTOR * seconds):
+            return Warmup(queries, elapsed, median, stable)
+        previous = median
+
+
+def rounds(subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan) -> Iterator[list[Block]]:
+    """Endless rounds of blocks: every subject forth and back, and the other way around in every second round.
+
+    All subjects run the same query numbers in a round, so that they do the same work.
+
+    Args:
+        subjects: what to measure, by name.
+        warmups: of the same names, from `warm_up`.
+        plan: how large the blocks are.
+
+    Yields:
+        Two blocks a subject, in the order in which they ran.
+    """
+    if not subjects:
+        raise MeasurementError("there is nothing to measure: give at least one model")
+    slowest_s = max(warmup.median_ns for warmup in warmups.values()) / 1e9
+    queries = max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9)))
+    start = time.perf_counter()
+    number = 0
+    while True:
+        order = list(subjects)[:: 1 if number % 2 == 0 else -1]
+        yield [
+            _block(name, subjects[name], number, half, queries, plan.settle, start)
+            for half, names in enumerate((order, order[::-1]))
+            for name in names
+        ]
+        number += 1
+
+
+def _block(name: str, subject: Subject, number: int, half: int, queries: int, settle: int, start: float) -> Block:
+    """Block `half` (0 or 1) of a subject in round `number`."""
+    first = (2 * number + half) * queries
+    if settle:
+        subject.run(first, settle)
+    begun = time.perf_counter() - start
+    return Block(name, number, begun, subject.run(first, queries))
+
+
+def done(blocks: Mapping[str, list[Block]], plan: Plan) -> float:
+    """How much of the plan's duration and number of queries the slowest to get there has, up to 1."""
+    return min(1.0, *(_share(own, plan) for own in blocks.values()))
+
+
+def _share(blocks: list[Block], plan: Plan) -> float:
+    queries = sum(len(block.samples_ns) for block in blocks)
+    seconds = sum(int(block.samples_ns.sum()) for block in blocks) / 1e9
+    return min(queries / plan.minimum_queries, seconds / plan.duration_s if plan.duration_s else 1.0)

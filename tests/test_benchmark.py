@@ -1,0 +1,205 @@
+"""The benchmark on subjects whose behaviour is known, with a clock that no other process disturbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt import benchmark
+from edgeopt.config import BenchmarkConfig
+from edgeopt.errors import MeasurementError, StorageError
+from edgeopt.measure import latency
+from edgeopt.measure.environment import environment
+from edgeopt.measure.interleave import Plan, Warmup, rounds, warm_up
+from edgeopt.measure.subject import Staged, Timed
+
+CONFIG = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=64)
+
+
+class Scripted:
+    """A subject whose query number n takes ``cost(n)`` ns, whatever the machine does."""
+
+    def __init__(self, cost: Callable[[int], float], stages: tuple[str, ...] = ("total",)) -> None:
+        self.cost, self.stages, self.calls = cost, stages, []
+
+    def run(self, first, queries):
+        self.calls.append((first, queries))
+        per_stage = [self.cost(number) / len(self.stages) for number in range(first, first + queries)]
+        return np.array([[cost] * len(self.stages) for cost in per_stage], dtype=np.int64)
+
+
+class FakePredictor:
+    def __init__(self):
+        self.seen = []
+
+    def prepare(self, image):
+        self.seen.append(image)
+        return image, "geometry"
+
+    def infer(self, prepared):
+        assert prepared[1] == "geometry"
+        return prepared[0] + 1
+
+    def decode(self, outputs):
+        assert outputs > 0
+        return outputs
+
+
+class TestSubjects:
+    def test_stages_are_called_in_order_on_images_around_and_around(self):
+        predictor = FakePredictor()
+        samples = Staged(predictor, [10, 20, 30]).run(2, 5)
+        assert predictor.seen == [30, 10, 20, 30, 10]
+        assert samples.shape == (5, 3)
+        assert (samples >= 0).all()
+
+    def test_no_images(self):
+        with pytest.raises(MeasurementError, match="no images to measure"):
+            Staged(FakePredictor(), [])
+
+    def test_a_callable_is_called_once_a_query(self):
+        calls = []
+        assert Timed(lambda: calls.append(1)).run(0, 7).shape == (7, 1)
+        assert len(calls) == 7
+
+
+class TestWarmUp:
+    def test_ends_when_the_median_has_settled(self):
+        subject = Scripted(lambda number: 1e6 if number < 16 else 1e5)
+        result = warm_up(subject, 0.0)
+        assert result.stable or result.queries == 8  # zero seconds: the first chunk may already be too long
+
+    def test_a_model_that_never_settles_is_said_to_be_unstable(self):
+        subject = Scripted(lambda number: 10.0 ** (number // 8 % 5))
+        assert not warm_up(subject, 1e-4).stable
+
+
+class TestRounds:
+    def test_order_is_mirrored_and_then_reversed(self):
+        subjects = {name: Scripted(lambda number: 1e6) for name in "AB"}
+        warmups = dict.fromkeys("AB", Warmup(8, 0.0, 1e6, stable=True))
+        generator = rounds(subjects, warmups, Plan())
+        assert "".join(block.subject for block in next(generator)) == "ABBA"
+        assert "".join(block.subject for block in next(generator)) == "BAAB"
+
+    @given(st.lists(st.floats(1e4, 1e9), min_size=1, max_size=4), st.integers(1, 4))
+    def test_all_subjects_run_the_same_queries(self, medians, count):
+        subjects = {str(index): Scripted(lambda number: 1e6) for index in range(len(medians))}
+        warmups = {name: Warmup(8, 0.0, median, stable=True) for name, median in zip(subjects, medians, strict=True)}
+        generator = rounds(subjects, warmups, Plan())
+        for _ in range(count):
+            next(generator)
+        assert len({tuple(sorted(subject.calls)) for subject in subjects.values()}) == 1
+
+    def test_nothing_to_measure(self):
+        with pytest.raises(MeasurementError, match="nothing to measure"):
+            next(rounds({}, {}, Plan()))
+
+
+class TestMeasure:
+    def test_percentiles_stages_and_throughput(self):
+        stages = ("preprocess", "network", "postprocess")
+        result = benchmark.measure({"m": Scripted(lambda number: 3e6, stages)}, CONFIG)["m"]
+        assert result.end_to_end.p50_ms == result.end_to_end.p99_ms == pytest.approx(3.0)
+        assert {name: stage.p50_ms for name, stage in result.stages.items()} == pytest.approx(dict.fromkeys(stages, 1))
+        assert result.throughput_per_s == pytest.approx(1000 / 3)
+        assert result.ratio is None
+        assert result.environment.fingerprint == environment().fingerprint
+
+    def test_runs_as_many_queries_as_asked(self):
+        config = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=700)
+        end_to_end = benchmark.measure({"m": Scripted(lambda number: 5e7)}, config)["m"].end_to_end
+        assert end_to_end.queries >= 700
+        assert end_to_end.bound_p99_ms == pytest.approx(50.0)
+
+    def test_a_short_run_has_no_bound_on_p99(self):
+        end_to_end = benchmark.measure({"m": Scripted(lambda number: 5e7)}, CONFIG)["m"].end_to_end
+        assert end_to_end.bound_p90_ms is not None
+        assert end_to_end.bound_p99_ms is None
+
+    def test_ratio_against_the_baseline_under_drift(self):
+        drift = 1.0 + np.linspace(0.0, 1.0, 10_000)
+        subjects = {
+            "fp32": Scripted(lambda number: 4e7 * drift[number]),
+            "int8": Scripted(lambda number: 2e7 * drift[number]),
+        }
+        results = benchmark.measure(subjects, CONFIG, baseline="fp32")
+        assert results["int8"].ratio.estimate == pytest.approx(0.5, rel=1e-3)
+        assert results["int8"].ratio.speedup == pytest.approx(2.0, rel=1e-3)
+        assert results["fp32"].ratio is None
+
+    def test_unknown_baseline(self):
+        with pytest.raises(MeasurementError, match="'fp64' is not among what is measured: m"):
+            benchmark.measure({"m": Scripted(lambda number: 1e6)}, CONFIG, baseline="fp64")
+
+    def test_interrupted_half_way_keeps_what_there_is_and_says_so(self):
+        def cost(number):
+            if number > 40:
+                raise KeyboardInterrupt
+            return 3e7
+
+        result = benchmark.measure({"m": Scripted(cost)}, CONFIG)["m"]
+        assert result.partial
+        assert 0 < result.end_to_end.queries <= 40
+
+    def test_interrupted_before_the_first_round_is_an_interrupt(self):
+        def cost(number):
+            if number > 5:
+                raise KeyboardInterrupt
+            return 3e7
+
+        with pytest.raises(KeyboardInterrupt):
+            benchmark.measure({"m": Scripted(cost)}, CONFIG)
+
+    def test_progress_ends_at_one(self):
+        shares = []
+        benchmark.measure({"m": Scripted(lambda number: 3e7)}, CONFIG, progress=shares.append)
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+
+    def test_a_real_predictor_and_callable_run(self):
+        predictor = FakePredictor()
+        results = benchmark.benchmark_variants({"a": predictor, "b": predictor}, [1], CONFIG)
+        assert set(results) == {"a", "b"}
+        assert benchmark.benchmark(predictor, [1], CONFIG).stages.keys() == {"preprocess", "network", "postprocess"}
+        assert benchmark.compare({"c": lambda: sum(range(50))}, CONFIG)["c"].stages == {}
+
+
+class TestFiles:
+    def test_round_trip(self, tmp_path):
+        results = benchmark.measure({"a": Scripted(lambda n: 3e7), "b": Scripted(lambda n: 2e7)}, CONFIG)
+        benchmark.write_results(tmp_path / "r.json", results)
+        assert benchmark.read_results(tmp_path / "r.json") == results
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"m": {"name": "m"}}'])
+    def test_other_files_are_refused(self, tmp_path, text):
+        (tmp_path / "r.json").write_text(text)
+        with pytest.raises(MeasurementError, match="holds no benchmark results"):
+            benchmark.read_results(tmp_path / "r.json")
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(MeasurementError, match="holds no benchmark results"):
+            benchmark.read_results(tmp_path / "none.json")
+
+    def test_unwritable(self, tmp_path):
+        with pytest.raises(StorageError, match="cannot write the results"):
+            benchmark.write_results(tmp_path / "no" / "r.json", {})
+
+
+class TestDistribution:
+    @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=200))
+    def test_order_and_json(self, samples):
+        summary = latency.distribution(np.array(samples))
+        assert summary.minimum_ms <= summary.p50_ms <= summary.p90_ms <= summary.p99_ms <= summary.maximum_ms
+        assert msgspec.json.decode(msgspec.json.encode(summary), type=latency.Distribution) == summary
+
+    @given(st.lists(st.floats(0.01, 1e4), min_size=1, max_size=200))
+    def test_the_histogram_counts_every_query(self, samples):
+        counted = latency.histogram(np.array(samples))
+        assert sum(counted.counts) == len(samples)
+        assert len(counted.edges_ms) == len(counted.counts) + 1
