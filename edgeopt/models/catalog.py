@@ -1,0 +1,200 @@
+"""The table of our networks: how each is built, and how images become its input and results come from its output."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from edgeopt.errors import ModelError, did_you_mean
+from edgeopt.models.class_names import COCO, DIGITS
+from edgeopt.models.lenet import LeNet5
+from edgeopt.models.mobilenet import MobileNetV2
+from edgeopt.models.resnet import resnet18, resnet50
+from edgeopt.models.yolox import STRIDES, yolox_nano, yolox_s, yolox_tiny
+from edgeopt.spec import (
+    CenterCrop,
+    ClassificationDecoding,
+    Decoding,
+    Letterbox,
+    ModelSpec,
+    Normalization,
+    Preprocessing,
+    Resize,
+    ResizeShorterSide,
+    Size,
+    Task,
+    TensorSpec,
+    YoloxDecoding,
+)
+
+
+def digit_preprocessing(size: Size) -> Preprocessing:
+    """Grey images with the mean and standard deviation of MNIST's training pixels."""
+    return Preprocessing(
+        steps=(Resize(size=size),), channels="GRAY", normalization=Normalization(mean=(0.1307,), std=(0.3081,))
+    )
+
+
+def imagenet_preprocessing(size: Size) -> Preprocessing:
+    """Shorter side to 256/224 of the crop, then the middle; channel statistics of ImageNet, as torchvision has them."""
+    return Preprocessing(
+        steps=(ResizeShorterSide(pixels=round(max(size) * 256 / 224)), CenterCrop(size=size)),
+        channels="RGB",
+        normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    )
+
+
+def yolox_preprocessing(size: Size) -> Preprocessing:
+    """BGR pixels as they are, letterboxed to the top left: what the published YOLOX weights were trained on."""
+    return Preprocessing(
+        steps=(Letterbox(size=size, anchor="top_left"),), channels="BGR", normalization=Normalization(scale=1.0)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One row of `NETWORKS`."""
+
+    build: Callable[..., nn.Module]
+    task: Task
+    size: Size
+    """(height, width) that the published weights were trained at."""
+    preprocessing: Callable[[Size], Preprocessing]
+    labels: tuple[str, ...] | None = None
+    """Class names of the published weights; None where they are not part of this package."""
+    multiple_of: int = 1
+    """Both sides of the input must be multiples of this."""
+    fixed_size: bool = False
+    """Only `size` will do."""
+    class_layers: tuple[str, ...]
+    """Key prefixes of the layers whose shape depends on the number of classes."""
+
+
+def _classifier(build: Callable[..., nn.Module], class_layer: str) -> Network:
+    return Network(
+        build=build,
+        task="classification",
+        size=(224, 224),
+        preprocessing=imagenet_preprocessing,
+        class_layers=(class_layer,),
+    )
+
+
+def _detector(build: Callable[..., nn.Module], side: int) -> Network:
+    return Network(
+        build=build,
+        task="detection",
+        size=(side, side),
+        preprocessing=yolox_preprocessing,
+        labels=COCO,
+        multiple_of=STRIDES[-1],
+        class_layers=("head.cls_preds.",),
+    )
+
+
+NETWORKS: dict[str, Network] = {
+    "lenet5": Network(
+        build=LeNet5,
+        task="classification",
+        size=(28, 28),
+        preprocessing=digit_preprocessing,
+        labels=DIGITS,
+        fixed_size=True,
+        class_layers=("classifier.4.",),
+    ),
+    "resnet18": _classifier(resnet18, "fc."),
+    "resnet50": _classifier(resnet50, "fc."),
+    "mobilenet_v2": _classifier(MobileNetV2, "classifier.1."),
+    "yolox_nano": _detector(yolox_nano, 416),
+    "yolox_tiny": _detector(yolox_tiny, 416),
+    "yolox_s": _detector(yolox_s, 640),
+}
+
+
+def network(name: str) -> Network:
+    """The row of `NETWORKS` called `name`.
+
+    Raises:
+        ModelError: there is none; the message suggests the closest.
+    """
+    if name not in NETWORKS:
+        raise ModelError(f"edgeopt has no network '{name}'.{did_you_mean(name, NETWORKS)}")
+    return NETWORKS[name]
+
+
+def create(name: str, **arguments: Any) -> nn.Module:
+    """Build the network called `name` with untrained weights, in training mode.
+
+    Args:
+        name: a key of `NETWORKS`.
+        arguments: keyword arguments of its constructor, such as ``num_classes``.
+
+    Raises:
+        ModelError: no such network, no such argument, or an argument that the constructor refuses.
+    """
+    build = network(name).build
+    known = inspect.signature(build).parameters
+    for key in arguments:
+        if key not in known:
+            raise ModelError(f"{name} has no argument '{key}'.{did_you_mean(key, known)}")
+    classes = arguments.get("num_classes", 1)
+    if not isinstance(classes, int) or classes < 1:
+        raise ModelError(f"{name} cannot have num_classes = {classes!r}: give a whole number of at least 1.")
+    return build(**arguments)
+
+
+def default_spec(name: str, labels: tuple[str, ...], input_size: Size | None = None) -> ModelSpec:
+    """The ModelSpec of the network called `name`, with the normalisation still outside the graph.
+
+    Args:
+        name: a key of `NETWORKS`.
+        labels: class names in index order.
+        input_size: (height, width) in pixels; None for the network's own.
+
+    Raises:
+        ModelError: no such network, no labels, or a size that the network cannot take.
+    """
+    row = network(name)
+    size = input_size or row.size
+    _check_size(name, row, size)
+    if not labels:
+        raise ModelError(f"{name} needs at least one class name. Give them as [model] labels or with the data.")
+    preprocessing = row.preprocessing(size)
+    return ModelSpec(
+        name=name,
+        task=row.task,
+        input=TensorSpec(name="images", shape=("N", 1 if preprocessing.channels == "GRAY" else 3, *size)),
+        outputs=(_output(row.task, len(labels), size),),
+        preprocessing=preprocessing,
+        decoding=_decoding(row.task),
+        labels=labels,
+    )
+
+
+def _check_size(name: str, row: Network, size: Size) -> None:
+    height, width = size
+    if row.fixed_size and size != row.size:
+        raise ModelError(
+            f"{name} takes {row.size[0]} x {row.size[1]} pixels only, not {height} x {width}; "
+            "images of any size are resized to it. Leave [model] input_size out."
+        )
+    if height % row.multiple_of or width % row.multiple_of:
+        raise ModelError(
+            f"{name} needs an input size of multiples of {row.multiple_of}, not {height} x {width}. "
+            "Change [model] input_size."
+        )
+
+
+def _output(task: Task, classes: int, size: Size) -> TensorSpec:
+    if task == "classification":
+        return TensorSpec(name="scores", shape=("N", classes))
+    anchors = sum((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
+    return TensorSpec(name="predictions", shape=("N", anchors, 5 + classes))
+
+
+def _decoding(task: Task) -> Decoding:
+    return ClassificationDecoding() if task == "classification" else YoloxDecoding(strides=STRIDES)
