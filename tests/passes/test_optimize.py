@@ -1,0 +1,79 @@
+"""`optimize` keeps the function and the names, and is idempotent."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+
+from edgeopt.errors import ModelError
+from edgeopt.passes.optimize import optimize
+
+CONV_BN = """
+g (float[N,3,8,8] x, float[4,3,3,3] w1, float[4] w_gamma, float[4] w_beta, float[4] w_mean, float[4] w_var)
+  => (float[N,4,6,6] y)
+<float ratio = {0.5}>
+{
+  c = Conv(x, w1)
+  i = Identity(c)
+  b = BatchNormalization(i, w_gamma, w_beta, w_mean, w_var)
+  d = Dropout(b, ratio)
+  y = Relu(d)
+}
+"""
+
+
+def conv_bn() -> ir.Model:
+    model = model_of(CONV_BN, w_var=np.array([0.5, 1.0, 1.5, 2.0]))
+    model.graph.initializers["w1"].name = "c1.weight"
+    return model
+
+
+def test_batchnorm_identity_and_dropout_disappear_and_the_function_stays():
+    model = conv_bn()
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    expected = run(model, x=x)["y"]
+    optimized = optimize(model)
+    assert Counter(node.op_type for node in optimized.graph) == {"Conv": 1, "Relu": 1}
+    np.testing.assert_allclose(run(optimized, x=x)["y"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_callers_model_is_not_touched():
+    model = conv_bn()
+    before = ir.to_proto(model).SerializeToString()
+    optimize(model)
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_optimizing_twice_changes_nothing():
+    once = optimize(conv_bn())
+    assert ir.to_proto(optimize(once)).SerializeToString() == ir.to_proto(once).SerializeToString()
+
+
+def test_nodes_that_were_made_are_named_after_their_weights_and_interface_names_stay():
+    optimized = optimize(conv_bn())
+    assert next(node.name for node in optimized.graph) == "c1"
+    assert [value.name for value in optimized.graph.inputs] == ["x"]
+    assert [value.name for value in optimized.graph.outputs] == ["y"]
+
+
+def test_every_tensor_has_a_shape():
+    optimized = optimize(conv_bn())
+    assert all(value.shape is not None for node in optimized.graph for value in node.outputs)
+
+
+def test_a_malformed_graph_is_an_error():
+    text = "g (float[1,3,8,8] x, float[4,3,3,3] w) => (float[1,4,9,9] y) { y = Conv(x, w) }"
+    with pytest.raises(ModelError, match="optimized"):
+        optimize(model_of(text))
+
+
+def test_yolox_nano_keeps_its_outputs(shared):
+    model = ir.load(shared / "model_yolox_nano" / "yolox_nano.onnx")
+    x = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+    optimized = optimize(model)
+    np.testing.assert_allclose(run(optimized, images=x)["output"], run(model, images=x)["output"], atol=1e-3)
+    assert len(list(optimized.graph)) < len(list(model.graph))
