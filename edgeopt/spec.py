@@ -6,10 +6,13 @@ Preprocessing and decoding are data, not code: they travel in the bundle and one
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
 
 Task: TypeAlias = Literal["classification", "detection"]
 PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
@@ -20,8 +23,27 @@ Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area"]
 """``auto``: area when shrinking, linear when enlarging."""
 
 
-class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every specification is: immutable, keyword-only, strict about unknown keys."""
+if TYPE_CHECKING:
+    # msgspec does not tell type checkers that `frozen` and `kw_only` are inherited: show them a plain frozen dataclass.
+    @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+    class Struct:
+        """What every specification is: immutable, keyword-only, strict about unknown keys."""
+
+        def __init_subclass__(cls, *, tag: str | None = None) -> None: ...
+
+        __struct_fields__: ClassVar[tuple[str, ...]]
+else:
+
+    class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+        """What every specification is: immutable, keyword-only, strict about unknown keys."""
+
+
+_StructT = TypeVar("_StructT", bound=Struct)
+
+
+def replace(struct: _StructT, **changes: Any) -> _StructT:
+    """A copy of `struct` with some fields changed. As `msgspec.structs.replace`, nothing is validated."""
+    return cast(_StructT, msgspec.structs.replace(cast(Any, struct), **changes))
 
 
 class TensorSpec(Struct):

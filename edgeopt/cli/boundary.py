@@ -26,7 +26,7 @@ class Commands(click.Group):
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
             _say(
-                f"{click.style('interrupted:', fg='yellow', bold=True)} what was finished is kept; run it again to go on."
+                f"{click.style('interrupted:', fg='yellow', bold=True)} finished work is kept; run it again to go on."
             )
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""A folder of stage results under content keys: what was made once is not made again, and a killed stage leaves nothing.
+"""Stage results under content keys: what was made once is not made again, and a killed stage leaves nothing half-made.
 
 A result's key is a hash over everything that determines it: the stage's name, its settings, the keys of what it was
 made from and the versions of the libraries that made it. It is written to a temporary folder and renamed when whole.
