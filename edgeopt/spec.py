@@ -43,7 +43,7 @@ _StructT = TypeVar("_StructT", bound=Struct)
 
 def replace(struct: _StructT, **changes: Any) -> _StructT:
     """A copy of `struct` with some fields changed. As `msgspec.structs.replace`, nothing is validated."""
-    return cast(_StructT, msgspec.structs.replace(cast(Any, struct), **changes))
+    return cast("_StructT", msgspec.structs.replace(cast("Any", struct), **changes))
 
 
 class TensorSpec(Struct):
