@@ -1,0 +1,33 @@
+"""Bundle: manifest.json, engines and golden arrays in one folder, written atomically and distrusted when read."""
+
+from __future__ import annotations
+
+from edgeopt.bundle.folder import Bundle, write_bundle
+from edgeopt.bundle.golden import pack, unpack
+from edgeopt.bundle.manifest import (
+    MANIFEST_NAME,
+    SCHEMA_VERSION,
+    Calibration,
+    EngineSettings,
+    FileRecord,
+    Golden,
+    Manifest,
+    Precision,
+    Variant,
+)
+
+__all__ = [
+    "MANIFEST_NAME",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "Calibration",
+    "EngineSettings",
+    "FileRecord",
+    "Golden",
+    "Manifest",
+    "Precision",
+    "Variant",
+    "pack",
+    "unpack",
+    "write_bundle",
+]

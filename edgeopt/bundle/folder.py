@@ -1,0 +1,203 @@
+"""Bundle: the folder that crosses from the workstation to the device."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edgeopt.bundle.golden import unpack
+from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
+from edgeopt.bundle.storage import lock, replace_file, storage_errors, write_folder
+from edgeopt.errors import BundleError, StorageError
+from edgeopt.spec import ModelSpec, replace
+
+_LARGEST_MANIFEST_BYTES = 32 << 20
+_CHUNK_BYTES = 1 << 20
+_AGAIN = "Copy or build the bundle again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: its folder and its manifest, checked against each other."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, check_hashes: bool = True) -> Bundle:
+        """Check a bundle and read its manifest; no engine and no array is opened before all of it holds.
+
+        Args:
+            path: the bundle's folder.
+            check_hashes: also read every file and compare its sha256. Without, a changed byte goes unnoticed.
+
+        Raises:
+            BundleError: not a bundle, or its files are not those that the manifest names.
+        """
+        path = Path(path)
+        manifest = decode(_read_manifest(path), origin=str(path / MANIFEST_NAME))
+        _check_listing(path, manifest)
+        if check_hashes:
+            for name, record in manifest.files.items():
+                _check_hash(path / name, record)
+        return cls(path, manifest)
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`; BundleError when there is none."""
+        return self.manifest.variant(name)
+
+    def spec(self, variant: str) -> ModelSpec:
+        """The specification that a variant runs under."""
+        return self.manifest.spec_of(self.variant(variant))
+
+    def file(self, variant: str) -> Path:
+        """A variant's engine."""
+        return self.path / self.variant(variant).file
+
+    def golden(self, variant: str) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None:
+        """A variant's recorded inputs and outputs by tensor name, or None where it has none.
+
+        Raises:
+            BundleError: a file of arrays that is damaged or unreasonably large.
+        """
+        golden = self.variant(variant).golden
+        if golden is None:
+            return None
+        return self._arrays(golden.inputs), self._arrays(golden.outputs)
+
+    def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        return unpack((self.path / name).read_bytes(), origin=str(self.path / name))
+
+    def record(self, variant: str, **results: Any) -> Bundle:
+        """Replace measured fields of a variant, atomically and whatever else records at the same time.
+
+        Args:
+            variant: its name.
+            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``.
+
+        Returns:
+            The bundle with its new manifest.
+
+        Raises:
+            BundleError: no such variant, or a field that is not a result.
+            StorageError: the disk refused.
+        """
+        if unknown := sorted(set(results) - _RESULTS):
+            raise BundleError(f"{', '.join(unknown)}: not a result of a variant. Known: {', '.join(sorted(_RESULTS))}")
+        with storage_errors(self.path), lock(self.path):
+            current = decode(_read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
+            changed = current.with_variant(replace(current.variant(variant), **results))
+            changed = decode(encode(changed), origin="the new manifest")  # refuses a result of the wrong type
+            replace_file(self.path / MANIFEST_NAME, encode(changed))
+        return Bundle(self.path, changed)
+
+
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine"})
+
+
+def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
+    """Write a bundle atomically; one that is already there is replaced in one step.
+
+    Args:
+        path: the folder to make.
+        manifest: everything but `files`, which is filled in here.
+        files: content (bytes, or a file to copy) by path inside the bundle.
+
+    Raises:
+        BundleError: the manifest's references do not hold, or `path` is something other than a bundle.
+        StorageError: the disk refused.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and not _may_replace(path)):
+        raise BundleError(f"{path} is there and is not a bundle; choose another name or remove it")
+    with storage_errors(path):
+        records = {name: _record(content) for name, content in files.items()}
+    manifest = replace(manifest, files=records)
+    check_references(manifest, origin=str(path))
+    text = encode(manifest)
+    manifest = decode(text, origin=str(path / MANIFEST_NAME))  # what readers will see; refuses wrong types now
+    write_folder(path, {**files, MANIFEST_NAME: text})
+    return Bundle(path, manifest)
+
+
+def _may_replace(path: Path) -> bool:
+    return path.is_dir() and ((path / MANIFEST_NAME).is_file() or not any(path.iterdir()))
+
+
+def _record(content: bytes | Path) -> FileRecord:
+    if isinstance(content, bytes):
+        return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    return FileRecord(sha256=_sha256(content), size=content.stat().st_size)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _read_manifest(path: Path) -> bytes:
+    file = path / MANIFEST_NAME
+    try:
+        state = file.lstat()
+        if not stat.S_ISREG(state.st_mode):
+            raise BundleError(f"{file} is not an ordinary file; do not use this bundle")
+        if state.st_size > _LARGEST_MANIFEST_BYTES:
+            raise BundleError(f"{file} has {state.st_size} bytes; a manifest has at most {_LARGEST_MANIFEST_BYTES}")
+        return file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}. Make one with: edgeopt build") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {file}: {error.strerror}. Check that you may read it") from error
+
+
+def _check_listing(path: Path, manifest: Manifest) -> None:
+    """Refuse a folder whose files and sizes are not exactly those of the manifest."""
+    found = dict(_ordinary_files(path))
+    del found[MANIFEST_NAME]
+    if missing := sorted(set(manifest.files) - set(found)):
+        raise BundleError(f"{path} is not whole: {_some(missing)} missing. {_AGAIN}")
+    if extra := sorted(set(found) - set(manifest.files)):
+        raise BundleError(f"{path} holds {_some(extra)}, which its manifest does not name. Remove it, or build again")
+    for name, record in manifest.files.items():
+        if found[name] != record.size:
+            raise BundleError(f"{path / name} has {found[name]} bytes where the manifest says {record.size}. {_AGAIN}")
+
+
+def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
+    """Every file below `path` by its relative POSIX path, with its size; links and special files are refused."""
+
+    def refuse(error: OSError) -> None:
+        raise StorageError(f"cannot read {error.filename}: {error.strerror}. Check that you may read it") from error
+
+    for folder, folders, files in os.walk(path, onerror=refuse):
+        for name in (*folders, *files):
+            file = Path(folder, name)
+            state = file.lstat()
+            if stat.S_ISREG(state.st_mode):
+                yield file.relative_to(path).as_posix(), state.st_size
+            elif not stat.S_ISDIR(state.st_mode):
+                raise BundleError(f"{file} is a link or a special file; a bundle holds ordinary files only")
+
+
+def _check_hash(path: Path, record: FileRecord) -> None:
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}. Check that you may read it") from error
+    if found != record.sha256:
+        raise BundleError(f"{path} was changed: its sha256 is {found}, the manifest says {record.sha256}. {_AGAIN}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
