@@ -1,0 +1,128 @@
+"""Checkpoints that survive a kill: written beside the old one, synced, renamed; never resumed for another training."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from edgeopt.config import TrainConfig
+from edgeopt.dataset import Dataset
+from edgeopt.errors import ModelError, StorageError
+from edgeopt.spec import ModelSpec
+
+FILE = "checkpoint.pt"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: counted from 1.
+        loss: mean over the epoch's steps.
+        metric: on the validation set; None where it was not measured.
+    """
+
+    epoch: int
+    loss: float
+    metric: float | None
+
+
+@dataclass
+class State:
+    """All that the rest of a training depends on, beside what the fingerprint covers.
+
+    Random numbers need no place here: each epoch seeds its own.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    averaged: nn.Module | None
+    history: list[EpochResult] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def fingerprint(config: TrainConfig, spec: ModelSpec, datasets: list[Dataset], module: nn.Module) -> str:
+    """Identify a training: settings, specification, images, and the weights it starts from."""
+    digest = hashlib.sha256(msgspec.json.encode((_VERSION, config, spec, [data.fingerprint() for data in datasets])))
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save(state: State, work: Path, identity: str) -> None:
+    """Replace the checkpoint in `work` at once, or leave the old one.
+
+    Raises:
+        StorageError: the disk is full or read-only.
+    """
+    content = {
+        "fingerprint": identity,
+        "module": state.module.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "averaged": state.averaged.state_dict() if state.averaged else {},
+        "history": [(one.epoch, one.loss, one.metric) for one in state.history],
+        "best_epoch": state.best_epoch,
+        "best": state.best,
+    }
+    path = work / FILE
+    unfinished = path.with_suffix(".tmp")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write the checkpoint {path}: {error}. Free space or choose another folder."
+        ) from error
+
+
+def restore(state: State, work: Path, identity: str) -> bool:
+    """Continue from the checkpoint in `work`; False when there is none.
+
+    Raises:
+        ModelError: it cannot be read, or belongs to another training.
+    """
+    path = work / FILE
+    if not path.exists():
+        return False
+    content = _read(path)
+    if content.get("fingerprint") != identity:
+        raise ModelError(
+            f"the checkpoint {path} belongs to another training: the settings, the images or the first weights "
+            "have changed since. Delete it to start anew, or choose another folder."
+        )
+    state.module.load_state_dict(content["module"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if state.averaged:
+        state.averaged.load_state_dict(content["averaged"])
+    state.history = [EpochResult(*one) for one in content["history"]]
+    state.best_epoch, state.best = content["best_epoch"], content["best"]
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ModelError(f"the checkpoint {path} cannot be read ({error}). Delete it to start anew.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is no checkpoint of a training. Delete it to start anew.")
+    return content

@@ -1,0 +1,173 @@
+"""What is learnt, for each task: the loss of a batch, and the metric on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgeopt import metrics
+from edgeopt.config import TrainConfig
+from edgeopt.errors import ConfigError, ModelError
+from edgeopt.models.yolox_loss import Objects, yolox_loss
+from edgeopt.postprocess import Detections, decode
+from edgeopt.preprocess import Geometry, Image, batch
+from edgeopt.spec import ModelSpec, YoloxDecoding, replace
+from edgeopt.train.augment import Scene, augment_image, augment_scene
+from edgeopt.train.pictures import Pictures
+
+Indices: TypeAlias = NDArray[np.int64]
+
+VALIDATION_SCORE = 0.01
+"""Detections below this take no part in the validation AP: they cost time and barely move it."""
+VALIDATION_IOU = 0.65
+"""Of non-maximum suppression while AP is measured, as in `config.EvaluateConfig`."""
+
+
+class Objective(Protocol):
+    """A task as the loop sees it."""
+
+    metric_name: str
+
+    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
+        """The scalar loss of training images `indices`; `closing` marks the last epochs, which do not augment."""
+
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
+        """The metric of a module in evaluation mode, 0 to 1."""
+
+
+class Classify:
+    """Cross-entropy; validated by top-1 accuracy."""
+
+    metric_name = "top-1"
+
+    def __init__(self, config: TrainConfig, pictures: Pictures) -> None:
+        if config.augmentation.mosaic:
+            raise ConfigError(
+                "[train.augmentation] mosaic is for detection; a classified image cannot be joined of four."
+            )
+        self._config = config
+        self._pictures = pictures
+        self._weights = class_weights(pictures.dataset.class_counts()) if config.class_weights == "balanced" else None
+
+    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
+        """Mean cross-entropy, over classes weighted as configured."""
+        images = [self._pictures.pixels(int(index))[0] for index in indices]
+        if not closing:
+            images = [augment_image(pixels, self._config.augmentation, rng) for pixels in images]
+        device = device_of(module)
+        labels = torch.tensor([self._pictures.label(int(index)) for index in indices], device=device)
+        weights = None if self._weights is None else self._weights.to(device)
+        logits = module(to_tensor(images, self._pictures, device)).flatten(1)
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
+
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
+        """Share of images whose best class is right."""
+        right = 0
+        for indices, logits, _ in infer(module, validation, batch_size):
+            best = logits.reshape(len(logits), -1).argmax(axis=1)
+            right += int((best == [validation.label(index) for index in indices]).sum())
+        return right / len(validation)
+
+
+class Detect:
+    """The YOLOX loss; validated by AP at IoU .5."""
+
+    metric_name = "AP50"
+
+    def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> None:
+        if not isinstance(spec.decoding, YoloxDecoding):
+            raise ModelError(
+                f"'{spec.name}' cannot be trained here: only detectors of the YOLOX kind can. Train it where it comes "
+                "from, and give its weights."
+            )
+        if config.augmentation.rotate_deg:
+            raise ConfigError(
+                "[train.augmentation] rotate_deg is for classification; boxes are not rotated. Remove it."
+            )
+        self._strides = spec.decoding.strides
+        self._changes = config.augmentation
+        self._pictures = pictures
+        self._validation_spec = replace(
+            spec,
+            decoding=replace(spec.decoding, score_threshold=VALIDATION_SCORE, iou_threshold=VALIDATION_IOU),
+        )
+
+    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
+        """The summed loss; the closing epochs add its L1 term (Ge et al. 2021)."""
+        scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
+        device = device_of(module)
+        levels = module(to_tensor([scene.pixels for scene in scenes], self._pictures, device))
+        objects = Objects.pad(
+            [torch.from_numpy(scene.boxes) for scene in scenes], [torch.from_numpy(scene.classes) for scene in scenes]
+        )
+        return yolox_loss(levels, objects.to(device), self._strides, l1=closing).total
+
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
+        """COCO's AP at IoU .5, in the pixels of the original images."""
+        found: list[Detections] = []
+        for _, outputs, geometries in infer(module, validation, batch_size):
+            decoded = decode({self._validation_spec.outputs[0].name: outputs}, self._validation_spec, geometries)
+            found += [one for one in decoded if isinstance(one, Detections)]
+        truths = [validation.truth(index) for index in range(len(validation))]
+        return float(metrics.average_precision(found, truths, len(self._validation_spec.labels)).ap50)
+
+    def _scene(self, index: int, rng: Generator, *, closing: bool) -> Scene:
+        scene = self._pictures.scene(index)
+        if closing:
+            return scene
+        if rng.random() >= self._changes.mosaic:
+            return augment_scene([scene], self._changes, self._pictures.fill, rng)
+        others = [self._pictures.scene_without_letterbox(int(one)) for one in rng.integers(len(self._pictures), size=3)]
+        four = [self._pictures.scene_without_letterbox(index), *others]
+        return augment_scene(four, self._changes, self._pictures.fill, rng)
+
+
+def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> Objective:
+    """The objective of the task in `spec`.
+
+    Raises:
+        ConfigError: an augmentation that the task cannot have.
+        ModelError: a detector that is not trained here.
+    """
+    return Classify(config, pictures) if spec.task == "classification" else Detect(spec, config, pictures)
+
+
+def class_weights(counts: NDArray[np.int64]) -> Tensor:
+    """(classes,) float32 weights in inverse proportion to `counts`, with mean 1 over images; absent classes get 0."""
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def to_tensor(images: Sequence[Image], pictures: Pictures, device: torch.device) -> Tensor:
+    """Finish the preprocessing of images at the network's size → (N, ...) float32.
+
+    Channels come last in memory, not in shape: convolutions train a quarter faster on CPUs that way.
+    """
+    tensor = torch.from_numpy(batch(images, pictures.finish)[0]).to(device)
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+
+
+@torch.inference_mode()
+def infer(
+    module: nn.Module, pictures: Pictures, batch_size: int
+) -> Iterator[tuple[range, NDArray[np.float32], list[Geometry]]]:
+    """Run all pictures: their indices, the module's output (N, ...) and where their pixels lie, batch by batch."""
+    for start in range(0, len(pictures), batch_size):
+        indices = range(start, min(start + batch_size, len(pictures)))
+        seen = [pictures.pixels(index) for index in indices]
+        output = module(to_tensor([pixels for pixels, _ in seen], pictures, device_of(module)))
+        yield indices, output.cpu().numpy(), [geometry for _, geometry in seen]
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's parameters are: its caller chooses."""
+    return next(module.parameters()).device

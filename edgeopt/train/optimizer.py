@@ -1,0 +1,85 @@
+"""What moves the weights: parameter groups, the learning-rate schedule, averaging, and what stays frozen."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from edgeopt.config import TrainConfig
+from edgeopt.errors import ConfigError, did_you_mean
+
+FINAL_SHARE = 0.01
+"""Of the peak learning rate, at the end of the cosine."""
+_BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW; biases and normalisation layers do not decay.
+
+    Raises:
+        ConfigError: everything is frozen.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ConfigError("[train] freeze leaves no parameter to train. Name fewer prefixes.")
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    nesterov = config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+
+
+def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
+    """Linear warm-up to the peak, then a cosine to `FINAL_SHARE` of it; `step` counts from 0 over all epochs."""
+    total = config.epochs * steps_per_epoch
+    warmup = min(total - 1, round(config.warmup_epochs * steps_per_epoch))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total - warmup)
+    share = FINAL_SHARE + (1 - FINAL_SHARE) * (1 + math.cos(math.pi * progress)) / 2
+    return config.learning_rate * share
+
+
+def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Switch off the gradients of the parameters whose names start with one of `prefixes`.
+
+    Raises:
+        ConfigError: a prefix fits no parameter.
+    """
+    parameters = dict(module.named_parameters())
+    for prefix in prefixes:
+        fitting = [parameter for name, parameter in parameters.items() if name.startswith(prefix)]
+        if not fitting:
+            known = {".".join(name.split(".")[: prefix.count(".") + 1]) for name in parameters}
+            raise ConfigError(f"[train] freeze: no parameter starts with '{prefix}'.{did_you_mean(prefix, known)}")
+        for parameter in fitting:
+            parameter.requires_grad = False
+
+
+def training_mode(module: nn.Module, config: TrainConfig) -> None:
+    """Switch to training, except BatchNorm statistics that are to stay: all of them, or those of frozen layers."""
+    module.train()
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BATCHNORM) and (config.freeze_batchnorm or f"{name}.".startswith(config.freeze)):
+            layer.eval()
+
+
+@torch.no_grad()
+def average(averaged: nn.Module, module: nn.Module, decay: float, step: int) -> None:
+    """Move `averaged` towards `module` (exponential moving average of weights and statistics).
+
+    The decay grows from .1 to `decay` over the first steps, so that the untrained start is soon forgotten.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    current: dict[str, Tensor] = module.state_dict()
+    for name, value in averaged.state_dict().items():
+        if value.is_floating_point():
+            value.lerp_(current[name], 1.0 - decay)
+        else:
+            value.copy_(current[name])
