@@ -1,0 +1,77 @@
+"""ONNX bytes → TensorRT network, with every refusal in our words and with what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgeopt.errors import ModelError, TargetError
+from edgeopt.runtime.trt.library import Library, Messages
+from edgeopt.runtime.trt.onnx_header import read_header
+
+_FIXES = (
+    ("has type Int32 but must have type", "keep the bias in float: quantize with --scheme tensorrt"),
+    ("Non-zero zero point", "TensorRT quantizes symmetrically: quantize with --scheme tensorrt"),
+    ("UINT8", "TensorRT quantizes to signed int8: quantize with --scheme tensorrt"),
+    ("has no runners", "export the detector without NonMaxSuppression: edgeopt decodes boxes on the host"),
+    ("NonMaxSuppression", "export the detector without it: edgeopt decodes boxes on the host"),
+    ("lugin", "TensorRT has no such operator: express it in standard ONNX operators, or leave it out of the graph"),
+    ("must have same input types", "a strongly typed network converts nothing by itself: insert a Cast"),
+    ("workspace limit", "give the build more scratch memory (workspace_bytes)"),
+    ("Failed to open file", "the weights are in a second file, which has to lie beside the model"),
+    ("FP32 GEMM is not supported", "that GPU runs FP16 only in TensorRT-RTX: leave SM75 out or build from FP16"),
+)
+"""(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""
+
+
+def fix_for(message: str) -> str:
+    """``" Fix: …"`` for a message that is known, else nothing."""
+    return next((f". To do: {fix}" for part, fix in _FIXES if part in message), "")
+
+
+def parse_onnx(
+    library: Library, network: Any, log: Any, messages: Messages, onnx: bytes, origin: Path | None, *, for_dla: bool
+) -> Any:
+    """Fill `network` from a serialized ONNX model.
+
+    Args:
+        library: the TensorRT to use.
+        network: an empty INetworkDefinition.
+        log: the ILogger that feeds `messages`.
+        messages: what TensorRT has logged so far.
+        onnx: the model.
+        origin: where the model lies, for weights in a second file.
+        for_dla: let a parser that can do so rewrite the graph for DLA.
+
+    Returns:
+        The parser, which must live as long as the network: the network's weights are in its memory.
+
+    Raises:
+        ModelError: the bytes are no ONNX model.
+        TargetError: TensorRT rejects the graph; names node, operator and reason.
+    """
+    read_header(onnx)
+    module = library.module
+    parser = module.OnnxParser(network, log)
+    if for_dla and library.capabilities.dla_parser_flag:
+        parser.set_flag(module.OnnxParserFlag.ADJUST_FOR_DLA)
+    parsed = parser.parse(onnx, str(origin)) if origin is not None else parser.parse(onnx)
+    if not parsed:
+        raise TargetError(f"{library.title} rejects the model: {_reasons(parser, messages)}")
+    if network.num_outputs == 0:
+        raise ModelError("the model's graph has no outputs. Is it the file you meant?")
+    return parser
+
+
+def _reasons(parser: Any, messages: Messages) -> str:
+    """Each parser error with its node, or the log where the parser kept none."""
+    reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
+    text = "; ".join(reasons[:3]) or messages.cause()
+    return text + fix_for(" ".join([text, *messages.errors]))
+
+
+def _reason(error: Any) -> str:
+    code = str(error.code()).rsplit(".", 1)[-1]
+    if not hasattr(error, "node_name"):  # TensorRT 8: only the position in the graph
+        return f"{code} at node {error.node()}: {error.desc()}"
+    return f"{code} at node '{error.node_name()}' ({error.node_operator()}): {error.desc()}"
