@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
-from edgeopt.spec import ModelSpec, Normalization
+from edgeopt.spec import ModelSpec, Normalization, replace
 
 
 def fold_normalization(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
@@ -87,6 +87,6 @@ def _nodes(pixels: ir.Value, factor: np.ndarray, offset: np.ndarray) -> list[ir.
 
 
 def _folded(spec: ModelSpec) -> ModelSpec:
-    preprocessing = msgspec.structs.replace(spec.preprocessing, normalization=None)
-    network_input = msgspec.structs.replace(spec.input, dtype="uint8")
-    return msgspec.structs.replace(spec, preprocessing=preprocessing, input=network_input)
+    preprocessing = replace(spec.preprocessing, normalization=None)
+    network_input = replace(spec.input, dtype="uint8")
+    return replace(spec, preprocessing=preprocessing, input=network_input)

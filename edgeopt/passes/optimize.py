@@ -7,6 +7,7 @@ what the later stages rely on: the caller's model stays as it was, interface nam
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer, rewriter
@@ -41,9 +42,9 @@ def optimize(model: ir.Model) -> ir.Model:
         optimizer.optimize(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
-    except ir.passes.PassError as error:
+    except (ir.passes.PassError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         reason = error.__cause__ or error
-        raise ModelError(f"the model cannot be optimized: {reason}. Check it with onnx.checker") from error
+        raise ModelError(f"the model is malformed and cannot be optimized: {reason}. Export it again") from error
     if _interface(result) != interface:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
