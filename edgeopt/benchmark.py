@@ -7,7 +7,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +16,12 @@ import numpy as np
 
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, StorageError
-from edgeopt.measure import latency
+from edgeopt.measure import latency, validity
 from edgeopt.measure.environment import Environment, environment, peak_memory_mib
 from edgeopt.measure.interleave import Block, Plan, Warmup, done, rounds, warm_up
 from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
-from edgeopt.measure.subject import Staged, Stages, Subject, Timed
-from edgeopt.runtime.session import Array
+from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.subject import Array, Staged, Stages, Subject, Timed
 from edgeopt.spec import Struct
 
 SCHEMA_VERSION = 1
@@ -49,6 +49,10 @@ class LatencyResult(Struct):
     environment: Environment
     peak_memory_mib: float
     """Of the whole process, with all models of the run."""
+    conditions: Conditions
+    """Of the machine while this one ran."""
+    invalid: tuple[str, ...] = ()
+    """Why the figures are not to be believed; empty where they are."""
     partial: bool = False
     """Interrupted before it had run as long as asked."""
     schema_version: int = SCHEMA_VERSION
@@ -106,6 +110,7 @@ def measure(
     *,
     baseline: str | None = None,
     progress: Progress | None = None,
+    sensors: Sensors | None = None,
 ) -> dict[str, LatencyResult]:
     """Warm up and alternate subjects until each has its duration and queries; see `benchmark_variants`."""
     reference = baseline or next(iter(subjects), "")
@@ -113,9 +118,25 @@ def measure(
         raise MeasurementError(f"the baseline '{reference}' is not among what is measured: {', '.join(subjects)}")
     plan = Plan(config.warmup_s, config.duration_s, config.minimum_queries)
     warmups = {name: warm_up(subject, plan.warmup_s) for name, subject in subjects.items()}
-    blocks, partial = _collect(subjects, warmups, plan, progress)
+    endless = rounds(subjects, warmups, plan, Sensors() if sensors is None else sensors)
+    blocks, partial = _collect(endless, plan, progress)
     run = _Run(reference, environment(config.threads), peak_memory_mib(), partial)
     return {name: _result(name, subject, warmups[name], blocks, run) for name, subject in subjects.items()}
+
+
+def require_valid(results: Mapping[str, LatencyResult]) -> None:
+    """Refuse results of a run that was disturbed.
+
+    Raises:
+        MeasurementError: with every reason, by name.
+    """
+    reasons = [f"{name}: {reason}" for name, result in results.items() for reason in result.invalid]
+    if reasons:
+        raise MeasurementError(
+            "the measurement is not valid, so no figure is given:\n  "
+            + "\n  ".join(reasons)
+            + "\nStop what else runs, fix the clocks and measure again, or take the figures marked with --allow-invalid"
+        )
 
 
 def write_results(path: Path, results: Mapping[str, LatencyResult]) -> None:
@@ -156,20 +177,20 @@ class _Run:
 
 
 def _collect(
-    subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan, progress: Progress | None
+    endless: Iterator[list[Block]], plan: Plan, progress: Progress | None
 ) -> tuple[dict[str, list[Block]], bool]:
     """Blocks by subject, and whether Ctrl-C ended the run early."""
-    blocks: dict[str, list[Block]] = {name: [] for name in subjects}
+    blocks: dict[str, list[Block]] = {}
     try:
-        for of_round in rounds(subjects, warmups, plan):
+        for of_round in endless:
             for block in of_round:
-                blocks[block.subject].append(block)
+                blocks.setdefault(block.subject, []).append(block)
             if progress is not None:
                 progress(done(blocks, plan))
             if done(blocks, plan) >= 1.0:
                 break
     except KeyboardInterrupt:
-        if not all(blocks.values()):
+        if not blocks:
             raise
         _log.warning("interrupted: the results are of the queries so far and marked partial")
         return blocks, True
@@ -193,6 +214,8 @@ def _result(name: str, subject: Subject, warmup: Warmup, blocks: Mapping[str, li
         ratio=None if name == run.baseline else latency.ratio(run.baseline, blocks[run.baseline], own),
         warmup_stable=warmup.stable,
         environment=run.environment,
+        conditions=validity.whole([block.conditions for block in own]),
+        invalid=validity.problems(own),
         peak_memory_mib=run.peak_memory_mib,
         partial=run.partial,
     )

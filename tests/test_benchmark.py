@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,9 +17,13 @@ from edgeopt.errors import MeasurementError, StorageError
 from edgeopt.measure import latency
 from edgeopt.measure.environment import environment
 from edgeopt.measure.interleave import Plan, Warmup, rounds, warm_up
+from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Staged, Timed
 
 CONFIG = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=64)
+
+
+NO_SENSORS = Sensors(Path("/nonexistent"))
 
 
 class Scripted:
@@ -83,7 +88,7 @@ class TestRounds:
     def test_order_is_mirrored_and_then_reversed(self):
         subjects = {name: Scripted(lambda number: 1e6) for name in "AB"}
         warmups = dict.fromkeys("AB", Warmup(8, 0.0, 1e6, stable=True))
-        generator = rounds(subjects, warmups, Plan())
+        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
         assert "".join(block.subject for block in next(generator)) == "ABBA"
         assert "".join(block.subject for block in next(generator)) == "BAAB"
 
@@ -91,14 +96,14 @@ class TestRounds:
     def test_all_subjects_run_the_same_queries(self, medians, count):
         subjects = {str(index): Scripted(lambda number: 1e6) for index in range(len(medians))}
         warmups = {name: Warmup(8, 0.0, median, stable=True) for name, median in zip(subjects, medians, strict=True)}
-        generator = rounds(subjects, warmups, Plan())
+        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
         for _ in range(count):
             next(generator)
         assert len({tuple(sorted(subject.calls)) for subject in subjects.values()}) == 1
 
     def test_nothing_to_measure(self):
         with pytest.raises(MeasurementError, match="nothing to measure"):
-            next(rounds({}, {}, Plan()))
+            next(rounds({}, {}, Plan(), NO_SENSORS))
 
 
 class TestMeasure:

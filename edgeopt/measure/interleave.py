@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeopt.errors import MeasurementError
+from edgeopt.measure.sensors import Conditions, Sensors, conditions
 from edgeopt.measure.subject import Nanoseconds, Subject
 
 _STABLE_WITHIN = 0.05
@@ -56,6 +57,8 @@ class Block:
     """Since the first block began."""
     samples_ns: Nanoseconds
     """(queries, stages)."""
+    conditions: Conditions
+    """Of the machine meanwhile."""
 
     @property
     def total_ns(self) -> Nanoseconds:
@@ -78,7 +81,9 @@ def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
         previous = median
 
 
-def rounds(subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan) -> Iterator[list[Block]]:
+def rounds(
+    subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan, sensors: Sensors
+) -> Iterator[list[Block]]:
     """Endless rounds of blocks: every subject forth and back, and the other way around in every second round.
 
     All subjects run the same query numbers in a round, so that they do the same work.
@@ -87,6 +92,7 @@ def rounds(subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan:
         subjects: what to measure, by name.
         warmups: of the same names, from `warm_up`.
         plan: how large the blocks are.
+        sensors: read before and after each block.
 
     Yields:
         Two blocks a subject, in the order in which they ran.
@@ -95,25 +101,30 @@ def rounds(subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan:
         raise MeasurementError("there is nothing to measure: give at least one model")
     slowest_s = max(warmup.median_ns for warmup in warmups.values()) / 1e9
     queries = max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9)))
-    start = time.perf_counter()
+    run = _Blocks(subjects, queries, plan.settle, sensors)
     number = 0
     while True:
         order = list(subjects)[:: 1 if number % 2 == 0 else -1]
-        yield [
-            _block(name, subjects[name], number, half, queries, plan.settle, start)
-            for half, names in enumerate((order, order[::-1]))
-            for name in names
-        ]
+        yield [run.block(name, number, half) for half, names in enumerate((order, order[::-1])) for name in names]
         number += 1
 
 
-def _block(name: str, subject: Subject, number: int, half: int, queries: int, settle: int, start: float) -> Block:
-    """Block `half` (0 or 1) of a subject in round `number`."""
-    first = (2 * number + half) * queries
-    if settle:
-        subject.run(first, settle)
-    begun = time.perf_counter() - start
-    return Block(name, number, begun, subject.run(first, queries))
+class _Blocks:
+    """Runs single blocks, all of as many queries, on one clock."""
+
+    def __init__(self, subjects: Mapping[str, Subject], queries: int, settle: int, sensors: Sensors) -> None:
+        self._subjects, self._queries, self._settle, self._sensors = subjects, queries, settle, sensors
+        self._start = time.perf_counter()
+
+    def block(self, name: str, number: int, half: int) -> Block:
+        """Block `half` (0 or 1) of a subject in round `number`."""
+        subject, first = self._subjects[name], (2 * number + half) * self._queries
+        if self._settle:
+            subject.run(first, self._settle)
+        before = self._sensors.read()
+        samples = subject.run(first, self._queries)
+        meanwhile = conditions(before, self._sensors.read())
+        return Block(name, number, before.at_s - self._start, samples, meanwhile)
 
 
 def done(blocks: Mapping[str, list[Block]], plan: Plan) -> float:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from edgeopt import statistics
 from edgeopt.measure.interleave import Block
+from edgeopt.measure.sensors import Conditions
 from edgeopt.spec import Struct
 
 _BINS = 60
@@ -41,10 +42,11 @@ class Histogram(Struct):
 
 
 class Series(Struct):
-    """Median of each block over time."""
+    """What each block showed, in the order they ran."""
 
     at_s: tuple[float, ...]
     median_ms: tuple[float, ...]
+    conditions: tuple[Conditions, ...]
 
 
 class Ratio(Struct):
@@ -94,6 +96,7 @@ def series(blocks: Sequence[Block]) -> Series:
     return Series(
         at_s=tuple(block.started_s for block in blocks),
         median_ms=tuple(float(np.median(block.total_ns)) / 1e6 for block in blocks),
+        conditions=tuple(block.conditions for block in blocks),
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import MeasurementError
-from edgeopt.runtime.session import Array
 
+Array: TypeAlias = NDArray[Any]
 Nanoseconds: TypeAlias = NDArray[np.int64]
 
 PREDICTOR_STAGES = ("preprocess", "network", "postprocess")

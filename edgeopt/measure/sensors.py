@@ -1,0 +1,225 @@
+"""What the machine says about itself while something is measured: clocks, throttling, temperature, power, other load.
+
+Everything is a file of the kernel below a root folder, so that trees recorded on other machines can be read as well.
+What a machine does not have is missing from the reading, never a guess.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+_GPU_DEVFREQ = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "gpu-gpc-*")
+"""Names of the GPU's clock on Jetson: JetPack 6 and the first Nano, Orin, Xavier and TX2 on JetPack 5, Thor."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The machine at one moment. Counters count since boot."""
+
+    at_s: float
+    total_ticks: int = 0
+    """Of all processors together; 0: /proc/stat cannot be read."""
+    busy_ticks: int = 0
+    own_ticks: int = 0
+    """Of the measured processes."""
+    steal_ticks: int = 0
+    """Taken by the hypervisor for other guests."""
+    cpu_khz: tuple[int, ...] = ()
+    gpu_hz: int | None = None
+    throttle_counts: dict[str, int] = field(default_factory=dict)
+    temperatures_c: dict[str, float] = field(default_factory=dict)
+    rails_w: dict[str, float] = field(default_factory=dict)
+    energy_uj: dict[str, int] = field(default_factory=dict)
+    power_mode: str | None = None
+
+
+class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The machine during one block or run."""
+
+    seconds: float
+    other_load: float | None = None
+    """Share of all processors' time that went to other processes."""
+    steal: float | None = None
+    """Share of all processors' time that the hypervisor gave to other guests."""
+    cpu_mhz: float | None = None
+    """Of the fastest core, lower of before and after."""
+    gpu_mhz: float | None = None
+    throttled: tuple[str, ...] = ()
+    """Throttle counters that rose."""
+    temperature_c: float | None = None
+    """Of the hottest zone."""
+    power_w: float | None = None
+    power_mode: str | None = None
+
+
+class Sensors:
+    """The sensors of one machine, found once and read often.
+
+    Args:
+        root: folder that holds /proc, /sys, /etc and /var.
+        pids: processes that are measured; their load is no disturbance.
+    """
+
+    def __init__(self, root: Path = Path("/"), pids: Sequence[int | str] = ("self",)) -> None:
+        sys = root / "sys"
+        self._stat = root / "proc/stat"
+        self._own = [root / f"proc/{pid}/stat" for pid in pids]
+        self._cpu_khz = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
+        self._gpu_hz = [path for name in _GPU_DEVFREQ for path in sorted(sys.glob(f"class/devfreq/{name}/cur_freq"))]
+        self._throttle = _throttle_counters(sys)
+        self._zones = _labelled(sys.glob("class/thermal/thermal_zone*"), "type", "temp")
+        self._rails = _ina3221_rails(sys)
+        self._rapl = _labelled(sys.glob("class/powercap/intel-rapl:[0-9]"), "name", "energy_uj")
+        self._power_mode = _power_mode_reader(root)
+
+    def read(self) -> Reading:
+        """Read every sensor; takes a millisecond or few."""
+        total, busy, steal = _cpu_ticks(_text(self._stat))
+        return Reading(
+            at_s=time.perf_counter(),
+            total_ticks=total,
+            busy_ticks=busy,
+            steal_ticks=steal,
+            own_ticks=sum(_process_ticks(_text(path)) for path in self._own),
+            cpu_khz=tuple(khz for path in self._cpu_khz if (khz := _number(path)) is not None),
+            gpu_hz=next((hz for path in self._gpu_hz if (hz := _number(path)) is not None), None),
+            throttle_counts=_numbers(self._throttle),
+            temperatures_c={name: value / 1000.0 for name, value in _numbers(self._zones).items()},
+            rails_w=self._rail_powers(),
+            energy_uj=_numbers(self._rapl),
+            power_mode=self._power_mode(),
+        )
+
+    def _rail_powers(self) -> dict[str, float]:
+        """INA3221 gives mV and mA."""
+        powers = {}
+        for label, (millivolts, milliamperes) in self._rails.items():
+            volts, amperes = _number(millivolts), _number(milliamperes)
+            if volts is not None and amperes is not None:
+                powers[label] = volts * amperes / 1e6
+        return powers
+
+
+def conditions(before: Reading, after: Reading) -> Conditions:
+    """What happened between two readings."""
+    ticks = after.total_ticks - before.total_ticks
+    busy = after.busy_ticks - before.busy_ticks
+    own = after.own_ticks - before.own_ticks
+    seconds = after.at_s - before.at_s
+    temperatures = (*before.temperatures_c.values(), *after.temperatures_c.values())
+    clocks = [max(reading.cpu_khz) for reading in (before, after) if reading.cpu_khz]
+    gpu_clocks = [reading.gpu_hz for reading in (before, after) if reading.gpu_hz is not None]
+    return Conditions(
+        seconds=seconds,
+        other_load=max(0.0, (busy - own) / ticks) if ticks > 0 else None,
+        steal=(after.steal_ticks - before.steal_ticks) / ticks if ticks > 0 else None,
+        cpu_mhz=min(clocks) / 1e3 if clocks else None,
+        gpu_mhz=min(gpu_clocks) / 1e6 if gpu_clocks else None,
+        throttled=tuple(
+            name for name, count in after.throttle_counts.items() if count > before.throttle_counts.get(name, count)
+        ),
+        temperature_c=max(temperatures, default=None),
+        power_w=_power(before, after, seconds),
+        power_mode=after.power_mode if after.power_mode == before.power_mode else "changed while measuring",
+    )
+
+
+def _power(before: Reading, after: Reading, seconds: float) -> float | None:
+    """Watts of the board's input rail (Jetson), or of all packages (RAPL; None across its counter's overflow)."""
+    if after.rails_w:
+        whole = [name for name in after.rails_w if name in ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0")]
+        rails = whole[:1] or list(after.rails_w)
+        return sum((before.rails_w.get(rail, after.rails_w[rail]) + after.rails_w[rail]) / 2.0 for rail in rails)
+    joules = sum(count - before.energy_uj.get(name, count) for name, count in after.energy_uj.items()) / 1e6
+    return joules / seconds if after.energy_uj and seconds > 0.0 and joules >= 0.0 else None
+
+
+def _cpu_ticks(stat: str) -> tuple[int, int, int]:
+    """(total, busy, steal) of the first line of /proc/stat: proc(5). Guest time is part of user and nice already."""
+    match = re.match(r"cpu((?: +\d+){8})", stat)
+    if match is None:
+        return 0, 0, 0
+    user, nice, system, idle, iowait, irq, softirq, steal = (int(number) for number in match.group(1).split())
+    busy = user + nice + system + irq + softirq
+    return busy + idle + iowait + steal, busy, steal
+
+
+def _process_ticks(stat: str) -> int:
+    """User and system time of a process with all its threads: fields 14 and 15 of /proc/PID/stat."""
+    fields = stat.rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
+
+
+def _throttle_counters(sys: Path) -> dict[str, Path]:
+    """Event counters that rise when the hardware slows itself: x86 thermal interrupts, Jetson over-current."""
+    found = {}
+    for path in sorted(sys.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")):
+        found[f"{path.parents[1].name} {path.stem.split('_')[0]}"] = path
+    for path in sorted(sys.glob("class/hwmon/hwmon*/oc*_event_cnt")):
+        found[f"over-current {path.name.split('_')[0]}"] = path
+    return found
+
+
+def _ina3221_rails(sys: Path) -> dict[str, tuple[Path, Path]]:
+    """(voltage, current) files of each labelled rail of the board's power monitors."""
+    rails = {}
+    for monitor in sorted(sys.glob("class/hwmon/hwmon*")):
+        if _text(monitor / "name").strip() != "ina3221":
+            continue
+        for label in sorted(monitor.glob("in[0-9]_label")):
+            number = label.name[2]
+            current = monitor / f"curr{number}_input"
+            if current.exists():
+                rails[_text(label).strip()] = (monitor / f"in{number}_input", current)
+    return rails
+
+
+def _power_mode_reader(root: Path) -> Callable[[], str | None]:
+    """Jetson's nvpmodel by name, or the governor of cpufreq."""
+    names = dict(re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _text(root / "etc/nvpmodel.conf")))
+    status = root / "var/lib/nvpmodel/status"
+    governors = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))
+
+    def read() -> str | None:
+        if match := re.search(r"pmode:0*(\d+)", _text(status)):
+            return str(names.get(match.group(1), f"nvpmodel {match.group(1)}"))
+        return " ".join(sorted({_text(path).strip() for path in governors})) or None
+
+    return read
+
+
+def _labelled(folders: Iterable[Path], label: str, value: str) -> dict[str, Path]:
+    return {_text(folder / label).strip() or folder.name: folder / value for folder in sorted(folders)}
+
+
+def _numbers(paths: dict[str, Path]) -> dict[str, int]:
+    return {name: value for name, path in paths.items() if (value := _number(path)) is not None}
+
+
+def _number(path: Path) -> int | None:
+    """The integer in a kernel file; None where it cannot be read now (a thermal zone whose unit is off, say)."""
+    try:
+        return int(_text(path))
+    except ValueError:
+        return None
+
+
+def _text(path: Path) -> str:
+    """Text of a kernel file, or nothing: files come and go, and some are root's. open(2) without buffering is fast."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return os.read(handle, 1 << 16).decode(errors="replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(handle)
