@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from edgeopt.errors import ModelError, did_you_mean
-from edgeopt.models.class_names import COCO, DIGITS
+from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
 from edgeopt.models.lenet import LeNet5
 from edgeopt.models.mobilenet import MobileNetV2
 from edgeopt.models.resnet import resnet18, resnet50
@@ -64,8 +64,8 @@ class Network:
     size: Size
     """(height, width) that the published weights were trained at."""
     preprocessing: Callable[[Size], Preprocessing]
-    labels: tuple[str, ...] | None = None
-    """Class names of the published weights; None where they are not part of this package."""
+    labels: tuple[str, ...]
+    """Class names of the published weights."""
     multiple_of: int = 1
     """Both sides of the input must be multiples of this."""
     fixed_size: bool = False
@@ -80,6 +80,7 @@ def _classifier(build: Callable[..., nn.Module], class_layer: str) -> Network:
         task="classification",
         size=(224, 224),
         preprocessing=imagenet_preprocessing,
+        labels=IMAGENET,
         class_layers=(class_layer,),
     )
 
