@@ -1,5 +1,20 @@
 """Images with labels: read from the usual formats, checked, and split without overlap."""
 
+from edgeopt.dataset.loading import load
 from edgeopt.dataset.samples import ArrayPicture, Boxes, Dataset, FilePicture, Picture, Sample, Target
+from edgeopt.dataset.splits import Splits, imbalance, load_splits, refuse_overlap
 
-__all__ = ["ArrayPicture", "Boxes", "Dataset", "FilePicture", "Picture", "Sample", "Target"]
+__all__ = [
+    "ArrayPicture",
+    "Boxes",
+    "Dataset",
+    "FilePicture",
+    "Picture",
+    "Sample",
+    "Splits",
+    "Target",
+    "imbalance",
+    "load",
+    "load_splits",
+    "refuse_overlap",
+]

@@ -11,6 +11,8 @@ from typing import Protocol, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.dataset.files import inspect, pixel_digest
+from edgeopt.errors import DataError
 from edgeopt.preprocess import Image, read_image
 from edgeopt.spec import Task
 
@@ -79,8 +81,15 @@ class FilePicture:
         return read_image(self.path)
 
     def digest(self) -> str:
-        """Sha256 of the pixels."""
-        return pixel_digest(self.read())
+        """Sha256 of the pixels; the file is decoded for it once a process.
+
+        Raises:
+            DataError: as `read`.
+        """
+        facts = inspect(self.path)
+        if facts.problem is not None:
+            raise DataError(facts.problem)
+        return facts.digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +183,6 @@ class Dataset(Sequence[Sample]):
             state.update(self.content_hash(index).encode())
             state.update(_target_bytes(sample.target))
         return state.hexdigest()
-
-
-def pixel_digest(image: NDArray[np.uint8]) -> str:
-    """Sha256 over an image's shape and pixels."""
-    state = hashlib.sha256(repr(image.shape).encode())
-    state.update(np.ascontiguousarray(image).data)
-    return state.hexdigest()
 
 
 def _target_bytes(target: Target) -> bytes:

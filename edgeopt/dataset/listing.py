@@ -1,0 +1,121 @@
+"""What every format reader returns: samples as the label files tell them, before any image was seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from edgeopt.config import DataSource
+from edgeopt.dataset.samples import FilePicture, Picture, Target
+from edgeopt.errors import ConfigError, DataError, did_you_mean
+from edgeopt.spec import Task
+
+Labels: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One sample as listed.
+
+    Attributes:
+        name: unique in its data set; the image's path below the data set's folder.
+        picture: how the image is had.
+        target: class index, boxes or nothing.
+        size: (height, width) that the label file claims for the image.
+        fractional: boxes are shares of the image's width and height, not pixels.
+    """
+
+    name: str
+    picture: Picture
+    target: Target
+    size: tuple[int, int] | None = None
+    fractional: bool = False
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All samples that a source lists."""
+
+    task: Task | None
+    labels: Labels
+    drafts: tuple[Draft, ...]
+    origin: str
+
+
+Reader: TypeAlias = Callable[[DataSource, Path, Labels | None], Listing]
+"""(source, the folder that relative paths start from, class names given by the model or the recipe) → listing."""
+
+
+def path_of(source: DataSource, root: Path) -> Path:
+    """The source's `path`.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if source.path is None:
+        raise ConfigError(f"data of format '{source.format}' needs `path`. Set it in the recipe's [data] table")
+    return root / source.path
+
+
+def annotations_of(source: DataSource, root: Path, default: Path | None = None) -> Path:
+    """The source's `annotations`, or `default` where the format has a customary place that exists.
+
+    Raises:
+        ConfigError: it has none.
+        DataError: there is nothing.
+    """
+    if source.annotations is None and (default is None or not default.exists()):
+        where = "" if default is None else f" (there is no {default})"
+        raise ConfigError(f"data of format '{source.format}' needs `annotations`{where}. Set it in the [data] table")
+    path = default if source.annotations is None else root / source.annotations
+    assert path is not None
+    if not path.exists():
+        raise DataError(f"the annotations {path} do not exist. Relative paths start from the recipe's folder")
+    return path
+
+
+def refuse_split(source: DataSource) -> None:
+    """Refuse a `split` that would silently mean nothing.
+
+    Raises:
+        ConfigError: `split` is set.
+    """
+    if source.split is not None:
+        raise ConfigError(
+            f"format '{source.format}' has no splits of its own: remove `split` and set `path` to the part"
+        )
+
+
+def draft_of_file(path: Path, folder: Path, target: Target, size: tuple[int, int] | None = None) -> Draft:
+    """A draft named by the file's path below `folder`."""
+    name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
+    return Draft(name, FilePicture(path), target, size)
+
+
+def class_index(name: str, labels: Labels, where: str) -> int:
+    """The index of a class name.
+
+    Raises:
+        DataError: the name is not among `labels`.
+    """
+    try:
+        return labels.index(name)
+    except ValueError:
+        raise DataError(
+            f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels[:20])}"
+        ) from None
+
+
+def check_index(index: int, labels: Labels, where: str) -> int:
+    """`index` if there is such a class.
+
+    Raises:
+        DataError: there is not.
+    """
+    if not 0 <= index < len(labels):
+        raise DataError(
+            f"{where}: class index {index} is outside 0..{len(labels) - 1}. Give all class names in `labels`"
+        )
+    return index

@@ -1,0 +1,184 @@
+"""`load`: from a source's configuration to checked samples, whatever the format."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+
+from edgeopt.config import DataFormat, DataSource
+from edgeopt.dataset.coco import read_coco
+from edgeopt.dataset.digits import read_digits
+from edgeopt.dataset.drawing import draw
+from edgeopt.dataset.files import FileFacts, inspect_all
+from edgeopt.dataset.folders import read_image_folder, read_images
+from edgeopt.dataset.idx import read_idx
+from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
+from edgeopt.dataset.samples import Boxes, Dataset, FilePicture, Sample, Target
+from edgeopt.dataset.scenes import read_digit_scenes
+from edgeopt.dataset.table import read_csv
+from edgeopt.dataset.voc import read_voc
+from edgeopt.dataset.yolo import read_yolo
+from edgeopt.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+READERS: dict[DataFormat, Reader] = {
+    "image_folder": read_image_folder,
+    "csv": read_csv,
+    "coco": read_coco,
+    "voc": read_voc,
+    "yolo": read_yolo,
+    "idx": read_idx,
+    "images": read_images,
+    "digits": read_digits,
+    "digit_scenes": read_digit_scenes,
+}
+_SHOWN = 3  # examples in a message
+_MOST_BAD_BOXES = 0.5  # share of boxes outside their images above which the labels cannot belong to them
+
+
+def load(source: DataSource, root: Path, *, labels: Labels | None = None, minimum_images: int = 1) -> Dataset:
+    """Read a data set and check that every image can be decoded.
+
+    An unreadable image, or one whose size is not what its label file says, is left out, with one counted warning for
+    all. Every file is decoded once for this; the result is kept for the life of the process.
+
+    Args:
+        source: what to read.
+        root: the folder that relative paths start from.
+        labels: the model's class names; the data's classes are matched with them by name.
+        minimum_images: fewer usable images than this is an error.
+
+    Raises:
+        DataError: nothing there, labels that do not match, or too few usable images.
+        ConfigError: a table that lacks what its format needs.
+        MissingExtraError: a built-in set whose package is not installed.
+    """
+    listing = READERS[source.format](source, root, source.labels or labels)
+    if labels is not None:
+        listing = _relabel(listing, labels)
+    drafts = _without_excluded(listing, source.exclude)
+    _refuse_double(drafts, listing.origin)
+    if source.limit is not None:
+        drafts = [drafts[i] for i in draw([each.target for each in drafts], source.limit, source.seed, "even")]
+    samples, skipped = _check(drafts, listing.origin)
+    if len(samples) < minimum_images:
+        raise DataError(
+            f"{listing.origin}: {len(samples)} of {len(drafts)} images can be used, at least {minimum_images} are "
+            f"needed{_examples(skipped)}"
+        )
+    if skipped:
+        logger.warning("%s: %d of %d images left out%s", listing.origin, len(skipped), len(drafts), _examples(skipped))
+    return Dataset(listing.task, listing.labels, tuple(samples), tuple(skipped), listing.origin)
+
+
+def _relabel(listing: Listing, labels: Labels) -> Listing:
+    """Express the classes by `labels`, matched by name; only a class that occurs must be among them."""
+    if listing.labels == labels or listing.task is None:
+        return replace(listing, labels=labels)
+    used = set().union(*(_classes_of(draft.target) for draft in listing.drafts))
+    index = np.zeros(len(listing.labels), np.int64)
+    for old in used:
+        index[old] = class_index(listing.labels[old], labels, listing.origin)
+    drafts = tuple(replace(draft, target=_mapped(draft.target, index)) for draft in listing.drafts)
+    return replace(listing, labels=labels, drafts=drafts)
+
+
+def _classes_of(target: Target) -> set[int]:
+    if isinstance(target, Boxes):
+        return set(target.classes.tolist())
+    return set() if target is None else {target}
+
+
+def _mapped(target: Target, index: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Target:
+    if isinstance(target, Boxes):
+        return replace(target, classes=index[target.classes])
+    return None if target is None else int(index[target])
+
+
+def _without_excluded(listing: Listing, patterns: Sequence[str]) -> list[Draft]:
+    """Leave out what a pattern matches: the name in the data set, or the file name alone."""
+    kept = list(listing.drafts)
+    for pattern in patterns:
+        left = [d for d in kept if not fnmatch(d.name, pattern) and not fnmatch(d.name.rpartition("/")[2], pattern)]
+        if len(left) == len(kept):
+            logger.warning("%s: the exclude pattern '%s' matches no image", listing.origin, pattern)
+        kept = left
+    return kept
+
+
+def _refuse_double(drafts: Sequence[Draft], origin: str) -> None:
+    double = [name for name, count in Counter(draft.name for draft in drafts).items() if count > 1]
+    if double:
+        raise DataError(
+            f"{origin} lists {len(double)} images more than once, first {double[0]}. Keep one entry of each"
+        )
+
+
+def _check(drafts: Sequence[Draft], origin: str) -> tuple[list[Sample], list[str]]:
+    """Look at every image; returns the usable samples, and a line for each other one."""
+    paths = {draft.name: draft.picture.path for draft in drafts if isinstance(draft.picture, FilePicture)}
+    facts = dict(zip(paths, inspect_all(list(paths.values())), strict=True))
+    samples, skipped, listed, dropped = [], [], 0, 0
+    for draft in drafts:
+        seen = facts.get(draft.name)
+        problem = None if seen is None else _problem(draft, seen)
+        if problem is not None:
+            skipped.append(problem)
+            continue
+        target = draft.target
+        if isinstance(target, Boxes) and seen is not None:
+            listed += len(target)
+            target = fitted(target, seen.size, fractional=draft.fractional)
+            dropped += len(draft.target) - len(target) if isinstance(draft.target, Boxes) else 0
+        samples.append(Sample(draft.name, target, draft.picture))
+    _report_boxes(dropped, listed, origin)
+    return samples, skipped
+
+
+def _problem(draft: Draft, seen: FileFacts) -> str | None:
+    """Why an image cannot be used with its labels, or None."""
+    if seen.problem is None and draft.size is not None and draft.size != seen.size:
+        claimed, real = (f"{width}x{height}" for height, width in (draft.size, seen.size))
+        return f"{draft.name}: its labels are for {claimed} pixels, the image has {real}"
+    return seen.problem
+
+
+def fitted(target: Boxes, size: tuple[int, int], *, fractional: bool) -> Boxes:
+    """Boxes in pixels, cut to the image; those of which nothing is left, or that are not finite, are dropped.
+
+    Args:
+        target: the boxes as listed.
+        size: (height, width) of the image.
+        fractional: the boxes are shares of width and height.
+    """
+    height, width = size
+    extent = np.array([width, height, width, height], np.float32)
+    boxes = target.boxes * extent if fractional else target.boxes
+    boxes = np.clip(boxes, 0, extent)
+    whole = np.isfinite(target.boxes).all(axis=1)
+    return replace(target, boxes=boxes).keep(whole & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+
+
+def _report_boxes(dropped: int, listed: int, origin: str) -> None:
+    if dropped > _MOST_BAD_BOXES * listed:
+        raise DataError(
+            f"{origin}: {dropped} of {listed} boxes have no size or lie outside their images. "
+            "The labels belong to other images, or are in another format"
+        )
+    if dropped:
+        logger.warning("%s: %d of %d boxes without size inside their image left out", origin, dropped, listed)
+
+
+def _examples(lines: Sequence[str]) -> str:
+    """The first few lines, for the end of a message."""
+    if not lines:
+        return ""
+    more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ": " + "; ".join(lines[:_SHOWN]) + more

@@ -1,0 +1,154 @@
+"""Train, validation, test and calibration: holding out what a recipe does not give, refusing what two of them share."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeopt.config import DataConfig, DataSource
+from edgeopt.dataset.drawing import draw
+from edgeopt.dataset.listing import Labels
+from edgeopt.dataset.loading import load
+from edgeopt.dataset.samples import Dataset
+from edgeopt.errors import DataError
+from edgeopt.spec import replace
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test", "calibration")
+_IMBALANCE = 10  # a class with this many times the images of another is worth a warning
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Up to four data sets of one task and one list of labels, no image in two of them."""
+
+    train: Dataset | None
+    validation: Dataset | None
+    test: Dataset | None
+    calibration: Dataset | None
+
+    def present(self) -> dict[str, Dataset]:
+        """Those that are there, by name."""
+        every = {name: getattr(self, name) for name in SPLITS}
+        return {name: dataset for name, dataset in every.items() if dataset is not None}
+
+
+def load_splits(
+    data: DataConfig, root: Path, *, calibration_images: int, minimum_images: int, labels: Labels | None = None
+) -> Splits:
+    """Read the sets that `data` names; hold out the missing ones from train, classes keeping their shares.
+
+    A given calibration set is cut to `calibration_images`, drawn evenly over the classes. A held-out one is no larger
+    than `data.holdout` of train allows, but has `minimum_images`. An image that train holds twice is never held out.
+
+    Args:
+        data: the recipe's sets.
+        root: the folder that relative paths start from.
+        calibration_images: how many images calibration wants.
+        minimum_images: how many it needs.
+        labels: the model's class names. Default: those of the first set given.
+
+    Raises:
+        DataError: as `load`; an image in two sets; or a train set too small to hold out from.
+    """
+    given = _load_given(data, root, calibration_images, minimum_images, labels)
+    refuse_overlap(given)
+    wanted = {name: data.holdout for name in ("validation", "test") if name not in given}
+    if "train" in given:
+        counts = {name: round(share * len(given["train"])) for name, share in wanted.items()}
+        if "calibration" not in given:
+            share = max(minimum_images, round(data.holdout * len(given["train"])))
+            counts["calibration"] = min(calibration_images, share)
+        given |= _hold_out(given["train"], counts, data.seed)
+        warning = imbalance(given["train"])
+        if warning is not None:
+            logger.warning("%s", warning)
+    return Splits(**{name: given.get(name) for name in SPLITS})
+
+
+def refuse_overlap(splits: Mapping[str, Dataset]) -> None:
+    """Check that no image is in two splits.
+
+    Raises:
+        DataError: one is; the message names both files.
+    """
+    owner: dict[str, tuple[str, str]] = {}
+    shared: list[str] = []
+    for split, dataset in splits.items():
+        for index, sample in enumerate(dataset):
+            first = owner.setdefault(dataset.content_hash(index), (split, sample.name))
+            if first[0] != split:
+                shared.append(f"{split} image {sample.name} is the same picture as {first[0]} image {first[1]}")
+    if shared:
+        more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
+        raise DataError(
+            f"the splits overlap: {shared[0]}{more}. Accuracy on images that were trained or calibrated on says "
+            "nothing: leave the file out of one of them with `exclude`, or give sets that share none"
+        )
+
+
+def imbalance(dataset: Dataset) -> str | None:
+    """A warning where classes are missing or far apart in number, else None."""
+    counts = dataset.class_counts()
+    if not counts.any():
+        return None
+    absent = [label for label, count in zip(dataset.labels, counts, strict=True) if count == 0]
+    if absent:
+        return (
+            f"{dataset.origin}: {len(absent)} of {len(dataset.labels)} classes have no example: {', '.join(absent[:5])}"
+        )
+    if counts.max() >= _IMBALANCE * counts.min():
+        rare, common = dataset.labels[int(counts.argmin())], dataset.labels[int(counts.argmax())]
+        return (
+            f"{dataset.origin}: '{common}' occurs {counts.max()} times, '{rare}' only {counts.min()}. "
+            "Consider class_weights = 'balanced' in [train]"
+        )
+    return None
+
+
+def _load_given(
+    data: DataConfig, root: Path, calibration_images: int, minimum_images: int, labels: Labels | None
+) -> dict[str, Dataset]:
+    """The sets that the recipe names, all with the same labels."""
+    given: dict[str, Dataset] = {}
+    for name in SPLITS:
+        source: DataSource | None = getattr(data, name)
+        if source is None:
+            continue
+        if name == "calibration":
+            source = replace(source, limit=min(source.limit or calibration_images, calibration_images))
+        minimum = min(minimum_images, calibration_images) if name == "calibration" else 1
+        given[name] = load(source, root, labels=labels, minimum_images=minimum)
+        labels = labels or given[name].labels or None
+    tasks = {dataset.task for dataset in given.values()} - {None}
+    if len(tasks) > 1:
+        listed = ", ".join(f"{name}: {dataset.task}" for name, dataset in given.items())
+        raise DataError(f"the sets are for different tasks ({listed}). Give all of them class labels, or all boxes")
+    return given
+
+
+def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, Dataset]:
+    """Part `train` into itself and sets of so many images."""
+    empty = [name for name, count in counts.items() if count < 1]
+    if empty or sum(counts.values()) > len(train) // 2:
+        listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
+        raise DataError(
+            f"{train.origin} has {len(train)} images: too few to hold out {listed}. "
+            f"Give these sets in the recipe: {', '.join(f'[data.{name}]' for name in counts)}"
+        )
+    hashes = [train.content_hash(index) for index in range(len(train))]
+    copies = Counter(hashes)
+    free = [index for index in range(len(train)) if copies[hashes[index]] == 1]
+    parts: dict[str, Dataset] = {}
+    for offset, (name, count) in enumerate(counts.items()):
+        chosen = {free[i] for i in draw([train[i].target for i in free], count, seed + offset, "proportional")}
+        parts[name] = train.subset(sorted(chosen))
+        free = [index for index in free if index not in chosen]
+    held = {id(sample) for part in parts.values() for sample in part}
+    return {"train": train.subset(np.flatnonzero([id(sample) not in held for sample in train])), **parts}
