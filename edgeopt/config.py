@@ -20,7 +20,7 @@ else:
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
-CalibrationMethod: TypeAlias = Literal["minmax", "percentile", "entropy", "mse", "auto"]
+CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 SchemeName: TypeAlias = Literal["tensorrt", "x86", "arm"]
 TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
 

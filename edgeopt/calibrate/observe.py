@@ -1,0 +1,180 @@
+"""Run a network on images and gather statistics of its activations: one pass, whatever range method is used later."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate.bounds import bounds
+from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
+from edgeopt.config import CalibrateConfig
+from edgeopt.errors import DataError, ModelError, requires_extra
+
+SAMPLES_PER_IMAGE = 1 << 16
+"""Most values of one tensor of one image that enter its histogram; extremes and means see all of them."""
+_CHUNK_BYTES = 256 << 20
+"""Most activation memory that is held at once; a larger network is run several times an image."""
+
+Feeds = Mapping[str, NDArray[Any]]
+Progress = Callable[[int], None]
+"""Called with the number of images done."""
+
+
+def calibrate(
+    model: ir.Model,
+    batches: Iterable[tuple[str, Feeds]],
+    config: CalibrateConfig,
+    progress: Progress | None = None,
+    tensors: Collection[str] | None = None,
+) -> CalibrationTable:
+    """Observe the activations of `model` on up to `config.images` images.
+
+    Args:
+        model: the float network, with known shapes but for the batch.
+        batches: image name and the network's inputs for that one image (batch 1). Read once, one at a time.
+        config: how many images, and the settings that the table carries.
+        progress: told after each image.
+        tensors: names to observe. Default: every float32 tensor of rank 2 or more, inputs included.
+
+    Raises:
+        DataError: fewer than `config.minimum_images` images, or an activation is NaN or infinite.
+        ModelError: onnxruntime cannot run the model.
+    """
+    observer = _Observer(model, tensors)
+    images: list[CalibratedImage] = []
+    with ThreadPoolExecutor(2) as threads:
+        for name, feeds in batches:
+            if len(images) == config.images:
+                break
+            observer.observe(name, feeds, threads)
+            images.append(CalibratedImage(name, _hash(feeds)))
+            if progress is not None:
+                progress(len(images))
+    if len(images) < config.minimum_images:
+        raise DataError(
+            f"{len(images)} calibration images, but at least {config.minimum_images} are needed "
+            "([calibrate] minimum_images). Give more images: ranges from so few do not hold for others"
+        )
+    return CalibrationTable(observer.finish(len(images)), tuple(images), config)
+
+
+def _hash(feeds: Feeds) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(feeds):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(feeds[name]).data)
+    return digest.hexdigest()
+
+
+class _Observer:
+    """The statistics so far, and the sessions that give the tensors."""
+
+    def __init__(self, model: ir.Model, tensors: Collection[str] | None) -> None:
+        values = list(_observed(model.graph, tensors))
+        limits = bounds(model.graph)
+        self._inputs = [value.name for value in values if value.is_graph_input()]
+        computed = [value for value in values if not value.is_graph_input()]
+        self._sessions = [_session(model, chunk) for chunk in _chunks(computed)]
+        self._statistics: dict[str, TensorStatistics] = {}
+        for value in values:
+            low, high = limits.get(value.name or "", (-math.inf, math.inf))
+            self._statistics[value.name or ""] = TensorStatistics(lower_bound=low, upper_bound=high)
+
+    def observe(self, image: str, feeds: Feeds, threads: ThreadPoolExecutor) -> None:
+        """Add one image."""
+        for name in self._inputs:
+            self._update(image, name or "", feeds[name or ""])
+        for session, names in self._sessions:
+            arrays = session.run(names, dict(feeds))
+            list(threads.map(self._update, [image] * len(names), names, arrays))
+
+    def finish(self, images: int) -> dict[str, TensorStatistics]:
+        """Turn the sums over images into means."""
+        for tensor in self._statistics.values():
+            tensor.mean_minimum /= max(1, images)
+            tensor.mean_maximum /= max(1, images)
+            tensor.channel_mean = tensor.channel_mean / max(1, images)
+        return self._statistics
+
+    def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
+        tensor = self._statistics[name]
+        channels = _channels_first(array)
+        low, high = channels.min(axis=1), channels.max(axis=1)
+        minimum, maximum = float(low.min()), float(high.max())
+        if not (math.isfinite(minimum) and math.isfinite(maximum)):
+            raise DataError(
+                f"tensor '{name}' has NaN or infinite values on the calibration image '{image}'. Remove that image, or "
+                "mend the model if every image does this"
+            )
+        if not tensor.channel_mean.size:
+            tensor.channel_minimum, tensor.channel_maximum = low, high
+            tensor.channel_mean = np.zeros(len(channels))
+        tensor.channel_minimum = np.minimum(tensor.channel_minimum, low)
+        tensor.channel_maximum = np.maximum(tensor.channel_maximum, high)
+        tensor.channel_mean += channels.mean(axis=1, dtype=np.float32)
+        tensor.minimum, tensor.maximum = min(tensor.minimum, minimum), max(tensor.maximum, maximum)
+        tensor.mean_minimum += minimum
+        tensor.mean_maximum += maximum
+        step = array.size // SAMPLES_PER_IMAGE | 1  # odd, so that it does not fall in with an even row length
+        tensor.histogram.add(array.reshape(-1)[::step])
+
+
+def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
+    """(C, values of the channel) of a (1, C, ...) tensor."""
+    if array.ndim < 2:
+        return array.reshape(1, -1)
+    if array.shape[0] == 1:
+        return array.reshape(array.shape[1], -1)
+    return np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+
+
+def _observed(graph: ir.Graph, tensors: Collection[str] | None) -> Iterator[ir.Value]:
+    """Float activations in the order they are computed, only those named in `tensors` if given."""
+    missing = set(tensors or ())
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        missing.discard(value.name or "")
+        if tensors is not None:
+            if value.name in tensors:
+                yield value
+        elif value.dtype == ir.DataType.FLOAT and value.shape is not None and len(value.shape) >= 2 and value.name:
+            yield value
+    if missing:
+        raise ModelError(
+            f"the model has no tensor {sorted(missing)[:5]} to observe. Optimize and calibrate the same graph"
+        )
+
+
+def _chunks(values: list[ir.Value]) -> list[list[str]]:
+    """Split tensor names so that each chunk's tensors of one image stay under `_CHUNK_BYTES`."""
+    chunks: list[list[str]] = []
+    room = 0
+    for value in values:
+        size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in value.shape or ())
+        if size > room or not chunks:
+            chunks.append([])
+            room = _CHUNK_BYTES
+        chunks[-1].append(value.name or "")
+        room -= size
+    return chunks
+
+
+def _session(model: ir.Model, names: list[str]) -> tuple[Any, list[str]]:
+    """An onnxruntime session of `model` whose outputs are the tensors `names`."""
+    ort = requires_extra("onnxruntime", "ort")
+    part = model.clone()
+    wanted = set(names)
+    part.graph.outputs[:] = [value for node in part.graph for value in node.outputs if value.name in wanted]
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; unused initializers of a part are no news
+    try:
+        session = ort.InferenceSession(ir.to_proto(part).SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no base class of its errors
+        raise ModelError(f"onnxruntime cannot run the model to calibrate it: {error}") from error
+    return session, names

@@ -1,0 +1,116 @@
+"""CalibrationTable: everything that calibration observed, and where it came from."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.calibrate.histogram import Histogram
+from edgeopt.config import CalibrateConfig
+from edgeopt.errors import DataError
+
+_SCHEMA = 1
+_SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
+_ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean")
+
+
+class CalibratedImage(msgspec.Struct, frozen=True):
+    """One image that was run."""
+
+    name: str
+    sha256: str
+    """Of the network's input tensors: what the network saw."""
+
+
+@dataclass
+class TensorStatistics:
+    """One activation tensor over all images. Channels are axis 1; a tensor of rank 1 has one."""
+
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    mean_minimum: float = 0.0
+    """Mean over the images of each image's minimum."""
+    mean_maximum: float = 0.0
+    lower_bound: float = -math.inf
+    """What the tensor's operator cannot fall below: 0 after ReLU, and so on."""
+    upper_bound: float = math.inf
+    histogram: Histogram = field(default_factory=Histogram)
+    """Of at most `observe.SAMPLES_PER_IMAGE` values an image."""
+    channel_minimum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(C,) over all images and positions."""
+    channel_maximum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
+
+
+@dataclass(frozen=True)
+class CalibrationTable:
+    """Statistics by tensor name, with the images and the settings they come from."""
+
+    tensors: Mapping[str, TensorStatistics]
+    images: tuple[CalibratedImage, ...]
+    config: CalibrateConfig
+
+    def __getitem__(self, name: str) -> TensorStatistics:
+        """The statistics of tensor `name`.
+
+        Raises:
+            DataError: it was not observed, so the table belongs to another graph.
+        """
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise DataError(
+                f"the calibration table has no tensor '{name}' ({len(self.tensors)} others): it was made from another "
+                "graph. Calibrate this one"
+            ) from None
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` that `load` reads back exactly."""
+        header = {"schema": _SCHEMA, "tensors": list(self.tensors), "images": self.images, "config": self.config}
+        arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(msgspec.json.encode(header), np.uint8)}
+        statistics = list(self.tensors.values())
+        for name in _SCALARS:
+            arrays[name] = np.array([getattr(tensor, name) for tensor in statistics], np.float64)
+        arrays["width"] = np.array([tensor.histogram.width for tensor in statistics], np.float64)
+        for index, tensor in enumerate(statistics):
+            arrays[f"counts.{index}"] = tensor.histogram.counts
+            arrays |= {f"{name}.{index}": getattr(tensor, name) for name in _ARRAYS}
+        np.savez_compressed(path, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> CalibrationTable:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is missing, damaged or of another version.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                header = msgspec.json.decode(arrays["header"].tobytes(), type=_Header)
+                tensors = {name: _statistics(arrays, index) for index, name in enumerate(header.tensors)}
+        except (OSError, KeyError, ValueError, IndexError, msgspec.DecodeError, zipfile.BadZipFile) as error:
+            raise DataError(f"cannot read the calibration table {path}: {error}. Calibrate again") from error
+        if header.schema != _SCHEMA:
+            raise DataError(f"{path} has schema {header.schema}, this edgeopt reads {_SCHEMA}. Calibrate again")
+        return cls(tensors, header.images, header.config)
+
+
+class _Header(msgspec.Struct):
+    schema: int
+    tensors: list[str]
+    images: tuple[CalibratedImage, ...]
+    config: CalibrateConfig
+
+
+def _statistics(arrays: Mapping[str, NDArray[Any]], index: int) -> TensorStatistics:
+    scalars = {name: float(arrays[name][index]) for name in _SCALARS}
+    histogram = Histogram(float(arrays["width"][index]), arrays[f"counts.{index}"])
+    return TensorStatistics(histogram=histogram, **scalars, **{name: arrays[f"{name}.{index}"] for name in _ARRAYS})
