@@ -73,7 +73,7 @@ def build_engine(
     network = builder.create_network(_network_flags(library, implicit=implicit))
     on_dla = options.dla_core is not None
     parser = parse_onnx(library, network, log, messages, onnx, origin, for_dla=on_dla)
-    config = _configure(library, builder, network, options, messages)
+    config = _configure(library, builder, options, messages)
     _allow_types(library, config, network, implicit=implicit, calibrator=calibrator)
     cache = _attach_timing_cache(library, config, timing_cache, messages)
     _add_profile(builder, network, config, options.batch, messages, calibrated=calibrator is not None)
@@ -143,7 +143,7 @@ def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
     return quantized, half
 
 
-def _configure(library: Library, builder: Any, network: Any, options: EngineOptions, messages: Messages) -> Any:
+def _configure(library: Library, builder: Any, options: EngineOptions, messages: Messages) -> Any:
     """A builder configuration with everything but types, profiles and the timing cache."""
     module, offered = library.module, library.capabilities
     config = builder.create_builder_config()
@@ -261,13 +261,13 @@ def _serialize(
 
 def describe(offered: Capabilities) -> str:
     """One line on what a build can be asked for, for `edgeopt doctor`."""
-    parts = ["strongly typed" if offered.strongly_typed else "weakly typed (types are allowed, not binding)"]
-    parts += ["implicit INT8 calibrator"] if offered.calibrator else []
-    parts += [f"hardware compatibility: {', '.join(offered.hardware_compatibility)}"] * bool(
-        offered.hardware_compatibility
-    )
-    parts += ["version-compatible plans"] if offered.version_compatible else []
-    parts += [f"builds without a GPU for {', '.join(offered.compute_capabilities)}"] * bool(
-        offered.compute_capabilities
-    )
-    return "; ".join(parts)
+    levels, targets = ", ".join(offered.hardware_compatibility), ", ".join(offered.compute_capabilities)
+    parts = {
+        "strongly typed": offered.strongly_typed,
+        "weakly typed (types are allowed, not binding)": not offered.strongly_typed,
+        "implicit INT8 calibrator": offered.calibrator,
+        f"hardware compatibility ({levels})": bool(levels),
+        "version-compatible plans": offered.version_compatible,
+        f"builds without a GPU for {targets}": bool(targets),
+    }
+    return "; ".join(part for part, there in parts.items() if there)

@@ -45,17 +45,23 @@ def load_library(flavour: Flavour) -> Library:
     """
     tried = []
     for name in _MODULES[flavour]:
-        try:
-            module = importlib.import_module(name)
-        except (ImportError, OSError) as error:  # OSError: a shared library that the bindings load is missing
-            tried.append(f"{name}: {error}")
-        else:
+        module = _import(name)
+        if not isinstance(module, str):
             return Library(module, capabilities(module))
+        tried.append(f"{name}: {module}")
     hint = " On a Jetson it comes with JetPack: python3 -m venv --system-site-packages" if flavour == "tensorrt" else ""
     raise MissingExtraError(
         f"no {flavour} Python package can be imported ({'; '.join(tried)}). "
         f"Install it with: pip install 'edgeopt[{_EXTRAS[flavour]}]'.{hint}"
     )
+
+
+def _import(name: str) -> Any:
+    """The module, or why it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # OSError: a shared library that the bindings load is missing
+        return str(error)
 
 
 class Messages:

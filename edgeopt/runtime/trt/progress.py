@@ -39,7 +39,7 @@ def make_monitor(module: Any, report: ProgressCallback | None, cancel: threading
             self.steps: dict[str, int] = {}
             self.error: BaseException | None = None
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, _parent_phase: str | None, num_steps: int) -> None:
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:

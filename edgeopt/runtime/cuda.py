@@ -1,0 +1,167 @@
+"""The few CUDA calls that a session needs, and who makes them: pycuda, or cuda-python.
+
+Neither is imported before a session asks for one. Both work in the device's *primary* context, the one that TensorRT's
+runtime calls are bound to: a context of pycuda's own (``pycuda.autoinit``) ends in "invalid resource handle".
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.errors import MissingExtraError, TargetError
+
+Provider: TypeAlias = Literal["pycuda", "cuda-python"]
+Bytes: TypeAlias = NDArray[np.uint8]
+
+
+class CudaError(TargetError):
+    """A CUDA call that failed."""
+
+    def __init__(self, call: str, code: int | None, message: str) -> None:
+        number = "unknown code" if code is None else f"CUDA error {code}"
+        super().__init__(f"{call} failed with {number}: {message}.{_ADVICE.get(code, '')}")
+        self.call = call
+        self.code = code
+
+
+_ADVICE: dict[int | None, str] = {
+    2: " Out of memory: close other programs that use the GPU, or lower the largest batch size",
+    35: " The NVIDIA driver is older than the CUDA runtime, or there is none: run nvidia-smi",
+    100: " The driver sees no GPU: in a container, start it with --runtime nvidia or --gpus all",
+    999: " The driver is in a bad state: restart the machine, or reload the nvidia kernel modules",
+}
+"""What to do, by the number that the driver's and the runtime's interface share (cuda.h, driver_types.h)."""
+
+
+@dataclass
+class HostBuffer:
+    """Page-locked host memory, which the GPU copies from and to without a detour."""
+
+    bytes: Bytes
+    device_pointer: int | None
+    """Where the GPU sees this very memory, for a mapped buffer."""
+    handle: Any
+    """The provider's own."""
+
+
+class Cuda(Protocol):
+    """One device. Pointers and streams are plain integers; sizes are bytes.
+
+    Every call but `close` is made within `current`, on the thread that `current` was entered on.
+
+    Raises (every method):
+        CudaError: with the CUDA code.
+    """
+
+    provider: Provider
+
+    def current(self) -> AbstractContextManager[None]:
+        """Make the device this thread's own for a while."""
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total memory of the device."""
+
+    def allocate(self, size: int) -> int:
+        """Device memory."""
+
+    def free(self, pointer: int) -> None:
+        """Give device memory back."""
+
+    def allocate_host(self, size: int, *, mapped: bool) -> HostBuffer:
+        """Page-locked memory; `mapped`: the GPU can use it in place, which on a Jetson saves both copies."""
+
+    def free_host(self, buffer: HostBuffer) -> None:
+        """Give page-locked memory back; no array over it may be used any more."""
+
+    def to_device(self, pointer: int, source: NDArray[Any], stream: int | None) -> None:
+        """Copy a contiguous array; without a stream, wait for the end."""
+
+    def to_host(self, target: NDArray[Any], pointer: int, stream: int) -> None:
+        """Copy into a contiguous, page-locked array."""
+
+    def create_stream(self) -> int:
+        """A stream that does not wait for the default one."""
+
+    def destroy_stream(self, stream: int) -> None:
+        """Give a stream back."""
+
+    def synchronize(self, stream: int) -> None:
+        """Wait until the stream's work is done; errors of that work surface here."""
+
+    def create_event(self) -> Any:
+        """A point in time on a stream."""
+
+    def record(self, event: Any, stream: int) -> None:
+        """Take the time when the stream gets here."""
+
+    def elapsed_ms(self, start: Any, end: Any) -> float:
+        """Milliseconds between two events, waiting for the second."""
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what this thread puts on the stream instead of running it."""
+
+    def end_capture(self, stream: int) -> Any:
+        """The recorded work, ready to launch. Has to follow `begin_capture` whatever happened between."""
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Run recorded work."""
+
+    def destroy_graph(self, graph: Any) -> None:
+        """Give recorded work back."""
+
+    def close(self) -> None:
+        """Let go of the device."""
+
+
+_PROVIDERS: dict[Provider, tuple[str, str]] = {
+    "pycuda": ("edgeopt.runtime.cuda_pycuda", "PyCuda"),
+    "cuda-python": ("edgeopt.runtime.cuda_python", "CudaPython"),
+}
+"""In the order in which they are tried."""
+
+
+def open_cuda(provider: Provider | Literal["auto"] = "auto", device: int = 0) -> Cuda:
+    """Open a CUDA device.
+
+    Args:
+        provider: which package makes the calls; ``auto``: the first that can be imported.
+        device: its index.
+
+    Raises:
+        MissingExtraError: no provider (or not the one asked for) can be imported; says why for each.
+        CudaError: the driver refuses; nothing else is tried then, since both providers use the same driver.
+    """
+    wanted = tuple(_PROVIDERS) if provider == "auto" else (provider,)
+    problems = []
+    for name in wanted:
+        opener = _opener(name)
+        if not isinstance(opener, str):
+            return opener(device)
+        problems.append(f"{name}: {opener}")
+    raise MissingExtraError(
+        f"no package can talk to CUDA here ({'; '.join(problems)}). Install one with: pip install "
+        "'edgeopt[tensorrt]', or the ready-made wheels alone with: pip install cuda-python"
+    )
+
+
+def importable_providers() -> dict[Provider, str]:
+    """Each provider with an empty string, or with why it cannot be imported."""
+    return {name: opener if isinstance(opener := _opener(name), str) else "" for name in _PROVIDERS}
+
+
+def _opener(name: Provider) -> Callable[[int], Cuda] | str:
+    """The provider's class, or why its package cannot be imported."""
+    module_name, class_name = _PROVIDERS[name]
+    opener = getattr(importlib.import_module(module_name), class_name)
+    try:
+        opener.load()
+    except (ImportError, OSError) as error:
+        return str(error)
+    return cast("Callable[[int], Cuda]", opener)
