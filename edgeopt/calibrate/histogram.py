@@ -39,6 +39,19 @@ class Histogram:
         bins = np.floor(values.ravel() * np.float32(1.0 / self.width)).astype(np.int32)
         self.counts += np.bincount(bins + BINS_PER_SIDE, minlength=2 * BINS_PER_SIDE)
 
+    def merge(self, other: Histogram) -> None:
+        """Add the counts of `other`, exactly."""
+        if other.width == 0.0:
+            self.counts += other.counts
+            return
+        if self.width == 0.0:
+            self.width = other.width
+        other = Histogram(other.width, other.counts)
+        for histogram, width in ((self, other.width), (other, self.width)):
+            while histogram.width < width:
+                histogram.merge_pairs()
+        self.counts = self.counts + other.counts
+
     @property
     def total(self) -> int:
         """How many values were counted."""
@@ -47,7 +60,7 @@ class Histogram:
     def occupied(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Centres and counts of the bins that are not empty. The bin at zero counts as zero exactly: ReLU fills it."""
         index = np.flatnonzero(self.counts)
-        centres = (index - BINS_PER_SIDE + 0.5) * self.width
+        centres = (index - BINS_PER_SIDE + 0.5).astype(np.float64) * self.width
         centres[index == BINS_PER_SIDE] = 0.0
         return centres, self.counts[index].astype(np.float64)
 
@@ -66,9 +79,10 @@ class Histogram:
         if self.width == 0.0:
             self.width = needed
         while self.width < needed:
-            self._merge_pairs()
+            self.merge_pairs()
 
-    def _merge_pairs(self) -> None:
+    def merge_pairs(self) -> None:
+        """Double the width of the bins."""
         half = BINS_PER_SIDE // 2
         merged = self.counts.reshape(-1, 2).sum(axis=1)
         self.counts = _no_counts()

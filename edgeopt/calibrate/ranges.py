@@ -1,7 +1,7 @@
 """From what was observed of a tensor to the range that its quantizer covers.
 
-Every method returns a range that contains zero, because a quantizer must represent zero exactly: padding and ReLU make it
-the most frequent value of a network.
+Every method returns a range that contains zero, because a quantizer must represent zero exactly: padding and ReLU make
+it the most frequent value of a network.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
 
     Args:
         tensor: what was observed.
-        method: ``minmax`` all that was seen; ``mean_minmax`` the mean over images of each image's extremes (as NNCF does),
-            which one odd image cannot stretch; ``percentile`` cuts the outermost values; ``entropy`` keeps the
+        method: ``minmax`` all that was seen; ``mean_minmax`` the mean over images of each image's extremes (as NNCF
+            does), which one odd image cannot stretch; ``percentile`` cuts the outermost values; ``entropy`` keeps the
             distribution closest in KL divergence (Migacz, GTC 2017); ``mse`` has the least squared error of rounding
             and clipping; ``auto`` is whichever of these has the least error where large errors weigh more.
         grid: of the quantizer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,27 @@ class _Header(msgspec.Struct):
 
 
 def _statistics(arrays: Mapping[str, NDArray[Any]], index: int) -> TensorStatistics:
-    scalars = {name: float(arrays[name][index]) for name in _SCALARS}
-    histogram = Histogram(float(arrays["width"][index]), arrays[f"counts.{index}"])
-    return TensorStatistics(histogram=histogram, **scalars, **{name: arrays[f"{name}.{index}"] for name in _ARRAYS})
+    tensor = TensorStatistics(histogram=Histogram(float(arrays["width"][index]), arrays[f"counts.{index}"]))
+    for name in _SCALARS:
+        setattr(tensor, name, float(arrays[name][index]))
+    for name in _ARRAYS:
+        setattr(tensor, name, arrays[f"{name}.{index}"])
+    return tensor
+
+
+def merge(tensors: Sequence[TensorStatistics]) -> TensorStatistics:
+    """The statistics of several tensors together, as for those that share a scale; per-channel ones are left empty."""
+    if len(tensors) == 1:
+        return tensors[0]
+    histogram = Histogram()
+    for tensor in tensors:
+        histogram.merge(tensor.histogram)
+    return TensorStatistics(
+        minimum=min(tensor.minimum for tensor in tensors),
+        maximum=max(tensor.maximum for tensor in tensors),
+        mean_minimum=min(tensor.mean_minimum for tensor in tensors),
+        mean_maximum=max(tensor.mean_maximum for tensor in tensors),
+        lower_bound=min(tensor.lower_bound for tensor in tensors),
+        upper_bound=max(tensor.upper_bound for tensor in tensors),
+        histogram=histogram,
+    )

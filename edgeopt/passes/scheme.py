@@ -1,0 +1,56 @@
+"""QuantScheme: what the kernels of a kind of target want, as data.
+
+Sources: the TensorRT developer guide and ModelOpt's placement rules for ``tensorrt``; what OpenVINO's and onnxruntime's
+CPU kernels fuse for ``x86`` (u8 x s8 dot products: VNNI) and ``arm`` (s8 x s8: dotprod, i8mm).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgeopt.calibrate.ranges import Grid
+from edgeopt.config import SchemeName
+from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.spec import Struct
+
+
+class QuantScheme(Struct):
+    """How activations and weights become 8-bit integers, and where.
+
+    Weights are always symmetric int8 per output channel; biases always stay float, because TensorRT's parser rejects an
+    INT32 DequantizeLinear.
+    """
+
+    name: SchemeName
+    dtype: Literal["int8", "uint8"]
+    """Of activations."""
+    symmetric: bool
+    """Activations have zero point 0."""
+    residual: Literal["skip", "both"]
+    """Which inputs of an Add of two branches are quantized: ``skip`` leaves the one that a convolution fuses with."""
+    minimum_channels: int = 0
+    """Convolutions and matrix products with fewer input or output channels stay float but for the documented
+    exceptions (see `eligibility`)."""
+
+    @property
+    def grid(self) -> Grid:
+        """What an activation quantizer of this scheme can represent."""
+        return Grid(levels=256, symmetric=self.symmetric)
+
+
+TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
+X86 = QuantScheme(name="x86", dtype="uint8", symmetric=False, residual="both")
+ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both")
+
+SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, X86, ARM)}
+
+
+def scheme(name: str) -> QuantScheme:
+    """The scheme called `name`.
+
+    Raises:
+        ConfigError: there is none; the message lists them.
+    """
+    if name not in SCHEMES:
+        raise ConfigError(f"unknown quantization scheme '{name}'.{did_you_mean(name, SCHEMES)}")
+    return SCHEMES[name]
