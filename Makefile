@@ -48,7 +48,7 @@ test-device:
 	sh tests/device_pythons.sh
 
 readme: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.readme
 
 clean:
 	rm -rf $(VENV) $(OUT) .edgeopt-work

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_T = TypeVar("_T")
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
@@ -196,27 +199,95 @@ class Config(Struct):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
 
-def load_config(path: Path) -> Config:
-    """Read and validate a recipe.
+RECIPE_FILE = "edgeopt.toml"
+
+
+def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
+    """The recipe that a user means, and the folder that its relative paths start from.
+
+    Args:
+        reference: a ``.toml`` file, a folder with an ``edgeopt.toml``, or the name of a shipped recipe (whose relative
+            paths start from the current folder).
+        overrides: ``KEY=VALUE`` with a dotted key and a TOML value; a value that is not TOML counts as text.
 
     Raises:
-        ConfigError: unreadable, not TOML, an unknown key (with the closest known one) or a value out of range.
+        ConfigError: nothing of that name, not TOML, an unknown key or a value out of range.
+    """
+    path = Path(reference)
+    if path.is_dir():
+        path /= RECIPE_FILE
+    if path.suffix == ".toml" or path.is_file():
+        return parse_config(_read(path), origin=str(path), overrides=overrides), path.resolve().parent
+    shipped = resources.files("edgeopt") / "recipes" / f"{reference}.toml"
+    if not shipped.is_file():
+        known = shipped_recipes()
+        raise ConfigError(
+            f"there is no recipe '{reference}'.{did_you_mean(reference, known)} Give a .toml file, or write a starter "
+            "one with: edgeopt init"
+        )
+    text = shipped.read_text(encoding="utf-8")
+    return parse_config(text, origin=f"recipe {reference}", overrides=overrides), Path.cwd()
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    folder = resources.files("edgeopt") / "recipes"
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
+
+
+def parse_config(text: str, origin: str = RECIPE_FILE, overrides: Sequence[str] = ()) -> Config:
+    """A recipe from TOML; `origin` names it in errors, `overrides` are as in `find_recipe`."""
+    return parse_toml(text, Config, origin, overrides)
+
+
+def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] = ()) -> _T:
+    """Any of our specifications from TOML, with errors in a person's terms.
+
+    Raises:
+        ConfigError: not TOML, an unknown key (with the closest known one) or a value out of range.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the recipe {path}: {error}. Write a starter one with: edgeopt init") from error
-    return parse_config(text, origin=str(path))
-
-
-def parse_config(text: str, origin: str = "edgeopt.toml") -> Config:
-    """`load_config` on text; `origin` names it in errors."""
-    try:
-        return msgspec.convert(tomllib.loads(text), Config)
+        document = tomllib.loads(text)
+        for override in overrides:
+            _override(document, override)
+        return msgspec.convert(document, kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {_explain(str(error))}") from error
+        raise ConfigError(f"{origin}: {_explain(str(error), kind)}") from error
+
+
+def read_toml(path: Path, kind: type[_T]) -> _T:
+    """`parse_toml` on a file.
+
+    Raises:
+        ConfigError: it cannot be read, or as `parse_toml`.
+    """
+    return parse_toml(_read(path), kind, origin=str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}. Write a starter recipe with: edgeopt init") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Set one dotted key of `document`."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"'{override}' is not KEY=VALUE, as in calibrate.images=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in parts[:-1]:
+        document = document.setdefault(part, {})
+        if not isinstance(document, dict):
+            raise ConfigError(f"'{override}': '{part}' is a value, not a table")
+    document[parts[-1]] = value
 
 
 def json_schema() -> dict[str, Any]:
@@ -224,19 +295,19 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Config)
 
 
-def _explain(message: str) -> str:
+def _explain(message: str, kind: type) -> str:
     """Rewrite msgspec's message in TOML's terms, and suggest the key that was meant."""
     unknown = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
     if unknown is None:
         return message.replace(" - at `$.", " - at `")
     key, where = unknown.group(1), unknown.group(2) or ""
     table = f" in [{where}]" if where else ""
-    return f"unknown key '{key}'{table}.{did_you_mean(key, _known_keys(where))}"
+    return f"unknown key '{key}'{table}.{did_you_mean(key, _known_keys(kind, where))}"
 
 
-def _known_keys(where: str) -> list[str]:
-    """The keys that the table at the dotted path `where` may have."""
-    kinds: list[Any] = [Config]
+def _known_keys(root: type, where: str) -> list[str]:
+    """The keys that the table at the dotted path `where` of a `root` may have."""
+    kinds: list[Any] = [root]
     for part in [part.split("[")[0] for part in where.split(".") if part]:
         kinds = [
             struct

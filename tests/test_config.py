@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeopt.config import Config, json_schema, load_config, parse_config
+from edgeopt.config import Config, find_recipe, json_schema, parse_config, shipped_recipes
 from edgeopt.errors import ConfigError
 from edgeopt.spec import Letterbox, Normalization, YoloxDecoding
 
@@ -74,10 +73,10 @@ def test_name_must_be_a_file_name(name: str) -> None:
 
 def test_unreadable_recipe_says_how_to_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="edgeopt init"):
-        load_config(tmp_path / "absent.toml")
+        find_recipe(str(tmp_path / "absent.toml"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"binary\.toml"):
-        load_config(tmp_path / "binary.toml")
+        find_recipe(str(tmp_path / "binary.toml"))
 
 
 @given(st.text(max_size=200))
@@ -96,8 +95,36 @@ def test_schema_describes_every_table() -> None:
     assert set(tables) == set(Config.__struct_fields__)
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in files("edgeopt.recipes").iterdir()))
+@pytest.mark.parametrize("recipe", shipped_recipes())
 def test_shipped_recipes_are_valid(recipe: str) -> None:
-    if recipe.endswith(".toml"):
-        config = parse_config((files("edgeopt.recipes") / recipe).read_text(), origin=recipe)
-        assert config.name == recipe.removesuffix(".toml")
+    config, root = find_recipe(recipe)
+    assert config.name == recipe
+    assert root == Path.cwd()
+
+
+def test_an_unknown_recipe_is_answered_with_the_closest() -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'digits'"):
+        find_recipe("digit")
+
+
+def test_a_folder_stands_for_its_recipe(tmp_path: Path) -> None:
+    (tmp_path / "edgeopt.toml").write_text(MINIMAL)
+    config, root = find_recipe(str(tmp_path))
+    assert (config.name, root) == ("x", tmp_path)
+
+
+def test_overrides_are_toml_values() -> None:
+    overrides = ["calibrate.images=7", "calibrate.method=mse", 'compile.targets=["ort"]', "data.test.format='csv'"]
+    config = parse_config(MINIMAL, overrides=overrides)
+    assert (config.calibrate.images, config.compile.targets) == (7, ("ort",))
+    assert config.data.test is not None
+    assert config.data.test.format == "csv"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("calibrate.images", "KEY=VALUE"), ("name.x=1", "not a table"), ("calibrate.image=1", "Did you mean 'images'")],
+)
+def test_wrong_overrides_are_explained(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(MINIMAL, overrides=[override])

@@ -36,8 +36,8 @@ class EngineSettings(Struct):
     """OpenVINO's performance hint."""
     streams: Count = 0
     """OpenVINO's parallel streams; 0: what the hint gives."""
-    dla_core: Count | None = None
-    """TensorRT on a Jetson with DLA."""
+    tensorrt: dict[str, Any] = msgspec.field(default_factory=dict)
+    """TensorRT's builder options, as `runtime.trt` reads them."""
 
 
 class FileRecord(Struct):
@@ -102,13 +102,13 @@ class Calibration(Struct):
 class Manifest(Struct):
     """A whole bundle, described."""
 
-    schema_version: Literal[1] = 1
     name: Name
     created: Annotated[datetime.datetime, Meta(tz=True)]
     spec: ModelSpec
     baseline: str
     """Name of the fp32 variant that the others are compared with."""
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+    schema_version: Literal[1] = 1
     calibration: Calibration | None = None
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     """Of edgeopt and the libraries that made the bundle."""
@@ -120,6 +120,8 @@ class Manifest(Struct):
     """Fingerprints by role: train, validation, test, calibration."""
     recipe: dict[str, Any] = msgspec.field(default_factory=dict)
     """The configuration that was built."""
+    build_key: str = ""
+    """Hash over everything that the build depended on: a build with the same key would give the same bundle."""
     files: dict[str, FileRecord] = msgspec.field(default_factory=dict)
     """Every file but the manifest; `write_bundle` fills it."""
 
@@ -152,7 +154,7 @@ class Manifest(Struct):
 
 def encode(manifest: Manifest) -> bytes:
     """Manifest as indented JSON, so that people and `diff` can read it."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="sorted"), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
 
 
 def decode(text: bytes, origin: str) -> Manifest:

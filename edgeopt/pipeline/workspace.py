@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import msgspec
 
 from edgeopt.errors import StorageError, storage_errors
 
+Make: TypeAlias = Callable[[Path, Path], str]
 _RECORD = "stage.json"
 _LOCK = ".lock"
 
@@ -29,11 +30,13 @@ class Artifact:
 
     Attributes:
         key: hexadecimal sha256 of what determined it.
+        summary: one line on what it is, for people.
         reused: it was there before this run.
     """
 
     folder: Path
     key: str
+    summary: str
     reused: bool
 
     def file(self, name: str) -> Path:
@@ -63,22 +66,22 @@ class Workspace:
                 shutil.rmtree(leftover, ignore_errors=True)
             yield self
 
-    def produce(self, stage: str, determinants: Mapping[str, Any], make: Callable[[Path, Path], None]) -> Artifact:
+    def produce(self, stage: str, determinants: Mapping[str, Any], make: Make) -> Artifact:
         """Return the result of `stage`, calling `make(folder, scratch)` only when it is not there.
 
         Args:
             stage: its name.
             determinants: everything that the result depends on; msgspec structs and plain values.
-            make: writes the result's files into `folder`. What it writes into `scratch` outlives a killed run and is
-                deleted after a successful one.
+            make: writes the result's files into `folder` and returns one line about them. What it writes into
+                `scratch` outlives a killed run and is deleted after a successful one.
 
         Raises:
             StorageError: the disk is full, read-only or otherwise not writable.
         """
         key = content_key(stage, determinants)
         final = self.folder / f"{stage}-{key[:16]}"
-        if _is_whole(final, key):
-            return Artifact(final, key, reused=True)
+        if (summary := _summary(final, key)) is not None:
+            return Artifact(final, key, summary, reused=True)
         scratch = self.folder / f"{stage}-{key[:16]}.scratch"
         temporary = self.folder / f".{stage}-{key[:16]}.tmp"
         with storage_errors(self.folder):
@@ -86,15 +89,15 @@ class Workspace:
             temporary.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
             try:
-                make(temporary, scratch)
+                summary = make(temporary, scratch)
                 sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-                (temporary / _RECORD).write_text(json.dumps({"key": key, "files": sizes}, indent=1))
+                (temporary / _RECORD).write_text(json.dumps({"key": key, "summary": summary, "files": sizes}, indent=1))
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(scratch, ignore_errors=True)
-        return Artifact(final, key, reused=False)
+        return Artifact(final, key, summary, reused=False)
 
 
 def content_key(stage: str, determinants: Mapping[str, Any]) -> str:
@@ -123,12 +126,13 @@ def _lock_exclusively(lock: IO[str], folder: Path) -> None:
         ) from None
 
 
-def _is_whole(folder: Path, key: str) -> bool:
-    """Whether `folder` holds a finished result with this key and every file at its recorded size."""
+def _summary(folder: Path, key: str) -> str | None:
+    """The summary of a finished result with this key and every file at its recorded size; None if there is none."""
     try:
         record = json.loads((folder / _RECORD).read_text())
-        return record["key"] == key and all(
+        whole = record["key"] == key and all(
             (folder / name).stat().st_size == size for name, size in record["files"].items()
         )
+        return str(record["summary"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return None

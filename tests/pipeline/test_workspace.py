@@ -17,8 +17,9 @@ from edgeopt.pipeline.workspace import Workspace, content_key
 
 
 def write(text: str):
-    def make(folder: Path, scratch: Path) -> None:
+    def make(folder: Path, scratch: Path) -> str:
         (folder / "out.txt").write_text(text)
+        return f"wrote {text}"
 
     return make
 
@@ -33,6 +34,7 @@ def test_a_result_is_made_once(tmp_path: Path) -> None:
     again = workspace.produce("export", {"opset": 18}, refuse)
     assert (first.reused, again.reused) == (False, True)
     assert again.file("out.txt").read_text() == "a"
+    assert again.summary == first.summary == "wrote a"
 
 
 def test_another_setting_is_another_result(tmp_path: Path) -> None:
@@ -60,7 +62,7 @@ def test_a_failed_stage_leaves_only_its_scratch(tmp_path: Path) -> None:
         workspace.produce("train", {}, fail)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint"]
     seen = []
-    workspace.produce("train", {}, lambda folder, scratch: seen.append((scratch / "checkpoint").read_text()))
+    workspace.produce("train", {}, lambda folder, scratch: seen.append((scratch / "checkpoint").read_text()) or "")
     assert seen == ["kept"]
     assert not list(tmp_path.glob("*.scratch"))
 

@@ -1,0 +1,134 @@
+"""The last stage: engines, measurements and golden outputs become one bundle."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgeopt.benchmark import LatencyResult
+from edgeopt.bundle import Bundle, Calibration, Golden, Manifest, Precision, Variant, pack, write_bundle
+from edgeopt.calibrate import CalibrationTable
+from edgeopt.errors import BundleError
+from edgeopt.evaluate import Accuracy
+from edgeopt.hardware import machine
+from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
+from edgeopt.pipeline.job import Job, version
+from edgeopt.pipeline.variants import Engine
+from edgeopt.runtime.session import Array, open_session
+from edgeopt.runtime.verify import record_outputs
+from edgeopt.spec import ModelSpec
+from edgeopt.targets import target
+
+GOLDEN_IMAGES = 4
+_TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-2, "int8": 1e-1}
+"""Rounding flips of INT8 depend on the processor's kernels; a saturating or otherwise broken kernel is far beyond."""
+_LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "tensorrt", "numpy")
+_GOLDEN_INPUTS = "golden/inputs.npz"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An engine with what was measured on it."""
+
+    engine: Engine
+    accuracy: Accuracy
+    latency: LatencyResult
+
+
+def is_current(path: Path, key: str) -> bool:
+    """Whether `path` is a whole bundle that a build with this key wrote."""
+    try:
+        return Bundle.open(path).manifest.build_key == key
+    except BundleError:
+        return False
+
+
+def assemble(
+    job: Job,
+    path: Path,
+    key: str,
+    measured: Sequence[Measured],
+    calibration: CalibrationTable | None,
+    parity: float | None,
+) -> Bundle:
+    """Write the bundle.
+
+    Raises:
+        BundleError: `path` is something other than a bundle.
+        StorageError: the disk refused.
+    """
+    spec = read_spec(measured[0].engine.graph)
+    inputs = _golden_inputs(job, spec)
+    files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
+    variants = []
+    for each in measured:
+        variants.append(_variant(each))
+        folder = f"variants/{each.engine.name}"
+        files[variants[-1].file] = each.engine.file
+        files[f"{folder}/golden.npz"] = pack(_golden_outputs(each.engine, inputs))
+    manifest = Manifest(
+        name=job.config.name,
+        created=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+        spec=spec,
+        baseline=measured[0].engine.name,
+        variants=tuple(variants),
+        calibration=None if calibration is None else _calibration(job, calibration),
+        versions={name: found for name in _LIBRARIES if (found := version(name))},
+        machine=msgspec.to_builtins(machine()),
+        parity=parity,
+        datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
+        recipe=msgspec.to_builtins(job.config),
+        build_key=key,
+    )
+    return write_bundle(path, manifest, files)
+
+
+def _variant(each: Measured) -> Variant:
+    engine = each.engine
+    folder = f"variants/{engine.name}"
+    operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
+    return Variant(
+        name=engine.name,
+        target=engine.target,
+        precision=engine.precision,
+        scheme=engine.scheme,
+        file=f"{folder}/engine{target(engine.target).file_suffix}",
+        nodes=dict(sorted(operators.items())),
+        golden=Golden(
+            inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]
+        ),
+        accuracy=msgspec.to_builtins(each.accuracy),
+        latency=msgspec.to_builtins(each.latency),
+        p50_ms=each.latency.end_to_end.p50_ms,
+    )
+
+
+def _calibration(job: Job, table: CalibrationTable) -> Calibration:
+    dataset = job.split("calibration")
+    return Calibration(
+        method=job.config.calibrate.method,
+        images=len(table.images),
+        fingerprint=dataset.fingerprint(),
+        names=tuple(image.name for image in table.images),
+        settings=msgspec.to_builtins(job.config.calibrate),
+    )
+
+
+def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
+    """Network inputs of a few test images, evenly spaced over the set."""
+    dataset = job.split("test")
+    rows = np.linspace(0, len(dataset) - 1, min(GOLDEN_IMAGES, len(dataset))).astype(int)
+    tensors = [tensors[spec.input.name] for _, tensors in feeds(dataset.subset(rows), spec)]
+    return {spec.input.name: np.concatenate(tensors)}
+
+
+def _golden_outputs(engine: Engine, inputs: dict[str, Array]) -> dict[str, Any]:
+    with open_session(engine.file, engine.target) as session:
+        return record_outputs(session, inputs)

@@ -1,0 +1,136 @@
+"""`build`: from a recipe to a bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeopt.bundle import Bundle
+from edgeopt.config import Config, SchemeName
+from edgeopt.errors import ConfigError, storage_errors
+from edgeopt.pipeline import graphs, variants
+from edgeopt.pipeline.assemble import Measured, assemble, is_current
+from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.progress import Progress
+from edgeopt.pipeline.variants import Engine
+from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
+from edgeopt.targets import target
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build came to.
+
+    Attributes:
+        path: the bundle's folder.
+        bundle: what is in it.
+        unchanged: it was there already, made from the very same things.
+    """
+
+    path: Path
+    bundle: Bundle
+    unchanged: bool
+
+
+def build(config: Config, root: Path, out: Path, work: Path, progress: Progress) -> Built:
+    """Make, or find unchanged, the bundle ``out/NAME.edgeopt``.
+
+    Args:
+        config: the recipe.
+        root: the folder that its relative paths start from.
+        out: where the bundle goes.
+        work: stage results are kept here, for the next build to start from.
+        progress: told about each stage.
+
+    Raises:
+        EdgeoptError: any of them, see each stage. Finished stages are kept.
+    """
+    with _job(config, root, work, progress) as job:
+        float_graph, parity = _float_graph(job)
+        engines, calibration = _engines(job, float_graph)
+        measured, keys = _measured(job, engines)
+        path = out / f"{config.name}.edgeopt"
+        key = content_key("bundle", {"name": config.name, "parts": keys, "calibration": calibration and calibration.key})
+        progress.begin("bundle")
+        unchanged = is_current(path, key)
+        if not unchanged:
+            table = None if calibration is None else graphs.read_table(calibration)
+            assemble(job, path, key, measured, table, parity)
+        progress.end(str(path), reused=unchanged)
+    return Built(path, Bundle.open(path), unchanged)
+
+
+def train_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
+    """Train as the recipe says and write the weights to `out` (``.safetensors``).
+
+    Raises:
+        ConfigError: the recipe has no ``[train]``.
+    """
+    with _job(config, root, work, progress) as job:
+        weights = graphs.trained(job)
+        if weights is None:
+            raise ConfigError(f"the recipe '{config.name}' has no [train] table: there is nothing to train")
+        return _copy(weights.file(graphs.WEIGHTS), out)
+
+
+def export_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
+    """Export as the recipe says (training first where it must) and write the optimized float graph to `out`."""
+    with _job(config, root, work, progress) as job:
+        return _copy(_float_graph(job)[0].file(graphs.MODEL), out)
+
+
+@contextmanager
+def _job(config: Config, root: Path, work: Path, progress: Progress) -> Iterator[Job]:
+    with Workspace(work).held() as workspace:
+        yield open_job(config, root, workspace, progress)
+
+
+def _float_graph(job: Job) -> tuple[Artifact, float | None]:
+    """The optimized float graph, and the export's parity."""
+    export = graphs.exported(job, graphs.trained(job))
+    return graphs.optimized(job, export), graphs.read_parity(export)
+
+
+def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | None]:
+    """An engine in FP32, and one in INT8 where the recipe quantizes, for each target; and the calibration."""
+    quantize = job.config.quantize
+    calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
+    schemes: dict[str, SchemeName] = {
+        name: quantize.scheme or target(name).scheme for name in job.config.compile.targets
+    }
+    quantized = {
+        scheme: graphs.quantized(job, float_graph, calibration, scheme)
+        for scheme in dict.fromkeys(schemes.values())
+        if calibration is not None
+    }
+    engines = []
+    for name in job.config.compile.targets:
+        engines.append(variants.compiled(job, float_graph, name, "fp32", None))
+        if graph := quantized.get(schemes[name]):
+            engines.append(variants.compiled(job, graph, name, "int8", schemes[name]))
+    return engines, calibration
+
+
+def _measured(job: Job, engines: list[Engine]) -> tuple[list[Measured], list[str]]:
+    """Every engine with its accuracy and latency, the baseline first; and the keys of all that went into them."""
+    baseline, *_ = engines
+    reference = variants.evaluated(job, baseline, None)
+    accuracies = [reference, *(variants.evaluated(job, engine, reference) for engine in engines[1:])]
+    benchmark = variants.benchmarked(job, engines, baseline.name)
+    latencies = variants.read_latency(benchmark)
+    measured = [
+        Measured(engine, variants.read_accuracy(accuracy), latencies[engine.name])
+        for engine, accuracy in zip(engines, accuracies, strict=True)
+    ]
+    keys = [artifact.key for artifact in (benchmark, *accuracies)]
+    return measured, keys
+
+
+def _copy(source: Path, out: Path) -> Path:
+    with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, out)
+    return out

@@ -1,0 +1,198 @@
+"""The stages that make graphs: train, export, optimize, calibrate and quantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.config import ModelConfig, SchemeName
+from edgeopt.dataset import Dataset
+from edgeopt.errors import ModelError
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.workspace import Artifact, file_hash
+from edgeopt.preprocess import preprocess
+from edgeopt.spec import ModelSpec, replace
+
+MODEL = "model.onnx"
+WEIGHTS = "weights.safetensors"
+_SPEC = "spec.json"
+_TABLE = "calibration.npz"
+_TORCH = ("torch",)
+_GRAPH = ("onnx-ir", "onnxruntime")
+
+
+def trained(job: Job) -> Artifact | None:
+    """``weights.safetensors`` from the recipe's training, or None where it has no ``[train]``."""
+    config = job.config.train
+    if config is None:
+        return None
+    train, validation = job.split("train"), job.splits.validation
+
+    def make(folder: Path, scratch: Path) -> str:
+        from safetensors.torch import save_file
+
+        from edgeopt.source import resolve
+        from edgeopt.train import TrainProgress, train as run
+
+        def watch(state: TrainProgress) -> None:
+            done = (state.epoch - 1) * state.steps + state.step
+            metric = "" if state.metric is None else f", {state.metric_name} {state.metric:.4f}"
+            text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}{metric}"
+            job.progress.update(done, state.epochs * state.steps, text)
+
+        source = resolve(job.config.model, job.root, job.labels)
+        if source.module is None:
+            raise ModelError(f"'{job.config.model.source}' cannot be trained: it is a graph. Remove [train]")
+        result = run(source.module, source.spec, train, validation, config, scratch, watch)
+        save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
+        (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
+        metric = "" if result.metric is None else f", validation {result.metric_name} {result.metric:.4f}"
+        return f"{config.epochs} epochs on {len(train)} images{metric}"
+
+    determinants = {
+        "model": job.config.model,
+        "files": _source_hashes(job.config.model, job.root),
+        "train": config,
+        "labels": job.labels,
+        "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
+    }
+    return job.stage("train", determinants, make, _TORCH)
+
+
+def exported(job: Job, weights: Artifact | None) -> Artifact:
+    """The model as ONNX, checked against torch, and its specification."""
+
+    def make(folder: Path, _scratch: Path) -> str:
+        from edgeopt.export import export
+        from edgeopt.source import resolve
+
+        model = job.config.model
+        if weights is not None:
+            model = replace(model, weights=str(weights.file(WEIGHTS)))
+        source = resolve(model, job.root, job.labels)
+        if not source.has_weights:
+            raise ModelError(
+                f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it"
+            )
+        result = export(source, job.config.export)
+        _write(folder, result.model, result.spec)
+        (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
+        parity = "" if result.parity is None else f", differs from torch by {result.parity:.1e}"
+        return f"ONNX opset {result.model.opset_imports['']}, {len(result.model.graph)} nodes{parity}"
+
+    determinants = {
+        "model": job.config.model,
+        "files": _source_hashes(job.config.model, job.root),
+        "weights": weights and weights.key,
+        "export": job.config.export,
+        "labels": job.labels,
+    }
+    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH))
+
+
+def optimized(job: Job, export: Artifact) -> Artifact:
+    """The float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
+
+    def make(folder: Path, _scratch: Path) -> str:
+        from edgeopt.passes.fold_normalization import fold_normalization
+        from edgeopt.passes.optimize import optimize
+
+        model, spec = read_graph(export), read_spec(export)
+        before = len(model.graph)
+        model = optimize(model)
+        if job.config.export.fold_normalization:
+            model, spec = fold_normalization(model, spec)
+        _write(folder, model, spec)
+        return f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}"
+
+    determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
+    return job.stage("optimize", determinants, make, _GRAPH)
+
+
+def calibrated(job: Job, graph: Artifact) -> Artifact:
+    """What activations look like on the calibration images."""
+    dataset = job.split("calibration")
+
+    def make(folder: Path, _scratch: Path) -> str:
+        images = min(job.config.calibrate.images, len(dataset))
+        table = calibrate(
+            read_graph(graph),
+            feeds(dataset, read_spec(graph)),
+            job.config.calibrate,
+            lambda done: job.progress.update(done, images),
+        )
+        table.save(folder / _TABLE)
+        return f"{len(table.tensors)} tensors on {len(table.images)} images"
+
+    determinants = {"graph": graph.key, "calibrate": job.config.calibrate, "data": dataset.fingerprint()}
+    return job.stage("calibrate", determinants, make, _GRAPH)
+
+
+def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
+    """The graph with Q/DQ for the kernels that `scheme` stands for."""
+
+    def make(folder: Path, _scratch: Path) -> str:
+        from edgeopt.passes.quantize import quantize
+        from edgeopt.passes.scheme import scheme as named
+
+        table = CalibrationTable.load(calibration.file(_TABLE))
+        model = quantize(read_graph(graph), table, named(scheme), exclude=job.config.quantize.exclude)
+        _write(folder, model, read_spec(graph))
+        return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB"
+
+    determinants = {
+        "graph": graph.key,
+        "calibration": calibration.key,
+        "quantize": replace(job.config.quantize, scheme=scheme),
+    }
+    return job.stage("quantize", determinants, make, _GRAPH)
+
+
+def read_graph(artifact: Artifact) -> ir.Model:
+    """The graph of a stage's result."""
+    return ir.load(artifact.file(MODEL))
+
+
+def read_spec(artifact: Artifact) -> ModelSpec:
+    """The specification of a stage's result."""
+    return msgspec.json.decode(artifact.file(_SPEC).read_bytes(), type=ModelSpec)
+
+
+def read_parity(artifact: Artifact) -> float | None:
+    """The largest difference that `exported` found."""
+    return msgspec.json.decode(artifact.file("parity.json").read_bytes(), type=float | None)
+
+
+def read_table(artifact: Artifact) -> CalibrationTable:
+    """The result of `calibrated`."""
+    return CalibrationTable.load(artifact.file(_TABLE))
+
+
+def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+    """Name and network input (batch 1) of each image, decoded one at a time."""
+    for index, sample in enumerate(dataset):
+        tensor, _ = preprocess(dataset.image(index), spec.preprocessing)
+        yield sample.name, {spec.input.name: np.ascontiguousarray(tensor[None])}
+
+
+def _write(folder: Path, model: ir.Model, spec: ModelSpec) -> None:
+    ir.save(model, folder / MODEL)
+    (folder / _SPEC).write_bytes(msgspec.json.encode(spec))
+
+
+def _size_mb(path: Path) -> float:
+    return path.stat().st_size / 1e6
+
+
+def _source_hashes(model: ModelConfig, root: Path) -> list[str]:
+    """Sha256 of the files that the model comes from, so that a changed file is another model."""
+    from edgeopt.source import source_files
+
+    return [file_hash(path) for path in source_files(model, root)]

@@ -1,0 +1,96 @@
+"""What every stage of one build shares: the recipe, its data, the workspace and who watches."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeopt.config import Config
+from edgeopt.dataset import Dataset, Splits, load_splits
+from edgeopt.errors import ConfigError, DataError
+from edgeopt.pipeline.progress import Progress
+from edgeopt.pipeline.workspace import Artifact, Make, Workspace
+
+
+@dataclass(frozen=True)
+class Job:
+    """One build. `labels` are the model's class names in index order."""
+
+    config: Config
+    root: Path
+    workspace: Workspace
+    progress: Progress
+    splits: Splits
+    labels: tuple[str, ...]
+
+    def stage(self, name: str, determinants: Mapping[str, Any], make: Make, libraries: tuple[str, ...]) -> Artifact:
+        """Produce a stage's result or find it, telling who watches; see `Workspace.produce`.
+
+        The versions of edgeopt and of `libraries` (names of distributions) join the determinants.
+        """
+        self.progress.begin(name)
+        versions = {library: version(library) for library in ("edgeopt", *libraries)}
+        artifact = self.workspace.produce(name, {**determinants, "versions": versions}, make)
+        self.progress.end(artifact.summary, reused=artifact.reused)
+        return artifact
+
+    def split(self, name: str) -> Dataset:
+        """The set called `name`.
+
+        Raises:
+            DataError: the recipe neither gives it nor a train set to hold it out from.
+        """
+        dataset: Dataset | None = getattr(self.splits, name)
+        if dataset is None:
+            raise DataError(f"the recipe '{self.config.name}' has no {name} images: add [data.{name}] or [data.train]")
+        return dataset
+
+
+def open_job(config: Config, root: Path, workspace: Workspace, progress: Progress) -> Job:
+    """Read the recipe's data.
+
+    Raises:
+        DataError: data that cannot be used.
+        ConfigError: a label file that cannot be read.
+    """
+    progress.begin("data")
+    labels = _labels(config, root)
+    splits = load_splits(
+        config.data,
+        root,
+        calibration_images=config.calibrate.images,
+        minimum_images=config.calibrate.minimum_images,
+        labels=labels,
+    )
+    present = splits.present()
+    found = labels or next((dataset.labels for dataset in present.values() if dataset.labels), ())
+    counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in present.items()) or "none"
+    progress.end(f"{counts} images, {len(found)} classes", reused=False)
+    return Job(config, root, workspace, progress, splits, found)
+
+
+def version(distribution: str) -> str:
+    """The installed version of a distribution; empty when it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _labels(config: Config, root: Path) -> tuple[str, ...] | None:
+    """The class names that the recipe or, where nothing is trained, the published network fixes; None: the data's."""
+    labels = config.model.labels
+    if isinstance(labels, str):
+        try:
+            lines = (root / labels).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the class names of [model] labels from {root / labels}: {error}") from error
+        return tuple(line.strip() for line in lines if line.strip())
+    if labels is None and config.train is None and config.model.source.startswith("edgeopt:"):
+        from edgeopt.models import network
+
+        return network(config.model.source.removeprefix("edgeopt:")).labels
+    return labels

@@ -1,0 +1,140 @@
+"""The stages that make engines and measure them: compile, evaluate and benchmark."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgeopt.benchmark import LatencyResult, benchmark_variants
+from edgeopt.bundle import EngineSettings, Precision, Variant
+from edgeopt.config import SchemeName, TargetName
+from edgeopt.errors import TargetError
+from edgeopt.evaluate import Accuracy, evaluate
+from edgeopt.hardware import machine
+from edgeopt.pipeline.graphs import MODEL, read_spec
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.workspace import Artifact
+from edgeopt.runtime import Predictor
+from edgeopt.runtime.session import open_session
+from edgeopt.targets import CompileOptions, target
+
+BENCHMARK_IMAGES = 16
+"""Different images that a latency measurement goes around: caches see real variety, memory stays small."""
+_LIBRARIES: Mapping[TargetName, tuple[str, ...]] = {
+    "ort": ("onnxruntime",),
+    "ov": ("openvino",),
+    "trt": ("tensorrt",),
+    "rtx": ("tensorrt-rtx",),
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One variant on its way: the graph it came from and the compiled file."""
+
+    name: str
+    target: TargetName
+    precision: Precision
+    scheme: SchemeName | None
+    graph: Artifact
+    compiled: Artifact
+
+    @property
+    def file(self) -> Path:
+        """The engine's file."""
+        return self.compiled.file(f"engine{target(self.target).file_suffix}")
+
+    def open(self) -> Predictor:
+        """Load it; use the result as a context manager."""
+        session = open_session(self.file, self.target, reuse_outputs=True)
+        variant = Variant(name=self.name, target=self.target, precision=self.precision, file=self.file.name)
+        return Predictor(session, read_spec(self.graph), variant)
+
+
+def compiled(
+    job: Job, graph: Artifact, target_name: TargetName, precision: Precision, scheme: SchemeName | None
+) -> Engine:
+    """The engine of `graph` for a target.
+
+    Raises:
+        TargetError: the target cannot compile here, or refuses the graph.
+    """
+    module = target(target_name)
+
+    def make(folder: Path, _scratch: Path) -> str:
+        available = module.is_available()
+        if not available.ok:
+            raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
+        engine = module.compile(graph.file(MODEL).read_bytes(), CompileOptions(engine=EngineSettings()))
+        (folder / f"engine{module.file_suffix}").write_bytes(engine)
+        return f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB"
+
+    determinants = {"graph": graph.key, "target": target_name}
+    artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name])
+    return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact)
+
+
+def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
+    """``accuracy.json``: accuracy on the test set, beside the baseline's."""
+    dataset = job.split("test")
+
+    def make(folder: Path, _scratch: Path) -> str:
+        reference = None if baseline is None else read_accuracy(baseline)
+        with engine.open() as predictor:
+            accuracy = evaluate(predictor, dataset, job.config.evaluate, baseline=reference)
+        (folder / "accuracy.json").write_bytes(msgspec.json.encode(accuracy))
+        return f"{engine.name}: {accuracy.summary()}"
+
+    determinants = {
+        "engine": engine.compiled.key,
+        "baseline": baseline and baseline.key,
+        "evaluate": job.config.evaluate,
+        "data": dataset.fingerprint(),
+    }
+    return job.stage("evaluate", determinants, make, _LIBRARIES[engine.target])
+
+
+def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
+    """``latency.json``: all engines measured in alternation, in one run on this machine."""
+    dataset = job.split("test")
+
+    def make(folder: Path, _scratch: Path) -> str:
+        with ExitStack() as stack:
+            predictors = {engine.name: stack.enter_context(engine.open()) for engine in engines}
+            images = [dataset.image(index) for index in range(min(BENCHMARK_IMAGES, len(dataset)))]
+            results = benchmark_variants(
+                predictors,
+                images,
+                job.config.benchmark,
+                baseline=baseline,
+                progress=lambda share: job.progress.update(share, 1.0),
+            )
+        (folder / "latency.json").write_bytes(msgspec.json.encode(results))
+        fastest = min(results.values(), key=lambda result: result.end_to_end.p50_ms)
+        speedup = f", {fastest.ratio.speedup:.2f}× {baseline}" if fastest.ratio else ""
+        return f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}"
+
+    determinants = {
+        "engines": [engine.compiled.key for engine in engines],
+        "benchmark": job.config.benchmark,
+        "machine": machine(),
+        "data": dataset.fingerprint(),
+    }
+    libraries = tuple(sorted(set(itertools.chain.from_iterable(_LIBRARIES[engine.target] for engine in engines))))
+    return job.stage("benchmark", determinants, make, libraries)
+
+
+def read_accuracy(artifact: Artifact) -> Accuracy:
+    """The result of `evaluated`."""
+    return msgspec.json.decode(artifact.file("accuracy.json").read_bytes(), type=Accuracy)
+
+
+def read_latency(artifact: Artifact) -> dict[str, LatencyResult]:
+    """The result of `benchmarked`, by variant name."""
+    return msgspec.json.decode(artifact.file("latency.json").read_bytes(), type=dict[str, LatencyResult])
+
