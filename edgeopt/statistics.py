@@ -114,14 +114,40 @@ def block_ratio_interval(
         MeasurementError: no rounds, unequal numbers of rounds, or a latency that is not positive.
     """
     before, after = _paired(baseline, candidate)
-    if before.min() <= 0.0 or after.min() <= 0.0:
-        raise MeasurementError(
-            f"a latency of {min(before.min(), after.min()):g} cannot be part of a ratio: the clock is too coarse for "
-            "this model. Measure more queries a block"
-        )
+    _require_positive(min(before.min(), after.min()))
     ratios = after / before
     draws = _resampled(ratios, lambda picked: np.median(picked, axis=1), resamples, seed)
     return _interval(float(np.median(ratios)), draws, confidence)
+
+
+def median_ratio_interval(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Interval of median(candidate) / median(baseline) of two samples that were not taken together.
+
+    Args:
+        baseline: (n,) positive block medians of one run.
+        candidate: (m,) of another.
+        confidence: the share of such intervals that hold the true ratio, as long as the machine stayed the same.
+        resamples: how often both are drawn.
+        seed: of the draws.
+
+    Raises:
+        MeasurementError: one of them is empty or holds a latency that is not positive.
+    """
+    before, after = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
+    _require_items(min(before.size, after.size))
+    _require_positive(min(before.min(), after.min()))
+    draws = [
+        _resampled(values, lambda picked: np.median(picked, axis=1), resamples, seed + offset)
+        for offset, values in enumerate((before, after))
+    ]
+    return _interval(float(np.median(after) / np.median(before)), draws[1] / draws[0], confidence)
 
 
 def tail_bound(sorted_latencies: ArrayLike, percentile: float, confidence: float = 0.99) -> float:
@@ -208,3 +234,11 @@ def _paired(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Values, Values]:
 def _require_items(count: int) -> None:
     if count < 1:
         raise MeasurementError("there is nothing to compare: no items were measured")
+
+
+def _require_positive(shortest: float) -> None:
+    if shortest <= 0.0:
+        raise MeasurementError(
+            f"a latency of {shortest:g} cannot be part of a ratio: the clock is too coarse for this model. "
+            "Measure more queries a block"
+        )

@@ -1,0 +1,20 @@
+"""gate: is the candidate slower or less accurate than the baseline? pass, fail or invalid, never a guess."""
+
+from __future__ import annotations
+
+from edgeopt.gate.outputs import to_json, to_junit, to_markdown
+from edgeopt.gate.run import gate, gate_stored
+from edgeopt.gate.verdict import EXIT_CODES, AccuracyFinding, GateConfig, LatencyFinding, Verdict
+
+__all__ = [
+    "EXIT_CODES",
+    "AccuracyFinding",
+    "GateConfig",
+    "LatencyFinding",
+    "Verdict",
+    "gate",
+    "gate_stored",
+    "to_json",
+    "to_junit",
+    "to_markdown",
+]

@@ -1,0 +1,77 @@
+"""The verdict as JSON, JUnit XML and GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import msgspec
+
+from edgeopt.gate.verdict import Verdict
+
+_SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
+
+
+def to_json(verdict: Verdict) -> bytes:
+    """Indented JSON of the whole verdict."""
+    return msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n"
+
+
+def to_junit(verdict: Verdict) -> bytes:
+    """One test case: a failure fails it, an invalid run is an error."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name="edgeopt gate",
+        tests="1",
+        failures=str(int(verdict.outcome == "fail")),
+        errors=str(int(verdict.outcome == "invalid")),
+    )
+    seconds = verdict.conditions.seconds if verdict.conditions is not None else 0.0
+    case = ElementTree.SubElement(
+        suite, "testcase", classname="edgeopt.gate", name=f"{verdict.candidate} vs {verdict.baseline}"
+    )
+    case.set("time", f"{seconds:.1f}")
+    if verdict.outcome != "pass":
+        tag = "failure" if verdict.outcome == "fail" else "error"
+        problem = ElementTree.SubElement(case, tag, message=verdict.reasons[0], type=verdict.outcome)
+        problem.text = "\n".join(verdict.reasons)
+    else:
+        ElementTree.SubElement(case, "system-out").text = "\n".join(verdict.reasons)
+    ElementTree.indent(suite)
+    text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text
+
+
+def to_markdown(verdict: Verdict) -> str:
+    """A summary for a pull request (``>> $GITHUB_STEP_SUMMARY``)."""
+    lines = [f"### Latency gate: {_SIGNS[verdict.outcome]}", ""]
+    lines += [f"- {_cell(reason)}" for reason in verdict.reasons]
+    lines += ["", f"| | {_cell(verdict.baseline)} | {_cell(verdict.candidate)} | change | allowed |", "|-|-:|-:|-:|-:|"]
+    if (latency := verdict.latency) is not None:
+        ratio = latency.ratio
+        lines.append(
+            f"| median latency (ms) | {latency.baseline_ms:.3f} | {latency.candidate_ms:.3f} | "
+            f"{ratio.estimate - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}] | "
+            f"{latency.relative_floor:+.1%} and {latency.absolute_floor_ms:+.3f} ms |"
+        )
+        if (noise := latency.noise) is not None:
+            lines.append(
+                f"| baseline against itself | | | {noise.estimate - 1:+.1%} [{noise.low - 1:+.1%}, "
+                f"{noise.high - 1:+.1%}] | |"
+            )
+    if (accuracy := verdict.accuracy) is not None:
+        lines.append(
+            f"| {_cell(accuracy.metric)} | {accuracy.baseline:.4f} | {accuracy.candidate:.4f} | "
+            f"{-accuracy.drop:+.4f} | {-accuracy.allowed_drop:+.4f} |"
+        )
+    here = verdict.environment
+    lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
+    if latency is not None:
+        lines[-1] += f"; {latency.rounds} rounds counted, {latency.disturbed_rounds} disturbed"
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text that cannot break out of a table cell or become markup."""
+    for character in "\\|<>`*_[]":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")

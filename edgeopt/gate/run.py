@@ -1,0 +1,188 @@
+"""Run the gate: baseline, its twin and the candidate in alternation, until the answer is precise or time is up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from edgeopt.errors import MeasurementError
+from edgeopt.gate.decide import compare, compare_stored, decide, precise
+from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Verdict
+from edgeopt.measure.environment import environment
+from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
+from edgeopt.measure.latency import round_medians
+from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.subject import Subject
+from edgeopt.measure.validity import Limits, disturbed, whole
+
+_FIRST_LOOK = 8
+"""Rounds before the precision is looked at."""
+_ENOUGH_SHARE = 0.5
+"""With fewer than this share of `minimum_rounds` undisturbed when time is up, the run is invalid."""
+
+Progress = Callable[[float], None]
+
+
+class _Rounds:
+    """Rounds so far: the undisturbed ones count."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.kept: list[list[Block]] = []
+        self.conditions: list[Conditions] = []
+        self.disturbed = 0
+
+    def add(self, blocks: list[Block]) -> None:
+        meanwhile = whole([block.conditions for block in blocks])
+        self.conditions.append(meanwhile)
+        if disturbed(meanwhile, self._limits):
+            self.disturbed += 1
+        else:
+            self.kept.append(blocks)
+
+    def medians(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """(kept rounds,) ms of one subject."""
+        return round_medians([block for blocks in self.kept for block in blocks if block.subject == name])
+
+
+def gate(
+    subjects: Mapping[str, Subject],
+    config: GateConfig,
+    *,
+    names: tuple[str, str] = ("baseline", "candidate"),
+    accuracy: AccuracyFinding | None = None,
+    sensors: Sensors | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Measure a candidate against a baseline and decide.
+
+    Args:
+        subjects: exactly ``baseline``, ``twin`` (a second instance of the baseline) and ``candidate``; best each in
+            a process of its own (`measure.worker`), so that no engine's idle threads disturb another.
+        config: floors, tolerance and time.
+        names: of baseline and candidate, for the reader.
+        accuracy: of both, where it is known.
+        sensors: of this machine, told which processes are measured.
+        progress: called with the share that is done.
+
+    Raises:
+        MeasurementError: other subjects than those three.
+    """
+    if set(subjects) != {"baseline", "twin", "candidate"}:
+        raise MeasurementError(f"the gate measures baseline, twin and candidate, not {', '.join(subjects)}")
+    measured = _measure(subjects, config, Sensors() if sensors is None else sensors, progress)
+    problems, finding = _problems(measured, config), None
+    if not problems:
+        finding = _finding(measured, config)
+    return _verdict(names, finding, accuracy, problems, measured.conditions, config)
+
+
+def gate_stored(
+    stored_ms: Sequence[float],
+    stored_fingerprint: str,
+    candidate: Subject,
+    config: GateConfig,
+    *,
+    names: tuple[str, str] = ("stored results", "candidate"),
+    accuracy: AccuracyFinding | None = None,
+    sensors: Sensors | None = None,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Measure a candidate against the block medians of an earlier benchmark on the same machine.
+
+    Args:
+        stored_ms: block medians in ms.
+        stored_fingerprint: of the machine they are from (`Environment.fingerprint`).
+        candidate: what to measure now.
+        config: see `compare_stored` about its floors.
+        names: of both, for the reader.
+        accuracy: of both, where it is known.
+        sensors: of this machine.
+        progress: called with the share that is done.
+
+    Raises:
+        MeasurementError: the stored results are from another machine, or none.
+    """
+    here = environment()
+    if stored_fingerprint != here.fingerprint:
+        raise MeasurementError(
+            f"the stored results are from another machine (fingerprint {stored_fingerprint}, this one is "
+            f"{here.fingerprint}): latencies of two machines cannot be compared. Measure the baseline here"
+        )
+    measured = _measure({"candidate": candidate}, config, Sensors() if sensors is None else sensors, progress)
+    problems, finding = _problems(measured, config), None
+    if not problems:
+        finding = compare_stored(stored_ms, measured.medians("candidate").tolist(), config)
+    return _verdict(names, finding, accuracy, problems, measured.conditions, config)
+
+
+def _measure(
+    subjects: Mapping[str, Subject], config: GateConfig, sensors: Sensors, progress: Progress | None
+) -> _Rounds:
+    """Rounds until the intervals are narrow or `maximum_s` have passed."""
+    warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
+    plan = Plan(block_s=config.block_s)
+    measured = _Rounds(Limits(other_load=config.other_load / 2.0, steal=config.steal / 2.0))
+    start = time.perf_counter()
+    for blocks in rounds(subjects, warmups, plan, sensors):
+        measured.add(blocks)
+        elapsed = time.perf_counter() - start
+        settled = _settled(measured, config)
+        if progress is not None:
+            progress(1.0 if settled else min(1.0, max(elapsed / max(config.maximum_s, 1e-9), 0.0)))
+        if settled or elapsed >= config.maximum_s:
+            break
+    return measured
+
+
+def _settled(measured: _Rounds, config: GateConfig) -> bool:
+    """Whether what was measured is precise enough to stop."""
+    count = len(measured.kept)
+    if count < max(_FIRST_LOOK, config.minimum_rounds):
+        return False
+    if {block.subject for block in measured.kept[0]} == {"candidate"}:
+        return True
+    return count % 4 == 0 and precise(_finding(measured, config), config)
+
+
+def _finding(measured: _Rounds, config: GateConfig) -> LatencyFinding:
+    baseline, twin, candidate = (measured.medians(name) for name in ("baseline", "twin", "candidate"))
+    return compare(baseline, twin, candidate, measured.disturbed, config)
+
+
+def _problems(measured: _Rounds, config: GateConfig) -> tuple[str, ...]:
+    """Why there is not enough to decide on."""
+    kept, total = len(measured.kept), len(measured.conditions)
+    if kept >= max(1.0, _ENOUGH_SHARE * config.minimum_rounds):
+        return ()
+    run = whole(measured.conditions)
+    load = f"other processes took {run.other_load:.0%} of the processors" if run.other_load is not None else ""
+    steal = f"the hypervisor {run.steal:.1%}" if run.steal is not None else ""
+    throttled = f"throttled: {', '.join(run.throttled)}" if run.throttled else ""
+    found = ", ".join(part for part in (load, steal, throttled) if part) or "the models are too slow for the time"
+    wanted = f"where {config.minimum_rounds} are wanted"
+    return (f"only {kept} of {total} rounds in {config.maximum_s:.0f} s were undisturbed, {wanted}: {found}",)
+
+
+def _verdict(
+    names: tuple[str, str],
+    finding: LatencyFinding | None,
+    accuracy: AccuracyFinding | None,
+    problems: Sequence[str],
+    parts: Sequence[Conditions],
+    config: GateConfig,
+) -> Verdict:
+    outcome, reasons = decide(finding, accuracy, problems, config)
+    return Verdict(
+        outcome=outcome,
+        reasons=reasons,
+        baseline=names[0],
+        candidate=names[1],
+        latency=finding,
+        accuracy=accuracy,
+        conditions=whole(parts) if parts else None,
+        environment=environment(),
+        config=config,
+    )

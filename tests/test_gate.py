@@ -1,0 +1,234 @@
+"""The gate on simulated machines: what it must never do, and what it must see."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.errors import MeasurementError, ModelError
+from edgeopt.gate import EXIT_CODES, AccuracyFinding, GateConfig, gate, gate_stored, to_json, to_junit, to_markdown
+from edgeopt.gate.decide import compare, decide
+from edgeopt.gate.verdict import Interval, LatencyFinding, Verdict
+from edgeopt.measure.environment import environment
+from edgeopt.measure.sensors import Sensors
+from edgeopt.measure.worker import Worker
+
+NOWHERE = Sensors(Path("/nonexistent"))
+CONFIG = GateConfig(warmup_s=0.0, maximum_s=2.0)
+
+
+class Machine:
+    """Simulated time that drifts and is disturbed; all subjects of one machine live through the same."""
+
+    def __init__(self, seed: int, noise: float = 0.03, hog: float = 0.0) -> None:
+        self.generator, self.noise, self.hog, self.queries = np.random.default_rng(seed), noise, hog, 0
+
+    def subject(self, milliseconds: float):
+        machine = self
+
+        class Subject:
+            stages = ("total",)
+
+            def run(self, first, queries):
+                drift = 1.0 + 0.1 * np.sin(machine.queries / 700.0)
+                hogged = 1.7 if machine.generator.random() < machine.hog else 1.0
+                machine.queries += queries
+                samples = milliseconds * drift * hogged * machine.generator.lognormal(0.0, machine.noise, queries)
+                return (samples[:, None] * 1e6).astype(np.int64)
+
+        return Subject()
+
+
+def run(machine: Machine, slowdown: float, **changes):
+    subjects = {"baseline": machine.subject(5.0), "twin": machine.subject(5.0)}
+    config = msgspec.structs.replace(CONFIG, **changes)
+    return gate({**subjects, "candidate": machine.subject(5.0 * slowdown)}, config, sensors=NOWHERE)
+
+
+class TestOutcomes:
+    @pytest.mark.parametrize("seed", range(8))
+    def test_equal_models_never_fail(self, seed):
+        assert run(Machine(seed), 1.0).outcome == "pass"
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_five_percent_slower_fails(self, seed):
+        verdict = run(Machine(seed), 1.05)
+        assert verdict.outcome == "fail"
+        assert "slower" in verdict.reasons[0]
+        assert verdict.latency.ratio.low < 1.05 < verdict.latency.ratio.high * 1.01
+
+    def test_faster_passes(self):
+        assert run(Machine(0), 0.5).outcome == "pass"
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_equal_models_on_a_hogged_machine_never_fail(self, seed):
+        assert run(Machine(seed, hog=0.2), 1.0).outcome in ("pass", "invalid")
+
+    def test_a_hopeless_machine_is_invalid_and_not_a_pass(self):
+        verdict = run(Machine(1, noise=1.5), 1.0, maximum_s=0.05, minimum_rounds=8)
+        assert verdict.outcome == "invalid"
+        assert verdict.exit_code == 3
+
+    def test_a_slowdown_below_the_absolute_floor_passes(self):
+        assert run(Machine(2), 1.05, absolute_floor_ms=0.5).outcome == "pass"
+
+    def test_a_busy_machine_is_invalid_with_the_load_in_the_reason(self, tmp_path):
+        busy = _AlwaysBusy(tmp_path)
+        machine = Machine(3)
+        subjects = {name: machine.subject(5.0) for name in ("baseline", "twin", "candidate")}
+        verdict = gate(subjects, msgspec.structs.replace(CONFIG, maximum_s=0.1), sensors=busy)
+        assert verdict.outcome == "invalid"
+        assert "other processes took 50% of the processors" in verdict.reasons[0]
+        assert verdict.latency is None
+
+    def test_other_subjects(self):
+        with pytest.raises(MeasurementError, match="baseline, twin and candidate, not a"):
+            gate({"a": Machine(0).subject(1.0)}, CONFIG)
+
+
+class _AlwaysBusy(Sensors):
+    """Sensors of a machine whose other processes take half of it."""
+
+    def __init__(self, root: Path) -> None:
+        (root / "proc").mkdir()
+        self.file, self.ticks = root / "proc/stat", 0
+        super().__init__(root)
+
+    def read(self):
+        self.ticks += 10
+        self.file.write_text(f"cpu  {self.ticks} 0 0 {self.ticks} 0 0 0 0\n")
+        return super().read()
+
+
+class TestDecide:
+    @given(st.lists(st.floats(1.0, 100.0), min_size=2, max_size=40), st.integers(0, 9))
+    def test_a_model_against_itself_never_fails(self, milliseconds, seed):
+        finding = compare(milliseconds, milliseconds, milliseconds, 0, GateConfig(seed=seed))
+        assert decide(finding, None, (), GateConfig())[0] == "pass"
+
+    def test_the_noise_of_the_baseline_raises_the_floors(self):
+        generator = np.random.default_rng(0)
+        baseline, twin = 10.0 * generator.lognormal(0, 0.2, (2, 12))
+        finding = compare(baseline, twin, baseline * 1.03, 0, GateConfig())
+        assert finding.relative_floor > 0.02
+        assert finding.absolute_floor_ms == pytest.approx(finding.relative_floor * finding.baseline_ms, rel=0.01)
+
+    def test_lost_accuracy_fails_even_when_nothing_could_be_timed(self):
+        lost = AccuracyFinding(metric="top1", baseline=0.80, candidate=0.78, allowed_drop=0.01)
+        outcome, reasons = decide(None, lost, ["too busy"], GateConfig())
+        assert outcome == "fail"
+        assert reasons == ("top1 fell from 0.8000 to 0.7800, by 0.0200 where 0.0100 is allowed",)
+
+    def test_wide_intervals_are_neither_pass_nor_fail(self):
+        finding = _finding(Interval(estimate=1.04, low=0.99, high=1.09))
+        assert decide(finding, None, (), GateConfig())[0] == "invalid"
+
+
+def _finding(ratio: Interval) -> LatencyFinding:
+    return LatencyFinding(
+        baseline_ms=10.0,
+        candidate_ms=10.0 * ratio.estimate,
+        ratio=ratio,
+        noise=Interval(estimate=1.0, low=0.995, high=1.005),
+        relative_floor=0.01,
+        absolute_floor_ms=0.1,
+        rounds=20,
+        disturbed_rounds=1,
+    )
+
+
+class TestStored:
+    def test_same_machine(self):
+        machine = Machine(5)
+        own = environment().fingerprint
+        config = msgspec.structs.replace(CONFIG, relative_floor=0.12)
+        stored = [5.0 + 0.1 * number for number in range(-5, 6)]
+        assert gate_stored(stored, own, machine.subject(5.0), config, sensors=NOWHERE).outcome in ("pass", "invalid")
+        assert gate_stored(stored, own, machine.subject(7.0), config, sensors=NOWHERE).outcome == "fail"
+
+    def test_another_machine_is_refused(self):
+        with pytest.raises(MeasurementError, match=r"from another machine \(fingerprint feed"):
+            gate_stored([1.0], "feed", Machine(0).subject(1.0), CONFIG)
+
+
+@pytest.fixture(params=["pass", "fail", "invalid"])
+def verdict(request) -> Verdict:
+    ratio = {"pass": (1.0, 0.99, 1.01), "fail": (1.06, 1.05, 1.07), "invalid": (1.04, 0.99, 1.09)}[request.param]
+    finding = _finding(Interval(**dict(zip(("estimate", "low", "high"), ratio, strict=True))))
+    accuracy = AccuracyFinding(metric="top1", baseline=0.8, candidate=0.8, allowed_drop=0.01)
+    outcome, reasons = decide(finding, accuracy, (), GateConfig())
+    assert outcome == request.param
+    return Verdict(
+        outcome=outcome,
+        reasons=reasons,
+        baseline="a|b",
+        candidate="<c>",
+        latency=finding,
+        accuracy=accuracy,
+        conditions=None,
+        environment=environment(),
+        config=GateConfig(),
+    )
+
+
+class TestOutputs:
+    def test_json_round_trip(self, verdict):
+        assert msgspec.json.decode(to_json(verdict), type=Verdict) == verdict
+        assert EXIT_CODES[verdict.outcome] == {"pass": 0, "fail": 1, "invalid": 3}[verdict.outcome]
+
+    def test_junit_counts(self, verdict):
+        suite = ElementTree.fromstring(to_junit(verdict))
+        assert suite.get("failures") == str(int(verdict.outcome == "fail"))
+        assert suite.get("errors") == str(int(verdict.outcome == "invalid"))
+        assert suite.find("testcase").get("name") == "<c> vs a|b"
+
+    def test_markdown_is_a_table_that_names_cannot_break(self, verdict):
+        text = to_markdown(verdict)
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        assert {line.replace("\\|", "").count("|") for line in rows} == {6}
+        assert "<c>" not in text.replace("\\<c\\>", "")
+        assert verdict.outcome in text
+
+
+class Sleeper:
+    stages = ("a", "b")
+
+    def run(self, first, queries):
+        return np.full((queries, 2), first, dtype=np.int64)
+
+
+def fail_to_open():
+    raise ModelError("no such model")
+
+
+class Dies(Sleeper):
+    def run(self, first, queries):
+        os._exit(9)
+
+
+class TestWorker:
+    def test_runs_in_another_process(self):
+        with Worker(Sleeper) as worker:
+            assert worker.pid != os.getpid()
+            assert worker.stages == ("a", "b")
+            assert worker.run(7, 3).tolist() == [[7, 7]] * 3
+
+    def test_errors_of_the_model_arrive(self):
+        with pytest.raises(ModelError, match="no such model"), Worker(functools.partial(fail_to_open)):
+            pass
+
+    def test_a_process_that_dies_is_named(self):
+        with Worker(Dies) as worker, pytest.raises(MeasurementError, match="exit code 9"):
+            worker.run(0, 1)
+
+    def test_outside_with(self):
+        with pytest.raises(MeasurementError, match="not running"):
+            Worker(Sleeper).run(0, 1)
