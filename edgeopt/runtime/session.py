@@ -1,15 +1,19 @@
-"""Session: what every engine looks like to the rest of edgeopt."""
+"""Session: what every engine looks like to the rest of edgeopt, and the one table of engines."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.spec import TensorSpec
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import TargetError, did_you_mean
+from edgeopt.spec import TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -41,3 +45,77 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Availability(NamedTuple):
+    """Whether something can be used on this machine, and why not."""
+
+    ok: bool
+    reason: str = ""
+    """Empty when it can."""
+
+
+class Engine(Protocol):
+    """What a module of the table offers: it opens engine files of the targets that name it."""
+
+    def availability(self, target: str) -> Availability:
+        """Whether this machine can run engines of `target`; imports the engine's library to find out."""
+
+    def open_engine(self, path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> Session:
+        """Load an engine file.
+
+        Raises:
+            MissingExtraError: the engine's library is not installed.
+            TargetError: the library refuses the file.
+        """
+
+
+_ENGINES: dict[str, str] = {
+    "ort": "edgeopt.runtime.ort",
+    "ov": "edgeopt.runtime.ov",
+    "trt": "edgeopt.runtime.trt",
+    "rtx": "edgeopt.runtime.trt",
+}
+
+
+def engine(target: str) -> Engine:
+    """The module that runs engines of `target`.
+
+    Raises:
+        TargetError: no such target.
+    """
+    if target not in _ENGINES:
+        raise TargetError(f"there is no target '{target}'.{did_you_mean(target, _ENGINES)}")
+    return cast("Engine", importlib.import_module(_ENGINES[target]))
+
+
+def open_session(
+    path: Path,
+    target: str,
+    *,
+    threads: int = 0,
+    settings: EngineSettings | None = None,
+    reuse_outputs: bool = False,
+) -> Session:
+    """Load an engine file; use the result as a context manager.
+
+    Args:
+        path: what the target's `compile` made.
+        target: ``ort``, ``ov``, ``trt`` or ``rtx``.
+        threads: of the engine; 0 leaves it to `settings`.
+        settings: how it runs, as its bundle says. Default: `EngineSettings()`.
+        reuse_outputs: give out the session's own output buffers, which the next `run` overwrites, instead of copies.
+
+    Raises:
+        MissingExtraError: the engine's library is not installed.
+        TargetError: no such target, or its library refuses the file.
+    """
+    settings = settings or EngineSettings()
+    if threads:
+        settings = replace(settings, threads=threads)
+    return engine(target).open_engine(path, target, settings, reuse_outputs=reuse_outputs)
+
+
+def availability(target: str) -> Availability:
+    """Whether this machine can run engines of `target`, and why not; imports the engine's library to find out."""
+    return engine(target).availability(target)

@@ -1,0 +1,228 @@
+"""Predictor: an image in, a result out, and the three stages between them one by one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+
+from edgeopt.bundle import Bundle, Variant
+from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
+from edgeopt.postprocess import Classification, Detections, decode
+from edgeopt.preprocess import Geometry, Image, preprocess, read_image
+from edgeopt.runtime.choice import Candidates
+from edgeopt.runtime.session import Array, Session, availability, open_session
+from edgeopt.spec import ModelSpec
+
+Result: TypeAlias = Classification | Detections
+Source: TypeAlias = Image | str | Path | bytes
+"""A decoded (H, W, 3) uint8 BGR image, the path of an image file, or its bytes."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Network input of one or several images."""
+
+    tensor: Array
+    """(N, ...) as the network takes it."""
+    geometries: tuple[Geometry, ...]
+    """(N) the way back from network pixels to each image's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inferred:
+    """What the network answered, not yet decoded."""
+
+    outputs: Mapping[str, Array]
+    """By name, first dimension N."""
+    geometries: tuple[Geometry, ...]
+
+
+class Predictor:
+    """One variant of a bundle, ready to predict.
+
+    Not thread-safe: it reuses its buffers. Use one per thread, or call the stages from a thread each, as
+    `runtime.stream` does: `prepare` with memory of its own (`out`), `infer` with `copy`; `decode` keeps no state.
+    """
+
+    def __init__(
+        self, session: Session, spec: ModelSpec, variant: Variant, rejected: Mapping[str, str] | None = None
+    ) -> None:
+        self.spec = spec
+        self.variant = variant
+        self.rejected = dict(rejected or {})
+        """Why each other variant was not chosen, by its name."""
+        self._session = session
+        self._name, shape, dtype = _network_input(session, spec)
+        self._fixed_batch = shape[0] if isinstance(shape[0], int) else None
+        self._item_shape = tuple(int(size) for size in shape[1:])
+        self._dtype = dtype
+        self._single = self.buffer()
+        self._resources = ExitStack()
+        self._resources.enter_context(session)
+
+    def predict(self, image: Source) -> Result:
+        """Classify or detect in one image.
+
+        Raises:
+            DataError: the image cannot be read.
+            TargetError: the predictor is closed, or its engine failed.
+        """
+        return self.decode(self.infer(self.prepare(image)))
+
+    def predict_batch(self, images: Sequence[Source]) -> list[Result]:
+        """Classify or detect in several images; a network with a fixed batch size takes them in portions.
+
+        Args:
+            images: any number of them, each of any size.
+
+        Returns:
+            One result an image, in order.
+        """
+        return [
+            result
+            for portion in _portions(images, self._fixed_batch or len(images))
+            for result in self.decode_batch(self.infer(self.prepare_batch(portion)))
+        ]
+
+    def buffer(self, count: int = 1) -> Array:
+        """New memory for `prepare`'s or `prepare_batch`'s `out`: input of `count` images (of the fixed batch size)."""
+        return np.zeros((self._fixed_batch or count, *self._item_shape), dtype=self._dtype)
+
+    def prepare(self, image: Source, out: Array | None = None) -> Prepared:
+        """Preprocess one image.
+
+        Args:
+            image: what to preprocess.
+            out: memory from `buffer` to write to; without, the predictor's own, which the next call overwrites.
+        """
+        tensor = self._single if out is None else out
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        _, geometry = preprocess(pixels, self.spec.preprocessing, out=tensor[0])
+        return Prepared(tensor, (geometry,))
+
+    def prepare_batch(self, images: Sequence[Source], out: Array | None = None) -> Prepared:
+        """Preprocess several images into one tensor; one of fixed batch size is filled up with what it held.
+
+        Raises:
+            DataError: more images than the network takes at once, or none.
+        """
+        tensor = self.buffer(len(images)) if out is None else out
+        if not 0 < len(images) <= len(tensor):
+            raise DataError(f"the network takes 1 to {len(tensor)} images at once, and was given {len(images)}")
+        geometries = []
+        for image, item in zip(images, tensor, strict=False):
+            pixels = image if isinstance(image, np.ndarray) else read_image(image)
+            geometries.append(preprocess(pixels, self.spec.preprocessing, out=item)[1])
+        return Prepared(tensor, tuple(geometries))
+
+    def infer(self, prepared: Prepared, *, copy: bool = False) -> Inferred:
+        """Run the network.
+
+        Args:
+            prepared: its input.
+            copy: give arrays that stay as they are; without, the next call may overwrite them.
+        """
+        outputs = self._session.run({self._name: prepared.tensor})
+        count = len(prepared.geometries)
+        if copy or count != len(prepared.tensor):
+            outputs = {name: array[:count].copy() for name, array in outputs.items()}
+        return Inferred(outputs, prepared.geometries)
+
+    def decode(self, inferred: Inferred) -> Result:
+        """Turn the network's answer to one image into a result, which is the caller's own."""
+        return self.decode_batch(inferred)[0]
+
+    def decode_batch(self, inferred: Inferred) -> list[Result]:
+        """Turn the network's answer into one result an image."""
+        return list(decode(inferred.outputs, self.spec, inferred.geometries))
+
+    def close(self) -> None:
+        """Free the engine and its buffers."""
+        self._resources.close()
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: str | Path, *, variant: str | None = None, threads: int = 0) -> Predictor:
+    """Open a bundle and load the best of its variants that this machine can run.
+
+    Best is: of those whose accuracy was accepted, accelerators first, then the lowest measured latency, then the lowest
+    precision. `Predictor.rejected` says why it was none of the others.
+
+    Args:
+        path: the bundle's folder.
+        variant: load this one, whatever was measured.
+        threads: of the engine; 0 means what the bundle says, else the engine's default.
+
+    Raises:
+        BundleError: not a whole bundle, or it has no such variant.
+        MissingExtraError: the library of the variant that was asked for is not installed.
+        TargetError: no variant runs here, or not the one that was asked for.
+    """
+    bundle = Bundle.open(path)
+    if variant is not None:
+        return open_variant(bundle, bundle.variant(variant), threads=threads)
+    candidates = Candidates(bundle.manifest, availability)
+    for candidate in candidates:
+        try:
+            predictor = open_variant(bundle, candidate, threads=threads)
+        except (TargetError, MissingExtraError) as error:
+            _LOG.warning("variant '%s' does not load here: %s", candidate.name, error)
+            candidates.rejected[candidate.name] = f"does not load here: {error}"
+            continue
+        candidates.reject_rest(candidate)
+        predictor.rejected = candidates.rejected
+        return predictor
+    raise candidates.none_left()
+
+
+def open_variant(bundle: Bundle, variant: Variant, *, threads: int = 0) -> Predictor:
+    """Load one variant of an opened bundle; the others count as not asked for.
+
+    Raises:
+        BundleError: the engine's input is not what the specification says.
+        MissingExtraError: the engine's library is not installed.
+        TargetError: the engine does not load here.
+    """
+    path = bundle.path / variant.file
+    session = open_session(path, variant.target, threads=threads, settings=variant.engine, reuse_outputs=True)
+    others = {
+        other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
+    }
+    return Predictor(session, bundle.manifest.spec_of(variant), variant, others)
+
+
+def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | str, ...], str]:
+    """Name, shape and dtype of the network's only input."""
+    found = {tensor.name: tensor for tensor in session.inputs}
+    if list(found) != [spec.input.name]:
+        raise BundleError(
+            f"the engine's inputs are {', '.join(found)}, and the specification of '{spec.name}' says "
+            f"{spec.input.name}. Build the bundle again"
+        )
+    tensor = found[spec.input.name]
+    if any(isinstance(size, str) for size in tensor.shape[1:]):
+        raise BundleError(
+            f"the engine's input '{tensor.name}' has no fixed image size: {tensor.shape}. Export it with one"
+        )
+    return tensor.name, tensor.shape, tensor.dtype
+
+
+def _portions(images: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

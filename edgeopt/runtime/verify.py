@@ -1,0 +1,133 @@
+"""Verify: does every variant answer today, on this machine, what it answered when it was built?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgeopt.bundle import Bundle, Variant
+from edgeopt.errors import BundleError
+from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A variant whose golden inputs were run here."""
+
+    difference: float
+    """Largest, relative to the largest recorded magnitude where that exceeds 1."""
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Within tolerance (and a number)."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found, by variant name."""
+
+    replayed: dict[str, Replayed]
+    skipped: dict[str, str]
+    """Why a variant was not run."""
+
+    @property
+    def ok(self) -> bool:
+        """Nothing that was run differed."""
+        return all(replayed.ok for replayed in self.replayed.values())
+
+    def require(self) -> None:
+        """Refuse a bundle in which something differed.
+
+        Raises:
+            BundleError: naming each variant, its difference and its tolerance.
+        """
+        wrong = [
+            f"{name} differs by {replayed.difference:.3g} (allowed {replayed.tolerance:.3g})"
+            for name, replayed in self.replayed.items()
+            if not replayed.ok
+        ]
+        if wrong:
+            raise BundleError(
+                f"golden outputs are not reproduced on this machine: {'; '.join(wrong)}. "
+                "Do not deploy these variants here; build the bundle again with this machine's library versions"
+            )
+
+
+def verify(
+    path: str | Path, *, threads: int = 0, available: Callable[[str], Availability] = availability
+) -> Verification:
+    """Check a bundle's hashes and schema, then replay the golden inputs of every variant that this machine can run.
+
+    Args:
+        path: the bundle's folder.
+        threads: of the engines; 0 means what the bundle says.
+        available: whether a target can run here.
+
+    Raises:
+        BundleError: not a whole bundle, or a damaged file of arrays.
+        TargetError: an engine that should run here does not load.
+    """
+    bundle = Bundle.open(path)
+    replayed, skipped = {}, {}
+    for variant in bundle.manifest.variants:
+        can_run = available(variant.target)
+        if variant.golden is None:
+            skipped[variant.name] = "it has no golden inputs"
+        elif not can_run.ok:
+            skipped[variant.name] = f"target '{variant.target}' cannot run here: {can_run.reason}"
+        else:
+            replayed[variant.name] = Replayed(_replay(bundle, variant, threads), variant.golden.tolerance)
+    return Verification(replayed, skipped)
+
+
+def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
+
+    Args:
+        session: of any target.
+        inputs: by name, first dimension = sample.
+
+    Raises:
+        BundleError: arrays of different or zero length.
+    """
+    counts = {len(array) for array in inputs.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise BundleError(
+            f"golden inputs must have the same number of samples, at least one; they have {sorted(counts)}"
+        )
+    fixed = next((spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)), 1)
+    rows = [session.run({name: _sample(array, row, fixed) for name, array in inputs.items()}) for row in range(*counts)]
+    return {spec.name: np.concatenate([row[spec.name][:1] for row in rows]) for spec in session.outputs}
+
+
+def _sample(array: Array, row: int, batch: int) -> Array:
+    """Sample number `row`, as often as the engine's batch wants."""
+    return np.repeat(array[row : row + 1], batch, axis=0)
+
+
+def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
+    golden = bundle.golden(variant.name)
+    assert golden is not None
+    inputs, recorded = golden
+    session = open_session(bundle.file(variant.name), variant.target, threads=threads, settings=variant.engine)
+    with session:
+        outputs = record_outputs(session, inputs)
+    if outputs.keys() != recorded.keys():
+        raise BundleError(
+            f"variant '{variant.name}' gives {sorted(outputs)}, its golden outputs are {sorted(recorded)}"
+        )
+    return max(difference(recorded[name], outputs[name]) for name in recorded)
+
+
+def difference(recorded: Array, value: Array) -> float:
+    """Largest absolute difference, relative to the largest recorded magnitude where that exceeds 1; NaN is inf."""
+    if recorded.shape != value.shape:
+        return float("inf")
+    gap = np.abs(value.astype(np.float64) - recorded.astype(np.float64)).max(initial=0.0)
+    scale = max(1.0, float(np.abs(recorded.astype(np.float64)).max(initial=0.0)))
+    return float(gap / scale) if np.isfinite(gap) else float("inf")

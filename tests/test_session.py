@@ -1,0 +1,135 @@
+"""The CPU sessions: the conformance suite, and what is particular to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny
+from session_conformance import SessionConformance
+
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import DataError, MissingExtraError, TargetError
+from edgeopt.runtime import Session, availability, open_session
+from edgeopt.runtime.ort import OrtSession
+from edgeopt.runtime.ov import OvSession
+
+CLASSIFIER = tiny.DATA / "tiny_classifier.onnx"
+SESSIONS = {"ort": OrtSession, "ov": OvSession}
+
+
+class TestOrt(SessionConformance):
+    @pytest.fixture
+    def open_session(self) -> Callable[..., Session]:
+        return lambda settings=None, **options: OrtSession(CLASSIFIER, settings, **options)
+
+
+class TestOv(SessionConformance):
+    @pytest.fixture
+    def open_session(self) -> Callable[..., Session]:
+        return lambda settings=None, **options: OvSession(CLASSIFIER, settings, **options)
+
+
+def onnx(text: str) -> bytes:
+    return ir.to_proto(ir.from_onnx_text(text)).SerializeToString()
+
+
+TWO_IN_TWO_OUT = """
+<ir_version: 8, opset_import: ["" : 17]>
+two (float[N, 2] left, float[N, 2] right) => (float[N, 2] difference, float[N, 2] again, float[N, 2] sum)
+{
+    difference = Sub(left, right)
+    again = Identity(difference)
+    sum = Add(left, right)
+}
+"""
+
+
+@pytest.mark.parametrize("kind", SESSIONS.values())
+def test_several_inputs_and_outputs_keep_their_names(kind: type) -> None:
+    left, right = np.array([[5.0, 6.0]], np.float32), np.array([[1.0, 3.0]], np.float32)
+    with kind(onnx(TWO_IN_TWO_OUT)) as session:
+        assert [output.name for output in session.outputs] == ["difference", "again", "sum"]
+        for _ in range(2):
+            outputs = session.run({"right": right, "left": left})
+            np.testing.assert_array_equal(outputs["difference"], [[4, 3]])
+            np.testing.assert_array_equal(outputs["again"], [[4, 3]])
+            np.testing.assert_array_equal(outputs["sum"], [[6, 9]])
+
+
+@pytest.mark.parametrize("kind", SESSIONS.values())
+def test_two_inputs_that_do_not_fit_each_other_are_the_engines_to_refuse(kind: type) -> None:
+    two, three = np.zeros((2, 2), np.float32), np.zeros((3, 2), np.float32)
+    with kind(onnx(TWO_IN_TWO_OUT)) as session:
+        with pytest.raises(TargetError, match="could not run"):
+            session.run({"left": two, "right": three})
+        assert session.run({"left": two, "right": two})["sum"].shape == (2, 2)
+
+
+@pytest.mark.parametrize("target", SESSIONS)
+@pytest.mark.parametrize("content", [b"", b"not an onnx file", CLASSIFIER.read_bytes()[:200]])
+def test_a_file_that_is_no_network(tmp_path: Path, target: str, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(TargetError, match=r"cannot load .*model\.onnx"):
+        open_session(path, target)
+
+
+@pytest.mark.parametrize("target", SESSIONS)
+def test_a_file_that_is_not_there(tmp_path: Path, target: str) -> None:
+    with pytest.raises(TargetError, match=r"cannot load .*none\.onnx"):
+        open_session(tmp_path / "none.onnx", target)
+
+
+@pytest.mark.parametrize("kind", SESSIONS.values())
+def test_a_custom_operator_is_refused_by_name(kind: type) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17, "acme" : 1]>
+    custom (float[N, 2] x) => (float[N, 2] y) { y = acme.Frobnicate(x) }
+    """
+    with pytest.raises(TargetError, match="Frobnicate"):
+        kind(onnx(text))
+
+
+def test_an_unknown_target() -> None:
+    with pytest.raises(TargetError, match=r"no target 'orr'\. Did you mean 'ort'"):
+        open_session(CLASSIFIER, "orr")
+
+
+@pytest.mark.parametrize(("target", "library"), [("ort", "onnxruntime"), ("ov", "openvino")])
+def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, target: str, library: str) -> None:
+    monkeypatch.setitem(__import__("sys").modules, library, None)
+    assert not availability(target).ok
+    assert "pip install 'edgeopt[" in availability(target).reason
+    with pytest.raises(MissingExtraError, match="pip install"):
+        open_session(CLASSIFIER, target)
+
+
+@pytest.mark.parametrize("target", SESSIONS)
+def test_threads_of_the_call_come_before_those_of_the_settings(target: str) -> None:
+    with open_session(CLASSIFIER, target, threads=2, settings=EngineSettings(threads=1)) as session:
+        assert session.settings.threads == 2
+    with open_session(CLASSIFIER, target, settings=EngineSettings(threads=1)) as session:
+        assert session.settings.threads == 1
+
+
+def test_ov_computes_in_float32_unless_told_otherwise() -> None:
+    """On a processor with bf16 instructions OpenVINO's own default is bf16."""
+
+    def precision(session: OvSession) -> str:
+        return session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+
+    with OvSession(CLASSIFIER) as session:
+        assert precision(session) == "f32"
+    with OvSession(CLASSIFIER, EngineSettings(threads=1)) as session:
+        assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_an_error_leaves_no_stale_result() -> None:
+    with OrtSession(CLASSIFIER) as session:
+        with pytest.raises(DataError):
+            session.run({"image": np.zeros((1, 3, 8, 7), np.uint8)})
+        assert session.run({"image": np.full((1, 3, 8, 8), 255, np.uint8)})["scores"].tolist() == [[8, 8, 8]]

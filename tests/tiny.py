@@ -1,0 +1,120 @@
+"""Tiny bundles for tests, made with nothing but the device side, of the networks of data/make_tiny.py."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+
+from edgeopt.bundle import Bundle, Golden, Manifest, Variant, pack, write_bundle
+from edgeopt.preprocess import preprocess
+from edgeopt.runtime import availability, open_session
+from edgeopt.runtime.verify import record_outputs
+from edgeopt.spec import (
+    ClassificationDecoding,
+    Letterbox,
+    ModelSpec,
+    Preprocessing,
+    Resize,
+    TensorSpec,
+    YoloxDecoding,
+    replace,
+)
+
+DATA = Path(__file__).with_name("data")
+CREATED = datetime.datetime(2026, 11, 22, 12, 0, tzinfo=datetime.timezone.utc)
+COLOURS = ("red", "green", "blue")
+TARGETS = ("ort", "ov")
+
+CLASSIFIER = ModelSpec(
+    name="tiny-classifier",
+    task="classification",
+    input=TensorSpec(name="image", shape=("N", 3, 8, 8), dtype="uint8"),
+    outputs=(TensorSpec(name="scores", shape=("N", 3)),),
+    preprocessing=Preprocessing(steps=(Resize(size=(8, 8)),)),
+    decoding=ClassificationDecoding(top_k=3),
+    labels=COLOURS,
+)
+DETECTOR = ModelSpec(
+    name="tiny-detector",
+    task="detection",
+    input=TensorSpec(name="image", shape=("N", 3, 16, 16), dtype="uint8"),
+    outputs=(TensorSpec(name="predictions", shape=("N", 4, 8)),),
+    preprocessing=Preprocessing(steps=(Letterbox(size=(16, 16), fill=0),)),
+    decoding=YoloxDecoding(strides=(8,)),
+    labels=COLOURS,
+)
+
+
+def colour(name: str, height: int = 20, width: int = 30) -> np.ndarray:
+    """An image of one colour: (height, width, 3) uint8 BGR."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 2 - COLOURS.index(name)] = 200
+    return image
+
+
+def engines(spec: ModelSpec = CLASSIFIER) -> list[tuple[Variant, bytes]]:
+    """Every variant of a tiny model, with its engine's file."""
+    files = {"fp32": "tiny_classifier.onnx", "int8": "tiny_classifier_int8.onnx"}
+    if spec.task == "detection":
+        files = {"fp32": "tiny_detector.onnx"}
+    return [
+        (_variant(target, precision), (DATA / file).read_bytes())
+        for target in TARGETS
+        for precision, file in files.items()
+    ]
+
+
+def _variant(target: str, precision: str) -> Variant:
+    name = f"{target}-{precision}"
+    return Variant(
+        name=name,
+        target=target,
+        precision=precision,
+        file=f"variants/{name}/model.onnx",
+        scheme="x86" if precision == "int8" else None,
+    )
+
+
+def manifest(spec: ModelSpec = CLASSIFIER, **fields: object) -> Manifest:
+    """A manifest of every variant, without golden arrays; the fp32 variant of onnxruntime is the baseline."""
+    values = {
+        "name": spec.name,
+        "created": CREATED,
+        "spec": spec,
+        "baseline": "ort-fp32",
+        "variants": tuple(variant for variant, _ in engines(spec)),
+    }
+    return Manifest(**{**values, **fields})
+
+
+def write(path: Path, spec: ModelSpec = CLASSIFIER, **fields: object) -> Bundle:
+    """Write a bundle without golden arrays; needs no engine's library. `fields` are of the manifest."""
+    described = manifest(spec, **fields)
+    names = {variant.name for variant in described.variants}
+    files = {variant.file: engine for variant, engine in engines(spec) if variant.name in names}
+    return write_bundle(path, described, files)
+
+
+def write_golden(path: Path, spec: ModelSpec = CLASSIFIER) -> Bundle:
+    """Write a bundle with golden arrays for every variant whose engine is here."""
+    plain = write(path, spec)
+    inputs = {spec.input.name: np.stack([_input(name, spec) for name in COLOURS])}
+    files: dict[str, bytes] = {"golden/inputs.npz": pack(inputs)}
+    variants = []
+    for variant, engine in engines(spec):
+        files[variant.file] = engine
+        if availability(variant.target).ok:
+            with open_session(plain.file(variant.name), variant.target) as session:
+                outputs = f"golden/{variant.name}.npz"
+                files[outputs] = pack(record_outputs(session, inputs))
+            golden = Golden(inputs="golden/inputs.npz", outputs=outputs, tolerance=1e-4)
+            variants.append(replace(variant, golden=golden))
+        else:
+            variants.append(variant)
+    return write_bundle(path, manifest(spec, variants=tuple(variants)), files)
+
+
+def _input(name: str, spec: ModelSpec) -> np.ndarray:
+    return preprocess(colour(name), spec.preprocessing)[0]
