@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test", "calibration")
 _IMBALANCE = 10  # a class with this many times the images of another is worth a warning
 
+_LEAST_TRAIN = 0.25  # share of train that must be left after holding out
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -105,10 +107,8 @@ def imbalance(dataset: Dataset) -> str | None:
         )
     if counts.max() >= _IMBALANCE * counts.min():
         rare, common = dataset.labels[int(counts.argmin())], dataset.labels[int(counts.argmax())]
-        return (
-            f"{dataset.origin}: '{common}' occurs {counts.max()} times, '{rare}' only {counts.min()}. "
-            "Consider class_weights = 'balanced' in [train]"
-        )
+        remedy = " Consider class_weights = 'balanced' in [train]" if dataset.task == "classification" else ""
+        return f"{dataset.origin}: '{common}' occurs {counts.max()} times, '{rare}' only {counts.min()}.{remedy}"
     return None
 
 
@@ -136,7 +136,7 @@ def _load_given(
 def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """Part `train` into itself and sets of so many images."""
     empty = [name for name, count in counts.items() if count < 1]
-    if empty or sum(counts.values()) > len(train) // 2:
+    if empty or len(train) - sum(counts.values()) < _LEAST_TRAIN * len(train):
         listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
         raise DataError(
             f"{train.origin} has {len(train)} images: too few to hold out {listed}. "
