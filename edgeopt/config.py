@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.errors import ConfigError, did_you_mean, storage_errors
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 
 if sys.version_info >= (3, 11):
@@ -288,6 +288,50 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(document, dict):
             raise ConfigError(f"'{override}': '{part}' is a value, not a table")
     document[parts[-1]] = value
+
+
+def write_starter(path: Path, task: Task, *, replace: bool) -> None:
+    """Write a recipe to start from.
+
+    Raises:
+        ConfigError: the file is there and `replace` is false.
+        StorageError: it cannot be written.
+    """
+    if path.exists() and not replace:
+        raise ConfigError(f"{path} is there already: choose another name with --out, or replace it with --force")
+    text = (resources.files("edgeopt") / "templates" / f"{task}.toml").read_text(encoding="utf-8")
+    with storage_errors(path):
+        path.write_text(text, encoding="utf-8")
+
+
+def data_source(reference: str) -> DataSource:
+    """The data that a user means on a command line.
+
+    Args:
+        reference: a folder with a subfolder a class, a ``.csv``, a COCO ``.json`` (images beside it or in ``images/``),
+            a ``.toml`` that holds the keys of a data table, or ``digits`` or ``digit_scenes`` (their test set).
+
+    Raises:
+        ConfigError: none of these.
+    """
+    if reference in ("digits", "digit_scenes"):
+        return DataSource(format="digits" if reference == "digits" else "digit_scenes", split="test")
+    path = Path(reference).resolve()
+    if path.is_dir():
+        return DataSource(format="image_folder", path=str(path))
+    if path.suffix == ".csv":
+        return DataSource(format="csv", path=str(path))
+    if path.suffix == ".json":
+        images = path.parent / "images"
+        return DataSource(
+            format="coco", path=str(images if images.is_dir() else path.parent), annotations=str(path)
+        )
+    if path.suffix == ".toml":
+        return read_toml(path, DataSource)
+    raise ConfigError(
+        f"'{reference}' is no data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys of a "
+        "data table, digits or digit_scenes"
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeopt.config import Config, find_recipe, json_schema, parse_config, shipped_recipes
+from edgeopt.config import Config, data_source, find_recipe, json_schema, parse_config, shipped_recipes, write_starter
 from edgeopt.errors import ConfigError
 from edgeopt.spec import Letterbox, Normalization, YoloxDecoding
 
@@ -128,3 +128,23 @@ def test_overrides_are_toml_values() -> None:
 def test_wrong_overrides_are_explained(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(MINIMAL, overrides=[override])
+
+
+@pytest.mark.parametrize("task", ["classification", "detection"])
+def test_the_starter_is_a_valid_recipe_and_is_not_overwritten(task: str, tmp_path: Path) -> None:
+    path = tmp_path / "edgeopt.toml"
+    write_starter(path, task, replace=False)
+    config, _ = find_recipe(str(path))
+    assert config.train is not None
+    with pytest.raises(ConfigError, match="--force"):
+        write_starter(path, task, replace=False)
+
+
+def test_data_is_recognised_by_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert data_source("digits").split == "test"
+    assert data_source(str(tmp_path)).format == "image_folder"
+    assert data_source(str(tmp_path / "labels.csv")).format == "csv"
+    assert data_source(str(tmp_path / "instances.json")).path == str(tmp_path / "images")
+    with pytest.raises(ConfigError, match="no data set"):
+        data_source("nothing.xyz")

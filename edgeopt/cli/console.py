@@ -9,6 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
+def console() -> Console:
+    """Standard output."""
+    return Console(highlight=False)
+
+
 class StageDisplay:
     """The pipeline's progress on standard error, so that standard output stays a machine's."""
 

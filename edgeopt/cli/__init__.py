@@ -1,0 +1,21 @@
+"""The `edgeopt` command: each subcommand parses, calls one function and prints."""
+
+from __future__ import annotations
+
+import click
+
+import edgeopt
+from edgeopt.cli import device, workstation
+from edgeopt.cli.boundary import Commands, configure_logging
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(edgeopt.__version__, prog_name="edgeopt")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail.")
+def main(verbose: bool) -> None:  # noqa: FBT001 - a click flag
+    """Compile image classifiers and detectors for edge devices, measured against their FP32 selves."""
+    configure_logging(verbose=verbose)
+
+
+for _command in (*workstation.COMMANDS, *device.COMMANDS):
+    main.add_command(_command)

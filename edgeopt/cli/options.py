@@ -1,0 +1,28 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+recipe = click.argument("recipe", default="edgeopt.toml")
+bundle = click.argument("bundle", type=click.Path(path_type=Path))
+out_folder = click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default="build", show_default=True, help="Output folder."
+)
+work_folder = click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where stage results are kept for the next run. Default: .edgeopt-work beside the output.",
+)
+overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the recipe, as in calibrate.images=100; may be repeated.",
+)
+variant = click.option("--variant", help="Default: the best one that this machine can run.")
+threads = click.option("--threads", type=click.IntRange(0), default=0, help="Of the engine; 0: its own choice.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")

@@ -1,0 +1,154 @@
+"""Commands of the workstation side: from a model to a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
+
+_SCHEMES = click.Choice(["tensorrt", "x86", "arm"])
+_METHODS = click.Choice(["minmax", "percentile", "entropy", "mse", "auto"])
+
+
+@click.command()
+@click.option("--task", type=click.Choice(["classification", "detection"]), default="classification", show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), default="edgeopt.toml", show_default=True)
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(task: str, out: Path, force: bool) -> None:  # noqa: FBT001 - a click flag
+    """Write a starter recipe, with every table explained."""
+    from edgeopt.config import write_starter
+
+    write_starter(out, task, replace=force)
+    click.echo(f"wrote {out}. Set its paths, then run: edgeopt build {out}")
+
+
+@click.command()
+@recipe
+@out_folder
+@work_folder
+@overrides
+@as_json
+def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+    """Build a recipe into a verified bundle, FP32 beside INT8.
+
+    RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
+    mobilenet-v2. Only what changed since the last build is made again.
+    """
+    from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.config import find_recipe
+    from edgeopt.pipeline import build as run
+    from edgeopt.report import json_report, terminal, write_html
+
+    config, root = find_recipe(recipe, overrides)
+    with StageDisplay() as display:
+        built = run(config, root, out, work or out / ".edgeopt-work", display)
+        display.begin("report")
+        report = write_html(built.path, built.path.with_suffix(".html"))
+        display.end(str(report), reused=False)
+    if as_json:
+        click.echo(json_report(built.path))
+        return
+    console().print(terminal(built.path))
+    state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
+    click.echo(f"{state}\nbundle  {built.path}\nreport  {report}")
+
+
+@click.command()
+@recipe
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: NAME.safetensors in the current folder.")
+@work_folder
+@overrides
+def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
+    """Train a recipe's model; a killed training resumes from its last checkpoint."""
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.config import find_recipe
+    from edgeopt.pipeline import train_model
+
+    config, root = find_recipe(recipe, overrides)
+    out = out or Path(f"{config.name}.safetensors")
+    with StageDisplay() as display:
+        train_model(config, root, work or out.parent / ".edgeopt-work", out, display)
+    click.echo(f"weights {out}")
+
+
+@click.command()
+@recipe
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: NAME.onnx in the current folder.")
+@work_folder
+@overrides
+def export(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
+    """Export a recipe's model to optimized ONNX, checked against torch (training it first where it must)."""
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.config import find_recipe
+    from edgeopt.pipeline import export_model
+
+    config, root = find_recipe(recipe, overrides)
+    out = out or Path(f"{config.name}.onnx")
+    with StageDisplay() as display:
+        export_model(config, root, work or out.parent / ".edgeopt-work", out, display)
+    click.echo(f"graph {out}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--calibration",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A folder of images, or an .npz of network inputs by name (first dimension: sample).",
+)
+@click.option(
+    "--spec",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML that says how images become the input ([preprocessing]); needed with images.",
+)
+@click.option("--scheme", type=_SCHEMES, default="tensorrt", show_default=True, help="Whose kernels the Q/DQ is for.")
+@click.option("--method", type=_METHODS, default="mse", show_default=True, help="How ranges are found.")
+@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
+@click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@as_json
+def quantize(
+    model: Path,
+    calibration: Path,
+    spec: Path | None,
+    scheme: str,
+    method: str,
+    images: int,
+    exclude: tuple[str, ...],
+    out: Path,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
+    import msgspec
+
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.config import CalibrateConfig, QuantizeConfig
+    from edgeopt.pipeline.standalone import quantize_file
+
+    calibrate_config = msgspec.convert({"method": method, "images": images}, CalibrateConfig)
+    quantize_config = msgspec.convert({"scheme": scheme, "exclude": exclude}, QuantizeConfig)
+    with StageDisplay() as display:
+        result = quantize_file(model, calibration, spec, calibrate_config, quantize_config, out, display)
+    if as_json:
+        click.echo(json.dumps({"out": str(out), **result}))
+    else:
+        click.echo(f"quantized {out}")
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--target", required=True, type=click.Choice(["ort", "ov", "trt", "rtx"]))
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+def compile_(model: Path, target: str, out: Path) -> None:
+    """Compile an ONNX graph (float or Q/DQ) for one target; precision is in the graph."""
+    from edgeopt.pipeline.standalone import compile_file
+
+    size = compile_file(model, target, out)
+    click.echo(f"engine {out} ({size / 1e6:.2f} MB)")
+
+
+COMMANDS = (init, build, train, export, quantize, compile_)
