@@ -1,0 +1,190 @@
+"""Metrics of detectors: COCO's average precision and recall, and precision and recall of what `predict` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.dataset import Boxes
+from edgeopt.errors import DataError
+from edgeopt.metrics.matching import IOU_THRESHOLDS, Floats, Integers, Matches, match
+from edgeopt.postprocess import Detections
+from edgeopt.spec import Struct
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""Where COCO reads the precision-recall curve."""
+
+
+class DetectionMetrics(Struct, tag="detection"):
+    """COCO's twelve figures and the AP of each class; None where there is nothing of that size or class to find."""
+
+    ap: float
+    """Mean over classes and the IoU thresholds .50:.95."""
+    ap50: float
+    ap75: float
+    ap_small: float | None
+    """Objects below 32 x 32 pixels."""
+    ap_medium: float | None
+    ap_large: float | None
+    """Objects above 96 x 96 pixels."""
+    ar1: float
+    """Recall with the one best detection of each class in each image."""
+    ar10: float
+    ar100: float
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    per_class: tuple[float | None, ...]
+    """(classes) AP of each class."""
+    per_class50: tuple[float | None, ...]
+    """(classes) AP50 of each class."""
+    support: tuple[int, ...]
+    """(classes) objects to be found; crowds do not count."""
+
+
+class PrecisionRecall(Struct):
+    """Of the detections above one score, at one IoU."""
+
+    precision: float
+    """Share of the detections that found an object; 0 when there are none."""
+    recall: float
+    f1: float
+    per_class: tuple[tuple[float, float, float], ...] = ()
+    """(classes) precision, recall and F1 of each class."""
+
+
+def average_precision(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> DetectionMetrics:
+    """COCO's metrics, equal to those of pycocotools; an object's area is that of its box.
+
+    Args:
+        predictions: one for each image, with low scores included.
+        truths: one for each image, in the same order.
+        n_classes: number of classes.
+
+    Raises:
+        DataError: there is no object to find.
+    """
+    return summarize(match(predictions, truths, n_classes))
+
+
+def summarize(matches: Mapping[str, Matches]) -> DetectionMetrics:
+    """`average_precision` of what has been matched.
+
+    Raises:
+        DataError: there is no object to find.
+    """
+    everything = matches["all"]
+    if not everything.truth_image.size:
+        raise DataError("no image has an object to find, so there is no average precision. Check the annotations")
+    precisions = precision_table(everything)
+    by_class = [_mean(precisions[:, index]) for index in range(everything.classes)]
+    return DetectionMetrics(
+        ap=float(np.nanmean(precisions)),
+        ap50=float(np.nanmean(precisions[0])),
+        ap75=float(np.nanmean(precisions[5])),
+        ap_small=_mean(precision_table(matches["small"])),
+        ap_medium=_mean(precision_table(matches["medium"])),
+        ap_large=_mean(precision_table(matches["large"])),
+        ar1=float(np.nanmean(_recall_table(everything.best(1)))),
+        ar10=float(np.nanmean(_recall_table(everything.best(10)))),
+        ar100=float(np.nanmean(_recall_table(everything))),
+        ar_small=_mean(_recall_table(matches["small"])),
+        ar_medium=_mean(_recall_table(matches["medium"])),
+        ar_large=_mean(_recall_table(matches["large"])),
+        per_class=tuple(by_class),
+        per_class50=tuple(_mean(precisions[:1, index]) for index in range(everything.classes)),
+        support=tuple(np.bincount(everything.truth_category, minlength=everything.classes).tolist()),
+    )
+
+
+def precision_table(matches: Matches, weights: Integers | None = None) -> Floats:
+    """(10, classes) average precision at each IoU threshold; nan for a class without objects.
+
+    Args:
+        matches: of one range of object sizes.
+        weights: (images,) how often each image counts, as a bootstrap draws them. Default: once.
+    """
+    table = np.full((len(IOU_THRESHOLDS), matches.classes), np.nan)
+    weights = np.ones(matches.images, np.int64) if weights is None else weights
+    sought = np.bincount(matches.truth_category, weights[matches.truth_image], matches.classes).astype(np.int64)
+    counts = weights[matches.image]
+    bounds = np.searchsorted(matches.category, np.arange(matches.classes + 1))
+    for category in np.flatnonzero(sought):
+        rows = slice(bounds[category], bounds[category + 1])
+        right = (matches.right[:, rows] * counts[rows]).cumsum(axis=1)
+        wrong = (matches.wrong[:, rows] * counts[rows]).cumsum(axis=1)
+        table[:, category] = _interpolated_precision(right, wrong, int(sought[category]))
+    return table
+
+
+def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> PrecisionRecall:
+    """Precision, recall and F1 at IoU .5 of detections as `predict` returns them, over all classes together."""
+    matches = match(predictions, truths, n_classes)["all"]
+    right = np.bincount(matches.category[matches.right[0]], minlength=n_classes)
+    wrong = np.bincount(matches.category[matches.wrong[0]], minlength=n_classes)
+    sought = np.bincount(matches.truth_category, minlength=n_classes)
+    rows = zip(right.tolist(), wrong.tolist(), sought.tolist(), strict=True)
+    precision, recall, f1 = _precision_recall_f1(int(right.sum()), int(wrong.sum()), int(sought.sum()))
+    per_class = tuple(_precision_recall_f1(*row) for row in rows)
+    return PrecisionRecall(precision=precision, recall=recall, f1=f1, per_class=per_class)
+
+
+def detection_agreement(a: Sequence[Detections], b: Sequence[Detections], n_classes: int) -> float:
+    """How far two detectors find the same: twice the pairs of detections (same class, IoU >= .5) over all detections.
+
+    That is the F1 of one with the other as truth (Dice's coefficient); 1 where neither found anything.
+    """
+    truths = [Boxes(each.boxes, each.classes, np.zeros(len(each), np.bool_)) for each in b]
+    total = sum(map(len, a)) + sum(map(len, b))
+    pairs = int(match(a, truths, n_classes)["all"].right[0].sum())
+    return 2 * pairs / total if total else 1.0
+
+
+def _interpolated_precision(right: NDArray[np.int64], wrong: NDArray[np.int64], sought: int) -> Floats:
+    """(10,) mean of the precision at `RECALLS`, each the best precision at that recall or a higher one; 0 beyond.
+
+    Args:
+        right: (10, d) how many objects the first 1, 2, ... d detections have found.
+        wrong: (10, d) how many of them found none.
+        sought: how many objects there are.
+    """
+    thresholds, count = right.shape
+    precision = right / np.maximum(right + wrong, 1)
+    envelope = np.zeros((thresholds, count + 1))
+    envelope[:, :count] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    # One search through all ten rows: counts of row t are shifted beyond any of row t - 1.
+    row = np.arange(thresholds)[:, None]
+    shift = row * (sought + 1)
+    position = np.searchsorted((right + shift).ravel(), _objects_at_recalls(sought) + shift) - row * count
+    means: Floats = np.take_along_axis(envelope, position, axis=1).mean(axis=1)
+    return means
+
+
+@lru_cache(maxsize=4096)
+def _objects_at_recalls(sought: int) -> Integers:
+    """(101,) how many of `sought` objects must be found to reach each recall of `RECALLS`."""
+    return np.searchsorted(np.arange(sought + 1) / sought, RECALLS).astype(np.int64)
+
+
+def _recall_table(matches: Matches) -> Floats:
+    """(10, classes) share of the objects that were found; nan for a class without objects."""
+    sought = np.bincount(matches.truth_category, minlength=matches.classes)
+    found = np.stack([np.bincount(matches.category[row], minlength=matches.classes) for row in matches.right])
+    table: Floats = np.divide(found, sought, out=np.full(found.shape, np.nan), where=sought > 0)
+    return table
+
+
+def _mean(values: Floats) -> float | None:
+    """Mean of the numbers among them; None if there are none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def _precision_recall_f1(right: int, wrong: int, sought: int) -> tuple[float, float, float]:
+    """0 where a ratio is of nothing."""
+    found = right + wrong
+    f1 = 2 * right / (found + sought) if found + sought else 0.0
+    return right / found if found else 0.0, right / sought if sought else 0.0, f1

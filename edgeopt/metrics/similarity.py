@@ -1,0 +1,60 @@
+"""How alike two models' outputs are, whatever the truth is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def agreement(a: ArrayLike, b: ArrayLike) -> float:
+    """Share of images that two models put into the same class.
+
+    Args:
+        a: (n,) class indices, n > 0.
+        b: (n,) class indices of the same images.
+    """
+    first, second = np.asarray(a), np.asarray(b)
+    if first.shape != second.shape or first.size == 0:
+        raise ValueError(f"agreement needs two equally long, not empty vectors, not {first.shape} and {second.shape}")
+    return float((first == second).mean())
+
+
+def kl(p_logits: NDArray[Any], q_logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Kullback-Leibler divergence of ``softmax(q)`` from ``softmax(p)``, in nats.
+
+    Args:
+        p_logits: (n, classes) of the reference.
+        q_logits: (n, classes) of the other model.
+
+    Returns:
+        (n,) float64, not negative.
+    """
+    p, q = _log_softmax(p_logits), _log_softmax(q_logits)
+    divergence: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return np.maximum(divergence, 0.0)  # equal inputs leave a rounding error of either sign
+
+
+def sqnr_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
+    """Signal-to-quantization-noise ratio in dB: ``10 log10(sum(reference^2) / sum((reference - value)^2))``.
+
+    Returns:
+        Infinity where both are equal, minus infinity where the reference is zero and the value is not.
+    """
+    signal = np.asarray(reference, np.float64)
+    noise = signal - value
+    noise_power, signal_power = float(np.vdot(noise, noise)), float(np.vdot(signal, signal))
+    if noise_power == 0.0:
+        return float("inf")
+    if signal_power == 0.0:
+        return float("-inf")
+    return float(10.0 * np.log10(signal_power / noise_power))
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Over the last axis, in double precision."""
+    shifted = logits.astype(np.float64)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalized
