@@ -1,0 +1,538 @@
+"""Bundles: written whole or not at all, and distrusted when read."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.bundle import (
+    Bundle,
+    Calibration,
+    FileRecord,
+    Manifest,
+    golden,
+    manifest,
+    pack,
+    storage,
+    unpack,
+    write_bundle,
+)
+from edgeopt.errors import BundleError, StorageError
+from edgeopt.spec import replace
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """With golden arrays, so that it has files of every kind."""
+    plain = tiny.manifest()
+    arrays = pack({"image": np.zeros((2, 3, 8, 8), np.uint8)})
+    kept = manifest.Golden(inputs="golden/inputs.npz", outputs="golden/outputs.npz", tolerance=1e-3)
+    variants = tuple(replace(variant, golden=kept) for variant in plain.variants)
+    files = {variant.file: engine for variant, engine in tiny.engines()}
+    files |= {"golden/inputs.npz": arrays, "golden/outputs.npz": arrays}
+    return write_bundle(tmp_path / "x.edgeopt", replace(plain, variants=variants), files)
+
+
+def rewrite(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest as an attacker would."""
+    path = bundle.path / "manifest.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+# What it holds
+
+
+def test_it_comes_back_as_it_was_written(bundle: Bundle) -> None:
+    again = Bundle.open(str(bundle.path))
+    assert again == bundle
+    assert again.manifest.baseline == "ort-fp32"
+    assert again.variant("ov-int8").scheme == "x86"
+    assert again.spec("ov-int8") == tiny.CLASSIFIER
+    assert again.file("ov-int8").read_bytes() == (tiny.DATA / "tiny_classifier_int8.onnx").read_bytes()
+    assert again.manifest.size_bytes(again.variant("ov-int8")) == again.file("ov-int8").stat().st_size
+
+
+def test_a_variant_may_have_its_own_specification(tmp_path: Path) -> None:
+    own = replace(tiny.CLASSIFIER, name="other")
+    plain = tiny.manifest()
+    variants = (replace(plain.variants[0], spec=own), *plain.variants[1:])
+    bundle = tiny.write(tmp_path / "x.edgeopt", variants=variants)
+    assert bundle.spec("ort-fp32").name == "other"
+    assert bundle.spec("ov-fp32").name == "tiny-classifier"
+
+
+def test_an_unknown_variant(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match=r"no variant 'ov-int4'\. Did you mean 'ov-int8'"):
+        bundle.file("ov-int4")
+
+
+def test_files_are_copied_from_paths_too(tmp_path: Path) -> None:
+    files = {}
+    for index, (variant, engine) in enumerate(tiny.engines()):
+        files[variant.file] = tmp_path / f"{index}.onnx"
+        files[variant.file].write_bytes(engine)
+    written = write_bundle(tmp_path / "a.edgeopt", tiny.manifest(), files)
+    assert written.manifest == tiny.write(tmp_path / "b.edgeopt").manifest
+
+
+def test_equal_content_makes_equal_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tiny.write(tmp_path / name)
+    assert (tmp_path / "a/manifest.json").read_bytes() == (tmp_path / "b/manifest.json").read_bytes()
+
+
+text = st.text(max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+opaque = st.dictionaries(text, values, max_size=3)
+
+
+@given(
+    recipe=opaque,
+    machine=opaque,
+    accuracy=st.none() | opaque,
+    latency=st.none() | opaque,
+    p50_ms=st.none() | st.floats(1e-6, 1e6),
+    versions=st.dictionaries(text, text, max_size=3),
+    parity=st.none() | st.floats(0, 1),
+    names=st.lists(text, max_size=3),
+    created=st.datetimes(timezones=st.just(datetime.timezone.utc)),
+    nodes=st.dictionaries(text, st.integers(0, 2**60), max_size=3),
+)
+def test_a_manifest_survives_json(
+    recipe: dict, machine: dict, accuracy: Any, latency: Any, p50_ms: Any, versions: dict, parity: Any,
+    names: list, created: datetime.datetime, nodes: dict,
+) -> None:  # fmt: skip
+    plain = tiny.manifest()
+    measured = {"accuracy": accuracy, "latency": latency, "p50_ms": p50_ms, "nodes": nodes}
+    whole = replace(
+        plain,
+        created=created,
+        variants=(replace(plain.variants[0], **measured), *plain.variants[1:]),
+        calibration=Calibration(method="mse", images=3, fingerprint="f", names=tuple(names), settings=recipe),
+        versions=versions,
+        machine=machine,
+        parity=parity,
+        recipe=recipe,
+        files={variant.file: FileRecord(sha256="0" * 64, size=1) for variant in plain.variants},
+    )
+    assert manifest.decode(manifest.encode(whole), "test") == whole
+
+
+# What readers refuse
+
+
+@pytest.mark.parametrize(
+    "name", ["variants/ort-fp32/model.onnx", "variants/ov-int8/model.onnx", "golden/inputs.npz", "golden/outputs.npz"]
+)
+@pytest.mark.parametrize("position", [0, -1])
+def test_a_changed_byte_is_found_in_every_kind_of_file(bundle: Bundle, name: str, position: int) -> None:
+    path = bundle.path / name
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} was changed"):
+        Bundle.open(bundle.path)
+    Bundle.open(bundle.path, check_hashes=False)
+
+
+def test_a_changed_byte_of_the_manifest_is_found_or_changes_no_reference(bundle: Bundle) -> None:
+    """The manifest has no hash over itself; what it says about files is held against the files."""
+    path = bundle.path / "manifest.json"
+    whole = path.read_bytes()
+    start = whole.index(b'"files"')
+    for position in range(start, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        try:
+            opened = Bundle.open(bundle.path)
+        except BundleError:
+            continue
+        assert opened.manifest == bundle.manifest  # white space, for instance
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100, -2])
+def test_a_cut_manifest(bundle: Bundle, cut: int) -> None:
+    path = bundle.path / "manifest.json"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(BundleError, match=r"is not a bundle's manifest"):
+        Bundle.open(bundle.path)
+
+
+def test_a_missing_an_extra_and_a_shorter_file(bundle: Bundle) -> None:
+    engine = bundle.path / "variants/ov-fp32/model.onnx"
+    content = engine.read_bytes()
+    engine.unlink()
+    with pytest.raises(BundleError, match=r"variants/ov-fp32/model\.onnx missing"):
+        Bundle.open(bundle.path)
+    engine.write_bytes(content[:-1])
+    with pytest.raises(BundleError, match=f"{len(content) - 1} bytes where the manifest says {len(content)}"):
+        Bundle.open(bundle.path)
+    engine.write_bytes(content)
+    (bundle.path / "variants/extra.txt").touch()
+    with pytest.raises(BundleError, match=r"holds variants/extra\.txt, which its manifest does not name"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "../x", "a/../../x", "a/./b", "a//b", "a/", ".", "", "C:\\x", "a\\b", "a\0b", "manifest.json"],
+)
+def test_paths_that_leave_the_bundle(bundle: Bundle, path: str) -> None:
+    def escape(content: dict[str, Any]) -> None:
+        content["files"][path] = {"sha256": "0" * 64, "size": 1}
+
+    rewrite(bundle, escape)
+    with pytest.raises(BundleError, match="does not lie inside the bundle"):
+        Bundle.open(bundle.path)
+
+
+def test_writers_refuse_such_paths_as_well(tmp_path: Path) -> None:
+    files = {variant.file: engine for variant, engine in tiny.engines()} | {"../escaped": b""}
+    with pytest.raises(BundleError, match="does not lie inside"):
+        write_bundle(tmp_path / "x.edgeopt", tiny.manifest(), files)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "variants/ov-fp32/model.onnx", "variants"])
+def test_links_are_refused(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    moved = tmp_path / "elsewhere"
+    (bundle.path / name).rename(moved)
+    (bundle.path / name).symlink_to(moved)
+    with pytest.raises(BundleError, match=r"not an ordinary file|link or a special file"):
+        Bundle.open(bundle.path)
+
+
+def test_special_files_are_refused_without_opening_them(bundle: Bundle) -> None:
+    os.mkfifo(bundle.path / "pipe")
+    with pytest.raises(BundleError, match="link or a special file"):
+        Bundle.open(bundle.path)
+
+
+def hostile(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content.update(changes)
+
+
+def variant(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["variants"][0].update(changes)
+
+
+def record(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda content: content["files"]["golden/inputs.npz"].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        hostile(unknown=1),
+        hostile(variants=[]),
+        hostile(variants={}),
+        hostile(files=[]),
+        hostile(files={}),
+        hostile(name="../x"),
+        hostile(name=7),
+        hostile(created="yesterday"),
+        hostile(created="2026-11-22T12:00:00"),
+        hostile(spec=None),
+        hostile(baseline="none"),
+        hostile(baseline=["ort-fp32"]),
+        hostile(schema_version="1"),
+        hostile(schema_version=10**30),
+        hostile(schema_version=None),
+        record(size=-1),
+        record(size=10**15),
+        record(size=10**400),
+        record(size="1"),
+        record(size=1.5),
+        record(sha256="0"),
+        record(sha256="Z" * 64),
+        record(sha256=None),
+        variant(name="a/b"),
+        variant(name="ov-fp32"),
+        variant(target="cuda"),
+        variant(precision="int3"),
+        variant(file="variants/none"),
+        variant(file=["x"]),
+        variant(p50_ms=-1),
+        variant(p50_ms="fast"),
+        variant(nodes={"Conv": -1}),
+        variant(engine={"threads": -1}),
+        variant(engine={"precision": "fp8"}),
+        variant(golden={"inputs": "none", "outputs": "golden/outputs.npz", "tolerance": 1}),
+        variant(golden={"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": 0}),
+        variant(accuracy=[1]),
+        variant(accepted="yes"),
+    ],
+)
+def test_hostile_manifests(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
+    rewrite(bundle, change)
+    with pytest.raises(BundleError):
+        Bundle.open(bundle.path)
+
+
+def test_another_schema_version_says_what_to_do(bundle: Bundle) -> None:
+    rewrite(bundle, hostile(schema_version=2, something_new=1))
+    with pytest.raises(BundleError, match="has schema version 2; this edgeopt reads version 1"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b'{"name": "\xff"}'])
+def test_manifests_that_are_not_even_json(bundle: Bundle, content: bytes) -> None:
+    (bundle.path / "manifest.json").write_bytes(content)
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        Bundle.open(bundle.path)
+
+
+def test_deeply_nested_results_are_refused(bundle: Bundle) -> None:
+    path = bundle.path / "manifest.json"
+    deep = b"[" * 100_000 + b"]" * 100_000
+    path.write_bytes(path.read_bytes().replace(b'"recipe": {}', b'"recipe": {"x": ' + deep + b"}"))
+    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+        Bundle.open(bundle.path)
+
+
+def test_a_huge_manifest_is_not_read(bundle: Bundle) -> None:
+    os.truncate(bundle.path / "manifest.json", 1 << 40)  # sparse
+    with pytest.raises(BundleError, match="a manifest has at most"):
+        Bundle.open(bundle.path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_bundle_error(content: bytes) -> None:
+    with pytest.raises(BundleError):
+        manifest.decode(content, "test")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
+def test_something_that_is_not_a_bundle(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "x")
+    with pytest.raises(BundleError, match="is not a bundle: it has no manifest"):
+        Bundle.open(tmp_path / "x")
+
+
+# Golden arrays
+
+
+def test_arrays_come_back_and_equal_arrays_are_equal_bytes() -> None:
+    arrays = {"file": np.arange(6, dtype=np.float16).reshape(2, 3), "a/b": np.zeros((0, 2), np.uint8)}
+    packed = pack(arrays)
+    assert packed == pack(dict(reversed(arrays.items())))
+    for name, array in unpack(packed, "test").items():
+        np.testing.assert_array_equal(array, arrays[name])
+        assert array.dtype == arrays[name].dtype
+
+
+@pytest.mark.parametrize("cut", [0, 10, 100, -1])
+def test_damaged_arrays(cut: int) -> None:
+    with pytest.raises(BundleError, match="is not a file of arrays"):
+        unpack(pack({"a": np.arange(100)})[:cut], "test")
+
+
+def test_pickles_are_refused() -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(BundleError, match="is not a file of arrays"):
+        unpack(buffer.getvalue(), "test")
+
+
+def test_a_zip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(golden, "LARGEST_BYTES", 1000)
+    with pytest.raises(BundleError, match="refusing"):
+        unpack(pack({"a": np.zeros(10_000, np.uint8)}), "test")
+
+
+def test_golden_arrays_of_a_variant(bundle: Bundle, tmp_path: Path) -> None:
+    inputs, outputs = bundle.golden("ov-int8")
+    assert inputs["image"].shape == outputs["image"].shape == (2, 3, 8, 8)
+    assert tiny.write(tmp_path / "plain").golden("ov-int8") is None
+
+
+# Results
+
+
+def test_results_are_replaced_and_nothing_else(bundle: Bundle) -> None:
+    changed = bundle.record("ov-int8", accuracy={"top1": 0.9}, latency={"p50_ms": 2.0}, p50_ms=2.0)
+    changed = changed.record("ov-fp32", accepted=False, verdict="too low")
+    assert Bundle.open(bundle.path) == changed
+    assert changed.variant("ov-int8").accuracy == {"top1": 0.9}
+    assert changed.variant("ov-fp32").verdict == "too low"
+    assert changed.manifest.files == bundle.manifest.files
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["x.edgeopt"]
+
+
+def test_an_old_handle_does_not_undo_what_another_recorded(bundle: Bundle) -> None:
+    bundle.record("ov-int8", p50_ms=2.0)
+    assert bundle.record("ov-int8", accuracy={}).variant("ov-int8").p50_ms == 2.0
+
+
+def test_only_results_can_be_recorded(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="file: not a result"):
+        bundle.record("ov-int8", file="x")
+    with pytest.raises(BundleError, match="no variant"):
+        bundle.record("none", p50_ms=1.0)
+    with pytest.raises(BundleError, match="p50_ms"):
+        bundle.record("ov-int8", p50_ms="fast")
+    assert Bundle.open(bundle.path) == bundle
+
+
+# Writing
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+def test_an_existing_bundle_is_replaced(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, *, exchange: bool) -> None:
+    if not exchange:
+        monkeypatch.setattr(storage, "_exchange", lambda one, other: False)
+    written = tiny.write(bundle.path, tiny.DETECTOR)
+    assert Bundle.open(bundle.path) == written
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["x.edgeopt"]
+
+
+def test_what_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    (tmp_path / "file").touch()
+    for name in ("home", "link", "file"):
+        with pytest.raises(BundleError, match="is not a bundle; choose another name"):
+            tiny.write(tmp_path / name)
+    assert (tmp_path / "home/thesis.txt").read_text() == "years of work"
+    (tmp_path / "empty").mkdir()
+    tiny.write(tmp_path / "empty")
+
+
+def test_a_bundle_can_be_read_by_others(bundle: Bundle) -> None:
+    assert bundle.path.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Choose a folder"), (errno.EACCES, "Choose a folder")],
+)
+@pytest.mark.parametrize("function", ["mkdtemp", "fsync"])
+def test_a_disk_that_refuses(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, number: int, advice: str, function: str
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(storage.tempfile if function == "mkdtemp" else storage.os, function, refuse)
+    with pytest.raises(StorageError, match=rf"cannot write .*x\.edgeopt.*: {os.strerror(number)}\. {advice}"):
+        tiny.write(bundle.path)
+    with pytest.raises(StorageError, match=advice):
+        bundle.record("ov-int8", p50_ms=1.0)
+    monkeypatch.undo()
+    assert Bundle.open(bundle.path) == bundle
+    assert [path.name for path in bundle.path.parent.iterdir()] == ["x.edgeopt"]
+
+
+def test_a_full_disk_for_real(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys, tiny
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
+tiny.write(tiny.Path(sys.argv[1]))
+"""
+    done = run(script, tmp_path / "x.edgeopt")
+    assert "StorageError: cannot write" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_file_that_is_gone(tmp_path: Path) -> None:
+    files = {variant.file: tmp_path / "gone.onnx" for variant, _ in tiny.engines()}
+    with pytest.raises(StorageError, match="No such file"):
+        write_bundle(tmp_path / "x.edgeopt", tiny.manifest(), files)
+
+
+KILLED = """
+import os, pathlib, signal, sys, tiny
+from edgeopt.bundle import Bundle, storage
+path, moment, action = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+count = 0
+
+def counted(function):
+    def call(*arguments, **options):
+        global count
+        count += 1
+        if count == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return call
+
+storage.os.fsync = counted(os.fsync)
+storage._put_in_place = counted(storage._put_in_place)
+storage._exchange = counted(storage._exchange)
+storage.shutil.rmtree = counted(storage.shutil.rmtree)
+if action == "write":
+    tiny.write(path, tiny.DETECTOR)
+else:
+    Bundle.open(path).record("ov-int8", p50_ms=3.0)
+"""
+
+
+@pytest.mark.parametrize(("action", "moments"), [("write", range(1, 13)), ("record", range(1, 4))])
+def test_a_killed_writer_leaves_the_old_bundle_or_the_new_one(tmp_path: Path, action: str, moments: range) -> None:
+    old = tiny.write(tmp_path / "x.edgeopt")
+    found = []
+    for moment in moments:
+        tiny.write(tmp_path / "x.edgeopt")
+        done = run(KILLED, tmp_path / "x.edgeopt", str(moment), action)
+        opened = Bundle.open(tmp_path / "x.edgeopt")
+        found.append(opened == old)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert found[0]
+    assert not found[-1]
+    tiny.write(tmp_path / "x.edgeopt")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.edgeopt"]  # leftovers went with the next write
+
+
+def test_a_writer_killed_at_its_first_bundle_leaves_nothing_to_open(tmp_path: Path) -> None:
+    for moment in (1, 3, 5):
+        run(KILLED, tmp_path / "x.edgeopt", str(moment), "write")
+        with pytest.raises(BundleError, match="it has no manifest"):
+            Bundle.open(tmp_path / "x.edgeopt")
+
+
+def test_leftovers_of_a_living_writer_are_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / ".x.edgeopt.abc.tmp"
+    other.mkdir()
+    with storage.lock(other):
+        tiny.write(tmp_path / "x.edgeopt")
+        assert other.exists()
+    tiny.write(tmp_path / "x.edgeopt")
+    assert not other.exists()
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script in a child process that can import the tests' own modules."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_manifest_is_for_people_too(bundle: Bundle) -> None:
+    text = (bundle.path / "manifest.json").read_text()
+    assert text.startswith('{\n  "name": "tiny-classifier"')
+    assert isinstance(bundle.manifest, Manifest)
