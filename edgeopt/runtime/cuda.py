@@ -98,6 +98,9 @@ class Cuda(Protocol):
     def create_event(self) -> Any:
         """A point in time on a stream."""
 
+    def destroy_event(self, event: Any) -> None:
+        """Give an event back."""
+
     def record(self, event: Any, stream: int) -> None:
         """Take the time when the stream gets here."""
 

@@ -99,6 +99,9 @@ class PyCuda:
     def create_event(self) -> Any:
         return self._driver.Event()
 
+    def destroy_event(self, event: Any) -> None:
+        """Nothing to do: an event's destructor gives it back."""
+
     def record(self, event: Any, stream: int) -> None:
         event.record(self._streams[stream])
 

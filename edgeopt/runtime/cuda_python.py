@@ -86,6 +86,9 @@ class CudaPython:
     def create_event(self) -> Any:
         return self._call("cudaEventCreate")[0]
 
+    def destroy_event(self, event: Any) -> None:
+        self._call("cudaEventDestroy", event)
+
     def record(self, event: Any, stream: int) -> None:
         self._call("cudaEventRecord", event, stream)
 

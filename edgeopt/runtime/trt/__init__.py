@@ -1,1 +1,117 @@
 """TensorRT from 8.5 to 11 and TensorRT-RTX, behind capabilities instead of version numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import MissingExtraError, StorageError
+from edgeopt.hardware import Machine, machine
+from edgeopt.runtime.cuda import importable_providers, open_cuda
+from edgeopt.runtime.engine_cache import cache_folder
+from edgeopt.runtime.session import Availability
+from edgeopt.runtime.trt.buffers import Memory
+from edgeopt.runtime.trt.capabilities import Flavour
+from edgeopt.runtime.trt.library import Library, load_library
+from edgeopt.runtime.trt.on_device import obtain_engine
+from edgeopt.runtime.trt.session import TrtSession
+from edgeopt.runtime.trt.settings import RunOptions, TrtSettings, trt_settings
+
+FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
+"""TensorRT's flavour by target."""
+
+_MEASURED_RUNS = 30
+
+
+def availability(target: str) -> Availability:
+    """Whether this machine can run TensorRT engines: library, driver with a GPU, and a package to talk to it."""
+    try:
+        library = load_library(FLAVOURS[target])
+    except MissingExtraError as error:
+        return Availability(ok=False, reason=str(error))
+    if not library.capabilities.named_tensors:
+        return Availability(ok=False, reason=f"{library.title} is too old: 8.5 is the oldest that edgeopt runs on")
+    here = machine()
+    if not here.gpus:
+        return Availability(ok=False, reason=f"{library.title} needs a GPU, and {here.gpu_problem}")
+    providers = importable_providers()
+    if all(providers.values()):
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in providers.items())
+        return Availability(ok=False, reason=f"no package can talk to CUDA ({reasons})")
+    return Availability(ok=True)
+
+
+def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> TrtSession:
+    """Load a plan, or an ``.onnx`` whose engine is built here at first load and kept.
+
+    Raises:
+        MissingExtraError: TensorRT or a CUDA package is missing.
+        TargetError: no GPU, or the engine cannot be built or run here.
+    """
+    chosen = trt_settings(settings)
+    library = load_library(FLAVOURS[target])
+    here = machine()
+    plan = _plan(path, library, chosen, here)
+
+    def open_with(memory: Memory) -> TrtSession:
+        return TrtSession(
+            library,
+            plan,
+            open_cuda(chosen.run.cuda, chosen.run.device),
+            memory=memory,
+            cuda_graph=chosen.run.cuda_graph,
+            reuse_outputs=reuse_outputs,
+        )
+
+    return open_with(_memory(chosen.run, here, open_with))
+
+
+def _plan(path: Path, library: Library, chosen: TrtSettings, here: Machine) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read the engine {path}: {error}") from error
+    if path.suffix != ".onnx":
+        return content
+    cuda = open_cuda(chosen.run.cuda, chosen.run.device)
+    try:
+        return obtain_engine(
+            library, content, chosen.build, cuda=cuda, here=here, device=chosen.run.device, folder=cache_folder()
+        ).plan
+    finally:
+        cuda.close()
+
+
+def _memory(run: RunOptions, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:
+    """The memory to use, measured where it is not clear."""
+    if run.memory != "auto":
+        return run.memory
+    shared = run.device < len(here.gpus) and here.gpus[run.device].integrated
+    if not shared:
+        return "copied"
+    return faster_memory(open_with)
+
+
+def faster_memory(open_with: Callable[[Memory], TrtSession]) -> Memory:
+    """Measure both kinds of memory on the engine itself; a tie goes to copies, which the GPU caches."""
+    kinds: tuple[Memory, ...] = ("copied", "mapped")
+    return min(kinds, key=lambda kind: _median_s(open_with, kind))
+
+
+def _median_s(open_with: Callable[[Memory], TrtSession], memory: Memory) -> float:
+    with open_with(memory) as session:
+        feeds = {
+            spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
+            for spec in session.inputs
+        }
+        times = []
+        for _ in range(_MEASURED_RUNS):
+            start = perf_counter()
+            session.run(feeds)
+            times.append(perf_counter() - start)
+    return median(times)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import TargetError
+from edgeopt.runtime.trt.calibrator import raise_calibration_error
 from edgeopt.runtime.trt.capabilities import Capabilities
 from edgeopt.runtime.trt.library import Library, Messages, make_logger
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
@@ -45,6 +48,7 @@ def build_engine(
     calibrator: Any = None,
     timing_cache: bytes = b"",
     progress: ProgressCallback | None = None,
+    current: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Engine:
     """Build an engine.
 
@@ -53,9 +57,10 @@ def build_engine(
         onnx: a serialized model whose tensor types are the precisions to run in.
         options: how to build; None for the defaults.
         origin: where the model lies, for weights in a second file.
-        calibrator: an IInt8EntropyCalibrator2 for implicit INT8; the graph then holds no Q/DQ.
+        calibrator: of `make_calibrator`, for implicit INT8; the graph then holds no Q/DQ.
         timing_cache: `Engine.timing_cache` of an earlier build on this device.
         progress: called at each step, where the library reports any.
+        current: makes the GPU current on the thread that builds (`Cuda.current`).
 
     Raises:
         ModelError: the bytes are no ONNX model.
@@ -77,7 +82,18 @@ def build_engine(
     _allow_types(library, config, network, implicit=implicit, calibrator=calibrator)
     cache = _attach_timing_cache(library, config, timing_cache, messages)
     _add_profile(builder, network, config, options.batch, messages, calibrated=calibrator is not None)
-    plan = _serialize(library, builder, network, config, messages, progress)
+    try:
+        plan = _serialize(
+            library,
+            lambda: builder.build_serialized_network(network, config),
+            config,
+            messages,
+            progress,
+            current,
+        )
+    finally:
+        if calibrator is not None:
+            raise_calibration_error(calibrator)
     del parser  # held until here: the network reads the weights in its memory
     return Engine(
         plan=plan,
@@ -241,16 +257,24 @@ def _check_fixed_batch(shapes: list[tuple[int, ...]], batch: BatchRange) -> None
 
 
 def _serialize(
-    library: Library, builder: Any, network: Any, config: Any, messages: Messages, progress: ProgressCallback | None
+    library: Library,
+    build: Callable[[], Any],
+    config: Any,
+    messages: Messages,
+    progress: ProgressCallback | None,
+    current: Callable[[], AbstractContextManager[None]],
 ) -> bytes:
     """Run the build; cancellable where the library reports progress."""
     cancel = threading.Event()
     monitor = None
     if library.capabilities.progress_monitor:
         monitor = config.progress_monitor = make_monitor(library.module, progress, cancel)
-    plan = run_cancellable(
-        lambda: builder.build_serialized_network(network, config), cancel, stoppable=monitor is not None
-    )
+
+    def work() -> Any:
+        with current():
+            return build()
+
+    plan = run_cancellable(work, cancel, stoppable=monitor is not None)
     if monitor is not None and monitor.error is not None:
         raise monitor.error
     if plan is None:

@@ -1,0 +1,60 @@
+"""Memory for an engine's inputs and outputs, allocated once at the largest shapes it will see."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.runtime.cuda import Cuda, HostBuffer
+from edgeopt.spec import TensorSpec
+
+Memory: TypeAlias = Literal["copied", "mapped"]
+"""``copied``: page-locked host memory and device memory, with copies between. ``mapped``: one memory that both use,
+which saves the copies where processor and GPU share their DRAM (Jetson) but is not cached by the GPU."""
+Shape: TypeAlias = tuple[int, ...]
+
+
+class TensorBuffer:
+    """One tensor's memory on both sides.
+
+    The host side is page-locked, so that a copy runs asynchronously; its address never changes, which a CUDA graph
+    relies on.
+    """
+
+    def __init__(self, cuda: Cuda, spec: TensorSpec, largest: Shape, memory: Memory, resources: ExitStack) -> None:
+        """Allocate for `largest`; `resources` frees it."""
+        self._cuda = cuda
+        self.name = spec.name
+        self._dtype = np.dtype(spec.dtype)
+        size = max(1, math.prod(largest) * self._dtype.itemsize)
+        self._host: HostBuffer = cuda.allocate_host(size, mapped=memory == "mapped")
+        resources.callback(cuda.free_host, self._host)
+        self.mapped = memory == "mapped"
+        if self._host.device_pointer is not None:
+            self.device = self._host.device_pointer
+        else:
+            self.device = cuda.allocate(size)
+            resources.callback(cuda.free, self.device)
+        self.array: NDArray[Any] = self._view(largest)
+
+    def reshape(self, shape: Shape) -> None:
+        """Make `array` a view of the first bytes, as `shape`."""
+        self.array = self._view(shape)
+
+    def _view(self, shape: Shape) -> NDArray[Any]:
+        size = math.prod(shape) * self._dtype.itemsize
+        return self._host.bytes[:size].view(self._dtype).reshape(shape)
+
+    def upload(self, stream: int) -> None:
+        """Bring `array` to the device, unless it is there already."""
+        if not self.mapped:
+            self._cuda.to_device(self.device, self.array, stream)
+
+    def download(self, stream: int) -> None:
+        """Bring the device's content to `array`, unless it is there already."""
+        if not self.mapped:
+            self._cuda.to_host(self.array, self.device, stream)

@@ -1,0 +1,92 @@
+"""A plan → a TensorRT engine with a context, or the reason why this machine cannot run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from edgeopt.errors import TargetError
+from edgeopt.runtime.trt.library import Library, Messages, make_logger
+from edgeopt.spec import TensorSpec
+
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+"""numpy's name of a TensorRT DataType; the others (BF16, FP8, INT4…) have none."""
+
+
+@dataclass
+class LoadedEngine:
+    """TensorRT's objects in the order in which they depend on each other. The log must outlive them all."""
+
+    library: Library
+    messages: Messages
+    log: Any
+    runtime: Any
+    engine: Any
+    context: Any
+
+    def release(self) -> None:
+        """Drop the objects, dependents first: pybind frees each with its last reference."""
+        self.context = self.engine = self.runtime = None
+
+
+def load_plan(library: Library, plan: bytes) -> LoadedEngine:
+    """Deserialize `plan`. A CUDA device must be current: without a driver TensorRT hands out objects that crash.
+
+    Raises:
+        TargetError: the plan is of another TensorRT, GPU or driver, or is no plan.
+    """
+    messages = Messages()
+    log = make_logger(library.module, messages)
+    if hasattr(library.module, "init_libnvinfer_plugins"):
+        library.module.init_libnvinfer_plugins(log, "")
+    runtime = library.module.Runtime(log)
+    if library.capabilities.engine_validity:
+        _check_validity(library, runtime, plan, messages)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise TargetError(
+            f"{library.title} cannot load this engine: {messages.cause()}. A plan runs on the TensorRT version and the "
+            "GPU model it was built with; build it again on this machine from the bundle's ONNX"
+        )
+    context = engine.create_execution_context()
+    if context is None:
+        raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")
+    return LoadedEngine(library, messages, log, runtime, engine, context)
+
+
+def _check_validity(library: Library, runtime: Any, plan: bytes, messages: Messages) -> None:
+    """Ask RTX whether the plan will load here; it names the reasons as bits."""
+    validity, bits = runtime.get_engine_validity(plan)
+    if validity != library.module.EngineValidity.INVALID:
+        return
+    reasons = [
+        name for name, member in library.module.EngineInvalidityDiagnostics.__members__.items() if bits & int(member)
+    ]
+    # RTX names no reason where it cannot even ask the driver.
+    named = ", ".join(reasons) or f"it sees no usable GPU ({messages.cause()})"
+    raise TargetError(f"{library.title} cannot run this engine here: {named}")
+
+
+def tensor_specs(loaded: LoadedEngine) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """The engine's inputs and outputs, in its own order; a dynamic batch is called ``N``."""
+    engine, module = loaded.engine, loaded.library.module
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT]
+    outputs = [name for name in names if name not in inputs]
+    return tuple(_spec(engine, name) for name in inputs), tuple(_spec(engine, name) for name in outputs)
+
+
+def _spec(engine: Any, name: str) -> TensorSpec:
+    kind = engine.get_tensor_dtype(name).name
+    if kind not in _DTYPES:
+        raise TargetError(f"tensor '{name}' has the type {kind}, which numpy lacks. Cast it to FP32 in the graph")
+    shape = tuple("N" if size == -1 else int(size) for size in tuple(engine.get_tensor_shape(name)))
+    return TensorSpec(name=name, shape=shape, dtype=_DTYPES[kind])

@@ -1,0 +1,50 @@
+"""How much memory a build may take, and whether there is enough to begin one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from edgeopt.errors import TargetError
+
+_MIB = 1 << 20
+_SMALLEST_WORKSPACE = 64 * _MIB
+_LARGEST_WORKSPACE = 4096 * _MIB
+_FIXED_NEED = 512 * _MIB
+"""TensorRT's own libraries and kernels, resident while it builds. An estimate, not yet measured on a board."""
+_WEIGHT_COPIES = 6
+"""The model file, the parsed network, the optimized one, and tactics that repack weights. An estimate likewise."""
+
+
+def workspace_for(free_bytes: int) -> int:
+    """Scratch memory for tactics: half of what is free, at most 4 GiB.
+
+    Image networks do not get faster beyond that, and on a Jetson the other half is also the desktop's.
+    """
+    return max(_SMALLEST_WORKSPACE, min(free_bytes // 2, _LARGEST_WORKSPACE))
+
+
+def available_host_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    """Bytes that programs can still take without swapping, or None where the kernel does not say."""
+    try:
+        text = meminfo.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", text, re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def check_memory(onnx_bytes: int, host_available: int | None, device_free: int) -> None:
+    """Refuse a build that would be killed for memory half an hour in.
+
+    Raises:
+        TargetError: too little memory, with how much is there and how to get more.
+    """
+    need = _FIXED_NEED + _WEIGHT_COPIES * onnx_bytes
+    for what, there in (("main", host_available), ("GPU", device_free)):
+        if there is not None and there < need:
+            raise TargetError(
+                f"building this engine needs about {need // _MIB} MiB of {what} memory, and {there // _MIB} MiB are "
+                "free. Close other programs (on a Jetson also the desktop: sudo systemctl isolate multi-user.target) "
+                "or add swap"
+            )

@@ -1,0 +1,131 @@
+"""The first load on a device: build the engine from the bundle's ONNX, once, and keep it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from pathlib import Path
+
+import msgspec
+
+from edgeopt.hardware import Machine
+from edgeopt.runtime.cuda import Cuda
+from edgeopt.runtime.engine_cache import Built, Cached, obtain, write_atomically
+from edgeopt.runtime.trt.builder import build_engine
+from edgeopt.runtime.trt.library import Library
+from edgeopt.runtime.trt.memory import available_host_memory, check_memory, workspace_for
+from edgeopt.runtime.trt.options import EngineOptions
+from edgeopt.runtime.trt.progress import BuildProgress
+from edgeopt.spec import replace
+
+_LOG = logging.getLogger(__name__)
+_REPORT_EVERY_S = 10.0
+
+
+def engine_key(library: Library, onnx: bytes, options: EngineOptions, here: Machine, device: int) -> dict[str, str]:
+    """Everything that a plan depends on; TensorRT checks some of it at loading, but nothing that makes it slow."""
+    gpu = here.gpus[device] if device < len(here.gpus) else None
+    return {
+        "onnx": hashlib.sha256(onnx).hexdigest(),
+        "options": msgspec.json.encode(options).decode(),
+        "gpu": gpu.name if gpu else "unknown",
+        "compute capability": gpu.compute_capability if gpu else "unknown",
+        "tensorrt": library.title,
+        "cuda": here.cuda or "unknown",
+        "driver": here.driver or "unknown",
+        "jetpack": (here.jetson.l4t if here.jetson else None) or "none",
+        "dla core": "none" if options.dla_core is None else str(options.dla_core),
+    }
+
+
+def engine_slot(key: dict[str, str]) -> str:
+    """The file name for an engine: by model and options, so that a change of anything else is noticed and named."""
+    options = hashlib.sha256(key["options"].encode()).hexdigest()
+    return f"{key['onnx'][:16]}-{options[:8]}"
+
+
+def obtain_engine(
+    library: Library, onnx: bytes, options: EngineOptions, *, cuda: Cuda, here: Machine, device: int, folder: Path
+) -> Cached:
+    """The engine for this model on this device, from the cache or built now.
+
+    Args:
+        library: the TensorRT to use.
+        onnx: the model.
+        options: how to build.
+        cuda: the device, opened.
+        here: this machine.
+        device: index of the GPU.
+        folder: of the cache.
+
+    Raises:
+        ModelError, TargetError: it cannot be built; see `build_engine`.
+        StorageError: the cache cannot be written.
+    """
+    key = engine_key(library, onnx, options, here, device)
+    timing = TimingCache(folder / "timing", f"{key['gpu']} {key['compute capability']} {key['tensorrt']}")
+
+    def build(reason: str, last_seconds: float | None) -> Built:
+        took = f"the last build took {last_seconds:.0f} s" if last_seconds else "seconds to several minutes"
+        _LOG.warning(
+            "building the engine on this %s, because engines run only where they were built, and %s. It takes %s, once",
+            key["gpu"], reason, took,
+        )  # fmt: skip
+        with cuda.current():
+            free, _ = cuda.memory()
+            check_memory(len(onnx), available_host_memory(), free)
+            engine = build_engine(
+                library,
+                onnx,
+                replace(options, workspace_bytes=options.workspace_bytes or workspace_for(free)),
+                timing_cache=timing.read(),
+                progress=ProgressLog(),
+                current=cuda.current,
+            )
+        return Built(plan=engine.plan, made_with={"timing cache": timing.write(engine.timing_cache)})
+
+    return obtain(folder / "engines", engine_slot(key), key, build)
+
+
+class ProgressLog:
+    """Says now and then how far a build is."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, progress: BuildProgress) -> None:
+        """Take one step's report."""
+        if time.monotonic() - self._last >= _REPORT_EVERY_S:
+            self._last = time.monotonic()
+            _LOG.warning("still building: %s, step %d of %d", progress.phase, progress.step, progress.steps)
+
+
+class TimingCache:
+    """What builds on one device with one TensorRT have measured, under the hash that it was written with."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Name the cache of `device`: GPU, compute capability and TensorRT version."""
+        self._path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", device) + ".cache")
+        self._pin = self._path.with_suffix(".sha256")
+
+    def read(self) -> bytes:
+        """The content; nothing where there is none, or where it is not what was written."""
+        if not (self._path.is_file() and self._pin.is_file()):
+            return b""
+        content = self._path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._pin.read_text(encoding="ascii").strip():
+            _LOG.warning("the timing cache %s is not what was written and is not used", self._path)
+            return b""
+        return content
+
+    def write(self, content: bytes) -> str:
+        """Keep the content and return its hash; libraries without a timing cache give nothing to keep."""
+        if not content:
+            return "none"
+        digest = hashlib.sha256(content).hexdigest()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._path, content)
+        write_atomically(self._pin, digest.encode())
+        return digest
