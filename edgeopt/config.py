@@ -91,6 +91,8 @@ class Augmentation(Struct):
     """Largest shift, as a share of the image's size."""
     rotate_deg: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
     """Classification only: boxes are not rotated."""
+    shear_deg: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
+    """Largest slant to either side; classification only."""
     horizontal_flip: Fraction = 0.0
     """Probability."""
     mosaic: Fraction = 0.0

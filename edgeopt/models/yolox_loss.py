@@ -44,13 +44,18 @@ class Objects:
 
     @classmethod
     def pad(cls, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Objects:
-        """Stack one (n, 4) and one (n,) tensor an image."""
-        counts = torch.tensor([len(one) for one in boxes])
-        return cls(
-            boxes=torch.nn.utils.rnn.pad_sequence(list(boxes), batch_first=True),
-            classes=torch.nn.utils.rnn.pad_sequence(list(classes), batch_first=True),
-            present=torch.arange(int(counts.max())) < counts[:, None],
+        """Stack one (n, 4) and one (n,) tensor an image; where no image has an object, one padding is left."""
+        longest = max(1, *(len(one) for one in boxes))
+        objects = cls(
+            boxes=torch.zeros(len(boxes), longest, 4),
+            classes=torch.zeros(len(boxes), longest, dtype=torch.int64),
+            present=torch.zeros(len(boxes), longest, dtype=torch.bool),
         )
+        for image, (rows, kinds) in enumerate(zip(boxes, classes, strict=True)):
+            objects.boxes[image, : len(rows)] = rows
+            objects.classes[image, : len(rows)] = kinds
+            objects.present[image, : len(rows)] = True
+        return objects
 
     def to(self, device: torch.device) -> Objects:
         """The same on `device`."""

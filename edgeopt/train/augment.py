@@ -70,13 +70,14 @@ def augment_scene(scenes: Sequence[Scene], changes: Augmentation, fill: int, rng
 
 
 def random_affine(changes: Augmentation, size: tuple[int, ...], out_size: tuple[int, ...], rng: Generator) -> Matrix:
-    """Flip, scale, rotate and shift about the centre, from an image of `size` to one of `out_size` (height, width)."""
+    """Flip, slant, scale, rotate and shift about the centre, from an image of `size` to one of `out_size` (height, width)."""
     factor = _factor(changes.scale, rng)
     angle = np.deg2rad(rng.uniform(-changes.rotate_deg, changes.rotate_deg))
+    slant = np.tan(np.deg2rad(rng.uniform(-changes.shear_deg, changes.shear_deg)))
     shift = rng.uniform(-changes.translate, changes.translate, 2) * out_size[::-1]
     mirror = -1.0 if rng.random() < changes.horizontal_flip else 1.0
     cosine, sine = factor * np.cos(angle), factor * np.sin(angle)
-    turn = np.array([[cosine * mirror, -sine], [sine * mirror, cosine]])
+    turn = np.array([[cosine, -sine], [sine, cosine]]) @ np.array([[mirror, slant], [0.0, 1.0]])
     center, out_center = np.array(size[::-1]) / 2, np.array(out_size[::-1]) / 2
     return np.vstack([np.column_stack([turn, out_center + shift - turn @ center]), [0.0, 0.0, 1.0]])
 

@@ -87,9 +87,9 @@ class Detect:
                 f"'{spec.name}' cannot be trained here: only detectors of the YOLOX kind can. Train it where it comes "
                 "from, and give its weights."
             )
-        if config.augmentation.rotate_deg:
+        if config.augmentation.rotate_deg or config.augmentation.shear_deg:
             raise ConfigError(
-                "[train.augmentation] rotate_deg is for classification; boxes are not rotated. Remove it."
+                "[train.augmentation] rotate_deg and shear_deg are for classification: boxes stay upright. Remove them."
             )
         self._strides = spec.decoding.strides
         self._changes = config.augmentation
