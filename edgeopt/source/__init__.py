@@ -1,0 +1,8 @@
+"""A model reference becomes a torch module, a torch.export program or an ONNX graph, and its ModelSpec."""
+
+from __future__ import annotations
+
+from edgeopt.source.reference import Source, resolve, source_files
+from edgeopt.source.weights import find_weights, load_weights, read_weights
+
+__all__ = ["Source", "find_weights", "load_weights", "read_weights", "resolve", "source_files"]

@@ -1,0 +1,174 @@
+"""Open an ``.onnx`` file: read it whole, refuse what edge engines cannot run, and learn its shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx_ir.passes import common
+
+from edgeopt.config import ModelConfig
+from edgeopt.errors import ModelError, requires_extra
+from edgeopt.source.specification import read_labels, specify
+from edgeopt.source.weights import check_file
+from edgeopt.spec import ClassificationDecoding, ModelSpec, Size, TensorSpec
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+_IMAGE_TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.UINT8: "uint8"}
+_CHANNELS = (1, 3)
+
+
+def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...]) -> tuple[ir.Model, ModelSpec]:
+    """Read an ``.onnx`` and derive its ModelSpec.
+
+    Raises:
+        ModelError: damaged or incomplete file, custom operators, several inputs or outputs, an input that is no image
+            of one size, or too little said about it in the recipe.
+    """
+    network = read_onnx(path)
+    names = read_labels(model, root) or labels
+    network_input = _image_input(network, model, path)
+    output = _output(network, network_input, path)
+    ends_in_probabilities = (node := network.graph.outputs[0].producer()) is not None and node.op_type in (
+        "Softmax",
+        "Sigmoid",
+    )
+    decoding = ClassificationDecoding(activation="none") if ends_in_probabilities and len(output.shape) == 2 else None
+    return network, specify(model, path.stem, names, network_input, output, decoding=decoding)
+
+
+def external_files(path: Path) -> list[Path]:
+    """The files that an ``.onnx`` keeps its larger tensors in.
+
+    Raises:
+        ModelError: one is missing or outside the model's folder.
+    """
+    return _external_files(_load(path), path)
+
+
+def read_onnx(path: Path) -> ir.Model:
+    """Read an ``.onnx`` and its external data into memory; functions are expanded into the graph.
+
+    Raises:
+        ModelError: not an ONNX model, external data that is missing or outside its folder, or custom operators.
+    """
+    network = _load(path)
+    if _external_files(network, path):
+        ir.external_data.load_to_model(network)
+    try:
+        common.InlinePass()(network)
+        common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
+    except ir.passes.PassError as error:
+        raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker.") from error
+    _refuse_custom(network, path)
+    common.RemoveInitializersFromInputsPass()(network)
+    return network
+
+
+def _external_files(network: ir.Model, path: Path) -> list[Path]:
+    folder = path.resolve().parent
+    tensors = (value.const_value for value in network.graph.initializers.values())
+    files = []
+    for location in sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}):
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise ModelError(f"{path} keeps weights in {location}, outside its own folder. It is not opened.")
+        files.append(check_file(file, f"{path} keeps its weights in {location}"))
+    return files
+
+
+def _load(path: Path) -> ir.Model:
+    check_file(path, "[model] source")
+    try:
+        return ir.load(path)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise ModelError(f"{path} is no ONNX model: {error}. Check it with onnx.checker.") from error
+
+
+def _refuse_custom(network: ir.Model, path: Path) -> None:
+    for node in network.graph.all_nodes():
+        if node.domain not in _STANDARD_DOMAINS:
+            raise ModelError(
+                f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is no standard ONNX operator. "
+                "Export the model again without it, or replace it by standard ones."
+            )
+
+
+def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpec:
+    """The one input, with its height and width fixed where the recipe gives them."""
+    inputs = list(network.graph.inputs)
+    if len(inputs) != 1:
+        listed = ", ".join(f"'{value.name}'" for value in inputs) or "none"
+        raise ModelError(f"{path} has the inputs {listed}; a network must take one batch of images.")
+    (image,) = inputs
+    if image.shape is None or len(image.shape) != 4 or image.dtype not in _IMAGE_TYPES:
+        raise ModelError(
+            f"{path} takes '{image.name}' {image.dtype} {image.shape}; "
+            "it must take images (N, C, H, W) or (N, H, W, C) of float32 or uint8."
+        )
+    _fix_size(image, _rows_axis(image.shape, path, image.name), model.input_size, path)
+    assert image.name is not None
+    batch, *rest = (side if isinstance(side, int) else "N" for side in image.shape)
+    return TensorSpec(name=image.name, shape=(batch, *rest), dtype=_IMAGE_TYPES[image.dtype])
+
+
+def _rows_axis(shape: ir.Shape, path: Path, name: str | None) -> int:
+    """2 for (N, C, H, W), 1 for (N, H, W, C)."""
+    if shape[1] in _CHANNELS:
+        return 2
+    if shape[3] in _CHANNELS:
+        return 1
+    raise ModelError(f"{path} takes '{name}' {shape}; it must have 1 or 3 channels, second or last.")
+
+
+def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None:
+    """Make height and width numbers.
+
+    Raises:
+        ModelError: they are dynamic and the recipe does not give them, or it contradicts them.
+    """
+    assert image.shape is not None
+    found = tuple(image.shape[axis] for axis in (rows, rows + 1))
+    if size is None and not all(isinstance(side, int) for side in found):
+        raise ModelError(
+            f"{path} takes images of any size ('{image.name}' {image.shape}), which edge engines cannot plan for. "
+            "Fix it with [model] input_size = [height, width], or export the model with a fixed size."
+        )
+    for side, wanted in zip(found, size or found, strict=True):
+        if isinstance(side, int) and side != wanted:
+            raise ModelError(f"{path} takes {found[0]} x {found[1]} pixels. Leave [model] input_size out.")
+    dims = list(image.shape)
+    dims[rows : rows + 2] = size or found
+    image.shape = ir.Shape(dims)
+
+
+def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorSpec:
+    """The one output; its shape is seen by running the model on zeros, for the file may not say it."""
+    outputs = list(network.graph.outputs)
+    if len(outputs) != 1:
+        listed = ", ".join(f"'{value.name}' {value.shape}" for value in outputs)
+        raise ModelError(f"{path} has the outputs {listed}; a network must have one. Cut the others off.")
+    batch = network_input.shape[0]
+    count = batch if isinstance(batch, int) else 1
+    zeros = np.zeros((count, *(int(side) for side in network_input.shape[1:])), network_input.dtype)
+    shape = _run(network, {network_input.name: zeros}, path)[0].shape
+    if not shape or shape[0] != count:
+        raise ModelError(f"{path} gives '{outputs[0].name}' {shape} for {count} image(s); it must be (N, ...).")
+    assert outputs[0].name is not None
+    return TensorSpec(name=outputs[0].name, shape=(batch, *shape[1:]))
+
+
+def _run(network: ir.Model, feeds: dict[str, np.ndarray[Any, Any]], path: Path) -> list[np.ndarray[Any, Any]]:
+    ort = requires_extra("onnxruntime", "build")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors come as exceptions
+    try:
+        session = ort.InferenceSession(
+            ir.to_proto(network).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return list(session.run(None, feeds))
+    except Exception as error:  # onnxruntime's errors share no public base
+        raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker.") from error

@@ -1,0 +1,255 @@
+"""Torch modules by reference: our own networks, any callable, torchvision and timm."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgeopt import models
+from edgeopt.config import ModelConfig
+from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, did_you_mean
+from edgeopt.models.catalog import imagenet_preprocessing
+from edgeopt.source.specification import override, read_labels, specify
+from edgeopt.spec import (
+    CenterCrop,
+    ModelSpec,
+    Normalization,
+    Preprocessing,
+    ResizeShorterSide,
+    Size,
+    TensorSpec,
+)
+
+_OWN = "edgeopt:"
+_TORCHVISION = "torchvision:"
+_TIMM = "timm:"
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A module that has been built, and what is known about it."""
+
+    module: nn.Module
+    spec: ModelSpec
+    brings_weights: bool
+    class_layers: tuple[str, ...]
+    """Key prefixes of the layers whose shape may follow the number of classes."""
+
+
+def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
+    """Build the module that ``[model] source`` names; its random start is the same every time.
+
+    Args:
+        model: the recipe's ``[model]``.
+        root: folder that Python modules may be imported from, beside the usual places.
+        labels: class names of the data, used where the recipe has none.
+
+    Raises:
+        ModelError: an unknown reference, a constructor that fails, or a network that takes or gives something else
+            than images and one tensor.
+        MissingExtraError: torchvision or timm is not there.
+    """
+    names = read_labels(model, root) or labels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        if model.source.startswith(_OWN):
+            return _own(model, names)
+        if model.source.startswith(_TORCHVISION):
+            return _torchvision(model, names)
+        if model.source.startswith(_TIMM):
+            return _timm(model, names)
+        return _callable(model, root, names)
+
+
+def _own(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+    name = model.source.removeprefix(_OWN)
+    row = models.network(name)
+    classes = model.arguments.get("num_classes")
+    if not labels:
+        labels = row.labels
+        if classes not in (None, len(labels)):
+            raise ModelError(f"{model.source} with num_classes = {classes} needs as many [model] labels.")
+    if classes not in (None, len(labels)):
+        raise ModelError(f"[model] arguments has num_classes = {classes}, but there are {len(labels)} labels.")
+    return Network(
+        module=models.create(name, **{**model.arguments, "num_classes": len(labels)}),
+        spec=override(models.default_spec(name, labels, model.input_size), model),
+        brings_weights=False,
+        class_layers=row.class_layers,
+    )
+
+
+def _torchvision(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+    library = _optional("torchvision.models", "torchvision", model.source)
+    name = model.source.removeprefix(_TORCHVISION)
+    known = library.list_models()
+    if name not in known:
+        raise ModelError(f"torchvision has no model '{name}'.{did_you_mean(name, known)}")
+    module = _call(library.get_model, (name,), _with_classes(model, labels), model.source)
+    size = model.input_size or (224, 224)
+    return Network(
+        module=module,
+        spec=_observe(module, model, name, labels, size, imagenet_preprocessing(size)),
+        brings_weights=model.arguments.get("weights") is not None,
+        class_layers=("fc.", "classifier.", "heads.head.", "head."),
+    )
+
+
+def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+    library = _optional("timm", "timm", model.source)
+    name = model.source.removeprefix(_TIMM)
+    if not library.is_model(name):
+        raise ModelError(f"timm has no model '{name}'.{did_you_mean(name, library.list_models())}")
+    module = _call(library.create_model, (name,), _with_classes(model, labels), model.source)
+    data = library.data.resolve_model_data_config(module)
+    size = model.input_size or (int(data["input_size"][1]), int(data["input_size"][2]))
+    preprocessing = Preprocessing(
+        steps=(ResizeShorterSide(pixels=round(max(size) / data["crop_pct"])), CenterCrop(size=size)),
+        normalization=Normalization(mean=tuple(data["mean"]), std=tuple(data["std"])),
+    )
+    layer: Any = getattr(module, "default_cfg")["classifier"]  # noqa: B009 - timm's own attribute
+    return Network(
+        module=module,
+        spec=_observe(module, model, name, labels, size, preprocessing),
+        brings_weights=bool(model.arguments.get("pretrained")),
+        class_layers=(f"{layer}.",) if isinstance(layer, str) else tuple(f"{one}." for one in layer),
+    )
+
+
+def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
+    """``package.module:callable``. Its author answers for the weights: it may well load them itself."""
+    module_name, colon, name = model.source.partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), name]):
+        raise ModelError(
+            f"[model] source = '{model.source}' is none of edgeopt:NAME, package.module:callable, torchvision:NAME, "
+            f"timm:NAME, FILE.onnx and FILE.pt2.{did_you_mean(model.source, [_OWN + key for key in models.NETWORKS])}"
+        )
+    with _importable(root):
+        factory = _attribute(module_name, name, model.source)
+        module = _call(factory, (), model.arguments, model.source)
+    size = model.input_size
+    if size is None:
+        raise ModelError(
+            f"{model.source} does not say the size of its images. Give [model] input_size = [height, width]."
+        )
+    return Network(
+        module=module, spec=_observe(module, model, name, labels, size, None), brings_weights=True, class_layers=()
+    )
+
+
+def _observe(
+    module: nn.Module,
+    model: ModelConfig,
+    name: str,
+    labels: tuple[str, ...],
+    size: Size,
+    preprocessing: Preprocessing | None,
+) -> ModelSpec:
+    """The specification of a module that does not come from us; its output's shape is seen by running it."""
+    wanted = model.preprocessing or preprocessing or Preprocessing()
+    channels = 1 if wanted.channels == "GRAY" else 3
+    shape = (channels, *size) if wanted.layout == "NCHW" else (*size, channels)
+    training = module.training
+    try:
+        with torch.inference_mode():
+            output = module.eval()(torch.zeros(2, *shape))
+    except Exception as error:  # a foreign network can raise anything
+        raise ModelError(
+            f"{model.source} cannot be run on float32 images of shape (2, {', '.join(map(str, shape))}): "
+            f"{type(error).__name__}: {error}. Check [model] input_size and preprocessing."
+        ) from error
+    finally:
+        module.train(training)
+    if not isinstance(output, torch.Tensor) or output.shape[:1] != (2,):
+        raise ModelError(
+            f"{model.source} gives {_kind(output)} for 2 images; a network must give one tensor (N, ...). "
+            "Wrap it in a module that returns the one to be decoded."
+        )
+    return specify(
+        model,
+        name,
+        labels,
+        TensorSpec(name="images", shape=("N", *shape)),
+        TensorSpec(name="scores" if output.ndim == 2 else "predictions", shape=("N", *output.shape[1:])),
+        preprocessing=preprocessing,
+    )
+
+
+def _kind(output: Any) -> str:
+    return str(tuple(output.shape)) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+
+
+def _with_classes(model: ModelConfig, labels: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments, with as many classes as there are labels where they do not say."""
+    return {"num_classes": len(labels), **model.arguments} if labels else dict(model.arguments)
+
+
+def _optional(module: str, package: str, source: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # a torchvision of another torch build fails with RuntimeError
+        raise MissingExtraError(
+            f"{source} needs the Python package '{package}', which cannot be imported "
+            f"({type(error).__name__}: {error}). Install one that fits torch {torch.__version__}: pip install {package}"
+        ) from error
+
+
+def _attribute(module_name: str, name: str, source: str) -> Callable[..., Any]:
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's code
+        raise ModelError(
+            f"{source} cannot be imported: {type(error).__name__}: {error}. "
+            "Modules are found in the recipe's folder, the current one and the installed packages."
+        ) from error
+    value = getattr(module, name, None)
+    if not callable(value):
+        known = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
+        raise ModelError(f"'{module_name}' has nothing callable named '{name}'.{did_you_mean(name, known)}")
+    return value  # type: ignore[no-any-return]
+
+
+def _call(
+    factory: Callable[..., Any], positional: tuple[Any, ...], arguments: dict[str, Any], source: str
+) -> nn.Module:
+    try:
+        module = factory(*positional, **arguments)
+    except EdgeoptError:
+        raise
+    except Exception as error:  # the user's code can raise anything
+        raise ModelError(
+            f"{source} cannot be built with {arguments}: {type(error).__name__}: {error}. Check [model] arguments."
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{source} returns a {type(module).__name__}, not a torch.nn.Module.")
+    return module
+
+
+def module_files(source: str, root: Path) -> list[Path]:
+    """The file of the module that ``package.module:callable`` names, where `root` or the current folder has it."""
+    if source.startswith((_OWN, _TORCHVISION, _TIMM)):
+        return []
+    parts = source.partition(":")[0].split(".")
+    stems = [folder.joinpath(*parts) for folder in (root, Path.cwd())]
+    found = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()]
+    return found[:1]
+
+
+@contextmanager
+def _importable(root: Path) -> Iterator[None]:
+    """Let modules of `root` and of the current folder be imported, before all others."""
+    before = list(sys.path)
+    sys.path[:0] = [str(root.resolve()), str(Path.cwd())]
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,104 @@
+"""Open a ``torch.export`` program (``.pt2``)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from edgeopt.config import ModelConfig
+from edgeopt.errors import ModelError
+from edgeopt.source.specification import read_labels, specify
+from edgeopt.source.weights import check_file
+from edgeopt.spec import ModelSpec, TensorSpec
+
+# File names, inside the archive, of pickled objects that are no tensors: reading them could run any code.
+_PICKLED = ("custom_obj_", "opaque_obj_")
+
+
+def open_program(
+    path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...]
+) -> tuple[ExportedProgram, ModelSpec]:
+    """Read a ``.pt2`` and derive its ModelSpec.
+
+    Raises:
+        ModelError: no such file, holds more than a graph and tensors, or takes and gives something else than images
+            of one size and one tensor.
+    """
+    check_file(path, "[model] source")
+    program = _load(path)
+    network_input, output = _tensors(program, path)
+    if model.input_size not in (None, network_input.shape[2:]):
+        raise ModelError(
+            f"{path} was exported for {network_input.shape}. Leave [model] input_size out, or export again."
+        )
+    names = read_labels(model, root) or labels
+    return program, specify(model, path.stem, names, network_input, output)
+
+
+def _load(path: Path) -> ExportedProgram:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = [name for name in archive.namelist() if name.rpartition("/")[2].startswith(_PICKLED)]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{path} is no torch.export program: {error}. Write one with torch.export.save.") from error
+    if pickled:
+        raise ModelError(f"{path} holds a pickled object ({pickled[0]}) that could run any code; it is not opened.")
+    try:
+        with _tensors_only(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.load(path)
+    except Exception as error:  # an archive of another version or a damaged one can raise anything
+        raise ModelError(
+            f"{path} cannot be read as a torch.export program: {type(error).__name__}: {error}. "
+            f"Export it again with torch {torch.__version__}."
+        ) from error
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Keep torch.load, which torch.export.load calls, from falling back to plain unpickling."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSpec]:
+    """The image input and the output of `program`."""
+    signature = program.graph_signature
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    shapes = []
+    for kind, names in (("input", signature.user_inputs), ("output", signature.user_outputs)):
+        tensors = [values.get(str(name)) for name in names]
+        if len(tensors) != 1 or not isinstance(tensors[0], torch.Tensor):
+            raise ModelError(f"{path} has the {kind}s {list(names)}; a network must have one tensor {kind}.")
+        shapes.append(_shape(tensors[0]))
+    image, output = shapes
+    if len(image) != 4 or not all(isinstance(side, int) for side in image[1:]):
+        raise ModelError(
+            f"{path} takes {image}; it must take images of one size (N, C, H, W). "
+            "Export it again with only the batch dimension dynamic."
+        )
+    return (
+        TensorSpec(name="images", shape=image),
+        TensorSpec(name="scores" if len(output) == 2 else "predictions", shape=output),
+    )
+
+
+def _shape(tensor: torch.Tensor) -> tuple[int | str, ...]:
+    """The shape, with a dynamic batch named N."""
+    batch, *rest = (side if isinstance(side, int) else str(side) for side in tensor.shape)
+    return (batch if isinstance(batch, int) else "N", *rest)

@@ -1,0 +1,102 @@
+"""Resolve ``[model]``: what is behind `source`, with which weights, and what its ModelSpec is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import nn
+from torch.export import ExportedProgram
+
+from edgeopt.config import ModelConfig
+from edgeopt.errors import ModelError
+from edgeopt.source import graph, networks, program
+from edgeopt.source.specification import label_file
+from edgeopt.source.weights import check_file, find_weights, load_weights, read_weights
+from edgeopt.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model before export: one of `module`, `program` and `onnx`, and what belongs to it."""
+
+    spec: ModelSpec
+    """What the model takes and gives, with the normalisation still outside a torch model."""
+    module: nn.Module | None = None
+    """In evaluation mode. Only this kind can be trained."""
+    program: ExportedProgram | None = None
+    """Of a ``.pt2`` file."""
+    onnx: ir.Model | None = None
+    """Of an ``.onnx`` file: operators of the standard domain only, one image input of known size."""
+    has_weights: bool
+    """False: nothing was loaded, so the model must be trained."""
+    untrained: tuple[str, ...] = ()
+    """Keys that kept their random start because the weights know other classes: fine-tuning must follow."""
+
+
+def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Source:
+    """Find the model that a recipe names.
+
+    Args:
+        model: the recipe's ``[model]``.
+        root: folder that relative paths start from, and that Python modules may be imported from.
+        labels: class names of the data, for a model whose recipe names none. Give them only where the model is to
+            learn them: empty leaves a published network its own classes.
+
+    Returns:
+        The model. One that takes its classes from `labels` and its weights from elsewhere keeps a random
+        class-prediction layer where their numbers differ; `Source.untrained` names it.
+
+    Raises:
+        ModelError: the reference, the weights or the specification cannot be used; the message says what to change.
+        MissingExtraError: a library that the reference needs is not installed.
+    """
+    suffix = Path(model.source).suffix.lower()
+    if suffix in (".onnx", ".pt2"):
+        return _from_file(model, root, labels, suffix)
+    network = networks.build(model, root, labels)
+    untrained: tuple[str, ...] = ()
+    if model.weights is not None:
+        path = find_weights(model.weights, root)
+        state = read_weights(path)
+        untrained = load_weights(network.module, state, class_layers=network.class_layers, origin=str(path))
+    return Source(
+        spec=network.spec,
+        module=network.module.eval(),
+        has_weights=network.brings_weights or model.weights is not None,
+        untrained=untrained,
+    )
+
+
+def source_files(model: ModelConfig, root: Path) -> list[Path]:
+    """The files that `resolve` reads, so that a change of one can be noticed.
+
+    Raises:
+        ModelError: one is missing.
+    """
+    path = root / model.source
+    match path.suffix.lower():
+        case ".onnx":
+            files = [path, *graph.external_files(path)]
+        case ".pt2":
+            files = [check_file(path, "[model] source")]
+        case _:
+            files = networks.module_files(model.source, root)
+    if model.weights is not None:
+        files.append(find_weights(model.weights, root))
+    labels = label_file(model, root)
+    return [*files, labels] if labels is not None else files
+
+
+def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: str) -> Source:
+    """An ``.onnx`` or ``.pt2``, which bring their weights."""
+    for key, value in (("weights", model.weights), ("arguments", model.arguments)):
+        if value:
+            raise ModelError(f"{model.source} brings its own weights. Remove [model] {key}.")
+    path = root / model.source
+    if suffix == ".onnx":
+        network, spec = graph.open_onnx(path, model, root, labels)
+        return Source(spec=spec, onnx=network, has_weights=True)
+    exported, spec = program.open_program(path, model, root, labels)
+    return Source(spec=spec, program=exported, has_weights=True)

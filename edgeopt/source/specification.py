@@ -1,0 +1,238 @@
+"""The ModelSpec of a model that is not ours: what the recipe says, checked against what the model takes and gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeopt.config import ModelConfig
+from edgeopt.errors import ModelError
+from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
+from edgeopt.spec import (
+    CenterCrop,
+    ClassificationDecoding,
+    Decoding,
+    Letterbox,
+    ModelSpec,
+    Preprocessing,
+    Resize,
+    ResizeShorterSide,
+    Size,
+    Task,
+    TensorSpec,
+    YoloDecoding,
+    YoloxDecoding,
+    replace,
+)
+
+PUBLISHED_LABELS = {"edgeopt:coco": COCO, "edgeopt:imagenet": IMAGENET, "edgeopt:digits": DIGITS}
+"""What `labels` may name instead of a file."""
+
+_MAX_LABEL_BYTES = 10 << 20
+
+
+def label_file(model: ModelConfig, root: Path) -> Path | None:
+    """The file that ``[model] labels`` names, if it names one."""
+    labels = model.labels
+    return root / labels if isinstance(labels, str) and labels not in PUBLISHED_LABELS else None
+
+
+def read_labels(model: ModelConfig, root: Path) -> tuple[str, ...]:
+    """The class names that the recipe gives; empty if none.
+
+    Raises:
+        ModelError: a label file that is missing, unreadable, too large or empty, or a name that occurs twice.
+    """
+    labels = model.labels or ()
+    if isinstance(labels, str):
+        file = label_file(model, root)
+        labels = PUBLISHED_LABELS[labels] if file is None else _read_names(file)
+    if len(set(labels)) < len(labels):
+        twice = next(label for label in labels if labels.count(label) > 1)
+        raise ModelError(f"[model] labels: '{twice}' occurs more than once. Give each class its own name.")
+    return labels
+
+
+def specify(
+    model: ModelConfig,
+    name: str,
+    labels: tuple[str, ...],
+    network_input: TensorSpec,
+    output: TensorSpec,
+    *,
+    preprocessing: Preprocessing | None = None,
+    decoding: Decoding | None = None,
+) -> ModelSpec:
+    """Put together the ModelSpec of a model that brings none.
+
+    Args:
+        model: the recipe's ``[model]``, which decides where it says something.
+        name: of the model.
+        labels: class names, from the recipe or the data.
+        network_input: of the model, (N, C, H, W) or (N, H, W, C).
+        output: of the model, with its shape.
+        preprocessing: what to do where the recipe says nothing; None: the recipe must say it.
+        decoding: likewise; None: inferred from the output's shape.
+
+    Raises:
+        ModelError: something is missing or contradicts the model's shapes.
+    """
+    preprocessing = model.preprocessing or preprocessing
+    if preprocessing is None:
+        raise ModelError(
+            f"{model.source} does not say how images become its input {network_input.shape}. "
+            "Give [model.preprocessing] with steps, channels and normalization."
+        )
+    if not labels:
+        raise ModelError(
+            f"{model.source} does not name its classes. Give [model] labels: a list, a file with one name a line, or "
+            f"one of {', '.join(PUBLISHED_LABELS)}."
+        )
+    task = _task(model, output)
+    spec = ModelSpec(
+        name=name,
+        task=task,
+        input=network_input,
+        outputs=(output,),
+        preprocessing=preprocessing,
+        decoding=model.decoding or decoding or _infer_decoding(model, task, output, network_input, len(labels)),
+        labels=labels,
+    )
+    check_spec(spec)
+    return spec
+
+
+def override(spec: ModelSpec, model: ModelConfig) -> ModelSpec:
+    """`spec` with the preprocessing and decoding of the recipe, where it has them.
+
+    Raises:
+        ModelError: the recipe contradicts the network.
+    """
+    if model.task not in (None, spec.task):
+        raise ModelError(f"{model.source} is for {spec.task}, not {model.task}. Leave [model] task out.")
+    spec = replace(
+        spec,
+        preprocessing=model.preprocessing or spec.preprocessing,
+        decoding=model.decoding or spec.decoding,
+    )
+    check_spec(spec)
+    return spec
+
+
+def check_spec(spec: ModelSpec) -> None:
+    """Check that preprocessing makes what the network takes, and that decoding reads what it gives.
+
+    Raises:
+        ModelError: it does not; the message says which of the two to change.
+    """
+    _check_pixels(spec)
+    classes, shape = len(spec.labels), spec.outputs[0].shape
+    if spec.task != _task_of(spec.decoding):
+        raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(spec.decoding)}.")
+    match spec.decoding:
+        case ClassificationDecoding():
+            expected: tuple[int | str, ...] = (shape[0], classes)
+        case YoloxDecoding(strides=strides):
+            expected = (shape[0], _cells(image_size(spec.input, spec.preprocessing.layout), strides), 5 + classes)
+        case YoloDecoding():
+            expected = (shape[0], 4 + classes, shape[-1])
+    if shape != expected:
+        raise ModelError(
+            f"{spec.name} gives {shape}, but {classes} labels and {type(spec.decoding).__name__} need {expected}. "
+            "Correct [model] labels or decoding."
+        )
+
+
+def image_size(tensor: TensorSpec, layout: str) -> Size:
+    """(height, width) of an image input."""
+    height, width = tensor.shape[2:4] if layout == "NCHW" else tensor.shape[1:3]
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    return height, width
+
+
+def _check_pixels(spec: ModelSpec) -> None:
+    preprocessing = spec.preprocessing
+    size = image_size(spec.input, preprocessing.layout)
+    made = _final_size(preprocessing)
+    if made != size:
+        raise ModelError(
+            f"{spec.name} takes {size[0]} x {size[1]} pixels, but the preprocessing makes "
+            f"{'images of different sizes' if made is None else f'{made[0]} x {made[1]}'}. "
+            "End its steps with a resize, center_crop or letterbox to the network's size, or change [model] input_size."
+        )
+    channels = spec.input.shape[1 if preprocessing.layout == "NCHW" else 3]
+    if channels != (1 if preprocessing.channels == "GRAY" else 3):
+        raise ModelError(
+            f"{spec.name} takes {channels} channels, but the preprocessing makes {preprocessing.channels}."
+        )
+    takes_bytes = spec.input.dtype == "uint8"
+    if takes_bytes and preprocessing.normalization is not None:
+        raise ModelError(f"{spec.name} takes uint8 pixels: remove normalization from [model.preprocessing].")
+    if not takes_bytes and preprocessing.normalization is None:
+        raise ModelError(
+            f"{spec.name} takes {spec.input.dtype}: give [model.preprocessing] normalization, "
+            "with scale = 1.0 for pixels of 0 to 255."
+        )
+
+
+def _final_size(preprocessing: Preprocessing) -> Size | None:
+    """(height, width) after the last step that changes it; None where it depends on the image."""
+    for step in reversed(preprocessing.steps):
+        if isinstance(step, Resize | CenterCrop | Letterbox):
+            return step.size
+        if isinstance(step, ResizeShorterSide):
+            return None
+    return None
+
+
+def _task(model: ModelConfig, output: TensorSpec) -> Task:
+    """By the rank of the output, which the recipe must not contradict."""
+    task: Task | None = {2: "classification", 3: "detection"}.get(len(output.shape))  # type: ignore[assignment]
+    if task is None or model.task not in (None, task):
+        raise ModelError(
+            f"{model.source} gives '{output.name}' {output.shape}, which is no {model.task or 'known task'}: "
+            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors)."
+        )
+    return task
+
+
+def _infer_decoding(
+    model: ModelConfig, task: Task, output: TensorSpec, network_input: TensorSpec, classes: int
+) -> Decoding:
+    if task == "classification":
+        return ClassificationDecoding()
+    layout = model.preprocessing.layout if model.preprocessing else "NCHW"
+    yolox = YoloxDecoding()
+    cells = _cells(image_size(network_input, layout), yolox.strides)
+    if output.shape[1:] == (cells, 5 + classes):
+        return yolox
+    if output.shape[1:] == (4 + classes, cells):
+        return YoloDecoding()
+    raise ModelError(
+        f"{model.source} gives {output.shape}, which is neither YOLOX's (N, {cells}, {5 + classes}) nor YOLO's "
+        f"(N, {4 + classes}, {cells}) for {classes} labels. Correct [model] labels, or give [model.decoding]."
+    )
+
+
+def _cells(size: Size, strides: tuple[int, ...]) -> int:
+    return sum((size[0] // stride) * (size[1] // stride) for stride in strides)
+
+
+def _task_of(decoding: Decoding) -> Task:
+    return "classification" if isinstance(decoding, ClassificationDecoding) else "detection"
+
+
+def _read_names(path: Path) -> tuple[str, ...]:
+    known = f"or one of {', '.join(PUBLISHED_LABELS)}"
+    try:
+        if path.stat().st_size > _MAX_LABEL_BYTES:
+            raise ModelError(f"[model] labels: {path} is too large for a list of names.")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"[model] labels: cannot read {path}: {error}. Give a list, a file with one name a line, {known}."
+        ) from error
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if not labels:
+        raise ModelError(f"[model] labels: {path} names no class. Write one name a line.")
+    return labels
