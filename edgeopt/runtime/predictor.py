@@ -89,7 +89,7 @@ class Predictor:
         """
         return [
             result
-            for portion in _portions(images, self._fixed_batch or len(images))
+            for portion in _portions(images, self._fixed_batch or max(1, len(images)))
             for result in self.decode_batch(self.infer(self.prepare_batch(portion)))
         ]
 

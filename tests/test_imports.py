@@ -1,0 +1,60 @@
+"""What may import what, proven by a process in which the rest cannot be imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgeopt
+
+DEVICE = (
+    *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "statistics"),
+    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "errors", "report", "cli"),
+)
+"""The device side; `report` and `cli` import everything else only when it is asked for."""
+
+SCRIPT = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "onnx", "onnx_ir", "onnxscript"}:
+            raise ImportError(f"{name} is blocked: this is a device")
+
+sys.meta_path.insert(0, Blocked())
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def modules() -> list[str]:
+    """Every module of the device side that exists."""
+    found = []
+    for name in DEVICE:
+        spec = importlib.util.find_spec(f"edgeopt.{name}")
+        if spec is not None:
+            found.append(spec.name)
+            locations = spec.submodule_search_locations or []
+            found += [inner.name for inner in pkgutil.walk_packages(locations, prefix=f"{spec.name}.")]
+    return found
+
+
+def test_every_module_of_the_device_side_imports_on_a_device() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT, *modules()],
+        cwd=Path(edgeopt.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_layers_hold() -> None:
+    importlinter = pytest.importorskip("importlinter.cli", reason="import-linter is not installed: layers not tested")
+    assert importlinter.lint_imports(config_filename=str(Path(edgeopt.__file__).parents[1] / ".importlinter")) == 0

@@ -1,0 +1,345 @@
+"""From a bundle to a result: which variant, which answer, and whether it is still the recorded one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import tiny
+
+from edgeopt.bundle import Bundle, EngineSettings, Golden, Manifest, pack, write_bundle
+from edgeopt.errors import BundleError, DataError, TargetError
+from edgeopt.postprocess import Classification, Detections
+from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
+from edgeopt.runtime.choice import Candidates
+from edgeopt.runtime.verify import difference
+from edgeopt.spec import TensorSpec, replace
+
+MISSING = Availability(ok=False, reason="not here")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return tiny.write(tmp_path / "x.edgeopt")
+
+
+@pytest.fixture
+def classifier(bundle: Bundle) -> Iterator[Predictor]:
+    with load(bundle.path) as predictor:
+        yield predictor
+
+
+@pytest.fixture
+def detector(tmp_path: Path) -> Iterator[Predictor]:
+    with load(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR).path) as predictor:
+        yield predictor
+
+
+# Predicting
+
+
+@pytest.mark.parametrize("colour", tiny.COLOURS)
+def test_it_classifies(classifier: Predictor, colour: str) -> None:
+    result = classifier.predict(tiny.colour(colour))
+    assert isinstance(result, Classification)
+    assert result.label == colour
+    assert result.score > 0.9
+
+
+@pytest.mark.parametrize("variant", [variant.name for variant, _ in tiny.engines()])
+def test_every_variant_predicts(bundle: Bundle, variant: str) -> None:
+    with load(bundle.path, variant=variant, threads=1) as predictor:
+        assert predictor.predict(tiny.colour("green")).label == "green"
+        assert predictor.variant.name == variant
+
+
+def test_it_takes_a_path_or_bytes(classifier: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), tiny.colour("blue"))
+    for source in (path, str(path), path.read_bytes()):
+        assert classifier.predict(source).label == "blue"
+    with pytest.raises(DataError, match=r"none\.png"):
+        classifier.predict(tmp_path / "none.png")
+
+
+def test_boxes_are_in_the_original_images_pixels(detector: Predictor) -> None:
+    """A 64 x 32 picture is letterboxed to 16 x 8 on top of nothing: cells of 8 are 32 pixels, centred vertically."""
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, 32:] = tiny.colour("red", 32, 32)
+    result = detector.predict(image)
+    assert isinstance(result, Detections)
+    assert set(result.labels) == {"red"}
+    assert ((result.boxes[:, 0] >= 31) & (result.boxes[:, 2] <= 64)).all()
+    assert len(detector.predict(np.zeros((32, 64, 3), np.uint8))) == 0
+
+
+def test_batches_are_predicted_like_single_images(classifier: Predictor) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (height, 9, 3), dtype=np.uint8) for height in range(3, 10)]
+    together = classifier.predict_batch(images)
+    for image, result in zip(images, together, strict=True):
+        np.testing.assert_allclose(result.scores, classifier.predict(image).scores, rtol=1e-5)
+    assert classifier.predict_batch([]) == []
+
+
+def test_a_fixed_batch_takes_any_number_of_images(tmp_path: Path) -> None:
+    plain = tiny.manifest()
+    fixed = tuple(replace(variant, engine=EngineSettings(batch=4)) for variant in plain.variants)
+    path = tiny.write(tmp_path / "x.edgeopt", variants=fixed).path
+    colours = [tiny.COLOURS[index % 3] for index in range(10)]
+    with load(path) as predictor:
+        results = predictor.predict_batch([tiny.colour(name) for name in colours])
+        assert [result.label for result in results] == colours
+        assert predictor.predict(tiny.colour("green")).label == "green"
+        with pytest.raises(DataError, match="takes 1 to 4 images at once, and was given 5"):
+            predictor.prepare_batch([tiny.colour("red")] * 5)
+
+
+def test_results_stay_when_the_next_image_comes(classifier: Predictor, detector: Predictor) -> None:
+    for network in (classifier, detector):
+        first = network.predict(tiny.colour("red"))
+        before = first.scores.copy()
+        network.predict(tiny.colour("blue"))
+        np.testing.assert_array_equal(first.scores, before)
+        assert set(first.labels) >= {"red"}
+
+
+def test_the_stages_are_the_whole(classifier: Predictor) -> None:
+    image = tiny.colour("green")
+    staged = classifier.decode(classifier.infer(classifier.prepare(image)))
+    np.testing.assert_array_equal(staged.scores, classifier.predict(image).scores)
+
+
+def test_stages_overlap_with_memory_of_their_own(classifier: Predictor) -> None:
+    buffers = [classifier.buffer() for _ in tiny.COLOURS]
+    prepared = [classifier.prepare(tiny.colour(name), out=out) for name, out in zip(tiny.COLOURS, buffers, strict=True)]
+    inferred = [classifier.infer(item, copy=True) for item in prepared]
+    assert [classifier.decode(item).label for item in inferred] == list(tiny.COLOURS)
+
+
+def test_memory_that_does_not_fit(classifier: Predictor) -> None:
+    with pytest.raises(DataError, match="room for"):
+        classifier.prepare(tiny.colour("red"), out=np.zeros((1, 3, 7, 8), np.uint8))
+
+
+def test_predicting_allocates_no_tensor(classifier: Predictor) -> None:
+    one, two = classifier.prepare(tiny.colour("red")), classifier.prepare(tiny.colour("blue"))
+    assert one.tensor is two.tensor
+    first = classifier.infer(one).outputs["scores"]
+    assert classifier.infer(two).outputs["scores"] is first
+
+
+def test_a_predictor_a_thread(bundle: Bundle) -> None:
+    wrong = []
+
+    def work(colour: str) -> None:
+        with load(bundle.path, threads=1) as predictor:
+            image = tiny.colour(colour)
+            wrong.extend(result for _ in range(50) if (result := predictor.predict(image)).label != colour)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in tiny.COLOURS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_a_closed_predictor_says_so(bundle: Bundle) -> None:
+    with load(bundle.path) as predictor:
+        pass
+    predictor.close()
+    with pytest.raises(TargetError, match="closed"):
+        predictor.predict(tiny.colour("red"))
+
+
+def test_an_engine_that_is_not_of_its_specification(bundle: Bundle) -> None:
+    other = replace(tiny.CLASSIFIER, input=TensorSpec(name="pixels", shape=("N", 3, 8, 8), dtype="uint8"))
+    described = replace(bundle.manifest, spec=other)
+    with pytest.raises(BundleError, match=r"inputs are image, and the specification .* says pixels"):
+        open_variant(replace_manifest(bundle, described), described.variants[0])
+
+
+def replace_manifest(bundle: Bundle, described: Manifest) -> Bundle:
+    return Bundle(bundle.path, described)
+
+
+# Choosing
+
+
+def changed(**by_name: dict[str, Any]) -> Manifest:
+    """The tiny manifest with fields of some variants changed; `_` in a name stands for `-`."""
+    plain = tiny.manifest()
+    fields = {name.replace("_", "-"): values for name, values in by_name.items()}
+    return replace(
+        plain, variants=tuple(replace(variant, **fields.get(variant.name, {})) for variant in plain.variants)
+    )
+
+
+def choose(described: Manifest, available: Callable[[str], Availability] = lambda _: Availability(ok=True)) -> Any:
+    """(name of the chosen variant, reasons of the others)."""
+    candidates = Candidates(described, available)
+    chosen = next(iter(candidates))
+    candidates.reject_rest(chosen)
+    return chosen.name, candidates.rejected
+
+
+def test_the_fastest_measured_variant_is_chosen() -> None:
+    described = changed(ort_fp32={"p50_ms": 4.0}, ov_fp32={"p50_ms": 3.0}, ort_int8={"p50_ms": 5.0})
+    name, rejected = choose(described)
+    assert name == "ov-fp32"
+    assert rejected == {
+        "ort-fp32": "slower: 4 ms where 'ov-fp32' takes 3 ms",
+        "ort-int8": "slower: 5 ms where 'ov-fp32' takes 3 ms",
+        "ov-int8": "not measured, and 'ov-fp32' comes before it",
+    }
+
+
+def test_an_unaccepted_accuracy_is_never_chosen() -> None:
+    described = changed(
+        ov_int8={"p50_ms": 1.0, "accepted": False, "verdict": "top-1 fell by 3 points"}, ov_fp32={"p50_ms": 3.0}
+    )
+    name, rejected = choose(described)
+    assert name == "ov-fp32"
+    assert rejected["ov-int8"] == "its accuracy was not accepted: top-1 fell by 3 points"
+
+
+def test_what_was_not_measured_is_chosen_by_precision() -> None:
+    assert choose(tiny.manifest())[0] == "ort-int8"
+
+
+def test_a_target_that_is_not_here() -> None:
+    name, rejected = choose(
+        changed(ov_int8={"p50_ms": 1.0}), lambda target: MISSING if target == "ov" else Availability(ok=True)
+    )
+    assert name == "ort-int8"
+    assert rejected["ov-int8"] == "target 'ov' cannot run here: not here"
+
+
+def test_an_accelerator_comes_first_where_there_is_one() -> None:
+    described = changed(ov_int8={"p50_ms": 1.0}, ort_fp32={"target": "trt", "precision": "fp16"})
+    name, rejected = choose(described)
+    assert name == "ort-fp32"
+    assert rejected["ov-int8"] == "'ort-fp32' runs on this machine's accelerator"
+    assert choose(described, lambda target: MISSING if target == "trt" else Availability(ok=True))[0] == "ov-int8"
+
+
+def test_engines_that_cannot_win_are_not_even_imported() -> None:
+    asked = []
+
+    def available(target: str) -> Availability:
+        asked.append(target)
+        return Availability(ok=True)
+
+    choose(changed(ov_int8={"p50_ms": 1.0}), available)
+    assert asked == ["ov"]
+
+
+def test_nothing_runs_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor, "availability", lambda _: MISSING)
+    with pytest.raises(TargetError, match=r"no variant of bundle 'tiny-classifier' runs .*ov-int8: .* not here"):
+        load(bundle.path)
+
+
+def test_a_variant_that_does_not_load_is_passed_over_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = {variant.file: engine for variant, engine in tiny.engines()}
+    files["variants/ov-int8/model.onnx"] = b"of another age"
+    path = write_bundle(tmp_path / "x.edgeopt", changed(ov_int8={"p50_ms": 1.0}, ort_fp32={"p50_ms": 2.0}), files).path
+    with load(path) as found:
+        assert found.variant.name == "ort-fp32"
+        assert "does not load here: openvino" in found.rejected["ov-int8"]
+    assert "variant 'ov-int8' does not load here" in caplog.text
+    with pytest.raises(TargetError, match="cannot load"):
+        load(path, variant="ov-int8")
+
+
+def test_asking_for_a_variant(bundle: Bundle) -> None:
+    with load(bundle.path, variant="ov-fp32") as found:
+        assert found.rejected["ort-int8"] == "'ov-fp32' was asked for"
+    with pytest.raises(BundleError, match="Did you mean 'ov-fp32'"):
+        load(bundle.path, variant="ov-fp23")
+
+
+def test_a_damaged_bundle_is_not_loaded(bundle: Bundle) -> None:
+    engine = bundle.file("ort-fp32")
+    engine.write_bytes(engine.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match="was changed"):
+        load(bundle.path)
+
+
+def test_the_threads_of_the_call_are_the_engines(bundle: Bundle) -> None:
+    with load(bundle.path, threads=1) as found:
+        assert found._session.settings.threads == 1
+
+
+# Verifying
+
+
+@pytest.mark.parametrize("spec", [tiny.CLASSIFIER, tiny.DETECTOR], ids=lambda spec: spec.task)
+def test_golden_outputs_are_reproduced(tmp_path: Path, spec: Any) -> None:
+    bundle = tiny.write_golden(tmp_path / "x.edgeopt", spec)
+    found = verify(bundle.path)
+    assert found.ok
+    assert found.skipped == {}
+    assert set(found.replayed) == {variant.name for variant in bundle.manifest.variants}
+    assert all(replayed.difference <= 1e-6 for replayed in found.replayed.values())
+    found.require()
+
+
+def test_what_is_not_replayed_is_said(bundle: Bundle, tmp_path: Path) -> None:
+    assert verify(bundle.path).skipped["ov-int8"] == "it has no golden inputs"
+    whole = tiny.write_golden(tmp_path / "g.edgeopt")
+    found = verify(whole.path, available=lambda target: MISSING if target == "ov" else Availability(ok=True))
+    assert found.skipped == dict.fromkeys(("ov-fp32", "ov-int8"), "target 'ov' cannot run here: not here")
+    assert set(found.replayed) == {"ort-fp32", "ort-int8"}
+
+
+def golden_bundle(path: Path, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> Bundle:
+    """A bundle of one variant with golden arrays as given."""
+    variant, engine = tiny.engines()[0]
+    golden = Golden(inputs="in.npz", outputs="out.npz", tolerance=0.01)
+    described = tiny.manifest(variants=(replace(variant, golden=golden),))
+    return write_bundle(path, described, {variant.file: engine, "in.npz": pack(inputs), "out.npz": pack(outputs)})
+
+
+IMAGES = {"image": np.full((2, 3, 8, 8), 255, np.uint8)}
+
+
+@pytest.mark.parametrize(("answer", "ok"), [(8.0, True), (8.05, True), (8.2, False), (np.nan, False), (np.inf, False)])
+def test_the_tolerance_is_relative_to_the_largest_output(tmp_path: Path, answer: float, *, ok: bool) -> None:
+    bundle = golden_bundle(tmp_path / "x.edgeopt", IMAGES, {"scores": np.full((2, 3), answer, np.float32)})
+    found = verify(bundle.path)
+    assert found.ok is ok
+    if not ok:
+        with pytest.raises(BundleError, match=r"ort-fp32 differs by .* \(allowed 0\.01\)"):
+            found.require()
+
+
+def test_golden_outputs_of_another_shape_or_name(tmp_path: Path) -> None:
+    shaped = golden_bundle(tmp_path / "a.edgeopt", IMAGES, {"scores": np.zeros((1, 3), np.float32)})
+    assert not verify(shaped.path).ok
+    named = golden_bundle(tmp_path / "b.edgeopt", IMAGES, {"logits": np.zeros((2, 3), np.float32)})
+    with pytest.raises(BundleError, match=r"gives \['scores'\], its golden outputs are \['logits'\]"):
+        verify(named.path)
+
+
+def test_golden_inputs_that_are_not_the_networks(tmp_path: Path) -> None:
+    empty = golden_bundle(tmp_path / "a.edgeopt", {"image": np.zeros((0, 3, 8, 8), np.uint8)}, {})
+    with pytest.raises(BundleError, match="at least one"):
+        verify(empty.path)
+    floats = golden_bundle(tmp_path / "b.edgeopt", {"image": np.zeros((1, 3, 8, 8), np.float32)}, {})
+    with pytest.raises(DataError, match="must be uint8"):
+        verify(floats.path)
+
+
+def test_differences() -> None:
+    small, large = np.array([0.5, 0.1]), np.array([100.0, 0.0])
+    assert difference(small, small + 0.01) == pytest.approx(0.01)
+    assert difference(large, large + 1) == pytest.approx(0.01)
+    assert difference(np.zeros(0), np.zeros(0)) == 0
+    assert difference(np.array([0], np.uint8), np.array([255], np.uint8)) == 255
