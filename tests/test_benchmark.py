@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import benchmark
+from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, StagedBatches, duration, is_quick
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, StorageError
 from edgeopt.measure import latency
@@ -208,3 +210,68 @@ class TestDistribution:
         counted = latency.histogram(np.array(samples))
         assert sum(counted.counts) == len(samples)
         assert len(counted.edges_ms) == len(counted.counts) + 1
+
+
+class FakeBatchPredictor(FakePredictor):
+    """A network that takes at most `limit` images at once."""
+
+    def __init__(self, limit: int = 3):
+        super().__init__()
+        self.limit, self.portions = limit, []
+
+    def buffer(self, count=1):
+        return np.zeros((self.limit, 1))
+
+    def prepare_batch(self, images, out=None):
+        self.portions.append(list(images))
+        return images, "geometry"
+
+    def infer(self, prepared):
+        return prepared[0]
+
+    def decode(self, outputs):
+        return outputs
+
+    decode_batch = decode
+
+
+class TestScenarios:
+    def test_mlperfs_minimums(self):
+        assert {name: scenario.queries for name, scenario in SCENARIOS.items()} == {
+            "singlestream": 64,
+            "multistream": 662,
+            "offline": 24_576 // 16,
+            "server": 662,
+        }
+
+    def test_multistream_sends_eight_images_a_query_in_portions_that_fit(self):
+        predictor = FakeBatchPredictor()
+        StagedBatches(predictor, list(range(10)), 8).run(1, 1)
+        assert predictor.portions == [[8, 9, 0], [1, 2, 3], [4, 5]]
+
+    @pytest.mark.parametrize("name", SCENARIOS)
+    def test_each_runs_quickly_and_says_that_it_was_quick(self, name):
+        result = benchmark.benchmark_scenario(
+            {"m": FakeBatchPredictor(16)}, [1, 2, 3], name, CONFIG, quick=True, per_s=5e3
+        )["m"]
+        assert result.scenario == name
+        assert result.quick
+        assert result.samples_per_query == SCENARIOS[name].samples_per_query
+        assert result.figure[1] is None or result.figure[1] > 0.0
+
+    def test_a_full_run_lasts_as_mlperf_asks(self):
+        for scenario in SCENARIOS.values():
+            config = duration(scenario, CONFIG, quick=False)
+            assert config.duration_s == 600.0
+            assert config.minimum_queries >= scenario.queries
+            assert not is_quick(scenario, config)
+            assert is_quick(scenario, CONFIG)
+
+    def test_latency_in_server_counts_the_time_in_the_queue(self):
+        busy = Timed(lambda: time.sleep(0.002))
+        waiting = Arrivals(busy, per_s=2000.0).run(0, 20)  # four times as fast as it can be served
+        assert waiting[-1] > 5 * waiting[0]
+
+    def test_no_arrivals(self):
+        with pytest.raises(MeasurementError, match="positive rate, not 0"):
+            Arrivals(Timed(lambda: None), per_s=0.0)

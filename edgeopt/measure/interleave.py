@@ -27,7 +27,7 @@ class Plan:
 
     warmup_s: float = 0.5
     duration_s: float = 3.0
-    """Least time of queries for each subject."""
+    """Least time of blocks for each subject."""
     minimum_queries: int = 64
     block_s: float = 0.1
     """Aim for a block of the slowest subject: short against clock drift, long against a switch's cold caches."""
@@ -134,5 +134,5 @@ def done(blocks: Mapping[str, list[Block]], plan: Plan) -> float:
 
 def _share(blocks: list[Block], plan: Plan) -> float:
     queries = sum(len(block.samples_ns) for block in blocks)
-    seconds = sum(int(block.samples_ns.sum()) for block in blocks) / 1e9
+    seconds = sum(block.conditions.seconds for block in blocks)
     return min(queries / plan.minimum_queries, seconds / plan.duration_s if plan.duration_s else 1.0)

@@ -1,61 +1,30 @@
-"""Latency and throughput of models on this machine, measured side by side.
-
-What is timed is what `Predictor.predict` does on a decoded image: preprocess, network (with transfers to and from a
-device) and postprocess, each apart and their sum end to end. Reading and decoding image files is not timed.
-"""
+"""Run a benchmark: warm up, alternate, collect, summarise."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
+from edgeopt.benchmark.results import LatencyResult, ScenarioName
+from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, BatchStages, Scenario, duration, is_quick, subject
 from edgeopt.config import BenchmarkConfig
-from edgeopt.errors import MeasurementError, StorageError
+from edgeopt.errors import MeasurementError
 from edgeopt.measure import latency, validity
 from edgeopt.measure.environment import Environment, environment, peak_memory_mib
 from edgeopt.measure.interleave import Block, Plan, Warmup, done, rounds, warm_up
-from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
-from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Stages, Subject, Timed
-from edgeopt.spec import Struct
 
-SCHEMA_VERSION = 1
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[float], None]
 """Called with the share of the measurement that is done, from 0 to 1."""
 
-
-class LatencyResult(Struct):
-    """One model's latency on one machine."""
-
-    name: str
-    scenario: str
-    end_to_end: Distribution
-    stages: dict[str, Distribution]
-    """Empty where only the whole was timed."""
-    throughput_per_s: float
-    """Samples a second while queries ran."""
-    histogram: Histogram
-    series: Series
-    ratio: Ratio | None
-    """Against the baseline of the same run; None for the baseline itself and for a model measured alone."""
-    warmup_stable: bool
-    environment: Environment
-    peak_memory_mib: float
-    """Of the whole process, with all models of the run."""
-    conditions: Conditions
-    """Of the machine while this one ran."""
-    invalid: tuple[str, ...] = ()
-    """Why the figures are not to be believed; empty where they are."""
-    partial: bool = False
-    """Interrupted before it had run as long as asked."""
-    schema_version: int = SCHEMA_VERSION
+_SERVER_BLOCK_S = 2.0
+"""Queues must have time to form: a block begins without one."""
 
 
 def benchmark(
@@ -104,10 +73,40 @@ def compare(
     return measure(subjects, config, baseline=baseline, progress=progress)
 
 
+def benchmark_scenario(
+    predictors: Mapping[str, BatchStages],
+    images: Sequence[Array],
+    name: ScenarioName,
+    config: BenchmarkConfig,
+    *,
+    quick: bool = False,
+    per_s: float | None = None,
+    baseline: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, LatencyResult]:
+    """`benchmark_variants` under one of MLPerf's scenarios, as long as its rules ask.
+
+    Args:
+        predictors: open predictors by variant name.
+        images: decoded (H, W, 3) uint8 BGR images.
+        name: of the scenario.
+        config: warm-up, and the duration of a quick run.
+        quick: run as long as `config` says; the results are marked.
+        per_s: arrivals a second in ``server``; None: 0.7 of what one query at a time reaches.
+        baseline: the one that the others' ratios refer to; default: the first.
+        progress: told how far the measurement is.
+    """
+    scenario = SCENARIOS[name]
+    subjects = {key: subject(scenario, predictor, images, per_s) for key, predictor in predictors.items()}
+    config = duration(scenario, config, quick=quick)
+    return measure(subjects, config, scenario=scenario, baseline=baseline, progress=progress)
+
+
 def measure(
     subjects: Mapping[str, Subject],
     config: BenchmarkConfig,
     *,
+    scenario: Scenario = SCENARIOS["singlestream"],
     baseline: str | None = None,
     progress: Progress | None = None,
     sensors: Sensors | None = None,
@@ -117,59 +116,21 @@ def measure(
     if reference not in subjects:
         raise MeasurementError(f"the baseline '{reference}' is not among what is measured: {', '.join(subjects)}")
     plan = Plan(config.warmup_s, config.duration_s, config.minimum_queries)
+    if scenario.name == "server":
+        plan = replace(plan, block_s=_SERVER_BLOCK_S, settle=0)
     warmups = {name: warm_up(subject, plan.warmup_s) for name, subject in subjects.items()}
     endless = rounds(subjects, warmups, plan, Sensors() if sensors is None else sensors)
     blocks, partial = _collect(endless, plan, progress)
-    run = _Run(reference, environment(config.threads), peak_memory_mib(), partial)
+    run = _Run(scenario, is_quick(scenario, config), reference, environment(config.threads), peak_memory_mib(), partial)
     return {name: _result(name, subject, warmups[name], blocks, run) for name, subject in subjects.items()}
-
-
-def require_valid(results: Mapping[str, LatencyResult]) -> None:
-    """Refuse results of a run that was disturbed.
-
-    Raises:
-        MeasurementError: with every reason, by name.
-    """
-    reasons = [f"{name}: {reason}" for name, result in results.items() for reason in result.invalid]
-    if reasons:
-        raise MeasurementError(
-            "the measurement is not valid, so no figure is given:\n  "
-            + "\n  ".join(reasons)
-            + "\nStop what else runs, fix the clocks and measure again, or take the figures marked with --allow-invalid"
-        )
-
-
-def write_results(path: Path, results: Mapping[str, LatencyResult]) -> None:
-    """Write results as JSON.
-
-    Raises:
-        StorageError: the file cannot be written.
-    """
-    try:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2))
-    except OSError as error:
-        raise StorageError(f"cannot write the results to {path}: {error}. Choose another file") from error
-
-
-def read_results(path: Path) -> dict[str, LatencyResult]:
-    """Read what `write_results` wrote.
-
-    Raises:
-        MeasurementError: no such file, or not of this schema.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, LatencyResult])
-    except (OSError, msgspec.DecodeError) as error:
-        raise MeasurementError(
-            f"{path} holds no benchmark results of schema {SCHEMA_VERSION}: {error}. "
-            "Write them with: edgeopt benchmark BUNDLE --json"
-        ) from error
 
 
 @dataclass(frozen=True)
 class _Run:
     """What all results of one run have in common."""
 
+    scenario: Scenario
+    quick: bool
     baseline: str
     environment: Environment
     peak_memory_mib: float
@@ -202,13 +163,16 @@ def _result(name: str, subject: Subject, warmup: Warmup, blocks: Mapping[str, li
     own = blocks[name]
     stages_ms = np.concatenate([block.samples_ns for block in own]) / 1e6
     total_ms = stages_ms.sum(axis=1)
+    arrivals = isinstance(subject, Arrivals)
+    busy_s = sum(block.conditions.seconds for block in own) if arrivals else float(total_ms.sum()) / 1e3
     columns = zip(subject.stages, stages_ms.T, strict=True) if len(subject.stages) > 1 else ()
     return LatencyResult(
         name=name,
-        scenario="singlestream",
+        scenario=run.scenario.name,
         end_to_end=latency.distribution(total_ms),
         stages={stage: latency.distribution(column) for stage, column in columns},
-        throughput_per_s=1000.0 * total_ms.size / float(total_ms.sum()),
+        samples_per_query=run.scenario.samples_per_query,
+        throughput_per_s=run.scenario.samples_per_query * total_ms.size / busy_s,
         histogram=latency.histogram(total_ms),
         series=latency.series(own),
         ratio=None if name == run.baseline else latency.ratio(run.baseline, blocks[run.baseline], own),
@@ -217,5 +181,7 @@ def _result(name: str, subject: Subject, warmup: Warmup, blocks: Mapping[str, li
         conditions=validity.whole([block.conditions for block in own]),
         invalid=validity.problems(own),
         peak_memory_mib=run.peak_memory_mib,
+        quick=run.quick,
+        target_per_s=subject.per_s if isinstance(subject, Arrivals) else None,
         partial=run.partial,
     )

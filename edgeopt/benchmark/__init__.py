@@ -1,0 +1,25 @@
+"""Latency and throughput of models on this machine, measured side by side.
+
+What is timed is what `Predictor.predict` does on a decoded image: preprocess, network (with transfers to and from a
+device) and postprocess, each apart and their sum end to end. Reading and decoding image files is not timed.
+"""
+
+from __future__ import annotations
+
+from edgeopt.benchmark.results import LatencyResult, ScenarioName, read_results, require_valid, write_results
+from edgeopt.benchmark.run import benchmark, benchmark_scenario, benchmark_variants, compare, measure
+from edgeopt.benchmark.scenarios import SCENARIOS
+
+__all__ = [
+    "SCENARIOS",
+    "LatencyResult",
+    "ScenarioName",
+    "benchmark",
+    "benchmark_scenario",
+    "benchmark_variants",
+    "compare",
+    "measure",
+    "read_results",
+    "require_valid",
+    "write_results",
+]
