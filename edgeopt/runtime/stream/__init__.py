@@ -1,0 +1,22 @@
+"""Predicting on what never stands still: videos, cameras and network streams, each stage in a thread of its own."""
+
+from edgeopt.runtime.stream.sources import Backoff, FolderSource, Frame, Source, VideoSource, open_source
+from edgeopt.runtime.stream.stages import STAGES, Answer, Progress, StageName, Stages, Stream, WhenFull
+from edgeopt.runtime.stream.writer import VideoWriter
+
+__all__ = [
+    "STAGES",
+    "Answer",
+    "Backoff",
+    "FolderSource",
+    "Frame",
+    "Progress",
+    "Source",
+    "StageName",
+    "Stages",
+    "Stream",
+    "VideoSource",
+    "VideoWriter",
+    "WhenFull",
+    "open_source",
+]
