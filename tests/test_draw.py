@@ -65,7 +65,7 @@ def test_the_caption_is_below_the_image():
     )
     np.testing.assert_array_equal(picture[:400], image)
     assert picture.shape[0] > 400
-    assert (picture[400:] == 255).any(), "there is text in it"
+    assert (picture[400:] > 180).any(), "there is text in it"
 
 
 def test_classes_differ_in_color():
