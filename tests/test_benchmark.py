@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import benchmark
+from edgeopt.benchmark import scenarios
 from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, StagedBatches, duration, is_quick
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, StorageError
@@ -235,6 +235,16 @@ class FakeBatchPredictor(FakePredictor):
     decode_batch = decode
 
 
+class FakeClock:
+    now_ns = 0
+
+    def perf_counter_ns(self):
+        return self.now_ns
+
+    def sleep(self, seconds):
+        self.now_ns += round(seconds * 1e9)
+
+
 class TestScenarios:
     def test_mlperfs_minimums(self):
         assert {name: scenario.queries for name, scenario in SCENARIOS.items()} == {
@@ -267,10 +277,14 @@ class TestScenarios:
             assert not is_quick(scenario, config)
             assert is_quick(scenario, CONFIG)
 
-    def test_latency_in_server_counts_the_time_in_the_queue(self):
-        busy = Timed(lambda: time.sleep(0.002))
-        waiting = Arrivals(busy, per_s=2000.0).run(0, 20)  # four times as fast as it can be served
-        assert waiting[-1] > 5 * waiting[0]
+    def test_latency_in_server_counts_the_time_in_the_queue(self, monkeypatch):
+        clock = FakeClock()
+        monkeypatch.setattr(scenarios, "time", clock)
+        busy = Scripted(lambda number: clock.sleep(0.002) or 2e6)
+        waiting = Arrivals(busy, per_s=2000.0).run(0, 400)  # four times as fast as it can be served
+        assert waiting[-1] == pytest.approx(400 * 1.5e6, rel=0.2)
+        idle = Arrivals(busy, per_s=5.0).run(0, 100)
+        assert np.median(idle) == pytest.approx(2e6, rel=1e-3)
 
     def test_no_arrivals(self):
         with pytest.raises(MeasurementError, match="positive rate, not 0"):

@@ -33,6 +33,8 @@ class Plan:
     """Aim for a block of the slowest subject: short against clock drift, long against a switch's cold caches."""
     minimum_block: int = 4
     """Fewest queries a block."""
+    maximum_block: int = 2048
+    """Most queries a block; of models that take microseconds."""
     settle: int = 1
     """Untimed queries at the start of each block: the other subject has just emptied the caches."""
 
@@ -100,7 +102,7 @@ def rounds(
     if not subjects:
         raise MeasurementError("there is nothing to measure: give at least one model")
     slowest_s = max(warmup.median_ns for warmup in warmups.values()) / 1e9
-    queries = max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9)))
+    queries = min(max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9))), plan.maximum_block)
     run = _Blocks(subjects, queries, plan.settle, sensors)
     number = 0
     while True:
