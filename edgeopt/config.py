@@ -93,6 +93,8 @@ class Augmentation(Struct):
     """Classification only: boxes are not rotated."""
     shear_deg: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
     """Largest slant to either side; classification only."""
+    elastic: Fraction = 0.0
+    """Largest shift of a smooth local distortion, as a share of the image's size; classification only."""
     horizontal_flip: Fraction = 0.0
     """Probability."""
     mosaic: Fraction = 0.0

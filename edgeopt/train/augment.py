@@ -26,6 +26,8 @@ MINIMUM_VISIBLE = 0.25
 """A box of which less than this share stays in the image is dropped: too little is left to recognise."""
 MINIMUM_SIDE = 2.0
 """Pixels; a box that becomes thinner is dropped."""
+ELASTIC_GRID = 4
+"""Points of the distortion on each side: about the smoothness that Simard et al. found best for digits."""
 MINIMUM_FACTOR = 0.05
 """The smallest factor of size, brightness, contrast or colour, so that half-widths near 1 never reach nothing."""
 
@@ -48,20 +50,23 @@ class Scene:
 def augment_image(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
     """Augment an image that is classified as a whole; its border pixels continue outwards."""
     size = pixels.shape[:2]
-    return recolor(warp(pixels, random_affine(changes, size, size, rng), size, fill=None), changes, rng)
+    pixels = warp(pixels, random_affine(changes, size, size, rng), size, fill=None)
+    return recolor(distort(pixels, changes.elastic, rng), changes, rng)
 
 
-def augment_scene(scenes: Sequence[Scene], changes: Augmentation, fill: int, rng: Generator) -> Scene:
+def augment_scene(
+    scenes: Sequence[Scene], size: tuple[int, int], changes: Augmentation, fill: int, rng: Generator
+) -> Scene:
     """Augment the first of `scenes`, or all four as a mosaic.
 
     Args:
-        scenes: one, or four of the same size.
+        scenes: one, or four; none larger than `size`.
+        size: (height, width) of the result.
         changes: what may be changed.
         fill: value of the pixels that no image covers.
         rng: source of all randomness.
     """
-    size = scenes[0].pixels.shape[:2]
-    scene = mosaic(scenes, fill, rng) if len(scenes) == 4 else scenes[0]
+    scene = mosaic(scenes, size, fill, rng) if len(scenes) == 4 else scenes[0]
     matrix = random_affine(changes, scene.pixels.shape[:2], size, rng)
     pixels = recolor(warp(scene.pixels, matrix, size, fill), changes, rng)
     corners = np.concatenate([scene.boxes.reshape(-1, 2), np.ones((2 * len(scene.boxes), 1))], axis=1)
@@ -70,7 +75,7 @@ def augment_scene(scenes: Sequence[Scene], changes: Augmentation, fill: int, rng
 
 
 def random_affine(changes: Augmentation, size: tuple[int, ...], out_size: tuple[int, ...], rng: Generator) -> Matrix:
-    """Flip, slant, scale, rotate and shift about the centre, from an image of `size` to one of `out_size` (height, width)."""
+    """Flip, slant, scale, rotate and shift about the centre: from `size` to `out_size`, both (height, width)."""
     factor = _factor(changes.scale, rng)
     angle = np.deg2rad(rng.uniform(-changes.rotate_deg, changes.rotate_deg))
     slant = np.tan(np.deg2rad(rng.uniform(-changes.shear_deg, changes.shear_deg)))
@@ -99,6 +104,20 @@ def warp(pixels: Image, matrix: Matrix, out_size: tuple[int, ...], fill: int | N
     return moved.astype(np.uint8, copy=False)
 
 
+def distort(pixels: Image, elastic: float, rng: Generator) -> Image:
+    """Shift each pixel along a smooth random field (Simard et al. 2003): coarse noise, enlarged with a cubic."""
+    if not elastic:
+        return pixels
+    height, width = pixels.shape[:2]
+    coarse = rng.uniform(-elastic, elastic, (ELASTIC_GRID, ELASTIC_GRID, 2)) * (width, height)
+    field = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    moved = cv2.remap(
+        pixels, columns + field[..., 0], rows + field[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return moved.astype(np.uint8, copy=False)
+
+
 def recolor(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
     """Change brightness, contrast and the gains of the colours."""
     if not (changes.brightness or changes.contrast or changes.color_balance):
@@ -108,9 +127,9 @@ def recolor(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
     return adjust(pixels, Adjust(brightness=brightness, contrast=contrast, gains=(red, green, blue)))
 
 
-def mosaic(scenes: Sequence[Scene], fill: int, rng: Generator) -> Scene:
-    """Four scenes around a random point of a canvas of twice their height and width (Bochkovskiy et al. 2020)."""
-    height, width = scenes[0].pixels.shape[:2]
+def mosaic(scenes: Sequence[Scene], size: tuple[int, int], fill: int, rng: Generator) -> Scene:
+    """Four scenes around a random point of a canvas of twice `size` (Bochkovskiy et al. 2020)."""
+    height, width = size
     canvas = np.full((2 * height, 2 * width, 3), fill, np.uint8)
     meet_x, meet_y = int(rng.uniform(0.5, 1.5) * width), int(rng.uniform(0.5, 1.5) * height)
     boxes, classes = [], []

@@ -121,8 +121,13 @@ def restore(state: State, work: Path, identity: str) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ModelError(f"the checkpoint {path} cannot be read ({error}). Delete it to start anew.") from error
+    except OSError as error:
+        raise ModelError(f"the checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"the checkpoint {path} cannot be read: it is damaged, or holds more than tensors and numbers. "
+            "Delete it to start anew."
+        ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is no checkpoint of a training. Delete it to start anew.")
     return content

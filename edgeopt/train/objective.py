@@ -87,10 +87,11 @@ class Detect:
                 f"'{spec.name}' cannot be trained here: only detectors of the YOLOX kind can. Train it where it comes "
                 "from, and give its weights."
             )
-        if config.augmentation.rotate_deg or config.augmentation.shear_deg:
-            raise ConfigError(
-                "[train.augmentation] rotate_deg and shear_deg are for classification: boxes stay upright. Remove them."
-            )
+        for change in ("rotate_deg", "shear_deg", "elastic"):
+            if getattr(config.augmentation, change):
+                raise ConfigError(
+                    f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it."
+                )
         self._strides = spec.decoding.strides
         self._changes = config.augmentation
         self._pictures = pictures
@@ -122,11 +123,12 @@ class Detect:
         scene = self._pictures.scene(index)
         if closing:
             return scene
+        height, width = scene.pixels.shape[:2]
         if rng.random() >= self._changes.mosaic:
-            return augment_scene([scene], self._changes, self._pictures.fill, rng)
+            return augment_scene([scene], (height, width), self._changes, self._pictures.fill, rng)
         others = [self._pictures.scene_without_letterbox(int(one)) for one in rng.integers(len(self._pictures), size=3)]
         four = [self._pictures.scene_without_letterbox(index), *others]
-        return augment_scene(four, self._changes, self._pictures.fill, rng)
+        return augment_scene(four, (height, width), self._changes, self._pictures.fill, rng)
 
 
 def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> Objective:
