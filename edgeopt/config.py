@@ -327,14 +327,12 @@ def data_source(reference: str) -> DataSource:
         return DataSource(format="csv", path=str(path))
     if path.suffix == ".json":
         images = path.parent / "images"
-        return DataSource(
-            format="coco", path=str(images if images.is_dir() else path.parent), annotations=str(path)
-        )
+        return DataSource(format="coco", path=str(images if images.is_dir() else path.parent), annotations=str(path))
     if path.suffix == ".toml":
         return read_toml(path, DataSource)
     raise ConfigError(
-        f"'{reference}' is no data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys of a "
-        "data table, digits or digit_scenes"
+        f"'{reference}' is no data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys of "
+        "a data table, digits or digit_scenes"
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 
+from edgeopt.errors import DataError, storage_errors
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.preprocess import Image
 
@@ -115,3 +117,22 @@ def _class_color(category: int) -> Color:
 def _readable_on(color: Color) -> Color:
     """Black or white, whichever contrasts more."""
     return _BLACK if 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 128 else _WHITE
+
+
+def write_image(path: Path, picture: Image) -> None:
+    """Write a picture in the format that the file's ending names, making its folder where needed.
+
+    Raises:
+        StorageError: the disk refused.
+        DataError: OpenCV knows no such format.
+    """
+    try:
+        encoded, content = cv2.imencode(path.suffix or ".png", picture)
+    except cv2.error as error:
+        raise DataError(
+            f"cannot write {path}: no image format has the ending '{path.suffix}'. Use .png or .jpg"
+        ) from error
+    assert encoded
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.tobytes())

@@ -6,6 +6,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 
 from __future__ import annotations
 
+from edgeopt.benchmark.bundles import benchmark_bundle
 from edgeopt.benchmark.results import LatencyResult, ScenarioName, read_results, require_valid, write_results
 from edgeopt.benchmark.run import benchmark, benchmark_scenario, benchmark_variants, compare, measure
 from edgeopt.benchmark.scenarios import SCENARIOS
@@ -15,6 +16,7 @@ __all__ = [
     "LatencyResult",
     "ScenarioName",
     "benchmark",
+    "benchmark_bundle",
     "benchmark_scenario",
     "benchmark_variants",
     "compare",

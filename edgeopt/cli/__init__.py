@@ -9,7 +9,7 @@ from edgeopt.cli import device, workstation
 from edgeopt.cli.boundary import Commands, configure_logging
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(edgeopt.__version__, prog_name="edgeopt")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail.")
 def main(verbose: bool) -> None:  # noqa: FBT001 - a click flag

@@ -25,9 +25,7 @@ class Commands(click.Group):
             _say(f"{click.style('error:', fg='red', bold=True)} {error}")
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            _say(
-                f"{click.style('interrupted:', fg='yellow', bold=True)} finished work is kept; run it again to go on."
-            )
+            _say(f"{click.style('interrupted:', fg='yellow', bold=True)} finished work is kept; run it again to go on.")
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.

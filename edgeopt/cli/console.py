@@ -53,6 +53,10 @@ class StageDisplay:
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=text)
 
+    def share(self, done: float) -> None:
+        """Move the bar to a share of the whole, from 0 to 1."""
+        self.update(done, 1.0)
+
     def end(self, summary: str, *, reused: bool) -> None:
         """Replace the bar by a line that stays."""
         self._clear()

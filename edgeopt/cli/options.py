@@ -23,6 +23,11 @@ overrides = click.option(
     metavar="KEY=VALUE",
     help="Change one key of the recipe, as in calibrate.images=100; may be repeated.",
 )
+data = click.option(
+    "--data",
+    help="A folder of class folders, a .csv, a COCO .json, a .toml data table, digits or digit_scenes. Default: the "
+    "test set of the bundle's recipe, whose relative paths start from the current folder.",
+)
 variant = click.option("--variant", help="Default: the best one that this machine can run.")
 threads = click.option("--threads", type=click.IntRange(0), default=0, help="Of the engine; 0: its own choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
+
+if TYPE_CHECKING:
+    from edgeopt.spec import Task
 
 _SCHEMES = click.Choice(["tensorrt", "x86", "arm"])
 _METHODS = click.Choice(["minmax", "percentile", "entropy", "mse", "auto"])
@@ -17,7 +21,7 @@ _METHODS = click.Choice(["minmax", "percentile", "entropy", "mse", "auto"])
 @click.option("--task", type=click.Choice(["classification", "detection"]), default="classification", show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default="edgeopt.toml", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def init(task: str, out: Path, force: bool) -> None:  # noqa: FBT001 - a click flag
+def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click flag
     """Write a starter recipe, with every table explained."""
     from edgeopt.config import write_starter
 
@@ -40,20 +44,20 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.config import find_recipe
     from edgeopt.pipeline import build as run
-    from edgeopt.report import json_report, terminal, write_html
+    from edgeopt.report import content, to_json, to_terminal, write_page
 
     config, root = find_recipe(recipe, overrides)
     with StageDisplay() as display:
         built = run(config, root, out, work or out / ".edgeopt-work", display)
         display.begin("report")
-        report = write_html(built.path, built.path.with_suffix(".html"))
-        display.end(str(report), reused=False)
+        page = write_page(built.bundle, built.path.with_suffix(".html"))
+        display.end(str(page), reused=False)
     if as_json:
-        click.echo(json_report(built.path))
+        click.echo(to_json(content(built.bundle.manifest)).decode())
         return
-    console().print(terminal(built.path))
+    console().print(to_terminal(content(built.bundle.manifest)))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
-    click.echo(f"{state}\nbundle  {built.path}\nreport  {report}")
+    click.echo(f"{state}\nbundle  {built.path}\nreport  {page}")
 
 
 @click.command()

@@ -56,7 +56,7 @@ def assemble(
     key: str,
     measured: Sequence[Measured],
     calibration: CalibrationTable | None,
-    parity: float | None,
+    parity: float,
 ) -> Bundle:
     """Write the bundle.
 
@@ -101,9 +101,7 @@ def _variant(each: Measured) -> Variant:
         scheme=engine.scheme,
         file=f"{folder}/engine{target(engine.target).file_suffix}",
         nodes=dict(sorted(operators.items())),
-        golden=Golden(
-            inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]
-        ),
+        golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=msgspec.to_builtins(each.accuracy),
         latency=msgspec.to_builtins(each.latency),
         p50_ms=each.latency.end_to_end.p50_ms,

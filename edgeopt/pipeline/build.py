@@ -53,7 +53,9 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, engines)
         path = out / f"{config.name}.edgeopt"
-        key = content_key("bundle", {"name": config.name, "parts": keys, "calibration": calibration and calibration.key})
+        key = content_key(
+            "bundle", {"name": config.name, "parts": keys, "calibration": calibration and calibration.key}
+        )
         progress.begin("bundle")
         unchanged = is_current(path, key)
         if not unchanged:
@@ -88,7 +90,7 @@ def _job(config: Config, root: Path, work: Path, progress: Progress) -> Iterator
         yield open_job(config, root, workspace, progress)
 
 
-def _float_graph(job: Job) -> tuple[Artifact, float | None]:
+def _float_graph(job: Job) -> tuple[Artifact, float]:
     """The optimized float graph, and the export's parity."""
     export = graphs.exported(job, graphs.trained(job))
     return graphs.optimized(job, export), graphs.read_parity(export)

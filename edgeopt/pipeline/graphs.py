@@ -39,7 +39,8 @@ def trained(job: Job) -> Artifact | None:
         from safetensors.torch import save_file
 
         from edgeopt.source import resolve
-        from edgeopt.train import TrainProgress, train as run
+        from edgeopt.train import TrainProgress
+        from edgeopt.train import train as run
 
         def watch(state: TrainProgress) -> None:
             done = (state.epoch - 1) * state.steps + state.step
@@ -81,11 +82,16 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
             raise ModelError(
                 f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it"
             )
+        if source.untrained and weights is None:
+            raise ModelError(
+                f"the weights of '{model.source}' are for other classes than {len(job.labels)} of this recipe: "
+                "add a [train] table to fine-tune them, or give weights for these classes"
+            )
         result = export(source, job.config.export)
         _write(folder, result.model, result.spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
-        parity = "" if result.parity is None else f", differs from torch by {result.parity:.1e}"
-        return f"ONNX opset {result.model.opset_imports['']}, {len(result.model.graph)} nodes{parity}"
+        opset = result.model.opset_imports[""]
+        return f"ONNX opset {opset}, {len(result.model.graph)} nodes, differs from its source by {result.parity:.1e}"
 
     determinants = {
         "model": job.config.model,
@@ -165,9 +171,9 @@ def read_spec(artifact: Artifact) -> ModelSpec:
     return msgspec.json.decode(artifact.file(_SPEC).read_bytes(), type=ModelSpec)
 
 
-def read_parity(artifact: Artifact) -> float | None:
+def read_parity(artifact: Artifact) -> float:
     """The largest difference that `exported` found."""
-    return msgspec.json.decode(artifact.file("parity.json").read_bytes(), type=float | None)
+    return msgspec.json.decode(artifact.file("parity.json").read_bytes(), type=float)
 
 
 def read_table(artifact: Artifact) -> CalibrationTable:

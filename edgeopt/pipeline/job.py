@@ -10,7 +10,7 @@ from typing import Any
 
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
-from edgeopt.errors import ConfigError, DataError
+from edgeopt.errors import DataError
 from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.workspace import Artifact, Make, Workspace
 
@@ -54,7 +54,7 @@ def open_job(config: Config, root: Path, workspace: Workspace, progress: Progres
 
     Raises:
         DataError: data that cannot be used.
-        ConfigError: a label file that cannot be read.
+        ConfigError: class names that cannot be read.
     """
     progress.begin("data")
     labels = _labels(config, root)
@@ -82,15 +82,12 @@ def version(distribution: str) -> str:
 
 def _labels(config: Config, root: Path) -> tuple[str, ...] | None:
     """The class names that the recipe or, where nothing is trained, the published network fixes; None: the data's."""
-    labels = config.model.labels
-    if isinstance(labels, str):
-        try:
-            lines = (root / labels).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the class names of [model] labels from {root / labels}: {error}") from error
-        return tuple(line.strip() for line in lines if line.strip())
-    if labels is None and config.train is None and config.model.source.startswith("edgeopt:"):
+    if config.model.labels is not None:
+        from edgeopt.source.specification import read_labels
+
+        return read_labels(config.model, root)
+    if config.train is None and config.model.source.startswith("edgeopt:"):
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
-    return labels
+    return None

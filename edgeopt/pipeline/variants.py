@@ -137,4 +137,3 @@ def read_accuracy(artifact: Artifact) -> Accuracy:
 def read_latency(artifact: Artifact) -> dict[str, LatencyResult]:
     """The result of `benchmarked`, by variant name."""
     return msgspec.json.decode(artifact.file("latency.json").read_bytes(), type=dict[str, LatencyResult])
-

@@ -54,6 +54,15 @@ class Candidates:
         )
 
 
+def choose(manifest: Manifest, available: Callable[[str], Availability]) -> tuple[str | None, dict[str, str]]:
+    """The variant that `load` would try first, and why none of the others; nothing is loaded."""
+    candidates = Candidates(manifest, available)
+    chosen = next(iter(candidates), None)
+    if chosen is not None:
+        candidates.reject_rest(chosen)
+    return (None if chosen is None else chosen.name), candidates.rejected
+
+
 def _rank(variant: Variant) -> tuple[bool, bool, float, int]:
     """Sort key: accelerators first, then what was measured by its latency, then by precision."""
     measured = variant.p50_ms is not None

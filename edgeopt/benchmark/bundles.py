@@ -1,0 +1,63 @@
+"""A bundle's variants on this machine, measured in alternation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from edgeopt.benchmark.results import LatencyResult, ScenarioName
+from edgeopt.benchmark.run import Progress, benchmark_scenario
+from edgeopt.bundle import Bundle, Variant
+from edgeopt.config import BenchmarkConfig
+from edgeopt.errors import TargetError
+from edgeopt.runtime import availability, open_variant
+from edgeopt.runtime.session import Array
+
+
+def benchmark_bundle(
+    bundle: Bundle,
+    images: Sequence[Array],
+    config: BenchmarkConfig,
+    *,
+    variant: str | None = None,
+    scenario: ScenarioName = "singlestream",
+    quick: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, LatencyResult]:
+    """Measure every variant that runs here, or one, beside the bundle's FP32 baseline.
+
+    Args:
+        bundle: opened.
+        images: decoded (H, W, 3) uint8 BGR images, used around and around.
+        config: warm-up, duration and threads.
+        variant: only this one (and the baseline, where it runs).
+        scenario: MLPerf's, see `SCENARIOS`.
+        quick: as long as `config` says; otherwise as long as MLPerf asks.
+        progress: told the share that is done.
+
+    Raises:
+        BundleError: no such variant.
+        TargetError: nothing of the bundle runs here.
+        MeasurementError: see `benchmark_variants`.
+    """
+    wanted = _runnable(bundle, None if variant is None else bundle.variant(variant))
+    with ExitStack() as stack:
+        predictors = {
+            each.name: stack.enter_context(open_variant(bundle, each, threads=config.threads)) for each in wanted
+        }
+        return benchmark_scenario(predictors, images, scenario, config, quick=quick, progress=progress)
+
+
+def _runnable(bundle: Bundle, only: Variant | None) -> list[Variant]:
+    """The variants to measure, the baseline first."""
+    manifest = bundle.manifest
+    baseline = manifest.variant(manifest.baseline)
+    others = manifest.variants if only is None else (only,)
+    states = {each.name: availability(each.target) for each in (baseline, *others)}
+    if only is not None and not states[only.name].ok:
+        raise TargetError(f"variant '{only.name}' does not run here: {states[only.name].reason}")
+    found = {each.name: each for each in (baseline, *others) if states[each.name].ok}
+    if not found:
+        reasons = "; ".join(f"{name}: {state.reason}" for name, state in states.items())
+        raise TargetError(f"no variant of {bundle.path} runs here ({reasons})")
+    return list(found.values())

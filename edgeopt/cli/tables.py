@@ -1,0 +1,106 @@
+"""What commands show in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.table import Table
+from rich.text import Text
+
+from edgeopt.benchmark import LatencyResult
+from edgeopt.bundle import Manifest, Variant
+from edgeopt.evaluate import Accuracy
+from edgeopt.metrics import ClassificationMetrics
+from edgeopt.postprocess import Classification, Detections
+
+_SHOWN_DETECTIONS = 10
+
+
+def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
+    """A row for each variant, the baseline first."""
+    detection = any(accuracy.task == "detection" for accuracy in results.values())
+    metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "precision", "recall", "F1")
+    table = _table("variant", *metrics, "change", "agreement", "KL")
+    for name, accuracy in results.items():
+        comparison = accuracy.comparison
+        compared = ("–",) * 3
+        if comparison is not None:
+            kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
+            compared = (f"{-comparison.metric_drop:+.4f}", f"{comparison.agreement:.3f}", kl)
+        table.add_row(name, *(f"{value:.4f}" for value in _metrics(accuracy)), *compared)
+    table.caption = "; ".join(sorted({f"{accuracy.images} images" for accuracy in results.values()}))
+    return table
+
+
+def latency_table(results: Mapping[str, LatencyResult]) -> Table:
+    """A row for each variant, with the stages' medians."""
+    stages = next(iter(results.values())).stages
+    table = _table("variant", "p50 ms", "p90 ms", "p99 ms", *(f"{stage} p50" for stage in stages), "per s", "ratio")
+    for name, result in results.items():
+        whole = result.end_to_end
+        ratio = "–"
+        if result.ratio is not None:
+            ratio = f"{result.ratio.estimate:.3f} ({result.ratio.low:.3f}–{result.ratio.high:.3f})"
+        table.add_row(
+            name,
+            *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms)),
+            *(f"{stage.p50_ms:.3f}" for stage in result.stages.values()),
+            f"{result.throughput_per_s:.1f}",
+            ratio,
+        )
+    return table
+
+
+def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str, str]) -> Iterator[Table]:
+    """What the bundle is, and its variants."""
+    facts = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in _facts(manifest):
+        facts.add_row(Text(name, style="bold"), Text(value))
+    yield facts
+    table = _table("variant", "accuracy", "p50 ms", "size MB", "here")
+    for variant in manifest.variants:
+        here = "runs first" if variant.name == chosen else rejected.get(variant.name, "")
+        table.add_row(*_variant_cells(manifest, variant), Text(here))
+    yield table
+
+
+def result_line(result: Classification | Detections) -> str:
+    """One line on what was found in an image."""
+    if isinstance(result, Classification):
+        return ", ".join(f"{label} {score:.3f}" for label, score in zip(result.labels, result.scores, strict=True))
+    found = [f"{label} {score:.2f}" for label, score in zip(result.labels, result.scores, strict=True)]
+    more = f" and {len(found) - _SHOWN_DETECTIONS} more" if len(found) > _SHOWN_DETECTIONS else ""
+    return (", ".join(found[:_SHOWN_DETECTIONS]) + more) or "nothing found"
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(caption_justify="left")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="left" if name == "here" else "right")
+    return table
+
+
+def _metrics(accuracy: Accuracy) -> tuple[float, ...]:
+    metrics = accuracy.metrics
+    if isinstance(metrics, ClassificationMetrics):
+        return (metrics.top1, metrics.top5, metrics.macro_precision, metrics.macro_recall, metrics.macro_f1)
+    return (metrics.ap, metrics.ap50, metrics.ar100)
+
+
+def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    spec = manifest.spec
+    yield "name", f"{manifest.name} ({spec.task}, {len(spec.labels)} classes)"
+    yield "input", f"{spec.input.name} {'×'.join(map(str, spec.input.shape))} {spec.input.dtype}"
+    yield "created", f"{manifest.created:%Y-%m-%d %H:%M %Z}"
+    if manifest.calibration is not None:
+        yield "calibrated", f"{manifest.calibration.method} on {manifest.calibration.images} images"
+    if manifest.parity is not None:
+        yield "parity", f"differs from its source by {manifest.parity:.1e}"
+    yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
+
+
+def _variant_cells(manifest: Manifest, variant: Variant) -> tuple[str, ...]:
+    accuracy = "–" if variant.accuracy is None else f"{variant.accuracy['value']:.4f}"
+    latency = "–" if variant.p50_ms is None else f"{variant.p50_ms:.3f}"
+    return variant.name, accuracy, latency, f"{manifest.size_bytes(variant) / 1e6:.2f}"

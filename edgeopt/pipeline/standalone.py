@@ -1,0 +1,124 @@
+"""Quantize or compile one ONNX file, without a recipe."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
+from edgeopt.dataset import load
+from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
+from edgeopt.export.opset import raise_opset
+from edgeopt.passes.optimize import optimize
+from edgeopt.passes.quantize import quantize
+from edgeopt.passes.scheme import scheme
+from edgeopt.pipeline.progress import Progress
+from edgeopt.preprocess import preprocess
+from edgeopt.source.graph import read_onnx
+from edgeopt.spec import Preprocessing, Struct
+from edgeopt.targets import CompileOptions, target
+
+Feeds = Iterator[tuple[str, dict[str, NDArray[Any]]]]
+
+
+class InputSpec(Struct):
+    """What ``--spec`` holds: how images become the network's input."""
+
+    preprocessing: Preprocessing
+
+
+def quantize_file(
+    path: Path,
+    calibration: Path,
+    spec: Path | None,
+    calibrate_config: CalibrateConfig,
+    quantize_config: QuantizeConfig,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Quantize an ONNX file and write the Q/DQ graph.
+
+    Args:
+        path: a float ONNX CNN.
+        calibration: a folder of images, or an ``.npz`` of network inputs by name, first dimension = sample.
+        spec: TOML with ``[preprocessing]``; needed with images.
+        calibrate_config: how ranges are found.
+        quantize_config: its scheme must be set.
+        out: the file to write.
+        progress: told about each stage.
+
+    Returns:
+        Sizes in bytes and the number of calibration images.
+
+    Raises:
+        ModelError: not an ONNX graph that can be quantized.
+        DataError: calibration images or arrays that cannot be used.
+        ConfigError: images without a spec, or a spec that is not valid.
+        StorageError: `out` cannot be written.
+    """
+    if quantize_config.scheme is None:
+        raise ConfigError("quantizing one file needs a scheme: tensorrt, x86 or arm")
+    progress.begin("optimize")
+    model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
+    progress.end(f"{len(model.graph)} nodes", reused=False)
+    progress.begin("calibrate")
+    feeds = _arrays(calibration) if calibration.suffix == ".npz" else _images(model, calibration, spec)
+    table = calibrate(model, feeds, calibrate_config, lambda done: progress.update(done, calibrate_config.images))
+    progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images", reused=False)
+    progress.begin("quantize")
+    quantized = quantize(model, table, scheme(quantize_config.scheme), exclude=quantize_config.exclude)
+    with storage_errors(out):
+        ir.save(quantized, out)
+    sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
+    progress.end(f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB", reused=False)
+    return {**sizes, "images": len(table.images), "scheme": quantize_config.scheme}
+
+
+def compile_file(path: Path, target_name: str, out: Path) -> int:
+    """Compile an ONNX file for a target and write the engine; its size in bytes.
+
+    Raises:
+        TargetError: the target is not available here, or refuses the graph.
+        StorageError: `out` cannot be written.
+    """
+    engine = target(target_name).compile(path.read_bytes(), CompileOptions())
+    with storage_errors(out):
+        out.write_bytes(engine)
+    return len(engine)
+
+
+def _arrays(path: Path) -> Feeds:
+    """Sample after sample of the arrays in an ``.npz``."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
+    lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
+    if len(lengths) != 1 or lengths == {0}:
+        raise DataError(f"{path}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
+    for row in range(lengths.pop()):
+        yield f"{path.name}[{row}]", {name: array[row : row + 1] for name, array in arrays.items()}
+
+
+def _images(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
+    """Image after image of a folder, as the network's only input takes it."""
+    if spec is None:
+        raise ConfigError(
+            "calibrating with images needs --spec: a TOML file with [preprocessing] (steps, channels, normalization)"
+        )
+    preprocessing = read_toml(spec, InputSpec).preprocessing
+    names = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
+    if len(names) != 1 or names[0] is None:
+        raise ModelError(f"the model has {len(names)} inputs: calibrate it with an .npz of all of them instead")
+    dataset = load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
+    for index, sample in enumerate(dataset):
+        tensor, _ = preprocess(dataset.image(index), preprocessing)
+        yield sample.name, {names[0]: np.ascontiguousarray(tensor[None])}
