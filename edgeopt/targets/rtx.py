@@ -42,8 +42,8 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
     """
     engine = build_engine(load_library("tensorrt_rtx"), onnx, trt_settings(options.engine).build)
     _LOG.info(
-        "TensorRT-RTX plan: %.1f MB from an ONNX file of %.1f MB, in %.1f s (a plan also holds kernels: its size is not "
-        "the model's)",
+        "TensorRT-RTX plan: %.1f MB from an ONNX file of %.1f MB, in %.1f s (a plan also holds kernels: its size is "
+        "not the model's)",
         len(engine.plan) / 1e6,
         engine.onnx_bytes / 1e6,
         engine.seconds,

@@ -75,18 +75,53 @@ def _check_validity(library: Library, runtime: Any, plan: bytes, messages: Messa
     raise TargetError(f"{library.title} cannot run this engine here: {named}")
 
 
-def tensor_specs(loaded: LoadedEngine) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The engine's inputs and outputs, in its own order; a dynamic batch is called ``N``."""
-    engine, module = loaded.engine, loaded.library.module
+@dataclass(frozen=True)
+class InputTensor:
+    """An input, and the shapes that the engine was built for."""
+
+    spec: TensorSpec
+    """Its batch is called ``N`` where the engine takes several sizes."""
+    smallest: tuple[int, ...]
+    largest: tuple[int, ...]
+    dynamic: bool
+    """Its shape has to be set before a run, even where there is only one."""
+
+
+def input_tensors(loaded: LoadedEngine) -> tuple[InputTensor, ...]:
+    """The engine's inputs, in its own order."""
+    return tuple(_input(loaded, name) for name in _names(loaded, "INPUT"))
+
+
+def output_specs(loaded: LoadedEngine, inputs: tuple[InputTensor, ...]) -> tuple[TensorSpec, ...]:
+    """The engine's outputs, in its own order."""
+    batches = {tensor.largest[0] for tensor in inputs if tensor.dynamic and tensor.spec.shape[0] != "N"}
+    batch = batches.pop() if len(batches) == 1 else "N"
+    engine = loaded.engine
+    return tuple(
+        _spec(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name)), batch)
+        for name in _names(loaded, "OUTPUT")
+    )
+
+
+def _names(loaded: LoadedEngine, mode: str) -> list[str]:
+    engine = loaded.engine
+    wanted = getattr(loaded.library.module.TensorIOMode, mode)
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.INPUT]
-    outputs = [name for name in names if name not in inputs]
-    return tuple(_spec(engine, name) for name in inputs), tuple(_spec(engine, name) for name in outputs)
+    return [name for name in names if engine.get_tensor_mode(name) == wanted]
 
 
-def _spec(engine: Any, name: str) -> TensorSpec:
-    kind = engine.get_tensor_dtype(name).name
-    if kind not in _DTYPES:
-        raise TargetError(f"tensor '{name}' has the type {kind}, which numpy lacks. Cast it to FP32 in the graph")
-    shape = tuple("N" if size == -1 else int(size) for size in tuple(engine.get_tensor_shape(name)))
-    return TensorSpec(name=name, shape=shape, dtype=_DTYPES[kind])
+def _input(loaded: LoadedEngine, name: str) -> InputTensor:
+    engine = loaded.engine
+    shape = tuple(engine.get_tensor_shape(name))
+    smallest = largest = shape
+    if -1 in shape:
+        smallest, _, largest = (tuple(limit) for limit in engine.get_tensor_profile_shape(name, 0))
+    batch = smallest[0] if smallest == largest and shape else "N"
+    return InputTensor(_spec(name, engine.get_tensor_dtype(name), shape, batch), smallest, largest, dynamic=-1 in shape)
+
+
+def _spec(name: str, kind: Any, shape: tuple[int, ...], batch: int | str) -> TensorSpec:
+    if kind.name not in _DTYPES:
+        raise TargetError(f"tensor '{name}' has the type {kind.name}, which numpy lacks. Cast it to FP32 in the graph")
+    sizes = tuple(batch if size == -1 else int(size) for size in shape)
+    return TensorSpec(name=name, shape=sizes, dtype=_DTYPES[kind.name])

@@ -16,7 +16,7 @@ from edgeopt.runtime.feeds import Feeds
 from edgeopt.runtime.session import Array, Tensors
 from edgeopt.runtime.trt.buffers import Memory, Shape, TensorBuffer
 from edgeopt.runtime.trt.library import Library
-from edgeopt.runtime.trt.loading import LoadedEngine, load_plan, tensor_specs
+from edgeopt.runtime.trt.loading import InputTensor, LoadedEngine, input_tensors, load_plan, output_specs
 from edgeopt.spec import Struct, TensorSpec
 
 _LOG = logging.getLogger(__name__)
@@ -78,22 +78,23 @@ class TrtSession:
         self._memory = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
         self._loaded: LoadedEngine = load_plan(library, plan)
         self._resources.callback(self._loaded.release)
-        self.inputs, self.outputs = tensor_specs(self._loaded)
+        self._tensors = input_tensors(self._loaded)
+        self.inputs = tuple(tensor.spec for tensor in self._tensors)
+        self.outputs = output_specs(self._loaded, self._tensors)
         self._feeds = Feeds(self.inputs)
         self._stream = self._cuda.create_stream()
         self._resources.callback(self._cuda.destroy_stream, self._stream)
         self._resources.callback(self._drop_graph)
-        self._in = [self._input_buffer(spec) for spec in self.inputs]
+        self._in = [self._input_buffer(tensor) for tensor in self._tensors]
         self._out = [self._output_buffer(spec) for spec in self.outputs]
         for buffer in (*self._in, *self._out):
             if not self._loaded.context.set_tensor_address(buffer.name, buffer.device):
                 raise TargetError(f"TensorRT refuses memory for '{buffer.name}': {self._loaded.messages.cause()}")
 
-    def _input_buffer(self, spec: TensorSpec) -> TensorBuffer:
+    def _input_buffer(self, tensor: InputTensor) -> TensorBuffer:
         """Memory at the profile's largest shape, which is also set: outputs follow from it."""
-        largest = self._limits(spec)[1]
-        self._set_shape(spec, largest)
-        return TensorBuffer(self._cuda, spec, largest, self.memory, self._memory)
+        self._set_shape(tensor, tensor.largest)
+        return TensorBuffer(self._cuda, tensor.spec, tensor.largest, self.memory, self._memory)
 
     def _output_buffer(self, spec: TensorSpec) -> TensorBuffer:
         largest = tuple(self._loaded.context.get_tensor_shape(spec.name))
@@ -104,17 +105,10 @@ class TrtSession:
             )
         return TensorBuffer(self._cuda, spec, largest, self.memory, self._memory)
 
-    def _set_shape(self, spec: TensorSpec, shape: Shape) -> None:
-        if "N" in spec.shape and not self._loaded.context.set_input_shape(spec.name, shape):
-            raise TargetError(f"TensorRT refuses shape {shape} of '{spec.name}': {self._loaded.messages.cause()}")
-
-    def _limits(self, spec: TensorSpec) -> tuple[Shape, Shape]:
-        """The smallest and the largest shape of an input."""
-        if "N" not in spec.shape:
-            fixed = tuple(int(size) for size in spec.shape)
-            return fixed, fixed
-        smallest, _, largest = self._loaded.engine.get_tensor_profile_shape(spec.name, 0)
-        return tuple(smallest), tuple(largest)
+    def _set_shape(self, tensor: InputTensor, shape: Shape) -> None:
+        if tensor.dynamic and not self._loaded.context.set_input_shape(tensor.spec.name, shape):
+            cause = self._loaded.messages.cause()
+            raise TargetError(f"TensorRT refuses shape {shape} of input '{tensor.spec.name}': {cause}")
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run the network once.
@@ -179,14 +173,13 @@ class TrtSession:
         """Set new input shapes. A captured graph holds the old ones and is dropped."""
         self._drop_graph()
         self._shapes = None
-        for spec, buffer, shape in zip(self.inputs, self._in, shapes, strict=True):
-            smallest, largest = self._limits(spec)
-            if not smallest[0] <= shape[0] <= largest[0]:
+        for tensor, buffer, shape in zip(self._tensors, self._in, shapes, strict=True):
+            if tensor.dynamic and not tensor.smallest[0] <= shape[0] <= tensor.largest[0]:
                 raise DataError(
-                    f"input '{spec.name}' has batch {shape[0]}, but the engine was built for {smallest[0]} to "
-                    f"{largest[0]}. Build it with a wider batch range"
+                    f"input '{tensor.spec.name}' has batch {shape[0]}, but the engine was built for "
+                    f"{tensor.smallest[0]} to {tensor.largest[0]}. Build it with a wider batch range"
                 )
-            self._set_shape(spec, shape)
+            self._set_shape(tensor, shape)
             buffer.reshape(shape)
         for buffer in self._out:
             buffer.reshape(tuple(self._loaded.context.get_tensor_shape(buffer.name)))

@@ -1,0 +1,354 @@
+"""Builds on every recorded TensorRT release: no name is used that a release lacks, and each gets what it needs."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from fake_cuda import FakeCuda
+from fake_tensorrt import JETPACK_5, RELEASES, World, fake_tensorrt
+
+from edgeopt.errors import ConfigError, DataError, MissingExtraError, ModelError, TargetError
+from edgeopt.runtime.trt import library as library_module
+from edgeopt.runtime.trt.builder import build_engine, describe
+from edgeopt.runtime.trt.calibrator import Feed, calibration_cache_path, make_calibrator
+from edgeopt.runtime.trt.capabilities import capabilities
+from edgeopt.runtime.trt.library import Library, Messages, load_library
+from edgeopt.runtime.trt.options import BatchRange, EngineOptions
+from edgeopt.runtime.trt.progress import BuildProgress, run_cancellable
+
+EVERY = [*RELEASES, JETPACK_5]
+OLD, NEW = "tensorrt-10.3.0", "tensorrt-11.4.0.106"
+MODEL = ir.to_proto(
+    ir.from_onnx_text("""
+<ir_version: 8, opset_import: ["" : 17]>
+g (uint8[N, 3, 8, 8] image) => (uint8[N, 3, 8, 8] scores) { scores = Identity(image) }
+""")
+).SerializeToString()
+QDQ = [("QUANTIZE", "INT8"), ("DEQUANTIZE", "FLOAT"), ("CONVOLUTION", "FLOAT")]
+
+
+def library(release: str, world: World | None = None) -> Library:
+    module = fake_tensorrt(release, world or World())
+    return Library(module, capabilities(module))
+
+
+def major(release: str) -> int:
+    return int(release.split("-")[1].split(".")[0])
+
+
+def is_rtx(release: str) -> bool:
+    return "rtx" in release
+
+
+def test_sixteen_releases_are_recorded():
+    assert len(RELEASES) == 16
+
+
+def test_the_fake_has_no_name_that_its_release_lacks():
+    module = fake_tensorrt(JETPACK_5, World())
+    config = module.Builder(module.ILogger()).create_builder_config()
+    with pytest.raises(AttributeError, match=r"no IBuilderConfig.builder_optimization_level"):
+        config.builder_optimization_level = 3
+    with pytest.raises(AttributeError):
+        _ = module.BuilderFlag.VERSION_COMPATIBLE
+    with pytest.raises(NotImplementedError, match="engine_capability"):
+        _ = config.engine_capability
+
+
+@pytest.mark.parametrize("release", EVERY)
+def test_capabilities_of_every_release(release):
+    offered = library(release).capabilities
+    rtx, number = is_rtx(release), major(release)
+    assert offered.named_tensors
+    assert offered.weakly_typed == (not rtx and number < 11)
+    assert offered.calibrator == (not rtx and number < 11)
+    assert offered.strongly_typed == (rtx or number >= 10)
+    assert offered.progress_monitor == (rtx or number >= 10)
+    assert offered.optimization_level == (release != JETPACK_5)
+    assert bool(offered.compute_capabilities) == rtx
+    assert offered.engine_validity == rtx
+    assert offered.timing_cache == (not rtx)
+    assert describe(offered)
+
+
+def test_hardware_compatibility_by_release():
+    levels = {release: library(release).capabilities.hardware_compatibility for release in EVERY}
+    assert levels[JETPACK_5] == ()
+    assert levels["tensorrt-8.6.1"] == ("ampere_plus",)
+    assert "same_compute_capability" in levels["tensorrt-10.9.0.34"]
+    assert levels["tensorrt_rtx-1.7.1.116"] == ()
+
+
+@pytest.mark.parametrize("release", EVERY)
+@pytest.mark.parametrize("layers", [[("CONVOLUTION", "FLOAT")], [("CONVOLUTION", "HALF")], QDQ])
+def test_every_release_builds_what_the_graph_says(release, layers):
+    world = World(layers=layers)
+    engine = build_engine(
+        library(release, world), MODEL, EngineOptions(batch=BatchRange(max=8), workspace_bytes=1 << 20, tf32=False)
+    )
+    assert engine.plan
+    assert engine.onnx_bytes == len(MODEL)
+    assert world.profiles == [{"image": ((1, 3, 8, 8), (1, 3, 8, 8), (8, 3, 8, 8))}]
+    assert world.pools == {"WORKSPACE": 1 << 20}
+    bits = {flag.name: 1 << flag.value for flag in flags_of(release).values()}
+    allowed = world.flags & {"INT8", "FP16"}
+    if major(release) == 8 and not is_rtx(release):
+        assert world.network_flags == bits["EXPLICIT_BATCH"]
+        assert ("INT8" in allowed, "FP16" in allowed) == (layers == QDQ, layers[0][1] == "HALF")
+    else:
+        assert allowed == set()
+        assert world.network_flags == (bits["STRONGLY_TYPED"] if major(release) == 10 and not is_rtx(release) else 0)
+
+
+def flags_of(release: str) -> dict[str, Any]:
+    return fake_tensorrt(release, World()).NetworkDefinitionCreationFlag.__members__
+
+
+@pytest.mark.parametrize("release", EVERY)
+@pytest.mark.parametrize(
+    ("what", "asked"),
+    [
+        ("an optimization level", EngineOptions(optimization_level=5)),
+        ("version-compatible", EngineOptions(version_compatible=True)),
+        ("hardware compatibility", EngineOptions(hardware_compatibility="same_compute_capability")),
+        ("a choice of GPUs", EngineOptions(compute_capabilities=("SM86",))),
+        ("DLA core 1", EngineOptions(dla_core=1)),
+    ],
+)
+def test_every_option_works_or_is_refused_by_name(release, what, asked):
+    try:
+        assert build_engine(library(release, World(dla_cores=2)), MODEL, asked).plan
+    except TargetError as error:
+        assert what in str(error)  # noqa: PT017 (either outcome is right, an AttributeError is not)
+
+
+def test_compute_capability_that_the_library_does_not_take():
+    with pytest.raises(TargetError, match=r"cannot build for SM87; it can for .*SM86"):
+        build_engine(library(RELEASES[-1]), MODEL, EngineOptions(compute_capabilities=("SM87",)))
+    with pytest.raises(TargetError, match="refuses SM75"):
+        build_engine(library(RELEASES[-1]), MODEL, EngineOptions(compute_capabilities=("SM75",)))
+
+
+def test_dla_needs_a_core_and_one_batch_size():
+    with pytest.raises(TargetError, match="DLA core 0: there is none"):
+        build_engine(library(OLD), MODEL, EngineOptions(dla_core=0))
+    with pytest.raises(TargetError, match="cores are 0 to 1"):
+        build_engine(library(OLD, World(dla_cores=2)), MODEL, EngineOptions(dla_core=2))
+    with pytest.raises(TargetError, match="one batch size"):
+        build_engine(library(OLD, World(dla_cores=2)), MODEL, EngineOptions(dla_core=0, batch=BatchRange(max=2)))
+
+
+def test_dla_is_weakly_typed_up_to_10_and_rewritten_by_the_parser_from_11_4():
+    world = World(dla_cores=2)
+    build_engine(library(OLD, world), MODEL, EngineOptions(dla_core=1))
+    assert world.network_flags == 0
+    assert world.flags >= {"FP16", "GPU_FALLBACK"}
+    with pytest.raises(TargetError, match="no Q/DQ graph by implicit"):
+        build_engine(library(OLD, World(dla_cores=2, layers=QDQ)), MODEL, EngineOptions(dla_core=1))
+    newest = World(dla_cores=2, layers=QDQ)
+    build_engine(library(NEW, newest), MODEL, EngineOptions(dla_core=1))
+    assert newest.parser_flags == {"ADJUST_FOR_DLA"}
+    assert "FP16" not in newest.flags
+
+
+def test_rtx_ignores_dla_so_it_is_refused_there():
+    with pytest.raises(TargetError, match="there is none"):
+        build_engine(library(RELEASES[-1], World(dla_cores=2)), MODEL, EngineOptions(dla_core=0))
+
+
+def test_timing_cache_goes_in_and_comes_out():
+    assert build_engine(library(NEW), MODEL, timing_cache=b"earlier").timing_cache == b"earlier+measured"
+    refused = build_engine(library(NEW, World(refuses_timing_cache=True)), MODEL, timing_cache=b"other")
+    assert refused.timing_cache == b"+measured"
+    assert any("another device" in warning for warning in refused.warnings)
+    assert build_engine(library(RELEASES[-1]), MODEL, timing_cache=b"x").timing_cache == b""
+
+
+def test_fixed_graphs_take_no_batch_range():
+    fixed = World(inputs=[("image", (1, 3, 8, 8), "UINT8")])
+    assert build_engine(library(NEW, fixed), MODEL).plan
+    with pytest.raises(TargetError, match="batch is fixed at 1"):
+        build_engine(library(NEW, fixed), MODEL, EngineOptions(batch=BatchRange(max=8)))
+
+
+def test_only_the_batch_may_be_dynamic():
+    with pytest.raises(TargetError, match="fixed height and width"):
+        build_engine(library(NEW, World(inputs=[("image", (-1, 3, -1, -1), "UINT8")])), MODEL)
+
+
+def test_batch_ranges_are_ordered():
+    with pytest.raises(ConfigError, match="min <= opt <= max"):
+        BatchRange(min=4, opt=1, max=8)
+
+
+def test_profile_that_tensorrt_refuses():
+    with pytest.raises(TargetError, match="refuses batch sizes 1 to 1"):
+        build_engine(library(NEW, World(refuses_profile=True)), MODEL)
+
+
+def test_graph_without_outputs():
+    with pytest.raises(ModelError, match="no outputs"):
+        build_engine(library(NEW, World(outputs=[])), MODEL)
+
+
+@pytest.mark.parametrize("release", [JETPACK_5, OLD, NEW])
+def test_parser_errors_name_the_node_and_what_to_do(release):
+    error = (
+        "INVALID_NODE",
+        "bias_dq",
+        "DequantizeLinear",
+        "input has type Int32 but must have type FP8, Int8 or UInt8",
+    )
+    with pytest.raises(
+        TargetError, match=r"rejects the model.*INVALID_NODE.*quantize with --scheme tensorrt"
+    ) as caught:
+        build_engine(library(release, World(parse_errors=[error])), MODEL)
+    assert ("bias_dq" in str(caught.value)) == (release != JETPACK_5), "TensorRT 8 knows only the node's number"
+
+
+def test_build_errors_say_why_and_what_to_do():
+    world = World(build_error="Error Code 4: nms_0 has no runners that implement it")
+    with pytest.raises(TargetError, match=r"no runners.*without NonMaxSuppression"):
+        build_engine(library(NEW, world), MODEL)
+
+
+def test_the_driver_noise_does_not_hide_the_cause():
+    messages = Messages()
+    messages.add("ERROR", "catchCudaError: CUDA driver version is insufficient for CUDA runtime version")
+    assert "insufficient" in messages.cause()
+    messages.add("ERROR", "the real one")
+    assert messages.cause() == "the real one"
+
+
+def test_progress_is_reported():
+    seen = []
+    build_engine(library(NEW), MODEL, progress=seen.append)
+    assert seen[-1] == BuildProgress(phase="Building", step=3, steps=3)
+
+
+def test_an_error_in_the_progress_callback_ends_the_build():
+    def fail(_: BuildProgress) -> None:
+        raise ValueError("the terminal is gone")
+
+    with pytest.raises(ValueError, match="the terminal is gone"):
+        build_engine(library(NEW), MODEL, progress=fail)
+
+
+@pytest.mark.parametrize("stoppable", [True, False])
+def test_ctrl_c_stops_a_build(monkeypatch, stoppable):
+    cancel, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        cancel.wait(timeout=10)
+        ended.set()
+
+    join = threading.Thread.join
+    presses = iter([KeyboardInterrupt()])
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if timeout is not None and (press := next(presses, None)) is not None:
+            raise press
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_cancellable(work, cancel, stoppable=stoppable)
+    assert ended.wait(timeout=10)
+
+
+def test_a_cancelled_monitor_makes_tensorrt_stop():
+    world = World()
+
+    def press() -> None:
+        world.config._progress_monitor.step_complete("Building", 0)
+
+    world.during_build = press
+    steps = []
+
+    def once(progress: BuildProgress) -> None:
+        steps.append(progress)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(library(NEW, world), MODEL, progress=once)
+    assert len(steps) == 1
+
+
+def test_an_error_inside_the_build_thread_reaches_the_caller():
+    world = World(during_build=lambda: (_ for _ in ()).throw(RuntimeError("inside")))
+    with pytest.raises(RuntimeError, match="inside"):
+        build_engine(library(NEW, world), MODEL)
+
+
+@pytest.mark.parametrize("release", [release for release in EVERY if library(release).capabilities.calibrator])
+def test_implicit_int8_with_the_entropy_calibrator(tmp_path, release):
+    world = World()
+    lib = library(release, world)
+    feed = Feed([{"image": np.full((2, 3, 8, 8), value, np.uint8)} for value in range(3)], world.cuda)
+    cache = calibration_cache_path(tmp_path, lib, MODEL, "data")
+    calibrator = make_calibrator(lib, feed, 2, cache)
+    build_engine(lib, MODEL, EngineOptions(batch=BatchRange(min=2, opt=2, max=2)), calibrator=calibrator)
+    assert feed.count == 3
+    assert cache.read_bytes() == b"ranges of 3 batches"
+    assert world.flags >= {"INT8", "FP16"}
+    assert not (world.network_flags or 0) & bit(release, "STRONGLY_TYPED")
+    assert world.calibration_profile is not None
+    feed.close()
+    assert not world.cuda.leaks
+    again = Feed([], world.cuda)
+    build_engine(lib, MODEL, EngineOptions(batch=BatchRange(min=2, opt=2, max=2)),
+                 calibrator=make_calibrator(lib, again, 2, cache))  # fmt: skip
+    assert again.count == 0, "the cache replaces the images"
+
+
+def bit(release: str, name: str) -> int:
+    flag = flags_of(release).get(name)
+    return 0 if flag is None else 1 << flag.value
+
+
+def test_calibration_errors_surface_and_leave_no_cache(tmp_path):
+    world = World()
+    lib = library(OLD, world)
+    feed = Feed([{"image": np.zeros((2, 3, 8, 8), np.uint8)}, {"image": np.zeros((1, 3, 8, 8), np.uint8)}], world.cuda)
+    calibrator = make_calibrator(lib, feed, 2, tmp_path / "ranges.cache")
+    with pytest.raises(DataError, match="one shape"):
+        build_engine(lib, MODEL, calibrator=calibrator)
+    assert not (tmp_path / "ranges.cache").exists()
+
+
+def test_calibration_batch_without_the_input():
+    with pytest.raises(DataError, match="no input 'image'; it has picture"):
+        Feed([{"picture": np.zeros(1)}], FakeCuda()).next_pointers(["image"])
+
+
+def test_calibration_cache_is_named_by_model_data_and_version(tmp_path):
+    paths = {
+        calibration_cache_path(tmp_path, lib, model, data)
+        for lib in (library(OLD), library("tensorrt-10.7.0"))
+        for model in (MODEL, MODEL + b" ")
+        for data in ("a", "b")
+    }
+    assert len(paths) == 8
+
+
+def test_no_calibrator_from_11_on(tmp_path):
+    with pytest.raises(TargetError, match=r"removed in 11.0"):
+        make_calibrator(library(NEW), Feed([], FakeCuda()), 1, tmp_path / "x")
+    with pytest.raises(TargetError, match=r"removed in 11.0"):
+        build_engine(library(NEW), MODEL, calibrator=SimpleNamespace(error=None))
+
+
+def test_missing_tensorrt_names_the_extra(monkeypatch):
+    def missing(name: str) -> None:
+        raise ImportError(f"libnvinfer.so.10 of {name} is missing")
+
+    monkeypatch.setattr(library_module.importlib, "import_module", missing)
+    with pytest.raises(MissingExtraError, match=r"libnvinfer.*edgeopt\[tensorrt\].*JetPack"):
+        load_library("tensorrt")
+    with pytest.raises(MissingExtraError, match=r"tensorrt_rtx_bindings.*edgeopt\[rtx\]"):
+        load_library("tensorrt_rtx")

@@ -1,0 +1,312 @@
+"""TrtSession's logic on a fake TensorRT and a fake CUDA: buffers, CUDA graphs, failures, and giving everything back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from fake_cuda import FakeCuda
+from fake_tensorrt import JETPACK_5, RELEASES, World, fake_tensorrt
+from session_conformance import SessionConformance, expected, images
+
+import edgeopt.runtime.trt as trt
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import ConfigError, DataError, StorageError, TargetError
+from edgeopt.hardware import CudaDriverState, Gpu, machine
+from edgeopt.runtime import Session
+from edgeopt.runtime.cuda import CudaError
+from edgeopt.runtime.trt.buffers import Memory
+from edgeopt.runtime.trt.capabilities import capabilities
+from edgeopt.runtime.trt.library import Library
+from edgeopt.runtime.trt.session import TrtSession
+from edgeopt.runtime.trt.settings import trt_settings
+
+NEWEST = "tensorrt-11.4.0.106"
+RTX = "tensorrt_rtx-1.7.1.116"
+ORIN = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30, integrated=True)
+
+
+def library(world: World, release: str = NEWEST) -> Library:
+    module = fake_tensorrt(release, world)
+    return Library(module, capabilities(module))
+
+
+def plan(smallest: int = 1, largest: int = 4) -> bytes:
+    shapes = [(batch, 3, 8, 8) for batch in (smallest, smallest, largest)]
+    return json.dumps({"profiles": [{"image": shapes}]}).encode()
+
+
+def session(world: World, release: str = NEWEST, **options: object) -> TrtSession:
+    return TrtSession(library(world, release), plan(), world.cuda, **options)
+
+
+@pytest.mark.parametrize("release", [*RELEASES, JETPACK_5])
+def test_every_release_runs(release):
+    world = World()
+    with session(world, release) as opened:
+        for _ in range(3):
+            np.testing.assert_allclose(opened.run({"image": images(2)})["scores"], expected(images(2)), rtol=1e-5)
+        assert json.loads(opened.layers_json())["format"] == "JSON"
+    assert not world.cuda.leaks
+
+
+class Conformance(SessionConformance):
+    memory: Memory = "copied"
+    cuda_graph = True
+
+    @pytest.fixture
+    def open_session(self) -> Callable[..., Session]:
+        def open_one(settings: EngineSettings | None = None, *, reuse_outputs: bool = False) -> TrtSession:
+            batch = (settings or EngineSettings()).batch
+            world = World()
+            return TrtSession(
+                library(world),
+                plan(batch or 1, batch or 4),
+                world.cuda,
+                memory=self.memory,
+                cuda_graph=self.cuda_graph,
+                reuse_outputs=reuse_outputs,
+            )
+
+        return open_one
+
+
+class TestWithGraphs(Conformance):
+    pass
+
+
+class TestWithoutGraphs(Conformance):
+    cuda_graph = False
+
+
+class TestMappedMemory(Conformance):
+    memory: Memory = "mapped"
+
+
+def test_a_graph_is_captured_after_one_plain_enqueue_and_launched_from_then_on():
+    world = World()
+    with session(world) as opened:
+        for _ in range(4):
+            opened.run({"image": images(1)})
+        calls = [call for call in world.cuda.log if call in ("begin_capture", "end_capture", "launch")]
+        assert calls == ["begin_capture", "end_capture", "launch", "launch", "launch"]
+        assert world.enqueued == 2, "once plainly, once while capturing"
+
+
+def test_a_new_shape_drops_the_graph_and_captures_another():
+    world = World()
+    with session(world) as opened:
+        for count in (1, 1, 2, 2, 1, 1):
+            np.testing.assert_allclose(opened.run({"image": images(count)})["scores"], expected(images(count)))
+        assert world.cuda.log.count("begin_capture") == 3
+        assert world.cuda.log.count("destroy_graph") == 2
+        assert len(world.cuda.graphs) == 1
+
+
+def test_what_cannot_be_captured_is_enqueued_and_said_once(caplog):
+    world = World(uncapturable=True)
+    with caplog.at_level(logging.WARNING), session(world) as opened:
+        for seed in range(4):
+            np.testing.assert_allclose(opened.run({"image": images(1, seed)})["scores"], expected(images(1, seed)))
+        assert "no kernel image" in (opened.graph_problem or "")
+    assert len([record for record in caplog.records if "no CUDA graph" in record.message]) == 1
+    assert world.cuda.log.count("begin_capture") == world.cuda.log.count("end_capture") == 1
+    assert not world.cuda.leaks
+
+
+@pytest.mark.parametrize("call", ["begin_capture", "end_capture"])
+def test_a_failing_capture_falls_back_with_the_cuda_code(call):
+    world = World()
+    world.cuda.failing[call] = 901
+    with session(world) as opened:
+        for _ in range(3):
+            np.testing.assert_allclose(opened.run({"image": images(1)})["scores"], expected(images(1)))
+        assert "CUDA error 901" in (opened.graph_problem or "")
+    assert "launch" not in world.cuda.log
+
+
+def test_a_failing_enqueue_is_an_error_and_the_session_recovers():
+    world = World()
+    with session(world, cuda_graph=False) as opened:
+        opened.run({"image": images(1)})
+        world.enqueue_fails = True
+        with pytest.raises(TargetError, match=r"did not enqueue.*no kernel image"):
+            opened.run({"image": images(1)})
+        world.enqueue_fails = False
+        np.testing.assert_allclose(opened.run({"image": images(1)})["scores"], expected(images(1)))
+
+
+def test_an_error_of_the_gpu_carries_its_code():
+    world = World()
+    with session(world) as opened:
+        world.cuda.failing["synchronize"] = 700
+        with pytest.raises(CudaError, match="CUDA error 700") as caught:
+            opened.run({"image": images(1)})
+        assert caught.value.code == 700
+        del world.cuda.failing["synchronize"]
+
+
+def test_out_of_memory_while_opening_gives_everything_back():
+    world = World()
+    world.cuda.failing["allocate"] = 2
+    with pytest.raises(CudaError, match=r"CUDA error 2.*lower the largest batch"):
+        session(world)
+    assert world.cuda.closed
+    assert not world.cuda.leaks
+
+
+def test_mapped_memory_makes_no_copies():
+    world = World()
+    with session(world, memory="mapped") as opened:
+        np.testing.assert_allclose(opened.run({"image": images(3)})["scores"], expected(images(3)))
+    assert not {"to_device", "to_host", "allocate"} & set(world.cuda.log)
+    assert not world.cuda.leaks
+
+
+def test_a_batch_outside_the_profile_names_the_range():
+    with session(World()) as opened, pytest.raises(DataError, match=r"batch 5.*built for 1 to 4"):
+        opened.run({"image": images(5)})
+
+
+def test_stage_times_come_apart():
+    world = World()
+    with session(world) as opened:
+        outputs, times = opened.run_timed({"image": images(2)})
+        np.testing.assert_allclose(outputs["scores"], expected(images(2)))
+        assert min(times.h2d_ms, times.compute_ms, times.d2h_ms) >= 0
+        assert world.cuda.log.count("create_event") == world.cuda.log.count("destroy_event") == 4
+
+
+def test_runs_may_come_from_another_thread():
+    world = World()
+    results = []
+    with session(world) as opened:
+        thread = threading.Thread(target=lambda: results.append(opened.run({"image": images(1)})))
+        thread.start()
+        thread.join()
+    np.testing.assert_allclose(results[0]["scores"], expected(images(1)))
+
+
+def test_data_dependent_outputs_are_refused():
+    with pytest.raises(TargetError, match=r"'boxes' depends on the data.*NonMaxSuppression"):
+        session(World(outputs=[("boxes", (1, 3, -1, -1), "FLOAT")]))
+
+
+def test_types_that_numpy_lacks_are_refused():
+    with pytest.raises(TargetError, match="'scores' has the type FP8"):
+        session(World(outputs=[("scores", (-1, 3), "FP8")]))
+
+
+def test_an_address_that_tensorrt_refuses():
+    with pytest.raises(TargetError, match="refuses memory for 'image'"):
+        session(World(refuses_address=True))
+
+
+def test_a_plan_of_another_version_says_what_to_do():
+    world = World(corrupt_plan=True)
+    with pytest.raises(TargetError, match=r"cannot load this engine: Magic tag.*build it again on this machine"):
+        session(world)
+    assert world.cuda.closed
+
+
+@pytest.mark.parametrize(("bits", "reason"), [(1, "VERSION_MISMATCH|UNSUPPORTED_CC"), (0, "no usable GPU")])
+def test_rtx_says_why_a_plan_is_not_valid_here(bits, reason):
+    with pytest.raises(TargetError, match=reason):
+        session(World(validity=("INVALID", bits)), RTX)
+
+
+def test_settings_of_a_bundle():
+    read = trt_settings(EngineSettings(batch=2, tensorrt={"build": {"tf32": False}, "run": {"cuda": "cuda-python"}}))
+    assert read.build.batch.fixed
+    assert not read.build.tf32
+    assert read.run.cuda == "cuda-python"
+    with pytest.raises(ConfigError, match="precision"):
+        trt_settings(EngineSettings(tensorrt={"build": {"precision": "int8"}}))
+
+
+def test_faster_memory_is_measured(monkeypatch):
+    clock = iter(range(1_000_000))
+    ticks = {"copied": 5, "mapped": 1}
+    current: list[Memory] = ["copied"]
+
+    def time() -> float:
+        for _ in range(ticks[current[0]]):
+            value = next(clock)
+        return float(value)
+
+    def open_with(memory: Memory) -> TrtSession:
+        current[0] = memory
+        return session(World(), memory=memory)
+
+    monkeypatch.setattr(trt, "perf_counter", time)
+    assert trt.faster_memory(open_with) == "mapped"
+    ticks["mapped"] = 9
+    assert trt.faster_memory(open_with) == "copied"
+
+
+class Board:
+    """A machine with the fake TensorRT, the fake CUDA and one Orin."""
+
+    def __init__(self, monkeypatch, tmp_path) -> None:
+        self.world = World()
+        self.here = machine(tmp_path, CudaDriverState(cuda="12.6", gpus=(ORIN,)))
+        monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(trt, "load_library", lambda flavour: library(self.world))
+        monkeypatch.setattr(trt, "machine", lambda: self.here)
+        monkeypatch.setattr(trt, "open_cuda", self.open_cuda)
+        monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "", "cuda-python": "no"})
+        self.opened: list[FakeCuda] = []
+
+    def open_cuda(self, provider: str, device: int) -> FakeCuda:
+        self.world.cuda = FakeCuda()
+        self.opened.append(self.world.cuda)
+        return self.world.cuda
+
+
+@pytest.fixture
+def board(monkeypatch, tmp_path) -> Board:
+    return Board(monkeypatch, tmp_path)
+
+
+def test_the_first_load_builds_and_the_second_does_not(board, tmp_path, tiny_onnx):
+    for _ in range(2):
+        with trt.open_engine(tiny_onnx, "trt", EngineSettings(), reuse_outputs=False) as opened:
+            np.testing.assert_allclose(opened.run({"image": images(1)})["scores"], expected(images(1)), rtol=1e-5)
+            assert opened.inputs[0].shape[0] == 1
+    assert board.world.builds == 1
+    assert not any(cuda.leaks for cuda in board.opened)
+    assert (tmp_path / "cache" / "engines").is_dir()
+
+
+def test_a_plan_is_loaded_as_it_is(board, tmp_path):
+    path = tmp_path / "model.plan"
+    path.write_bytes(plan())
+    with trt.open_engine(path, "rtx", EngineSettings(), reuse_outputs=False) as opened:
+        assert opened.inputs[0].shape[0] == "N"
+    assert board.world.builds == 0
+
+
+def test_an_engine_file_that_is_not_there(board, tmp_path):
+    with pytest.raises(StorageError, match=r"cannot read the engine .*gone\.plan"):
+        trt.open_engine(tmp_path / "gone.plan", "rtx", EngineSettings(), reuse_outputs=False)
+
+
+def test_availability_asks_for_library_gpu_and_provider(board, monkeypatch):
+    assert trt.availability("trt").ok
+    monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "no libcuda", "cuda-python": "absent"})
+    assert "no libcuda" in trt.availability("trt").reason
+    board.here = machine(cuda=CudaDriverState(problem="no NVIDIA driver: libcuda.so.1"))
+    assert "no NVIDIA driver" in trt.availability("trt").reason
+
+
+@pytest.fixture
+def tiny_onnx(tmp_path):
+    import tiny
+
+    path = tmp_path / "model.onnx"
+    path.write_bytes((tiny.DATA / "tiny_classifier.onnx").read_bytes())
+    return path
