@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,23 +42,38 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap (Efron 1979) of any statistic of `count` exchangeable items.
+    """Percentile bootstrap (Efron 1979) of any statistic of `count` exchangeable items; see `bootstrap_draws`."""
+    draws = bootstrap_draws(count, {"": statistic}, resamples=resamples, seed=seed)[""]
+    return interval(float(statistic(np.arange(count))), draws, confidence)
+
+
+def bootstrap_draws(
+    count: int, statistics: Mapping[str, Callable[[Indices], float]], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Values]:
+    """Statistics of items drawn with replacement, all of them of the same items: their differences are paired ones.
 
     Args:
         count: how many items there are (images, say).
-        statistic: takes (count,) int64 item numbers, drawn with replacement, and gives the figure; computing two
-            models' figures on the same numbers and subtracting makes the comparison a paired one.
-        confidence: the share of such intervals that hold the true value.
+        statistics: by name; each takes (count,) int64 item numbers and gives the figure.
         resamples: how often the items are drawn.
-        seed: of the draws; equal seeds give equal intervals.
+        seed: of the draws; equal seeds give equal draws.
+
+    Returns:
+        (resamples,) values of each.
 
     Raises:
         MeasurementError: there are no items.
     """
     _require_items(count)
     generator = np.random.default_rng(seed)
-    draws = np.array([statistic(generator.integers(0, count, count)) for _ in range(resamples)], dtype=np.float64)
-    return _interval(float(statistic(np.arange(count))), draws, confidence)
+    picks = [generator.integers(0, count, count) for _ in range(resamples)]
+    return {name: np.array([each(pick) for pick in picks], dtype=np.float64) for name, each in statistics.items()}
+
+
+def interval(estimate: float, draws: Values, confidence: float = 0.95) -> Interval:
+    """The central `confidence` of a bootstrap distribution around `estimate`."""
+    low, high = np.quantile(draws, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
+    return Interval(estimate, float(low), float(high))
 
 
 def paired_bootstrap_interval(
@@ -86,7 +101,7 @@ def paired_bootstrap_interval(
     before, after = _paired(baseline, candidate)
     difference = after - before
     draws = _resampled(difference, lambda picked: picked.mean(axis=1), resamples, seed)
-    return _interval(float(difference.mean()), draws, confidence)
+    return interval(float(difference.mean()), draws, confidence)
 
 
 def block_ratio_interval(
@@ -117,7 +132,7 @@ def block_ratio_interval(
     _require_positive(min(before.min(), after.min()))
     ratios = after / before
     draws = _resampled(ratios, lambda picked: np.median(picked, axis=1), resamples, seed)
-    return _interval(float(np.median(ratios)), draws, confidence)
+    return interval(float(np.median(ratios)), draws, confidence)
 
 
 def median_ratio_interval(
@@ -147,7 +162,7 @@ def median_ratio_interval(
         _resampled(values, lambda picked: np.median(picked, axis=1), resamples, seed + offset)
         for offset, values in enumerate((before, after))
     ]
-    return _interval(float(np.median(after) / np.median(before)), draws[1] / draws[0], confidence)
+    return interval(float(np.median(after) / np.median(before)), draws[1] / draws[0], confidence)
 
 
 def tail_bound(sorted_latencies: ArrayLike, percentile: float, confidence: float = 0.99) -> float:
@@ -211,12 +226,6 @@ def _resampled(
     batches = [min(_BATCH, resamples - start) for start in range(0, resamples, _BATCH)]
     draws = [statistic(values[generator.integers(0, values.size, (batch, values.size))]) for batch in batches]
     return np.concatenate(draws).astype(np.float64)
-
-
-def _interval(estimate: float, draws: Values, confidence: float) -> Interval:
-    """The central `confidence` of the bootstrap distribution around `estimate`."""
-    low, high = np.quantile(draws, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
-    return Interval(estimate, float(low), float(high))
 
 
 def _paired(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Values, Values]:

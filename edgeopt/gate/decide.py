@@ -77,18 +77,20 @@ def decide(
         f"{latency.candidate_ms:.3f} ms against {latency.baseline_ms:.3f} ms: ratio {ratio.estimate:.3f} "
         f"[{ratio.low:.3f}, {ratio.high:.3f}]"
     )
-    if _beyond(ratio.low, latency.relative_floor, latency):
+    baseline = latency.baseline_ms
+    if _beyond(ratio.low, baseline, latency.relative_floor, latency.absolute_floor_ms):
         floors = f"{latency.relative_floor:.1%} and {latency.absolute_floor_ms:.3f} ms"
         return "fail", (f"slower, {measured}, beyond the floors of {floors}",)
-    if _beyond(ratio.high, config.tolerance, latency):
+    # The floors that noise raised excuse no one here: a run too noisy to see a slowdown must not pass.
+    if _beyond(ratio.high, baseline, config.tolerance, config.absolute_floor_ms):
         advice = "Measure longer or on a quieter machine"
         return "invalid", (f"too noisy to exclude a slowdown of {config.tolerance:.0%}, {measured}. {advice}",)
     return "pass", (measured,)
 
 
-def _beyond(ratio: float, share: float, latency: LatencyFinding) -> bool:
-    """Whether a slowdown exceeds both a share and the absolute floor."""
-    return ratio - 1.0 > share and (ratio - 1.0) * latency.baseline_ms > latency.absolute_floor_ms
+def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> bool:
+    """Whether a slowdown exceeds both a share and a time."""
+    return ratio - 1.0 > share and (ratio - 1.0) * baseline_ms > floor_ms
 
 
 def _lost(accuracy: AccuracyFinding) -> str:
