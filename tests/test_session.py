@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from session_conformance import SessionConformance
+from session_conformance import SessionConformance, images
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import DataError, MissingExtraError, TargetError
@@ -69,6 +69,16 @@ def test_two_inputs_that_do_not_fit_each_other_are_the_engines_to_refuse(kind: t
         assert session.run({"left": two, "right": two})["sum"].shape == (2, 2)
 
 
+@pytest.mark.parametrize("kind", SESSIONS.values())
+def test_a_refused_input_leaves_no_other_one_half_taken(kind: type) -> None:
+    one, two, wrong = np.ones((1, 2), np.float32), np.full((1, 2), 2, np.float32), np.ones((1, 3), np.float32)
+    with kind(onnx(TWO_IN_TWO_OUT)) as session:
+        session.run({"left": one, "right": one})
+        with pytest.raises(DataError):
+            session.run({"left": two, "right": wrong})
+        np.testing.assert_array_equal(session.run({"left": two, "right": one})["sum"], [[3, 3]])
+
+
 @pytest.mark.parametrize("target", SESSIONS)
 @pytest.mark.parametrize("content", [b"", b"not an onnx file", CLASSIFIER.read_bytes()[:200]])
 def test_a_file_that_is_no_network(tmp_path: Path, target: str, content: bytes) -> None:
@@ -119,13 +129,21 @@ def test_threads_of_the_call_come_before_those_of_the_settings(target: str) -> N
 def test_ov_computes_in_float32_unless_told_otherwise() -> None:
     """On a processor with bf16 instructions OpenVINO's own default is bf16."""
 
-    def precision(session: OvSession) -> str:
-        return session._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-
-    with OvSession(CLASSIFIER) as session:
-        assert precision(session) == "f32"
     with OvSession(CLASSIFIER, EngineSettings(threads=1)) as session:
-        assert session._compiled.get_property("INFERENCE_NUM_THREADS") == 1
+        session.run({"image": images(2)})  # more than one image takes a second compilation
+        assert len(session._compiled) == 2
+        for compiled in session._compiled.values():
+            assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+            assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+
+
+def test_ov_compiles_once_for_single_images() -> None:
+    with OvSession(CLASSIFIER) as session:
+        session.run({"image": images(1)})
+        assert len(session._compiled) == 1
+    with OvSession(CLASSIFIER, EngineSettings(batch=3)) as session:
+        session.run({"image": images(3)})
+        assert len(session._compiled) == 1
 
 
 def test_an_error_leaves_no_stale_result() -> None:

@@ -42,12 +42,14 @@ class Feeds:
         """
         if inputs.keys() != self._specs.keys():
             raise DataError(f"the network takes {_described(self._specs)}, and was given {_described(inputs)}")
-        changed = []
-        for name, given in inputs.items():
-            if self._arrays.get(name) is not given:  # also when last time's array had to be copied
-                self._arrays[name] = _checked(given, self._specs[name])
-                changed.append(name)
-        return changed
+        # Checked before any is taken: a refused input must not leave another one taken but never bound.
+        changed = {
+            name: _checked(given, self._specs[name])
+            for name, given in inputs.items()
+            if self._arrays.get(name) is not given  # also when last time's array had to be copied
+        }
+        self._arrays.update(changed)
+        return list(changed)
 
 
 def _checked(given: Array, spec: TensorSpec) -> Array:
