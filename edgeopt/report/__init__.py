@@ -1,0 +1,21 @@
+"""report: what was measured on a bundle, in a terminal, as JSON, as Markdown and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+from edgeopt.report.content import Report, content
+from edgeopt.report.html import to_html
+from edgeopt.report.page import write_page
+from edgeopt.report.samples import Sample, worst_disagreements
+from edgeopt.report.text import to_json, to_markdown, to_terminal
+
+__all__ = [
+    "Report",
+    "Sample",
+    "content",
+    "to_html",
+    "to_json",
+    "to_markdown",
+    "to_terminal",
+    "worst_disagreements",
+    "write_page",
+]

@@ -1,0 +1,242 @@
+"""What a report says, as plain data read from a bundle's manifest; every format is a view of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from edgeopt.benchmark import LatencyResult
+from edgeopt.bundle import Manifest, Variant
+from edgeopt.errors import BundleError
+from edgeopt.evaluate import Accuracy
+from edgeopt.measure.latency import Ratio
+from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
+from edgeopt.spec import Struct
+from edgeopt.statistics import Values, bootstrap_draws, interval
+
+_RESAMPLES = {"classification": 2000, "detection": 200}
+"""Average precision takes milliseconds a draw, top-1 microseconds."""
+_METRIC_NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "macro_precision": "precision (macro)",
+    "macro_recall": "recall (macro)",
+    "macro_f1": "F1 (macro)",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap_small": "AP small",
+    "ap_medium": "AP medium",
+    "ap_large": "AP large",
+    "ar100": "AR@100",
+}
+"""Rows of the accuracy table, in their order, by field of the metrics."""
+
+
+class Figure(Struct):
+    """A figure with its 95 % bootstrap interval over images."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Row(Struct):
+    """One variant, as the table shows it."""
+
+    name: str
+    target: str
+    precision: str
+    is_baseline: bool
+    accuracy: Figure | None
+    """The main metric: top-1 or AP."""
+    change: Figure | None
+    """Of the main metric against the baseline's, on the same images."""
+    size_bytes: int
+    latency: LatencyResult | None
+    accepted: bool
+    verdict: str
+
+    @property
+    def ratio(self) -> Ratio | None:
+        """Latency over the baseline's."""
+        return self.latency.ratio if self.latency is not None else None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What is wrong with this variant's figures."""
+        if self.latency is None:
+            return ("latency was not measured",)
+        partial = ("latency: interrupted, partial",) if self.latency.partial else ()
+        return (*partial, *(f"latency not valid: {reason}" for reason in self.latency.invalid))
+
+
+class MetricRow(Struct):
+    """One metric of every variant that was evaluated; None where it is not defined."""
+
+    name: str
+    values: dict[str, float | None]
+
+
+class ClassRow(Struct):
+    """One class: F1 of classifiers, AP of detectors."""
+
+    label: str
+    support: int
+    values: dict[str, float | None]
+
+
+class Report(Struct):
+    """Everything but pictures."""
+
+    manifest: Manifest
+    rows: tuple[Row, ...]
+    """The baseline first."""
+    candidate: str | None
+    """The variant that the headline is about: the fastest accepted one that is not the baseline."""
+    metrics: tuple[MetricRow, ...]
+    classes: tuple[ClassRow, ...]
+    accuracies: dict[str, Accuracy]
+    sensitivity: dict[str, float]
+    """Accuracy lost by quantizing one group of layers alone, where a search measured it."""
+
+    def row(self, name: str) -> Row:
+        """The row of a variant."""
+        return next(row for row in self.rows if row.name == name)
+
+    @property
+    def baseline(self) -> Row:
+        """The FP32 row."""
+        return self.row(self.manifest.baseline)
+
+    @property
+    def metric_name(self) -> str:
+        """Of the main metric."""
+        return "top-1" if self.manifest.spec.task == "classification" else "AP"
+
+
+def content(manifest: Manifest, sensitivity: Mapping[str, float] | None = None) -> Report:
+    """Read a manifest.
+
+    Args:
+        manifest: of the bundle.
+        sensitivity: accuracy lost by each group of layers, where it was measured.
+
+    Raises:
+        BundleError: its accuracy or latency was written by another version of edgeopt.
+    """
+    accuracies = {variant.name: _accuracy(variant) for variant in manifest.variants if variant.accuracy is not None}
+    ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
+    figures = _figures(accuracies, manifest.baseline)
+    rows = tuple(_row(manifest, variant, *figures.get(variant.name, (None, None))) for variant in ordered)
+    return Report(
+        manifest=manifest,
+        rows=rows,
+        candidate=_candidate(rows),
+        metrics=_metric_rows(accuracies),
+        classes=_class_rows(accuracies, manifest.spec.labels),
+        accuracies=accuracies,
+        sensitivity=dict(sensitivity or {}),
+    )
+
+
+def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: Figure | None) -> Row:
+    return Row(
+        name=variant.name,
+        target=variant.target,
+        precision=variant.precision,
+        is_baseline=variant.name == manifest.baseline,
+        accuracy=accuracy,
+        change=change,
+        size_bytes=manifest.size_bytes(variant),
+        latency=_latency(variant),
+        accepted=variant.accepted,
+        verdict=variant.verdict,
+    )
+
+
+def _figures(accuracies: Mapping[str, Accuracy], baseline: str) -> dict[str, tuple[Figure, Figure | None]]:
+    """The main metric of each variant and its change against the baseline, with intervals over the same draws."""
+    draws = {
+        name: bootstrap_draws(each.images, {"": each.statistic()}, resamples=_RESAMPLES[each.task])[""]
+        for name, each in accuracies.items()
+    }
+    reference = accuracies.get(baseline)
+    found: dict[str, tuple[Figure, Figure | None]] = {}
+    for name, each in accuracies.items():
+        change = None
+        if reference is not None and name != baseline and each.data == reference.data:
+            change = _figure(each.value - reference.value, draws[name] - draws[baseline])
+        found[name] = (_figure(each.value, draws[name]), change)
+    return found
+
+
+def _figure(value: float, draws: Values) -> Figure:
+    found = interval(value, draws)
+    return Figure(value=value, low=found.low, high=found.high)
+
+
+def _candidate(rows: tuple[Row, ...]) -> str | None:
+    others = [row for row in rows if not row.is_baseline]
+    fastest = min(
+        others,
+        key=lambda row: (not row.accepted, row.latency.end_to_end.p50_ms if row.latency is not None else math.inf),
+        default=None,
+    )
+    return None if fastest is None else fastest.name
+
+
+def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
+    rows = [
+        MetricRow(name=title, values={name: getattr(each.metrics, field, None) for name, each in accuracies.items()})
+        for field, title in _METRIC_NAMES.items()
+    ]
+    return tuple(row for row in rows if any(value is not None for value in row.values.values()))
+
+
+def _class_rows(accuracies: Mapping[str, Accuracy], labels: tuple[str, ...]) -> tuple[ClassRow, ...]:
+    """Classes that occur in the test set, in index order."""
+    columns = {name: _per_class(each.metrics) for name, each in accuracies.items()}
+    supports = next((_support(each.metrics) for each in accuracies.values()), ())
+    return tuple(
+        ClassRow(label=label, support=support, values={name: column[index] for name, column in columns.items()})
+        for index, (label, support) in enumerate(zip(labels, supports, strict=False))
+        if support
+    )
+
+
+def _per_class(metrics: ClassificationMetrics | DetectionMetrics) -> list[float | None]:
+    if isinstance(metrics, ClassificationMetrics):
+        return [each.f1 for each in metrics.per_class]
+    return list(metrics.per_class)
+
+
+def _support(metrics: ClassificationMetrics | DetectionMetrics) -> tuple[int, ...]:
+    if isinstance(metrics, ClassificationMetrics):
+        return tuple(each.support for each in metrics.per_class)
+    return metrics.support
+
+
+def _accuracy(variant: Variant) -> Accuracy:
+    try:
+        return msgspec.convert(variant.accuracy, Accuracy)
+    except msgspec.ValidationError as error:
+        raise _foreign(variant, "accuracy", "evaluate", error) from error
+
+
+def _latency(variant: Variant) -> LatencyResult | None:
+    if variant.latency is None:
+        return None
+    try:
+        return msgspec.convert(variant.latency, LatencyResult)
+    except msgspec.ValidationError as error:
+        raise _foreign(variant, "latency", "benchmark", error) from error
+
+
+def _foreign(variant: Variant, what: str, command: str, error: Exception) -> BundleError:
+    return BundleError(
+        f"the {what} of variant '{variant.name}' was not written by this version of edgeopt ({error}). "
+        f"Measure it again with: edgeopt {command}"
+    )

@@ -1,0 +1,62 @@
+"""How numbers read: one way in every format."""
+
+from __future__ import annotations
+
+from edgeopt.report.content import Figure, Report, Row
+
+
+def share(value: float | None, digits: int = 1) -> str:
+    """A share as per cent."""
+    return "–" if value is None else f"{100.0 * value:.{digits}f} %"
+
+
+def accuracy(figure: Figure | None) -> str:
+    """The main metric of a variant."""
+    return "–" if figure is None else share(figure.value, 2)
+
+
+def change(figure: Figure | None) -> str:
+    """Points gained or lost, with the interval."""
+    if figure is None:
+        return "–"
+    return f"{100 * figure.value:+.2f} [{100 * figure.low:+.2f}, {100 * figure.high:+.2f}]"
+
+
+def milliseconds(value: float | None) -> str:
+    """Three significant digits."""
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 100.0 else f"{value:.1f}" if value >= 10.0 else f"{value:.2f}"
+
+
+def size(value: int) -> str:
+    """Bytes in the unit that fits."""
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def speedup(row: Row) -> str:
+    """How many times as fast as the baseline."""
+    if row.ratio is None:
+        return "1" if row.is_baseline else "–"
+    return f"{row.ratio.speedup:.2f}×"
+
+
+def headline(report: Report) -> list[tuple[str, str, str]]:
+    """(what, figure, explanation) of the candidate against the baseline; nothing where there is no candidate."""
+    if report.candidate is None:
+        return []
+    before, after = report.baseline, report.row(report.candidate)
+    found = []
+    if before.accuracy is not None and before.accuracy.value and after.accuracy is not None:
+        kept = share(after.accuracy.value / before.accuracy.value)
+        values = f"{share(before.accuracy.value)} → {share(after.accuracy.value)}"
+        found.append(("accuracy kept", kept, f"{report.metric_name} {values}"))
+    if after.ratio is not None and before.latency is not None and after.latency is not None:
+        word = "faster" if after.ratio.estimate < 1.0 else "slower"
+        factor = max(after.ratio.speedup, after.ratio.estimate)
+        medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
+        found.append((word, f"{factor:.2f}×", f"median {medians[0]} → {medians[1]} ms end to end"))
+    word = "smaller" if after.size_bytes <= before.size_bytes else "larger"
+    factor = max(before.size_bytes, after.size_bytes) / max(min(before.size_bytes, after.size_bytes), 1)
+    found.append((word, f"{factor:.2f}×", f"{size(before.size_bytes)} → {size(after.size_bytes)}"))
+    return found

@@ -1,0 +1,259 @@
+"""Plots as SVG text: no script, no font, no file beside it; colours come from the page's style sheet.
+
+Each plot is drawn 400 units wide, so that its 12-unit text stays readable on a phone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH = 400
+_ROW = 58
+_LEFT = 12
+_RIGHT = 12
+
+
+@dataclass(frozen=True)
+class HistogramRow:
+    """One row of `histograms`."""
+
+    label: str
+    edges: Sequence[float]
+    counts: Sequence[int]
+    marks: Mapping[str, float]
+    """Vertical lines by name, such as ``{"p50": 3.1}``."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of `scatter`."""
+
+    label: str
+    x: float
+    y: float
+    emphasis: bool = False
+
+
+def histograms(rows: Sequence[HistogramRow], unit: str) -> str:
+    """Histograms below one another on one axis, each scaled to its own highest bin."""
+    high = max((row.edges[-1] for row in rows), default=1.0)
+    parts = []
+    for index, row in enumerate(rows):
+        top = index * _ROW
+        base = top + _ROW - 8
+        peak = max(max(row.counts), 1)
+        steps = " ".join(
+            f"L{_x(left, high):.1f} {base - 30 * count / peak:.1f}L{_x(right, high):.1f} {base - 30 * count / peak:.1f}"
+            for left, right, count in zip(row.edges[:-1], row.edges[1:], row.counts, strict=True)
+        )
+        parts.append(_text(_LEFT, top + 12, row.label, "start", "strong"))
+        parts.append(f'<path class="fill c{index}" d="M{_x(row.edges[0], high):.1f} {base} {steps} V{base}Z"/>')
+        parts.append(f'<path class="axis" d="M{_LEFT} {base}H{WIDTH - _RIGHT}"/>')
+        for value in row.marks.values():
+            x = _x(min(value, high), high)
+            parts.append(f'<path class="mark" d="M{x:.1f} {base - 32}V{base}"/>')
+        summary = "  ".join(f"{name} {value:.3g}" for name, value in row.marks.items())
+        parts.append(_text(WIDTH - _RIGHT, top + 12, f"{summary} {unit}", "end", "soft"))
+    height = len(rows) * _ROW
+    for tick in ticks(0.0, high):
+        x = _x(tick, high)
+        parts.append(f'<path class="grid" d="M{x:.1f} 18V{height - 8}"/>')
+        parts.append(_text(x, height + 8, f"{tick:g}", "middle", "soft"))
+    parts.append(_text(WIDTH - _RIGHT, height + 24, unit, "end", "soft"))
+    return _svg(height + 30, parts, f"Histograms of {', '.join(row.label for row in rows)} in {unit}")
+
+
+def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
+    """One bar a row, made of named parts in the same order; the part's number is its colour."""
+    high = max((sum(parts.values()) for parts in rows.values()), default=1.0) or 1.0
+    names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
+    drawn, y = [], 0.0
+    for label, parts in rows.items():
+        drawn.append(_text(_LEFT, y + 13, label, "start", "strong"))
+        drawn.append(_text(WIDTH - _RIGHT, y + 13, f"{sum(parts.values()):.3g} {unit}", "end", "soft"))
+        x = float(_LEFT)
+        for name, value in parts.items():
+            width = (WIDTH - _LEFT - _RIGHT) * value / high
+            title = f"<title>{escape(name)}: {value:.3g} {escape(unit)}</title>"
+            drawn.append(
+                f'<rect class="s{names.index(name)}" x="{x:.1f}" y="{y + 19:.0f}" width="{width:.2f}" height="14">'
+                f"{title}</rect>"
+            )
+            x += width
+        y += 44
+    x = float(_LEFT)
+    for index, name in enumerate(names):
+        drawn.append(f'<rect class="s{index}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
+        drawn.append(_text(x + 15, y + 11, name, "start", "soft"))
+        x += 24 + 7.2 * len(name)
+    return _svg(int(y + 20), drawn, "Time of each stage")
+
+
+def heat_matrix(matrix: NDArray[np.int64], labels: Sequence[str], row_name: str, column_name: str) -> str:
+    """A confusion matrix: rows are true classes, shaded by their share of the row; counts where there is room."""
+    size = len(labels)
+    names = [_short(label, 9 if size > 6 else 16) for label in labels]
+    left = 24 + 6.6 * max(len(name) for name in names)
+    cell = (WIDTH - left - 4) / size
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    parts = [_text(left + cell * size / 2, 12, column_name, "middle", "soft")]
+    parts.append(
+        f'<text class="soft" text-anchor="middle" transform="translate(11 {30 + cell * size / 2:.0f}) rotate(-90)">'
+        f"{escape(row_name)}</text>"
+    )
+    for row in range(size):
+        y = 30 + row * cell
+        parts.append(_text(left - 5, y + cell / 2 + 4, names[row], "end", "soft"))
+        for column in range(size):
+            x, share, count = left + column * cell, shares[row, column], matrix[row, column]
+            tone = "right" if row == column else "wrong"
+            title = f"{labels[row]} taken for {labels[column]}: {count}"
+            parts.append(
+                f'<rect class="{tone}" fill-opacity="{_shade(share):.2f}" x="{x:.1f}" y="{y:.1f}" '
+                f'width="{cell - 1:.1f}" height="{cell - 1:.1f}"><title>{escape(title)}</title></rect>'
+            )
+            if count and size <= 14:
+                dark = "onfill" if _shade(share) > 0.55 else "soft"
+                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle", dark))
+    for column, name in enumerate(names):
+        x = left + (column + 0.5) * cell
+        anchor = (
+            f'text-anchor="middle" x="{x:.1f}" y="26"'
+            if len(name) * 7 <= cell
+            else (f'text-anchor="start" transform="translate({x:.1f} {30 + cell * size + 12:.0f}) rotate(40)"')
+        )
+        parts.append(f'<text class="soft" {anchor}>{escape(name)}</text>')
+    slanted = any(len(name) * 7 > cell for name in names)
+    return _svg(int(34 + cell * size + (60 if slanted else 0)), parts, "Confusion matrix")
+
+
+def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
+    """Points with labels; those that no other beats (lower x, higher y) are joined."""
+    height, bottom, left = 260, 224, 46
+    x_low, x_high = _padded([point.x for point in points])
+    y_low, y_high = _padded([point.y for point in points])
+
+    def place(point: Point) -> tuple[float, float]:
+        x = left + (WIDTH - left - 16) * (point.x - x_low) / (x_high - x_low)
+        return x, 14 + (bottom - 14) * (y_high - point.y) / (y_high - y_low)
+
+    parts = [f'<path class="axis" d="M{left} 10V{bottom}H{WIDTH - 10}"/>']
+    for tick in ticks(x_low, x_high):
+        x, _ = place(Point("", tick, y_low))
+        parts.append(f'<path class="grid" d="M{x:.1f} 10V{bottom}"/>' + _text(x, bottom + 15, f"{tick:g}", "middle"))
+    for tick in ticks(y_low, y_high):
+        _, y = place(Point("", x_low, tick))
+        parts.append(
+            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - 10}"/>' + _text(left - 5, y + 4, f"{tick:g}", "end")
+        )
+    best = " L".join("{:.1f} {:.1f}".format(*place(point)) for point in pareto(points))
+    parts.append(f'<path class="line" d="M{best}"/>')
+    for point in points:
+        x, y = place(point)
+        tone = "c1" if point.emphasis else "c0"
+        anchor, offset = ("end", -8) if x > WIDTH * 0.7 else ("start", 8)
+        parts.append(f'<circle class="fill {tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
+        parts.append(_text(x + offset, y - 7, point.label, anchor, "strong" if point.emphasis else "soft"))
+    parts.append(_text(WIDTH - 10, height - 4, x_name, "end"))
+    parts.append(_text(4, height - 4, f"vertical: {y_name}", "start"))
+    return _svg(height, parts, f"{y_name} against {x_name}")
+
+
+def bars(values: Mapping[str, float], unit: str) -> str:
+    """Horizontal bars, one a name."""
+    high = max(map(abs, values.values()), default=1.0) or 1.0
+    parts = []
+    for index, (label, value) in enumerate(values.items()):
+        y = index * 34
+        parts.append(_text(_LEFT, y + 12, _short(label, 44), "start"))
+        parts.append(_text(WIDTH - _RIGHT, y + 12, f"{value:.3g} {unit}", "end"))
+        width = (WIDTH - _LEFT - _RIGHT) * abs(value) / high
+        parts.append(f'<rect class="fill c1" x="{_LEFT}" y="{y + 17}" width="{width:.1f}" height="9"/>')
+    return _svg(34 * len(values) + 4, parts, f"Values in {unit}")
+
+
+def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str) -> str:
+    """Values over seconds, one line a name, from zero on: a steady run is flat."""
+    height, bottom, left = 170, 136, 46
+    seconds = max((x for xs, _ in lines.values() for x in xs), default=1.0) or 1.0
+    high = 1.1 * max((y for _, ys in lines.values() for y in ys), default=1.0)
+    parts = [f'<path class="axis" d="M{left} 6V{bottom}H{WIDTH - _RIGHT}"/>']
+    for tick in ticks(0.0, high):
+        y = bottom - (bottom - 6) * tick / high
+        parts.append(
+            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - _RIGHT}"/>' + _text(left - 5, y + 4, f"{tick:g}", "end")
+        )
+    parts += [
+        _text(left + (WIDTH - left - _RIGHT) * tick / seconds, bottom + 15, f"{tick:g}", "middle")
+        for tick in ticks(0.0, seconds)
+    ]
+    for index, (xs, ys) in enumerate(lines.values()):
+        path = " L".join(
+            f"{left + (WIDTH - left - _RIGHT) * x / seconds:.1f} {bottom - (bottom - 6) * y / high:.1f}"
+            for x, y in zip(xs, ys, strict=True)
+        )
+        parts.append(f'<path class="line c{index}" d="M{path}"/>')
+    parts.append(
+        _text(WIDTH - _RIGHT, height - 2, "seconds", "end") + _text(4, height - 2, f"vertical: {unit}", "start")
+    )
+    return _svg(height, parts, f"Block medians over time in {unit}")
+
+
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both lower x and higher y, by rising x."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return best
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`, at most `most` of them.
+
+    >>> ticks(0, 10)
+    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
+    if not high > low:
+        return [low]
+    rough = (high - low) / (most - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (power * factor) <= most - 1 + 1e-9)
+    first = math.ceil(low / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _x(value: float, high: float) -> float:
+    return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / high
+
+
+def _padded(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _shade(share: float) -> float:
+    """Opacity of a share: a rare confusion is still seen."""
+    return 0.0 if share == 0.0 else 0.12 + 0.88 * math.sqrt(share)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _text(x: float, y: float, text: str, anchor: str, tone: str = "soft") -> str:
+    return f'<text class="{tone}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _svg(height: int, parts: Sequence[str], title: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )

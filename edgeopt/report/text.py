@@ -1,0 +1,59 @@
+"""The report in a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from edgeopt.report.content import Report, Row
+from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
+
+_COLUMNS = ("variant", "accuracy", "change, points", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
+
+
+def to_terminal(report: Report) -> Table:
+    """A rich table: every variant beside its FP32 baseline."""
+    table = Table(title=report.manifest.name, title_justify="left", caption=_notes(report), caption_justify="left")
+    for index, column in enumerate(_columns(report)):
+        table.add_column(column, justify="right" if index else "left")
+    for row in report.rows:
+        style = "bold" if row.name == report.candidate else "" if row.accepted else "dim"
+        table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
+    return table
+
+
+def to_markdown(report: Report) -> str:
+    """The same table for a README or a pull request."""
+    columns = _columns(report)
+    lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(['-'] + ['-:'] * (len(columns) - 1))}|"]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
+    notes = _notes(report)
+    return "\n".join([*lines, *(("", *notes.splitlines()) if notes else ())]) + "\n"
+
+
+def to_json(report: Report) -> bytes:
+    """Everything, for machines."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def _columns(report: Report) -> list[str]:
+    return [report.metric_name if name == "accuracy" else name for name in _COLUMNS]
+
+
+def _cells(row: Row) -> list[str]:
+    """The row's cells in the order of `_COLUMNS`; a star marks what a note explains."""
+    percentiles: tuple[str, ...] = ("–",) * 3
+    if row.latency is not None:
+        whole = row.latency.end_to_end
+        percentiles = tuple(milliseconds(value) for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms))
+    star = "*" if row.latency is not None and row.marks else ""
+    name = row.name + ("" if row.accepted else " (not accepted)")
+    return [name + star, accuracy(row.accuracy), change(row.change), *percentiles, speedup(row), size(row.size_bytes)]
+
+
+def _notes(report: Report) -> str:
+    """A line for each thing that qualifies the figures."""
+    notes = [f"* {row.name}: {'; '.join(row.marks)}" for row in report.rows if row.latency is not None and row.marks]
+    notes += [f"{row.name}: {row.verdict}" for row in report.rows if not row.accepted and row.verdict]
+    return "\n".join(notes)
