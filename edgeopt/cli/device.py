@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BENCHMARK_IMAGES = 16
 """Different images that a measurement goes around."""
+_SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -35,8 +36,7 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
     opened = Bundle.open(bundle)
     dataset = _dataset(opened, data)
     with StageDisplay() as display:
-        display.begin("evaluate")
-        results = evaluate_bundle(opened, dataset, variant=variant, threads=threads, progress=display.share)
+        results = evaluate_bundle(opened, dataset, variant=variant, threads=threads, progress=display)
     if as_json:
         _print_json(results)
     else:
@@ -48,9 +48,7 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
 @data
 @variant
 @threads
-@click.option(
-    "--scenario", type=click.Choice(["singlestream", "multistream", "offline", "server"]), default="singlestream"
-)
+@click.option("--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="As MLPerf defines it.")
 @click.option("--quick", is_flag=True, help="A few seconds a variant instead of MLPerf's 600 s; the results say so.")
 @click.option("--duration", type=click.FloatRange(0.1), help="Of a quick run, in seconds. Default: the recipe's 3.")
 @click.option("--allow-invalid", is_flag=True, help="Give the figures of a run that was not valid, marked as such.")
@@ -168,10 +166,14 @@ def verify(bundle: Path, threads: int, as_json: bool) -> None:  # noqa: FBT001
 
 @click.command()
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data
 @click.option("--markdown", is_flag=True, help="Print Markdown instead of a terminal table.")
 @as_json
-def report(bundles: tuple[Path, ...], markdown: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Show a bundle's accuracy, latency and size beside FP32, and write its HTML page."""
+def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Show a bundle's accuracy, latency and size beside FP32, and write its HTML page.
+
+    The page shows pictures where the answers differ when the images that the bundle was evaluated on can be found.
+    """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
     from edgeopt.report import content as read_report
@@ -186,7 +188,7 @@ def report(bundles: tuple[Path, ...], markdown: bool, as_json: bool) -> None:  #
             click.echo(to_markdown(found))
         else:
             console().print(to_terminal(found))
-            page = write_page(opened, path.with_suffix(".html"))
+            page = write_page(opened, path.with_suffix(".html"), _pictures(opened, data))
             click.echo(f"bundle  {path}\nreport  {page}\n")
 
 
@@ -206,6 +208,19 @@ def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
             raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
         source = test
     return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
+
+
+def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:
+    """The images that the user names; else those of the recipe where they are still to be had."""
+    from edgeopt.errors import EdgeoptError
+
+    try:
+        return _dataset(bundle, reference)
+    except EdgeoptError as error:
+        if reference is not None:
+            raise
+        click.echo(f"the page has no pictures: {error}", err=True)
+        return None
 
 
 def _image_files(paths: tuple[Path, ...]) -> list[Path]:

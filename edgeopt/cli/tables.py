@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -19,41 +20,61 @@ _SHOWN_DETECTIONS = 10
 def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
     """A row for each variant, the baseline first."""
     detection = any(accuracy.task == "detection" for accuracy in results.values())
-    metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "precision", "recall", "F1")
-    table = _table("variant", *metrics, "change", "agreement", "KL")
+    metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
+    table = _table("variant", *metrics, "change", "agree", "KL")
     for name, accuracy in results.items():
         comparison = accuracy.comparison
         compared = ("–",) * 3
         if comparison is not None:
             kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
             compared = (f"{-comparison.metric_drop:+.4f}", f"{comparison.agreement:.3f}", kl)
-        table.add_row(name, *(f"{value:.4f}" for value in _metrics(accuracy)), *compared)
+        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in _metrics(accuracy)), *compared)
     table.caption = "; ".join(sorted({f"{accuracy.images} images" for accuracy in results.values()}))
     return table
 
 
 def latency_table(results: Mapping[str, LatencyResult]) -> Table:
-    """A row for each variant, with the stages' medians."""
+    """A row for each variant; the stages' medians stand in one column."""
     stages = next(iter(results.values())).stages
-    table = _table("variant", "p50 ms", "p90 ms", "p99 ms", *(f"{stage} p50" for stage in stages), "per s", "ratio")
+    table = _table(
+        "variant", "p50 ms", "p90 ms", "p99 ms", *(["stages p50 ms"] if stages else []), "per s", "ratio (95 %)"
+    )
     for name, result in results.items():
         whole = result.end_to_end
-        ratio = "–"
-        if result.ratio is not None:
-            ratio = f"{result.ratio.estimate:.3f} ({result.ratio.low:.3f}–{result.ratio.high:.3f})"
+        each = " + ".join(f"{stage.p50_ms:.3f}" for stage in result.stages.values())
         table.add_row(
             name,
             *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms)),
-            *(f"{stage.p50_ms:.3f}" for stage in result.stages.values()),
+            *([each] if stages else []),
             f"{result.throughput_per_s:.1f}",
-            ratio,
+            _ratio(result),
         )
+    table.caption = "\n".join(_latency_notes(results))
     return table
+
+
+def _ratio(result: LatencyResult) -> str:
+    """Of the latency to the baseline's, with its interval's half-width."""
+    if result.ratio is None:
+        return "–"
+    return f"{result.ratio.estimate:.3f} ±{(result.ratio.high - result.ratio.low) / 2:.3f}"
+
+
+def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
+    """What the columns mean, and everything that qualifies the figures."""
+    stages = next(iter(results.values())).stages
+    if stages:
+        yield f"stages: {' + '.join(stages)}"
+    for name, result in results.items():
+        if result.partial:
+            yield f"{name}: interrupted, partial"
+        for reason in result.invalid:
+            yield f"{name}: not valid: {reason}"
 
 
 def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str, str]) -> Iterator[Table]:
     """What the bundle is, and its variants."""
-    facts = Table(show_header=False, box=None, pad_edge=False)
+    facts = Table(show_header=False, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, value in _facts(manifest):
         facts.add_row(Text(name, style="bold"), Text(value))
     yield facts
@@ -74,14 +95,15 @@ def result_line(result: Classification | Detections) -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(caption_justify="left")
-    table.add_column(first)
+    table = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="left" if name == "here" else "right")
+        text = name == "here"
+        table.add_column(name, justify="left" if text else "right", no_wrap=not text)
     return table
 
 
-def _metrics(accuracy: Accuracy) -> tuple[float, ...]:
+def _metrics(accuracy: Accuracy) -> tuple[float | None, ...]:
     metrics = accuracy.metrics
     if isinstance(metrics, ClassificationMetrics):
         return (metrics.top1, metrics.top5, metrics.macro_precision, metrics.macro_recall, metrics.macro_f1)

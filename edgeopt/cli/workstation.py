@@ -50,7 +50,7 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
     with StageDisplay() as display:
         built = run(config, root, out, work or out / ".edgeopt-work", display)
         display.begin("report")
-        page = write_page(built.bundle, built.path.with_suffix(".html"))
+        page = write_page(built.bundle, built.path.with_suffix(".html"), built.test)
         display.end(str(page), reused=False)
     if as_json:
         click.echo(to_json(content(built.bundle.manifest)).decode())

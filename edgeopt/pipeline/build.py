@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgeopt.bundle import Bundle
 from edgeopt.config import Config, SchemeName
+from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
 from edgeopt.pipeline.assemble import Measured, assemble, is_current
@@ -28,11 +29,13 @@ class Built:
         path: the bundle's folder.
         bundle: what is in it.
         unchanged: it was there already, made from the very same things.
+        test: the images that it was evaluated on.
     """
 
     path: Path
     bundle: Bundle
     unchanged: bool
+    test: Dataset
 
 
 def build(config: Config, root: Path, out: Path, work: Path, progress: Progress) -> Built:
@@ -62,7 +65,7 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
             table = None if calibration is None else graphs.read_table(calibration)
             assemble(job, path, key, measured, table, parity)
         progress.end(str(path), reused=unchanged)
-    return Built(path, Bundle.open(path), unchanged)
+        return Built(path, Bundle.open(path), unchanged, job.split("test"))
 
 
 def train_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
