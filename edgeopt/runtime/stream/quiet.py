@@ -10,15 +10,16 @@ from typing import Any
 import cv2
 
 _AV_LOG_QUIET = "-8"
+_LOG_SILENT = 0
 
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
     """Silence OpenCV while a video is opened, and FFmpeg from its first use on unless the user set its level."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", _AV_LOG_QUIET)  # OpenCV reads it once
-    log: Any = cv2.utils.logging
+    log: Any = getattr(cv2.utils, "logging", cv2)  # where OpenCV 5 has the two functions, and where OpenCV 4 has
     before = log.getLogLevel()
-    log.setLogLevel(log.LOG_LEVEL_SILENT)
+    log.setLogLevel(_LOG_SILENT)
     try:
         yield
     finally:
