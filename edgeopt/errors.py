@@ -22,6 +22,9 @@ _STORAGE_ERRNOS = {
     errno.EPERM: "the operation is not permitted; choose a folder that you may write to",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another",
     errno.EEXIST: "a file of that name is in the way; remove it or choose another folder",
+    errno.ENOENT: "a file or folder of that path is not there; check it",
+    errno.EFBIG: "the file is larger than the system allows; raise the limit or choose another disk",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EIO: "the disk reports an input/output error; check it",
 }
 

@@ -427,7 +427,7 @@ def test_a_bundle_can_be_read_by_others(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize(
     ("number", "advice"),
-    [(errno.ENOSPC, "Free some space"), (errno.EROFS, "Choose a folder"), (errno.EACCES, "Choose a folder")],
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "choose another folder"), (errno.EACCES, "choose a folder")],
 )
 @pytest.mark.parametrize("function", ["mkdtemp", "fsync"])
 def test_a_disk_that_refuses(
@@ -437,7 +437,7 @@ def test_a_disk_that_refuses(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(storage.tempfile if function == "mkdtemp" else storage.os, function, refuse)
-    with pytest.raises(StorageError, match=rf"cannot write .*x\.edgeopt.*: {os.strerror(number)}\. {advice}"):
+    with pytest.raises(StorageError, match=rf"cannot write .*x\.edgeopt.*; {advice}"):
         tiny.write(bundle.path)
     with pytest.raises(StorageError, match=advice):
         bundle.record("ov-int8", p50_ms=1.0)
@@ -460,7 +460,7 @@ tiny.write(tiny.Path(sys.argv[1]))
 
 def test_a_source_file_that_is_gone(tmp_path: Path) -> None:
     files = {variant.file: tmp_path / "gone.onnx" for variant, _ in tiny.engines()}
-    with pytest.raises(StorageError, match="No such file"):
+    with pytest.raises(StorageError, match=r"gone\.onnx: a file or folder of that path is not there"):
         write_bundle(tmp_path / "x.edgeopt", tiny.manifest(), files)
 
 

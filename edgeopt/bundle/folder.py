@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle.golden import unpack
 from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
-from edgeopt.bundle.storage import lock, replace_file, storage_errors, write_folder
-from edgeopt.errors import BundleError, StorageError
+from edgeopt.bundle.storage import lock, replace_file, write_folder
+from edgeopt.errors import BundleError, StorageError, storage_errors
 from edgeopt.spec import ModelSpec, replace
 
 _LARGEST_MANIFEST_BYTES = 32 << 20

@@ -12,29 +12,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgeopt.errors import StorageError
+from edgeopt.errors import storage_errors
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 """Both from Linux's <fcntl.h>."""
 _CHUNK_BYTES = 1 << 20
-
-
-@contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a `StorageError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}. {_advice(error.errno)}") from error
-
-
-def _advice(number: int | None) -> str:
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return "Free some space, or write to another disk; nothing was changed"
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "Choose a folder that you may write to; nothing was changed"
-    return "Nothing was changed"
 
 
 def write_folder(path: Path, files: Mapping[str, bytes | Path]) -> None:
