@@ -95,7 +95,7 @@ class Report(Struct):
     rows: tuple[Row, ...]
     """The baseline first."""
     candidate: str | None
-    """The variant that the headline is about: the fastest accepted one that is not the baseline."""
+    """The variant that the headline is about: of those in a lower precision than the baseline, the fastest accepted."""
     metrics: tuple[MetricRow, ...]
     classes: tuple[ClassRow, ...]
     accuracies: dict[str, Accuracy]
@@ -179,13 +179,15 @@ def _figure(value: float, draws: Values) -> Figure:
 
 
 def _candidate(rows: tuple[Row, ...]) -> str | None:
-    others = [row for row in rows if not row.is_baseline]
-    fastest = min(
-        others,
-        key=lambda row: (not row.accepted, row.latency.end_to_end.p50_ms if row.latency is not None else math.inf),
-        default=None,
-    )
-    return None if fastest is None else fastest.name
+    """Other precisions than the baseline's come first: the report is about what quantization did."""
+    precision = rows[0].precision
+
+    def order(row: Row) -> tuple[bool, bool, float]:
+        p50_ms = row.latency.end_to_end.p50_ms if row.latency is not None else math.inf
+        return row.precision == precision, not row.accepted, p50_ms
+
+    best = min(rows[1:], key=order, default=None)
+    return None if best is None else best.name
 
 
 def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:

@@ -26,7 +26,7 @@ def milliseconds(value: float | None) -> str:
     """Three significant digits."""
     if value is None:
         return "–"
-    return f"{value:.0f}" if value >= 100.0 else f"{value:.1f}" if value >= 10.0 else f"{value:.2f}"
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def size(value: int) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import requires_extra
+from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
+from edgeopt.postprocess import Detections
 from edgeopt.report import figures, svg
 from edgeopt.report.content import Report, Row
 from edgeopt.report.samples import Sample, caption, picture
@@ -136,9 +138,9 @@ def _histograms(report: Report) -> str:
 
 def _stages(report: Report) -> str:
     rows = {
-        row.name: {stage: each.p50_ms for stage, each in row.latency.stages.items()}
+        row.name: {stage: row.latency.stages[stage].p50_ms for stage in PREDICTOR_STAGES}
         for row in report.rows
-        if row.latency is not None and row.latency.stages
+        if row.latency is not None and row.latency.stages.keys() >= set(PREDICTOR_STAGES)
     }
     return svg.stacked_bars(rows, "ms") if rows else ""
 
@@ -163,14 +165,15 @@ def _pareto(report: Report) -> str:
 
 
 def _pictures(sample: Sample) -> dict[str, Any]:
+    """A classified image once with both rankings; a detector's twice, each with its boxes."""
+    answers = [("FP32", sample.baseline), ("quantized", sample.candidate)]
+    drawn = [picture(sample.image, answer) for _, answer in answers if isinstance(answer, Detections)]
     return {
         "name": sample.name,
         "truth": sample.truth,
         "disagreement": sample.disagreement,
-        "answers": [
-            (side, picture(sample.image, result), caption(result))
-            for side, result in (("FP32", sample.baseline), ("quantized", sample.candidate))
-        ],
+        "pictures": drawn or [picture(sample.image, sample.baseline)],
+        "answers": [(side, caption(answer)) for side, answer in answers],
     }
 
 

@@ -26,6 +26,7 @@ _SIDE = 400
 _QUALITY = 78
 _SAME_OBJECT_IOU = 0.5
 """The overlap from which two boxes of one class are one object, as in AP50."""
+_CAPTION_LINES = 3
 _SHOWN_SCORE = 0.3
 """Detections below it are drawn by nobody and compared by nobody."""
 
@@ -106,15 +107,16 @@ def picture(image: Image, result: Result) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
-def caption(result: Result) -> str:
-    """The answer in a few words."""
+def caption(result: Result) -> list[str]:
+    """The answer in a few lines."""
     if isinstance(result, Classification):
-        return f"{result.label} {result.score:.2f}"
+        ranked = zip(result.labels[:_CAPTION_LINES], result.scores, strict=False)
+        return [f"{label} {score:.2f}" for label, score in ranked]
     shown = result.above(_SHOWN_SCORE)
     counts: dict[str, int] = {}
     for label in shown.labels:
         counts[label] = counts.get(label, 0) + 1
-    return ", ".join(f"{count} × {label}" for label, count in counts.items()) or "nothing found"
+    return [", ".join(f"{count} × {label}" for label, count in counts.items()) or "nothing found"]
 
 
 def _class_disagreement(baseline: Classification, candidate: Classification) -> float:

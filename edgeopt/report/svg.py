@@ -87,11 +87,7 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
             )
             x += width
         y += 44
-    x = float(_LEFT)
-    for index, name in enumerate(names):
-        drawn.append(f'<rect class="s{index}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
-        drawn.append(_text(x + 15, y + 11, name, "start", "soft"))
-        x += 24 + 7.2 * len(name)
+    drawn += _legend(names, y, "s")
     return _svg(int(y + 20), drawn, "Time of each stage")
 
 
@@ -180,7 +176,7 @@ def bars(values: Mapping[str, float], unit: str) -> str:
 
 def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str) -> str:
     """Values over seconds, one line a name, from zero on: a steady run is flat."""
-    height, bottom, left = 170, 136, 46
+    height, bottom, left = 190, 136, 46
     seconds = max((x for xs, _ in lines.values() for x in xs), default=1.0) or 1.0
     high = 1.1 * max((y for _, ys in lines.values() for y in ys), default=1.0)
     parts = [f'<path class="axis" d="M{left} 6V{bottom}H{WIDTH - _RIGHT}"/>']
@@ -199,9 +195,9 @@ def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], un
             for x, y in zip(xs, ys, strict=True)
         )
         parts.append(f'<path class="line c{index}" d="M{path}"/>')
-    parts.append(
-        _text(WIDTH - _RIGHT, height - 2, "seconds", "end") + _text(4, height - 2, f"vertical: {unit}", "start")
-    )
+    parts.append(_text(WIDTH - _RIGHT, bottom + 31, "seconds", "end"))
+    parts.append(_text(4, bottom + 31, f"vertical: {unit}", "start"))
+    parts += _legend(list(lines), bottom + 38, "fill c")
     return _svg(height, parts, f"Block medians over time in {unit}")
 
 
@@ -231,6 +227,16 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def _x(value: float, high: float) -> float:
     return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / high
+
+
+def _legend(names: Sequence[str], y: float, tone: str) -> list[str]:
+    """A coloured square and a name each, from left to right."""
+    parts, x = [], float(_LEFT)
+    for index, name in enumerate(names):
+        parts.append(f'<rect class="{tone}{index}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
+        parts.append(_text(x + 15, y + 11, name, "start", "soft"))
+        x += 24 + 7.2 * len(name)
+    return parts
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:

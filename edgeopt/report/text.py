@@ -33,8 +33,25 @@ def to_markdown(report: Report) -> str:
 
 
 def to_json(report: Report) -> bytes:
-    """Everything, for machines."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    """Everything but what became of each image, for machines."""
+    manifest = report.manifest
+    shown = {
+        "name": manifest.name,
+        "created": manifest.created,
+        "task": manifest.spec.task,
+        "metric": report.metric_name,
+        "baseline": manifest.baseline,
+        "candidate": report.candidate,
+        "variants": report.rows,
+        "metrics": report.metrics,
+        "classes": report.classes,
+        "sensitivity": report.sensitivity,
+        "calibration": manifest.calibration,
+        "parity": manifest.parity,
+        "versions": manifest.versions,
+        "datasets": manifest.datasets,
+    }
+    return msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n"
 
 
 def _columns(report: Report) -> list[str]:

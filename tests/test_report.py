@@ -1,0 +1,314 @@
+"""The report: what it says, and that nothing in it can break the page, need the net or hide a doubtful figure."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from edgeopt import benchmark
+from edgeopt.bundle import Bundle, Calibration, Manifest, Variant, write_bundle
+from edgeopt.config import BenchmarkConfig
+from edgeopt.dataset import Dataset
+from edgeopt.dataset.samples import ArrayPicture, Sample
+from edgeopt.errors import BundleError, DataError, StorageError
+from edgeopt.evaluate import Runner, evaluate
+from edgeopt.measure.sensors import Sensors
+from edgeopt.postprocess import Classification, Detections
+from edgeopt.report import content, svg, to_html, to_json, to_markdown, to_terminal, worst_disagreements, write_page
+from edgeopt.report.samples import caption, disagreement
+from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, replace
+
+LABELS = ("cat", "dog & <b>co</b>", 'bird|"x"')
+SPEC = ModelSpec(
+    name="pets",
+    task="classification",
+    input=TensorSpec(name="x", shape=("N", 3, 4, 4), dtype="uint8"),
+    outputs=(TensorSpec(name="y", shape=("N", 3)),),
+    preprocessing=Preprocessing(),
+    decoding=ClassificationDecoding(),
+    labels=LABELS,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Thirty images whose red value is their class."""
+    samples = []
+    for index in range(30):
+        pixels = np.zeros((4, 4, 3), np.uint8)
+        pixels[..., 2] = index % 3
+        pixels[0, 0, 0] = index
+        samples.append(Sample(f"<i>{index}</i>.png", index % 3, ArrayPicture(pixels)))
+    return Dataset("classification", LABELS, samples, origin="thirty images")
+
+
+def scores(wrong: set[int]):
+    """A model that takes the class from the pixels, and errs on the images numbered in `wrong`."""
+
+    def run(tensors):
+        (pixels,) = tensors.values()
+        classes = pixels[:, 0, 0, 1].astype(int)
+        classes = np.where(np.isin(pixels[:, 2, 0, 0], list(wrong)), (classes + 1) % 3, classes)
+        return {"y": np.log(np.eye(3, dtype=np.float32)[classes] * 0.9 + 0.03)}
+
+    return run
+
+
+class Constant:
+    """A subject that always takes so many ms."""
+
+    stages = ("preprocess", "network", "postprocess")
+
+    def __init__(self, milliseconds):
+        self.nanoseconds = int(milliseconds * 1e6)
+
+    def run(self, first, queries):
+        return np.full((queries, 3), self.nanoseconds // 3, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def manifest(dataset) -> Manifest:
+    baseline = evaluate(Runner(scores(set()), SPEC), dataset)
+    candidate = evaluate(Runner(scores({4, 7, 11}), SPEC), dataset, baseline=baseline)
+    config = BenchmarkConfig(warmup_s=0.0, duration_s=0.0)
+    subjects = {"ov-fp32": Constant(40.0), "ov-int8": Constant(10.0)}
+    latencies = benchmark.measure(subjects, config, sensors=Sensors(Path("/nonexistent")))
+    variants = tuple(
+        Variant(
+            name=name,
+            target="ov",
+            precision=name[3:],
+            file=f"variants/{name}/engine.bin",
+            accuracy=msgspec.to_builtins(accuracy),
+            latency=msgspec.to_builtins(latencies[name]),
+        )
+        for name, accuracy in (("ov-int8", candidate), ("ov-fp32", baseline))
+    )
+    return Manifest(
+        name="pets",
+        created=datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        spec=SPEC,
+        baseline="ov-fp32",
+        variants=variants,
+        calibration=Calibration(method="mse", images=2, fingerprint="f00d", names=("</td><script>", "b.png")),
+        recipe={"name": "<script>alert(1)</script>"},
+        files={},
+    )
+
+
+@pytest.fixture(scope="module")
+def bundle(manifest, tmp_path_factory) -> Bundle:
+    files = {"variants/ov-fp32/engine.bin": bytes(4000), "variants/ov-int8/engine.bin": bytes(1000)}
+    return write_bundle(tmp_path_factory.mktemp("report") / "pets.edgeopt", manifest, files)
+
+
+@pytest.fixture(scope="module")
+def report(bundle):
+    return content(bundle.manifest)
+
+
+@pytest.fixture(scope="module")
+def page(report, dataset) -> str:
+    accuracies = report.accuracies
+    return to_html(report, worst_disagreements(accuracies["ov-fp32"], accuracies["ov-int8"], dataset))
+
+
+def with_variant(bundle: Bundle, name: str, **changes) -> Manifest:
+    return bundle.manifest.with_variant(replace(bundle.variant(name), **changes))
+
+
+class TestContent:
+    def test_the_baseline_comes_first_and_the_candidate_is_the_quantized_one(self, report):
+        assert [row.name for row in report.rows] == ["ov-fp32", "ov-int8"]
+        assert report.candidate == "ov-int8"
+
+    def test_the_change_has_an_interval_over_the_same_images(self, report):
+        change = report.row("ov-int8").change
+        assert change.value == pytest.approx(-0.1)
+        assert change.low <= -0.1 <= change.high <= 0.0
+        assert report.baseline.change is None
+
+    def test_a_bundle_that_was_never_measured_can_be_reported(self, bundle):
+        bare = tuple(replace(each, accuracy=None, latency=None) for each in bundle.manifest.variants)
+        found = content(replace(bundle.manifest, variants=bare))
+        assert found.rows[0].marks == ("latency was not measured",)
+        assert "–" in to_markdown(found)
+        assert "ov-int8" in to_html(found)
+
+    def test_figures_of_another_version_are_refused(self, bundle):
+        with pytest.raises(BundleError, match="latency of variant 'ov-int8' was not written by this version"):
+            content(with_variant(bundle, "ov-int8", latency={"p50": 1.0}))
+
+    def test_a_variant_that_was_not_accepted_is_the_candidate_only_when_there_is_no_other(self, bundle):
+        refused = with_variant(bundle, "ov-int8", accepted=False, verdict="lost 10 points")
+        text = to_markdown(content(refused))
+        assert "ov-int8 (not accepted)" in text
+        assert "lost 10 points" in text
+
+
+class TestTables:
+    def test_markdown_row(self, report):
+        row = next(line for line in to_markdown(report).splitlines() if "ov-int8" in line)
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[0] == "ov-int8"
+        assert cells[1] == "90.00 %"
+        assert cells[3:] == ["10.0", "10.0", "10.0", "4.00×", "1.0 kB"]
+
+    def test_terminal_table_has_every_variant(self, report):
+        console = Console(width=160, record=True)
+        with console.capture() as capture:
+            console.print(to_terminal(report))
+        assert "ov-fp32" in capture.get()
+        assert "4.00×" in capture.get()
+
+    def test_json_is_small_and_whole(self, report):
+        found = msgspec.json.decode(to_json(report))
+        assert [row["name"] for row in found["variants"]] == ["ov-fp32", "ov-int8"]
+        assert found["variants"][1]["accuracy"]["value"] == pytest.approx(0.9)
+
+    def test_doubtful_latency_is_marked_in_every_output(self, bundle):
+        latency = dict(bundle.variant("ov-int8").latency)
+        latency |= {"invalid": ["other processes took 50% of the processors"], "partial": True}
+        found = content(with_variant(bundle, "ov-int8", latency=latency))
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(to_terminal(found))
+        for text in (capture.get(), to_markdown(found), to_html(found), to_json(found).decode()):
+            assert "other processes took 50%" in text
+        assert "ov-int8*" in to_markdown(found)
+        assert "interrupted" in to_html(found)
+
+
+class TestPage:
+    def test_it_needs_nothing_beside_it(self, page):
+        assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", page)
+        assert "url(" not in page
+        assert "@import" not in page
+        assert "<script" not in page
+        assert "<link" not in page
+
+    def test_names_cannot_become_markup(self, page):
+        assert "<i>4</i>" not in page
+        assert "<b>co</b>" not in page
+        assert "&lt;script&gt;" in page
+
+    def test_it_has_its_sections(self, page):
+        for heading in (
+            "Variants",
+            "Accuracy",
+            "Latency",
+            "Where the answers differ most",
+            "Calibration",
+            "Provenance",
+        ):
+            assert f">{heading}<" in page
+        assert "Sensitivity" not in page
+        assert "Confusion matrix, ov-int8" in page
+
+    def test_sensitivity_where_it_was_measured(self, bundle):
+        page = to_html(content(bundle.manifest, {"features.0": 0.02}))
+        assert "Sensitivity" in page
+        assert "features.0" in page
+
+    def test_drawings_are_well_formed(self, page):
+        drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+        assert len(drawings) >= 4
+        for drawing in drawings:
+            ET.fromstring(drawing)
+
+    def test_it_is_written(self, bundle, dataset, tmp_path):
+        page = write_page(bundle, tmp_path / "pets.html", dataset)
+        assert "data:image/jpeg;base64," in page.read_text()
+
+    def test_other_images_give_a_page_without_pictures(self, bundle, dataset, tmp_path, caplog):
+        page = write_page(bundle, tmp_path / "pets.html", dataset.subset(range(30)[::-1]))
+        assert "data:image" not in page.read_text()
+        assert "no pictures" in caplog.text
+
+    def test_unwritable(self, bundle, tmp_path):
+        with pytest.raises(StorageError, match="cannot write the report"):
+            write_page(bundle, tmp_path / "no" / "pets.html")
+
+
+def classification(*ranked: tuple[int, float]) -> Classification:
+    classes, values = zip(*ranked, strict=True)
+    labels = tuple(LABELS[index] for index in classes)
+    return Classification(np.array(classes, np.int64), np.array(values, np.float32), labels)
+
+
+def detections(*found: tuple[float, float, float, float, float]) -> Detections:
+    rows = np.array(found, np.float32).reshape(-1, 5)
+    return Detections(rows[:, :4], rows[:, 4], np.zeros(len(rows), np.int64), ("cat",) * len(rows))
+
+
+class TestSamples:
+    def test_worst_first_and_with_the_right_image(self, report, dataset):
+        worst = worst_disagreements(report.accuracies["ov-fp32"], report.accuracies["ov-int8"], dataset, most=4)
+        assert {sample.name for sample in worst[:3]} == {"<i>4</i>.png", "<i>7</i>.png", "<i>11</i>.png"}
+        assert worst[3].disagreement == pytest.approx(0.0, abs=1e-6)
+        assert all(sample.image[0, 0, 0] == int(re.search(r"\d+", sample.name).group()) for sample in worst)
+
+    def test_other_data(self, report, dataset):
+        with pytest.raises(DataError, match="is not what the bundle was evaluated on"):
+            worst_disagreements(
+                report.accuracies["ov-fp32"], report.accuracies["ov-int8"], dataset.subset(range(29, -1, -1))
+            )
+
+    def test_a_flipped_class_is_worse_than_any_change_of_score(self):
+        kept = disagreement(classification((0, 0.99), (1, 0.01)), classification((0, 0.51), (1, 0.49)))
+        flipped = disagreement(classification((0, 0.51), (1, 0.49)), classification((1, 0.51), (0, 0.49)))
+        assert 0.0 < kept < flipped <= 1.0
+
+    def test_boxes(self):
+        one = detections((0, 0, 10, 10, 0.9))
+        assert disagreement(one, one) == pytest.approx(0.0)
+        assert disagreement(one, detections()) == 1.0
+        assert disagreement(detections(), detections((0, 0, 5, 5, 0.1))) == 0.0  # too unsure to be shown
+        assert disagreement(one, detections((1, 1, 11, 11, 0.8))) == pytest.approx(0.1)
+        assert disagreement(one, detections((0, 0, 10, 10, 0.9), (50, 50, 60, 60, 0.9))) == pytest.approx(0.5)
+
+    def test_captions(self):
+        assert caption(classification((0, 0.9), (1, 0.1))) == ["cat 0.90", "dog & <b>co</b> 0.10"]
+        assert caption(detections((0, 0, 1, 1, 0.9), (0, 0, 1, 1, 0.8))) == ["2 × cat"]
+        assert caption(detections()) == ["nothing found"]
+
+    @given(st.lists(st.floats(0.3, 1.0), max_size=5), st.lists(st.floats(0.3, 1.0), max_size=5))
+    def test_disagreement_is_a_share_and_symmetric(self, one, other):
+        before = detections(*((20 * i, 0, 20 * i + 10, 10, score) for i, score in enumerate(one)))
+        after = detections(*((20 * i, 0, 20 * i + 10, 10, score) for i, score in enumerate(other)))
+        assert 0.0 <= disagreement(before, after) <= 1.0
+        assert disagreement(before, after) == pytest.approx(disagreement(after, before))
+
+
+class TestDrawings:
+    @given(st.floats(0.0, 1e3), st.floats(1e-3, 1e6))
+    def test_ticks_are_few_and_inside(self, low, width):
+        found = svg.ticks(low, low + width)
+        assert 1 <= len(found) <= 6
+        assert all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in found)
+
+    def test_pareto_keeps_what_nothing_beats(self):
+        points = [svg.Point("a", 1, 1), svg.Point("b", 2, 3), svg.Point("c", 3, 2), svg.Point("d", 4, 4)]
+        assert [point.label for point in svg.pareto(points)] == ["a", "b", "d"]
+
+    @given(st.text(max_size=40), st.floats(0, 1e6), st.floats(0, 1e6))
+    def test_any_label_gives_well_formed_svg(self, label, x, y):
+        label = "".join(character for character in label if character.isprintable())
+        ET.fromstring(svg.scatter([svg.Point(label, x, y), svg.Point("b", y, x)], label, label))
+        ET.fromstring(svg.bars({label: x, "other": -y}, label))
+
+    @given(st.integers(2, 25))
+    def test_matrix_of_any_size(self, size):
+        drawing = svg.heat_matrix(
+            np.eye(size, dtype=np.int64) * 7, [f"class {index}" for index in range(size)], "t", "p"
+        )
+        assert drawing.count("<rect") == size * size
