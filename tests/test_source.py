@@ -525,6 +525,16 @@ def test_says_what_the_recipe_lacks_for_an_onnx(changes: dict[str, Any], expecte
         resolve(onnx_config(**changes), tmp_path)
 
 
+def test_takes_nodes_of_the_same_name(tmp_path: Path) -> None:
+    model = ir.from_onnx_text(textwrap.dedent(CLASSIFIER))
+    for node in model.graph:
+        node.name = "same"
+    ir.save(model, tmp_path / "m.onnx")
+    source = resolve(onnx_config(), tmp_path)
+    assert source.onnx is not None
+    assert len({node.name for node in source.onnx.graph}) == 2
+
+
 def test_refuses_a_file_that_is_no_onnx(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x0bnot an onnx file" * 9)
     with pytest.raises(ModelError, match="is no ONNX model"):

@@ -60,6 +60,7 @@ def read_onnx(path: Path) -> ir.Model:
         ir.external_data.load_to_model(network)
     try:
         common.InlinePass()(network)
+        common.NameFixPass()(network)  # onnxruntime refuses nodes of the same name
         common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
     except ir.passes.PassError as error:
         raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker.") from error

@@ -1,0 +1,60 @@
+"""Make a fixed batch dimension dynamic."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from edgeopt.spec import ModelSpec, TensorSpec, replace
+
+
+def free_batch(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
+    """A copy of `model` that says to take any number of images, and its spec.
+
+    The batch size is replaced where exporters write it: in the input, in recorded shapes, and as the first number of a
+    Reshape. Whether the result computes the same is the caller's to find out.
+    """
+    batch = spec.input.shape[0]
+    result = model.clone()
+    common.ShapeInferencePass()(result)
+    for node in result.graph.all_nodes():
+        if node.op_type == "Reshape":
+            _free_reshape(node, batch, result.graph)
+        for value in node.outputs:
+            value.shape = None
+    for value in result.graph.inputs:
+        assert value.shape is not None
+        value.shape = ir.Shape(["N", *list(value.shape)[1:]])
+    common.ShapeInferencePass()(result)
+    for value in (output for node in result.graph.all_nodes() for output in node.outputs):
+        if value.shape and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape(["N", *list(value.shape)[1:]])  # inference makes up a name after a Reshape
+    for value, tensor in zip(result.graph.outputs, spec.outputs, strict=True):
+        value.shape = ir.Shape(["N", *tensor.shape[1:]])
+    return result, replace(spec, input=_free(spec.input), outputs=tuple(_free(output) for output in spec.outputs))
+
+
+def _free(tensor: TensorSpec) -> TensorSpec:
+    return replace(tensor, shape=("N", *tensor.shape[1:]))
+
+
+def _free_reshape(node: ir.Node, batch: int | str, graph: ir.Graph) -> None:
+    """Let a Reshape that writes the batch size infer it (-1), or copy it (0) where another number is inferred."""
+    shape = node.inputs[1]
+    constant = ir.convenience.get_const_tensor(shape) if shape is not None else None
+    if constant is None or constant.size < 2:
+        return
+    sides = constant.numpy().copy()
+    if sides[0] != batch:
+        return
+    known = list(node.outputs[0].shape or [])
+    if known and all(isinstance(side, int) for side in known[1:]):
+        sides = np.array([-1, *known[1:]])
+    else:
+        sides[0] = 0 if -1 in sides else -1
+    name = f"{node.outputs[0].name}_shape"
+    value = ir.Value(name=name, const_value=ir.tensor(sides.astype(np.int64), name=name))
+    value.shape, value.type = ir.Shape(sides.shape), ir.TensorType(ir.DataType.INT64)
+    graph.register_initializer(value)
+    node.replace_input_with(1, value)

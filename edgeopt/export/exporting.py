@@ -1,0 +1,109 @@
+"""The stage: trace or take over the graph, bring it into one form, and compare it with what it came from."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import onnx_ir as ir
+from torch import nn
+from torch.export import ExportedProgram
+
+from edgeopt.config import ExportConfig
+from edgeopt.errors import ModelError, ParityError
+from edgeopt.export.batch import free_batch
+from edgeopt.export.clean import clean
+from edgeopt.export.opset import raise_opset
+from edgeopt.export.parity import Reference, difference, onnx_reference, torch_reference
+from edgeopt.export.tracing import trace, translate
+from edgeopt.spec import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+
+class Exportable(Protocol):
+    """What this stage needs of a source: one of three kinds of model, and its specification."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model takes and gives."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """A torch network."""
+
+    @property
+    def program(self) -> ExportedProgram | None:
+        """A traced torch network."""
+
+    @property
+    def onnx(self) -> ir.Model | None:
+        """A graph from a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The result of `export`."""
+
+    model: ir.Model
+    """Standard operators; one float32 or uint8 image input of known size; uniquely named nodes; no metadata."""
+    spec: ModelSpec
+    """What belongs to `model`; its batch dimension is ``N`` unless the source has a fixed batch of 1 built in."""
+    parity: float
+    """Largest difference between the outputs of the source and of `model`, relative to the largest output above 1."""
+
+
+def export(source: Exportable, config: ExportConfig) -> Exported:
+    """Make an ONNX graph of any source.
+
+    The same source gives the same bytes every time. A torch model is exported at ``config.opset``; a graph from a file
+    keeps its opset where that is 13 or more, which quantization per channel needs, and is raised to ``config.opset``
+    otherwise. A fixed batch dimension becomes dynamic where the graph allows it.
+
+    Args:
+        source: what `edgeopt.source.resolve` returns, its module trained or loaded.
+        config: the recipe's ``[export]``.
+
+    Raises:
+        ModelError: torch or the ONNX version converter cannot express the model.
+        ParityError: the graph computes something else than the source, by more than ``config.tolerance``.
+    """
+    model, reference = _graph(source, config)
+    spec = source.spec
+    batch = spec.input.shape[0]
+    if isinstance(batch, str):
+        parity = difference(reference, model, spec, config.tolerance)
+    else:
+        parity = difference(reference, model, spec, config.tolerance, counts=[batch])
+        model, spec = _with_free_batch(model, spec, config.tolerance, batch)
+    return Exported(model=clean(model, spec.name), spec=spec, parity=parity)
+
+
+def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, AbstractContextManager[Reference]]:
+    """The graph in its first form, and what it must agree with."""
+    name = source.spec.name
+    if source.module is not None:
+        program = trace(source.module, source.spec)
+        return translate(program, source.spec, config.opset), torch_reference(source.module)
+    if source.program is not None:
+        return translate(source.program, source.spec, config.opset), torch_reference(source.program.module())
+    if source.onnx is None:
+        raise ModelError(f"{name} has nothing to export. Give [model] source.")
+    return raise_opset(source.onnx, config.opset, name), onnx_reference(source.onnx, source.spec)
+
+
+def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: int) -> tuple[ir.Model, ModelSpec]:
+    """`model` for any batch size, if the result proves right; else as it is, if it takes one image at a time."""
+    free, free_spec = free_batch(model, spec)
+    try:
+        difference(onnx_reference(model, spec), free, free_spec, tolerance, counts=[batch, 3 * batch])
+    except (ModelError, ParityError) as error:
+        if batch != 1:
+            raise ModelError(
+                f"{spec.name} takes exactly {batch} images at once. Export it again with a dynamic batch, or one of 1."
+            ) from error
+        _log.warning("%s keeps its fixed batch of 1, because a dynamic one changes what it computes", spec.name)
+        return model, spec
+    return free, free_spec

@@ -1,0 +1,39 @@
+"""Raise the opset of an old graph."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+
+from edgeopt.errors import ModelError
+
+LOWEST = 13
+"""The first opset whose QuantizeLinear and DequantizeLinear know scales per channel."""
+
+_LOWEST_IR = 8
+"""The IR version of opset 15; older ones repeat initializers among the inputs."""
+
+
+def raise_opset(model: ir.Model, opset: int, name: str) -> ir.Model:
+    """`model` as it is, or in `opset` where it is older than `LOWEST`.
+
+    Raises:
+        ModelError: onnx cannot convert one of its operators.
+    """
+    current = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
+    if current is None:
+        raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker.")
+    if current >= LOWEST:
+        return model.clone()
+    try:
+        proto = version_converter.convert_version(ir.to_proto(model), opset)
+        onnx.checker.check_model(proto)
+    except Exception as error:  # the converter's C++ part raises RuntimeError, its adapters more
+        raise ModelError(
+            f"{name} is of opset {current}, and cannot be raised to {opset}: {error}. "
+            f"Export the model again with opset {LOWEST} or later."
+        ) from error
+    raised = ir.from_proto(proto)
+    raised.ir_version = max(raised.ir_version, _LOWEST_IR)
+    return raised

@@ -1,0 +1,120 @@
+"""Compare an exported graph with what it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgeopt.errors import ModelError, ParityError, TargetError
+from edgeopt.preprocess import batch as preprocess_batch
+from edgeopt.runtime.ort import OrtSession
+from edgeopt.spec import ModelSpec
+
+Array: TypeAlias = NDArray[Any]
+Reference: TypeAlias = Callable[[Array], list[Array]]
+"""Maps a batch (N, ...) of the network's input to its outputs."""
+
+_SEED = 20
+_ROUNDS = 2
+_PICTURE = (360, 480)
+
+
+def difference(
+    reference: AbstractContextManager[Reference],
+    model: ir.Model,
+    spec: ModelSpec,
+    tolerance: float,
+    counts: Sequence[int] = (1, 3),
+) -> float:
+    """The largest difference between `reference` and `model` on made-up images.
+
+    Args:
+        reference: what is right.
+        model: what is to be checked, in ONNX Runtime.
+        spec: of `model`.
+        tolerance: largest allowed difference.
+        counts: batch sizes to try. The default is one image, and a number that no network has built in.
+
+    Returns:
+        ``max |model - reference|``, divided by ``max |reference|`` where that exceeds 1.
+
+    Raises:
+        ParityError: the difference exceeds `tolerance`, or a result is not finite or has another shape.
+        ModelError: ONNX Runtime cannot run `model`.
+    """
+    rng = np.random.default_rng(_SEED)
+    worst = 0.0
+    with reference as right, onnx_reference(model, spec) as checked:
+        for images in [sample_inputs(spec, count, rng) for count in counts for _ in range(_ROUNDS)]:
+            for tensor, expected, actual in zip(spec.outputs, right(images), checked(images), strict=True):
+                worst = max(worst, _distance(tensor.name, expected, actual, tolerance))
+    return worst
+
+
+def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> Array:
+    """A batch of what `spec.preprocessing` makes of smooth, noisy colour images."""
+    height, width = _PICTURE
+    images = []
+    for _ in range(count):
+        coarse = rng.integers(0, 256, (6, 6, 3), np.uint8)
+        smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        noisy = smooth + rng.normal(0.0, 12.0, smooth.shape)
+        images.append(np.clip(noisy, 0, 255).astype(np.uint8))
+    return preprocess_batch(images, spec.preprocessing)[0]
+
+
+@contextmanager
+def torch_reference(module: nn.Module) -> Iterator[Reference]:
+    """A torch network as a function of arrays."""
+
+    def run(images: Array) -> list[Array]:
+        with torch.inference_mode():
+            return [module(torch.from_numpy(images)).numpy()]
+
+    yield run
+
+
+@contextmanager
+def onnx_reference(model: ir.Model, spec: ModelSpec) -> Iterator[Reference]:
+    """A graph in ONNX Runtime as a function of arrays; one with a fixed batch is run as often as needed.
+
+    Raises:
+        ModelError: ONNX Runtime refuses the graph, when opened or when called.
+    """
+    fixed = spec.input.shape[0]
+    try:
+        with OrtSession(ir.to_proto(model).SerializeToString()) as session:
+
+            def run(images: Array) -> list[Array]:
+                step = fixed if isinstance(fixed, int) else len(images)
+                parts = [session.run({spec.input.name: images[i : i + step]}) for i in range(0, len(images), step)]
+                return [np.concatenate([part[output.name] for part in parts]) for output in spec.outputs]
+
+            yield run
+    except TargetError as error:
+        raise ModelError(f"{spec.name} cannot be run: {error}") from error
+
+
+def _distance(name: str, expected: Array, actual: Array, tolerance: float) -> float:
+    if expected.shape != actual.shape:
+        raise ParityError(f"output '{name}' has the shape {actual.shape} after export, {expected.shape} before.")
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        raise ParityError(f"output '{name}' is not finite. Check the weights: they overflow on ordinary images.")
+    largest = float(np.abs(expected).max(initial=0.0))
+    absolute = float(np.abs(expected - actual).max(initial=0.0))
+    relative = absolute / max(1.0, largest)
+    if relative > tolerance:
+        raise ParityError(
+            f"output '{name}' changed by {absolute:.2e} in a batch of {len(actual)}, where the largest value is "
+            f"{largest:.3g}: {relative:.2e} is more than [export] tolerance = {tolerance:.0e}. The exported graph "
+            "computes something else; raise the tolerance only if the values are known to be that uncertain."
+        )
+    return relative
