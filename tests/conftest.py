@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny_recipe import RECIPE, Watch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -15,3 +16,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs the real images and weights of {SHARED.name}/ beside the checkout: not tested on real data")
     return SHARED
+
+
+@pytest.fixture
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory):
+    """The tiny recipe's output folder after a first build; tests that change something copy it or build elsewhere."""
+    from edgeopt.config import parse_config
+    from edgeopt.pipeline import build
+
+    folder = tmp_path_factory.mktemp("built")
+    result = build(parse_config(RECIPE), Path.cwd(), folder, folder / "work", Watch())
+    return folder, result

@@ -52,6 +52,8 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress) as job:
+        for needed in ("test", *(["calibration"] if config.quantize.enabled else [])):
+            job.split(needed)  # missing data must not come to light after hours of training
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, engines)

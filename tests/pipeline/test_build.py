@@ -1,0 +1,125 @@
+"""Building: what is in the bundle, what is made again after a change, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_recipe import RECIPE, Watch
+
+from edgeopt.bundle import Bundle
+from edgeopt.config import parse_config
+from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.pipeline import build, export_model, train_model
+from edgeopt.runtime import load, verify
+
+FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
+
+
+def rebuild(folder: Path, watch: Watch, *overrides: str):
+    return build(parse_config(RECIPE, overrides=overrides), Path.cwd(), folder, folder / "work", watch)
+
+
+@pytest.fixture
+def copy(built, tmp_path: Path) -> Path:
+    """The first build's folder, to change."""
+    return Path(shutil.copytree(built[0], tmp_path / "copy"))
+
+
+def test_the_bundle_records_both_precisions_measured(built) -> None:
+    manifest = built[1].bundle.manifest
+    assert [variant.name for variant in manifest.variants] == ["ort-fp32", "ort-int8"]
+    assert manifest.baseline == "ort-fp32"
+    for variant in manifest.variants:
+        assert variant.accuracy is not None
+        assert variant.accuracy["images"] == 60
+        assert variant.p50_ms is not None
+    int8 = manifest.variant("ort-int8")
+    assert int8.scheme == "x86"
+    assert int8.nodes["QuantizeLinear"] > 0
+    assert manifest.size_bytes(int8) < 0.5 * manifest.size_bytes(manifest.variant("ort-fp32"))
+    assert manifest.calibration is not None
+    assert manifest.calibration.images == 32
+    assert set(manifest.datasets) == {"train", "validation", "test", "calibration"}
+    assert manifest.parity is not None
+    assert manifest.parity <= 1e-4
+    assert manifest.spec.input.dtype == "uint8"
+
+
+def test_the_bundle_predicts_and_reproduces_its_golden_outputs(built) -> None:
+    path, test = built[1].path, built[1].test
+    assert verify(path).ok
+    with load(path) as predictor:
+        assert predictor.predict(test.image(0)).label in test.labels
+
+
+def test_nothing_is_made_twice(copy: Path, watch: Watch) -> None:
+    result = rebuild(copy, watch)
+    assert result.unchanged
+    assert watch.made == ["data"]
+
+
+def test_a_calibration_setting_redoes_from_calibration_on(copy: Path, watch: Watch) -> None:
+    result = rebuild(copy, watch, "calibrate.method=minmax")
+    assert not result.unchanged
+    assert list(dict.fromkeys(watch.made)) == ["data", *FROM_CALIBRATION]
+    assert {"train", "export", "optimize"} <= set(watch.reused)
+
+
+def test_a_benchmark_setting_measures_again_but_makes_nothing(copy: Path, watch: Watch) -> None:
+    rebuild(copy, watch, "benchmark.minimum_queries=16")
+    assert watch.made == ["data", "benchmark", "bundle"]
+
+
+def test_a_changed_byte_in_the_bundle_is_mended(copy: Path, watch: Watch) -> None:
+    engine = copy / "tiny.edgeopt" / "variants" / "ort-int8" / "engine.onnx"
+    content = bytearray(engine.read_bytes())
+    content[100] ^= 1
+    engine.write_bytes(content)
+    rebuild(copy, watch)
+    assert watch.made == ["data", "bundle"]
+    assert Bundle.open(copy / "tiny.edgeopt")
+
+
+@pytest.mark.parametrize("stage", ["export", "calibrate", "evaluate", "bundle"])
+def test_an_interrupted_build_goes_on_where_it_was(stage: str, copy: Path, watch: Watch) -> None:
+    watch.interrupt_at = stage
+    with pytest.raises(KeyboardInterrupt):
+        rebuild(copy, watch, "export.opset=17")
+    before = Bundle.open(copy / "tiny.edgeopt").manifest.recipe["export"]["opset"]
+    assert before == 18, "the old bundle stays whole until the new one is"
+    again = Watch()
+    rebuild(copy, again, "export.opset=17")
+    finished = [name for name in watch.made if name not in ("data", stage)]
+    assert not set(finished) & set(again.made)
+    assert Bundle.open(copy / "tiny.edgeopt").manifest.recipe["export"]["opset"] == 17
+
+
+def test_without_quantization_there_is_only_the_baseline(copy: Path, watch: Watch) -> None:
+    manifest = rebuild(copy, watch, "quantize.enabled=false").bundle.manifest
+    assert [variant.name for variant in manifest.variants] == ["ort-fp32"]
+    assert manifest.calibration is None
+
+
+def test_stages_before_the_end_give_files(copy: Path, watch: Watch, tmp_path: Path) -> None:
+    config = parse_config(RECIPE)
+    weights = train_model(config, Path.cwd(), copy / "work", tmp_path / "out" / "tiny.safetensors", watch)
+    graph = export_model(config, Path.cwd(), copy / "work", tmp_path / "out" / "tiny.onnx", watch)
+    assert weights.stat().st_size > 200_000
+    assert graph.stat().st_size > 200_000
+    assert "train" not in watch.made
+
+
+def test_a_model_without_weights_or_training_is_refused(tmp_path: Path, watch: Watch) -> None:
+    config = parse_config(RECIPE.replace("[train]\nepochs = 1", ""))
+    with pytest.raises(ModelError, match=r"add a \[train\] table"):
+        build(config, Path.cwd(), tmp_path, tmp_path / "work", watch)
+    with pytest.raises(ConfigError, match="nothing to train"):
+        train_model(config, Path.cwd(), tmp_path / "work", tmp_path / "x.safetensors", watch)
+
+
+def test_a_recipe_without_test_images_is_refused(tmp_path: Path, watch: Watch) -> None:
+    config = parse_config('name = "x"\n[model]\nsource = "edgeopt:lenet5"\n')
+    with pytest.raises(DataError, match=r"\[data\."):
+        build(config, Path.cwd(), tmp_path, tmp_path / "work", watch)

@@ -1,0 +1,215 @@
+"""The command line as a person and a script meet it: output, exit codes, one message instead of a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from tiny_recipe import RECIPE
+
+from edgeopt.cli import main
+from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def bundle(built) -> Path:
+    return built[1].path
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), np.full((40, 30, 3), 90, np.uint8))
+    return path
+
+
+def test_every_command_has_help() -> None:
+    for name in main.commands:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert len(main.commands[name].get_short_help_str(200)) > 20
+
+
+def test_a_misspelt_command_is_answered_with_the_closest() -> None:
+    result = run("biuld")
+    assert result.exit_code == 2
+    assert "Did you mean 'build'?" in result.output
+
+
+def test_init_writes_a_recipe_and_does_not_overwrite(tmp_path: Path) -> None:
+    out = tmp_path / "edgeopt.toml"
+    assert run("init", "--task", "detection", "-o", out).exit_code == 0
+    again = run("init", "-o", out)
+    assert again.exit_code == ConfigError.exit_code
+    assert "--force" in again.output
+
+
+def test_build_says_so_when_nothing_changed(built, tmp_path: Path) -> None:
+    folder, _ = built
+    (tmp_path / "edgeopt.toml").write_text(RECIPE)
+    result = run("build", tmp_path, "--out", folder, "--work", folder / "work")
+    assert result.exit_code == 0
+    assert "nothing changed" in result.output
+    assert "ort-int8" in result.output
+    page = (folder / "tiny.html").read_text()
+    assert "ort-int8" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_an_unknown_key_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "edgeopt.toml").write_text('name = "x"\n[model]\nsource = "edgeopt:lenet5"\n[calibrate]\nimage = 3\n')
+    result = run("build", tmp_path)
+    assert result.exit_code == ConfigError.exit_code
+    assert "Did you mean 'images'?" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_run_classifies_draws_and_prints_json(bundle: Path, photo: Path, tmp_path: Path) -> None:
+    result = run("run", bundle, photo, "--draw", tmp_path / "drawn", "--json")
+    assert result.exit_code == 0
+    answer = json.loads(result.stdout)
+    assert answer["image"] == str(photo)
+    assert len(answer["classes"]) == 5
+    assert cv2.imread(str(tmp_path / "drawn" / "photo.png")) is not None
+    assert str(photo) in run("run", bundle, photo).stdout
+
+
+def test_run_refuses_what_is_no_image(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder").mkdir()
+    for wrong in ("empty.jpg", "absent.jpg", "folder"):
+        result = run("run", bundle, tmp_path / wrong)
+        assert result.exit_code == DataError.exit_code
+        assert wrong in result.output
+
+
+def test_inspect_verify_and_report_read_the_bundle(bundle: Path) -> None:
+    assert "runs first" in run("inspect", bundle).output
+    assert json.loads(run("inspect", bundle, "--json").stdout)["name"] == "tiny"
+    assert "ort-int8: ok" in run("verify", bundle).output
+    assert "| ort-int8" in run("report", bundle, "--markdown").output
+
+
+def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
+    accuracy = json.loads(run("evaluate", bundle, "--json").stdout)
+    assert accuracy["ort-fp32"]["images"] == 60
+    assert accuracy["ort-int8"]["comparison"] is not None
+    quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-int8", "--json")
+    latency = json.loads(run("benchmark", bundle, *quick).stdout)
+    assert set(latency) == {"ort-fp32", "ort-int8"}
+    assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
+
+
+def test_a_changed_byte_is_refused_by_every_command(bundle: Path, photo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
+    engine = next(copy.glob("variants/*/engine.onnx"))
+    content = bytearray(engine.read_bytes())
+    content[50] ^= 1
+    engine.write_bytes(content)
+    for command in (["verify", copy], ["run", copy, photo], ["inspect", copy], ["evaluate", copy], ["report", copy]):
+        result = run(*command)
+        assert result.exit_code == BundleError.exit_code, command
+        assert "sha256" in result.output or "changed" in result.output
+
+
+def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path) -> None:
+    result = run("verify", tmp_path)
+    assert result.exit_code == BundleError.exit_code
+    assert str(tmp_path) in result.output.replace("\n", "")
+
+
+@pytest.fixture(scope="session")
+def graph(built, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A float graph that takes normalised pixels, as another tool would have exported it."""
+    folder, _ = built
+    return next((folder / "work").glob("export-*/model.onnx"))
+
+
+def test_quantize_works_alone_on_an_onnx_file_and_images(graph: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(20):
+        cv2.imwrite(str(images / f"{index}.png"), rng.integers(0, 256, (28, 28), np.uint8))
+    (images / "broken.png").write_bytes(b"not a picture")
+    spec = tmp_path / "spec.toml"
+    spec.write_text('[preprocessing]\nchannels = "GRAY"\nnormalization = { mean = [0.1307], std = [0.3081] }\n')
+    out = tmp_path / "int8.onnx"
+    result = run("quantize", graph, "--calibration", images, "--spec", spec, "--scheme", "x86", "-o", out, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["images"] == 20
+    compiled = run("compile", out, "--target", "ort", "-o", tmp_path / "engine.onnx")
+    assert compiled.exit_code == 0, compiled.output
+
+
+def test_quantize_takes_arrays_too_and_says_what_is_wrong_with_them(graph: Path, tmp_path: Path) -> None:
+    good, ragged, junk = (tmp_path / name for name in ("good.npz", "ragged.npz", "junk.npz"))
+    inputs = np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32)
+    np.savez(good, images=inputs)
+    np.savez(ragged, images=inputs, other=inputs[:3])
+    junk.write_bytes(b"PK nothing")
+    out = tmp_path / "int8.onnx"
+    assert run("quantize", graph, "--calibration", good, "-o", out).exit_code == 0
+    for wrong in (ragged, junk):
+        result = run("quantize", graph, "--calibration", wrong, "-o", out)
+        assert result.exit_code == DataError.exit_code
+        assert wrong.name in result.output
+    again = run("quantize", out, "--calibration", good, "-o", tmp_path / "twice.onnx")
+    assert again.exit_code == ModelError.exit_code
+
+
+def test_images_without_a_spec_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:
+    result = run("quantize", graph, "--calibration", photo.parent, "-o", tmp_path / "out.onnx")
+    assert result.exit_code == ConfigError.exit_code
+    assert "--spec" in result.output
+
+
+def test_a_file_that_is_no_onnx_is_refused(photo: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "inputs.npz", x=np.zeros((2, 1), np.float32))
+    arguments = ("quantize", photo, "--calibration", tmp_path / "inputs.npz", "-o", tmp_path / "out.onnx")
+    assert run(*arguments).exit_code == ModelError.exit_code
+
+
+def test_an_output_that_cannot_be_written_is_one_error(bundle: Path, photo: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    result = run("run", bundle, photo, "--draw", in_the_way / "drawn")
+    assert result.exit_code == StorageError.exit_code
+
+
+def test_ctrl_c_ends_a_build_with_a_message_and_no_bundle(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "edgeopt", "build", "digits", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    work = tmp_path / "out" / ".edgeopt-work"
+    deadline = time.monotonic() + 120
+    while not list(work.glob("train-*.scratch")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "run it again" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out" / "digits.edgeopt").exists()
+
+
+def test_output_cut_short_is_not_an_error(bundle: Path) -> None:
+    shell = f"{sys.executable} -m edgeopt inspect {bundle} --json | head -1"
+    result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "{"
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,41 @@
+"""What the README says is so: every command documented, generated parts fresh, modules listed."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeopt.cli import main
+from edgeopt.config import Config, parse_config
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_generated_parts_are_fresh() -> None:
+    from benchmarks.readme import regenerate
+
+    assert regenerate(README) == README, "README.md is stale: run `make readme`"
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_is_documented(command: str) -> None:
+    assert f"`edgeopt {command}`" in README
+
+
+def test_the_recipe_in_the_readme_is_valid() -> None:
+    recipe = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert recipe is not None
+    config = parse_config(recipe.group(1), origin="README.md")
+    assert isinstance(config, Config)
+
+
+def test_every_target_of_make_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"`?make ([a-z-]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
