@@ -13,8 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeopt import benchmark
+from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, ModelError
-from edgeopt.gate import EXIT_CODES, AccuracyFinding, GateConfig, gate, gate_stored, to_json, to_junit, to_markdown
+from edgeopt.gate import (
+    EXIT_CODES,
+    AccuracyFinding,
+    GateConfig,
+    gate,
+    gate_stored,
+    read_stored,
+    to_json,
+    to_junit,
+    to_markdown,
+)
 from edgeopt.gate.decide import compare, decide
 from edgeopt.gate.verdict import Interval, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
@@ -145,6 +157,12 @@ def _finding(ratio: Interval) -> LatencyFinding:
     )
 
 
+def _results():
+    config = BenchmarkConfig(warmup_s=0.0, duration_s=0.0)
+    subjects = {name: Machine(6, noise=0.01).subject(30.0) for name in ("fp32", "int8")}
+    return benchmark.measure(subjects, config, sensors=NOWHERE)
+
+
 class TestStored:
     def test_same_machine(self):
         machine = Machine(5)
@@ -152,7 +170,34 @@ class TestStored:
         config = msgspec.structs.replace(CONFIG, relative_floor=0.12)
         stored = [5.0 + 0.1 * number for number in range(-5, 6)]
         assert gate_stored(stored, own, machine.subject(5.0), config, sensors=NOWHERE).outcome in ("pass", "invalid")
+        assert gate_stored(stored, own, machine.subject(5.4), config, sensors=NOWHERE).outcome in ("pass", "invalid")
         assert gate_stored(stored, own, machine.subject(7.0), config, sensors=NOWHERE).outcome == "fail"
+
+    def test_results_of_a_benchmark_become_a_baseline(self, tmp_path):
+        results = _results()
+        benchmark.write_results(tmp_path / "r.json", results)
+        stored = read_stored(tmp_path / "r.json", "int8")
+        assert stored.fingerprint == environment().fingerprint
+        assert stored.median_ms == results["int8"].series.median_ms
+        with pytest.raises(MeasurementError, match=r"no results of 'None'. It has: fp32, int8"):
+            read_stored(tmp_path / "r.json")
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [({"partial": True}, "interrupted"), ({"invalid": ("busy",)}, "busy"), ({"scenario": "server"}, "server")],
+    )
+    def test_doubtful_results_are_no_baseline(self, tmp_path, change, reason):
+        results = {"m": msgspec.structs.replace(_results()["fp32"], **change)}
+        benchmark.write_results(tmp_path / "r.json", results)
+        with pytest.raises(MeasurementError, match=f"are no baseline: .*{reason}"):
+            read_stored(tmp_path / "r.json")
+
+    def test_a_file_of_something_else(self, tmp_path):
+        (tmp_path / "r.json").write_text("{}")
+        with pytest.raises(MeasurementError, match="no results of 'm'"):
+            read_stored(tmp_path / "r.json", "m")
+        with pytest.raises(MeasurementError, match="holds no benchmark results"):
+            read_stored(tmp_path / "none.json", "m")
 
     def test_another_machine_is_refused(self):
         with pytest.raises(MeasurementError, match=r"from another machine \(fingerprint feed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeopt.gate.bundles import Side, Stored, gate_bundles, gate_file, read_stored
 from edgeopt.gate.outputs import to_json, to_junit, to_markdown
 from edgeopt.gate.run import gate, gate_stored
 from edgeopt.gate.verdict import EXIT_CODES, AccuracyFinding, GateConfig, LatencyFinding, Verdict
@@ -11,9 +12,14 @@ __all__ = [
     "AccuracyFinding",
     "GateConfig",
     "LatencyFinding",
+    "Side",
+    "Stored",
     "Verdict",
     "gate",
+    "gate_bundles",
+    "gate_file",
     "gate_stored",
+    "read_stored",
     "to_json",
     "to_junit",
     "to_markdown",

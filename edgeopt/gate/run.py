@@ -16,7 +16,10 @@ from edgeopt.measure.latency import round_medians
 from edgeopt.measure.sensors import Conditions, Sensors
 from edgeopt.measure.subject import Subject
 from edgeopt.measure.validity import Limits, disturbed, whole
+from edgeopt.spec import replace
 
+STORED_FLOOR = 0.13
+"""By how much absolute latencies were seen to differ between runs of one model on one machine."""
 _FIRST_LOOK = 8
 """Rounds before the precision is looked at."""
 _ENOUGH_SHARE = 0.5
@@ -92,11 +95,14 @@ def gate_stored(
 ) -> Verdict:
     """Measure a candidate against the block medians of an earlier benchmark on the same machine.
 
+    Drift between two runs is not cancelled, so floor and tolerance are at least `STORED_FLOOR`: this finds large
+    regressions only. `gate` finds small ones.
+
     Args:
         stored_ms: block medians in ms.
         stored_fingerprint: of the machine they are from (`Environment.fingerprint`).
         candidate: what to measure now.
-        config: see `compare_stored` about its floors.
+        config: time, and floors where they are higher.
         names: of both, for the reader.
         accuracy: of both, where it is known.
         sensors: of this machine.
@@ -111,6 +117,11 @@ def gate_stored(
             f"the stored results are from another machine (fingerprint {stored_fingerprint}, this one is "
             f"{here.fingerprint}): latencies of two machines cannot be compared. Measure the baseline here"
         )
+    config = replace(
+        config,
+        relative_floor=max(config.relative_floor, STORED_FLOOR),
+        tolerance=max(config.tolerance, STORED_FLOOR),
+    )
     measured = _measure({"candidate": candidate}, config, Sensors() if sensors is None else sensors, progress)
     problems, finding = _problems(measured, config), None
     if not problems:

@@ -1,0 +1,208 @@
+"""Gate what is in bundles: each side in a process of its own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from edgeopt.bundle import Bundle
+from edgeopt.errors import MeasurementError
+from edgeopt.gate.run import Progress, gate, gate_stored
+from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
+from edgeopt.measure.sensors import Sensors
+from edgeopt.measure.subject import Array, Staged, Subject
+from edgeopt.measure.worker import Worker
+from edgeopt.runtime import availability, load
+from edgeopt.runtime.choice import choose
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the comparison: a bundle, and which of its variants."""
+
+    path: Path
+    variant: str | None = None
+    """None: the one that this machine would run."""
+
+    @classmethod
+    def parse(cls, reference: str) -> Side:
+        """``BUNDLE`` or ``BUNDLE@VARIANT``.
+
+        >>> Side.parse("out/x.edgeopt@ov-int8").variant
+        'ov-int8'
+        """
+        path, _, variant = reference.partition("@")
+        return cls(Path(path), variant or None)
+
+    def __str__(self) -> str:
+        return self.path.stem if self.variant is None else f"{self.path.stem} {self.variant}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A variant's results in a file that ``edgeopt benchmark --json`` wrote."""
+
+    name: str
+    fingerprint: str
+    median_ms: tuple[float, ...]
+
+
+class _Environment(msgspec.Struct):
+    fingerprint: str
+
+
+class _Series(msgspec.Struct):
+    median_ms: tuple[float, ...]
+
+
+class _Result(msgspec.Struct):
+    """What the gate needs of a benchmark's result."""
+
+    scenario: str
+    environment: _Environment
+    series: _Series
+    partial: bool
+    invalid: tuple[str, ...]
+
+
+class _Accuracy(msgspec.Struct):
+    """What the gate needs of an evaluation's result."""
+
+    metric: str
+    value: float
+    data: str
+
+
+def gate_bundles(
+    baseline: Side,
+    candidate: Side,
+    images: Sequence[Array],
+    config: GateConfig,
+    *,
+    threads: int = 0,
+    accuracy: bool = True,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Gate one variant against another, of two bundles or of one.
+
+    Args:
+        baseline: what is shipped.
+        candidate: what wants to replace it.
+        images: decoded (H, W, 3) uint8 BGR images that both are measured on.
+        config: floors, tolerance and time.
+        threads: of the engines; 0 means what the bundle says.
+        accuracy: also compare the accuracies stored in the bundles.
+        progress: called with the share that is done.
+
+    Raises:
+        BundleError: not a whole bundle, or no such variant.
+        TargetError: one of the sides does not run here.
+        MeasurementError: the accuracies are of different images, or a measured process ended.
+    """
+    finding = _accuracies(baseline, candidate, config) if accuracy else None
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(_worker(side, images, threads))
+            for name, side in (("baseline", baseline), ("twin", baseline), ("candidate", candidate))
+        }
+        return gate(
+            workers,
+            config,
+            names=(str(baseline), str(candidate)),
+            accuracy=finding,
+            sensors=_sensors(workers.values()),
+            progress=progress,
+        )
+
+
+def gate_file(
+    stored: Stored,
+    candidate: Side,
+    images: Sequence[Array],
+    config: GateConfig,
+    *,
+    threads: int = 0,
+    progress: Progress | None = None,
+) -> Verdict:
+    """Gate a variant against stored results of this machine; see `gate_stored` about what that cannot see."""
+    with _worker(candidate, images, threads) as worker:
+        return gate_stored(
+            stored.median_ms,
+            stored.fingerprint,
+            worker,
+            config,
+            names=(f"stored {stored.name}", str(candidate)),
+            sensors=_sensors([worker]),
+            progress=progress,
+        )
+
+
+def read_stored(path: Path, name: str | None = None) -> Stored:
+    """Read one variant from a file of benchmark results.
+
+    Args:
+        path: what ``edgeopt benchmark --json`` wrote.
+        name: of the variant. Default: the only one there is.
+
+    Raises:
+        MeasurementError: no such file or variant, or results that are partial, invalid or of another scenario.
+    """
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=dict[str, _Result])
+    except (OSError, msgspec.DecodeError) as error:
+        raise MeasurementError(
+            f"{path} holds no benchmark results: {error}. Write them with: edgeopt benchmark BUNDLE --json"
+        ) from error
+    if name is None and len(results) == 1:
+        name = next(iter(results))
+    if name not in results:
+        raise MeasurementError(f"{path} has no results of '{name}'. It has: {', '.join(results)}")
+    found = results[name]
+    faults = [*(("interrupted half-way",) if found.partial else ()), *found.invalid]
+    if found.scenario != "singlestream":
+        faults.append(f"measured in scenario {found.scenario}, not singlestream")
+    if faults:
+        raise MeasurementError(f"the stored results of '{name}' are no baseline: {'; '.join(faults)}. Measure again")
+    return Stored(name, found.environment.fingerprint, found.series.median_ms)
+
+
+def open_subject(path: Path, variant: str | None, images: Sequence[Array], threads: int) -> Subject:
+    """Load one side; called in its own process, which closes it by ending."""
+    return Staged(load(path, variant=variant, threads=threads), images)
+
+
+def _worker(side: Side, images: Sequence[Array], threads: int) -> Worker:
+    return Worker(functools.partial(open_subject, side.path, side.variant, list(images), threads))
+
+
+def _sensors(workers: Iterable[Worker]) -> Sensors:
+    return Sensors(pids=("self", *(worker.pid for worker in workers)))
+
+
+def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> AccuracyFinding | None:
+    """Both sides' main metric, or None where one was never evaluated."""
+    before, after = _accuracy(baseline), _accuracy(candidate)
+    if before is None or after is None:
+        return None
+    if (before.metric, before.data) != (after.metric, after.data):
+        raise MeasurementError(
+            f"{baseline} and {candidate} were evaluated on different images, so their accuracies cannot be compared. "
+            "Evaluate both on the same data, or gate on latency alone"
+        )
+    return AccuracyFinding(
+        metric=before.metric, baseline=before.value, candidate=after.value, allowed_drop=config.accuracy_drop
+    )
+
+
+def _accuracy(side: Side) -> _Accuracy | None:
+    manifest = Bundle.open(side.path).manifest
+    name = side.variant or choose(manifest, availability)[0]
+    if name is None:
+        return None
+    stored = manifest.variant(name).accuracy
+    return None if stored is None else msgspec.convert(stored, _Accuracy)
