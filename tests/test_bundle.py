@@ -515,13 +515,14 @@ def test_a_writer_killed_at_its_first_bundle_leaves_nothing_to_open(tmp_path: Pa
             Bundle.open(tmp_path / "x.edgeopt")
 
 
-def test_leftovers_of_a_living_writer_are_left_alone(tmp_path: Path) -> None:
-    other = tmp_path / ".x.edgeopt.abc.tmp"
+@pytest.mark.parametrize("name", ["x.edgeopt", "[x] *.edgeopt"])
+def test_leftovers_of_a_living_writer_are_left_alone(tmp_path: Path, name: str) -> None:
+    other = tmp_path / f".{name}.abc.tmp"
     other.mkdir()
     with storage.lock(other):
-        tiny.write(tmp_path / "x.edgeopt")
+        tiny.write(tmp_path / name)
         assert other.exists()
-    tiny.write(tmp_path / "x.edgeopt")
+    tiny.write(tmp_path / name)
     assert not other.exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import tiny
 from session_conformance import SessionConformance, images
 
+import edgeopt
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.runtime import Session, availability, open_session
@@ -111,7 +114,7 @@ def test_an_unknown_target() -> None:
 
 @pytest.mark.parametrize(("target", "library"), [("ort", "onnxruntime"), ("ov", "openvino")])
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, target: str, library: str) -> None:
-    monkeypatch.setitem(__import__("sys").modules, library, None)
+    monkeypatch.setitem(sys.modules, library, None)
     assert not availability(target).ok
     assert "pip install 'edgeopt[" in availability(target).reason
     with pytest.raises(MissingExtraError, match="pip install"):
@@ -151,3 +154,18 @@ def test_an_error_leaves_no_stale_result() -> None:
         with pytest.raises(DataError):
             session.run({"image": np.zeros((1, 3, 8, 7), np.uint8)})
         assert session.run({"image": np.full((1, 3, 8, 8), 255, np.uint8)})["scores"].tolist() == [[8, 8, 8]]
+
+
+def test_importing_openvino_starts_no_telemetry() -> None:
+    script = """
+import multiprocessing, sys
+def refuse(*_, **__): raise AssertionError("a process was started")
+multiprocessing.Process.start = refuse
+from edgeopt.runtime import availability
+assert availability("ov").ok
+assert "openvino" in sys.modules
+assert "openvino_telemetry" not in sys.modules
+"""
+    root = Path(edgeopt.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -81,7 +82,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove what killed writers left beside `path`: their locks are gone, those of living ones hold."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         descriptor = os.open(leftover, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +22,29 @@ BATCH = "N"
 """OpenVINO forgets the names of dynamic dimensions; the first one is the batch."""
 
 
+def library() -> Any:
+    """Import openvino, without the telemetry that its import starts.
+
+    openvino-telemetry forks the process (which by then has threads: the child was seen to crash) to call a web service,
+    unasked. A device's runtime does neither; openvino itself copes with the package being absent.
+
+    Raises:
+        MissingExtraError: openvino cannot be imported.
+    """
+    hidden = "openvino_telemetry" not in sys.modules
+    if hidden:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import an ImportError
+    try:
+        return requires_extra("openvino", "openvino")
+    finally:
+        if hidden:
+            del sys.modules["openvino_telemetry"]
+
+
 def availability(target: str = "ov") -> Availability:  # noqa: ARG001 - one target here
     """Whether openvino can be imported and has its CPU plugin."""
     try:
-        openvino = requires_extra("openvino", "openvino")
+        openvino = library()
     except MissingExtraError as error:
         return Availability(ok=False, reason=str(error))
     devices = openvino.Core().available_devices
@@ -56,7 +76,7 @@ class OvSession:
         self, model: Path | bytes, settings: EngineSettings | None = None, *, reuse_outputs: bool = False
     ) -> None:
         self.settings = settings or EngineSettings()
-        self._openvino = requires_extra("openvino", "openvino")
+        self._openvino = library()
         self._model: Path | bytes | None = model
         self._reuse_outputs = reuse_outputs
         with _refusals(self._openvino, model):
