@@ -1,0 +1,137 @@
+"""Does the gate cry wolf, and does it see one? ``python -m benchmarks.gate_power BUNDLE[@VARIANT] [--out FILE]``.
+
+Gates a model against itself again and again, and against itself slowed by 5 %, while a process that burns a processor
+starts and stops at random. Shown when no run of equals fails, at most a quarter is invalid, and at least 19 of 20
+slowed candidates fail. Prints a line a run; the file holds every verdict, also after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edgeopt.gate import GateConfig, Side, Verdict, gate
+from edgeopt.gate.bundles import open_subject
+from edgeopt.measure.sensors import Sensors
+from edgeopt.measure.subject import Nanoseconds, Subject
+from edgeopt.measure.worker import Worker
+from edgeopt.spec import replace
+
+IMAGES = 4
+SIZE = (480, 640, 3)
+HOG_ON_S, HOG_OFF_S = 3.0, 6.0
+"""Means of exponential times."""
+
+
+class Slowed:
+    """A subject whose queries take a share longer: it spins after each, as a slower kernel would."""
+
+    def __init__(self, subject: Subject, share: float) -> None:
+        self._subject, self._share = subject, share
+        self.stages = subject.stages
+
+    def run(self, first: int, queries: int) -> Nanoseconds:
+        """The subject's queries, each followed by waiting that counts for its last stage."""
+        return np.concatenate([self._query(first + index) for index in range(queries)])
+
+    def _query(self, number: int) -> Nanoseconds:
+        samples = self._subject.run(number, 1)
+        start, wanted = time.perf_counter_ns(), self._share * int(samples.sum())
+        while (spent := time.perf_counter_ns() - start) < wanted:
+            pass
+        samples[0, -1] += spent
+        return samples
+
+
+def main() -> None:
+    """Run, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Side.parse)
+    parser.add_argument("--equal", type=int, default=40)
+    parser.add_argument("--slowed", type=int, default=20)
+    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--maximum-s", type=float, default=60.0)
+    parser.add_argument("--no-hog", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gate_power.json"))
+    options = parser.parse_args()
+    config = GateConfig(maximum_s=options.maximum_s)
+    verdicts: dict[str, list[Verdict]] = {"equal": [], "slowed": []}
+    plan = [share for pair in itertools.zip_longest([0.0] * options.equal, [options.share] * options.slowed)
+            for share in pair if share is not None]  # fmt: skip
+    try:
+        with noise(on=not options.no_hog):
+            for number, share in enumerate(plan):
+                kind = "slowed" if share else "equal"
+                begun = time.monotonic()
+                verdict = one_run(options.bundle, share, options.threads, replace(config, seed=number))
+                verdicts[kind].append(verdict)
+                print(
+                    f"{number:3d} {kind:6} {verdict.outcome:7} {time.monotonic() - begun:5.1f} s {verdict.reasons[0]}"
+                )
+    finally:
+        report(options.out, verdicts)
+
+
+def one_run(side: Side, share: float, threads: int, config: GateConfig) -> Verdict:
+    """Gate a model against itself, slowed by `share`."""
+    images = [np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8) for seed in range(IMAGES)]
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(functools.partial(open_slowed, side, images, threads, added)))
+            for name, added in (("baseline", 0.0), ("twin", 0.0), ("candidate", share))
+        }
+        sensors = Sensors(pids=("self", *(worker.pid for worker in workers.values())))
+        return gate(workers, config, names=(str(side), f"{side} +{share:.0%}"), sensors=sensors)
+
+
+def open_slowed(side: Side, images: list[np.ndarray], threads: int, share: float) -> Subject:
+    """The subject of one worker. All go through `Slowed`, so that it adds the same to each."""
+    return Slowed(open_subject(side.path, side.variant, images, threads), share)
+
+
+@contextmanager
+def noise(*, on: bool) -> Iterator[None]:
+    """A process beside this one that burns a processor at random times."""
+    if not on:
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=hog, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def hog() -> None:
+    """Burn and rest for exponentially distributed times."""
+    generator = np.random.default_rng(0)
+    while True:
+        until = time.monotonic() + generator.exponential(HOG_ON_S)
+        while time.monotonic() < until:
+            pass
+        time.sleep(generator.exponential(HOG_OFF_S))
+
+
+def report(out: Path, verdicts: dict[str, list[Verdict]]) -> None:
+    """Write every verdict, and print how many there were of each outcome."""
+    counts = {kind: dict(collections.Counter(each.outcome for each in found)) for kind, found in verdicts.items()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(msgspec.json.format(msgspec.json.encode({"counts": counts, "verdicts": verdicts}), indent=1))
+    print(counts)
+
+
+if __name__ == "__main__":
+    main()
