@@ -25,7 +25,7 @@ class ConvBlock(nn.Module):
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=_BN_EPS, momentum=_BN_MOMENTUM)
         self.bn.register_load_state_dict_pre_hook(_keep_identity)  # type: ignore[no-untyped-call]
-        self.act = nn.SiLU(inplace=True)
+        self.act = nn.SiLU()  # in place it would be slower: training has to keep a copy of its input
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
