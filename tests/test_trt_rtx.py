@@ -1,0 +1,260 @@
+"""Real TensorRT-RTX engines, built without a GPU by NVIDIA's own parser and builder.
+
+They show that TensorRT accepts the graphs and rejects what `edgeopt lint` says it rejects, and nothing about speed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import tiny
+
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import ModelError, TargetError
+from edgeopt.runtime.trt.builder import build_engine
+from edgeopt.runtime.trt.library import Library, load_library
+from edgeopt.runtime.trt.options import BatchRange, EngineOptions
+from edgeopt.runtime.trt.progress import BuildProgress
+from edgeopt.targets import CompileOptions, rtx
+
+available = rtx.is_available()
+pytestmark = pytest.mark.skipif(
+    not available.ok, reason=f"no engine was built with NVIDIA's parser and builder: {available.reason}"
+)
+UP_TO_8 = EngineOptions(batch=BatchRange(min=1, opt=4, max=8))
+SIZES = {"mobilenet_v2": (96, 96), "yolox_nano": (128, 128)}
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return load_library("tensorrt_rtx")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Callable[[str, str], bytes]:
+    """A network of ours, exported with a dynamic batch and uint8 input, in the precision asked for."""
+
+    @functools.cache
+    def get(name: str, precision: str) -> bytes:
+        if precision == "fp32":
+            return ir.to_proto(exported(name)).SerializeToString()
+        change = {"fp16": to_half, "int8": to_int8}[precision]
+        model = ir.from_proto(onnx.load_from_string(get(name, "fp32")))
+        return ir.to_proto(change(model)).SerializeToString()
+
+    return get
+
+
+def exported(name: str) -> ir.Model:
+    pytest.importorskip("torch", reason="needs the workstation side")
+    from edgeopt.config import ExportConfig
+    from edgeopt.export import export
+    from edgeopt.models import create, default_spec
+    from edgeopt.passes.fold_normalization import fold_normalization
+    from edgeopt.passes.optimize import optimize
+    from edgeopt.source import Source
+
+    spec = default_spec(name, ("a", "b", "c", "d"), SIZES[name])
+    source = Source(module=create(name, num_classes=4).eval(), onnx=None, spec=spec, has_weights=False)
+    result = export(source, ExportConfig())
+    model, _ = fold_normalization(optimize(result.model), result.spec)
+    return model
+
+
+def to_int8(model: ir.Model) -> ir.Model:
+    from edgeopt.calibrate import calibrate
+    from edgeopt.config import CalibrateConfig
+    from edgeopt.passes.quantize import quantize
+    from edgeopt.passes.scheme import TENSORRT
+
+    image = model.graph.inputs[0]
+    shape = (1, *(int(size) for size in image.shape[1:]))
+    random = np.random.default_rng(0)
+    batches = [(str(index), {image.name: random.integers(0, 256, shape, np.uint8)}) for index in range(16)]
+    return quantize(model, calibrate(model, batches, CalibrateConfig(method="minmax", images=16)), TENSORRT)
+
+
+def to_half(model: ir.Model) -> ir.Model:
+    """Every float tensor in FP16 but the outputs: the plainest strongly typed FP16 graph."""
+    graph = model.graph
+    for value in graph.initializers.values():
+        if value.const_value is not None and value.dtype == ir.DataType.FLOAT:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=value.name)
+            value.dtype = ir.DataType.FLOAT16
+    for node in graph:
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT:
+                value.dtype = ir.DataType.FLOAT16
+    for index, output in enumerate(graph.outputs):
+        cast = ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}, name=f"to_float_{index}")
+        cast.outputs[0].name, cast.outputs[0].shape = f"{output.name}_float", output.shape
+        cast.outputs[0].dtype = ir.DataType.FLOAT
+        graph.append(cast)
+        graph.outputs[index] = cast.outputs[0]
+    return model
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("options", [EngineOptions(), UP_TO_8], ids=["batch 1", "batch 1-8"])
+def test_our_networks_build_the_same_twice(library, graph, name, precision, options):
+    model = graph(name, precision)
+    first, second = (build_engine(library, model, options) for _ in range(2))
+    if options.batch.fixed:
+        assert first.plan == second.plan, "two builds of one graph are byte-identical"
+    else:  # RTX 1.7 numbers its temporaries differently in every build of a dynamic graph, also on its own
+        assert abs(len(first.plan) - len(second.plan)) < 4096
+    assert first.layers > 50
+    assert first.onnx_bytes == len(model)
+
+
+def test_int8_graphs_hold_int8_weights(graph):
+    assert len(graph("mobilenet_v2", "int8")) < 0.5 * len(graph("mobilenet_v2", "fp32"))
+
+
+def test_yolox_nano_as_published(library, shared):
+    model = (shared / "model_yolox_nano" / "yolox_nano.onnx").read_bytes()
+    assert len(build_engine(library, model).plan) > len(model)
+
+
+def test_the_target_compiles(tmp_path):
+    model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
+    settings = EngineSettings(tensorrt={"build": {"batch": {"max": 4}, "compute_capabilities": ["SM86", "SM89"]}})
+    assert rtx.compile(model, CompileOptions(engine=settings))
+
+
+def test_progress_comes_from_the_real_builder(library):
+    seen: list[BuildProgress] = []
+    build_engine(library, (tiny.DATA / "tiny_classifier.onnx").read_bytes(), progress=seen.append)
+    assert seen
+    assert all(progress.step > 0 for progress in seen)
+
+
+def test_a_real_build_can_be_cancelled(library):
+    def press(progress: BuildProgress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(library, (tiny.DATA / "tiny_classifier.onnx").read_bytes(), progress=press)
+
+
+def text(
+    body: str, inputs: str = "float[1, 4, 8, 8] x", outputs: str = "float[1, 4, 8, 8] y", opset: int = 17
+) -> bytes:
+    graph = f'<ir_version: 8, opset_import: ["" : {opset}, "com.example" : 1]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    return ir.to_proto(ir.from_onnx_text(graph)).SerializeToString()
+
+
+REJECTED = {
+    "INT32 bias DequantizeLinear": (
+        text("""
+        scale = Constant <value = float {0.1}> ()
+        bias = Constant <value = int32[4] {1, 2, 3, 4}> ()
+        dequantized = DequantizeLinear(bias, scale)
+        shape = Constant <value = int64[4] {1, 4, 1, 1}> ()
+        column = Reshape(dequantized, shape)
+        y = Add(x, column)
+        """),
+        "quantize with --scheme tensorrt",
+    ),
+    "non-zero zero point": (
+        text("""
+        scale = Constant <value = float {0.1}> ()
+        zero = Constant <value = int8 {3}> ()
+        q = QuantizeLinear(x, scale, zero)
+        y = DequantizeLinear(q, scale, zero)
+        """),
+        "symmetrically",
+    ),
+    "uint8 zero point": (
+        text("""
+        scale = Constant <value = float {0.1}> ()
+        zero = Constant <value = uint8 {128}> ()
+        q = QuantizeLinear(x, scale, zero)
+        y = DequantizeLinear(q, scale, zero)
+        """),
+        "quantize with --scheme tensorrt",
+    ),
+    "NonMaxSuppression": (
+        text(
+            """
+            n = Constant <value = int64 {10}> ()
+            iou = Constant <value = float {0.5}> ()
+            y = NonMaxSuppression(boxes, scores, n, iou)
+            """,
+            "float[1, 20, 4] boxes, float[1, 3, 20] scores",
+            "int64[k, 3] y",
+        ),
+        "without NonMaxSuppression|without it",
+    ),
+    "unknown operator": (text("y = com.example.Wonder(x)"), "Wonder.*no such operator"),
+    "mixed types": (
+        text("h = Cast <to = 10> (x)\n y = Add(x, h)"),
+        "insert a Cast",
+    ),
+    "mismatched MatMul": (
+        text("y = MatMul(x, w)", "float[1, 4, 8, 8] x, float[1, 4, 7, 8] w"),
+        "MatMul|y",
+    ),
+    "string tensor": (text("y = Identity(s)", "string[1] s", "string[1] y"), "rejects the model"),
+    "dynamic height and width": (text("y = Relu(x)", "float[N, 4, H, W] x", "float[N, 4, H, W] y"), "fixed height"),
+}
+
+
+@pytest.mark.parametrize("what", REJECTED)
+def test_what_tensorrt_rejects_comes_back_in_our_words(library, what):
+    model, words = REJECTED[what]
+    with pytest.raises(TargetError, match=words):
+        build_engine(library, model)
+
+
+WITH_WEIGHTS = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 4] x) => (float[1, 4] y) <float[1, 4] w = {1, 2, 3, 4}> { y = Add(x, w) }
+"""
+
+
+def test_external_weights_that_are_missing(library, tmp_path):
+    path = tmp_path / "model.onnx"
+    ir.save(ir.from_onnx_text(WITH_WEIGHTS), path, external_data="weights.bin", size_threshold_bytes=0)
+    content = path.read_bytes()
+    assert build_engine(library, content, origin=path).plan
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(TargetError, match="has to lie beside the model"):
+        build_engine(library, content, origin=path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx at all\n" * 10])
+def test_what_tensorrt_itself_accepts_without_a_word(library, content):
+    with pytest.raises(ModelError):
+        build_engine(library, content)
+
+
+def test_a_cut_off_model(library, graph):
+    with pytest.raises(ModelError, match="cut off"):
+        build_engine(library, graph("mobilenet_v2", "fp32")[:-1000])
+
+
+def test_dynamic_batch_without_range_gets_batch_1(library, graph):
+    assert build_engine(library, graph("mobilenet_v2", "fp32")).plan
+
+
+def test_fixed_batch_from_the_settings(graph):
+    assert rtx.compile(graph("mobilenet_v2", "int8"), CompileOptions(engine=EngineSettings(batch=2)))
+
+
+def test_too_small_a_workspace(library, graph):
+    with pytest.raises(TargetError, match="more scratch memory"):
+        build_engine(library, graph("mobilenet_v2", "fp32"), EngineOptions(workspace_bytes=1))
+
+
+def test_fp32_for_turing_is_refused_with_advice(library, graph):
+    with pytest.raises(TargetError, match="leave SM75 out"):
+        build_engine(library, graph("mobilenet_v2", "fp32"), EngineOptions(compute_capabilities=("SM75",)))
