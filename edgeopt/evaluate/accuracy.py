@@ -1,0 +1,195 @@
+"""What an evaluation yields: figures for people, and what became of each image for statistics."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.errors import DataError
+from edgeopt.metrics import ClassificationMetrics, DetectionMetrics, Matches, PrecisionRecall
+from edgeopt.metrics.detection import precision_table
+from edgeopt.postprocess import Detections
+from edgeopt.spec import Struct, Task
+
+Indices: TypeAlias = NDArray[np.int64]
+SCHEMA_VERSION = 1
+
+
+class PackedArray(Struct):
+    """An array as compressed bytes, which JSON carries in base64."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+    @classmethod
+    def of(cls, array: NDArray[Any]) -> PackedArray:
+        """Pack; indices are kept in the smallest type that holds them."""
+        if array.dtype.kind in "iu":
+            array = array.astype(np.min_scalar_type(int(array.max(initial=0))))
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        return cls(dtype=array.dtype.str, shape=array.shape, data=zlib.compress(array.tobytes(), 9))
+
+    def unpack(self) -> NDArray[Any]:
+        """The array; indices as int64.
+
+        Raises:
+            DataError: the bytes are not those of such an array.
+        """
+        try:
+            array = np.frombuffer(zlib.decompress(self.data), np.dtype(self.dtype)).reshape(self.shape)
+        except (zlib.error, TypeError, ValueError) as error:
+            raise DataError(f"the outcomes of an evaluation are damaged: {error}. Evaluate again") from error
+        return array.astype(np.int64) if array.dtype.kind in "iu" else array
+
+
+class ClassificationOutcomes(Struct, tag="classification"):
+    """The answer to each image."""
+
+    true: PackedArray
+    """(n,) class indices."""
+    top: PackedArray
+    """(n, k) the best classes, best first."""
+    scores: PackedArray
+    """(n, k) float32, theirs."""
+
+    def statistic(self) -> Callable[[Indices], float]:
+        """Top-1 of any images, given by their numbers."""
+        right = self.top.unpack()[:, 0] == self.true.unpack()
+        return lambda images: float(right[images].mean())
+
+
+class DetectionOutcomes(Struct, tag="detection"):
+    """What was found in each image."""
+
+    images: int
+    classes: int
+    image: PackedArray
+    """(d,) of each detection that took part in average precision, by class, best first."""
+    category: PackedArray
+    right: PackedArray
+    """(10, d) bool, by IoU threshold .50:.95."""
+    wrong: PackedArray
+    truth_image: PackedArray
+    """(t,) of each object."""
+    truth_category: PackedArray
+    shown_image: PackedArray
+    """(s,) of each detection that `predict` returns, image by image."""
+    shown_boxes: PackedArray
+    """(s, 4) float32 xyxy in pixels."""
+    shown_scores: PackedArray
+    shown_category: PackedArray
+
+    @classmethod
+    def of(cls, matches: Matches, shown: list[Detections]) -> DetectionOutcomes:
+        """Pack what average precision was computed from, and what `predict` returns for each image."""
+        return cls(
+            images=matches.images,
+            classes=matches.classes,
+            image=PackedArray.of(matches.image),
+            category=PackedArray.of(matches.category),
+            right=PackedArray.of(matches.right),
+            wrong=PackedArray.of(matches.wrong),
+            truth_image=PackedArray.of(matches.truth_image),
+            truth_category=PackedArray.of(matches.truth_category),
+            shown_image=PackedArray.of(np.repeat(np.arange(len(shown)), [len(each) for each in shown])),
+            shown_boxes=PackedArray.of(np.concatenate([each.boxes for each in shown])),
+            shown_scores=PackedArray.of(np.concatenate([each.scores for each in shown])),
+            shown_category=PackedArray.of(np.concatenate([each.classes for each in shown])),
+        )
+
+    def matches(self) -> Matches:
+        """For objects of all sizes; the ranks within an image are not kept."""
+        image = self.image.unpack()
+        return Matches(
+            self.images,
+            self.classes,
+            image,
+            self.category.unpack(),
+            np.zeros_like(image),
+            self.right.unpack(),
+            self.wrong.unpack(),
+            self.truth_image.unpack(),
+            self.truth_category.unpack(),
+        )
+
+    def shown(self, labels: tuple[str, ...]) -> list[Detections]:
+        """What `predict` returns for each image; `labels` are the model's."""
+        bounds = np.searchsorted(self.shown_image.unpack(), np.arange(1, self.images))
+        columns = (self.shown_boxes, self.shown_scores, self.shown_category)
+        by_image = zip(*(np.split(column.unpack(), bounds) for column in columns), strict=True)
+        return [
+            Detections(boxes, scores, classes, tuple(labels[index] for index in classes))
+            for boxes, scores, classes in by_image
+        ]
+
+    def statistic(self) -> Callable[[Indices], float]:
+        """AP of any images, given by their numbers; 0 where they show no object."""
+        matches = self.matches()
+
+        def average_precision(images: Indices) -> float:
+            table = precision_table(matches, np.bincount(images, minlength=matches.images))
+            return 0.0 if np.isnan(table).all() else float(np.nanmean(table))
+
+        return average_precision
+
+
+class Comparison(Struct):
+    """A variant beside its baseline, on the same images."""
+
+    metric_drop: float
+    """The baseline's main metric less this one's."""
+    agreement: float
+    """Classification: share of images with the same best class. Detection: Dice's coefficient of what is found."""
+    kl: float | None = None
+    """Mean divergence of the scores from the baseline's, in nats, over the baseline's best classes and the rest as one.
+
+    None where the scores are no softmax, and for detectors.
+    """
+
+
+class Accuracy(Struct):
+    """Of one model on one set of images."""
+
+    task: Task
+    metric: Literal["top1", "ap"]
+    """The main one."""
+    value: float
+    """Of the main metric, 0 to 1."""
+    images: int
+    """How many were evaluated."""
+    unreadable: int
+    """How many were left out of the data because they could not be read."""
+    data: str
+    """Sha256 of class names and image names in order: comparisons need it equal."""
+    metrics: ClassificationMetrics | DetectionMetrics
+    outcomes: ClassificationOutcomes | DetectionOutcomes
+    at_threshold: PrecisionRecall | None = None
+    """Detection: of what `predict` returns, at IoU .5."""
+    score_threshold: float | None = None
+    """Detection: what `predict` was set to."""
+    comparison: Comparison | None = None
+    """None for the baseline itself."""
+    schema_version: int = SCHEMA_VERSION
+
+    def statistic(self) -> Callable[[Indices], float]:
+        """The main metric as a function of image numbers (repeats count): what a bootstrap resamples.
+
+        The same numbers given to the statistics of two variants make their difference a paired one.
+        """
+        return self.outcomes.statistic()
+
+    def summary(self) -> str:
+        """One line for people."""
+        name = "top-1" if self.metric == "top1" else "AP"
+        parts = [f"{name} {100 * self.value:.2f} % on {self.images} images"]
+        if self.unreadable:
+            parts.append(f"{self.unreadable} unreadable")
+        if self.comparison is not None:
+            drop = -100 * self.comparison.metric_drop
+            parts.append(f"{drop:+.2f} points, {100 * self.comparison.agreement:.1f} % agreement with the baseline")
+        return ", ".join(parts)

@@ -1,0 +1,94 @@
+"""Evaluate what is in a bundle: its variants that run here, beside its baseline."""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from edgeopt.bundle import Bundle
+from edgeopt.config import EvaluateConfig
+from edgeopt.dataset import Dataset
+from edgeopt.errors import MissingExtraError, TargetError
+from edgeopt.evaluate.accuracy import Accuracy
+from edgeopt.evaluate.run import evaluate
+from edgeopt.runtime import open_variant
+
+_LOG = logging.getLogger(__name__)
+
+
+class StageProgress(Protocol):
+    """Receives the variants in order, one at a time."""
+
+    def begin(self, stage: str) -> None:
+        """A variant's turn has come."""
+
+    def update(self, done: float, total: float, text: str = "") -> None:
+        """How far it is."""
+
+    def end(self, summary: str, *, reused: bool) -> None:
+        """It is finished."""
+
+
+def evaluate_bundle(
+    bundle: Bundle,
+    dataset: Dataset,
+    config: EvaluateConfig | None = None,
+    *,
+    variant: str | None = None,
+    threads: int = 0,
+    progress: StageProgress | None = None,
+) -> dict[str, Accuracy]:
+    """Evaluate the variants of a bundle, its baseline first.
+
+    Args:
+        bundle: an opened bundle.
+        dataset: labelled images; its class names must be the model's.
+        config: how many images, and how detections are filtered.
+        variant: only this one and the baseline. Default: all that run here.
+        threads: of the engines; 0 means what the bundle says.
+        progress: told which variant it is at.
+
+    Returns:
+        By name of the variant. One that does not run here is left out with a warning, unless it was asked for; without
+        the baseline there is nothing to compare with, and comparisons are None.
+
+    Raises:
+        BundleError: there is no such variant.
+        DataError: as `evaluate`.
+        TargetError: the variant that was asked for does not run here, or none does.
+        MissingExtraError: the library of the variant that was asked for is not installed.
+    """
+    display = progress or _Silent()
+    wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
+    baseline = bundle.variant(bundle.manifest.baseline)
+    results: dict[str, Accuracy] = {}
+    for each in (baseline, *(other for other in wanted if other is not baseline)):
+        try:
+            predictor = open_variant(bundle, each, threads=threads)
+        except (TargetError, MissingExtraError) as error:
+            if each.name == variant:
+                raise
+            _LOG.warning("variant '%s' is not evaluated: %s", each.name, error)
+            continue
+        display.begin(each.name)
+        with predictor:
+            reference = results.get(baseline.name)
+            accuracy = evaluate(
+                predictor, dataset, config, baseline=reference, progress=lambda share: display.update(share, 1.0)
+            )
+        display.end(accuracy.summary(), reused=False)
+        results[each.name] = accuracy
+    if not results:
+        names = ", ".join(each.name for each in bundle.manifest.variants)
+        raise TargetError(f"no variant of {bundle.path} runs here ({names}). See: edgeopt inspect {bundle.path}")
+    return results
+
+
+class _Silent:
+    """Progress for callers who do not watch."""
+
+    def begin(self, stage: str) -> None: ...
+
+    def update(self, done: float, total: float, text: str = "") -> None: ...
+
+    def end(self, summary: str, *, reused: bool) -> None: ...

@@ -1,0 +1,184 @@
+"""What is remembered of each image while a data set goes by, and the figures in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt import metrics
+from edgeopt.config import EvaluateConfig
+from edgeopt.dataset import Boxes
+from edgeopt.dataset.samples import Target
+from edgeopt.errors import DataError
+from edgeopt.evaluate.accuracy import Accuracy, ClassificationOutcomes, Comparison, DetectionOutcomes, PackedArray
+from edgeopt.postprocess import Detections, Outputs, class_scores, decode
+from edgeopt.preprocess import Geometry
+from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
+
+_KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
+_TINY = float(np.finfo(np.float32).tiny)  # stands for the score 0 in a logarithm
+_MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO uses 100 of each class
+
+
+class Recorder(Protocol):
+    """A task as the evaluation sees it."""
+
+    def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
+        """Take in the answers to some images, in order."""
+
+    def result(self, images: int, unreadable: int, data: str) -> Accuracy:
+        """The figures over all that was taken in."""
+
+
+class ClassificationRecorder:
+    """Keeps the best classes of each image, and the scores of those that were the baseline's best."""
+
+    def __init__(self, spec: ModelSpec, baseline: Accuracy | None) -> None:
+        self._spec = spec
+        self._baseline = baseline
+        outcomes = None if baseline is None else baseline.outcomes
+        self._reference = outcomes if isinstance(outcomes, ClassificationOutcomes) else None
+        self._reference_top = None if self._reference is None else self._reference.top.unpack()
+        self._true: list[int] = []
+        self._top: list[NDArray[np.int64]] = []
+        self._scores: list[NDArray[np.float32]] = []
+        self._at_reference: list[NDArray[np.float32]] = []
+
+    def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:  # noqa: ARG002
+        """Rank the classes of each image."""
+        scores = class_scores(outputs, self._spec)
+        top = np.argsort(-scores, axis=1, kind="stable")[:, :_KEPT_CLASSES]
+        if self._reference_top is not None:
+            rows = self._reference_top[len(self._true) : len(self._true) + len(scores)]
+            self._at_reference.append(np.take_along_axis(scores, rows, axis=1))
+        self._true += [_class_of(target) for target in targets]
+        self._top.append(top)
+        self._scores.append(np.take_along_axis(scores, top, axis=1))
+
+    def result(self, images: int, unreadable: int, data: str) -> Accuracy:
+        """Top-1, top-5, and the table of classes."""
+        true, top = np.array(self._true, np.int64), np.concatenate(self._top)
+        matrix = metrics.confusion_matrix(true, top[:, 0], len(self._spec.labels))
+        report = metrics.classification_report(matrix, self._spec.labels)
+        top5 = float((top[:, :5] == true[:, None]).any(axis=1).mean())
+        return Accuracy(
+            task="classification",
+            metric="top1",
+            value=report.top1,
+            images=images,
+            unreadable=unreadable,
+            data=data,
+            metrics=replace(report, top5=top5),
+            outcomes=ClassificationOutcomes(
+                true=PackedArray.of(true),
+                top=PackedArray.of(top),
+                scores=PackedArray.of(np.concatenate(self._scores)),
+            ),
+            comparison=self._comparison(top[:, 0], report.top1),
+        )
+
+    def _comparison(self, predicted: NDArray[np.int64], top1: float) -> Comparison | None:
+        if self._baseline is None or self._reference is None or self._reference_top is None:
+            return None
+        divergence = None
+        match self._spec.decoding:
+            case ClassificationDecoding(activation="softmax"):
+                expected, own = self._reference.scores.unpack(), np.concatenate(self._at_reference)
+                divergence = float(metrics.kl(_log_with_rest(expected), _log_with_rest(own)).mean())
+        return Comparison(
+            metric_drop=self._baseline.value - top1,
+            agreement=metrics.agreement(self._reference_top[:, 0], predicted),
+            kl=divergence,
+        )
+
+
+class DetectionRecorder:
+    """Keeps nearly all detections of each image, for average precision, and apart those that `predict` returns."""
+
+    def __init__(self, spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> None:
+        self._spec = spec
+        self._baseline = baseline
+        if isinstance(spec.decoding, ClassificationDecoding):
+            raise DataError(
+                f"model '{spec.name}' detects, but its decoding is for classification. Correct the decoding"
+            )
+        self._score_threshold = spec.decoding.score_threshold
+        self._complete = replace(
+            spec,
+            decoding=replace(
+                spec.decoding,
+                score_threshold=config.score_threshold,
+                iou_threshold=config.iou_threshold,
+                max_detections=max(spec.decoding.max_detections, _MOST_DETECTIONS),
+            ),
+        )
+        self._found: list[Detections] = []
+        self._shown: list[Detections] = []
+        self._truths: list[Boxes] = []
+
+    def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
+        """Decode each image twice."""
+        self._found += _detections(outputs, self._complete, geometries)
+        self._shown += _detections(outputs, self._spec, geometries)
+        self._truths += [_boxes_of(target) for target in targets]
+
+    def result(self, images: int, unreadable: int, data: str) -> Accuracy:
+        """COCO's figures, and precision and recall of what `predict` returns."""
+        classes = len(self._spec.labels)
+        matches = metrics.match(self._found, self._truths, classes)
+        report = metrics.summarize(matches)
+        return Accuracy(
+            task="detection",
+            metric="ap",
+            value=report.ap,
+            images=images,
+            unreadable=unreadable,
+            data=data,
+            metrics=report,
+            outcomes=DetectionOutcomes.of(matches["all"], self._shown),
+            at_threshold=metrics.precision_recall(self._shown, self._truths, classes),
+            score_threshold=self._score_threshold,
+            comparison=self._comparison(report.ap),
+        )
+
+    def _comparison(self, ap: float) -> Comparison | None:
+        if self._baseline is None or not isinstance(self._baseline.outcomes, DetectionOutcomes):
+            return None
+        expected = self._baseline.outcomes.shown(self._spec.labels)
+        agreement = metrics.detection_agreement(self._shown, expected, len(self._spec.labels))
+        return Comparison(metric_drop=self._baseline.value - ap, agreement=agreement)
+
+
+def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> Recorder:
+    """The recorder of the model's task; with a baseline, one that compares."""
+    if spec.task == "classification":
+        return ClassificationRecorder(spec, baseline)
+    return DetectionRecorder(spec, config, baseline)
+
+
+def _log_with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, k + 1) logarithms of some classes' probabilities and of what is left for all others."""
+    some = scores.astype(np.float64)
+    rest = 1.0 - some.sum(axis=1, keepdims=True)
+    logarithms: NDArray[np.float64] = np.log(np.maximum(np.concatenate([some, rest], axis=1), _TINY))
+    return logarithms
+
+
+def _detections(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
+    """`decode` of a detector."""
+    return [each for each in decode(outputs, spec, geometries) if isinstance(each, Detections)]
+
+
+def _class_of(target: Target) -> int:
+    if not isinstance(target, int):
+        raise DataError(f"an image to be classified has {type(target).__name__} for its class. Check the annotations")
+    return target
+
+
+def _boxes_of(target: Target) -> Boxes:
+    if not isinstance(target, Boxes):
+        raise DataError(f"an image with objects has {type(target).__name__} for its boxes. Check the annotations")
+    return target

@@ -1,0 +1,149 @@
+"""The loop over a data set: read, preprocess, run, record, with one batch of images in memory at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.config import EvaluateConfig
+from edgeopt.dataset import Dataset
+from edgeopt.errors import DataError
+from edgeopt.evaluate.accuracy import Accuracy
+from edgeopt.evaluate.recorders import recorder
+from edgeopt.preprocess import Image, batch
+from edgeopt.runtime import Inferred, Prepared
+from edgeopt.runtime.session import Tensors
+from edgeopt.spec import ModelSpec
+
+Progress: TypeAlias = Callable[[float], None]
+"""Called with the share of the images that are done, from 0 to 1."""
+
+
+class Evaluated(Protocol):
+    """What can be evaluated: a `runtime.Predictor`, or a `Runner`."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model's."""
+
+    def prepare_batch(self, images: Sequence[Image], /) -> Prepared:
+        """Preprocess no more images than the network takes at once."""
+
+    def infer(self, prepared: Prepared, /) -> Inferred:
+        """Run the network."""
+
+
+class Runner:
+    """A model that is just a function from tensors to tensors, such as `Session.run`, with its specification."""
+
+    def __init__(self, run: Callable[[Tensors], Mapping[str, NDArray[Any]]], spec: ModelSpec) -> None:
+        self.spec = spec
+        self._run = run
+
+    def prepare_batch(self, images: Sequence[Image]) -> Prepared:
+        """Preprocess; a network of fixed batch size is filled up with zeros."""
+        tensor, geometries = batch(images, self.spec.preprocessing)
+        missing = _batch_size(self.spec) - len(images)
+        if missing > 0:
+            tensor = np.concatenate([tensor, np.zeros((missing, *tensor.shape[1:]), tensor.dtype)])
+        return Prepared(tensor, tuple(geometries))
+
+    def infer(self, prepared: Prepared) -> Inferred:
+        """Run the function."""
+        outputs = self._run({self.spec.input.name: prepared.tensor})
+        count = len(prepared.geometries)
+        return Inferred({name: array[:count] for name, array in outputs.items()}, prepared.geometries)
+
+
+def evaluate(
+    model: Evaluated,
+    dataset: Dataset,
+    config: EvaluateConfig | None = None,
+    *,
+    baseline: Accuracy | None = None,
+    progress: Progress | None = None,
+) -> Accuracy:
+    """Measure a model's accuracy.
+
+    Args:
+        model: an open predictor, or a `Runner`.
+        dataset: labelled images; its class names must be the model's.
+        config: how many images, and how detections are filtered.
+        baseline: of the FP32 model, on the same images with the same `config`; adds the comparison.
+        progress: told how far it is.
+
+    Raises:
+        DataError: the data have no labels or not the model's, an image has gone since they were loaded, or the baseline
+            was measured on other images.
+        ModelError: the outputs do not fit the specification.
+    """
+    config = config or EvaluateConfig()
+    _check_data(dataset, model.spec)
+    chosen = chosen_images(len(dataset), config.limit)
+    data = identity(dataset, chosen)
+    _check_baseline(baseline, data)
+    record = recorder(model.spec, config, baseline)
+    size = _batch_size(model.spec)
+    for start in range(0, len(chosen), size):
+        portion = chosen[start : start + size]
+        inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
+        record.add(inferred.outputs, inferred.geometries, [dataset[index].target for index in portion])
+        if progress is not None:
+            progress((start + len(portion)) / len(chosen))
+    return record.result(len(chosen), len(dataset.skipped), data)
+
+
+def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
+    """Refuse data that say nothing about this model."""
+    if not len(dataset):
+        raise DataError(f"there are no images in {dataset.origin} to evaluate '{spec.name}' on. Give at least one")
+    if dataset.task != spec.task:
+        has = "no labels" if dataset.task is None else f"labels for {dataset.task}"
+        raise DataError(f"{dataset.origin} has {has}, but '{spec.name}' is a model for {spec.task}. Give other data")
+    if dataset.labels != spec.labels:
+        raise DataError(
+            f"the classes of {dataset.origin} are not those of '{spec.name}': "
+            f"{_difference(dataset.labels, spec.labels)}. Load the data with the model's labels"
+        )
+
+
+def _difference(data: tuple[str, ...], model: tuple[str, ...]) -> str:
+    """Where two lists of labels part."""
+    if len(data) != len(model):
+        return f"{len(data)} in the data, {len(model)} in the model"
+    index = next(index for index, pair in enumerate(zip(data, model, strict=True)) if pair[0] != pair[1])
+    return f"class {index} is '{data[index]}' in the data and '{model[index]}' in the model"
+
+
+def _check_baseline(baseline: Accuracy | None, data: str) -> None:
+    """Refuse to compare figures of different images."""
+    if baseline is not None and baseline.data != data:
+        raise DataError(
+            f"the baseline was evaluated on other images (its {baseline.images} have identity {baseline.data[:12]}, "
+            f"these have {data[:12]}). Evaluate the baseline again on this data with the same limit"
+        )
+
+
+def chosen_images(count: int, limit: int | None) -> list[int]:
+    """Image numbers, spread evenly where there is a limit: data are often sorted by class."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [index * count // limit for index in range(limit)]
+
+
+def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
+    """Sha256 over names and labels of the images in their order."""
+    state = hashlib.sha256("\0".join(dataset.labels).encode())
+    for index in chosen:
+        state.update(b"\0" + dataset[index].name.encode())
+    return state.hexdigest()
+
+
+def _batch_size(spec: ModelSpec) -> int:
+    """How many images the network takes at once; one where it leaves the choice, as `Predictor.predict` does."""
+    size = spec.input.shape[0]
+    return size if isinstance(size, int) else 1
