@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import benchmark
 from edgeopt.benchmark import scenarios
 from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, StagedBatches, duration, is_quick
+from edgeopt.benchmark.tune import candidates, fastest
+from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.config import BenchmarkConfig
-from edgeopt.errors import MeasurementError, StorageError
+from edgeopt.errors import MeasurementError, StorageError, TargetError
+from edgeopt.hardware import Cpu
 from edgeopt.measure import latency
 from edgeopt.measure.environment import environment
 from edgeopt.measure.interleave import Plan, Warmup, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Staged, Timed
+from edgeopt.runtime import load
+from edgeopt.spec import replace
 
 CONFIG = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=64)
 
@@ -289,3 +296,80 @@ class TestScenarios:
     def test_no_arrivals(self):
         with pytest.raises(MeasurementError, match="positive rate, not 0"):
             Arrivals(Timed(lambda: None), per_s=0.0)
+
+
+def images():
+    return [tiny.colour(name) for name in tiny.COLOURS]
+
+
+class TestBundles:
+    def test_every_variant_that_runs_here_beside_the_baseline(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="measures a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt", variants=tiny.manifest().variants[:2])
+        results = benchmark.benchmark_bundle(bundle, images(), CONFIG)
+        assert list(results) == ["ort-fp32", "ort-int8"]
+        assert results["ort-int8"].ratio.baseline == "ort-fp32"
+        assert set(results["ort-fp32"].stages) == {"preprocess", "network", "postprocess"}
+
+    def test_batches_of_a_real_predictor(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="measures a real engine")
+        tiny.write(tmp_path / "t.edgeopt")
+        with load(tmp_path / "t.edgeopt", variant="ort-fp32") as predictor:
+            samples = StagedBatches(predictor, images(), 8).run(0, 2)
+        assert samples.shape == (2, 3)
+        assert (samples > 0).all()
+
+
+def cpu(*features: str, cores: int = 8) -> Cpu:
+    return Cpu(model="x", architecture="x86_64", cores=cores, features=features)
+
+
+class TestTune:
+    def test_settings_to_try(self):
+        int8 = tiny.manifest().variant("ov-int8")
+        threads = [settings.threads for settings in candidates(int8, cpu("avx512_bf16"))]
+        assert threads == [0, 1, 4, 8]
+        assert {settings.precision for settings in candidates(int8, cpu("avx512_bf16"))} == {"f32"}
+        assert len(candidates(int8, cpu("avx512_bf16"), bf16=True)) == 8
+        assert len(candidates(int8, cpu("avx2"), bf16=True)) == 4
+
+    def test_the_baseline_is_never_tried_in_bf16(self):
+        found = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx512_bf16", cores=2), bf16=True)
+        assert {settings.precision for settings in found} == {"f32"}
+
+    def test_only_what_is_faster_beyond_doubt_replaces_the_present(self):
+        costs = {"present": 30.0, "a little": 29.7, "much": 20.0, "slower": 40.0}
+        subjects = {name: Scripted(lambda number, cost=cost: cost * 1e6) for name, cost in costs.items()}
+        results = benchmark.measure(subjects, CONFIG, sensors=NO_SENSORS)
+        assert fastest(results) == "much"
+        assert fastest({name: results[name] for name in ("present", "a little", "slower")}) == "present"
+
+    def test_a_disturbed_run_tunes_nothing(self):
+        results = benchmark.measure({"present": Scripted(lambda number: 3e7)}, CONFIG, sensors=NO_SENSORS)
+        for change in ({"invalid": ("busy",)}, {"partial": True}):
+            with pytest.raises(MeasurementError, match="nothing was tuned"):
+                fastest({"present": replace(results["present"], **change)})
+
+    def test_a_real_engine_is_tuned_or_the_machine_was_busy(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="measures a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt")
+        try:
+            after, tuning = benchmark.tune(bundle, images(), CONFIG, variant="ort-fp32")
+        except MeasurementError:
+            assert Bundle.open(bundle.path).manifest == bundle.manifest
+        else:
+            assert after.variant("ort-fp32").engine == tuning.chosen
+            assert Bundle.open(bundle.path).manifest == after.manifest
+
+    def test_what_is_chosen_is_recorded_and_accuracy_in_other_numbers_forgotten(self):
+        results = benchmark.measure({"default threads, bf16": Scripted(lambda n: 3e7)}, CONFIG, sensors=NO_SENSORS)
+        tuning = benchmark.Tuning(variant="ov-int8", chosen=EngineSettings(precision="bf16"), tried=results)
+        record = sys.modules["edgeopt.benchmark.tune"]._measured(tuning, tiny.manifest().variant("ov-int8"))
+        assert record["accuracy"] is None
+        assert record["p50_ms"] == pytest.approx(30.0)
+
+    def test_a_target_without_such_settings(self, tmp_path):
+        engine = replace(tiny.manifest().variants[0], target="trt")
+        bundle = tiny.write(tmp_path / "t.edgeopt", variants=(engine, *tiny.manifest().variants[1:]))
+        with pytest.raises(TargetError, match="only ov, ort can be tuned"):
+            benchmark.tune(bundle, images(), CONFIG, variant=engine.name)

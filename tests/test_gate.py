@@ -10,17 +10,20 @@ from xml.etree import ElementTree
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import benchmark
 from edgeopt.config import BenchmarkConfig
-from edgeopt.errors import MeasurementError, ModelError
+from edgeopt.errors import BundleError, MeasurementError, ModelError
 from edgeopt.gate import (
     EXIT_CODES,
     AccuracyFinding,
     GateConfig,
+    Side,
     gate,
+    gate_bundles,
     gate_stored,
     read_stored,
     to_json,
@@ -277,3 +280,42 @@ class TestWorker:
     def test_outside_with(self):
         with pytest.raises(MeasurementError, match="not running"):
             Worker(Sleeper).run(0, 1)
+
+
+class TestBundles:
+    """Real engines in real processes; what the machine does meanwhile decides about valid or not."""
+
+    @pytest.fixture
+    def bundle(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="gates a real engine")
+        return tiny.write(tmp_path / "t.edgeopt")
+
+    def test_two_variants_of_one_bundle(self, bundle):
+        config = GateConfig(warmup_s=0.0, maximum_s=0.5, minimum_rounds=2, block_s=0.01)
+        sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
+        verdict = gate_bundles(*sides, [tiny.colour("red")], config)
+        assert verdict.exit_code in EXIT_CODES.values()
+        assert (verdict.baseline, verdict.candidate) == ("t ort-fp32", "t ort-int8")
+        assert verdict.accuracy is None
+
+    def test_an_unknown_variant(self, bundle):
+        with pytest.raises(BundleError, match="has no variant 'ort-int4'"):
+            gate_bundles(Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int4"), [tiny.colour("red")], CONFIG)
+
+    def test_accuracies_of_the_same_images_are_compared_and_others_refused(self, bundle):
+        def evaluated(name, value, data):
+            bundle.record(name, accuracy={"metric": "top1", "value": value, "data": data})
+
+        sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
+        evaluated("ort-fp32", 0.9, "same")
+        evaluated("ort-int8", 0.7, "same")
+        verdict = gate_bundles(*sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_s=0.0))
+        assert verdict.outcome == "fail"
+        assert "top1 fell from 0.9000 to 0.7000" in verdict.reasons[0]
+        evaluated("ort-int8", 0.9, "other")
+        with pytest.raises(MeasurementError, match="evaluated on different images"):
+            gate_bundles(*sides, [tiny.colour("red")], CONFIG)
+
+    def test_references(self):
+        assert Side.parse("out/x.edgeopt@ov-int8") == Side(Path("out/x.edgeopt"), "ov-int8")
+        assert str(Side.parse("out/x.edgeopt")) == "x"

@@ -10,11 +10,13 @@ from edgeopt.benchmark.bundles import benchmark_bundle
 from edgeopt.benchmark.results import LatencyResult, ScenarioName, read_results, require_valid, write_results
 from edgeopt.benchmark.run import benchmark, benchmark_scenario, benchmark_variants, compare, measure
 from edgeopt.benchmark.scenarios import SCENARIOS
+from edgeopt.benchmark.tune import Tuning, tune
 
 __all__ = [
     "SCENARIOS",
     "LatencyResult",
     "ScenarioName",
+    "Tuning",
     "benchmark",
     "benchmark_bundle",
     "benchmark_scenario",
@@ -23,5 +25,6 @@ __all__ = [
     "measure",
     "read_results",
     "require_valid",
+    "tune",
     "write_results",
 ]
