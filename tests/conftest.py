@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny_recipe import RECIPE, Watch
+
+# A deadline is an assertion on time, which says more about the machine than about the code.
+settings.register_profile("edgeopt", deadline=None)
+settings.load_profile("edgeopt")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
