@@ -1,0 +1,1 @@
+"""What produced the figures: each script reruns one of them."""

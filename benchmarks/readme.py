@@ -57,20 +57,32 @@ def commands() -> str:
 def recipes() -> str:
     """FP32 against INT8 of each recipe, as its bundle recorded it."""
     results = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))
-    header = "| recipe | variant | metric | accuracy | change | agreement | p50 ms | p90 ms | p99 ms | speed-up | size |"
-    rows = [_recipe_row(row) for row in results["rows"]]
-    return "\n".join([header, "| --- " * 11 + "|", *rows, "", results["machine"]])
+    rows = [row for of_recipe in results.values() for row in of_recipe]
+    columns = ("recipe", "variant", "accuracy", "change", "agreement", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
+    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    note = "" if all(row["valid"] for row in rows) else " \\* other processes disturbed this measurement."
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            "| --- | --- |" + " ---: |" * (len(columns) - 2),
+            *(_recipe_row(row) for row in rows),
+            "",
+            f"Measured on: {processors}.{note}",
+        ]
+    )
 
 
 def _recipe_row(row: dict[str, Any]) -> str:
-    change = "" if row["change"] is None else f"{row['change']:+.4f}"
-    agreement = "" if row["agreement"] is None else f"{row['agreement']:.3f}"
+    accuracy = f"{row['metric']} {100 * row['accuracy']:.2f} %"
+    if row["ap50"] is not None:
+        accuracy += f", AP50 {100 * row['ap50']:.2f} %"
+    change = "" if row["change"] is None else f"{100 * row['change']:+.2f}"
+    agreement = "" if row["agreement"] is None else f"{100 * row['agreement']:.1f} %"
+    latencies = " | ".join(f"{row[name]:.3g}" for name in ("p50_ms", "p90_ms", "p99_ms"))
     speedup = "" if row["speedup"] is None else f"{row['speedup']:.2f}×"
-    latencies = " | ".join(f"{row[name]:.2f}" for name in ("p50_ms", "p90_ms", "p99_ms"))
-    return (
-        f"| {row['recipe']} | {row['variant']} | {row['metric']} | {row['accuracy']:.4f} | {change} | {agreement} "
-        f"| {latencies} | {speedup} | {row['size_bytes'] / 1e6:.2f} MB |"
-    )
+    size = f"{row['size_bytes'] / 1e6:.2f} MB"
+    cells = (row["recipe"], row["variant"] + ("" if row["valid"] else "\\*"), accuracy, change, agreement)
+    return f"| {' | '.join(cells)} | {latencies} | {speedup} | {size} |"
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {
