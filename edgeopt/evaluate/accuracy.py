@@ -165,7 +165,7 @@ class Accuracy(Struct):
     unreadable: int
     """How many were left out of the data because they could not be read."""
     data: str
-    """Sha256 of class names and image names in order: comparisons need it equal."""
+    """Sha256 of class names, image names and truths in order: comparisons need it equal."""
     metrics: ClassificationMetrics | DetectionMetrics
     outcomes: ClassificationOutcomes | DetectionOutcomes
     at_threshold: PrecisionRecall | None = None

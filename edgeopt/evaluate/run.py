@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.config import EvaluateConfig
-from edgeopt.dataset import Dataset
+from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.recorders import recorder
@@ -123,8 +123,8 @@ def _check_baseline(baseline: Accuracy | None, data: str) -> None:
     """Refuse to compare figures of different images."""
     if baseline is not None and baseline.data != data:
         raise DataError(
-            f"the baseline was evaluated on other images (its {baseline.images} have identity {baseline.data[:12]}, "
-            f"these have {data[:12]}). Evaluate the baseline again on this data with the same limit"
+            f"the baseline was evaluated on other images or labels (its {baseline.images} have identity "
+            f"{baseline.data[:12]}, these {data[:12]}). Evaluate the baseline again on this data with the same limit"
         )
 
 
@@ -136,10 +136,16 @@ def chosen_images(count: int, limit: int | None) -> list[int]:
 
 
 def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
-    """Sha256 over names and labels of the images in their order."""
+    """Sha256 over class names, and name and truth of each image in order."""
     state = hashlib.sha256("\0".join(dataset.labels).encode())
     for index in chosen:
-        state.update(b"\0" + dataset[index].name.encode())
+        sample = dataset[index]
+        state.update(b"\0" + sample.name.encode())
+        if isinstance(sample.target, Boxes):
+            for array in (sample.target.boxes, sample.target.classes, sample.target.crowd):
+                state.update(array.tobytes())
+        else:
+            state.update(repr(sample.target).encode())
     return state.hexdigest()
 
 
