@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +10,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from edgeopt.config import ModelConfig
-from edgeopt.errors import ModelError, requires_extra
+from edgeopt.errors import ModelError, TargetError
+from edgeopt.runtime.ort import OrtSession
 from edgeopt.source.specification import read_labels, specify
 from edgeopt.source.weights import check_file
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Size, TensorSpec
@@ -155,21 +155,12 @@ def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorS
     batch = network_input.shape[0]
     count = batch if isinstance(batch, int) else 1
     zeros = np.zeros((count, *(int(side) for side in network_input.shape[1:])), network_input.dtype)
-    shape = _run(network, {network_input.name: zeros}, path)[0].shape
+    try:
+        with OrtSession(ir.to_proto(network).SerializeToString()) as session:
+            shape = session.run({network_input.name: zeros})[str(outputs[0].name)].shape
+    except TargetError as error:
+        raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker.") from error
     if not shape or shape[0] != count:
         raise ModelError(f"{path} gives '{outputs[0].name}' {shape} for {count} image(s); it must be (N, ...).")
     assert outputs[0].name is not None
     return TensorSpec(name=outputs[0].name, shape=(batch, *shape[1:]))
-
-
-def _run(network: ir.Model, feeds: dict[str, np.ndarray[Any, Any]], path: Path) -> list[np.ndarray[Any, Any]]:
-    ort = requires_extra("onnxruntime", "build")
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
-    try:
-        session = ort.InferenceSession(
-            ir.to_proto(network).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        return list(session.run(None, feeds))
-    except Exception as error:  # onnxruntime's errors share no public base
-        raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker.") from error
