@@ -18,6 +18,7 @@ _FIXES = (
     ("lugin", "TensorRT has no such operator: express it in standard ONNX operators, or leave it out of the graph"),
     ("must have same input types", "a strongly typed network converts nothing by itself: insert a Cast"),
     ("workspace limit", "give the build more scratch memory (workspace_bytes)"),
+    ("OutOfMemory", "give the build more scratch memory (workspace_bytes), or close other programs"),
     ("Failed to open file", "the weights are in a second file, which has to lie beside the model"),
     ("FP32 GEMM is not supported", "that GPU runs FP16 only in TensorRT-RTX: leave SM75 out or build from FP16"),
 )

@@ -1,0 +1,8 @@
+"""Lint: what a target will reject or run badly, found in the graph before a build and in the engine after it."""
+
+from __future__ import annotations
+
+from edgeopt.lint.findings import Finding, LintReport, render
+from edgeopt.lint.linting import lint
+
+__all__ = ["Finding", "LintReport", "lint", "render"]

@@ -1,0 +1,281 @@
+"""Each rule on a graph that breaks it and on one that does not; engines by the inspector's JSON; whole bundles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny
+from rich.console import Console
+
+from edgeopt.errors import ConfigError, ModelError
+from edgeopt.lint import Finding, LintReport, lint, render
+
+
+def graph(body: str, inputs: str = "float[1, 16, 8, 8] x", outputs: str = "float[1, 16, 8, 8] y", opset: int = 17,
+          weights: str = "") -> ir.Model:  # fmt: skip
+    head = f'<ir_version: 8, opset_import: ["" : {opset}, "com.example" : 1]>'
+    return ir.from_onnx_text(f"{head} g ({inputs}) => ({outputs}) {weights} {{ {body} }}")
+
+
+def found(model: ir.Model, path: Path, target: str = "trt", **initializers: np.ndarray) -> dict[str, list[Finding]]:
+    """Findings by rule; `initializers` are added to the graph."""
+    for name, array in initializers.items():
+        value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == name)
+        value.const_value = ir.tensor(array, name=name)
+        value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+        model.graph.register_initializer(value)
+    ir.save(model, path / "model.onnx")
+    by_rule: dict[str, list[Finding]] = {}
+    for finding in lint(path / "model.onnx", target).findings:
+        by_rule.setdefault(finding.rule, []).append(finding)
+    return by_rule
+
+
+QUANTIZED_CONV = """
+    [q] xq = QuantizeLinear(x, s, z)
+    [dq] xd = DequantizeLinear(xq, s, z)
+    [wdq] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd)
+"""
+
+
+def conv_arrays(out: int = 16, into: int = 16, kernel: int = 3, zero: int = 0) -> dict[str, np.ndarray]:
+    return {
+        "s": np.array(0.1, np.float32),
+        "z": np.array(zero, np.int8),
+        "w": np.ones((out, into, kernel, kernel), np.int8),
+        "ws": np.full(out, 0.1, np.float32),
+        "wz": np.zeros(out, np.int8),
+    }
+
+
+def test_a_well_quantized_convolution_has_no_findings(tmp_path):
+    assert found(graph(QUANTIZED_CONV), tmp_path, **conv_arrays()) == {}
+
+
+def test_nodes_reasons_and_fixes_are_given(tmp_path):
+    findings = found(graph(QUANTIZED_CONV), tmp_path, **conv_arrays(zero=3))["zero-point"]
+    assert [finding.node for finding in findings] == ["q (QuantizeLinear)", "dq (DequantizeLinear)"]
+    assert all("3" in finding.reason and "--scheme tensorrt" in finding.fix for finding in findings)
+
+
+ERRORS = {
+    "empty-graph": graph("", outputs="", inputs="float[1] x"),
+    "custom-operator": graph("y = com.example.Wonder(x)"),
+    "nms-in-graph": graph(
+        "n = Constant <value = int64 {10}> ()\n y = NonMaxSuppression(boxes, scores, n)",
+        "float[1, 20, 4] boxes, float[1, 3, 20] scores",
+        "int64[k, 3] y",
+    ),
+    "data-dependent-shape": graph("y = NonZero(x)", outputs="int64[4, k] y"),
+    "int32-bias": graph(
+        "s = Constant <value = float {0.1}> ()\n y = DequantizeLinear(b, s)", "int32[16] b", "float[16] y"
+    ),
+    "quantized-type": graph(
+        """s = Constant <value = float {0.1}> ()
+        z = Constant <value = uint8 {0}> ()
+        q = QuantizeLinear(x, s, z)
+        y = DequantizeLinear(q, s, z)"""
+    ),
+    "dynamic-size": graph("y = Relu(x)", "float[N, 3, H, W] x", "float[N, 3, H, W] y"),
+    "tensor-type": graph("y = Identity(x)", "string[1] x", "string[1] y"),
+    "shape-inference": graph("y = MatMul(x, w)", "float[1, 4, 8, 8] x, float[1, 4, 7, 8] w", "float[1, 4, 8, 8] y"),
+}
+
+
+@pytest.mark.parametrize("rule", ERRORS)
+def test_what_tensorrt_rejects_is_an_error(tmp_path, rule):
+    findings = found(ERRORS[rule], tmp_path)[rule]
+    assert {finding.severity for finding in findings} == {"error"}
+
+
+def test_mixed_types(tmp_path):
+    model = graph("[half] h = Cast <to = 10> (x)\n [add] y = Add(x, h)", outputs="y")
+    (finding,) = found(model, tmp_path)["mixed-types"]
+    assert (finding.node, finding.reason) == ("add (Add)", "its inputs are FLOAT and FLOAT16")
+
+
+def test_impossible_versions(tmp_path):
+    model = graph("y = Relu(x)")
+    model.opset_imports[""] = 99
+    assert found(model, tmp_path)["opset"][0].severity == "error"
+
+
+def test_per_channel_scales_before_opset_13(tmp_path):
+    model = graph(QUANTIZED_CONV.replace("<axis = 0> ", ""), opset=12)
+    assert "13 or more" in found(model, tmp_path, **conv_arrays())["opset"][0].fix
+
+
+def test_half_scales_before_opset_19(tmp_path):
+    arrays = conv_arrays() | {"s": np.array(0.1, np.float16)}
+    assert "19 or more" in found(graph(QUANTIZED_CONV), tmp_path, **arrays)["opset"][0].fix
+
+
+def test_a_dynamic_batch_is_a_note(tmp_path):
+    (finding,) = found(graph("y = Relu(x)", "float[N, 3, 8, 8] x", "float[N, 3, 8, 8] y"), tmp_path)["dynamic-batch"]
+    assert finding.severity == "note"
+
+
+def test_unaligned_channels_cost_what_is_padded(tmp_path):
+    (finding,) = found(graph(QUANTIZED_CONV, outputs="float[1, 20, 8, 8] y"), tmp_path, **conv_arrays(out=20))[
+        "channel-alignment"
+    ]
+    assert "20 output channels: not a multiple of 16" in finding.reason
+    assert finding.cost == "about 60% more work in this layer, which is 100.0% of the network"
+
+
+def test_weights_that_half_precision_cannot_hold(tmp_path):
+    weight = np.full((16, 16, 1, 1), 1e5, np.float32)
+    (finding,) = found(graph("[conv] y = Conv(x, w)"), tmp_path, w=weight)["fp16-overflow"]
+    assert finding.node == "conv (Conv)"
+    assert "1e+05" in finding.reason
+
+
+def test_half_precision_exponentials(tmp_path):
+    model = graph("[exp] y = Exp(x)", "float16[1, 4] x", "float16[1, 4] y")
+    assert found(model, tmp_path)["fp16-overflow"][0].node == "exp (Exp)"
+
+
+def test_a_quantizer_between_convolution_and_activation(tmp_path):
+    model = graph(
+        """[conv] c = Conv(x, w)
+        [q] cq = QuantizeLinear(c, s)
+        cd = DequantizeLinear(cq, s)
+        y = Relu(cd)"""
+    )
+    arrays = {"w": np.ones((16, 16, 1, 1), np.float32), "s": np.array(0.1, np.float32)}
+    (finding,) = found(model, tmp_path, **arrays)["unfused-qdq"]
+    assert "between 'conv' and its activation" in finding.reason
+
+
+def test_both_branches_of_a_sum(tmp_path):
+    model = graph(
+        """aq = QuantizeLinear(x, s)
+        a = DequantizeLinear(aq, s)
+        bq = QuantizeLinear(x, s)
+        b = DequantizeLinear(bq, s)
+        [sum] y = Add(a, b)"""
+    )
+    assert found(model, tmp_path, s=np.array(0.1, np.float32))["unfused-qdq"][0].node == "sum (Add)"
+
+
+def test_only_the_weight_quantized(tmp_path):
+    model = graph("wd = DequantizeLinear <axis = 0> (w, ws, wz)\n [conv] y = Conv <pads = [1, 1, 1, 1]> (x, wd)")
+    arrays = {name: array for name, array in conv_arrays().items() if name not in ("s", "z")}
+    assert "only its weight" in found(model, tmp_path, **arrays)["half-quantized"][0].reason
+
+
+def test_quantizers_before_float_kernels(tmp_path):
+    model = graph("q = QuantizeLinear(x, s)\n d = DequantizeLinear(q, s)\n [soft] y = Softmax(d)")
+    assert found(model, tmp_path, s=np.array(0.1, np.float32))["needless-qdq"][0].node == "soft (Softmax)"
+
+
+def test_weight_scales_along_the_wrong_axis(tmp_path):
+    model = graph(QUANTIZED_CONV.replace("axis = 0", "axis = 1"))
+    assert "axis 1" in found(model, tmp_path, **conv_arrays())["weight-axis"][0].reason
+
+
+def test_depthwise_int8_without_a_kernel(tmp_path):
+    model = graph(QUANTIZED_CONV.replace("<pads", "<group = 12, pads"), "float[1, 12, 8, 8] x", "float[1, 12, 8, 8] y")
+    assert found(model, tmp_path, **conv_arrays(out=12, into=1))["grouped-int8"]
+
+
+def test_rules_of_tensorrt_do_not_apply_to_processors(tmp_path):
+    assert "quantized-type" not in found(ERRORS["quantized-type"], tmp_path, target="ort")
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08\x08\x3a\xff\xff"])
+def test_what_is_no_model(tmp_path, content):
+    (tmp_path / "model.onnx").write_bytes(content)
+    if content:
+        with pytest.raises(ModelError, match="cannot be read as an ONNX model"):
+            lint(tmp_path / "model.onnx")
+    else:
+        assert not lint(tmp_path / "model.onnx").ok, "an empty file is an empty graph"
+
+
+def tensor(described: str, *sizes: int) -> dict:
+    return {"Name": "t", "Dimensions": list(sizes), "Format/Datatype": described}
+
+
+INT8, FP32 = "Thirty-two wide channel vectorized row major Int8 format", "Row major linear FP32"
+LAYERS = [
+    {"Name": "fused", "LayerType": "CaskConvolution", "Inputs": [tensor(INT8, 1, 32, 8, 8)],
+     "Outputs": [tensor(INT8, 1, 32, 8, 8)], "TacticName": "sm80_xmma_fprop_implicit_gemm_i8i8_i8i32_f32_imma"},
+    {"Name": "leaves float", "LayerType": "CaskConvolution", "Inputs": [tensor(INT8, 1, 32, 100, 100)],
+     "Outputs": [tensor(FP32, 1, 64, 100, 100)], "TacticName": "sm80_imma_i8i8"},
+    {"Name": "Reformatting CopyNode", "LayerType": "Reformat", "Inputs": [tensor(FP32, 1, 3, 640, 640)],
+     "Outputs": [tensor(INT8, 1, 3, 640, 640)]},
+    {"Name": "plain", "LayerType": "CaskConvolution", "Inputs": [tensor(FP32, 1, 3, 8, 8)],
+     "Outputs": [tensor(FP32, 1, 8, 8, 8)], "TacticName": "ampere_scudnn_128x32_relu"},
+]  # fmt: skip
+
+
+def engine(tmp_path: Path, layers: object, device: str | None = None) -> LintReport:
+    path = tmp_path / "layers.json"
+    path.write_text(json.dumps({"Layers": layers, "Bindings": []}))
+    return lint(path, device=device)
+
+
+def test_engine_layers(tmp_path):
+    report = engine(tmp_path, LAYERS, "orin-nano-8gb")
+    assert {(finding.rule, finding.node) for finding in report.findings} == {
+        ("reformat", "Reformatting CopyNode"),
+        ("int8-float-output", "leaves float"),
+        ("no-tensor-cores", "plain"),
+    }
+    costs = {finding.rule: finding.cost for finding in report.findings}
+    assert costs["reformat"] == "moves 6.14 MB, 60.2 us at 102 GB/s"
+    assert costs["int8-float-output"] == "writes 1.92 MB more, 18.8 us at 102 GB/s"
+    assert report.ok, "nothing here keeps an engine from running"
+
+
+def test_costs_without_a_board_are_bytes(tmp_path):
+    assert "GB/s" not in engine(tmp_path, LAYERS).findings[0].cost
+
+
+def test_an_engine_without_layer_details(tmp_path):
+    with pytest.raises(ModelError, match="without layer details"):
+        engine(tmp_path, ["conv1", "conv2"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
+def test_json_that_is_no_layer_list(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ModelError, match="not the layer list"):
+        lint(tmp_path / "x.json")
+
+
+def test_an_unknown_board(tmp_path):
+    with pytest.raises(ConfigError, match="no device"):
+        engine(tmp_path, LAYERS, "toaster")
+
+
+def test_a_bundle_is_linted_variant_by_variant(tmp_path):
+    tiny.write(tmp_path / "tiny.edgeopt")
+    report = lint(tmp_path / "tiny.edgeopt")
+    assert report.ok
+    assert all(finding.variant for finding in report.findings)
+
+
+def test_the_table_shows_the_worst_first(tmp_path):
+    report = LintReport(
+        path="model.onnx",
+        target="trt",
+        rules=("a", "b"),
+        findings=(
+            Finding(rule="b", severity="note", node="n", reason="so", fix="that"),
+            Finding(rule="a", severity="error", node="[x]", reason="this", fix="that", cost="much", variant="trt-int8"),
+        ),
+    )
+    shown = Console(width=160)
+    with shown.capture() as captured:
+        shown.print(render(report))
+    lines = captured.get().splitlines()
+    assert "trt-int8: [x]" in lines[1]
+    assert "this (much)" in lines[1]
+    assert lines[-1] == "model.onnx for trt: 1 errors, 0 warnings, 1 notes from 2 rules"
