@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate.bounds import bounds
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
+from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.config import CalibrateConfig
-from edgeopt.errors import DataError, ModelError, requires_extra
+from edgeopt.errors import DataError, ModelError
 
 SAMPLES_PER_IMAGE = 1 << 16
 """Most values of one tensor of one image that enter its histogram; extremes and means see all of them."""
-_CHUNK_BYTES = 256 << 20
-"""Most activation memory that is held at once; a larger network is run several times an image."""
 
-Feeds = Mapping[str, NDArray[Any]]
 Progress = Callable[[int], None]
 """Called with the number of images done."""
 
@@ -81,7 +79,7 @@ class _Observer:
         limits = bounds(model.graph)
         self._inputs = [value.name for value in values if value.is_graph_input()]
         computed = [value for value in values if not value.is_graph_input()]
-        self._sessions = [_session(model, chunk) for chunk in _chunks(computed)]
+        self._tap = Tap(model, [value.name or "" for value in computed])
         self._statistics: dict[str, TensorStatistics] = {}
         for value in values:
             low, high = limits.get(value.name or "", (-math.inf, math.inf))
@@ -91,8 +89,7 @@ class _Observer:
         """Add one image."""
         for name in self._inputs:
             self._update(image, name or "", feeds[name or ""])
-        for session, names in self._sessions:
-            arrays = session.run(names, dict(feeds))
+        for names, arrays in self._tap.run(feeds):
             list(threads.map(self._update, [image] * len(names), names, arrays))
 
     def finish(self, images: int) -> dict[str, TensorStatistics]:
@@ -100,6 +97,8 @@ class _Observer:
         for tensor in self._statistics.values():
             tensor.mean_minimum /= max(1, images)
             tensor.mean_maximum /= max(1, images)
+            tensor.channel_mean_minimum = tensor.channel_mean_minimum / max(1, images)
+            tensor.channel_mean_maximum = tensor.channel_mean_maximum / max(1, images)
             tensor.channel_mean = tensor.channel_mean / max(1, images)
         return self._statistics
 
@@ -115,9 +114,13 @@ class _Observer:
             )
         if not tensor.channel_mean.size:
             tensor.channel_minimum, tensor.channel_maximum = low, high
+            tensor.channel_mean_minimum = np.zeros(len(channels))
+            tensor.channel_mean_maximum = np.zeros(len(channels))
             tensor.channel_mean = np.zeros(len(channels))
         tensor.channel_minimum = np.minimum(tensor.channel_minimum, low)
         tensor.channel_maximum = np.maximum(tensor.channel_maximum, high)
+        tensor.channel_mean_minimum += low
+        tensor.channel_mean_maximum += high
         tensor.channel_mean += channels.mean(axis=1, dtype=np.float32)
         tensor.minimum, tensor.maximum = min(tensor.minimum, minimum), max(tensor.maximum, maximum)
         tensor.mean_minimum += minimum
@@ -149,32 +152,3 @@ def _observed(graph: ir.Graph, tensors: Collection[str] | None) -> Iterator[ir.V
         raise ModelError(
             f"the model has no tensor {sorted(missing)[:5]} to observe. Optimize and calibrate the same graph"
         )
-
-
-def _chunks(values: list[ir.Value]) -> list[list[str]]:
-    """Split tensor names so that each chunk's tensors of one image stay under `_CHUNK_BYTES`."""
-    chunks: list[list[str]] = []
-    room = 0
-    for value in values:
-        size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in value.shape or ())
-        if size > room or not chunks:
-            chunks.append([])
-            room = _CHUNK_BYTES
-        chunks[-1].append(value.name or "")
-        room -= size
-    return chunks
-
-
-def _session(model: ir.Model, names: list[str]) -> tuple[Any, list[str]]:
-    """An onnxruntime session of `model` whose outputs are the tensors `names`."""
-    ort = requires_extra("onnxruntime", "ort")
-    part = model.clone()
-    wanted = set(names)
-    part.graph.outputs[:] = [value for node in part.graph for value in node.outputs if value.name in wanted]
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; unused initializers of a part are no news
-    try:
-        session = ort.InferenceSession(ir.to_proto(part).SerializeToString(), options, ["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no base class of its errors
-        raise ModelError(f"onnxruntime cannot run the model to calibrate it: {error}") from error
-    return session, names

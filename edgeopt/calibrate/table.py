@@ -19,7 +19,7 @@ from edgeopt.errors import DataError
 
 _SCHEMA = 1
 _SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
-_ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean")
+_ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channel_mean_maximum", "channel_mean")
 
 
 class CalibratedImage(msgspec.Struct, frozen=True):
@@ -47,6 +47,9 @@ class TensorStatistics:
     channel_minimum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     """(C,) over all images and positions."""
     channel_maximum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    channel_mean_minimum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
+    """(C,) mean over the images of each image's minimum."""
+    channel_mean_maximum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
 
 

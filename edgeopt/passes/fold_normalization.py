@@ -5,7 +5,6 @@ A device then moves a quarter of the bytes and cannot get mean and standard devi
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 

@@ -1,0 +1,77 @@
+"""Read any tensor inside a network: onnxruntime sessions whose outputs are the tensors asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.errors import ModelError, requires_extra
+
+CHUNK_BYTES = 256 << 20
+"""Most memory of tapped tensors that one run of a part gives; a larger network is run several times an image."""
+
+Feeds = Mapping[str, NDArray[Any]]
+"""The network's inputs for one image, by name."""
+
+
+class Tap:
+    """A network that gives the tensors `names`, in chunks of bounded memory."""
+
+    def __init__(self, model: ir.Model, names: Sequence[str], *, fused: bool = True) -> None:
+        values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ModelError(f"the model has no tensor {missing[:5]}. Optimize and calibrate the same graph")
+        chunks = _chunks([values[name] for name in names])
+        self._parts = [(open_session(_with_outputs(model, chunk), fused=fused), chunk) for chunk in chunks]
+
+    def run(self, feeds: Feeds) -> Iterator[tuple[list[str], list[NDArray[Any]]]]:
+        """Names and arrays of each chunk."""
+        for session, names in self._parts:
+            yield names, session.run(names, dict(feeds))
+
+
+def open_session(model: ir.Model, *, fused: bool = True) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        model: what to run.
+        fused: let onnxruntime replace Q/DQ patterns by integer kernels. Without, they run as written.
+
+    Raises:
+        ModelError: onnxruntime cannot run it.
+    """
+    ort = requires_extra("onnxruntime", "ort")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: initializers that a part does not use are no news
+    if not fused:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    try:
+        return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        raise ModelError(f"onnxruntime cannot run the model: {error}") from error
+
+
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    part = model.clone()
+    values = ir.convenience.create_value_mapping(part.graph, include_subgraphs=False)
+    part.graph.outputs[:] = [values[name] for name in names]
+    return part
+
+
+def _chunks(values: Sequence[ir.Value]) -> list[list[str]]:
+    """Split tensors so that each chunk of one image stays under `CHUNK_BYTES`."""
+    chunks: list[list[str]] = []
+    room = 0
+    for value in values:
+        size = 4 * math.prod(dim if isinstance(dim, int) else 1 for dim in value.shape or ())
+        if size > room or not chunks:
+            chunks.append([])
+            room = CHUNK_BYTES
+        chunks[-1].append(value.name or "")
+        room -= size
+    return chunks

@@ -1,0 +1,91 @@
+"""The pointwise activation that follows a layer, as a numpy function: what is left of a layer's error after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Activation: TypeAlias = Callable[[Floats], Floats]
+
+
+def activation_after(node: ir.Node) -> Activation:
+    """The activation that alone reads the output of `node`; the identity where there is none that is known.
+
+    It reads through nothing: the activation must be the next node, or SiLU or HardSwish as ``Mul(x, Sigmoid(x))``.
+    """
+    output = node.outputs[0]
+    readers = {usage.node for usage in output.uses()}
+    if output.is_graph_output():
+        return identity
+    gate = next((reader for reader in readers if reader.op_type in _GATES), None)
+    if gate is not None and len(readers) == 2:
+        product = next(reader for reader in readers if reader is not gate)
+        if product.op_type == "Mul" and gate.outputs[0] in product.inputs:
+            return _gated(_GATES[gate.op_type](gate))
+    if len(readers) != 1:
+        return identity
+    reader = readers.pop()
+    make = _ACTIVATIONS.get(reader.op_type)
+    return make(reader) if make is not None else identity
+
+
+def identity(values: Floats) -> Floats:
+    """No activation."""
+    return values
+
+
+def _gated(gate: Activation) -> Activation:
+    return lambda values: values * gate(values)
+
+
+def _sigmoid(_: ir.Node) -> Activation:
+    return lambda values: 0.5 * (1.0 + np.tanh(0.5 * values))
+
+
+def _hard_sigmoid(node: ir.Node) -> Activation:
+    slope, offset = _number(node, "alpha", 0.2), _number(node, "beta", 0.5)
+    return lambda values: np.clip(values * np.float32(slope) + np.float32(offset), 0.0, 1.0)
+
+
+def _hard_swish(_: ir.Node) -> Activation:
+    return lambda values: values * np.clip(values / 6.0 + 0.5, 0.0, 1.0)
+
+
+def _relu(_: ir.Node) -> Activation:
+    return lambda values: np.maximum(values, 0.0)
+
+
+def _leaky_relu(node: ir.Node) -> Activation:
+    slope = np.float32(_number(node, "alpha", 0.01))
+    return lambda values: np.where(values < 0, slope * values, values)
+
+
+def _clip(node: ir.Node) -> Activation:
+    low, high = _limit(node, 1), _limit(node, 2)
+    return lambda values: np.clip(values, low, high)
+
+
+def _number(node: ir.Node, name: str, default: float) -> float:
+    attribute = node.attributes.get(name)
+    return attribute.as_float() if attribute is not None else default
+
+
+def _limit(node: ir.Node, index: int) -> np.float32 | None:
+    value = node.inputs[index] if len(node.inputs) > index else None
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return np.float32(tensor.numpy().item()) if tensor is not None else None
+
+
+_GATES = {"Sigmoid": _sigmoid, "HardSigmoid": _hard_sigmoid}
+_ACTIVATIONS = {
+    **_GATES,
+    "HardSwish": _hard_swish,
+    "Relu": _relu,
+    "LeakyRelu": _leaky_relu,
+    "Clip": _clip,
+}
