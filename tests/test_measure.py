@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from edgeopt import benchmark
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
 from edgeopt.measure.interleave import Block
+from edgeopt.measure.nvml import open_nvml
 from edgeopt.measure.sensors import Conditions, Sensors, conditions
 from edgeopt.measure.validity import disturbed, problems, whole
 
@@ -89,6 +91,42 @@ class TestX86:
         before = sensors.read()
         (x86 / "sys/class/powercap/intel-rapl:0/energy_uj").write_text("5")
         assert conditions(before, sensors.read()).power_w is None
+
+
+class NvmlError(Exception):
+    """As pynvml raises it."""
+
+
+def nvml(reasons=0x40 | 0x01, *, driver=True):
+    """pynvml of a GPU that is too hot and does not tell its power."""
+
+    def refuse(*arguments):
+        raise NvmlError("not supported")
+
+    return SimpleNamespace(
+        NVMLError=NvmlError,
+        nvmlInit=(lambda: None) if driver else refuse,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetClockInfo=lambda handle, kind: 1410,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: reasons,
+        nvmlDeviceGetTemperature=lambda handle, kind: 91,
+        nvmlDeviceGetPowerUsage=refuse,
+    )
+
+
+class TestDiscreteGpu:
+    def test_what_the_driver_tells_and_does_not_tell(self, x86):
+        sensors = Sensors(x86, nvml=open_nvml(nvml()))
+        meanwhile = conditions(sensors.read(), sensors.read())
+        assert meanwhile.gpu_mhz == 1410.0
+        assert meanwhile.throttled == ("GPU thermal slowdown (hardware)",)
+        assert meanwhile.temperature_c == 91.0
+
+    def test_an_idle_gpu_does_not_throttle(self, tmp_path):
+        assert Sensors(tmp_path, nvml=open_nvml(nvml(reasons=0x01))).read().throttling == ()
+
+    def test_no_driver(self):
+        assert open_nvml(nvml(driver=False)) is None
 
 
 class TestElsewhere:

@@ -23,7 +23,17 @@ from edgeopt.errors import BundleError, DataError, StorageError
 from edgeopt.evaluate import Runner, evaluate
 from edgeopt.measure.sensors import Sensors
 from edgeopt.postprocess import Classification, Detections
-from edgeopt.report import content, svg, to_html, to_json, to_markdown, to_terminal, worst_disagreements, write_page
+from edgeopt.report import (
+    accuracy_kept,
+    content,
+    svg,
+    to_html,
+    to_json,
+    to_markdown,
+    to_terminal,
+    worst_disagreements,
+    write_page,
+)
 from edgeopt.report.samples import caption, disagreement
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, replace
 
@@ -136,6 +146,10 @@ class TestContent:
         assert change.value == pytest.approx(-0.1)
         assert change.low <= -0.1 <= change.high <= 0.0
         assert report.baseline.change is None
+
+    def test_accuracy_class(self, report):
+        assert accuracy_kept(report, "ov-int8") == pytest.approx(0.9)
+        assert accuracy_kept(report, "ov-fp32") == 1.0
 
     def test_a_bundle_that_was_never_measured_can_be_reported(self, bundle):
         bare = tuple(replace(each, accuracy=None, latency=None) for each in bundle.manifest.variants)

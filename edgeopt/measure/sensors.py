@@ -15,6 +15,10 @@ from pathlib import Path
 
 import msgspec
 
+from edgeopt.measure.nvml import GpuReading, Nvml, open_nvml
+
+_HERE = Path("/")
+
 _GPU_DEVFREQ = ("*.gpu", "*.ga10b", "*.gv11b", "*.gp10b", "gpu-gpc-*")
 """Names of the GPU's clock on Jetson: JetPack 6 and the first Nano, Orin, Xavier and TX2 on JetPack 5, Thor."""
 
@@ -34,6 +38,8 @@ class Reading:
     cpu_khz: tuple[int, ...] = ()
     gpu_hz: int | None = None
     throttle_counts: dict[str, int] = field(default_factory=dict)
+    throttling: tuple[str, ...] = ()
+    """Reasons for which a GPU runs slower than it could at this moment."""
     temperatures_c: dict[str, float] = field(default_factory=dict)
     rails_w: dict[str, float] = field(default_factory=dict)
     energy_uj: dict[str, int] = field(default_factory=dict)
@@ -52,7 +58,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Of the fastest core, lower of before and after."""
     gpu_mhz: float | None = None
     throttled: tuple[str, ...] = ()
-    """Throttle counters that rose."""
+    """Throttle counters that rose, and reasons that a GPU gave before or after."""
     temperature_c: float | None = None
     """Of the hottest zone."""
     power_w: float | None = None
@@ -65,10 +71,12 @@ class Sensors:
     Args:
         root: folder that holds /proc, /sys, /etc and /var.
         pids: processes that are measured; their load is no disturbance.
+        nvml: a discrete GPU's sensors. Default: those of this machine, where `root` is its own.
     """
 
-    def __init__(self, root: Path = Path("/"), pids: Sequence[int | str] = ("self",)) -> None:
+    def __init__(self, root: Path = _HERE, pids: Sequence[int | str] = ("self",), nvml: Nvml | None = None) -> None:
         sys = root / "sys"
+        self._nvml = open_nvml() if nvml is None and root == _HERE else nvml
         self._stat = root / "proc/stat"
         self._own = [root / f"proc/{pid}/stat" for pid in pids]
         self._cpu_khz = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
@@ -82,6 +90,8 @@ class Sensors:
     def read(self) -> Reading:
         """Read every sensor; takes a millisecond or few."""
         total, busy, steal = _cpu_ticks(_text(self._stat))
+        gpu = GpuReading() if self._nvml is None else self._nvml.read()
+        temperatures = {name: value / 1000.0 for name, value in _numbers(self._zones).items()}
         return Reading(
             at_s=time.perf_counter(),
             total_ticks=total,
@@ -89,10 +99,11 @@ class Sensors:
             steal_ticks=steal,
             own_ticks=sum(_process_ticks(_text(path)) for path in self._own),
             cpu_khz=tuple(khz for path in self._cpu_khz if (khz := _number(path)) is not None),
-            gpu_hz=next((hz for path in self._gpu_hz if (hz := _number(path)) is not None), None),
+            gpu_hz=next((hz for path in self._gpu_hz if (hz := _number(path)) is not None), gpu.clock_hz),
             throttle_counts=_numbers(self._throttle),
-            temperatures_c={name: value / 1000.0 for name, value in _numbers(self._zones).items()},
-            rails_w=self._rail_powers(),
+            throttling=gpu.throttling,
+            temperatures_c=temperatures if gpu.temperature_c is None else {**temperatures, "GPU": gpu.temperature_c},
+            rails_w=self._rail_powers() if gpu.power_w is None else {"GPU": gpu.power_w},
             energy_uj=_numbers(self._rapl),
             power_mode=self._power_mode(),
         )
@@ -122,13 +133,16 @@ def conditions(before: Reading, after: Reading) -> Conditions:
         steal=(after.steal_ticks - before.steal_ticks) / ticks if ticks > 0 else None,
         cpu_mhz=min(clocks) / 1e3 if clocks else None,
         gpu_mhz=min(gpu_clocks) / 1e6 if gpu_clocks else None,
-        throttled=tuple(
-            name for name, count in after.throttle_counts.items() if count > before.throttle_counts.get(name, count)
-        ),
+        throttled=_throttled(before, after),
         temperature_c=max(temperatures, default=None),
         power_w=_power(before, after, seconds),
         power_mode=after.power_mode if after.power_mode == before.power_mode else "changed while measuring",
     )
+
+
+def _throttled(before: Reading, after: Reading) -> tuple[str, ...]:
+    counted = [name for name, count in after.throttle_counts.items() if count > before.throttle_counts.get(name, count)]
+    return tuple(dict.fromkeys((*counted, *before.throttling, *after.throttling)))
 
 
 def _power(before: Reading, after: Reading, seconds: float) -> float | None:

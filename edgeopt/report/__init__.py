@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.report.content import Report, content
+from edgeopt.report.content import Report, accuracy_kept, content
 from edgeopt.report.html import to_html
 from edgeopt.report.page import write_page
 from edgeopt.report.samples import Sample, worst_disagreements
@@ -11,6 +11,7 @@ from edgeopt.report.text import to_json, to_markdown, to_terminal
 __all__ = [
     "Report",
     "Sample",
+    "accuracy_kept",
     "content",
     "to_html",
     "to_json",

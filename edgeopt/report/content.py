@@ -117,6 +117,15 @@ class Report(Struct):
         return "top-1" if self.manifest.spec.task == "classification" else "AP"
 
 
+def accuracy_kept(report: Report, name: str) -> float | None:
+    """Share of the baseline's main metric that a variant keeps; None where one of them was not evaluated.
+
+    MLPerf's accuracy classes: 0.99 or more is "class 99", 0.999 or more "class 99.9".
+    """
+    before, after = report.baseline.accuracy, report.row(name).accuracy
+    return None if before is None or after is None or not before.value else after.value / before.value
+
+
 def content(manifest: Manifest, sensitivity: Mapping[str, float] | None = None) -> Report:
     """Read a manifest.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.report.content import Figure, Report, Row
+from edgeopt.report.content import Figure, Report, Row, accuracy_kept
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -47,10 +47,9 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
         return []
     before, after = report.baseline, report.row(report.candidate)
     found = []
-    if before.accuracy is not None and before.accuracy.value and after.accuracy is not None:
-        kept = share(after.accuracy.value / before.accuracy.value)
-        values = f"{share(before.accuracy.value)} → {share(after.accuracy.value)}"
-        found.append(("accuracy kept", kept, f"{report.metric_name} {values}"))
+    if (kept := accuracy_kept(report, report.candidate)) is not None:
+        values = f"{accuracy(before.accuracy)} → {accuracy(after.accuracy)}"
+        found.append(("accuracy kept", share(kept), f"{report.metric_name} {values}"))
     if after.ratio is not None and before.latency is not None and after.latency is not None:
         word = "faster" if after.ratio.estimate < 1.0 else "slower"
         factor = max(after.ratio.speedup, after.ratio.estimate)
