@@ -248,7 +248,10 @@ class Device(Struct):
 
 
 _OLD = "TensorRT 8.0-8.4 lacks the named-tensor interface and Python is too old: not supported"
-_PYTHON = "the system's Python 3.8 is too old: use the container in deploy/, which brings Python 3.10"
+_PYTHON = (
+    "the system's Python 3.8 is too old: deploy/jetpack5.Dockerfile builds TensorRT's bindings for 3.10 "
+    "(not tried on a board)"
+)
 
 JETPACKS = (
     JetPack(

@@ -1,0 +1,79 @@
+"""Doctor says what there is, and for what there is not, why."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from edgeopt import doctor as room
+from edgeopt.doctor import DoctorReport, doctor, render
+from edgeopt.errors import ConfigError
+from edgeopt.hardware import DEVICES, CudaDriverState, Gpu, machine
+from edgeopt.runtime.session import Availability
+from edgeopt.targets import TARGETS
+
+
+def shown(report: DoctorReport) -> str:
+    console = Console(width=240)
+    with console.capture() as captured:
+        console.print(render(report))
+    return captured.get()
+
+
+def test_every_target_is_examined_and_every_no_has_a_reason():
+    report = doctor()
+    assert [state.name for state in report.targets] == list(TARGETS)
+    assert all(state.runs or state.problem for state in report.targets)
+    assert "numpy" in report.versions
+    assert "onnxruntime" in shown(report)
+
+
+def test_the_report_is_json():
+    report = doctor("orin-nano-8gb")
+    assert msgspec.json.decode(msgspec.json.encode(report), type=DoctorReport) == report
+
+
+def test_a_named_board_with_its_jetpacks():
+    report = doctor("agx-orin-64gb")
+    text = shown(report)
+    assert [jetpack.version for jetpack in report.jetpacks] == ["5.1", "6.0", "6.1", "6.2", "7.2"]
+    assert "10.3.0" in text
+    assert "INT8 by calibrator" in text
+    assert "no core" in shown(doctor("orin-nano-8gb"))
+
+
+def test_an_old_board_is_not_supported():
+    assert "not supported" in shown(doctor("nano-4gb"))
+
+
+@pytest.mark.parametrize("name", [board.name for board in DEVICES])
+def test_every_board_can_be_shown(name):
+    assert name in shown(doctor(name))
+
+
+def test_an_unknown_board_suggests_the_closest():
+    with pytest.raises(ConfigError, match="Did you mean 'orin-nx-16gb'"):
+        doctor("orin-nx-16")
+
+
+def test_a_jetson_is_described(monkeypatch, tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3, GCID: 1, BOARD: generic\n")
+    orin = Gpu(name="Orin", compute_capability="8.7", memory_bytes=8 << 30, integrated=True)
+    monkeypatch.setattr(room, "machine", lambda: machine(tmp_path, CudaDriverState(cuda="12.6", gpus=(orin,))))
+    text = shown(doctor())
+    assert "L4T 36.4.3, JetPack 6.2" in text
+    assert "shares the processor's memory" in text
+
+
+def test_a_processor_without_int8_instructions(monkeypatch, tmp_path):
+    monkeypatch.setattr(room, "machine", lambda: machine(tmp_path, CudaDriverState(problem="none")))
+    assert "hardly time" in shown(doctor())
+
+
+def test_what_compiles_without_running(monkeypatch):
+    monkeypatch.setattr(room, "availability", lambda name: Availability(ok=False, reason="no GPU [here]"))
+    report = doctor()
+    assert all(not state.runs for state in report.targets)
+    assert "no GPU [here]" in shown(report)
