@@ -15,10 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeopt import metrics
+from edgeopt.config import DataSource
 from edgeopt.dataset import Boxes
+from edgeopt.dataset.loading import load
 from edgeopt.errors import DataError
 from edgeopt.metrics.detection import precision_table
-from edgeopt.postprocess import Detections
+from edgeopt.postprocess import Detections, decode
+from edgeopt.preprocess import batch
+from edgeopt.spec import Letterbox, ModelSpec, Normalization, Preprocessing, TensorSpec, YoloxDecoding
 
 
 class TestConfusion:
@@ -258,6 +262,36 @@ class TestAveragePrecision:
             noisy[:, 2:] = np.maximum(noisy[:, 2:], noisy[:, :2] + 1)
             predictions.append(found(np.tile(noisy, (2, 1)), classes * 2, rng.random(2 * len(own))))
         assert assert_equal_to_pycocotools(predictions, truths, len(index)).ap > 0.3
+
+    @pytest.mark.slow
+    def test_on_a_real_detector(self, shared):
+        """YOLOX-nano's nearly 25,000 detections on 128 photographs."""
+        onnxruntime = pytest.importorskip("onnxruntime", reason="runs the published network")
+        source = DataSource(format="coco", path="coco_val128/images", annotations="coco_val128/instances.json")
+        dataset = load(source, shared)
+        spec = ModelSpec(
+            name="yolox-nano",
+            task="detection",
+            input=TensorSpec(name="images", shape=(1, 3, 416, 416)),
+            outputs=(TensorSpec(name="output", shape=(1, 3549, 85)),),
+            preprocessing=Preprocessing(
+                steps=(Letterbox(size=(416, 416), anchor="top_left"),),
+                channels="BGR",
+                normalization=Normalization(scale=1.0),
+            ),
+            decoding=YoloxDecoding(score_threshold=0.001, iou_threshold=0.65),
+            labels=dataset.labels,
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 2
+        session = onnxruntime.InferenceSession(str(shared / "model_yolox_nano" / "yolox_nano.onnx"), options)
+        predictions = []
+        for index in range(len(dataset)):
+            tensor, geometries = batch([dataset.image(index)], spec.preprocessing)
+            predictions += decode({"output": session.run(None, {"images": tensor})[0]}, spec, geometries)
+        truths = [sample.target for sample in dataset]
+        ours = assert_equal_to_pycocotools(predictions, truths, len(dataset.labels))
+        assert ours.ap == pytest.approx(0.342, abs=0.002)
 
 
 class TestPrecisionRecall:
