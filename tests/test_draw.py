@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from edgeopt.draw import draw
+from edgeopt.draw import draw, write_image
+from edgeopt.errors import DataError, StorageError
 from edgeopt.postprocess import Classification, Detections
+from edgeopt.preprocess import read_image
 
 
 def detections(*boxes: tuple[float, float, float, float]) -> Detections:
@@ -72,3 +76,20 @@ def test_classes_differ_in_color():
     first = draw(grey(400, 500), detections((50, 100, 300, 350)))
     second = draw(grey(400, 500), detections((0, 0, 0, 0), (50, 100, 300, 350)))
     assert (first[349, 200] != second[349, 200]).any()
+
+
+def test_a_picture_is_written_where_there_was_no_folder(tmp_path: Path):
+    picture = draw(grey(400, 500), detections((50, 100, 300, 350)))
+    write_image(tmp_path / "new" / "picture.png", picture)
+    np.testing.assert_array_equal(read_image(tmp_path / "new" / "picture.png"), picture)
+
+
+def test_an_unknown_format_is_named(tmp_path: Path):
+    with pytest.raises(DataError, match=r"\.nonsense"):
+        write_image(tmp_path / "picture.nonsense", grey(8, 8))
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="file"):
+        write_image(tmp_path / "file" / "picture.png", grey(8, 8))
