@@ -16,7 +16,7 @@ from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.spec import Struct
 from edgeopt.statistics import Values, bootstrap_draws, interval
 
-_RESAMPLES = {"classification": 2000, "detection": 200}
+_RESAMPLES = {"classification": 2000, "detection": 100}
 """Average precision takes milliseconds a draw, top-1 microseconds."""
 _METRIC_NAMES = {
     "top1": "top-1",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from edgeopt.report.content import Figure, Report, Row, accuracy_kept
+
+_CLASS_99 = 0.99
+"""MLPerf's lower accuracy class: what keeps less is shown as a loss."""
 
 
 def share(value: float | None, digits: int = 1) -> str:
@@ -41,21 +46,34 @@ def speedup(row: Row) -> str:
     return f"{row.ratio.speedup:.2f}×"
 
 
-def headline(report: Report) -> list[tuple[str, str, str]]:
-    """(what, figure, explanation) of the candidate against the baseline; nothing where there is no candidate."""
+class Headline(NamedTuple):
+    """One figure of the candidate against the baseline."""
+
+    what: str
+    figure: str
+    explanation: str
+    good: bool
+
+
+def headline(report: Report) -> list[Headline]:
+    """Accuracy, speed and size of the candidate against the baseline; nothing where there is no candidate."""
     if report.candidate is None:
         return []
     before, after = report.baseline, report.row(report.candidate)
     found = []
     if (kept := accuracy_kept(report, report.candidate)) is not None:
         values = f"{accuracy(before.accuracy)} → {accuracy(after.accuracy)}"
-        found.append(("accuracy kept", share(kept), f"{report.metric_name} {values}"))
+        found.append(Headline("accuracy kept", share(kept), f"{report.metric_name} {values}", kept >= _CLASS_99))
     if after.ratio is not None and before.latency is not None and after.latency is not None:
-        word = "faster" if after.ratio.estimate < 1.0 else "slower"
-        factor = max(after.ratio.speedup, after.ratio.estimate)
         medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
-        found.append((word, f"{factor:.2f}×", f"median {medians[0]} → {medians[1]} ms end to end"))
-    word = "smaller" if after.size_bytes <= before.size_bytes else "larger"
-    factor = max(before.size_bytes, after.size_bytes) / max(min(before.size_bytes, after.size_bytes), 1)
-    found.append((word, f"{factor:.2f}×", f"{size(before.size_bytes)} → {size(after.size_bytes)}"))
+        values = f"median {medians[0]} → {medians[1]} ms end to end"
+        found.append(_factor("faster", "slower", after.ratio.speedup, values))
+    values = f"{size(before.size_bytes)} → {size(after.size_bytes)}"
+    found.append(_factor("smaller", "larger", before.size_bytes / max(after.size_bytes, 1), values))
     return found
+
+
+def _factor(better: str, worse: str, gain: float, explanation: str) -> Headline:
+    """How many times better, or worse where `gain` is below 1."""
+    good = gain >= 1.0
+    return Headline(better if good else worse, f"{gain if good else 1.0 / max(gain, 1e-9):.2f}×", explanation, good)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 WIDTH = 400
 _ROW = 58
 _LEFT = 12
+_LABEL = (70.0, 14.0)
+"""Width and height that a point's label takes."""
 _RIGHT = 12
 
 
@@ -150,12 +152,17 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         )
     best = " L".join("{:.1f} {:.1f}".format(*place(point)) for point in pareto(points))
     parts.append(f'<path class="line" d="M{best}"/>')
+    placed: list[tuple[float, float]] = []
     for point in points:
         x, y = place(point)
         tone = "c1" if point.emphasis else "c0"
         anchor, offset = ("end", -8) if x > WIDTH * 0.7 else ("start", 8)
+        crowded = any(abs(x - other) < _LABEL[0] and abs(y - height) < _LABEL[1] for other, height in placed)
+        placed.append((x, y))
         parts.append(f'<circle class="fill {tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        parts.append(_text(x + offset, y - 7, point.label, anchor, "strong" if point.emphasis else "soft"))
+        parts.append(
+            _text(x + offset, y + 16 if crowded else y - 7, point.label, anchor, "strong" if point.emphasis else "soft")
+        )
     parts.append(_text(WIDTH - 10, height - 4, x_name, "end"))
     parts.append(_text(4, height - 4, f"vertical: {y_name}", "start"))
     return _svg(height, parts, f"{y_name} against {x_name}")
