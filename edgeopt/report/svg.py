@@ -157,7 +157,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         x, y = place(point)
         tone = "c1" if point.emphasis else "c0"
         anchor, offset = ("end", -8) if x > WIDTH * 0.7 else ("start", 8)
-        crowded = any(abs(x - other) < _LABEL[0] and abs(y - height) < _LABEL[1] for other, height in placed)
+        crowded = any(abs(x - other) < _LABEL[0] and abs(y - level) < _LABEL[1] for other, level in placed)
         placed.append((x, y))
         parts.append(f'<circle class="fill {tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
         parts.append(
