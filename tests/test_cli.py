@@ -87,6 +87,26 @@ def test_run_classifies_draws_and_prints_json(bundle: Path, photo: Path, tmp_pat
     assert str(photo) in run("run", bundle, photo).stdout
 
 
+def test_run_follows_a_video_and_draws_one(bundle: Path, tmp_path: Path) -> None:
+    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (64, 48))
+    for shade in range(0, 200, 20):
+        film.write(np.full((48, 64, 3), shade, np.uint8))
+    film.release()
+    result = run("run", bundle, tmp_path / "film.avi", "--draw", tmp_path / "drawn.mp4", "--json")
+    assert result.exit_code == 0, result.output
+    assert [json.loads(line)["frame"] for line in result.stdout.splitlines()] == list(range(10))
+    assert cv2.VideoCapture(str(tmp_path / "drawn.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 10
+
+
+def test_run_does_not_draw_two_images_into_one_file(bundle: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / photo.name
+    other.write_bytes(photo.read_bytes())
+    result = run("run", bundle, photo, other, "--draw", tmp_path / "drawn")
+    assert result.exit_code == ConfigError.exit_code
+    assert "folders of their own" in result.output
+
+
 def test_run_refuses_what_is_no_image(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder").mkdir()
@@ -111,6 +131,23 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     latency = json.loads(run("benchmark", bundle, *quick).stdout)
     assert set(latency) == {"ort-fp32", "ort-int8"}
     assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
+
+
+def test_the_gate_answers_by_exit_code_and_writes_what_ci_reads(bundle: Path, tmp_path: Path) -> None:
+    sides = (f"{bundle}@ort-fp32", f"{bundle}@ort-fp32")
+    result = run("gate", *sides, "--maximum-s", 1, "--junit", tmp_path / "gate.xml", "--json")
+    verdict = json.loads(result.stdout)
+    assert result.exit_code == {"pass": 0, "fail": 1, "invalid": 3}[verdict["outcome"]]
+    assert verdict["accuracy"]["baseline"] == verdict["accuracy"]["candidate"]
+    assert "<testsuite" in (tmp_path / "gate.xml").read_text()
+    assert run("gate", bundle).exit_code == 2
+
+
+def test_lint_names_the_rule_that_a_graph_breaks(bundle: Path) -> None:
+    result = run("lint", bundle / "variants" / "ort-int8" / "engine.onnx", "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1, "asymmetric uint8 activations are not TensorRT's"
+    assert {finding["severity"] for finding in report["findings"]} >= {"error"}
 
 
 def test_a_changed_byte_is_refused_by_every_command(bundle: Path, photo: Path, tmp_path: Path) -> None:

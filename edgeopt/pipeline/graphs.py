@@ -15,7 +15,7 @@ from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import ModelConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError
-from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.job import Job, is_published
 from edgeopt.pipeline.workspace import Artifact, file_hash
 from edgeopt.preprocess import preprocess
 from edgeopt.spec import ModelSpec, replace
@@ -77,7 +77,8 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
         model = job.config.model
         if weights is not None:
             model = replace(model, weights=str(weights.file(WEIGHTS)))
-        source = resolve(model, job.root, job.labels)
+        is_file = model.source.endswith((".onnx", ".pt2"))
+        source = resolve(model, job.root, () if is_published(job.config) and not is_file else job.labels)
         if not source.has_weights:
             raise ModelError(
                 f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it"

@@ -86,8 +86,14 @@ def _labels(config: Config, root: Path) -> tuple[str, ...] | None:
         from edgeopt.source.specification import read_labels
 
         return read_labels(config.model, root)
-    if config.train is None and config.model.source.startswith("edgeopt:"):
+    if is_published(config) and config.model.source.startswith("edgeopt:"):
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
     return None
+
+
+def is_published(config: Config) -> bool:
+    """Whether the network keeps the classes it was published with: nothing is trained, and the recipe names none."""
+    model = config.model
+    return config.train is None and model.labels is None and "num_classes" not in model.arguments

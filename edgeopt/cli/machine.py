@@ -1,0 +1,36 @@
+"""Commands about machines and graphs: what can be done here, and what a target will not like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeopt.cli.options import as_json
+from edgeopt.cli.output import print_json
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
+@click.option("--target", type=click.Choice(["trt", "rtx"]), default="trt", show_default=True)
+@click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
+@as_json
+@click.pass_context
+def lint(context: click.Context, path: Path, target: str, device: str | None, as_json: bool) -> None:  # noqa: FBT001
+    """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something."""
+    import msgspec
+
+    from edgeopt.cli.console import console
+    from edgeopt.config import TargetName
+    from edgeopt.lint import lint as run
+    from edgeopt.lint import render
+
+    report = run(path, msgspec.convert(target, TargetName), device)
+    if as_json:
+        print_json(report)
+    else:
+        console().print(render(report))
+    context.exit(0 if report.ok else 1)
+
+
+COMMANDS = (lint,)

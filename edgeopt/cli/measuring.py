@@ -1,0 +1,228 @@
+"""Commands that measure a bundle: accuracy, latency, and what both say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgeopt.cli.options import as_json, bundle, data, threads, variant
+from edgeopt.cli.output import print_json
+
+if TYPE_CHECKING:
+    from edgeopt.benchmark import ScenarioName
+    from edgeopt.bundle import Bundle
+    from edgeopt.dataset import Dataset
+    from edgeopt.gate import Verdict
+    from edgeopt.preprocess import Image
+
+_BENCHMARK_IMAGES = 16
+"""Different images that a measurement goes around."""
+_SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
+
+
+@click.command()
+@bundle
+@data
+@variant
+@threads
+@as_json
+def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, as_json: bool) -> None:  # noqa: FBT001
+    """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images."""
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.cli.tables import accuracy_table
+    from edgeopt.evaluate import evaluate_bundle
+
+    opened = Bundle.open(bundle)
+    dataset = _dataset(opened, data)
+    with StageDisplay() as display:
+        results = evaluate_bundle(opened, dataset, variant=variant, threads=threads, progress=display)
+    if as_json:
+        print_json(results)
+    else:
+        console().print(accuracy_table(results))
+
+
+@click.command()
+@bundle
+@data
+@variant
+@threads
+@click.option("--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="As MLPerf defines it.")
+@click.option("--quick", is_flag=True, help="A few seconds a variant instead of MLPerf's 600 s; the results say so.")
+@click.option("--duration", type=click.FloatRange(0.1), help="Of a quick run, in seconds. Default: the recipe's 3.")
+@click.option("--allow-invalid", is_flag=True, help="Give the figures of a run that was not valid, marked as such.")
+@as_json
+def benchmark(
+    bundle: Path,
+    data: str | None,
+    variant: str | None,
+    threads: int,
+    scenario: ScenarioName,
+    quick: bool,  # noqa: FBT001 - a click flag
+    duration: float | None,
+    allow_invalid: bool,  # noqa: FBT001 - a click flag
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Measure latency: every variant that runs here, in alternation with FP32."""
+    from edgeopt.benchmark import benchmark_bundle, require_valid
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.cli.tables import latency_table
+    from edgeopt.config import BenchmarkConfig
+
+    opened = Bundle.open(bundle)
+    images = _images(opened, data)
+    config = BenchmarkConfig(threads=threads, duration_s=duration or BenchmarkConfig().duration_s)
+    with StageDisplay() as display:
+        display.begin("benchmark")
+        results = benchmark_bundle(
+            opened, images, config, variant=variant, scenario=scenario, quick=quick, progress=display.share
+        )
+    if not allow_invalid:
+        require_valid(results)
+    if as_json:
+        print_json(results)
+    else:
+        console().print(latency_table(results))
+
+
+@click.command()
+@click.argument("baseline")
+@click.argument("candidate", required=False)
+@click.option(
+    "--baseline-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare BASELINE's place with results that `edgeopt benchmark --json` stored on this very machine.",
+)
+@data
+@threads
+@click.option("--tolerance", type=click.FloatRange(0.0, 1.0), help="Slowdown that a pass rules out. Default: 0.05.")
+@click.option("--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Of the main metric. Default: 0.01.")
+@click.option("--maximum-s", type=click.FloatRange(1.0), help="Decide after so many seconds. Default: 60.")
+@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary.")
+@as_json
+@click.pass_context
+def gate(
+    context: click.Context,
+    baseline: str,
+    candidate: str | None,
+    baseline_file: Path | None,
+    data: str | None,
+    threads: int,
+    tolerance: float | None,
+    accuracy_drop: float | None,
+    maximum_s: float | None,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Fail when CANDIDATE is slower or less accurate than BASELINE; for CI.
+
+    Each is a bundle, or BUNDLE@VARIANT. With --baseline-file only the candidate is given. Exit code 0: pass, 1: fail,
+    3: the run was too disturbed to tell.
+    """
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.gate import GateConfig, Side, gate_bundles, gate_file, read_stored, to_json, to_markdown
+    from edgeopt.spec import replace
+
+    if (candidate is None) == (baseline_file is None):
+        raise click.UsageError("give BASELINE and CANDIDATE, or --baseline-file and one bundle")
+    given = {"tolerance": tolerance, "accuracy_drop": accuracy_drop, "maximum_s": maximum_s}
+    config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
+    side = Side.parse(candidate or baseline)
+    images = _images(Bundle.open(side.path), data)
+    with StageDisplay() as display:
+        display.begin("gate")
+        if baseline_file is not None:
+            stored = read_stored(baseline_file, side.variant)
+            verdict = gate_file(stored, side, images, config, threads=threads, progress=display.share)
+        else:
+            first = Side.parse(baseline)
+            verdict = gate_bundles(first, side, images, config, threads=threads, progress=display.share)
+    click.echo(to_json(verdict).decode() if as_json else to_markdown(verdict))
+    _write_summaries(verdict, junit, markdown)
+    context.exit(verdict.exit_code)
+
+
+def _write_summaries(verdict: Verdict, junit: Path | None, markdown: Path | None) -> None:
+    from edgeopt.errors import storage_errors
+    from edgeopt.gate import to_junit, to_markdown
+
+    if junit is not None:
+        with storage_errors(junit):
+            junit.write_bytes(to_junit(verdict))
+    if markdown is not None:
+        with storage_errors(markdown), markdown.open("a", encoding="utf-8") as file:
+            file.write(to_markdown(verdict))
+
+
+@click.command()
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@data
+@click.option("--markdown", is_flag=True, help="Print Markdown instead of a terminal table.")
+@as_json
+def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Show a bundle's accuracy, latency and size beside FP32, and write its HTML page.
+
+    The page shows pictures where the answers differ when the images that the bundle was evaluated on can be found.
+    """
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.console import console
+    from edgeopt.report import content as read_report
+    from edgeopt.report import to_json, to_markdown, to_terminal, write_page
+
+    for path in bundles:
+        opened = Bundle.open(path)
+        found = read_report(opened.manifest)
+        if as_json:
+            click.echo(to_json(found).decode())
+        elif markdown:
+            click.echo(to_markdown(found))
+        else:
+            console().print(to_terminal(found))
+            page = write_page(opened, path.with_suffix(".html"), _pictures(opened, data))
+            click.echo(f"bundle  {path}\nreport  {page}\n")
+
+
+def _images(bundle: Bundle, reference: str | None) -> list[Image]:
+    dataset = _dataset(bundle, reference)
+    return [dataset.image(index) for index in range(min(_BENCHMARK_IMAGES, len(dataset)))]
+
+
+def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
+    """The images that the user names, or else those of the bundle's recipe."""
+    import msgspec
+
+    from edgeopt.config import Config, data_source
+    from edgeopt.dataset import load
+    from edgeopt.errors import ConfigError
+
+    if reference is not None:
+        source = data_source(reference)
+    else:
+        test = msgspec.convert(bundle.manifest.recipe, Config).data.test if bundle.manifest.recipe else None
+        if test is None:
+            raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
+        source = test
+    return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
+
+
+def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:
+    """The images that the user names; else those of the recipe where they are still to be had."""
+    from edgeopt.errors import EdgeoptError
+
+    try:
+        return _dataset(bundle, reference)
+    except EdgeoptError as error:
+        if reference is not None:
+            raise
+        click.echo(f"the page has no pictures: {error}", err=True)
+        return None
+
+
+COMMANDS = (evaluate, benchmark, gate, report)
