@@ -33,7 +33,7 @@ _SHARED = 0.5
 leaves half of it to the weights (Nagel et al. 2019)."""
 _MOST = 4.0
 """Largest factor between two channels: a channel that calibration hardly saw may be larger on other images."""
-_HEADROOM = 1.5
+_HEADROOM = 2.0
 """A Clip must stay so far above the largest value that a scaled channel had on any calibration image."""
 
 

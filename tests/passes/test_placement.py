@@ -1,0 +1,241 @@
+"""Where each scheme puts quantizers, one small graph a rule."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+from graphs import model_of
+
+from edgeopt.errors import ConfigError, ModelError
+from edgeopt.passes.placement import place
+from edgeopt.passes.scheme import ARM, SCHEMES, TENSORRT, X86, scheme
+
+EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+
+
+def named(model: ir.Model) -> ir.Model:
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    return model
+
+
+def edges(text: str, scheme, **options) -> list[tuple[str, str]]:
+    """(tensor, reading node) of each quantized input."""
+    placement = place(named(model_of(text)), scheme, **options)
+    return [(edge.tensor, edge.node.name) for edge in placement.edges]
+
+
+def groups(text: str, scheme) -> list[set[str]]:
+    return [set(group) for group in place(named(model_of(text)), scheme).groups]
+
+
+def reasons(text: str, scheme) -> dict[str, str]:
+    return place(named(model_of(text)), scheme).reasons
+
+
+RESIDUAL = """
+g (float[N,16,8,8] x, float[16,16,3,3] w1, float[16,16,3,3] w2) => (float[N,16,8,8] y)
+{
+  a = Conv<pads=[1,1,1,1]>(x, w1)
+  r = Relu(a)
+  b = Conv<pads=[1,1,1,1]>(r, w2)
+  s = Add(b, x)
+  y = Relu(s)
+}
+"""
+
+
+def test_tensorrt_quantizes_only_the_skip_input_of_a_residual_add():
+    assert edges(RESIDUAL, TENSORRT) == [("x", "a"), ("r", "b"), ("x", "s")]
+
+
+@pytest.mark.parametrize("scheme", [X86, ARM], ids=["x86", "arm"])
+def test_cpus_quantize_both_inputs_of_a_residual_add(scheme):
+    assert edges(RESIDUAL, scheme) == [("x", "a"), ("r", "b"), ("b", "s"), ("x", "s")]
+
+
+def test_of_two_convolutions_that_are_added_the_later_one_stays_unquantized_for_tensorrt():
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2, float[16,16,1,1] w3) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  d = Conv(x, w2)  s = Add(d, a)  y = Conv(s, w3) }
+    """
+    assert ("a", "s") in edges(text, TENSORRT)
+    assert ("d", "s") not in edges(text, TENSORRT)
+
+
+def test_an_add_far_from_any_layer_stays_float():
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1) => (float[N,16,8,8] y)
+    { e = Exp(x)  s = Add(e, x)  y = Conv(s, w1) }
+    """
+    assert edges(text, TENSORRT) == [("s", "y")]
+
+
+@EVERY
+def test_nothing_is_quantized_between_a_convolution_and_its_activation(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  r = Relu(a)  y = Conv(r, w2) }
+    """
+    assert edges(text, scheme) == [("x", "a"), ("r", "y")]
+
+
+@EVERY
+def test_silu_is_part_of_the_convolution(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  s = Sigmoid(a)  m = Mul(a, s)  y = Conv(m, w2) }
+    """
+    assert edges(text, scheme) == [("x", "a"), ("m", "y")]
+
+
+def test_a_residual_add_after_silu_fuses_with_the_convolution_for_tensorrt():
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  s = Sigmoid(a)  m = Mul(a, s)  t = Add(m, x)  y = Conv(t, w2) }
+    """
+    assert edges(text, TENSORRT) == [("x", "a"), ("x", "t"), ("t", "y")]
+
+
+@EVERY
+def test_hardswish_is_part_of_the_convolution(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  h = HardSwish(a)  y = Conv(h, w2) }
+    """
+    assert edges(text, scheme) == [("x", "a"), ("h", "y")]
+
+
+@EVERY
+def test_squeeze_and_excite_keeps_its_product_and_its_pooled_input_float(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2, float[16,16,1,1] w3) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  r = Relu(a)  p = GlobalAveragePool(r)  c = Conv(p, w2)  h = HardSigmoid(c)
+      m = Mul(r, h)  y = Conv(m, w3) }
+    """
+    assert edges(text, scheme) == [("x", "a"), ("p", "c"), ("m", "y")]
+
+
+@EVERY
+def test_concat_shares_one_scale_over_inputs_and_output(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,32,1,1] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  r = Relu(a)  c = Concat<axis=1>(r, x)  y = Conv(c, w2) }
+    """
+    assert {"r", "x", "c"} in groups(text, scheme)
+    assert {("r", "c"), ("x", "c"), ("c", "y")} <= set(edges(text, scheme))
+
+
+@EVERY
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(r)",
+        'Resize<mode="nearest">(r, , scales)',
+        "Transpose<perm=[0,1,3,2]>(r)",
+    ],
+)
+def test_operators_that_move_values_carry_the_scale_through(scheme, operator):
+    text = f"""
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (y)
+    <float[4] scales = {{1.0, 1.0, 2.0, 2.0}}>
+    {{ a = Conv(x, w1)  r = Relu(a)  p = {operator}  y = Conv(p, w2) }}
+    """
+    assert {"r", "p"} in groups(text, scheme)
+
+
+def test_a_resize_that_interpolates_gets_a_scale_of_its_own():
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (y)
+    <float[4] scales = {1.0, 1.0, 2.0, 2.0}>
+    { a = Conv(x, w1)  p = Resize<mode="linear">(a, , scales)  y = Conv(p, w2) }
+    """
+    assert edges(text, TENSORRT) == [("x", "a"), ("p", "y")]
+
+
+@EVERY
+def test_an_average_pool_between_quantized_layers_is_quantized_with_scales_of_its_own(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,32] w2) => (y)
+    { a = Conv(x, w1)  p = GlobalAveragePool(a)  f = Flatten(p)  y = Gemm(f, w2) }
+    """
+    assert {"a"} in groups(text, scheme)
+    assert {"p", "f"} in groups(text, scheme)
+
+
+@EVERY
+def test_depthwise_convolutions_are_quantized(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,1,3,3] w1) => (float[N,16,6,6] y) { y = Conv<group=16>(x, w1) }
+    """
+    assert edges(text, scheme) == [("x", "y")]
+
+
+def test_tensorrt_leaves_thin_grouped_and_small_layers_float():
+    text = """
+    g (float[N,4,8,8] x, float[16,4,3,3] w1, float[12,16,1,3] w2, float[12,1,3,3] w3, float[8,12,1,1] w4,
+       float[8,8] w5) => (y)
+    { first = Conv(x, w1)  b = Conv(first, w2)  c = Conv<group=12>(b, w3)  d = Conv(c, w4)
+      p = GlobalAveragePool(d)  f = Flatten(p)  y = Gemm(f, w5) }
+    """
+    assert edges(text, TENSORRT) == [("x", "first")]
+    assert set(reasons(text, TENSORRT)) == {"b", "c", "d", "y"}
+    assert "multiple of 8" in reasons(text, TENSORRT)["c"]
+    assert reasons(text, X86) == {}
+
+
+@EVERY
+def test_a_layer_that_sums_a_softmax_stays_float(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (y)
+    { a = Conv(x, w1)  s = Softmax<axis=1>(a)  t = Transpose<perm=[0,1,3,2]>(s)  y = Conv(t, w2) }
+    """
+    assert edges(text, scheme) == [("x", "a")]
+    assert "Softmax" in reasons(text, scheme)["y"]
+
+
+@EVERY
+def test_a_detector_tail_stays_float_and_its_last_convolutions_do_not(scheme):
+    text = """
+    g (float[1,16,8,8] x, float[16,16,1,1] w1, float[8,16,1,1] w2) => (y)
+    <int64[3] shape = {1, -1, 64}>
+    { box = Conv(x, w1)  obj = Conv(x, w2)  s = Sigmoid(obj)  c = Concat<axis=1>(box, s)  y = Reshape(c, shape) }
+    """
+    assert edges(text, scheme) == [("x", "box"), ("x", "obj")]
+
+
+@EVERY
+def test_excluded_layers_stay_float(scheme):
+    assert ("r", "b") not in edges(RESIDUAL, scheme, exclude=("b",))
+    with pytest.raises(ConfigError, match=r"'backbone\*' matches no layer"):
+        edges(RESIDUAL, scheme, exclude=("backbone*",))
+
+
+@pytest.mark.parametrize(
+    ("text", "opset", "message"),
+    [
+        ("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", 18, "nothing to quantize"),
+        ("g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y) { y = Conv(x, w1) }", 11, "opset 11"),
+        ("g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y) { a = Conv(x, w1) y = com.example.Foo(a) }", 18, "Foo"),
+        ("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) { y = Conv(x, w1) }", 18, "leaves every layer in float"),
+        (("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) <float s = {1.0}, int8 z = {0}> "
+         "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv(d, w1) }"), 18, "quantized already"),
+    ],
+)  # fmt: skip
+def test_graphs_that_cannot_be_quantized_are_clear_errors(text, opset, message):
+    with pytest.raises(ModelError, match=message):
+        place(named(model_of(text, opset=opset)), TENSORRT)
+
+
+def test_an_unknown_scheme_is_answered_with_the_closest():
+    with pytest.raises(ConfigError, match="Did you mean 'tensorrt'"):
+        scheme("tensorr")
+    assert scheme("x86") is X86
+
+
+def test_a_computed_weight_stays_float():
+    text = """
+    g (float[16,16] a, float[16,16] b, float[16,16] w1) => (y) { p = MatMul(a, b)  y = MatMul(p, w1) }
+    """
+    assert edges(text, X86) == [("p", "y")]
+    assert "computed" in reasons(text, X86)["p"]
