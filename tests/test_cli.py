@@ -143,6 +143,14 @@ def test_the_gate_answers_by_exit_code_and_writes_what_ci_reads(bundle: Path, tm
     assert run("gate", bundle).exit_code == 2
 
 
+def test_doctor_knows_this_machine_and_boards() -> None:
+    assert json.loads(run("doctor", "--json").stdout)["machine"]["cpu"]["cores"] >= 1
+    assert "JetPack" in run("doctor", "--device", "orin-nano-8gb").output
+    unknown = run("doctor", "--device", "orin-nono")
+    assert unknown.exit_code == ConfigError.exit_code
+    assert "Did you mean" in unknown.output
+
+
 def test_lint_names_the_rule_that_a_graph_breaks(bundle: Path) -> None:
     result = run("lint", bundle / "variants" / "ort-int8" / "engine.onnx", "--json")
     report = json.loads(result.stdout)

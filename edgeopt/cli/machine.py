@@ -11,6 +11,22 @@ from edgeopt.cli.output import print_json
 
 
 @click.command()
+@click.option("--device", help="Also say what this board's JetPacks offer, as orin-nano-8gb.")
+@as_json
+def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click flag
+    """Say what this machine is, what each target can do here, and why not otherwise."""
+    from edgeopt.cli.console import console
+    from edgeopt.doctor import doctor as examine
+    from edgeopt.doctor import render
+
+    report = examine(device)
+    if as_json:
+        print_json(report)
+    else:
+        console().print(render(report))
+
+
+@click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
 @click.option("--target", type=click.Choice(["trt", "rtx"]), default="trt", show_default=True)
 @click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
@@ -33,4 +49,4 @@ def lint(context: click.Context, path: Path, target: str, device: str | None, as
     context.exit(0 if report.ok else 1)
 
 
-COMMANDS = (lint,)
+COMMANDS = (doctor, lint)
