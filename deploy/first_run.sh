@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Install edgeopt's device side on a Jetson (no torch, no onnx), examine the board, and build a bundle's engines.
+#
+# usage: first_run.sh WHEEL_OR_SOURCE [BUNDLE]
+#   WHEEL_OR_SOURCE  edgeopt's wheel, or a checkout of its repository
+#   BUNDLE           a bundle's folder; its engines are built and its golden outputs compared
+# environment: EDGEOPT_HOME (default /opt/edgeopt) where the virtual environment goes
+#              PYTHON (default: the newest python3.10 or later that imports tensorrt)
+set -euo pipefail
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit 1
+}
+
+imports_tensorrt() {
+  "$1" -c 'import sys; assert sys.version_info >= (3, 10); import tensorrt' 2>/dev/null
+}
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10; do
+    if command -v "$candidate" >/dev/null && imports_tensorrt "$candidate"; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "no Python 3.10 or newer here imports tensorrt. Install it with: sudo apt-get install python3-libnvinfer \
+(on JetPack 5, whose Python is 3.8, use deploy/jetpack5.Dockerfile)"
+}
+
+# The package that talks to CUDA has to be of the driver's major version.
+cuda_requirement() {
+  local release
+  release=$("${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
+  case "$release" in
+    11) echo 'pycuda>=2024.1' ;; # cuda-python has no Arm wheels for CUDA 11
+    12) echo 'cuda-python>=12.6,<13' ;;
+    *) echo 'cuda-python>=13' ;;
+  esac
+}
+
+[ $# -ge 1 ] || fail "usage: first_run.sh WHEEL_OR_SOURCE [BUNDLE]"
+package=$1
+bundle=${2:-}
+home=${EDGEOPT_HOME:-/opt/edgeopt}
+[ -e "$package" ] || fail "$package does not exist: give edgeopt's wheel or a checkout"
+[ -z "$bundle" ] || [ -f "$bundle/manifest.json" ] || fail "$bundle is no bundle: it has no manifest.json"
+
+python=$(find_python)
+echo "installing for $("$python" --version) into $home"
+mkdir -p "$home" || fail "cannot write $home: run with sudo, or set EDGEOPT_HOME"
+"$python" -m venv --system-site-packages "$home"
+"$home/bin/python" -m pip install --quiet --upgrade pip
+"$home/bin/python" -m pip install --quiet "$package" "$(cuda_requirement)"
+
+"$home/bin/edgeopt" doctor
+if [ -n "$bundle" ]; then
+  echo "building the engines of $bundle on this board (seconds to minutes, once)"
+  "$home/bin/edgeopt" verify "$bundle"
+fi

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Build, verify, evaluate and benchmark a bundle on this board, and write one JSON file to send back.
+#
+# usage: verify_on_jetson.sh BUNDLE [--data DATA] [--out FILE] [--full] [--lock-clocks]
+#   --data DATA    labelled images, as `edgeopt evaluate --data` takes them; without, accuracy is left out
+#   --out FILE     default: verify-HOSTNAME-DATE.json
+#   --full         benchmark for MLPerf's 600 s a variant instead of a few seconds
+#   --lock-clocks  set the highest power mode and fixed clocks first (sudo)
+# A step that fails is recorded and the next one runs. Exit status: 0 if every step succeeded, else 1.
+set -euo pipefail
+
+usage() {
+  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+}
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+home=${EDGEOPT_HOME:-/opt/edgeopt}
+PATH="$home/bin:$PATH"
+bundle='' data='' out='' quick=--quick lock=''
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --data) data=${2:?--data needs a value} && shift 2 ;;
+    --out) out=${2:?--out needs a value} && shift 2 ;;
+    --full) quick='' && shift ;;
+    --lock-clocks) lock=yes && shift ;;
+    -*) usage ;;
+    *) bundle=$1 && shift ;;
+  esac
+done
+[ -n "$bundle" ] || usage
+[ -f "$bundle/manifest.json" ] || { printf 'error: %s is no bundle: it has no manifest.json\n' "$bundle" >&2; exit 1; }
+command -v edgeopt >/dev/null || { echo "error: edgeopt is not installed: run first_run.sh" >&2; exit 1; }
+out=${out:-verify-$(hostname)-$(date +%Y%m%d-%H%M%S).json}
+steps=$(mktemp -d)
+trap 'rm -rf "$steps"' EXIT
+
+# step NAME COMMAND...: keep output, log, exit status and duration under $steps/NAME
+step() {
+  local name=$1 start status=0
+  shift
+  mkdir -p "$steps/$name"
+  printf '%s\n' "== $name"
+  start=$(date +%s.%N)
+  "$@" >"$steps/$name/output" 2>"$steps/$name/log" || status=$?
+  printf '%s\n' "$*" >"$steps/$name/command"
+  printf '%s %s %s\n' "$status" "$start" "$(date +%s.%N)" >"$steps/$name/status"
+  [ "$status" -eq 0 ] || printf '   failed with exit status %s\n' "$status"
+}
+
+if [ -n "$lock" ]; then
+  step power-mode sudo nvpmodel -m 0
+  step clocks sudo jetson_clocks
+fi
+if command -v nvpmodel >/dev/null; then
+  step power-mode-now nvpmodel -q
+fi
+step doctor edgeopt doctor --json
+step inspect edgeopt inspect "$bundle" --json
+step verify edgeopt verify "$bundle" --json
+if [ -n "$data" ]; then
+  step evaluate edgeopt evaluate "$bundle" --data "$data" --json
+fi
+step benchmark edgeopt benchmark "$bundle" ${data:+--data "$data"} ${quick:+"$quick"} --allow-invalid --json
+
+status=0
+"$(command -v python3)" "$here/collect.py" "$steps" "$bundle" "$out" || status=$?
+echo "wrote $out"
+exit "$status"
