@@ -1,0 +1,10 @@
+"""Search: which groups of layers are quantized, by measured accuracy and measured latency together.
+
+The algorithm knows neither graphs nor engines: it asks the callables of a `Problem`.
+"""
+
+from edgeopt.search.find import search
+from edgeopt.search.problem import Budget, Plan, Problem, Settings, Validation
+from edgeopt.search.result import Point, SearchResult
+
+__all__ = ["Budget", "Plan", "Point", "Problem", "SearchResult", "Settings", "Validation", "search"]

@@ -1,0 +1,183 @@
+"""The search itself: rank groups once by what they cost and bring, then bisect how many of them go back to float.
+
+Reverting the groups in the order of accuracy regained per millisecond lost is the greedy solution of the knapsack
+problem; bisecting the cut point (AIMET's mixed precision does so too) takes about log2(groups) full validations where
+NNCF's accuracy control takes one for every group that it reverts.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgeopt.errors import ConfigError
+from edgeopt.search.problem import Budget, Plan, Problem, Settings, Validation
+from edgeopt.search.result import Point, SearchResult, Status
+from edgeopt.spec import replace
+from edgeopt.statistics import Indices, Interval, bootstrap_draws, interval
+
+
+def search(problem: Problem, budget: Budget, settings: Settings | None = None) -> SearchResult:
+    """Find the fastest plan whose drop stays inside the budget.
+
+    The chosen plan has been validated in full. With N groups, at most ``1 + ceil(log2(N))`` full validations are made,
+    whether or not the groups' errors add up; where they do, the plan loses at most one group's gain against the best.
+
+    Args:
+        problem: what is searched.
+        budget: what may be lost.
+        settings: how finely to look.
+
+    Raises:
+        ConfigError: the problem has no groups, or two of one name.
+    """
+    if not problem.groups or len(set(problem.groups)) != len(problem.groups):
+        raise ConfigError(f"a search needs groups with different names, not {list(problem.groups)}")
+    return _Search(problem, budget, settings or Settings()).run()
+
+
+class _Search:
+    """One search; what it measured so far."""
+
+    def __init__(self, problem: Problem, budget: Budget, settings: Settings) -> None:
+        self._problem, self._budget, self._settings = problem, budget, settings
+        self._allowed = budget.allowed(problem.baseline.value)
+        self._gain = {group: problem.gain_ms(group) for group in problem.groups}
+        self._order = [group for group in problem.groups if self._gain[group].high > 0.0]
+        """Groups in the order in which they go back to float; those that are slower in INT8 are never quantized."""
+        self._sensitivity: dict[str, float] = {}
+        self._distance = 0.0
+        self._validated: dict[int, tuple[float, Interval]] = {}
+        self._ratio: dict[int, Interval] = {}
+
+    def run(self) -> SearchResult:
+        """See `search`."""
+        if not self._order:
+            return self._result("refused", "every group of layers is slower in INT8 than in float on this target", 0)
+        fastest = self._time(0)
+        if fastest.high >= 1.0:
+            return self._result("refused", f"INT8 is not significantly faster here: {_latency(fastest)}", 0)
+        self._rank(self._validate(0))
+        cut = self._bisect()
+        return self._judge(cut)
+
+    def _rank(self, everything: Validation) -> None:
+        """Order the groups by the distance regained per millisecond that reverting each alone costs."""
+        items = _worst(everything, self._settings.worst_items)
+        plan = self._plan(0)
+        self._distance = self._problem.distance(plan, items)
+        self._sensitivity = {
+            group: self._distance - self._problem.distance(plan - {group}, items) for group in self._order
+        }
+        self._order.sort(key=self._rate, reverse=True)
+
+    def _rate(self, group: str) -> float:
+        regained, lost_ms = self._sensitivity[group], self._gain[group].estimate
+        if lost_ms <= 0.0:  # within noise of no gain: the first to go if it harms at all, else kept to the last
+            return math.copysign(math.inf, regained) if regained else 0.0
+        return regained / lost_ms
+
+    def _bisect(self) -> int:
+        """The smallest number of reverted groups that keeps the budget, where fewer by one do not."""
+        if self._keeps(0):
+            return 0
+        broken, kept = 0, len(self._order)  # all reverted is the float model, which keeps any budget
+        while kept - broken > 1:
+            middle = (broken + kept) // 2
+            if self._keeps(middle):
+                kept = middle
+            else:
+                broken = middle
+        return kept
+
+    def _judge(self, cut: int) -> SearchResult:
+        if cut == len(self._order):
+            closest = min(self._validated, key=lambda each: self._validated[each][1].estimate)
+            drop = self._validated[closest][1]
+            return self._result(
+                "no_plan",
+                f"no quantized plan keeps a drop of {self._allowed:.4f}: the closest loses {_around(drop)}",
+                closest,
+            )
+        ratio, drop = self._time(cut), self._validated[cut][1]
+        count = len(self._order) - cut
+        figures = f"{count} of {len(self._problem.groups)} groups in INT8 lose {_around(drop)}, {_latency(ratio)}"
+        limit_ms = self._budget.latency_ms
+        if ratio.high >= 1.0:
+            return self._result("no_plan", f"what keeps a drop of {self._allowed:.4f} is not faster: {figures}", cut)
+        if limit_ms is not None and ratio.estimate * self._problem.float_ms > limit_ms:
+            took_ms = ratio.estimate * self._problem.float_ms
+            return self._result("no_plan", f"it takes {took_ms:.3g} ms, over {limit_ms:g} ms: {figures}", cut)
+        return self._result("met", figures, cut)
+
+    def _keeps(self, cut: int) -> bool:
+        if cut not in self._validated:
+            self._validate(cut)
+        return self._validated[cut][1].estimate <= self._allowed
+
+    def _validate(self, cut: int) -> Validation:
+        found = self._problem.validate(self._plan(cut))
+        self._validated[cut] = found.value, self._drop(found)
+        return found
+
+    def _drop(self, found: Validation) -> Interval:
+        """Float's metric less this one's, over the same draws of items."""
+        statistics = {"float": self._problem.baseline.statistic, "plan": found.statistic}
+        settings = self._settings
+        draws = bootstrap_draws(found.count, statistics, resamples=settings.resamples, seed=settings.seed)
+        estimate = self._problem.baseline.value - found.value
+        return interval(estimate, draws["float"] - draws["plan"], settings.confidence)
+
+    def _time(self, cut: int) -> Interval:
+        if cut not in self._ratio:
+            self._ratio[cut] = self._problem.ratio(self._plan(cut))
+        return self._ratio[cut]
+
+    def _plan(self, cut: int) -> Plan:
+        """Everything but the first `cut` groups of the order."""
+        return frozenset(self._order[cut:])
+
+    def _point(self, cut: int) -> Point:
+        plan = self._plan(cut)
+        regained = sum(self._sensitivity.get(group, 0.0) for group in self._order[:cut])
+        point = Point(
+            quantized=tuple(group for group in self._problem.groups if group in plan),
+            predicted_ms=max(0.0, self._problem.float_ms - sum(self._gain[group].estimate for group in plan)),
+            predicted_distance=max(0.0, self._distance - regained) if plan else 0.0,
+            ratio=self._ratio.get(cut),
+        )
+        if not plan:
+            return replace(point, value=self._problem.baseline.value, drop=Interval(0.0, 0.0, 0.0))
+        if cut in self._validated:
+            value, drop = self._validated[cut]
+            return replace(point, value=value, drop=drop)
+        return point
+
+    def _result(self, status: Status, reason: str, cut: int) -> SearchResult:
+        best = self._point(cut)
+        return SearchResult(
+            status=status,
+            reason=reason,
+            best=best,
+            allowed_drop=self._allowed,
+            certain=best.drop is not None and best.drop.high <= self._allowed,
+            curve=tuple(self._point(each) for each in range(len(self._order) + 1)),
+            sensitivity=self._sensitivity,
+            gain_ms=self._gain,
+            validations=len(self._validated),
+        )
+
+
+def _worst(validation: Validation, count: int) -> Indices:
+    """The numbers of the `count` items with the largest errors, in ascending order."""
+    order = np.argsort(-validation.errors, kind="stable")
+    return np.sort(order[:count])
+
+
+def _around(drop: Interval) -> str:
+    return f"{drop.estimate:.4f} [{drop.low:.4f}, {drop.high:.4f}]"
+
+
+def _latency(ratio: Interval) -> str:
+    return f"at {ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times the float latency"

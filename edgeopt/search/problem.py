@@ -1,0 +1,103 @@
+"""What a search is asked: groups of quantizers, how to judge a choice of them, and what may be lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.errors import ConfigError
+from edgeopt.statistics import RESAMPLES, Indices, Interval
+
+Plan: TypeAlias = frozenset[str]
+"""Names of the groups that are quantized; the empty plan is the float model."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What quantization may cost."""
+
+    max_drop: float
+    """Of the main metric."""
+    relative: bool = False
+    """`max_drop` is a share of the float model's metric, not points of it."""
+    latency_ms: float | None = None
+    """What a plan may take at most."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.max_drop < 1.0:
+            raise ConfigError(f"a budget of {self.max_drop} is no share: give a drop from 0 up to 1, or '0.5%'")
+        if self.latency_ms is not None and not self.latency_ms > 0.0:
+            raise ConfigError(f"a latency budget of {self.latency_ms} ms cannot be met: give a positive number")
+
+    @classmethod
+    def parse(cls, text: str, latency_ms: float | None = None) -> Budget:
+        """Read ``"0.005"`` (points of the metric, which runs from 0 to 1) or ``"0.5%"`` (of the float model's metric).
+
+        Raises:
+            ConfigError: neither of these.
+        """
+        relative = text.strip().endswith("%")
+        try:
+            value = float(text.strip().removesuffix("%"))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConfigError(f"'{text}' is no budget: give a drop as in '0.5%' (of the FP32 metric) or 0.005 (points)")
+        return cls(value / 100.0 if relative else value, relative, latency_ms)
+
+    def allowed(self, baseline: float) -> float:
+        """Largest drop, in points of a metric that is `baseline` in float."""
+        return self.max_drop * baseline if self.relative else self.max_drop
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What became of the whole validation set under one plan."""
+
+    count: int
+    """Items (images)."""
+    statistic: Callable[[Indices], float]
+    """The main metric, higher is better, of any items by their numbers (`evaluate.Accuracy.statistic`)."""
+    errors: NDArray[np.float64]
+    """(count,) how far each item's output is from the float model's; zeros for the float model itself."""
+
+    @property
+    def value(self) -> float:
+        """The metric of all items."""
+        return float(self.statistic(np.arange(self.count)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model as the search sees it. Every callable measures; none is asked the same twice."""
+
+    groups: tuple[str, ...]
+    """Quantizers that must move together, by name."""
+    baseline: Validation
+    """Of the float model."""
+    validate: Callable[[Plan], Validation]
+    """Full validation: what is expensive, and what `SearchResult.validations` counts."""
+    distance: Callable[[Plan, Indices], float]
+    """Mean distance of a plan's outputs from the float model's on some items: smooth, so that few items rank groups."""
+    gain_ms: Callable[[str], Interval]
+    """Latency that quantizing one group saves on the target's engine, measured in alternation with its absence."""
+    ratio: Callable[[Plan], Interval]
+    """Latency of a plan over the float model's, measured in alternation; below 1 is faster."""
+    float_ms: float
+    """Latency of the float model."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How finely to look."""
+
+    worst_items: int = 300
+    """Items that rank the groups: those whose outputs suffer most when all is quantized (NNCF's accuracy control)."""
+    confidence: float = 0.95
+    resamples: int = RESAMPLES
+    seed: int = 0

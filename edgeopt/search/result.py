@@ -1,0 +1,80 @@
+"""What a search found, with every figure it rests on."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from edgeopt.errors import AccuracyError
+from edgeopt.spec import Struct
+from edgeopt.statistics import Interval
+
+Status: TypeAlias = Literal["met", "no_plan", "refused"]
+
+
+class Point(Struct):
+    """One plan on the way from all groups quantized to none."""
+
+    quantized: tuple[str, ...]
+    """Groups, in the problem's order."""
+    predicted_ms: float
+    """Latency, from the groups' measured gains."""
+    predicted_distance: float
+    """Of the outputs on the worst items from the float model's, from the groups' sensitivities."""
+    value: float | None = None
+    """The metric by full validation; None: not validated."""
+    drop: Interval | None = None
+    """Of the metric against the float model's, with its paired bootstrap interval."""
+    ratio: Interval | None = None
+    """Measured latency over the float model's."""
+
+
+class SearchResult(Struct):
+    """The outcome of a search."""
+
+    status: Status
+    """``no_plan``: nothing faster than float keeps the budget. ``refused``: INT8 itself is not faster here."""
+    reason: str
+    """One sentence for people."""
+    best: Point
+    """``met``: the plan to ship. Otherwise the best that was found; float ships."""
+    allowed_drop: float
+    """The budget in points of the metric."""
+    certain: bool
+    """The whole interval of the best plan's drop lies inside the budget, not only the estimate."""
+    curve: tuple[Point, ...]
+    """From all groups quantized to none, in the order in which they are given up."""
+    sensitivity: dict[str, float]
+    """Distance that vanishes on the worst items when this group alone goes back to float."""
+    gain_ms: dict[str, Interval]
+    """Latency that quantizing this group saves."""
+    validations: int
+    """Full validations that were made, the float model's not counted."""
+
+    @property
+    def front(self) -> tuple[Point, ...]:
+        """Validated plans that no other validated plan beats in both latency and drop, the fastest first."""
+        measured = sorted(
+            (point for point in self.curve if point.drop is not None),
+            key=lambda point: (point.predicted_ms, _drop(point)),
+        )
+        kept: list[Point] = []
+        for point in measured:
+            if not kept or _drop(point) < _drop(kept[-1]):
+                kept.append(point)
+        return tuple(kept)
+
+    def require(self) -> Point:
+        """The plan to ship.
+
+        Raises:
+            AccuracyError: no plan keeps the budget; the message holds the best one's figures. A refusal is none: float
+                ships, and `best` is not to be used.
+        """
+        if self.status == "no_plan":
+            raise AccuracyError(self.reason)
+        return self.best
+
+
+def _drop(point: Point) -> float:
+    assert point.drop is not None
+    return point.drop.estimate
