@@ -171,6 +171,8 @@ class CompileConfig(Struct):
 class EvaluateConfig(Struct):
     """``[evaluate]``: accuracy on the test set, every variant beside its FP32 baseline."""
 
+    max_drop: Fraction = 0.02
+    """A variant whose main metric is further below the baseline's is not accepted: no device chooses it by itself."""
     limit: PositiveInt | None = None
     score_threshold: Fraction = 0.001
     """Of detections that take part in average precision (the COCO convention is to keep nearly all)."""

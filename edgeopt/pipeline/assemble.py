@@ -69,7 +69,7 @@ def assemble(
     files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
     variants = []
     for each in measured:
-        variants.append(_variant(each))
+        variants.append(_variant(each, job.config.evaluate.max_drop))
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each.engine, inputs))
@@ -90,8 +90,10 @@ def assemble(
     return write_bundle(path, manifest, files)
 
 
-def _variant(each: Measured) -> Variant:
+def _variant(each: Measured, max_drop: float) -> Variant:
     engine = each.engine
+    drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
+    accepted = drop <= max_drop
     folder = f"variants/{engine.name}"
     operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
     return Variant(
@@ -104,6 +106,10 @@ def _variant(each: Measured) -> Variant:
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=msgspec.to_builtins(each.accuracy),
         latency=msgspec.to_builtins(each.latency),
+        accepted=accepted,
+        verdict=""
+        if accepted
+        else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}",
         p50_ms=each.latency.end_to_end.p50_ms,
     )
 

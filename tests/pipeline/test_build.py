@@ -96,6 +96,17 @@ def test_an_interrupted_build_goes_on_where_it_was(stage: str, copy: Path, watch
     assert Bundle.open(copy / "tiny.edgeopt").manifest.recipe["export"]["opset"] == 17
 
 
+def test_a_variant_that_loses_too_much_is_not_chosen(copy: Path, watch: Watch) -> None:
+    ruined = ("calibrate.method=percentile", "calibrate.percentile=50.5", "evaluate.max_drop=0.01")
+    manifest = rebuild(copy, watch, *ruined).bundle.manifest
+    int8 = manifest.variant("ort-int8")
+    assert not int8.accepted
+    assert "max_drop" in int8.verdict
+    with load(copy / "tiny.edgeopt") as predictor:
+        assert predictor.variant.name == "ort-fp32"
+        assert "not accepted" in predictor.rejected["ort-int8"]
+
+
 def test_without_quantization_there_is_only_the_baseline(copy: Path, watch: Watch) -> None:
     manifest = rebuild(copy, watch, "quantize.enabled=false").bundle.manifest
     assert [variant.name for variant in manifest.variants] == ["ort-fp32"]
