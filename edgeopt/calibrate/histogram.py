@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 BINS_PER_SIDE = 4096
 """Bins for each sign. At least half of them are in use, so one of 256 quantization steps spans 8 bins or more."""
 
+_ZERO = 1e-30
+"""Magnitudes below this count as zero: bins that narrow leave float32."""
+
 
 def _no_counts() -> NDArray[np.int64]:
     return np.zeros(2 * BINS_PER_SIDE, np.int64)
@@ -32,7 +35,7 @@ class Histogram:
     def add(self, values: NDArray[Any]) -> None:
         """Count finite `values` of any shape."""
         largest = float(np.max(np.abs(values), initial=0.0))
-        if largest == 0.0:
+        if largest < _ZERO:
             self.counts[BINS_PER_SIDE] += values.size
             return
         self._reach(largest)
