@@ -34,22 +34,26 @@ HOG_ON_S, HOG_OFF_S = 3.0, 6.0
 
 
 class Slowed:
-    """A subject whose queries take a share longer: it spins after each, as a slower kernel would."""
+    """A subject whose queries take a share more processor time: it spins after each, as slower kernels would.
+
+    Processor time, not wall time: what another process takes meanwhile must not be added twice.
+    """
 
     def __init__(self, subject: Subject, share: float) -> None:
         self._subject, self._share = subject, share
         self.stages = subject.stages
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """The subject's queries, each followed by waiting that counts for its last stage."""
+        """The subject's queries, each followed by work that counts for its last stage."""
         return np.concatenate([self._query(first + index) for index in range(queries)])
 
     def _query(self, number: int) -> Nanoseconds:
+        begun = time.process_time_ns()
         samples = self._subject.run(number, 1)
-        start, wanted = time.perf_counter_ns(), self._share * int(samples.sum())
-        while (spent := time.perf_counter_ns() - start) < wanted:
+        done, start = time.process_time_ns(), time.perf_counter_ns()
+        while time.process_time_ns() - done < self._share * (done - begun):
             pass
-        samples[0, -1] += spent
+        samples[0, -1] += time.perf_counter_ns() - start
         return samples
 
 
@@ -59,40 +63,50 @@ def main() -> None:
     parser.add_argument("bundle", type=Side.parse)
     parser.add_argument("--equal", type=int, default=40)
     parser.add_argument("--slowed", type=int, default=20)
-    parser.add_argument("--share", type=float, default=0.05)
+    parser.add_argument("--share", type=float, default=0.05, help="by which the slowed candidate takes longer")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--maximum-s", type=float, default=60.0)
+    parser.add_argument("--other-load", type=float, default=GateConfig().other_load, help="1: count every round")
+    parser.add_argument("--fresh-every", type=int, default=6, help="runs after which all processes start anew")
     parser.add_argument("--no-hog", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gate_power.json"))
     options = parser.parse_args()
-    config = GateConfig(maximum_s=options.maximum_s)
+    config = GateConfig(maximum_s=options.maximum_s, other_load=options.other_load)
+    pairs = itertools.zip_longest(["equal"] * options.equal, ["slowed"] * options.slowed)
+    runs = list(enumerate(kind for pair in pairs for kind in pair if kind is not None))
     verdicts: dict[str, list[Verdict]] = {"equal": [], "slowed": []}
-    plan = [share for pair in itertools.zip_longest([0.0] * options.equal, [options.share] * options.slowed)
-            for share in pair if share is not None]  # fmt: skip
     try:
         with noise(on=not options.no_hog):
-            for number, share in enumerate(plan):
-                kind = "slowed" if share else "equal"
-                begun = time.monotonic()
-                verdict = one_run(options.bundle, share, options.threads, replace(config, seed=number))
-                verdicts[kind].append(verdict)
-                print(
-                    f"{number:3d} {kind:6} {verdict.outcome:7} {time.monotonic() - begun:5.1f} s {verdict.reasons[0]}"
-                )
+            for start in range(0, len(runs), options.fresh_every):
+                with candidates(options.bundle, options.share, options.threads) as workers:
+                    for number, kind in runs[start : start + options.fresh_every]:
+                        verdicts[kind].append(one_run(workers, number, kind, config))
     finally:
         report(options.out, verdicts)
 
 
-def one_run(side: Side, share: float, threads: int, config: GateConfig) -> Verdict:
-    """Gate a model against itself, slowed by `share`."""
+def one_run(workers: dict[str, Worker], number: int, kind: str, config: GateConfig) -> Verdict:
+    """Gate one of the candidates."""
+    begun = time.monotonic()
+    sensors = Sensors(pids=("self", *(worker.pid for worker in workers.values())))
+    subjects = {"baseline": workers["baseline"], "twin": workers["twin"], "candidate": workers[kind]}
+    verdict = gate(subjects, replace(config, seed=number), names=("model", kind), sensors=sensors)
+    print(
+        f"{number:3d} {kind:6} {verdict.outcome:7} {time.monotonic() - begun:5.1f} s {verdict.reasons[0]}", flush=True
+    )
+    return verdict
+
+
+@contextmanager
+def candidates(side: Side, share: float, threads: int) -> Iterator[dict[str, Worker]]:
+    """The model four times, each in a process of its own, once slowed by `share`."""
     images = [np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8) for seed in range(IMAGES)]
+    added = {"baseline": 0.0, "twin": 0.0, "equal": 0.0, "slowed": share}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(Worker(functools.partial(open_slowed, side, images, threads, added)))
-            for name, added in (("baseline", 0.0), ("twin", 0.0), ("candidate", share))
+        yield {
+            name: stack.enter_context(Worker(functools.partial(open_slowed, side, images, threads, more)))
+            for name, more in added.items()
         }
-        sensors = Sensors(pids=("self", *(worker.pid for worker in workers.values())))
-        return gate(workers, config, names=(str(side), f"{side} +{share:.0%}"), sensors=sensors)
 
 
 def open_slowed(side: Side, images: list[np.ndarray], threads: int, share: float) -> Subject:
