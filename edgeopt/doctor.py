@@ -13,7 +13,7 @@ from edgeopt.errors import MissingExtraError
 from edgeopt.hardware import JETPACKS, Device, JetPack, Machine, machine
 from edgeopt.hardware import device as board
 from edgeopt.runtime.cuda import importable_providers
-from edgeopt.runtime.session import Availability, availability
+from edgeopt.runtime.session import availability
 from edgeopt.runtime.trt import FLAVOURS
 from edgeopt.runtime.trt.builder import describe
 from edgeopt.runtime.trt.library import load_library
@@ -95,9 +95,13 @@ def _version(package: str) -> str | None:
 
 def _state(name: str, here: Machine) -> TargetState:
     runs = availability(name)
-    # What runs also compiles; TensorRT needs its GPU for both, but hands its graph on anywhere.
-    compiles = target(name).is_available() if not runs.ok else Availability(ok=True)
-    return TargetState(name=name, compiles=compiles.ok, runs=runs.ok, problem=runs.reason, offers=_offers(name, here))
+    return TargetState(
+        name=name,
+        compiles=target(name).is_available().ok,
+        runs=runs.ok,
+        problem=runs.reason,
+        offers=_offers(name, here),
+    )
 
 
 def _offers(name: str, here: Machine) -> str:

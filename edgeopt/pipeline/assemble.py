@@ -21,7 +21,7 @@ from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import Engine
-from edgeopt.runtime.session import Array, open_session
+from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import ModelSpec
 from edgeopt.targets import target
@@ -39,7 +39,8 @@ class Measured:
 
     engine: Engine
     accuracy: Accuracy
-    latency: LatencyResult
+    latency: LatencyResult | None
+    """None: it cannot run on this machine."""
 
 
 def is_current(path: Path, key: str) -> bool:
@@ -105,12 +106,13 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=msgspec.to_builtins(each.accuracy),
-        latency=msgspec.to_builtins(each.latency),
+        latency=None if each.latency is None else msgspec.to_builtins(each.latency),
         accepted=accepted,
         verdict=""
         if accepted
         else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}",
-        p50_ms=each.latency.end_to_end.p50_ms,
+        p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
+        settings={"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {},
     )
 
 
@@ -134,5 +136,5 @@ def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
 
 
 def _golden_outputs(engine: Engine, inputs: dict[str, Array]) -> dict[str, Any]:
-    with open_session(engine.file, engine.target) as session:
+    with engine.session() as session:
         return record_outputs(session, inputs)

@@ -129,7 +129,7 @@ def _measured(job: Job, engines: list[Engine]) -> tuple[list[Measured], list[str
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
     measured = [
-        Measured(engine, variants.read_accuracy(accuracy), latencies[engine.name])
+        Measured(engine, variants.read_accuracy(accuracy), latencies.get(engine.name))
         for engine, accuracy in zip(engines, accuracies, strict=True)
     ]
     keys = [artifact.key for artifact in (benchmark, *accuracies)]

@@ -20,11 +20,12 @@ from edgeopt.pipeline.graphs import MODEL, read_spec
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.runtime import Predictor
-from edgeopt.runtime.session import open_session
+from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.targets import CompileOptions, target
 
 BENCHMARK_IMAGES = 16
 """Different images that a latency measurement goes around: caches see real variety, memory stays small."""
+_ON_DEVICE: tuple[TargetName, ...] = ("trt", "rtx")
 _LIBRARIES: Mapping[TargetName, tuple[str, ...]] = {
     "ort": ("onnxruntime",),
     "ov": ("openvino",),
@@ -49,9 +50,20 @@ class Engine:
         """The engine's file."""
         return self.compiled.file(f"engine{target(self.target).file_suffix}")
 
+    @property
+    def absent(self) -> str:
+        """Why it has to wait for the device, as TensorRT's engines do without a GPU; empty where it runs here."""
+        return availability(self.target).reason if self.target in _ON_DEVICE else ""
+
+    def session(self, *, reuse_outputs: bool = False) -> Session:
+        """Load it, or where it cannot run here its graph in ONNX Runtime, which computes the same at another speed."""
+        if self.absent:
+            return open_session(self.graph.file(MODEL), "ort", reuse_outputs=reuse_outputs)
+        return open_session(self.file, self.target, reuse_outputs=reuse_outputs)
+
     def open(self) -> Predictor:
-        """Load it; use the result as a context manager."""
-        session = open_session(self.file, self.target, reuse_outputs=True)
+        """`session` as a predictor; use the result as a context manager."""
+        session = self.session(reuse_outputs=True)
         variant = Variant(name=self.name, target=self.target, precision=self.precision, file=self.file.name)
         return Predictor(session, read_spec(self.graph), variant)
 
@@ -92,6 +104,7 @@ def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
 
     determinants = {
         "engine": engine.compiled.key,
+        "absent": engine.absent,
         "baseline": baseline and baseline.key,
         "evaluate": job.config.evaluate,
         "data": dataset.fingerprint(),
@@ -100,12 +113,21 @@ def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
 
 
 def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
-    """``latency.json``: all engines measured in alternation, in one run on this machine."""
+    """``latency.json``: all engines measured in alternation, in one run on this machine.
+
+    Engines that cannot run here are left out; so is everything when the baseline is among them.
+    """
     dataset = job.split("test")
+    present = [engine for engine in engines if not engine.absent]
+    if baseline not in [engine.name for engine in present]:
+        present = []
 
     def make(folder: Path, _scratch: Path) -> str:
+        if not present:
+            (folder / "latency.json").write_text("{}")
+            return "nothing to measure: the baseline cannot run on this machine"
         with ExitStack() as stack:
-            predictors = {engine.name: stack.enter_context(engine.open()) for engine in engines}
+            predictors = {engine.name: stack.enter_context(engine.open()) for engine in present}
             images = [dataset.image(index) for index in range(min(BENCHMARK_IMAGES, len(dataset)))]
             results = benchmark_variants(
                 predictors,
@@ -120,12 +142,12 @@ def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
         return f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}"
 
     determinants = {
-        "engines": [engine.compiled.key for engine in engines],
+        "engines": [engine.compiled.key for engine in present],
         "benchmark": job.config.benchmark,
         "machine": machine(),
         "data": dataset.fingerprint(),
     }
-    libraries = tuple(sorted(set(itertools.chain.from_iterable(_LIBRARIES[engine.target] for engine in engines))))
+    libraries = tuple(sorted(set(itertools.chain.from_iterable(_LIBRARIES[engine.target] for engine in present))))
     return job.stage("benchmark", determinants, make, libraries)
 
 

@@ -12,7 +12,7 @@ from edgeopt.bundle import Bundle
 from edgeopt.config import parse_config
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
-from edgeopt.runtime import load, verify
+from edgeopt.runtime import availability, load, verify
 
 FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
 
@@ -52,6 +52,21 @@ def test_the_bundle_predicts_and_reproduces_its_golden_outputs(built) -> None:
     assert verify(path).ok
     with load(path) as predictor:
         assert predictor.predict(test.image(0)).label in test.labels
+
+
+def test_engines_for_another_device_carry_their_graph_and_no_latency(copy: Path, watch: Watch) -> None:
+    if availability("trt").ok:
+        pytest.skip("TensorRT runs on this machine")
+    manifest = rebuild(copy, watch, 'compile.targets=["ort", "trt"]').bundle.manifest
+    int8 = manifest.variant("trt-int8")
+    assert (int8.scheme, int8.latency, int8.p50_ms) == ("tensorrt", None, None)
+    assert int8.accuracy is not None
+    assert "ONNX Runtime" in int8.settings["accuracy measured in"]
+    assert Path(int8.file).suffix == ".onnx"
+    assert manifest.variant("ort-int8").p50_ms is not None
+    with load(copy / "tiny.edgeopt") as predictor:
+        assert predictor.variant.target == "ort"
+        assert "tensorrt" in predictor.rejected["trt-int8"]
 
 
 def test_nothing_is_made_twice(copy: Path, watch: Watch) -> None:
