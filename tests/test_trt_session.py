@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tiny
 from fake_cuda import FakeCuda
 from fake_tensorrt import JETPACK_5, RELEASES, World, fake_tensorrt
 from session_conformance import SessionConformance, expected, images
@@ -24,6 +25,8 @@ from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
+from edgeopt.targets import CompileOptions
+from edgeopt.targets import trt as trt_target
 
 NEWEST = "tensorrt-11.4.0.106"
 RTX = "tensorrt_rtx-1.7.1.116"
@@ -290,6 +293,30 @@ def test_a_plan_is_loaded_as_it_is(board, tmp_path):
     assert board.world.builds == 0
 
 
+def test_only_plans_that_were_built_here_may_run_their_own_code(board, tmp_path, tiny_onnx):
+    given = EngineSettings(tensorrt={"build": {"version_compatible": True}})
+    with trt.open_engine(tiny_onnx, "trt", given, reuse_outputs=False) as opened:
+        assert opened._loaded.runtime.__dict__["_engine_host_code_allowed"]
+    (tmp_path / "x.plan").write_bytes(plan())
+    with trt.open_engine(tmp_path / "x.plan", "trt", given, reuse_outputs=False) as opened:
+        assert "_engine_host_code_allowed" not in opened._loaded.runtime.__dict__
+
+
+def test_implicit_int8_for_dla(board, monkeypatch):
+    board.world.dla_cores = 2
+    monkeypatch.setattr(trt_target, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
+    monkeypatch.setattr(trt_target, "open_cuda", board.open_cuda)
+    model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
+    options = CompileOptions(engine=EngineSettings(batch=2, tensorrt={"build": {"dla_core": 1}}))
+    batches = [{"image": images(2, seed)} for seed in range(4)]
+    assert trt_target.compile_implicit(model, batches, "photos", options)
+    assert board.world.flags >= {"INT8", "FP16", "GPU_FALLBACK"}
+    assert not board.world.cuda.leaks
+    ranged = CompileOptions(engine=EngineSettings(tensorrt={"build": {"batch": {"max": 4}}}))
+    with pytest.raises(ConfigError, match="one batch size, not 1 to 4"):
+        trt_target.compile_implicit(model, batches, "photos", ranged)
+
+
 def test_an_engine_file_that_is_not_there(board, tmp_path):
     with pytest.raises(StorageError, match=r"cannot read the engine .*gone\.plan"):
         trt.open_engine(tmp_path / "gone.plan", "rtx", EngineSettings(), reuse_outputs=False)
@@ -305,8 +332,6 @@ def test_availability_asks_for_library_gpu_and_provider(board, monkeypatch):
 
 @pytest.fixture
 def tiny_onnx(tmp_path):
-    import tiny
-
     path = tmp_path / "model.onnx"
     path.write_bytes((tiny.DATA / "tiny_classifier.onnx").read_bytes())
     return path

@@ -6,8 +6,15 @@ machine with that GPU can build it. So compiling here means: check that this is 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edgeopt.config import SchemeName
+from edgeopt.runtime.cuda import open_cuda
+from edgeopt.runtime.engine_cache import cache_folder
 from edgeopt.runtime.session import Availability
+from edgeopt.runtime.trt.calibrator import Batch
+from edgeopt.runtime.trt.library import load_library
+from edgeopt.runtime.trt.on_device import build_implicit_int8
 from edgeopt.runtime.trt.onnx_header import read_header
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.targets import CompileOptions
@@ -32,3 +39,29 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
     read_header(onnx)
     trt_settings(options.engine)
     return onnx
+
+
+def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, options: CompileOptions) -> bytes:
+    """An INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
+
+    Its accuracy has to be measured here: TensorRT chooses ranges and fusions, and no other engine computes the same.
+
+    Args:
+        onnx: the float model.
+        batches: calibration arrays by input name, each of one and the same batch size (`EngineSettings.batch`).
+        fingerprint: of the calibration images.
+        options: its `engine.tensorrt` may name a DLA core.
+
+    Raises:
+        MissingExtraError: TensorRT or a CUDA package is missing.
+        TargetError: no calibrator in this TensorRT, no such DLA core, or it cannot build.
+    """
+    chosen = trt_settings(options.engine)
+    library = load_library("tensorrt")
+    cuda = open_cuda(chosen.run.cuda, chosen.run.device)
+    try:
+        return build_implicit_int8(
+            library, onnx, chosen.build, batches=batches, fingerprint=fingerprint, cuda=cuda, folder=cache_folder()
+        ).plan
+    finally:
+        cuda.close()

@@ -56,6 +56,7 @@ def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outp
     chosen = trt_settings(settings)
     library = load_library(FLAVOURS[target])
     here = machine()
+    built_here = path.suffix == ".onnx"
     plan = _plan(path, library, chosen, here)
 
     def open_with(memory: Memory) -> TrtSession:
@@ -66,6 +67,7 @@ def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outp
             memory=memory,
             cuda_graph=chosen.run.cuda_graph,
             reuse_outputs=reuse_outputs,
+            embedded_runtime=built_here and chosen.build.version_compatible,
         )
 
     return open_with(_memory(chosen.run, here, open_with))

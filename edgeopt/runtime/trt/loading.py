@@ -37,8 +37,13 @@ class LoadedEngine:
         self.context = self.engine = self.runtime = None
 
 
-def load_plan(library: Library, plan: bytes) -> LoadedEngine:
+def load_plan(library: Library, plan: bytes, *, embedded_runtime: bool = False) -> LoadedEngine:
     """Deserialize `plan`. A CUDA device must be current: without a driver TensorRT hands out objects that crash.
+
+    Args:
+        library: the TensorRT to use.
+        plan: the engine.
+        embedded_runtime: run the code that a version-compatible plan carries; only for plans that were built here.
 
     Raises:
         TargetError: the plan is of another TensorRT, GPU or driver, or is no plan.
@@ -48,6 +53,8 @@ def load_plan(library: Library, plan: bytes) -> LoadedEngine:
     if hasattr(library.module, "init_libnvinfer_plugins"):
         library.module.init_libnvinfer_plugins(log, "")
     runtime = library.module.Runtime(log)
+    if embedded_runtime:
+        runtime.engine_host_code_allowed = True
     if library.capabilities.engine_validity:
         _check_validity(library, runtime, plan, messages)
     engine = runtime.deserialize_cuda_engine(plan)

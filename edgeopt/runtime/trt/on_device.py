@@ -6,14 +6,17 @@ import hashlib
 import logging
 import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from edgeopt.errors import ConfigError
 from edgeopt.hardware import Machine
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.engine_cache import Built, Cached, obtain, write_atomically
-from edgeopt.runtime.trt.builder import build_engine
+from edgeopt.runtime.trt.builder import Engine, build_engine
+from edgeopt.runtime.trt.calibrator import Batch, Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.memory import available_host_memory, check_memory, workspace_for
 from edgeopt.runtime.trt.options import EngineOptions
@@ -87,6 +90,53 @@ def obtain_engine(
         return Built(plan=engine.plan, made_with={"timing cache": timing.write(engine.timing_cache)})
 
     return obtain(folder / "engines", engine_slot(key), key, build)
+
+
+def build_implicit_int8(
+    library: Library,
+    onnx: bytes,
+    options: EngineOptions,
+    *,
+    batches: Iterable[Batch],
+    fingerprint: str,
+    cuda: Cuda,
+    folder: Path,
+) -> Engine:
+    """Build an INT8 engine by TensorRT's own calibrator, which DLA needs up to TensorRT 10.7.
+
+    Args:
+        library: TensorRT 8.5 to 10.x.
+        onnx: the float model, without Q/DQ.
+        options: how to build; its batch is also the calibration's and has to be fixed.
+        batches: arrays by input name, each of `options.batch` images; not read where the ranges are kept already.
+        fingerprint: of the images; names the file of ranges, together with the model and the TensorRT version.
+        cuda: the device, opened.
+        folder: of the cache.
+
+    Raises:
+        TargetError: this TensorRT has no calibrator, or cannot build.
+        DataError: batches that differ in shape or lack an input.
+        ConfigError: a range of batch sizes.
+    """
+    if not options.batch.fixed:
+        raise ConfigError(f"calibration needs one batch size, not {options.batch.min} to {options.batch.max}")
+    feed = Feed(batches, cuda)
+    ranges = calibration_cache_path(folder, library, onnx, fingerprint)
+    calibrator = make_calibrator(library, feed, options.batch.max, ranges)
+    with cuda.current():
+        free, _ = cuda.memory()
+    check_memory(len(onnx), available_host_memory(), free)
+    try:
+        return build_engine(
+            library,
+            onnx,
+            replace(options, workspace_bytes=options.workspace_bytes or workspace_for(free)),
+            calibrator=calibrator,
+            progress=ProgressLog(),
+            current=cuda.current,
+        )
+    finally:
+        feed.close()
 
 
 class ProgressLog:

@@ -49,8 +49,9 @@ class TrtSession:
         memory: Memory = "copied",
         cuda_graph: bool = True,
         reuse_outputs: bool = False,
+        embedded_runtime: bool = False,
     ) -> None:
-        """Load `plan`; the session closes `cuda` at its end.
+        """Load `plan`; the session closes `cuda` at its end. See `load_plan` for `embedded_runtime`.
 
         Raises:
             TargetError: the plan cannot run here.
@@ -69,14 +70,14 @@ class TrtSession:
         self._resources = ExitStack()
         try:
             with cuda.current():
-                self._set_up(library, plan)
+                self._set_up(library, plan, embedded_runtime=embedded_runtime)
         except BaseException:
             self._close()
             raise
 
-    def _set_up(self, library: Library, plan: bytes) -> None:
+    def _set_up(self, library: Library, plan: bytes, *, embedded_runtime: bool) -> None:
         self._memory = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
-        self._loaded: LoadedEngine = load_plan(library, plan)
+        self._loaded: LoadedEngine = load_plan(library, plan, embedded_runtime=embedded_runtime)
         self._resources.callback(self._loaded.release)
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
