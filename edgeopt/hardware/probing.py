@@ -1,7 +1,7 @@
-"""What this machine is, and what the boards that edgeopt knows can do.
+"""What this machine is.
 
 Everything is read from files of the kernel and from the CUDA driver's C interface, so that no CUDA package has to be
-installed to ask. The tables at the end say what is known of a board that is not here.
+installed to ask.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.hardware.boards import jetpack_of
 from edgeopt.spec import Struct
-
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 
 # fmt: off
 CPU_FEATURES = frozenset((
@@ -212,159 +210,3 @@ def _jetson(root: Path) -> Jetson | None:
     l4t = f"{release.group(1)}.{release.group(2)}" if release else None
     found = jetpack_of(l4t) if l4t else None
     return Jetson(model=model or "unknown", l4t=l4t, jetpack=found.version if found else None)
-
-
-class JetPack(Struct):
-    """One generation of NVIDIA's SDK for Jetson: what it pins is what a bundle meets there."""
-
-    version: str
-    l4t: tuple[str, ...]
-    """Prefixes of the L4T releases that it covers."""
-    cuda: str
-    tensorrt: str
-    ubuntu: str
-    python: str
-    dla: Literal["none", "implicit", "strongly_typed"]
-    """How INT8 reaches a DLA core: the entropy calibrator (TensorRT up to 10.7), typed Q/DQ (11.4.1 on), or no way."""
-    supported: bool
-    """Whether edgeopt runs there: TensorRT 8.5 or newer, and a Python of 3.10 or newer (own or installed beside)."""
-    note: str = ""
-
-
-class Device(Struct):
-    """A board, from NVIDIA's public tables."""
-
-    name: str
-    title: str
-    gpu: str
-    compute_capability: str
-    memory_gb: int
-    bandwidth_gb_s: float | None
-    performance: str
-    """The vendor's peak figure; INT8 with sparsity unless it says otherwise."""
-    precisions: tuple[Precision, ...]
-    dla_cores: int
-    jetpacks: tuple[str, ...]
-
-
-_OLD = "TensorRT 8.0-8.4 lacks the named-tensor interface and Python is too old: not supported"
-_PYTHON = (
-    "the system's Python 3.8 is too old: deploy/jetpack5.Dockerfile builds TensorRT's bindings for 3.10 "
-    "(not tried on a board)"
-)
-
-JETPACKS = (
-    JetPack(
-        version="4.6", l4t=("32.6", "32.7"), cuda="10.2", tensorrt="8.0.1-8.2.1", ubuntu="18.04", python="3.6",
-        dla="implicit", supported=False, note=_OLD,
-    ),
-    JetPack(
-        version="5.0.2", l4t=("35.1",), cuda="11.4", tensorrt="8.4.1", ubuntu="20.04", python="3.8",
-        dla="implicit", supported=False, note=_OLD,
-    ),
-    JetPack(
-        version="5.1", l4t=("35.2", "35.3", "35.4", "35.5", "35.6"), cuda="11.4", tensorrt="8.5.2", ubuntu="20.04",
-        python="3.8", dla="implicit", supported=True, note=_PYTHON,
-    ),
-    JetPack(
-        version="6.0", l4t=("36.2", "36.3"), cuda="12.2", tensorrt="8.6.2", ubuntu="22.04", python="3.10",
-        dla="implicit", supported=True,
-    ),
-    JetPack(
-        version="6.1", l4t=("36.4.0",), cuda="12.6", tensorrt="10.3.0", ubuntu="22.04", python="3.10",
-        dla="implicit", supported=True,
-    ),
-    JetPack(
-        version="6.2", l4t=("36.4", "36.5"), cuda="12.6", tensorrt="10.3.0", ubuntu="22.04", python="3.10",
-        dla="implicit", supported=True,
-    ),
-    JetPack(
-        version="7.0", l4t=("38.2",), cuda="13.0", tensorrt="10.13", ubuntu="24.04", python="3.12",
-        dla="none", supported=True, note="Thor only",
-    ),
-    JetPack(
-        version="7.1", l4t=("38.4",), cuda="13.0", tensorrt="10.13", ubuntu="24.04", python="3.12",
-        dla="none", supported=True, note="Thor only",
-    ),
-    JetPack(
-        version="7.2", l4t=("39.0", "39.2"), cuda="13.2", tensorrt="10.x", ubuntu="24.04", python="3.12",
-        dla="none", supported=True,
-        note="TensorRT 11.4.1 can be installed from 7.2.2 on; with it AGX Orin has strongly typed DLA again",
-    ),
-)  # fmt: skip
-"""Sources: NVIDIA's JetPack archive pages (4.6.1, 5.0.2), jetson-containers and jetson_stats (L4T to CUDA and
-TensorRT), NVIDIA/TensorRT issue 4590 (10.13.3.9 on Thor), TensorRT 11.4.1 release notes (DLA on JetPack 7.2.2). The
-TensorRT of 5.1.3-5.1.6 and of 7.2 is not documented anywhere we found."""
-
-_VOLTA: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-_AMPERE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
-_ORIN_JETPACKS = ("5.1", "6.0", "6.1", "6.2", "7.2")
-_OLD_JETPACKS = ("4.6",)
-_XAVIER_JETPACKS = ("4.6", "5.0.2", "5.1")
-
-DEVICES = (
-    Device(
-        name="nano-4gb", title="Jetson Nano 4 GB", gpu="128-core Maxwell", compute_capability="5.3", memory_gb=4,
-        bandwidth_gb_s=25.6, performance="472 GFLOPS FP16", precisions=("fp32", "fp16"), dla_cores=0,
-        jetpacks=_OLD_JETPACKS,
-    ),
-    Device(
-        name="tx2", title="Jetson TX2 8 GB", gpu="256-core Pascal", compute_capability="6.2", memory_gb=8,
-        bandwidth_gb_s=None, performance="-", precisions=("fp32", "fp16"), dla_cores=0, jetpacks=_OLD_JETPACKS,
-    ),
-    Device(
-        name="xavier-nx-8gb", title="Jetson Xavier NX 8 GB", gpu="384-core Volta", compute_capability="7.2",
-        memory_gb=8, bandwidth_gb_s=59.7, performance="21 TOPS", precisions=_VOLTA, dla_cores=2,
-        jetpacks=_XAVIER_JETPACKS,
-    ),
-    Device(
-        name="agx-xavier-32gb", title="Jetson AGX Xavier 32 GB", gpu="512-core Volta", compute_capability="7.2",
-        memory_gb=32, bandwidth_gb_s=136.5, performance="32 TOPS", precisions=_VOLTA, dla_cores=2,
-        jetpacks=_XAVIER_JETPACKS,
-    ),
-    Device(
-        name="orin-nano-8gb", title="Jetson Orin Nano 8 GB (Super)", gpu="1024-core Ampere", compute_capability="8.7",
-        memory_gb=8, bandwidth_gb_s=102.0, performance="67 TOPS (40 without Super mode)", precisions=_AMPERE,
-        dla_cores=0, jetpacks=_ORIN_JETPACKS,
-    ),
-    Device(
-        name="orin-nx-16gb", title="Jetson Orin NX 16 GB", gpu="1024-core Ampere", compute_capability="8.7",
-        memory_gb=16, bandwidth_gb_s=102.4, performance="100 TOPS", precisions=_AMPERE, dla_cores=2,
-        jetpacks=_ORIN_JETPACKS,
-    ),
-    Device(
-        name="agx-orin-64gb", title="Jetson AGX Orin 64 GB", gpu="2048-core Ampere", compute_capability="8.7",
-        memory_gb=64, bandwidth_gb_s=204.8, performance="275 TOPS", precisions=_AMPERE, dla_cores=2,
-        jetpacks=_ORIN_JETPACKS,
-    ),
-    Device(
-        name="agx-thor-128gb", title="Jetson AGX Thor (T5000)", gpu="2560-core Blackwell", compute_capability="11.0",
-        memory_gb=128, bandwidth_gb_s=273.0, performance="2070 TFLOPS FP4, 1035 TFLOPS FP8",
-        precisions=("fp32", "fp16", "bf16", "int8", "fp8", "fp4"), dla_cores=0, jetpacks=("7.0", "7.1", "7.2"),
-    ),
-)  # fmt: skip
-"""Sources: NVIDIA's module datasheets as quoted by the Ultralytics Jetson guide and RidgeRun's Thor page; compute
-capabilities from jetson_stats' CUDA_TABLE (CUDA before 13 calls Thor 10.1). DLA counts of Xavier and Orin NX/AGX are
-the datasheets' and were not checked on a board."""
-
-
-def jetpack_of(l4t: str) -> JetPack | None:
-    """The JetPack that ships L4T release `l4t`, or None: the longest matching prefix decides."""
-    matches = [(len(prefix), jetpack) for jetpack in JETPACKS for prefix in jetpack.l4t if _covers(prefix, l4t)]
-    return max(matches, key=lambda match: match[0])[1] if matches else None
-
-
-def _covers(prefix: str, version: str) -> bool:
-    return version == prefix or version.startswith(prefix + ".")
-
-
-def device(name: str) -> Device:
-    """The board called `name`.
-
-    Raises:
-        ConfigError: there is no such board in the table.
-    """
-    for known in DEVICES:
-        if known.name == name:
-            return known
-    raise ConfigError(f"no device is called '{name}'.{did_you_mean(name, [known.name for known in DEVICES])}")
