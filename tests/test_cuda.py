@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -330,6 +331,16 @@ def test_no_provider_names_both_and_the_extra(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"pycuda: .*cuda-python: .*edgeopt\[tensorrt\]"):
         open_cuda()
+
+
+def test_no_cuda_or_tensorrt_package_is_imported_with_the_modules():
+    program = (
+        "import sys, edgeopt.runtime.trt, edgeopt.doctor, edgeopt.targets.trt, edgeopt.targets.rtx;"
+        "names = {name.split('.')[0] for name in sys.modules};"
+        "sys.exit(' '.join(names & {'pycuda', 'cuda', 'tensorrt', 'tensorrt_rtx', 'torch', 'onnx', 'onnx_ir'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
 
 
 def test_the_names_exist_in_the_real_cuda_python():

@@ -16,6 +16,7 @@ import tiny
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import ModelError, TargetError
+from edgeopt.lint import lint
 from edgeopt.runtime.trt.builder import build_engine
 from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
@@ -219,6 +220,18 @@ WITH_WEIGHTS = """
 <ir_version: 8, opset_import: ["" : 17]>
 g (float[1, 4] x) => (float[1, 4] y) <float[1, 4] w = {1, 2, 3, 4}> { y = Add(x, w) }
 """
+
+
+@pytest.mark.parametrize("what", REJECTED)
+def test_lint_says_no_before_tensorrt_does(tmp_path, what):
+    (tmp_path / "model.onnx").write_bytes(REJECTED[what][0])
+    assert not lint(tmp_path / "model.onnx", "rtx").ok
+
+
+def test_lint_has_no_objection_to_what_builds(tmp_path, library):
+    for name in ("tiny_classifier.onnx", "tiny_detector.onnx"):
+        assert build_engine(library, (tiny.DATA / name).read_bytes()).plan
+        assert lint(tiny.DATA / name, "rtx").ok
 
 
 def test_external_weights_that_are_missing(library, tmp_path):
