@@ -27,13 +27,14 @@ from edgeopt.passes.patches import (
     weight_matrix,
     window_of,
 )
+from edgeopt.passes.quantize import WEIGHT_LIMIT
 from edgeopt.passes.rounding import damped, round_second_order
 
 Floats = NDArray[np.float32]
 
 _SAMPLES = 8192
 """Positions over all images that a layer is fitted on, unless its rows have more than 1/4 as many weights."""
-_HELD_OUT = 4
+HELD_OUT = 4
 """Every fourth image judges and is not fitted."""
 _RIDGES = (0.03, 0.3)
 """Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
@@ -48,12 +49,35 @@ _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
 
 
 @dataclass(frozen=True)
+class Steps:
+    """Which of the steps may be taken; a layer takes those that help it."""
+
+    bias: bool = True
+    """Correct the bias."""
+    clip: bool = True
+    """Let scales cover less than a channel's largest weight."""
+    rounding: bool = True
+    """Least squares and second-order rounding."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is anything to do."""
+        return self.bias or self.clip or self.rounding
+
+    @property
+    def name(self) -> str:
+        """The recipe's names of the steps."""
+        names = {"bias_correction": self.bias, "weight_clipping": self.clip, "adaround": self.rounding}
+        return "+".join(name for name, on in names.items() if on)
+
+
+@dataclass(frozen=True)
 class LayerRepair:
     """What reconstruction gained on one layer, on held-out images."""
 
     name: str
     before: float
-    """Mean squared error of the output, relative to the output's variance, with round-to-nearest weights."""
+    """Mean squared error after the activation, relative to its variance, with the layer as `quantize` left it."""
     after: float
 
 
@@ -108,6 +132,7 @@ def reconstruct(
     model: ir.Model,
     quantized: ir.Model,
     feeds: Sequence[Feeds],
+    steps: Steps | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[ir.Model, list[LayerRepair]]:
     """Refit the weights and biases of every 2-D Conv, Gemm and MatMul of `quantized`.
@@ -115,7 +140,8 @@ def reconstruct(
     Args:
         model: the float network; it computes the targets.
         quantized: what `quantize` made of it; not modified.
-        feeds: inputs of calibration images, batch 1.
+        feeds: inputs of calibration images, batch 1; every fourth judges and is not fitted.
+        steps: which may be taken; all by default.
         progress: told the name of each layer that is done.
 
     Returns:
@@ -137,10 +163,10 @@ def reconstruct(
             continue
         fit, judge = _samples(node, layer_input, targets.pop(name), budgets[name], activations[name])
         original = weight_matrix(node, float_weights[name])
-        before, best = _solve(original, _current(node), fit, judge)
-        if best is not None:
+        best, before, after = _solve(original, _current(node), fit, judge, steps or Steps())
+        if after < before:
             _write(result.graph, node, best)
-        repairs.append(LayerRepair(name, before, judge.error(best.weight, best.bias) if best is not None else before))
+        repairs.append(LayerRepair(name, before, min(before, after)))
         if progress is not None:
             progress(name)
     return result, repairs
@@ -198,7 +224,7 @@ def _samples(
     """Samples to fit on, and those of held-out images to judge by."""
     window = window_of(node)
     patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in range(len(inputs))]
-    held_out = range(_HELD_OUT - 1, len(patches), _HELD_OUT)
+    held_out = range(HELD_OUT - 1, len(patches), HELD_OUT)
     fitted = [image for image in range(len(patches)) if image not in held_out]
     parts = []
     for images in (fitted, held_out if len(held_out) else fitted):
@@ -209,23 +235,30 @@ def _samples(
     return parts[0], parts[1]
 
 
-def _solve(original: Floats, current: _Candidate, fit: _Samples, judge: _Samples) -> tuple[float, _Candidate | None]:
-    """The error of the layer as it is, and the best candidate if one is better."""
+def _solve(
+    original: Floats, current: _Candidate, fit: _Samples, judge: _Samples, steps: Steps
+) -> tuple[_Candidate, float, float]:
+    """The best candidate, the error of the layer as it is, and the candidate's."""
     fit, judge = _robust(fit, original, current.bias), _robust(judge, original, current.bias)
     mean = np.average(fit.inputs, axis=1, weights=fit.weights)
     centred = fit.inputs - mean[:, None, :].astype(np.float32)  # the bias is free and takes the means' part
     weighted = centred * (fit.weights / fit.weights.sum())[:, None]
     hessian = np.swapaxes(weighted, 1, 2) @ centred
-    candidates = [replace(current, bias=fit.fit_bias(current.weight, current.bias))]
-    moved = _least_squares(original, current.bias, weighted, hessian, fit, judge)
-    for weight, bias in ((original, current.bias), moved) if moved is not None else ((original, current.bias),):
-        scale = _clip_scale(weight, hessian)
-        integers = round_second_order(weight, scale, hessian)
-        candidates.append(_Candidate(integers, scale, fit.fit_bias(integers * scale[:, :, None], bias)))
+    proposals: list[tuple[Floats, Floats, Callable[[Floats, Floats, Floats], Floats]]]
+    proposals = [(original, current.bias, _nearest)] if steps.clip else []
+    if steps.rounding:
+        moved = _least_squares(original, current.bias, weighted, hessian, fit, judge)
+        proposals += [(*start, round_second_order) for start in ((original, current.bias), moved) if start is not None]
+    candidates = [current]
+    for weight, bias, rounding in proposals:
+        scale = _clip_scale(weight, hessian, _SHRINK if steps.clip else _SHRINK[:1])
+        candidates.append(_Candidate(rounding(weight, scale, hessian), scale, bias))
+    if steps.bias:
+        candidates = [replace(layer, bias=fit.fit_bias(layer.weight, layer.bias)) for layer in candidates]
     before = judge.error(current.weight, current.bias)
     errors = [judge.error(candidate.weight, candidate.bias) for candidate in candidates]
     best = int(np.argmin(errors))
-    return before, candidates[best] if errors[best] < before else None
+    return candidates[best], before, errors[best]
 
 
 def _current(node: ir.Node) -> _Candidate:
@@ -282,18 +315,25 @@ def _least_squares(
     return best
 
 
-def _clip_scale(weight: Floats, hessian: Floats) -> Floats:
+def _nearest(weight: Floats, scale: Floats, _: Floats) -> Floats:
+    """Round to nearest, in the manner of `round_second_order`."""
+    result: Floats = np.clip(np.round(weight / scale[:, :, None]), -WEIGHT_LIMIT, WEIGHT_LIMIT)
+    return result
+
+
+def _clip_scale(weight: Floats, hessian: Floats, shares: tuple[float, ...]) -> Floats:
     """(groups, rows) scale of least rounding and clipping error, each weight's error counted by its input's power."""
     power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
     largest = np.maximum(np.abs(weight).max(axis=2), 1e-12)
     best, lowest = largest / 127, np.full(largest.shape, np.inf, np.float32)
-    for share in _SHRINK:
+    for share in shares:
         scale = largest * share / 127
         nearest = np.clip(np.round(weight / scale[:, :, None]), -127, 127) * scale[:, :, None]
         error = ((nearest - weight) ** 2 * power).sum(axis=2)
         best = np.where(error < lowest, scale, best)
         lowest = np.minimum(error, lowest)
-    return best.astype(np.float32)
+    scales: Floats = best.astype(np.float32)
+    return scales
 
 
 def _write(graph: ir.Graph, node: ir.Node, candidate: _Candidate) -> None:

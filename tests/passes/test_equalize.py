@@ -1,0 +1,90 @@
+"""Equalizing moves scales between layers and keeps the function."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+
+from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.equalize import equalize
+
+X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+UNEVEN = np.geomspace(0.05, 1.0, 8)
+
+
+def typed(model: ir.Model) -> ir.Model:
+    """With the shapes that `optimize` would have inferred."""
+    arrays = run_all(model)
+    for node in model.graph:
+        output = node.outputs[0]
+        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", *arrays[output.name].shape[1:]))
+    return model
+
+
+def run_all(model: ir.Model) -> dict[str, np.ndarray]:
+    tapped = model.clone()
+    tapped.graph.outputs[:] = [node.outputs[0] for node in tapped.graph]
+    return run(tapped, x=X)
+
+
+def table(model: ir.Model) -> CalibrationTable:
+    images = [(str(i), {"x": X[i : i + 1]}) for i in range(len(X))]
+    return calibrate(model, images, CalibrateConfig(minimum_images=1))
+
+
+def unevenness(model: ir.Model, tensor: str) -> float:
+    """Largest over smallest channel range."""
+    ranges = np.abs(run_all(model)[tensor]).max(axis=(0, 2, 3))
+    return float(ranges.max() / ranges.min())
+
+
+def network(middle: str, second: str = "y = Conv<group=8>(r, w2)", shape: str = "8,1,3,3") -> ir.Model:
+    text = f"""
+    g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8] w_bias, float[{shape}] w2) => (y)
+    <float low = {{0.0}}, float high = {{6.0}}>
+    {{ a = Conv(x, w1, w_bias)  {middle}  {second} }}
+    """
+    weight = np.random.default_rng(1).normal(size=(8, 3, 1, 1)) * UNEVEN[:, None, None, None]
+    return typed(model_of(text, w1=weight, w_bias=0.1 * UNEVEN))
+
+
+@pytest.mark.parametrize(
+    "middle", ["r = Relu(a)", "r = Clip(a, low, high)", "r = LeakyRelu(a)", "r = MaxPool<kernel_shape=[1,1]>(a)"]
+)
+def test_channels_become_even_and_the_function_stays(middle):
+    model = network(middle)
+    equal = equalize(model, table(model))
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+    assert unevenness(equal, "r") < 0.5 * unevenness(model, "r")
+
+
+def test_a_dense_reader_takes_part_of_the_difference():
+    model = network("r = Relu(a)", "y = Conv(r, w2)", "4,8,1,1")
+    equal = equalize(model, table(model))
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+    assert unevenness(equal, "r") < unevenness(model, "r")
+
+
+def test_all_tensors_of_a_residual_connection_are_scaled_alike():
+    model = network("r = Relu(a) c = Conv(r, w3) s = Add(c, r) ".replace("w3", "w2"), "y = Conv(s, w2)", "8,8,1,1")
+    equal = equalize(model, table(model))
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("middle", ["r = Sigmoid(a)", "s = Sigmoid(a) r = Mul(a, s)", "r = Tanh(a)"])
+def test_activations_that_no_scale_passes_leave_the_network_as_it_is(middle):
+    model = network(middle)
+    equal = equalize(model, table(model))
+    np.testing.assert_array_equal(
+        equal.graph.initializers["w1"].const_value.numpy(), model.graph.initializers["w1"].const_value.numpy()
+    )
+
+
+def test_the_callers_model_is_not_touched():
+    model = network("r = Relu(a)")
+    before = ir.to_proto(model).SerializeToString()
+    equalize(model, table(model))
+    assert ir.to_proto(model).SerializeToString() == before

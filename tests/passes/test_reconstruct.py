@@ -1,0 +1,154 @@
+"""Reconstruction lowers the error of layers and of the network, and never touches what it was given."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.errors import ModelError
+from edgeopt.passes.divergence import divergence, outputs
+from edgeopt.passes.layerwise import walk
+from edgeopt.passes.patches import input_samples, output_samples, weight_from_matrix, weight_matrix, window_of
+from edgeopt.passes.quantize import quantize, quantize_weight
+from edgeopt.passes.reconstruct import Steps, reconstruct
+from edgeopt.passes.repair import repair
+from edgeopt.passes.rounding import round_second_order
+from edgeopt.passes.scheme import TENSORRT, X86
+
+NETWORK = """
+g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[24,16,1,1] w3, float[24,16] w4)
+  => (float[N,16] y)
+<float low = {0.0}, float high = {6.0}>
+{
+  a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1, w_b1)
+  r = Clip(a, low, high)
+  d = Conv<group=16, pads=[1,1,1,1]>(r, w2)
+  e = Relu(d)
+  f = Conv(e, w3)
+  s = Sigmoid(f)
+  m = Mul(f, s)
+  p = GlobalAveragePool(m)
+  q = Flatten(p)
+  y = Gemm(q, w4)
+}
+"""
+X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
+FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
+IMAGES = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
+
+
+def network() -> ir.Model:
+    model = model_of(NETWORK)
+    shapes = {"a": (16, 6, 6), "r": (16, 6, 6), "d": (16, 6, 6), "e": (16, 6, 6), "f": (24, 6, 6), "s": (24, 6, 6),
+              "m": (24, 6, 6), "p": (24, 1, 1), "q": (24,), "y": (16,)}  # fmt: skip
+    for node in model.graph:
+        node.name = node.outputs[0].name
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = ir.Shape(("N", *shapes[node.name]))
+    return model
+
+
+def table(model: ir.Model):
+    return calibrate(model, IMAGES, CalibrateConfig(method="minmax"))
+
+
+@pytest.mark.parametrize("scheme", [X86, TENSORRT], ids=["x86", "tensorrt"])
+def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
+    model = network()
+    plain = quantize(model, table(model), scheme)
+    repaired, layers = reconstruct(model, plain, FEEDS)
+    assert [layer.name for layer in layers] == ["a", "d", "f", "y"]
+    assert all(layer.after <= layer.before for layer in layers)
+    reference = outputs(model, FEEDS)
+    assert divergence(reference, outputs(repaired, FEEDS)) < divergence(reference, outputs(plain, FEEDS))
+
+
+def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
+    model = network()
+    plain = quantize(model, table(model), X86)
+    before = ir.to_proto(plain).SerializeToString()
+    repaired, _ = reconstruct(model, plain, FEEDS)
+    assert ir.to_proto(plain).SerializeToString() == before
+    integers = [value for value in repaired.graph.initializers.values() if value.dtype == ir.DataType.INT8]
+    assert all(np.abs(value.const_value.numpy().astype(int)).max() <= 127 for value in integers)
+
+
+def test_bias_correction_alone_keeps_the_integers():
+    model = network()
+    plain = quantize(model, table(model), X86)
+    repaired, _ = reconstruct(model, plain, FEEDS, Steps(clip=False, rounding=False))
+
+    def integers(network: ir.Model) -> list[bytes]:
+        dequantizers = [node for node in network.graph if node.op_type == "DequantizeLinear"]
+        return [node.inputs[0].const_value.tobytes() for node in dequantizers if node.inputs[0].const_value is not None]
+
+    assert integers(repaired) == integers(plain)
+
+
+def test_a_model_that_was_not_quantized_from_the_float_one_is_an_error():
+    model, other = network(), network()
+    for node in other.graph:
+        node.name = f"other_{node.name}"
+    with pytest.raises(ModelError, match="lacks"):
+        reconstruct(other, quantize(model, table(model), X86), FEEDS)
+
+
+def test_walking_gives_each_layer_the_inputs_of_the_whole_network():
+    model = network()
+    quantized = quantize(model, table(model), X86)
+    tapped = quantized.clone()
+    heads = {node.name: node.inputs[0] for node in tapped.graph if node.op_type in ("Conv", "Gemm")}
+    tapped.graph.outputs[:] = list(heads.values())
+    expected = run(tapped, x=X[:1])
+    for node, layer_input in walk(quantized, FEEDS[:2]):
+        assert len(layer_input) == 2
+        actual = layer_input.decode(layer_input.image(0))
+        np.testing.assert_allclose(actual, expected[heads[node.name].name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "strides=[1,1]",
+        "pads=[1,0,2,1]",
+        "strides=[2,1], pads=[1,1,1,1]",
+        "dilations=[2,2], pads=[2,2,2,2]",
+        "group=4, pads=[1,1,1,1]",
+    ],
+)
+def test_patches_times_weights_are_the_convolution(attributes):
+    channels = 1 if "group" in attributes else 4
+    model = model_of(f"g (float[1,4,9,7] x, float[8,{channels},3,3] w) => (y) {{ y = Conv<{attributes}>(x, w) }}")
+    node, x = model.graph[0], np.random.default_rng(0).normal(size=(1, 4, 9, 7)).astype(np.float32)
+    expected = output_samples(node, run(model, x=x)["y"], 20, 3)
+    weight = model.graph.initializers["w"].const_value.numpy()
+    patches = input_samples(window_of(node), x, lambda part: part, 20, 3)
+    actual = np.swapaxes(patches @ np.swapaxes(weight_matrix(node, weight), 1, 2), 0, 1).reshape(20, -1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(weight_from_matrix(node, weight_matrix(node, weight), weight.shape), weight)
+
+
+def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(500, 4)) @ random.normal(size=(4, 80)) + 0.1 * random.normal(size=(500, 80))
+    inputs = inputs.astype(np.float32)
+    weight = random.normal(size=(1, 10, 80)).astype(np.float32)
+    nearest, scale = quantize_weight(weight[0], 0)
+    rounded = round_second_order(weight.copy(), scale[None], (inputs.T @ inputs / 500)[None])[0]
+    assert np.abs(rounded).max() <= 127
+    errors = [np.square(inputs @ (integers * scale[:, None] - weight[0]).T).mean() for integers in (rounded, nearest)]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def test_repair_is_never_worse_on_the_images_it_is_judged_by_and_says_what_it_tried():
+    model = network()
+    repaired = repair(model, table(model), TENSORRT, IMAGES)
+    assert [trial.name for trial in repaired.trials] == ["equalization", "bias_correction+weight_clipping+adaround"]
+    assert repaired.divergence <= repaired.trials[0].before
+    plain = repair(model, table(model), TENSORRT, IMAGES, repairs=())
+    assert plain.trials == ()
+    assert plain.divergence == repaired.trials[0].before
