@@ -44,6 +44,7 @@ class World:
     refuses_profile: bool = False
     refuses_timing_cache: bool = False
     refuses_address: bool = False
+    starts: bool = True
     enqueue_fails: bool = False
     uncapturable: bool = False
     corrupt_plan: bool = False
@@ -157,6 +158,12 @@ class _Nothing:
     pass
 
 
+def _check_start(world: World, logger: Any) -> None:
+    if not world.starts:
+        logger.log("Severity.ERROR", "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
 class _Logger:
     def __init__(self) -> None:
         pass
@@ -164,6 +171,7 @@ class _Logger:
 
 class _Builder:
     def __init__(self, logger: Any) -> None:
+        _check_start(self._world, logger)
         self._logger = logger
 
     @property
@@ -335,6 +343,7 @@ class _TimingCache:
 
 class _Runtime:
     def __init__(self, logger: Any) -> None:
+        _check_start(self._world, logger)
         self._logger = logger
 
     def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:

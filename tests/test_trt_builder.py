@@ -352,3 +352,8 @@ def test_missing_tensorrt_names_the_extra(monkeypatch):
         load_library("tensorrt")
     with pytest.raises(MissingExtraError, match=r"tensorrt_rtx_bindings.*edgeopt\[rtx\]"):
         load_library("tensorrt_rtx")
+
+
+def test_tensorrt_without_a_driver_cannot_start():
+    with pytest.raises(TargetError, match=r"cannot start its builder: CUDA initialization failure.*edgeopt doctor"):
+        build_engine(library(NEW, World(starts=False)), MODEL)

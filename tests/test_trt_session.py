@@ -209,6 +209,11 @@ def test_an_address_that_tensorrt_refuses():
         session(World(refuses_address=True))
 
 
+def test_tensorrt_without_a_driver_cannot_start():
+    with pytest.raises(TargetError, match="cannot start its runtime"):
+        session(World(starts=False))
+
+
 def test_a_plan_of_another_version_says_what_to_do():
     world = World(corrupt_plan=True)
     with pytest.raises(TargetError, match=r"cannot load this engine: Magic tag.*build it again on this machine"):

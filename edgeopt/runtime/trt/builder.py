@@ -18,7 +18,7 @@ from typing import Any
 from edgeopt.errors import TargetError
 from edgeopt.runtime.trt.calibrator import raise_calibration_error
 from edgeopt.runtime.trt.capabilities import Capabilities
-from edgeopt.runtime.trt.library import Library, Messages, make_logger
+from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.parse import fix_for, parse_onnx
 from edgeopt.runtime.trt.progress import ProgressCallback, make_monitor, run_cancellable
@@ -73,7 +73,7 @@ def build_engine(
     log = make_logger(library.module, messages)
     if hasattr(library.module, "init_libnvinfer_plugins"):
         library.module.init_libnvinfer_plugins(log, "")
-    builder = library.module.Builder(log)
+    builder = start(library, "Builder", log, messages)
     implicit = _implicit_types(library, options, calibrator)
     network = builder.create_network(_network_flags(library, implicit=implicit))
     on_dla = options.dla_core is not None

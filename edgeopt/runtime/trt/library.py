@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from edgeopt.errors import MissingExtraError
+from edgeopt.errors import MissingExtraError, TargetError
 from edgeopt.runtime.trt.capabilities import Capabilities, Flavour, capabilities
 
 logger = logging.getLogger(__name__)
@@ -96,3 +96,18 @@ def make_logger(module: Any, messages: Messages) -> Any:
             messages.add(str(severity).rsplit(".", 1)[-1], msg)
 
     return Log()
+
+
+def start(library: Library, kind: Literal["Builder", "Runtime"], log: Any, messages: Messages) -> Any:
+    """Make TensorRT's builder or runtime.
+
+    Raises:
+        TargetError: it has no usable GPU or driver; the bindings report a null pointer as a TypeError.
+    """
+    try:
+        return getattr(library.module, kind)(log)
+    except (TypeError, RuntimeError) as error:
+        raise TargetError(
+            f"{library.title} cannot start its {kind.lower()}: {messages.cause()} ({error}). "
+            "Run `edgeopt doctor` to see what it finds here"
+        ) from error

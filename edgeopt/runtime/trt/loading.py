@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeopt.errors import TargetError
-from edgeopt.runtime.trt.library import Library, Messages, make_logger
+from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
 from edgeopt.spec import TensorSpec
 
 _DTYPES = {
@@ -52,7 +52,7 @@ def load_plan(library: Library, plan: bytes, *, embedded_runtime: bool = False) 
     log = make_logger(library.module, messages)
     if hasattr(library.module, "init_libnvinfer_plugins"):
         library.module.init_libnvinfer_plugins(log, "")
-    runtime = library.module.Runtime(log)
+    runtime = start(library, "Runtime", log, messages)
     if embedded_runtime:
         runtime.engine_host_code_allowed = True
     if library.capabilities.engine_validity:
