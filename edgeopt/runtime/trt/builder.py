@@ -68,7 +68,7 @@ def build_engine(
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
     options = options or EngineOptions()
-    start = time.perf_counter()
+    began = time.perf_counter()
     messages = Messages()
     log = make_logger(library.module, messages)
     if hasattr(library.module, "init_libnvinfer_plugins"):
@@ -100,7 +100,7 @@ def build_engine(
         timing_cache=bytes(config.get_timing_cache().serialize()) if cache is not None else b"",
         layers=int(network.num_layers),
         onnx_bytes=len(onnx),
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - began,
         warnings=tuple(messages.warnings),
     )
 
