@@ -69,7 +69,7 @@ def quantize_file(
     model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
-    feeds = _arrays(calibration) if calibration.suffix == ".npz" else _images(model, calibration, spec)
+    feeds = network_feeds(model, calibration, spec)
     table = calibrate(model, feeds, calibrate_config, lambda done: progress.update(done, calibrate_config.images))
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images", reused=False)
     progress.begin("quantize")
@@ -94,7 +94,18 @@ def compile_file(path: Path, target_name: str, out: Path) -> int:
     return len(engine)
 
 
-def _arrays(path: Path) -> Feeds:
+def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Feeds:
+    """Name and network inputs of each sample of an ``.npz``, or of each image of a folder (which needs `spec`).
+
+    Raises:
+        DataError: arrays that cannot be used, or no images.
+        ConfigError: images without a spec, or a spec that is not valid.
+        ModelError: images for a network of several inputs.
+    """
+    return array_feeds(calibration) if calibration.suffix == ".npz" else image_feeds(model, calibration, spec)
+
+
+def array_feeds(path: Path) -> Feeds:
     """Sample after sample of the arrays in an ``.npz``."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -108,7 +119,7 @@ def _arrays(path: Path) -> Feeds:
         yield f"{path.name}[{row}]", {name: array[row : row + 1] for name, array in arrays.items()}
 
 
-def _images(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
+def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
     """Image after image of a folder, as the network's only input takes it."""
     if spec is None:
         raise ConfigError(

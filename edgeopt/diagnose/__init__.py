@@ -1,0 +1,26 @@
+"""Diagnose: why a quantized model loses accuracy, layer by layer, and which repair brings it back.
+
+The algorithm knows neither graphs nor engines: it asks the callables of a `Subject`.
+"""
+
+from edgeopt.diagnose.figures import InputFigures, LayerSignals, Observed, channel_range_ratio, input_figures
+from edgeopt.diagnose.result import Diagnosis, Effect, LayerDiagnosis, Tried
+from edgeopt.diagnose.run import Outputs, Repair, Subject, Traits, diagnose, effect
+
+__all__ = [
+    "Diagnosis",
+    "Effect",
+    "InputFigures",
+    "LayerDiagnosis",
+    "LayerSignals",
+    "Observed",
+    "Outputs",
+    "Repair",
+    "Subject",
+    "Traits",
+    "Tried",
+    "channel_range_ratio",
+    "diagnose",
+    "effect",
+    "input_figures",
+]

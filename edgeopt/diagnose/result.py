@@ -1,0 +1,75 @@
+"""What a diagnosis says."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from edgeopt.diagnose.figures import InputFigures
+from edgeopt.spec import Struct
+
+Cause: TypeAlias = Literal["none", "weights", "activations", "both"]
+
+
+class Effect(Struct):
+    """How far the network's outputs are from the float model's."""
+
+    sqnr_db: float
+    """Signal-to-quantization-noise ratio; with several outputs the mean of their noise-to-signal ratios."""
+    kl: float | None = None
+    """Mean divergence of the class distribution, in nats; None where the output is none."""
+
+
+class LayerDiagnosis(Struct):
+    """One quantized layer."""
+
+    name: str
+    operator: str
+    only: Effect
+    """Of the network with this layer alone quantized."""
+    without: Effect
+    """Of the network with all layers but this quantized."""
+    sqnr_db: float | None
+    """Of the layer's own output, in the quantized network; None: not observed."""
+    kl: float | None
+    """Between the distributions of that output's values."""
+    weight_range_ratio: float | None
+    """Largest over median magnitude of the weight's output channels."""
+    inputs: tuple[InputFigures, ...]
+    finding: str
+    """What stands out, in words; empty where nothing does."""
+
+
+class Tried(Struct):
+    """A repair that was run, on its own."""
+
+    layer: str
+    repair: str
+    """Such as ``mse ranges`` or ``float``."""
+    setting: str
+    """How to have it in edgeopt."""
+    effect: Effect
+    gain_db: float
+    """Over the quantized model as it is."""
+
+
+class Diagnosis(Struct):
+    """The answer."""
+
+    images: int
+    whole: Effect
+    """Of the quantized model as it is."""
+    weights_only: Effect
+    activations_only: Effect
+    cause: Cause
+    """Which half loses more, where one clearly does."""
+    layers: tuple[LayerDiagnosis, ...]
+    """The one that loses most alone first."""
+    tried: tuple[Tried, ...]
+    """Repairs of the worst layers, each verified by running it."""
+    suggestion: str
+    notes: tuple[str, ...] = ()
+    """What could not be told apart, and why."""
+
+    def layer(self, name: str) -> LayerDiagnosis:
+        """The diagnosis of one layer."""
+        return next(layer for layer in self.layers if layer.name == name)

@@ -1,0 +1,240 @@
+"""The diagnosis itself: halves first, then every layer alone and all but it, then repairs of the worst, each run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.diagnose.figures import InputFigures, LayerSignals, decibel
+from edgeopt.diagnose.result import Cause, Diagnosis, Effect, LayerDiagnosis, Tried
+from edgeopt.errors import DataError
+from edgeopt.metrics import kl
+from edgeopt.spec import Struct
+
+Array: TypeAlias = NDArray[Any]
+Outputs: TypeAlias = Sequence[Sequence[Array]]
+"""The network's outputs, image by image."""
+
+REPAIRED_LAYERS = 3
+"""How many of the worst layers repairs are tried on."""
+_WORTHWHILE_DB = 0.5
+"""A repair that gains less is noise."""
+_MOST = 0.8
+"""A repair that removes this share of the noise that the layer in float removes is preferred to that."""
+_CLEAR_DB = 3.0
+"""One half loses clearly more when its noise is twice the other's."""
+_HEALTHY_DB = 40.0
+"""Outputs this exact have nothing to repair."""
+
+
+class Traits(Struct):
+    """What the graph says about a layer, and what its tensors look like."""
+
+    operator: str
+    weight_range_ratio: float | None = None
+    per_tensor_weights: bool = False
+    inputs: tuple[InputFigures, ...] = ()
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Something that can be tried on one layer."""
+
+    name: str
+    setting: str
+    """How to have it in edgeopt."""
+    run: Callable[[], Outputs]
+
+
+def _no_repairs(_layer: str) -> Iterable[Repair]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pair of models as the diagnosis sees it."""
+
+    layers: Mapping[str, Traits]
+    """Of the quantized layers, in graph order."""
+    reference: Outputs
+    """Of the float model."""
+    run: Callable[[Collection[str], Collection[str]], Outputs]
+    """Outputs with only these layers' weights, and these layers' activations, quantized."""
+    observe: Callable[[], Iterable[tuple[str, Array, Array]]] = tuple
+    """Layer by layer and image by image: name, its output in float, and in the quantized model."""
+    repairs: Callable[[str], Iterable[Repair]] = _no_repairs
+    """What can be tried on a layer."""
+    scores: Literal["logits", "probabilities"] | None = None
+    """What the only output is, of a classifier."""
+    notes: tuple[str, ...] = field(default=())
+
+
+def diagnose(subject: Subject, progress: Callable[[float], None] | None = None) -> Diagnosis:
+    """Find what a quantized model loses where.
+
+    Args:
+        subject: the pair.
+        progress: told the share that is done.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not subject.reference:
+        raise DataError("a diagnosis needs images: none were given")
+    return _Run(subject, progress or (lambda _: None)).result()
+
+
+def effect(reference: Outputs, outputs: Outputs, scores: Literal["logits", "probabilities"] | None = None) -> Effect:
+    """Compare outputs with the float model's on the same images."""
+    ratios = []
+    for exact, other in zip(zip(*reference, strict=True), zip(*outputs, strict=True), strict=True):
+        signal = sum(float(np.vdot(each, each)) for each in _wide(exact))
+        noise = sum(float(np.vdot(d, d)) for d in (a - b for a, b in zip(_wide(exact), _wide(other), strict=True)))
+        ratios.append(noise / signal if signal > 0.0 else (np.inf if noise > 0.0 else 0.0))
+    return Effect(
+        sqnr_db=decibel(float(np.mean(ratios))), kl=None if scores is None else _kl(reference, outputs, scores)
+    )
+
+
+class _Run:
+    """One diagnosis."""
+
+    def __init__(self, subject: Subject, progress: Callable[[float], None]) -> None:
+        self._subject, self._progress = subject, progress
+        self._all = tuple(subject.layers)
+        self._done, self._total = 0, 2 * len(self._all) + 3
+
+    def result(self) -> Diagnosis:
+        whole = self._effect(self._all, self._all)
+        weights_only, activations_only = self._effect(self._all, ()), self._effect((), self._all)
+        signals = self._signals()
+        layers = sorted((self._layer(name, signals) for name in self._all), key=lambda layer: layer.only.sqnr_db)
+        tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(layers[:REPAIRED_LAYERS], whole)
+        cause = _cause(whole, weights_only, activations_only)
+        return Diagnosis(
+            images=len(self._subject.reference),
+            whole=whole,
+            weights_only=weights_only,
+            activations_only=activations_only,
+            cause=cause,
+            layers=tuple(layers),
+            tried=tuple(tried),
+            suggestion=_suggest(whole, cause, layers, tried),
+            notes=self._subject.notes,
+        )
+
+    def _effect(self, weights: Collection[str], activations: Collection[str]) -> Effect:
+        found = self._compare(self._subject.run(weights, activations))
+        self._done += 1
+        self._progress(self._done / self._total)
+        return found
+
+    def _compare(self, outputs: Outputs) -> Effect:
+        return effect(self._subject.reference, outputs, self._subject.scores)
+
+    def _signals(self) -> Mapping[str, LayerSignals]:
+        signals: dict[str, LayerSignals] = {}
+        for name, exact, other in self._subject.observe():
+            signals.setdefault(name, LayerSignals()).add(exact, other)
+        return signals
+
+    def _layer(self, name: str, signals: Mapping[str, LayerSignals]) -> LayerDiagnosis:
+        traits = self._subject.layers[name]
+        others = tuple(each for each in self._all if each != name)
+        seen = signals.get(name)
+        return LayerDiagnosis(
+            name=name,
+            operator=traits.operator,
+            only=self._effect((name,), (name,)),
+            without=self._effect(others, others),
+            sqnr_db=None if seen is None else seen.sqnr_db,
+            kl=None if seen is None else seen.kl,
+            weight_range_ratio=traits.weight_range_ratio,
+            inputs=traits.inputs,
+            finding=_finding(traits),
+        )
+
+    def _try(self, layers: Sequence[LayerDiagnosis], whole: Effect) -> list[Tried]:
+        """Repairs of each layer, and the layer in float, which the ranking has run already."""
+        tried = []
+        for layer in layers:
+            for repair in self._subject.repairs(layer.name):
+                found = self._compare(repair.run())
+                tried.append(_tried(layer.name, repair.name, repair.setting, found, whole))
+            tried.append(_tried(layer.name, "float", f'[quantize] exclude = ["{layer.name}"]', layer.without, whole))
+        return tried
+
+
+def _tried(layer: str, repair: str, setting: str, found: Effect, whole: Effect) -> Tried:
+    gain_db = found.sqnr_db - whole.sqnr_db
+    return Tried(layer=layer, repair=repair, setting=setting, effect=found, gain_db=gain_db)
+
+
+def _cause(whole: Effect, weights: Effect, activations: Effect) -> Cause:
+    if whole.sqnr_db >= _HEALTHY_DB:
+        return "none"
+    difference = weights.sqnr_db - activations.sqnr_db
+    if abs(difference) < _CLEAR_DB:
+        return "both"
+    return "activations" if difference > 0 else "weights"
+
+
+def _finding(traits: Traits) -> str:
+    """Limits: rules of thumb at which 8 bits have lost two (a factor of 4) to something else."""
+    found = []
+    for figures in traits.inputs:
+        if figures.clipped_share > 0.001:
+            found.append(
+                f"{figures.clipped_share:.1%} of '{figures.tensor}' lie outside its range "
+                f"[{figures.low:.3g}, {figures.high:.3g}]"
+            )
+        elif figures.outlier_share > 0.75:
+            found.append(
+                f"the range of '{figures.tensor}' reaches {max(-figures.low, figures.high):.3g}, but 99.9 % of its "
+                f"values stay below {figures.bulk:.3g}: outliers take {figures.outlier_share:.0%} of the steps"
+            )
+    ratio = traits.weight_range_ratio
+    if traits.per_tensor_weights and ratio is not None and ratio > 4.0:
+        found.append(f"one scale serves weight channels whose ranges differ by a factor of {ratio:.3g}")
+    return "; ".join(found)
+
+
+def _suggest(whole: Effect, cause: Cause, layers: Sequence[LayerDiagnosis], tried: Sequence[Tried]) -> str:
+    if cause == "none":
+        return f"nothing to repair: the outputs keep {whole.sqnr_db:.1f} dB"
+    best = max(tried, key=lambda each: each.gain_db, default=None)
+    if best is None or best.gain_db < _WORTHWHILE_DB:
+        return (
+            f"no single layer stands out: the loss comes from {'both halves' if cause == 'both' else cause} of many "
+            "layers. Try another range method, bias correction, or weight rounding for all"
+        )
+    repairs = [each for each in tried if each.layer == best.layer and each.repair != "float"]
+    close = [each for each in repairs if _removed(whole, each.effect) >= _MOST * _removed(whole, best.effect)]
+    chosen = max(close, key=lambda each: each.gain_db, default=best)
+    finding = next(layer.finding for layer in layers if layer.name == chosen.layer)
+    because = f" ({finding})" if finding else ""
+    return (
+        f"layer '{chosen.layer}' costs most{because}. {chosen.repair} for it alone brings the outputs from "
+        f"{whole.sqnr_db:.1f} to {chosen.effect.sqnr_db:.1f} dB: {chosen.setting}"
+    )
+
+
+def _removed(whole: Effect, mended: Effect) -> float:
+    """Noise power, relative to the signal, that a repair takes away."""
+    return float(10.0 ** (-whole.sqnr_db / 10.0) - 10.0 ** (-mended.sqnr_db / 10.0))
+
+
+def _kl(reference: Outputs, outputs: Outputs, scores: Literal["logits", "probabilities"]) -> float:
+    exact, other = (np.concatenate([np.atleast_2d(image[0]) for image in each]) for each in (reference, outputs))
+    if scores == "probabilities":
+        tiny = np.finfo(np.float32).tiny
+        exact, other = np.log(np.maximum(exact, tiny)), np.log(np.maximum(other, tiny))
+    return float(kl(exact, other).mean())
+
+
+def _wide(arrays: Sequence[Array]) -> list[NDArray[np.float64]]:
+    return [np.asarray(each, np.float64) for each in arrays]

@@ -1,0 +1,250 @@
+"""Diagnose a pair of ONNX files, float and Q/DQ, made by whatever tool."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from edgeopt.calibrate import CalibrationTable, TensorStatistics, calibrate, find_range
+from edgeopt.calibrate.tap import Feeds, Tap, open_session
+from edgeopt.config import CalibrateConfig, CalibrationMethod, ExportConfig
+from edgeopt.diagnose import (
+    Diagnosis,
+    Observed,
+    Outputs,
+    Repair,
+    Subject,
+    Traits,
+    channel_range_ratio,
+    diagnose,
+    effect,
+    input_figures,
+)
+from edgeopt.errors import DataError, ModelError
+from edgeopt.export.opset import raise_opset
+from edgeopt.passes.eligibility import HEADS, weight_axis
+from edgeopt.passes.match_layers import match_layers, misfits, original_constants
+from edgeopt.passes.optimize import optimize
+from edgeopt.passes.quantize import quantize_weight, scale_and_zero_point
+from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.select_quantizers import (
+    ActivationQuantizer,
+    QuantizedLayer,
+    activation_quantizers,
+    dequantized_constant,
+    node_name,
+    quantization_step,
+    quantized_layers,
+    rescale,
+    select_quantizers,
+)
+from edgeopt.pipeline.progress import Progress
+from edgeopt.pipeline.standalone import network_feeds
+from edgeopt.source.graph import read_onnx
+
+_METHODS: tuple[CalibrationMethod, ...] = ("mse", "percentile", "minmax")
+"""Range methods that are tried on the worst layers."""
+_SAME_DB = 40.0
+"""The quantized graph without its quantizers computes what the float file does: beyond rounding, not beyond repair."""
+_PER_CHANNEL = "quantize weights per channel, as `edgeopt quantize` always does"
+
+
+def diagnose_files(
+    reference: Path, quantized: Path, calibration: Path, spec: Path | None, images: int, progress: Progress
+) -> Diagnosis:
+    """Say why `quantized` computes something else than `reference`.
+
+    Args:
+        reference: the float ONNX file.
+        quantized: a Q/DQ ONNX file made from it.
+        calibration: a folder of images, or an ``.npz`` of network inputs by name, first dimension = sample.
+        spec: TOML with ``[preprocessing]``; needed with images.
+        images: use at most so many.
+        progress: told about each stage.
+
+    Raises:
+        ModelError: a file that is no such model, or the two have different inputs or outputs.
+        DataError: images or arrays that cannot be used.
+        ConfigError: images without a spec, or a spec that is not valid.
+    """
+    progress.begin("load")
+    exact = optimize(raise_opset(read_onnx(reference), ExportConfig().opset, reference.name))
+    model = read_onnx(quantized)
+    common.ShapeInferencePass()(model)
+    _check_interfaces(exact, model)
+    feeds = list(itertools.islice(network_feeds(exact, calibration, spec), images))
+    if not feeds:
+        raise DataError(f"{calibration} has no images: a diagnosis needs some that are like those in use")
+    pair = _Pair(exact, model, feeds)
+    progress.end(f"{len(pair.layers)} quantized layers, {len(feeds)} images", reused=False)
+    progress.begin("diagnose")
+    result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
+    progress.end(result.suggestion, reused=False)
+    return result
+
+
+class _Pair:
+    """Both models and the images, with what the diagnosis asks of them."""
+
+    def __init__(self, exact: ir.Model, quantized: ir.Model, feeds: Sequence[tuple[str, Feeds]]) -> None:
+        self._quantized, self._feeds = quantized, feeds
+        self._reference = self._outputs(exact)
+        self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
+        self._nodes = {node_name(node): node for node in quantized.graph}
+        self._originals, self._notes = self._find_originals(exact)
+        self._stripped = select_quantizers(quantized, (), (), self._originals)
+        self._quantizers = {name: activation_quantizers(quantized, layer) for name, layer in self.layers.items()}
+        self._table = self._observe_inputs()
+
+    def subject(self) -> Subject:
+        """The pair as `diagnose` sees it."""
+        return Subject(
+            layers={name: self._traits(layer) for name, layer in self.layers.items()},
+            reference=self._reference,
+            run=self._run,
+            observe=self._observe,
+            repairs=self._repairs,
+            scores=_scores(self._quantized),
+            notes=self._notes,
+        )
+
+    def _find_originals(self, exact: ir.Model) -> tuple[dict[tuple[str, int], NDArray[Any]], tuple[str, ...]]:
+        """Float weights from the float file, where the quantized graph differs from it in rounding alone."""
+        matches = match_layers(self._quantized, exact)
+        originals = original_constants(self.layers.values(), matches)
+        strange = misfits(self._quantized, originals)
+        found = effect(self._reference, self._outputs(select_quantizers(self._quantized, (), (), originals)))
+        if strange or found.sqnr_db < _SAME_DB:
+            note = (
+                "the float file's weights are not those of the quantized graph (equalized, fine-tuned or another "
+                f"model; at {', '.join(strange[:3]) or 'its outputs'}): its integer weights are taken as they are, and "
+                "their part of the loss cannot be told"
+            )
+            return {}, (note,)
+        unknown = [name for name, layer in self.layers.items() if layer.weights and name not in matches]
+        note = f"no float weights were found for {', '.join(unknown)}: theirs stay quantized throughout"
+        return originals, (note,) if unknown else ()
+
+    def _outputs(self, model: ir.Model) -> Outputs:
+        """Q/DQ runs as written: kernels that saturate are another question."""
+        session = open_session(model, fused=False)
+        return [session.run(None, dict(feeds)) for _, feeds in self._feeds]
+
+    def _run(self, weights: Collection[str], activations: Collection[str]) -> Outputs:
+        return self._outputs(select_quantizers(self._quantized, weights, activations, self._originals))
+
+    def _observe(self) -> Iterator[tuple[str, NDArray[Any], NDArray[Any]]]:
+        names = {layer.output: name for name, layer in self.layers.items()}
+        taps = [Tap(model, list(names), fused=False) for model in (self._stripped, self._quantized)]
+        for _, feeds in self._feeds:
+            for (tensors, exact), (_, other) in zip(*(tap.run(feeds) for tap in taps), strict=True):
+                for tensor, first, second in zip(tensors, exact, other, strict=True):
+                    yield names[tensor], first, second
+
+    def _observe_inputs(self) -> CalibrationTable:
+        """Statistics of what is quantized, in float."""
+        tensors = {each.tensor for quantizers in self._quantizers.values() for each in quantizers}
+        config = CalibrateConfig(images=len(self._feeds), minimum_images=1)
+        return calibrate(self._stripped, self._feeds, config, tensors=tensors)
+
+    def _traits(self, layer: QuantizedLayer) -> Traits:
+        quantizers = self._quantizers[layer.name]
+        inputs = tuple(input_figures(each.tensor, each.range, _seen(self._table[each.tensor])) for each in quantizers)
+        weight = self._weight(layer)
+        if weight is None:
+            return Traits(operator=layer.operator or "output", inputs=inputs)
+        array, axis = weight
+        return Traits(
+            operator=layer.operator,
+            weight_range_ratio=channel_range_ratio(array, axis),
+            per_tensor_weights=array.shape[axis] > 1 and self._has_one_scale(layer),
+            inputs=inputs,
+        )
+
+    def _weight(self, layer: QuantizedLayer) -> tuple[NDArray[Any], int] | None:
+        """The float weight of a convolution or matrix product, and its axis of output channels."""
+        if layer.operator not in HEADS or 1 not in layer.weights:
+            return None
+        node = self._nodes[layer.name]
+        array = self._originals.get((layer.name, 1))
+        array = dequantized_constant(node.inputs[1]) if array is None else array
+        return None if array is None or node.inputs[1] is None else (array, weight_axis(node) % array.ndim)
+
+    def _has_one_scale(self, layer: QuantizedLayer) -> bool:
+        step = quantization_step(self._nodes[layer.name].inputs[1])
+        return step is not None and step.size == 1
+
+    def _repairs(self, name: str) -> Iterator[Repair]:
+        for method in _METHODS:
+            quantizers = [found for each in self._quantizers[name] if (found := self._requantized(each, method))]
+            if quantizers:
+                model = rescale(self._quantized, quantizers)
+                setting = f'[calibrate] method = "{method}"'
+                yield Repair(f"{method} ranges", setting, lambda model=model: self._outputs(model))  # type: ignore[misc]
+        weight = self._weight(self.layers[name])
+        if weight is not None and self._has_one_scale(self.layers[name]):
+            yield Repair("weights per channel", _PER_CHANNEL, lambda: self._with_channel_scales(name, *weight))
+
+    def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> ActivationQuantizer | None:
+        scheme = _scheme(quantizer)
+        if scheme is None:
+            return None
+        config = self._table.config
+        limits = find_range(self._table[quantizer.tensor], method, scheme.grid, config.percentile)
+        scale, zero_point = scale_and_zero_point(limits, scheme)
+        return ActivationQuantizer(quantizer.tensor, float(scale), zero_point, quantizer.dtype)
+
+    def _with_channel_scales(self, name: str, weight: NDArray[Any], axis: int) -> Outputs:
+        integers, scale = quantize_weight(weight, axis)
+        shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
+        rounded = integers * scale.reshape(shape)
+        others = [each for each in self.layers if each != name]
+        model = select_quantizers(self._quantized, others, list(self.layers), {(name, 1): rounded})
+        return self._outputs(model)
+
+
+def _check_interfaces(exact: ir.Model, quantized: ir.Model) -> None:
+    first, second = _interface(exact), _interface(quantized)
+    if first != second:
+        raise ModelError(
+            f"the two files are not of one model: the float one has inputs {first[0]} and outputs {first[1]}, the "
+            f"quantized one {second[0]} and {second[1]}"
+        )
+
+
+def _interface(model: ir.Model) -> tuple[list[str | None], int]:
+    """Names of the inputs and number of outputs: tools rename outputs."""
+    inputs = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
+    return inputs, len(model.graph.outputs)
+
+
+def _scores(model: ir.Model) -> Literal["logits", "probabilities"] | None:
+    """What a classifier's output is; None where the outputs are no class scores."""
+    outputs = model.graph.outputs
+    shape = outputs[0].shape
+    if len(outputs) != 1 or shape is None or len(shape) != 2 or shape[1] == 1:
+        return None
+    node = outputs[0].producer()
+    return "probabilities" if node is not None and node.op_type == "Softmax" else "logits"
+
+
+def _scheme(quantizer: ActivationQuantizer) -> QuantScheme | None:
+    """The scheme whose grid a quantizer has; None for other than 8-bit integers."""
+    if quantizer.dtype == "uint8":
+        return X86
+    if quantizer.dtype == "int8":
+        return TENSORRT if quantizer.zero_point == 0 else ARM
+    return None
+
+
+def _seen(statistics: TensorStatistics) -> Observed:
+    values, counts = statistics.histogram.occupied()
+    channels = np.maximum(np.abs(statistics.channel_minimum), np.abs(statistics.channel_maximum))
+    return Observed(values, counts, statistics.minimum, statistics.maximum, channels)

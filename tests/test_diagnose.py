@@ -1,0 +1,375 @@
+"""Diagnosis: the algorithm on models made of numbers, and real graphs one layer of which is broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from passes.graphs import model_of, run
+from tiny_recipe import Watch
+
+from edgeopt.calibrate import calibrate
+from edgeopt.cli import main
+from edgeopt.config import CalibrateConfig
+from edgeopt.diagnose import (
+    Diagnosis,
+    LayerSignals,
+    Observed,
+    Repair,
+    Subject,
+    Traits,
+    channel_range_ratio,
+    diagnose,
+    effect,
+    input_figures,
+)
+from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.passes.match_layers import match_layers
+from edgeopt.passes.optimize import optimize
+from edgeopt.passes.quantize import quantize
+from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.select_quantizers import (
+    ActivationQuantizer,
+    activation_quantizers,
+    movable_groups,
+    quantized_layers,
+    rescale,
+    select_quantizers,
+)
+from edgeopt.pipeline.diagnosis import diagnose_files
+
+NETWORK = """
+network (float[1, 3, 16, 16] x, float[16, 3, 3, 3] w1, float[16] wb1, float[16, 16, 3, 3] w2, float[16] wb2,
+         float[16, 16, 3, 3] w3, float[16] wb3, float[10, 16] w4, float[10] wb4) => (float[1, 10] y)
+{
+    c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, wb1)
+    r1 = Relu (c1)
+    c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, wb2)
+    r2 = Relu (c2)
+    c3 = Conv <pads = [1, 1, 1, 1]> (r2, w3, wb3)
+    r3 = Relu (c3)
+    pooled = GlobalAveragePool (r3)
+    flat = Flatten (pooled)
+    y = Gemm <transB = 1> (flat, w4, wb4)
+}
+"""
+
+
+def images(count: int = 16) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(1)
+    return [{"x": rng.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
+
+
+def quantized(model: ir.Model, scheme: QuantScheme = X86) -> ir.Model:
+    named = [(f"{index}", feeds) for index, feeds in enumerate(images())]
+    return quantize(model, calibrate(model, named, CalibrateConfig(method="mse")), scheme)
+
+
+@pytest.fixture(scope="module")
+def network() -> ir.Model:
+    return optimize(model_of(NETWORK))
+
+
+def layer_of(model: ir.Model, output: str) -> str:
+    return next(layer.name for layer in quantized_layers(model) if layer.output == output)
+
+
+def names(model: ir.Model) -> list[str]:
+    return [layer.name for layer in quantized_layers(model)]
+
+
+# Selecting quantizers
+
+
+@pytest.mark.parametrize("scheme", [X86, TENSORRT, ARM], ids=lambda scheme: scheme.name)
+def test_nothing_kept_is_the_float_model_and_all_kept_the_quantized_one(network: ir.Model, scheme) -> None:
+    model, feeds = quantized(network, scheme), images(1)[0]
+    from edgeopt.passes.match_layers import original_constants
+
+    originals = original_constants(quantized_layers(model), match_layers(model, network))
+    bare = select_quantizers(model, (), (), originals)
+    assert not any("QuantizeLinear" in node.op_type for node in bare.graph)
+    np.testing.assert_allclose(run(bare, **feeds)["y"], run(network, **feeds)["y"], atol=1e-5)
+    whole = select_quantizers(model, names(model), names(model), originals)
+    np.testing.assert_array_equal(run(whole, **feeds)["y"], run(model, **feeds)["y"])
+
+
+def test_only_the_chosen_layers_quantizers_stay_and_the_model_is_not_touched(network: ir.Model) -> None:
+    model = quantized(network)
+    before = len(model.graph)
+    second = layer_of(model, "c2")
+    kept = select_quantizers(model, [second], [second])
+    assert [layer.name for layer in quantized_layers(kept) if layer.activations] == [second]
+    assert sum(node.op_type == "QuantizeLinear" for node in kept.graph) == 1
+    assert len(model.graph) == before
+
+
+def test_an_output_that_another_tool_quantized_is_released_under_its_name() -> None:
+    text = """
+    network (float[1, 3, 8, 8] x, float[4, 3, 1, 1] w1, float ws, float ws1) => (float[1, 4, 8, 8] y)
+    {
+        q = QuantizeLinear (x, ws)
+        d = DequantizeLinear (q, ws)
+        c = Conv (d, w1)
+        yq = QuantizeLinear (c, ws1)
+        y = DequantizeLinear (yq, ws1)
+    }
+    """
+    model = model_of(text, ws=np.float32(0.1), ws1=np.float32(0.5))
+    assert [layer.operator for layer in quantized_layers(model)] == ["Conv", ""]
+    bare = select_quantizers(model, (), ())
+    assert [value.name for value in bare.graph.outputs] == ["y"]
+    assert [node.op_type for node in bare.graph] == ["Conv", "Identity"]
+    run(bare, x=np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_layers_are_found_by_name_and_in_order_where_names_were_lost(network: ir.Model) -> None:
+    model = quantized(network)
+    for index, node in enumerate(model.graph):
+        node.name = f"renamed_{index}"
+        for output in node.outputs:
+            if not output.is_graph_output():
+                output.name = f"tensor_{index}"
+    matches = match_layers(model, network)
+    found = [matches[layer.name].outputs[0].name for layer in quantized_layers(model) if layer.weights]
+    assert found == ["c1", "c2", "c3", "y"]
+
+
+def test_a_concat_moves_with_the_layer_that_reads_it() -> None:
+    text = """
+    network (float[1, 16, 8, 8] x, float[16, 16, 1, 1] w1, float[16, 16, 1, 1] w2, float[16, 32, 1, 1] w3)
+        => (float[1, 16, 8, 8] y)
+    {
+        a = Conv (x, w1)
+        b = Conv (x, w2)
+        c = Concat <axis = 1> (a, b)
+        y = Conv (c, w3)
+    }
+    """
+    model = optimize(model_of(text))
+    rng = np.random.default_rng(0)
+    named = [(f"{index}", {"x": rng.normal(size=(1, 16, 8, 8)).astype(np.float32)}) for index in range(16)]
+    quantized_model = quantize(model, calibrate(model, named, CalibrateConfig()), TENSORRT)
+    groups = [set(group) for group in movable_groups(quantized_model)]
+    concat, last = layer_of(quantized_model, "c"), layer_of(quantized_model, "y")
+    assert {concat, last} in groups
+    assert len(groups) == 3
+
+
+def test_what_is_not_q_dq_is_refused(network: ir.Model) -> None:
+    with pytest.raises(ModelError, match="not quantized"):
+        quantized_layers(network)
+    text = """
+    network (float[1, 4] x, float ws, float[4, 4] w1) => (float[1, 4] y)
+    {
+        y = ConvInteger (x, w1)
+    }
+    """
+    with pytest.raises(ModelError, match="Q/DQ format"):
+        quantized_layers(model_of(text))
+
+
+# The algorithm on numbers
+
+
+def numbers(noise: dict[str, tuple[float, float]]) -> Subject:
+    """A model whose output is 1 plus the noise of each layer's weights and activations."""
+    reference = [[np.ones((1, 50))] for _ in range(3)]
+
+    def outputs(weights: Collection[str], activations: Collection[str]) -> list[list[np.ndarray]]:
+        power = sum(noise[name][0] ** 2 for name in weights) + sum(noise[name][1] ** 2 for name in activations)
+        return [[np.full((1, 50), 1.0 + np.sqrt(power))] for _ in reference]
+
+    def repairs(name: str) -> list[Repair]:
+        rest = [other for other in noise if other != name]
+        return [Repair("mse ranges", "method = mse", lambda: outputs(list(noise), rest))]
+
+    return Subject({name: Traits(operator="Conv") for name in noise}, reference, outputs, repairs=repairs)
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-3, 0.05), min_size=2), st.data())
+def test_the_noisiest_layer_comes_first_and_its_repair_is_suggested(levels, data) -> None:
+    culprit = data.draw(st.sampled_from(sorted(levels)))
+    noise = {name: (level, level) for name, level in levels.items()} | {culprit: (0.001, 1.0)}
+    found = diagnose(numbers(noise))
+    assert found.layers[0].name == culprit
+    assert found.cause == "activations"
+    assert f"'{culprit}'" in found.suggestion
+    assert "mse ranges" in found.suggestion
+    assert found.whole.sqnr_db <= min(found.weights_only.sqnr_db, found.activations_only.sqnr_db)
+
+
+def test_weights_are_blamed_when_they_lose_more() -> None:
+    assert diagnose(numbers({"a": (0.5, 0.01), "b": (0.2, 0.01)})).cause == "weights"
+
+
+def test_a_healthy_model_is_left_alone() -> None:
+    found = diagnose(numbers({"a": (1e-4, 1e-4)}))
+    assert found.cause == "none"
+    assert found.tried == ()
+    assert "nothing to repair" in found.suggestion
+
+
+def test_the_share_that_is_done_reaches_one() -> None:
+    shares: list[float] = []
+    diagnose(numbers({"a": (0.1, 0.1), "b": (0.1, 0.1)}), shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(DataError, match="images"):
+        diagnose(Subject({}, [], lambda weights, activations: []))
+
+
+def test_a_diagnosis_survives_json_even_where_outputs_are_equal_or_nan() -> None:
+    subject = numbers({"a": (0.0, 0.0)})
+    same = diagnose(subject)
+    assert msgspec.json.decode(msgspec.json.encode(same), type=Diagnosis) == same
+    assert effect([[np.ones(3)]], [[np.full(3, np.nan)]]).sqnr_db < -100
+
+
+def test_signals_count_noise_and_distribution() -> None:
+    signals = LayerSignals()
+    values = np.linspace(-1, 1, 1000)
+    signals.add(values, values)
+    assert signals.sqnr_db > 100
+    assert signals.kl == pytest.approx(0.0, abs=1e-9)
+    signals.add(values, np.zeros(1000))
+    assert signals.sqnr_db == pytest.approx(10 * np.log10(2))
+    assert signals.kl > 0.1
+
+
+@given(st.floats(1.0, 100.0))
+def test_outliers_take_the_share_of_steps_that_they_stretch_the_range_by(factor: float) -> None:
+    seen = Observed(np.array([0.5, 1.0, factor]), np.array([5e5, 5e5, 1.0]), 0.5, factor, np.array([1.0, factor]))
+    found = input_figures("t", (0.0, factor), seen)
+    assert found.bulk == 1.0
+    assert found.outlier_share == pytest.approx(1.0 - 1.0 / factor)
+    assert found.clipped_share == 0.0
+    assert input_figures("t", (0.0, 0.7), seen).clipped_share == pytest.approx(0.5, abs=1e-3)
+
+
+def test_the_channel_range_ratio_ignores_dead_channels() -> None:
+    weight = np.ones((4, 3, 1, 1))
+    weight[0], weight[1] = 0.0, 8.0
+    assert channel_range_ratio(weight, 0) == 8.0
+    assert channel_range_ratio(np.zeros((2, 2)), 1) == 1.0
+
+
+# Real graphs
+
+
+@pytest.fixture(scope="module")
+def files(network: ir.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``float.onnx``, a good ``int8.onnx``, ``broken.onnx`` whose third layer's range outliers blew up, ``x.npz``."""
+    folder = tmp_path_factory.mktemp("pair")
+    model = quantized(network)
+    layer = next(each for each in quantized_layers(model) if each.output == "c3")
+    (quantizer,) = activation_quantizers(model, layer)
+    blown = ActivationQuantizer(quantizer.tensor, 60 * quantizer.scale, quantizer.zero_point, quantizer.dtype)
+    for name, each in (("float", network), ("int8", model), ("broken", rescale(model, [blown]))):
+        ir.save(each, folder / f"{name}.onnx")
+    np.savez(folder / "x.npz", x=np.concatenate([each["x"] for each in images()]))
+    return folder
+
+
+def diagnosis(folder: Path, name: str, count: int = 16) -> Diagnosis:
+    return diagnose_files(folder / "float.onnx", folder / name, folder / "x.npz", None, count, Watch())
+
+
+def test_the_layer_with_the_blown_up_range_is_named_with_the_repair_that_mends_it(files: Path) -> None:
+    found, good = diagnosis(files, "broken.onnx"), diagnosis(files, "int8.onnx")
+    culprit = next(layer for layer in found.layers if "r2" in [figures.tensor for figures in layer.inputs])
+    assert found.layers[0] is culprit
+    assert found.cause == "activations"
+    assert culprit.operator == "Conv"
+    assert culprit.inputs[0].outlier_share > 0.9
+    assert f"'{culprit.name}'" in found.suggestion
+    assert "ranges" in found.suggestion
+    mended = max((tried for tried in found.tried if tried.repair != "float"), key=lambda tried: tried.gain_db)
+    assert mended.layer == culprit.name
+    assert mended.effect.sqnr_db == pytest.approx(good.whole.sqnr_db, abs=1.5)
+    assert mended.gain_db > 10
+    assert found.notes == ()
+
+
+def test_halves_and_every_layer_of_a_good_model_are_measured(files: Path) -> None:
+    found = diagnosis(files, "int8.onnx", 4)
+    assert found.images == 4
+    assert found.weights_only.sqnr_db > found.whole.sqnr_db
+    assert all(layer.only.sqnr_db > found.whole.sqnr_db - 0.5 for layer in found.layers)
+    assert all(layer.sqnr_db is not None for layer in found.layers)
+    assert found.whole.kl is not None
+
+
+def test_float_weights_that_do_not_belong_are_noticed(files: Path, tmp_path: Path) -> None:
+    ir.save(optimize(model_of(NETWORK, seed=5)), tmp_path / "float.onnx")
+    other = diagnose_files(tmp_path / "float.onnx", files / "int8.onnx", files / "x.npz", None, 2, Watch())
+    assert "not those of the quantized graph" in other.notes[0]
+
+
+def test_one_scale_for_uneven_weight_channels_is_found(network: ir.Model, tmp_path: Path) -> None:
+    uneven = np.random.default_rng(0).normal(size=(16, 16, 3, 3)) / 12
+    uneven[3] *= 100
+    reference = optimize(model_of(NETWORK, w2=uneven))
+    model = quantized(reference)
+    node = next(node for node in model.graph if node.outputs[0].name == "c2")
+    dequantizer = node.inputs[1].producer()
+    weight = reference.graph.initializers["w2"].const_value.numpy()
+    scale = np.float32(np.abs(weight).max() / 127)
+    model.graph.initializers["w2/int8"].const_value = ir.tensor(np.round(weight / scale).astype(np.int8))
+    for index, array in ((1, scale), (2, np.int8(0))):
+        value = ir.Value(name=f"one_{index}", const_value=ir.tensor(np.array(array), name=f"one_{index}"))
+        value.shape, value.dtype = ir.Shape(()), value.const_value.dtype
+        model.graph.register_initializer(value)
+        dequantizer.replace_input_with(index, value)
+    ir.save(reference, tmp_path / "float.onnx")
+    ir.save(model, tmp_path / "int8.onnx")
+    np.savez(tmp_path / "x.npz", x=np.concatenate([each["x"] for each in images()]))
+    found = diagnosis(tmp_path, "int8.onnx")
+    worst = found.layers[0]
+    assert worst.weight_range_ratio > 20
+    assert "one scale" in worst.finding
+    assert found.cause == "weights"
+    repair = max((tried for tried in found.tried if tried.repair != "float"), key=lambda tried: tried.gain_db)
+    assert repair.repair == "weights per channel"
+    assert repair.gain_db > 1
+
+
+# The command
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["diagnose", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_the_command_prints_a_table_and_json(files: Path) -> None:
+    arguments = (files / "float.onnx", files / "broken.onnx", "--calibration", files / "x.npz", "--images", 4)
+    table = invoke(*arguments)
+    assert table.exit_code == 0, table.output
+    assert "activations only" in table.stdout
+    assert "costs most" in table.stdout
+    answer = json.loads(invoke(*arguments, "--json").stdout)
+    assert answer["images"] == 4
+    assert answer["layers"][0]["inputs"][0]["tensor"] == "r2"
+
+
+def test_the_command_says_what_is_wrong_with_its_files(files: Path, tmp_path: Path) -> None:
+    calibration = ("--calibration", files / "x.npz")
+    swapped = invoke(files / "int8.onnx", files / "float.onnx", *calibration)
+    assert swapped.exit_code == ModelError.exit_code
+    assert "not quantized" in swapped.output
+    np.savez(tmp_path / "empty.npz", x=np.zeros((0, 3, 16, 16), np.float32))
+    empty = invoke(files / "float.onnx", files / "int8.onnx", "--calibration", tmp_path / "empty.npz")
+    assert empty.exit_code == DataError.exit_code
+    without_spec = invoke(files / "float.onnx", files / "int8.onnx", "--calibration", tmp_path)
+    assert without_spec.exit_code == ConfigError.exit_code
