@@ -43,7 +43,7 @@ class Capabilities(Struct):
     dla: bool
     """The library knows DLA cores at all; whether there are any, only a builder can say."""
     dla_parser_flag: bool
-    """The parser can rewrite a typed graph for DLA: 11.4."""
+    """The parser can rewrite a typed graph for DLA: 10.16 and newer by name; DLA itself is back in 11.4.1."""
 
     @property
     def strongly_typed(self) -> bool:
