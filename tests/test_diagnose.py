@@ -32,7 +32,7 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import ConfigError, DataError, ModelError
-from edgeopt.passes.match_layers import match_layers
+from edgeopt.passes.match_layers import match_layers, original_constants, restore_activations
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.quantize import quantize
 from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
@@ -92,8 +92,6 @@ def names(model: ir.Model) -> list[str]:
 @pytest.mark.parametrize("scheme", [X86, TENSORRT, ARM], ids=lambda scheme: scheme.name)
 def test_nothing_kept_is_the_float_model_and_all_kept_the_quantized_one(network: ir.Model, scheme) -> None:
     model, feeds = quantized(network, scheme), images(1)[0]
-    from edgeopt.passes.match_layers import original_constants
-
     originals = original_constants(quantized_layers(model), match_layers(model, network))
     bare = select_quantizers(model, (), (), originals)
     assert not any("QuantizeLinear" in node.op_type for node in bare.graph)
@@ -141,6 +139,30 @@ def test_layers_are_found_by_name_and_in_order_where_names_were_lost(network: ir
     matches = match_layers(model, network)
     found = [matches[layer.name].outputs[0].name for layer in quantized_layers(model) if layer.weights]
     assert found == ["c1", "c2", "c3", "y"]
+
+
+@pytest.mark.parametrize("activation", ["Relu (c)", "Clip (c, wlow, whigh)"])
+def test_an_activation_that_a_quantizer_stands_for_is_put_back(activation: str) -> None:
+    signature = "float[1, 3, 8, 8] x, float[4, 3, 1, 1] w1, float[4, 4, 1, 1] w2, float wlow, float whigh"
+    limits = {"wlow": np.float32(0), "whigh": np.float32(0.5)}
+    reference = model_of(
+        f"network ({signature}) => (float[1, 4, 8, 8] y) {{ c = Conv (x, w1)  r = {activation}  y = Conv (r, w2) }}",
+        **limits,
+    )
+    text = f"""
+    network ({signature}, float ws) => (float[1, 4, 8, 8] y)
+    {{
+        c = Conv (x, w1)
+        q = QuantizeLinear (c, ws)
+        d = DequantizeLinear (q, ws)
+        y = Conv (d, w2)
+    }}
+    """
+    model, x = model_of(text, ws=np.float32(0.5 / 255), **limits), images(1)[0]["x"][:, :, :8, :8]
+    matches = match_layers(model, reference)
+    whole = restore_activations(model, matches)
+    np.testing.assert_array_equal(run(whole, x=x)["y"], run(model, x=x)["y"])
+    np.testing.assert_allclose(run(select_quantizers(whole, (), ()), x=x)["y"], run(reference, x=x)["y"], atol=1e-5)
 
 
 def test_a_concat_moves_with_the_layer_that_reads_it() -> None:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from edgeopt.passes.select_quantizers import (
     QuantizedLayer,
+    add_constant,
     dequantized_constant,
     node_name,
     quantization_step,
-    quantized_layers,
 )
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_ABSORBED = ("Relu", "Clip")
 _WEIGHT = 1
 """Input of a convolution or matrix product."""
 _ROUNDING = 1.01
@@ -32,26 +33,43 @@ _MOST = 0.5
 
 
 def match_layers(quantized: ir.Model, reference: ir.Model) -> dict[str, ir.Node]:
-    """The node of `reference` for each layer of `quantized` that has one, by the layer's name."""
-    layers = quantized_layers(quantized)
-    nodes = {node_name(node): node for node in quantized.graph}
+    """The node of `reference` for each node of `quantized` that has one, by that one's name."""
     by_output = {value.name: node for node in reference.graph for value in node.outputs}
     by_name = {node_name(node): node for node in reference.graph}
     in_order = _in_order(quantized, reference)
     found: dict[str, ir.Node] = {}
-    for layer in layers:
-        node = nodes.get(layer.name)
-        if node is None or layer.operator == "":
-            continue
-        candidates = (by_output.get(layer.output), by_name.get(layer.name), in_order.get(layer.name))
+    for node in quantized.graph:
+        name = node_name(node)
+        candidates = (by_output.get(node.outputs[0].name), by_name.get(name), in_order.get(name))
         match = next((each for each in candidates if each is not None and _alike(node, each)), None)
-        if match is not None:
-            found[layer.name] = match
+        if match is not None and node.op_type not in _QUANTIZERS:
+            found[name] = match
     return found
 
 
+def restore_activations(quantized: ir.Model, matches: Mapping[str, ir.Node]) -> ir.Model:
+    """Put back each Relu and Clip that a quantizer stands for because its range begins at zero.
+
+    onnxruntime's quantizer removes them; the model computes the same with them, and its quantizers can be dropped.
+
+    Args:
+        quantized: Q/DQ; not modified.
+        matches: from `match_layers`.
+    """
+    copy = quantized.clone()
+    for node in list(copy.graph):
+        match, value = matches.get(node_name(node)), node.outputs[0]
+        wanted = _only_reader(match.outputs[0]) if match is not None else None
+        readers = [usage.node for usage in value.uses()]
+        if wanted is None or wanted.op_type not in _ABSORBED or value.is_graph_output():
+            continue
+        if readers and all(reader.op_type == "QuantizeLinear" and _begins_at_zero(reader) for reader in readers):
+            _insert_activation(copy.graph, node, wanted)
+    return copy
+
+
 def original_constants(
-    layers: Iterable[QuantizedLayer], matches: dict[str, ir.Node]
+    layers: Iterable[QuantizedLayer], matches: Mapping[str, ir.Node]
 ) -> dict[tuple[str, int], NDArray[Any]]:
     """The float weights and biases of matched layers that have quantized weights, by layer and input index."""
     return {
@@ -79,6 +97,33 @@ def misfits(quantized: ir.Model, originals: Mapping[tuple[str, int], NDArray[Any
         if (near | clipped).mean() < _MOST:
             found.append(layer)
     return found
+
+
+def _only_reader(value: ir.Value) -> ir.Node | None:
+    readers = {usage.node for usage in value.uses()}
+    return readers.pop() if len(readers) == 1 else None
+
+
+def _begins_at_zero(quantizer: ir.Node) -> bool:
+    """Whether the smallest integer stands for zero."""
+    zero_point = ir.convenience.get_const_tensor(quantizer.inputs[2]) if len(quantizer.inputs) > 2 else None  # type: ignore[arg-type]
+    if zero_point is None:
+        return len(quantizer.inputs) == 2  # uint8 with zero point 0 by definition
+    array = zero_point.numpy()
+    return array.dtype.kind in "iu" and bool((array == np.iinfo(array.dtype).min).all())
+
+
+def _insert_activation(graph: ir.Graph, node: ir.Node, wanted: ir.Node) -> None:
+    """Give all readers of a node what `wanted`, of the float graph, makes of its output."""
+    value = node.outputs[0]
+    limits = [add_constant(graph, f"{value.name}/limit", array) for _, array in _constants(wanted)]
+    activation = ir.node(wanted.op_type, [value, *limits], name=f"{value.name}/{wanted.op_type}")
+    output = activation.outputs[0]
+    output.name, output.shape, output.type = f"{value.name}/activated", value.shape, value.type
+    for usage in tuple(value.uses()):
+        if usage.node is not activation:
+            usage.node.replace_input_with(usage.idx, output)
+    graph.insert_after(node, activation)
 
 
 def _in_order(quantized: ir.Model, reference: ir.Model) -> dict[str, ir.Node]:

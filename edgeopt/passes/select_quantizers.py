@@ -146,7 +146,7 @@ def rescale(model: ir.Model, quantizers: Collection[ActivationQuantizer]) -> ir.
         parameters = [np.array(new.scale, np.float32), np.array(new.zero_point, new.dtype)]
         readers = [usage.node for usage in node.outputs[0].uses() if usage.node.op_type == "DequantizeLinear"]
         for index, array in enumerate(parameters, start=1):
-            value = _initializer(copy.graph, f"{node.outputs[0].name}/rescaled_{index}", array)
+            value = add_constant(copy.graph, f"{node.outputs[0].name}/rescaled_{index}", array)
             for each in (node, *readers):
                 each.replace_input_with(index, value)
     return copy
@@ -185,6 +185,16 @@ def quantization_step(value: ir.Value | None) -> NDArray[np.float32] | None:
 def node_name(node: ir.Node) -> str:
     """A node's own name, or that of what it computes where it has none."""
     return node.name or node.outputs[0].name or ""
+
+
+def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Add a constant under `name`, or a name like it that is free."""
+    while name in graph.initializers:
+        name += "_"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
 
 
 def _layer(node: ir.Node) -> QuantizedLayer | None:
@@ -242,7 +252,7 @@ def _restore(graph: ir.Graph, node: ir.Node, layer: QuantizedLayer, originals: C
         if array is None and producer is not None:
             array = _quantized_in_graph(producer)
         if array is not None:
-            node.replace_input_with(index, _initializer(graph, f"{layer.name}/float_{index}", array))
+            node.replace_input_with(index, add_constant(graph, f"{layer.name}/float_{index}", array))
 
 
 def _release_output(graph: ir.Graph, name: str) -> None:
@@ -279,13 +289,3 @@ def _scale_shape(dequantizer: ir.Node, array: NDArray[Any], scale: NDArray[Any])
     attribute = dequantizer.attributes.get("axis")
     axis = attribute.as_int() if attribute is not None else 1
     return tuple(scale.size if each == axis % array.ndim else 1 for each in range(array.ndim))
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Add a constant under `name`, or a name like it that is free."""
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,12 +30,13 @@ from edgeopt.diagnose import (
 from edgeopt.errors import DataError, ModelError
 from edgeopt.export.opset import raise_opset
 from edgeopt.passes.eligibility import HEADS, weight_axis
-from edgeopt.passes.match_layers import match_layers, misfits, original_constants
+from edgeopt.passes.match_layers import match_layers, misfits, original_constants, restore_activations
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.quantize import quantize_weight, scale_and_zero_point
 from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
 from edgeopt.passes.select_quantizers import (
     ActivationQuantizer,
+    Constants,
     QuantizedLayer,
     activation_quantizers,
     dequantized_constant,
@@ -94,13 +95,15 @@ class _Pair:
     """Both models and the images, with what the diagnosis asks of them."""
 
     def __init__(self, exact: ir.Model, quantized: ir.Model, feeds: Sequence[tuple[str, Feeds]]) -> None:
-        self._quantized, self._feeds = quantized, feeds
+        self._feeds = feeds
         self._reference = self._outputs(exact)
         self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
-        self._nodes = {node_name(node): node for node in quantized.graph}
-        self._originals, self._notes = self._find_originals(exact)
-        self._stripped = select_quantizers(quantized, (), (), self._originals)
-        self._quantizers = {name: activation_quantizers(quantized, layer) for name, layer in self.layers.items()}
+        matches = match_layers(quantized, exact)
+        model = self._quantized = restore_activations(quantized, matches)
+        self._nodes = {node_name(node): node for node in model.graph}
+        self._originals, self._notes = self._find_originals(matches)
+        self._stripped = select_quantizers(model, (), (), self._originals)
+        self._quantizers = {name: activation_quantizers(model, layer) for name, layer in self.layers.items()}
         self._table = self._observe_inputs()
 
     def subject(self) -> Subject:
@@ -115,9 +118,8 @@ class _Pair:
             notes=self._notes,
         )
 
-    def _find_originals(self, exact: ir.Model) -> tuple[dict[tuple[str, int], NDArray[Any]], tuple[str, ...]]:
+    def _find_originals(self, matches: Mapping[str, ir.Node]) -> tuple[Constants, tuple[str, ...]]:
         """Float weights from the float file, where the quantized graph differs from it in rounding alone."""
-        matches = match_layers(self._quantized, exact)
         originals = original_constants(self.layers.values(), matches)
         strange = misfits(self._quantized, originals)
         found = effect(self._reference, self._outputs(select_quantizers(self._quantized, (), (), originals)))

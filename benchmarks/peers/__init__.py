@@ -1,0 +1,1 @@
+"""Other quantizers beside edgeopt: the same float graph, calibration images, test images and engine."""
