@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -109,6 +110,7 @@ class Worker:
 
 def _serve(make: Callable[[], Subject], pipe: Connection[Any, Any]) -> None:
     """The child: make the subject, then answer questions until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which closes the pipe
     try:
         subject = make()
         pipe.send(subject.stages)
@@ -117,5 +119,5 @@ def _serve(make: Callable[[], Subject], pipe: Connection[Any, Any]) -> None:
             pipe.send(subject.run(first, queries).astype(np.int64).tobytes())
     except EdgeoptError as error:
         pipe.send(error)
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError):
         return
