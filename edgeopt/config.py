@@ -24,6 +24,7 @@ _T = TypeVar("_T")
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
+Repair: TypeAlias = Literal["equalization", "bias_correction", "weight_clipping", "adaround"]
 SchemeName: TypeAlias = Literal["tensorrt", "x86", "arm"]
 TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
 
@@ -158,14 +159,19 @@ class QuantizeConfig(Struct):
     """Default: what each target's kernels want."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of node names that stay float."""
-    repairs: tuple[Literal["bias_correction", "equalization", "weight_clipping", "adaround"], ...] = ()
-    """Accuracy repairs to try; each is kept only where it measurably helps on calibration images."""
+    repairs: tuple[Repair, ...] = ("equalization", "bias_correction", "weight_clipping", "adaround")
+    """Accuracy repairs to try; each is kept only where it measurably helps on held-out calibration images."""
 
 
 class CompileConfig(Struct):
     """``[compile]``."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
+    tensorrt: dict[str, Any] = {}
+    """How TensorRT builds and runs: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…
+
+    The keys are those of `runtime.trt.options.EngineOptions` and `runtime.trt.settings.RunOptions`.
+    """
 
 
 class EvaluateConfig(Struct):

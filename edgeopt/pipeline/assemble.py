@@ -18,7 +18,7 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import machine
-from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
+from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import Engine
 from edgeopt.runtime.session import Array
@@ -95,6 +95,10 @@ def _variant(each: Measured, max_drop: float) -> Variant:
     engine = each.engine
     drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
     accepted = drop <= max_drop
+    settings: dict[str, Any] = {"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {}
+    if engine.precision == "int8":
+        settings["repairs"] = read_repairs(engine.graph)
+    verdict = f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
     folder = f"variants/{engine.name}"
     operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
     return Variant(
@@ -102,17 +106,16 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         target=engine.target,
         precision=engine.precision,
         scheme=engine.scheme,
+        engine=engine.settings,
         file=f"{folder}/engine{target(engine.target).file_suffix}",
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=msgspec.to_builtins(each.accuracy),
         latency=None if each.latency is None else msgspec.to_builtins(each.latency),
         accepted=accepted,
-        verdict=""
-        if accepted
-        else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}",
+        verdict="" if accepted else verdict,
         p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
-        settings={"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {},
+        settings=settings,
     )
 
 

@@ -24,6 +24,7 @@ MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
+_REPAIRS = "repairs.json"
 _TORCH = ("torch",)
 _GRAPH = ("onnx-ir", "onnxruntime")
 
@@ -143,21 +144,34 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
 
 
 def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
-    """The graph with Q/DQ for the kernels that `scheme` stands for."""
+    """The graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped."""
+    dataset, config = job.split("calibration"), job.config.quantize
 
     def make(folder: Path, _scratch: Path) -> str:
-        from edgeopt.passes.quantize import quantize
+        from edgeopt.passes.repair import repair
         from edgeopt.passes.scheme import scheme as named
 
-        table = CalibrationTable.load(calibration.file(_TABLE))
-        model = quantize(read_graph(graph), table, named(scheme), exclude=job.config.quantize.exclude)
-        _write(folder, model, read_spec(graph))
-        return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB"
+        spec = read_spec(graph)
+        images = list(feeds(dataset, spec))[: job.config.calibrate.images]
+        result = repair(
+            read_graph(graph),
+            read_table(calibration),
+            named(scheme),
+            images,
+            config.repairs,
+            config.exclude,
+            progress=lambda text: job.progress.update(0.0, 1.0, text),
+        )
+        _write(folder, result.model, spec)
+        (folder / _REPAIRS).write_bytes(msgspec.json.encode(result.trials))
+        kept = ", ".join(trial.name for trial in result.trials if trial.is_kept) or "no repair"
+        return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB; {kept}"
 
     determinants = {
         "graph": graph.key,
         "calibration": calibration.key,
-        "quantize": replace(job.config.quantize, scheme=scheme),
+        "quantize": replace(config, scheme=scheme),
+        "data": dataset.fingerprint(),
     }
     return job.stage("quantize", determinants, make, _GRAPH)
 
@@ -180,6 +194,12 @@ def read_parity(artifact: Artifact) -> float:
 def read_table(artifact: Artifact) -> CalibrationTable:
     """The result of `calibrated`."""
     return CalibrationTable.load(artifact.file(_TABLE))
+
+
+def read_repairs(artifact: Artifact) -> list[dict[str, Any]]:
+    """Which repairs `quantized` tried, and the outputs' divergence from the float network's before and after."""
+    trials: list[dict[str, Any]] = msgspec.json.decode(artifact.file(_REPAIRS).read_bytes())
+    return trials
 
 
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
