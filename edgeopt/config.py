@@ -167,7 +167,7 @@ class CompileConfig(Struct):
     """``[compile]``."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
-    tensorrt: dict[str, Any] = {}
+    tensorrt: dict[str, Any] = msgspec.field(default_factory=dict)
     """How TensorRT builds and runs: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…
 
     The keys are those of `runtime.trt.options.EngineOptions` and `runtime.trt.settings.RunOptions`.

@@ -44,6 +44,7 @@ class Engine:
     scheme: SchemeName | None
     graph: Artifact
     compiled: Artifact
+    settings: EngineSettings
 
     @property
     def file(self) -> Path:
@@ -59,7 +60,7 @@ class Engine:
         """Load it, or where it cannot run here its graph in ONNX Runtime, which computes the same at another speed."""
         if self.absent:
             return open_session(self.graph.file(MODEL), "ort", reuse_outputs=reuse_outputs)
-        return open_session(self.file, self.target, reuse_outputs=reuse_outputs)
+        return open_session(self.file, self.target, settings=self.settings, reuse_outputs=reuse_outputs)
 
     def open(self) -> Predictor:
         """`session` as a predictor; use the result as a context manager."""
@@ -77,18 +78,19 @@ def compiled(
         TargetError: the target cannot compile here, or refuses the graph.
     """
     module = target(target_name)
+    settings = EngineSettings(tensorrt=job.config.compile.tensorrt if target_name in _ON_DEVICE else {})
 
     def make(folder: Path, _scratch: Path) -> str:
         available = module.is_available()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
-        engine = module.compile(graph.file(MODEL).read_bytes(), CompileOptions(engine=EngineSettings()))
+        engine = module.compile(graph.file(MODEL).read_bytes(), CompileOptions(engine=settings))
         (folder / f"engine{module.file_suffix}").write_bytes(engine)
         return f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB"
 
-    determinants = {"graph": graph.key, "target": target_name}
+    determinants = {"graph": graph.key, "target": target_name, "settings": settings}
     artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name])
-    return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact)
+    return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
 def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:

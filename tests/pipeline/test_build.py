@@ -57,12 +57,14 @@ def test_the_bundle_predicts_and_reproduces_its_golden_outputs(built) -> None:
 def test_engines_for_another_device_carry_their_graph_and_no_latency(copy: Path, watch: Watch) -> None:
     if availability("trt").ok:
         pytest.skip("TensorRT runs on this machine")
-    manifest = rebuild(copy, watch, 'compile.targets=["ort", "trt"]').bundle.manifest
+    overrides = ('compile.targets=["ort", "trt"]', "compile.tensorrt.build.batch.max=8")
+    manifest = rebuild(copy, watch, *overrides).bundle.manifest
     int8 = manifest.variant("trt-int8")
     assert (int8.scheme, int8.latency, int8.p50_ms) == ("tensorrt", None, None)
     assert int8.accuracy is not None
     assert "ONNX Runtime" in int8.settings["accuracy measured in"]
     assert Path(int8.file).suffix == ".onnx"
+    assert int8.engine.tensorrt == {"build": {"batch": {"max": 8}}}
     assert manifest.variant("ort-int8").p50_ms is not None
     with load(copy / "tiny.edgeopt") as predictor:
         assert predictor.variant.target == "ort"
