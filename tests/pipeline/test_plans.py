@@ -1,0 +1,57 @@
+"""The search on real engines of a tiny network: what it returns is what it measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from edgeopt.config import BenchmarkConfig, DataSource, EvaluateConfig
+from edgeopt.dataset import load
+from edgeopt.pipeline.graphs import MODEL
+from edgeopt.pipeline.plans import FLOAT, Subject, _Plans, search_plan
+from edgeopt.search import Budget, Settings
+from edgeopt.spec import ModelSpec
+
+QUICK = BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8)
+
+
+@pytest.fixture(scope="module")
+def subject(built) -> Subject:
+    import msgspec
+
+    folder, _ = built
+    exact, quantized = (next((folder / "work").glob(f"{stage}-*")) for stage in ("optimize", "quantize"))
+    spec = msgspec.json.decode((exact / "spec.json").read_bytes(), type=ModelSpec)
+    source = DataSource(format="digits", split="validation", limit=40)
+    dataset = load(source, Path.cwd(), labels=spec.labels)
+    return Subject(ir.load(exact / MODEL), ir.load(quantized / MODEL), spec, "ort", dataset, EvaluateConfig(), QUICK)
+
+
+def test_the_search_ends_with_a_graph_that_is_its_plan(subject: Subject, tmp_path: Path) -> None:
+    result, graph = search_plan(subject, Budget(0.5), tmp_path, Settings(worst_items=8, resamples=50))
+    assert result.status in ("met", "no_plan", "refused")
+    assert result.reason
+    assert set(result.gain_ms) == {
+        name for name in result.gain_ms if result.gain_ms[name].low <= result.gain_ms[name].high
+    }
+    is_quantized = any(node.op_type == "QuantizeLinear" for node in graph.graph)
+    assert is_quantized == (result.status == "met")
+
+
+def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Subject, tmp_path: Path) -> None:
+    plans = _Plans(subject, tmp_path)
+    exact = plans.validate(FLOAT)
+    np.testing.assert_array_equal(exact.errors, 0.0)
+    groups = plans.problem().groups
+    everything = plans.validate(frozenset(groups))
+    assert everything.count == len(subject.dataset)
+    assert everything.errors.max() > 0.0
+    items = np.argsort(-everything.errors)[:8]
+    assert plans.distance(frozenset(groups), items) == pytest.approx(everything.errors[items].mean(), rel=1e-3)
+    assert plans.distance(FLOAT, items) == pytest.approx(0.0, abs=1e-9)
+    assert len(groups) >= 3
+    one = plans.graph(frozenset(groups[:1]))
+    assert 0 < sum(node.op_type == "QuantizeLinear" for node in one.graph) < 3
