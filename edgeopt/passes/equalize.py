@@ -3,7 +3,8 @@
 A channel can be scaled by any positive factor where it is made if it is divided by it where it is read. Weights have
 a scale per output channel, so this costs nothing where the reader is depthwise, and little elsewhere; the one scale of
 the activation then fits all of its channels. Scales run along residual connections as well: all tensors that are added
-together are scaled alike.
+together are scaled alike. Behind an activation that no scale passes (SiLU, or ReLU6 at its bound) a per-channel Mul
+takes its place before a depthwise reader; engines fuse it into the activation or the quantizer.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.calibrate import CalibrationTable
+from edgeopt.calibrate import CalibrationTable, TensorStatistics
 from edgeopt.passes.eligibility import groups, weight_axis
 
 Floats = NDArray[np.float32]
@@ -33,8 +34,12 @@ _SHARED = 0.5
 leaves half of it to the weights (Nagel et al. 2019)."""
 _MOST = 4.0
 """Largest factor between two channels: a channel that calibration hardly saw may be larger on other images."""
-_HEADROOM = 2.0
+_HEADROOM = 3.0
 """A Clip must stay so far above the largest value that a scaled channel had on any calibration image."""
+_MOST_INSERTED = 64.0
+"""The same where a Mul scales, which changes no weight's range."""
+_OUTLIER = 3.0
+"""A channel's range may lie so far below the largest value that it had on any calibration image."""
 
 
 @dataclass
@@ -51,7 +56,7 @@ class _Tied:
 
 
 def equalize(model: ir.Model, table: CalibrationTable) -> ir.Model:
-    """Scale channels so that those of one tensor have similar ranges; the function stays within calibration's range.
+    """Scale channels so that those of one tensor have similar ranges; the function stays the same.
 
     Args:
         model: optimized float network; not modified.
@@ -61,10 +66,17 @@ def equalize(model: ir.Model, table: CalibrationTable) -> ir.Model:
         The equalized network, or one equal to `model` where no scale can move.
     """
     result = model.clone()
+    scaled: set[str] = set()
     for tied in _tied(result.graph):
-        factors = None if tied.blocked else _factors(tied, table)
+        if tied.blocked or (tied.upper < math.inf and _is_depthwise(tied.consumers)):
+            continue
+        factors = _factors(tied, table)
         if factors is not None:
             _scale(result.graph, tied, factors)
+            scaled.update(tied.tensors)
+    for value in [output for node in result.graph for output in node.outputs]:
+        if value.name not in scaled and _feeds_depthwise_only(value):
+            _insert_scale(result.graph, value, table[value.name or ""])
     return result
 
 
@@ -174,13 +186,17 @@ def _factors(tied: _Tied, table: CalibrationTable) -> Floats | None:
     typical = np.max(
         [_relative(tensor.channel_mean_minimum, tensor.channel_mean_maximum) for tensor in observed], axis=0
     )
-    extreme = np.max([np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in observed], axis=0)
-    share = _FREE if all(groups(node) > 1 for node in tied.consumers) else _SHARED
-    factors = np.minimum(1.0 / np.maximum(typical, 1e-6), _MOST ** (1 / share)) ** share
+    share = _FREE if _is_depthwise(tied.consumers) else _SHARED
+    factors: Floats = np.minimum(np.maximum(typical, 1e-6) ** -share, _MOST)
     if tied.upper < math.inf:
-        factors = np.minimum(factors, tied.upper / np.maximum(extreme * _HEADROOM, 1e-6))
-    result: Floats = np.maximum(factors, 1.0).astype(np.float32)
-    return result
+        extremes = [np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in observed]
+        room = tied.upper / np.maximum(np.max(extremes, axis=0) * _HEADROOM, 1e-6)
+        factors = np.maximum(np.minimum(factors, room), 1.0)
+    return factors.astype(np.float32)
+
+
+def _is_depthwise(nodes: list[ir.Node]) -> bool:
+    return all(groups(node) > 1 for node in nodes)
 
 
 def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -220,3 +236,33 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis:
     own = ir.Value(name=name, shape=value.shape, type=value.type, const_value=ir.tensor(product, name=name))
     graph.register_initializer(own)
     node.replace_input_with(index, own)
+
+
+def _feeds_depthwise_only(value: ir.Value) -> bool:
+    """Whether every reader is a depthwise convolution, whose own weights can undo a scale without loss."""
+    readers = [usage.node for usage in value.uses()]
+    if not readers or value.is_graph_output() or value.shape is None or len(value.shape) != 4:
+        return False
+    return all(_is_scalable(node) for node in readers) and _is_depthwise(readers)
+
+
+def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) -> None:
+    """Multiply `value` per channel before its readers, and divide their weights."""
+    typical = np.maximum(-tensor.channel_mean_minimum, tensor.channel_mean_maximum)
+    extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
+    channel = np.maximum(typical, extreme / _OUTLIER)
+    factors = np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED).astype(np.float32)
+    name = f"{value.name}/equalized"
+    array = factors.reshape(1, -1, 1, 1)
+    constant = ir.Value(name=f"{name}_factors", const_value=ir.tensor(array, name=f"{name}_factors"))
+    constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+    readers = [usage.node for usage in value.uses()]
+    scale = ir.node("Mul", [value, constant], name=name)
+    scale.outputs[0].name, scale.outputs[0].shape, scale.outputs[0].type = name, value.shape, value.type
+    graph.register_initializer(constant)
+    for node in readers:
+        node.replace_input_with(0, scale.outputs[0])
+        _multiply(graph, node, 1, 1.0 / factors, 0)
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, scale)
