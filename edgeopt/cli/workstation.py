@@ -191,7 +191,8 @@ def compile_(model: Path, target: str, out: Path) -> None:
     from edgeopt.pipeline.standalone import compile_file
 
     size = compile_file(model, target, out)
-    click.echo(f"engine {out} ({size / 1e6:.2f} MB)")
+    note = "; RTX plans hold kernels too, and say nothing about a Jetson" if target == "rtx" else ""
+    click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
 
 
 COMMANDS = (init, build, train, export, quantize, diagnose, compile_)
