@@ -163,6 +163,18 @@ class QuantizeConfig(Struct):
     """Accuracy repairs to try; each is kept only where it measurably helps on held-out calibration images."""
 
 
+class BudgetConfig(Struct):
+    """``[budget]``: what INT8 may cost. With it, layers stay float where they cost more accuracy than they save time.
+
+    The search measures on the validation images, on the engines of each target. Without this table all layers that can
+    be are quantized.
+    """
+
+    max_drop: Fraction | Annotated[str, Meta(pattern=r"^ *[0-9]*\.?[0-9]+ *% *$")] = "0.5%"
+    """Of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1."""
+    latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
+
+
 class CompileConfig(Struct):
     """``[compile]``."""
 
@@ -207,6 +219,7 @@ class Config(Struct):
     export: ExportConfig = ExportConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    budget: BudgetConfig | None = None
     compile: CompileConfig = CompileConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()

@@ -18,6 +18,7 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import machine
+from edgeopt.pipeline.budget import read_search
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import Engine
@@ -94,11 +95,16 @@ def assemble(
 def _variant(each: Measured, max_drop: float) -> Variant:
     engine = each.engine
     drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
-    accepted = drop <= max_drop
+    found = read_search(engine.graph)
+    refused = found is not None and found.status == "refused"
+    accepted = drop <= max_drop and not refused
     settings: dict[str, Any] = {"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {}
     if engine.precision == "int8":
         settings["repairs"] = read_repairs(engine.graph)
-    verdict = f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
+    verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
+    if found is not None:
+        settings["search"] = msgspec.to_builtins(found)
+        verdict = found.reason if refused else verdict
     folder = f"variants/{engine.name}"
     operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
     return Variant(
@@ -113,7 +119,7 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         accuracy=msgspec.to_builtins(each.accuracy),
         latency=None if each.latency is None else msgspec.to_builtins(each.latency),
         accepted=accepted,
-        verdict="" if accepted else verdict,
+        verdict=verdict,
         p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
         settings=settings,
     )

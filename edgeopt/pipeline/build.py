@@ -14,6 +14,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
 from edgeopt.pipeline.assemble import Measured, assemble, is_current
+from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.variants import Engine
@@ -52,7 +53,8 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress) as job:
-        for needed in ("test", *(["calibration"] if config.quantize.enabled else [])):
+        quantizing = ["calibration", *(["validation"] if config.budget is not None else [])]
+        for needed in ("test", *(quantizing if config.quantize.enabled else [])):
             job.split(needed)  # missing data must not come to light after hours of training
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
@@ -117,6 +119,8 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | 
     for name in job.config.compile.targets:
         engines.append(variants.compiled(job, float_graph, name, "fp32", None))
         if graph := quantized.get(schemes[name]):
+            if job.config.budget is not None:
+                graph = searched(job, job.config.budget, float_graph, graph, name)
             engines.append(variants.compiled(job, graph, name, "int8", schemes[name]))
     return engines, calibration
 

@@ -24,7 +24,7 @@ MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
-_REPAIRS = "repairs.json"
+REPAIRS = "repairs.json"
 _TORCH = ("torch",)
 _GRAPH = ("onnx-ir", "onnxruntime")
 
@@ -90,7 +90,7 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
                 "add a [train] table to fine-tune them, or give weights for these classes"
             )
         result = export(source, job.config.export)
-        _write(folder, result.model, result.spec)
+        write_graph(folder, result.model, result.spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
         opset = result.model.opset_imports[""]
         return f"ONNX opset {opset}, {len(result.model.graph)} nodes, differs from its source by {result.parity:.1e}"
@@ -117,7 +117,7 @@ def optimized(job: Job, export: Artifact) -> Artifact:
         model = optimize(model)
         if job.config.export.fold_normalization:
             model, spec = fold_normalization(model, spec)
-        _write(folder, model, spec)
+        write_graph(folder, model, spec)
         return f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}"
 
     determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
@@ -162,8 +162,8 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             config.exclude,
             progress=lambda text: job.progress.update(0.0, 1.0, text),
         )
-        _write(folder, result.model, spec)
-        (folder / _REPAIRS).write_bytes(msgspec.json.encode(result.trials))
+        write_graph(folder, result.model, spec)
+        (folder / REPAIRS).write_bytes(msgspec.json.encode(result.trials))
         kept = ", ".join(trial.name for trial in result.trials if trial.is_kept) or "no repair"
         return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB; {kept}"
 
@@ -198,7 +198,7 @@ def read_table(artifact: Artifact) -> CalibrationTable:
 
 def read_repairs(artifact: Artifact) -> list[dict[str, Any]]:
     """Which repairs `quantized` tried, and the outputs' divergence from the float network's before and after."""
-    trials: list[dict[str, Any]] = msgspec.json.decode(artifact.file(_REPAIRS).read_bytes())
+    trials: list[dict[str, Any]] = msgspec.json.decode(artifact.file(REPAIRS).read_bytes())
     return trials
 
 
@@ -209,7 +209,8 @@ def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, ND
         yield sample.name, {spec.input.name: np.ascontiguousarray(tensor[None])}
 
 
-def _write(folder: Path, model: ir.Model, spec: ModelSpec) -> None:
+def write_graph(folder: Path, model: ir.Model, spec: ModelSpec) -> None:
+    """What `read_graph` and `read_spec` read back."""
     ir.save(model, folder / MODEL)
     (folder / _SPEC).write_bytes(msgspec.json.encode(spec))
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+from tiny_recipe import RECIPE, Watch
 
-from edgeopt.config import BenchmarkConfig, DataSource, EvaluateConfig
+from edgeopt.config import BenchmarkConfig, DataSource, EvaluateConfig, parse_config
 from edgeopt.dataset import load
+from edgeopt.errors import ConfigError
+from edgeopt.pipeline import build
 from edgeopt.pipeline.graphs import MODEL
 from edgeopt.pipeline.plans import FLOAT, Subject, _Plans, search_plan
-from edgeopt.search import Budget, Settings
+from edgeopt.search import Budget, SearchResult, Settings
 from edgeopt.spec import ModelSpec
 
 QUICK = BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8)
@@ -20,8 +25,6 @@ QUICK = BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8)
 
 @pytest.fixture(scope="module")
 def subject(built) -> Subject:
-    import msgspec
-
     folder, _ = built
     exact, quantized = (next((folder / "work").glob(f"{stage}-*")) for stage in ("optimize", "quantize"))
     spec = msgspec.json.decode((exact / "spec.json").read_bytes(), type=ModelSpec)
@@ -55,3 +58,25 @@ def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Subje
     assert len(groups) >= 3
     one = plans.graph(frozenset(groups[:1]))
     assert 0 < sum(node.op_type == "QuantizeLinear" for node in one.graph) < 3
+
+
+def test_a_build_with_a_budget_records_its_search(built, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(built[0], tmp_path / "copy"))
+    watch = Watch()
+    overrides = ("budget.max_drop='60%'", "benchmark.duration_s=0.02")
+    result = build(parse_config(RECIPE, overrides=overrides), Path.cwd(), copy, copy / "work", watch)
+    assert "search" in watch.made
+    assert "quantize" in watch.reused
+    int8 = result.bundle.manifest.variant("ort-int8")
+    found = msgspec.convert(int8.settings["search"], SearchResult)
+    if found.status == "refused":
+        assert not int8.accepted
+        assert int8.verdict == found.reason
+    else:
+        assert found.best.drop is not None
+
+
+@pytest.mark.parametrize("wrong", ["'half'", "'-1%'", "2.0", "'0.5'"])
+def test_a_budget_that_is_none_is_refused_by_the_recipe(wrong: str) -> None:
+    with pytest.raises(ConfigError, match="max_drop"):
+        parse_config(RECIPE, overrides=(f"budget.max_drop={wrong}",))
