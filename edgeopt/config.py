@@ -143,7 +143,7 @@ class ExportConfig(Struct):
 class CalibrateConfig(Struct):
     """``[calibrate]``: how activation ranges are observed."""
 
-    method: CalibrationMethod = "mse"
+    method: CalibrationMethod = "mean_minmax"
     images: PositiveInt = 200
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
     minimum_images: PositiveInt = 16
