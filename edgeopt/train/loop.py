@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from edgeopt.spec import ModelSpec
 from edgeopt.train import checkpoint
 from edgeopt.train.checkpoint import EpochResult, State
 from edgeopt.train.objective import Objective, make_objective
-from edgeopt.train.optimizer import average, freeze, learning_rate, make_optimizer, training_mode
+from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
 
 
@@ -105,11 +104,11 @@ def train(
 
     freeze(module, config.freeze)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = copy.deepcopy(module).eval() if config.ema else None
-    state = State(module, make_optimizer(module, config), averaged)
+    average = Average(module, config.ema) if config.ema else None
+    state = State(module, make_optimizer(module, config), average.module if average else None)
     checkpoint.restore(state, work, identity)
     resumed_from = len(state.history)
-    run = _Run(state, objective, pictures[0], config, progress)
+    run = _Run(state, average, objective, pictures[0], config, progress)
     for epoch in range(resumed_from, config.epochs):
         loss = run.epoch(epoch)
         due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
@@ -131,13 +130,14 @@ class _Run:
     def __init__(
         self,
         state: State,
+        average: Average | None,
         objective: Objective,
         pictures: Pictures,
         config: TrainConfig,
         progress: Callable[[TrainProgress], None],
     ) -> None:
         self._state, self._objective, self._pictures, self._config = state, objective, pictures, config
-        self._progress = progress
+        self._average, self._progress = average, progress
         # The last, smaller batch is left out: BatchNorm needs more than a few images, and the order changes each epoch.
         self._steps = max(1, len(pictures) // config.batch_size)
         self._started = time.monotonic()
@@ -178,8 +178,8 @@ class _Run:
         torch.autograd.backward(loss)
         self._state.optimizer.step()
         done = epoch * self._steps + number + 1
-        if self._state.averaged is not None:
-            average(self._state.averaged, self._state.module, self._config.ema, done)
+        if self._average is not None:
+            self._average.update(done)
         self._report(value, rate, epoch, number, done)
         return value
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from edgeopt.config import TrainConfig
 from edgeopt.errors import ConfigError, did_you_mean
@@ -30,9 +33,9 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
     nesterov = config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True)
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
@@ -70,16 +73,31 @@ def training_mode(module: nn.Module, config: TrainConfig) -> None:
             layer.eval()
 
 
-@torch.no_grad()
-def average(averaged: nn.Module, module: nn.Module, decay: float, step: int) -> None:
-    """Move `averaged` towards `module` (exponential moving average of weights and statistics).
+class Average:
+    """The exponential moving average of a module's weights and statistics, in `module`.
 
-    The decay grows from .1 to `decay` over the first steps, so that the untrained start is soon forgotten.
+    The tensors are looked up once: walking through a detector's modules costs more than averaging its weights.
     """
-    decay = min(decay, (1 + step) / (10 + step))
-    current: dict[str, Tensor] = module.state_dict()
-    for name, value in averaged.state_dict().items():
-        if value.is_floating_point():
-            value.lerp_(current[name], 1.0 - decay)
-        else:
-            value.copy_(current[name])
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).eval()
+        self._decay = decay
+        pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the module's weights after `step` steps.
+
+        The decay grows from .1 to its value over the first steps, so that the untrained start is soon forgotten.
+        """
+        blend = get_ema_multi_avg_fn(min(self._decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
+        blend([mean for mean, _ in self._floats], [value for _, value in self._floats], step)
+        for mean, value in self._counters:
+            mean.copy_(value)
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
