@@ -94,12 +94,19 @@ class TestWarmUp:
 
 
 class TestRounds:
-    def test_order_is_mirrored_and_then_reversed(self):
+    def test_two_run_as_abba_and_then_baab(self):
         subjects = {name: Scripted(lambda number: 1e6) for name in "AB"}
         warmups = dict.fromkeys("AB", Warmup(8, 0.0, 1e6, stable=True))
         generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
         assert "".join(block.subject for block in next(generator)) == "ABBA"
         assert "".join(block.subject for block in next(generator)) == "BAAB"
+
+    def test_every_subject_is_first_last_and_twice_in_a_row_equally_often(self):
+        subjects = {name: Scripted(lambda number: 1e6) for name in "ABC"}
+        warmups = dict.fromkeys("ABC", Warmup(8, 0.0, 1e6, stable=True))
+        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
+        orders = ["".join(block.subject for block in next(generator)) for _ in range(3)]
+        assert orders == ["ABCCBA", "BCAACB", "CABBAC"]
 
     @given(st.lists(st.floats(1e4, 1e9), min_size=1, max_size=4), st.integers(1, 4))
     def test_all_subjects_run_the_same_queries(self, medians, count):

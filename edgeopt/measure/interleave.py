@@ -35,7 +35,7 @@ class Plan:
     """Fewest queries a block."""
     maximum_block: int = 2048
     """Most queries a block; of models that take microseconds."""
-    settle: int = 1
+    settle: int = 2
     """Untimed queries at the start of each block: the other subject has just emptied the caches."""
 
 
@@ -86,7 +86,10 @@ def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
 def rounds(
     subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan, sensors: Sensors
 ) -> Iterator[list[Block]]:
-    """Endless rounds of blocks: every subject forth and back, and the other way around in every second round.
+    """Endless rounds of blocks: every subject forth and back, starting with another one in every round.
+
+    The last one forth is the first one back and finds its caches warm. Each round it is another's turn: were it always
+    the same one, a model was seen to be 8 % faster than itself on a busy machine.
 
     All subjects run the same query numbers in a round, so that they do the same work.
 
@@ -103,11 +106,12 @@ def rounds(
         raise MeasurementError("there is nothing to measure: give at least one model")
     slowest_s = max(warmup.median_ns for warmup in warmups.values()) / 1e9
     queries = min(max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9))), plan.maximum_block)
+    names = list(subjects)
     run = _Blocks(subjects, queries, plan.settle, sensors)
     number = 0
     while True:
-        order = list(subjects)[:: 1 if number % 2 == 0 else -1]
-        yield [run.block(name, number, half) for half, names in enumerate((order, order[::-1])) for name in names]
+        order = [names[(place + number) % len(names)] for place in range(len(names))]
+        yield [run.block(name, number, half) for half, turn in enumerate((order, order[::-1])) for name in turn]
         number += 1
 
 
