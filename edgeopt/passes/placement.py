@@ -84,7 +84,8 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
         for index in _residual_inputs(node, heads, scheme):
             chosen.add(node, index)
     order = {id(node): position for position, node in enumerate(model.graph)}
-    edges = sorted(chosen.edges, key=lambda edge: (order[id(edge.node)], edge.index))
+    kept = [edge for edge in chosen.edges if scheme.requantize or not _repeats(edge)]
+    edges = sorted(kept, key=lambda edge: (order[id(edge.node)], edge.index))
     floats = {name: reason for name, reason in reasons.items() if reason}
     return Placement(tuple(heads), tuple(edges), chosen.groups(), floats)
 
@@ -154,6 +155,13 @@ class _Edges:
 
     def _join(self, first: str, second: str) -> None:
         self._leader[self._find(first)] = self._find(second)
+
+
+def _repeats(edge: Edge) -> bool:
+    """Whether the tensor that the edge reads is on its grid already, because a pass-through operator gives it."""
+    value = edge.node.inputs[edge.index]
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type in _PASS_THROUGH and not _interpolates(producer)
 
 
 def _interpolates(node: ir.Node) -> bool:

@@ -19,6 +19,8 @@ from edgeopt.passes.scheme import QuantScheme
 
 WEIGHT_LIMIT = 127
 """Weights use -127 to 127: symmetric."""
+_DEAD = 1e-30
+"""A range narrower than this is that of a tensor without values; its scale would leave float32."""
 _DTYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -87,7 +89,7 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
 def scale_and_zero_point(limits: Range, scheme: QuantScheme) -> tuple[np.float32, int]:
     """Scale, strictly positive, and zero point for the range ``(low, high)``."""
     low, high = limits
-    if high <= low:  # a dead tensor: any scale represents its zeros
+    if high - low < _DEAD:  # any scale represents zeros
         low, high = 0.0, 1.0
     if scheme.symmetric:
         return np.float32(max(-low, high) / 127), 0

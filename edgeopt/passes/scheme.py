@@ -28,6 +28,9 @@ class QuantScheme(Struct):
     """Activations have zero point 0."""
     residual: Literal["skip", "both"]
     """Which inputs of an Add of two branches are quantized: ``skip`` leaves the one that a convolution fuses with."""
+    requantize: bool = True
+    """Repeat the quantizer behind an operator that carries the scale through. It changes no value: TensorRT and
+    onnxruntime recognize a layer by the pair before it, while OpenVINO moves scales itself and would run the pair."""
     minimum_channels: int = 0
     """Convolutions and matrix products with fewer input or output channels stay float but for the documented
     exceptions (see `eligibility`)."""
@@ -39,7 +42,7 @@ class QuantScheme(Struct):
 
 
 TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
-X86 = QuantScheme(name="x86", dtype="uint8", symmetric=False, residual="both")
+X86 = QuantScheme(name="x86", dtype="uint8", symmetric=False, residual="both", requantize=False)
 ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both")
 
 SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, X86, ARM)}
