@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tiny_recipe import RECIPE, Watch
 # A deadline is an assertion on time, which says more about the machine than about the code.
 settings.register_profile("edgeopt", deadline=None)
 settings.load_profile("edgeopt")
+
+# OpenCV reads this at FFmpeg's first use in the process, which may be a test's own rather than ours.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
