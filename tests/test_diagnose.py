@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import onnx_ir as ir
@@ -229,6 +231,24 @@ def test_the_noisiest_layer_comes_first_and_its_repair_is_suggested(levels, data
     assert found.whole.sqnr_db <= min(found.weights_only.sqnr_db, found.activations_only.sqnr_db)
 
 
+def test_several_layers_are_suggested_where_several_cost() -> None:
+    found = diagnose(numbers({"a": (0.001, 1.0), "b": (0.001, 0.8), "c": (0.001, 0.001)}))
+    assert "'a' costs most" in found.suggestion
+    assert "'b' costs too" in found.suggestion
+    assert "'c'" not in found.suggestion
+
+
+def test_only_the_worst_layers_are_left_out_one_by_one() -> None:
+    asked: list[int] = []
+    subject = numbers({f"l{index}": (0.01, 0.01 * (index + 1)) for index in range(30)})
+    run = subject.run
+    counted = dataclasses.replace(subject, run=lambda weights, rest: asked.append(len(rest)) or run(weights, rest))
+    found = diagnose(counted)
+    assert asked.count(29) == 16
+    assert asked.count(1) == 30
+    assert [layer.without is not None for layer in found.layers] == [True] * 16 + [False] * 14
+
+
 def test_weights_are_blamed_when_they_lose_more() -> None:
     assert diagnose(numbers({"a": (0.5, 0.01), "b": (0.2, 0.01)})).cause == "weights"
 
@@ -379,10 +399,20 @@ def test_the_command_prints_a_table_and_json(files: Path) -> None:
     table = invoke(*arguments)
     assert table.exit_code == 0, table.output
     assert "activations only" in table.stdout
-    assert "costs most" in table.stdout
+    assert "costs most" in " ".join(table.stdout.split())
     answer = json.loads(invoke(*arguments, "--json").stdout)
     assert answer["images"] == 4
     assert answer["layers"][0]["inputs"][0]["tensor"] == "r2"
+
+
+def test_the_command_takes_images_whose_pixels_are_not_normalized(files: Path, tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.random.default_rng(index).integers(0, 4, (16, 16, 3), np.uint8))
+    spec = tmp_path / "spec.toml"
+    spec.write_text('[preprocessing]\nsteps = [{ type = "resize", size = [16, 16] }]\n')
+    result = invoke(files / "float.onnx", files / "int8.onnx", "--calibration", tmp_path, "--spec", spec, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["images"] == 3
 
 
 def test_the_command_says_what_is_wrong_with_its_files(files: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def _layers(layers: tuple[LayerDiagnosis, ...]) -> Table:
             escape(layer.name),
             layer.operator,
             f"{layer.only.sqnr_db:.1f}",
-            f"{layer.without.sqnr_db:.1f}",
+            "–" if layer.without is None else f"{layer.without.sqnr_db:.1f}",
             "–" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f}",
             "–" if layer.kl is None else f"{layer.kl:.4f}",
             "–" if layer.weight_range_ratio is None else f"{layer.weight_range_ratio:.1f}",

@@ -26,8 +26,8 @@ class LayerDiagnosis(Struct):
     operator: str
     only: Effect
     """Of the network with this layer alone quantized."""
-    without: Effect
-    """Of the network with all layers but this quantized."""
+    without: Effect | None
+    """Of the network with all layers but this quantized; None: not among the worst, so not run."""
     sqnr_db: float | None
     """Of the layer's own output, in the quantized network; None: not observed."""
     kl: float | None

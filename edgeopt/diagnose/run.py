@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -13,14 +14,16 @@ from edgeopt.diagnose.figures import InputFigures, LayerSignals, decibel
 from edgeopt.diagnose.result import Cause, Diagnosis, Effect, LayerDiagnosis, Tried
 from edgeopt.errors import DataError
 from edgeopt.metrics import kl
-from edgeopt.spec import Struct
+from edgeopt.spec import Struct, replace
 
 Array: TypeAlias = NDArray[Any]
 Outputs: TypeAlias = Sequence[Sequence[Array]]
 """The network's outputs, image by image."""
 
 REPAIRED_LAYERS = 3
-"""How many of the worst layers repairs are tried on."""
+"""How many of the worst layers repairs are tried on, and of those where something stands out."""
+EXCLUDED_LAYERS = 16
+"""How many of the worst layers are also left out alone: without the others, the outputs are as they are."""
 _WORTHWHILE_DB = 0.5
 """A repair that gains less is noise."""
 _MOST = 0.8
@@ -106,14 +109,17 @@ class _Run:
     def __init__(self, subject: Subject, progress: Callable[[float], None]) -> None:
         self._subject, self._progress = subject, progress
         self._all = tuple(subject.layers)
-        self._done, self._total = 0, 2 * len(self._all) + 3
+        self._done, self._total = 0, 3 + len(self._all) + min(EXCLUDED_LAYERS, len(self._all))
 
     def result(self) -> Diagnosis:
         whole = self._effect(self._all, self._all)
         weights_only, activations_only = self._effect(self._all, ()), self._effect((), self._all)
         signals = self._signals()
-        layers = sorted((self._layer(name, signals) for name in self._all), key=lambda layer: layer.only.sqnr_db)
-        tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(layers[:REPAIRED_LAYERS], whole)
+        ranked = sorted((self._layer(name, signals) for name in self._all), key=lambda layer: layer.only.sqnr_db)
+        layers = [*(self._left_out(layer) for layer in ranked[:EXCLUDED_LAYERS]), *ranked[EXCLUDED_LAYERS:]]
+        striking = [layer for layer in layers[:EXCLUDED_LAYERS] if layer.finding][:REPAIRED_LAYERS]
+        chosen = [*layers[:REPAIRED_LAYERS], *(layer for layer in striking if layer not in layers[:REPAIRED_LAYERS])]
+        tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(chosen, whole)
         cause = _cause(whole, weights_only, activations_only)
         return Diagnosis(
             images=len(self._subject.reference),
@@ -144,19 +150,22 @@ class _Run:
 
     def _layer(self, name: str, signals: Mapping[str, LayerSignals]) -> LayerDiagnosis:
         traits = self._subject.layers[name]
-        others = tuple(each for each in self._all if each != name)
         seen = signals.get(name)
         return LayerDiagnosis(
             name=name,
             operator=traits.operator,
             only=self._effect((name,), (name,)),
-            without=self._effect(others, others),
+            without=None,
             sqnr_db=None if seen is None else seen.sqnr_db,
             kl=None if seen is None else seen.kl,
             weight_range_ratio=traits.weight_range_ratio,
             inputs=traits.inputs,
             finding=_finding(traits),
         )
+
+    def _left_out(self, layer: LayerDiagnosis) -> LayerDiagnosis:
+        others = tuple(each for each in self._all if each != layer.name)
+        return replace(layer, without=self._effect(others, others))
 
     def _try(self, layers: Sequence[LayerDiagnosis], whole: Effect) -> list[Tried]:
         """Repairs of each layer, and the layer in float, which the ranking has run already."""
@@ -165,7 +174,9 @@ class _Run:
             for repair in self._subject.repairs(layer.name):
                 found = self._compare(repair.run())
                 tried.append(_tried(layer.name, repair.name, repair.setting, found, whole))
-            tried.append(_tried(layer.name, "float", f'[quantize] exclude = ["{layer.name}"]', layer.without, whole))
+            if layer.without is not None:
+                setting = f'[quantize] exclude = ["{layer.name}"]'
+                tried.append(_tried(layer.name, "float", setting, layer.without, whole))
         return tried
 
 
@@ -206,20 +217,39 @@ def _finding(traits: Traits) -> str:
 def _suggest(whole: Effect, cause: Cause, layers: Sequence[LayerDiagnosis], tried: Sequence[Tried]) -> str:
     if cause == "none":
         return f"nothing to repair: the outputs keep {whole.sqnr_db:.1f} dB"
-    best = max(tried, key=lambda each: each.gain_db, default=None)
-    if best is None or best.gain_db < _WORTHWHILE_DB:
+    by_layer = [_choose(whole, list(repairs)) for _, repairs in itertools.groupby(tried, key=lambda each: each.layer)]
+    useful = sorted((each for each in by_layer if each.gain_db >= _WORTHWHILE_DB), key=lambda each: -each.gain_db)
+    mended: set[str] = set()
+    sentences: list[str] = []
+    for repair in useful:
+        layer = next(layer for layer in layers if layer.name == repair.layer)
+        tensors = {figures.tensor for figures in layer.inputs}
+        if tensors and tensors <= mended and repair.repair != "float":
+            continue  # the same tensor's quantizer, which another layer reads too
+        mended |= tensors
+        sentences.append(_sentence(whole, layer, repair, is_first=not sentences))
+    if not sentences:
         return (
             f"no single layer stands out: the loss comes from {'both halves' if cause == 'both' else cause} of many "
             "layers. Try another range method, bias correction, or weight rounding for all"
         )
-    repairs = [each for each in tried if each.layer == best.layer and each.repair != "float"]
+    return ". ".join(sentences)
+
+
+def _choose(whole: Effect, tried: Sequence[Tried]) -> Tried:
+    """Of the repairs of one layer the one to take: float only where nothing else comes near."""
+    best = max(tried, key=lambda each: each.gain_db)
+    repairs = [each for each in tried if each.repair != "float"]
     close = [each for each in repairs if _removed(whole, each.effect) >= _MOST * _removed(whole, best.effect)]
-    chosen = max(close, key=lambda each: each.gain_db, default=best)
-    finding = next(layer.finding for layer in layers if layer.name == chosen.layer)
-    because = f" ({finding})" if finding else ""
+    return max(close, key=lambda each: each.gain_db, default=best)
+
+
+def _sentence(whole: Effect, layer: LayerDiagnosis, tried: Tried, *, is_first: bool) -> str:
+    costs = "costs most" if is_first else "costs too"
+    because = f" ({layer.finding})" if layer.finding else ""
     return (
-        f"layer '{chosen.layer}' costs most{because}. {chosen.repair} for it alone brings the outputs from "
-        f"{whole.sqnr_db:.1f} to {chosen.effect.sqnr_db:.1f} dB: {chosen.setting}"
+        f"layer '{layer.name}' {costs}{because}: {tried.repair} for it alone brings the outputs from "
+        f"{whole.sqnr_db:.1f} to {tried.effect.sqnr_db:.1f} dB, {tried.setting}"
     )
 
 

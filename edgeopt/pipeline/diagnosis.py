@@ -87,7 +87,7 @@ def diagnose_files(
     progress.end(f"{len(pair.layers)} quantized layers, {len(feeds)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
-    progress.end(result.suggestion, reused=False)
+    progress.end(f"the layer that loses most alone is '{result.layers[0].name}'", reused=False)
     return result
 
 

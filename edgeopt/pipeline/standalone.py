@@ -126,10 +126,12 @@ def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
             "calibrating with images needs --spec: a TOML file with [preprocessing] (steps, channels, normalization)"
         )
     preprocessing = read_toml(spec, InputSpec).preprocessing
-    names = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
-    if len(names) != 1 or names[0] is None:
-        raise ModelError(f"the model has {len(names)} inputs: calibrate it with an .npz of all of them instead")
+    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    if len(inputs) != 1 or inputs[0].dtype is None:
+        raise ModelError(f"the model has {len(inputs)} inputs: calibrate it with an .npz of all of them instead")
+    name, dtype = inputs[0].name or "", inputs[0].dtype.numpy()
     dataset = load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
     for index, sample in enumerate(dataset):
         tensor, _ = preprocess(dataset.image(index), preprocessing)
-        yield sample.name, {names[0]: np.ascontiguousarray(tensor[None])}
+        # Pixels without normalization are uint8, which networks exported in float32 want as numbers.
+        yield sample.name, {name: np.ascontiguousarray(tensor[None], dtype)}
