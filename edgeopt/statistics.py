@@ -119,7 +119,9 @@ def block_ratio_interval(
     ignores the few that something else disturbed.
 
     Args:
-        baseline: (rounds,) positive typical latencies of the baseline, one a round (median of its blocks).
+        baseline: (rounds,) positive typical latencies of the baseline, one a round (median of its blocks); or
+            (rounds, instances) of several of it. Each instance makes a ratio of its own: latencies are skewed to the
+            right, and against an average of instances a single candidate would seem faster than it is.
         candidate: (rounds,) of the candidate in the same rounds.
         confidence: the share of such intervals that hold the true ratio.
         resamples: how often the rounds are drawn.
@@ -128,10 +130,12 @@ def block_ratio_interval(
     Raises:
         MeasurementError: no rounds, unequal numbers of rounds, or a latency that is not positive.
     """
-    before, after = _paired(baseline, candidate)
+    before = np.asarray(baseline, dtype=np.float64)
+    before = before[:, None] if before.ndim == 1 else before
+    _, after = _paired(before[:, 0], candidate)
     _require_positive(min(before.min(), after.min()))
-    ratios = after / before
-    draws = _resampled(ratios, lambda picked: np.median(picked, axis=1), resamples, seed)
+    ratios = after[:, None] / before
+    draws = _resampled(ratios, lambda picked: np.median(picked, axis=(1, 2)), resamples, seed)
     return interval(float(np.median(ratios)), draws, confidence)
 
 
@@ -221,10 +225,10 @@ def _allowed_overruns(queries: int, percentile: float, confidence: float) -> int
 def _resampled(
     values: Values, statistic: Callable[[NDArray[np.float64]], NDArray[Any]], resamples: int, seed: int
 ) -> Values:
-    """`statistic` of (batch, n) arrays drawn from `values` with replacement, as (resamples,) float64."""
+    """`statistic` of (batch, n, …) arrays drawn from `values` with replacement, as (resamples,) float64."""
     generator = np.random.default_rng(seed)
     batches = [min(_BATCH, resamples - start) for start in range(0, resamples, _BATCH)]
-    draws = [statistic(values[generator.integers(0, values.size, (batch, values.size))]) for batch in batches]
+    draws = [statistic(values[generator.integers(0, len(values), (batch, len(values)))]) for batch in batches]
     return np.concatenate(draws).astype(np.float64)
 
 

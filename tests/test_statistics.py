@@ -113,6 +113,12 @@ class TestBlockRatio:
         candidate[:4] = 3.0
         assert block_ratio_interval(baseline, candidate).estimate == pytest.approx(1.05)
 
+    def test_skewed_noise_does_not_make_equal_models_differ(self):
+        generator = np.random.default_rng(5)
+        baseline, candidate = generator.exponential(size=(2000, 2)) + 0.1, generator.exponential(size=2000) + 0.1
+        interval = block_ratio_interval(baseline, candidate)
+        assert interval.low < 1.0 < interval.high
+
     def test_seeded(self):
         generator = np.random.default_rng(4)
         before, after = generator.random(30) + 1, generator.random(30) + 1

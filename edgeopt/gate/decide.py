@@ -29,7 +29,7 @@ def compare(
     """
     first, second = np.asarray(baseline_ms, dtype=np.float64), np.asarray(twin_ms, dtype=np.float64)
     noise = statistics.block_ratio_interval(first, second, seed=config.seed)
-    both = np.sqrt(first * second)  # geometric mean: neither instance is the reference
+    both = np.stack([first, second], axis=1)
     baseline = float(np.median(both))
     spread = max(noise.high - 1.0, 1.0 - noise.low)
     return LatencyFinding(
