@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import msgspec
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from edgeopt.report.content import Report, Row
 from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
 
-_COLUMNS = ("variant", "accuracy", "change, points", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
+_COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
 
 
 def to_terminal(report: Report) -> Table:
     """A rich table: every variant beside its FP32 baseline."""
-    table = Table(title=report.manifest.name, title_justify="left", caption=_notes(report), caption_justify="left")
+    table = Table(
+        title=report.manifest.name,
+        title_justify="left",
+        caption=_notes(report),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for index, column in enumerate(_columns(report)):
-        table.add_column(column, justify="right" if index else "left")
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in report.rows:
         style = "bold" if row.name == report.candidate else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
