@@ -52,6 +52,7 @@ def main(names: tuple[str, ...], out: Path) -> None:
             click.echo(f"{name}: SKIPPED, not measured: {error}", err=True)
             continue
         rows[name] = [_row(name, manifest, variant) for variant in manifest.variants]
+        RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     click.echo(f"wrote {RESULTS.relative_to(HERE.parent)}; `make readme` puts it into the README")
 
