@@ -88,7 +88,7 @@ class TestOutcomes:
         assert run(Machine(seed, hog=0.2), 1.0).outcome in ("pass", "invalid")
 
     def test_a_hopeless_machine_is_invalid_and_not_a_pass(self):
-        verdict = run(Machine(1, noise=1.5), 1.0, maximum_s=0.05, minimum_rounds=8)
+        verdict = run(Machine(1, noise=6.0), 1.0, maximum_s=0.05, minimum_rounds=8)
         assert verdict.outcome == "invalid"
         assert verdict.exit_code == 3
 

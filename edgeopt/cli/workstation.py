@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeopt.spec import Task
 
 _SCHEMES = click.Choice(["tensorrt", "x86", "arm"])
-_METHODS = click.Choice(["minmax", "percentile", "entropy", "mse", "auto"])
+_METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 
 
 @click.command()
@@ -110,7 +110,7 @@ def export(recipe: str, out: Path | None, work: Path | None, overrides: tuple[st
     help="TOML that says how images become the input ([preprocessing]); needed with images.",
 )
 @click.option("--scheme", type=_SCHEMES, default="tensorrt", show_default=True, help="Whose kernels the Q/DQ is for.")
-@click.option("--method", type=_METHODS, default="mse", show_default=True, help="How ranges are found.")
+@click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are found.")
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
 @click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))

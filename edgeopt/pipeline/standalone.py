@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from edgeopt.dataset import load
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
 from edgeopt.export.opset import raise_opset
 from edgeopt.passes.optimize import optimize
-from edgeopt.passes.quantize import quantize
+from edgeopt.passes.repair import repair
 from edgeopt.passes.scheme import scheme
 from edgeopt.pipeline.progress import Progress
 from edgeopt.preprocess import preprocess
@@ -43,7 +44,7 @@ def quantize_file(
     out: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Quantize an ONNX file and write the Q/DQ graph.
+    """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
     Args:
         path: a float ONNX CNN.
@@ -55,7 +56,7 @@ def quantize_file(
         progress: told about each stage.
 
     Returns:
-        Sizes in bytes and the number of calibration images.
+        Sizes in bytes, the number of calibration images, and the repairs that helped.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.
@@ -69,16 +70,25 @@ def quantize_file(
     model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
-    feeds = network_feeds(model, calibration, spec)
-    table = calibrate(model, feeds, calibrate_config, lambda done: progress.update(done, calibrate_config.images))
+    images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
+    table = calibrate(model, images, calibrate_config, lambda done: progress.update(done, len(images)))
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images", reused=False)
     progress.begin("quantize")
-    quantized = quantize(model, table, scheme(quantize_config.scheme), exclude=quantize_config.exclude)
+    result = repair(
+        model,
+        table,
+        scheme(quantize_config.scheme),
+        images,
+        quantize_config.repairs,
+        quantize_config.exclude,
+        progress=lambda text: progress.update(0.0, 1.0, text),
+    )
     with storage_errors(out):
-        ir.save(quantized, out)
+        ir.save(result.model, out)
     sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
     progress.end(f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB", reused=False)
-    return {**sizes, "images": len(table.images), "scheme": quantize_config.scheme}
+    kept = [trial.name for trial in result.trials if trial.is_kept]
+    return {**sizes, "images": len(table.images), "scheme": quantize_config.scheme, "repairs": kept}
 
 
 def compile_file(path: Path, target_name: str, out: Path) -> int:
