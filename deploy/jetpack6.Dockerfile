@@ -1,6 +1,6 @@
 # JetPack 6 (Orin): TensorRT 8.6 to 10.3, CUDA 12, Python 3.10. Build in the repository's root:
 #   docker build -f deploy/jetpack6.Dockerfile -t edgeopt:jetpack6 .
-#   docker run --rm --runtime nvidia -v "$PWD:/work" -v edgeopt-cache:/cache edgeopt:jetpack6 verify /work/x.edgeopt
+#   docker run --rm --runtime nvidia -v "$PWD:/bundles" -v edgeopt-cache:/cache edgeopt:jetpack6 verify /bundles/x.edgeopt
 # The image's JetPack has to be the board's: an engine runs on the TensorRT that built it.
 ARG BASE=nvcr.io/nvidia/l4t-jetpack:r36.4.0
 FROM ${BASE}

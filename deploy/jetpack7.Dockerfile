@@ -1,7 +1,7 @@
 # JetPack 7 (Thor, and Orin from 7.2 on): TensorRT 10.13 and newer, CUDA 13, Python 3.12. There is no L4T image for it:
 # Jetson is an ordinary Arm server (SBSA) there, so NVIDIA's TensorRT image serves. Build in the repository's root:
 #   docker build -f deploy/jetpack7.Dockerfile -t edgeopt:jetpack7 .
-#   docker run --rm --runtime nvidia -v "$PWD:/work" -v edgeopt-cache:/cache edgeopt:jetpack7 verify /work/x.edgeopt
+#   docker run --rm --runtime nvidia -v "$PWD:/bundles" -v edgeopt-cache:/cache edgeopt:jetpack7 verify /bundles/x.edgeopt
 ARG BASE=nvcr.io/nvidia/tensorrt:25.09-py3
 FROM ${BASE}
 RUN apt-get update \
