@@ -48,7 +48,7 @@ class Workspace:
     """Stage results in `folder`, which is made when first needed. One process at a time may hold it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()  # its files are named in recipes' terms, whose paths start from another folder
 
     @contextmanager
     def held(self) -> Iterator[Workspace]:

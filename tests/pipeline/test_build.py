@@ -139,6 +139,20 @@ def test_stages_before_the_end_give_files(copy: Path, watch: Watch, tmp_path: Pa
     assert "train" not in watch.made
 
 
+def test_a_relative_work_folder_starts_from_the_current_folder_not_from_the_recipe(
+    copy: Path, watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "recipes"
+    elsewhere.mkdir()
+    monkeypatch.chdir(copy)
+    export_model(parse_config(RECIPE), elsewhere, Path("work"), Path("tiny.onnx"), watch)
+    assert (copy / "tiny.onnx").exists()
+    shutil.rmtree(next((copy / "work").glob("export-*")))
+    export_model(parse_config(RECIPE), elsewhere, Path("work"), Path("again.onnx"), watch)
+    assert "train" not in watch.made
+    assert "export" in watch.made
+
+
 def test_a_model_without_weights_or_training_is_refused(tmp_path: Path, watch: Watch) -> None:
     config = parse_config(RECIPE.replace("[train]\nepochs = 1", ""))
     with pytest.raises(ModelError, match=r"add a \[train\] table"):
