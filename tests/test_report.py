@@ -184,6 +184,13 @@ class TestTables:
         assert "ov-fp32" in capture.get()
         assert "4.00×" in capture.get()
 
+    def test_terminal_table_fits_80_columns_uncut(self, bundle):
+        found = content(with_variant(bundle, "ov-int8", accepted=False))
+        console = Console(width=80)
+        with console.capture() as capture:
+            console.print(to_terminal(found))
+        assert "…" not in capture.get()
+
     def test_json_is_small_and_whole(self, report):
         found = msgspec.json.decode(to_json(report))
         assert [row["name"] for row in found["variants"]] == ["ov-fp32", "ov-int8"]

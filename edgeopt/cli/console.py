@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 
 def console() -> Console:
@@ -62,7 +63,11 @@ class StageDisplay:
         self._clear()
         took_s = time.monotonic() - self._started_s
         mark, when = ("[dim]=", "[dim]unchanged[/dim]") if reused else ("[green]+", f"{took_s:.1f} s")
-        self.console.print(f"{mark}[/] [bold]{self._stage:<10}[/bold] {summary} [dim]({when})[/dim]")
+        line = Table.grid(padding=(0, 1))  # a long summary wraps below itself, not below the stage's name
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True, min_width=10)
+        line.add_row(f"{mark}[/]", f"[bold]{self._stage}[/bold]", f"{summary} [dim]({when})[/dim]")
+        self.console.print(line)
 
     def _clear(self) -> None:
         if self._task is not None:

@@ -25,7 +25,8 @@ def to_terminal(report: Report) -> Table:
         pad_edge=False,
     )
     for index, column in enumerate(_columns(report)):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        name = column if column == "p50 ms" else column.removesuffix(" ms")  # said once: 80 columns hold the table
+        table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in report.rows:
         style = "bold" if row.name == report.candidate else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
@@ -54,7 +55,8 @@ def to_json(report: Report) -> bytes:
         "variants": report.rows,
         "metrics": report.metrics,
         "classes": report.classes,
-        "sensitivity": report.sensitivity,
+        "searches": report.searches,
+        "diagnoses": report.diagnoses,
         "calibration": manifest.calibration,
         "parity": manifest.parity,
         "versions": manifest.versions,
