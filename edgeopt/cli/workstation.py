@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import click
 from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
 
 if TYPE_CHECKING:
+    from edgeopt.config import Config
+    from edgeopt.pipeline.progress import Progress
     from edgeopt.spec import Task
 
 _SCHEMES = click.Choice(["tensorrt", "x86", "arm"])
@@ -67,15 +70,9 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
 @overrides
 def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
     """Train a recipe's model; a killed training resumes from its last checkpoint."""
-    from edgeopt.cli.console import StageDisplay
-    from edgeopt.config import find_recipe
     from edgeopt.pipeline import train_model
 
-    config, root = find_recipe(recipe, overrides)
-    out = out or Path(f"{config.name}.safetensors")
-    with StageDisplay() as display:
-        train_model(config, root, work or out.parent / ".edgeopt-work", out, display)
-    click.echo(f"weights {out}")
+    click.echo(f"weights {_produce(train_model, recipe, overrides, work, out, '.safetensors')}")
 
 
 @click.command()
@@ -85,15 +82,27 @@ def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str
 @overrides
 def export(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
     """Export a recipe's model to optimized ONNX, checked against torch (training it first where it must)."""
-    from edgeopt.cli.console import StageDisplay
-    from edgeopt.config import find_recipe
     from edgeopt.pipeline import export_model
 
+    click.echo(f"graph {_produce(export_model, recipe, overrides, work, out, '.onnx')}")
+
+
+def _produce(
+    make: Callable[[Config, Path, Path, Path, Progress], Path],
+    recipe: str,
+    overrides: tuple[str, ...],
+    work: Path | None,
+    out: Path | None,
+    suffix: str,
+) -> Path:
+    """Run the part of a recipe that ends in one file, called after the recipe unless `out` says otherwise."""
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.config import find_recipe
+
     config, root = find_recipe(recipe, overrides)
-    out = out or Path(f"{config.name}.onnx")
+    out = out or Path(f"{config.name}{suffix}")
     with StageDisplay() as display:
-        export_model(config, root, work or out.parent / ".edgeopt-work", out, display)
-    click.echo(f"graph {out}")
+        return make(config, root, work or out.parent / ".edgeopt-work", out, display)
 
 
 @click.command()
