@@ -18,7 +18,7 @@ from edgeopt.passes.scheme import QuantScheme
 _DOMAINS = ("", "ai.onnx")
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
                "ConvInteger", "MatMulInteger")  # fmt: skip
-_PASS_THROUGH = (
+PASS_THROUGH = (
     "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Resize", "Concat",
     "DepthToSpace", "SpaceToDepth", "GlobalMaxPool", "Expand",
 )  # fmt: skip
@@ -127,7 +127,7 @@ class _Edges:
         producer = value.producer()
         if producer is None:
             return
-        if producer.op_type in _PASS_THROUGH and not _interpolates(producer):
+        if producer.op_type in PASS_THROUGH and not _interpolates(producer):
             for source in range(len(producer.inputs) if producer.op_type == "Concat" else 1):
                 self.add(producer, source)
                 if Edge(producer, source) in self.edges:
@@ -161,7 +161,7 @@ def _repeats(edge: Edge) -> bool:
     """Whether the tensor that the edge reads is on its grid already, because a pass-through operator gives it."""
     value = edge.node.inputs[edge.index]
     producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type in _PASS_THROUGH and not _interpolates(producer)
+    return producer is not None and producer.op_type in PASS_THROUGH and not _interpolates(producer)
 
 
 def _interpolates(node: ir.Node) -> bool:

@@ -1,0 +1,60 @@
+"""Rounding to a grid with gradients: straight through to the values, and to the grid's scale as in LSQ.
+
+Learned step size quantization: Esser et al. 2020. Values beyond the grid's ends pass no gradient on and pull the scale
+outwards, while rounding errors pull it inwards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _FakeQuantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = x / scale
+        nearest = torch.round(steps).clamp_(low, high)
+        inside = (steps >= low - 0.5) & (steps <= high + 0.5)
+        error = nearest - torch.where(inside, steps, 0.0)  # d(result) / d(scale)
+        ctx.save_for_backward(inside, error)
+        return nearest * scale
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        inside, error = ctx.saved_tensors
+        return gradient * inside, torch.dot(gradient.reshape(-1), error.reshape(-1)).reshape(()), None, None
+
+
+class _Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, steps: Tensor, limit: int) -> Tensor:
+        del ctx
+        return torch.round(steps).clamp_(-limit, limit)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        del ctx
+        return gradients[0], None
+
+
+def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """`x` on the grid ``scale * (low ... high)``.
+
+    Args:
+        x: any shape.
+        scale: a single number, strictly positive.
+        low: the smallest integer less the zero point.
+        high: the largest.
+    """
+    result: Tensor = _FakeQuantize.apply(x, scale, low, high)  # type: ignore[no-untyped-call]
+    return result
+
+
+def rounded(steps: Tensor, limit: int) -> Tensor:
+    """The nearest integers within ``-limit ... limit``; the gradient takes no notice of it."""
+    result: Tensor = _Round.apply(steps, limit)  # type: ignore[no-untyped-call]
+    return result

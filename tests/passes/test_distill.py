@@ -1,0 +1,179 @@
+"""The fine-tune brings a quantized network closer to its float self, and keeps what makes it a Q/DQ network."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from graphs import model_of, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.distill import UnsupportedOperatorError, distill
+from edgeopt.passes.distill.augment import vary
+from edgeopt.passes.distill.fake_quantize import fake_quantize
+from edgeopt.passes.distill.losses import divergence_loss
+from edgeopt.passes.distill.network import LearnedNetwork
+from edgeopt.passes.distill.ties import tied_scales
+from edgeopt.passes.divergence import divergence, outputs
+from edgeopt.passes.optimize import optimize
+from edgeopt.passes.quantize import quantize
+from edgeopt.passes.scheme import ARM, TENSORRT, X86
+
+SCHEMES = pytest.mark.parametrize("scheme", [X86, ARM, TENSORRT], ids=["x86", "arm", "tensorrt"])
+NETWORK = """
+g (float[1,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,16,3,3] w2, float[16] w_b2,
+   float[16,16,1,1] w3, float[16] w_b3, float[16,32] w4, float[16] w_b4) => (float[1,16] y)
+{
+  a = Conv<pads=[1,1,1,1]>(x, w1, w_b1)
+  b = Relu(a)
+  c = Conv<pads=[1,1,1,1]>(b, w2, w_b2)
+  d = Sigmoid(c)
+  e = Mul(c, d)
+  f = Conv(b, w3, w_b3)
+  h = Concat<axis=1>(e, f)
+  i = MaxPool<kernel_shape=[2,2], strides=[2,2]>(h)
+  j = GlobalAveragePool(i)
+  k = Flatten(j)
+  y = Gemm<transB=1>(k, w4, w_b4)
+}
+"""
+X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
+FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
+
+
+def network() -> ir.Model:
+    return optimize(model_of(NETWORK))
+
+
+def quantized(model: ir.Model, scheme) -> ir.Model:
+    images = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
+    return quantize(model, calibrate(model, images, CalibrateConfig(method="minmax")), scheme)
+
+
+def arrays(model: ir.Model) -> dict[str, np.ndarray]:
+    return {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+
+
+@SCHEMES
+def test_a_network_that_has_learned_nothing_computes_what_onnxruntime_computes(scheme):
+    model = quantized(network(), scheme)
+    expected = run(model, **FEEDS[0])["y"]
+    (actual,) = LearnedNetwork(model).run({"x": torch.from_numpy(FEEDS[0]["x"])})
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-3, atol=1e-3)
+
+
+@SCHEMES
+def test_a_network_that_has_learned_nothing_is_written_back_unchanged(scheme):
+    model = quantized(network(), scheme)
+    before, after = arrays(model), arrays(LearnedNetwork(model).model())
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert after[name].dtype == array.dtype
+        np.testing.assert_array_equal(after[name], array)
+
+
+@SCHEMES
+def test_what_was_learned_is_what_is_written(scheme):
+    model = quantized(network(), scheme)
+    learned = LearnedNetwork(model)
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in [*learned.weights, *learned.biases]:
+            parameter += 2 * torch.randn(parameter.shape, generator=random)
+        for parameter in learned.scales:
+            parameter += 0.1 * torch.randn((), generator=random)
+    (expected,) = learned.run({"x": torch.from_numpy(FEEDS[0]["x"])})
+    written = learned.model()
+    np.testing.assert_allclose(run(written, **FEEDS[0])["y"], expected.detach().numpy(), rtol=1e-3, atol=1e-3)
+    assert all(array.min() > 0 for name, array in arrays(written).items() if name.endswith("/scale"))
+    integers = [array for array in arrays(written).values() if array.dtype == np.int8 and array.ndim > 1]
+    assert all(np.abs(array.astype(int)).max() <= 127 for array in integers)
+    assert arrays(model)["w1/int8"].tobytes() == arrays(quantized(network(), scheme))["w1/int8"].tobytes()
+
+
+@SCHEMES
+def test_scales_that_a_concatenation_carries_through_stay_one(scheme):
+    model = quantized(network(), scheme)
+    leader = tied_scales(model.graph)
+    assert leader["e/scale"] == leader["f/scale"]
+    assert leader["x/scale"] != leader["e/scale"]
+    learned = LearnedNetwork(model)
+    with torch.no_grad():
+        for position, parameter in enumerate(learned.scales):
+            parameter += 0.01 * (position + 1)
+    written = arrays(learned.model())
+    assert written["e/scale"] == written["f/scale"]
+    assert written["x/scale"] != pytest.approx(arrays(model)["x/scale"])
+
+
+@SCHEMES
+def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
+    model, worn = network(), network()
+    bias = worn.graph.initializers["w_b2"]
+    bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(0.2), name="w_b2")  # something to learn
+    plain = quantized(worn, scheme)
+    before = ir.to_proto(plain).SerializeToString()
+    reference = outputs(model, FEEDS[16:])
+
+    def judge(candidate: ir.Model) -> float:
+        return divergence(reference, outputs(candidate, FEEDS[16:]))
+
+    told: list[str] = []
+    learned, lowest = distill(model, plain, FEEDS[:16], judge, epochs=4, progress=told.append)
+    assert lowest == judge(learned) < judge(plain)
+    assert len(told) == 4
+    assert ir.to_proto(plain).SerializeToString() == before
+    again, _ = distill(model, plain, FEEDS[:16], judge, epochs=4)
+    assert arrays(again)["w2/int8"].tobytes() == arrays(learned)["w2/int8"].tobytes()
+
+
+def test_a_network_that_gets_no_better_comes_back_as_it_was():
+    model = network()
+    plain = quantized(model, X86)
+    verdicts = iter([1.0, 2.0, 3.0])
+    assert distill(model, plain, FEEDS[:4], lambda _: next(verdicts), epochs=2) == (plain, 1.0)
+
+
+def test_an_operator_without_a_torch_function_is_named():
+    model = model_of("g (float[1,8] x) => (float y) { y = Det(x) }")
+    with pytest.raises(UnsupportedOperatorError, match="Det"):
+        distill(model, model, [], lambda _: 0.0)
+
+
+def test_rounding_passes_gradients_inside_the_grid_and_moves_its_scale_as_lsq_does():
+    x = torch.tensor([-3.0, 0.4, 0.6, 9.0], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    y = fake_quantize(x, scale, -2, 4)
+    y.sum().backward()
+    np.testing.assert_allclose(y.detach(), [-1.0, 0.5, 0.5, 2.0])
+    np.testing.assert_allclose(x.grad, [0.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(scale.grad, -2 + (1 - 0.8) + (1 - 1.2) + 4, atol=1e-6)
+
+
+@given(st.sampled_from([(1, 7), (1, 6, 20), (1, 20, 6), (1, 4, 5, 5)]), st.integers(0, 100))
+def test_what_is_learned_is_what_is_judged(shape, seed):
+    random = np.random.default_rng(seed)
+    first, second = (random.normal(size=shape).astype(np.float32) for _ in range(2))
+    if len(shape) == 3:
+        first[:, :3, :3] = np.abs(first[:, :3, :3]) % 1
+    loss = divergence_loss([torch.from_numpy(first)], [torch.from_numpy(second)])
+    assert float(loss) == pytest.approx(divergence([[first]], [[second]]), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(1, 3, 20, 30), (1, 20, 30, 3), (1, 1, 8, 8)])
+def test_a_varied_image_is_another_image_of_the_same_kind(shape, dtype):
+    image = (np.random.default_rng(0).random(shape) * 200).astype(dtype)
+    varied = vary({"x": image, "other": np.zeros(3)}, np.random.default_rng(1))
+    assert varied["x"].shape == shape
+    assert varied["x"].dtype == dtype
+    assert image.min() <= varied["x"].min()
+    assert varied["x"].max() <= image.max()
+    assert not np.array_equal(varied["x"], image)
+    np.testing.assert_array_equal(varied["other"], np.zeros(3))
+    again = vary({"x": image}, np.random.default_rng(1))
+    np.testing.assert_array_equal(again["x"], varied["x"])
