@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.table import table
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -85,9 +87,15 @@ def _recipe_row(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} | {latencies} | {speedup} | {size} |"
 
 
+def peers() -> str:
+    """Other quantizers beside edgeopt."""
+    return table(RESULTS / "peers.json")
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "code": code_organization,
     "commands": commands,
+    "peers": peers,
     "recipes": recipes,
 }
 

@@ -1,0 +1,123 @@
+"""The graphs that are compared: FP32, edgeopt's, and each peer's in each setting, kept by what determines them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import edgeopt
+from benchmarks.peers.environments import Peer, PeerError, prepare, quantize
+from edgeopt.config import TargetName
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.workspace import Workspace, file_hash
+from edgeopt.spec import ModelSpec
+
+FLOAT = "FP32"
+OURS = "edgeopt"
+_MODEL = "model.onnx"
+_SECONDS = "seconds.json"
+_SAMPLES = "samples.npz"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of the table.
+
+    Attributes:
+        name: of the row.
+        graph: the ONNX file; None where there is none.
+        engine: what runs it.
+        seconds: that quantizing took, calibration included, when it was done; None where it was not timed.
+        reason: why there is no graph.
+    """
+
+    name: str
+    graph: Path | None
+    engine: TargetName = "ov"
+    seconds: float | None = None
+    reason: str = ""
+
+
+def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> tuple[list[Candidate], ModelSpec]:
+    """Make or find all graphs: FP32 and edgeopt's first.
+
+    Args:
+        job: the recipe's, without the normalisation in the graph: not every peer can take pixels.
+        peers: to run, in this order.
+        folder: keeps environments and results. edgeopt's own are kept by its sources, which change more often than its
+            version.
+
+    Returns:
+        The candidates and the specification of all of them.
+    """
+    own = replace(job, workspace=Workspace(folder / "edgeopt" / _sources()))
+    exact = graphs.optimized(own, graphs.exported(own, graphs.trained(own)))
+    found = [Candidate(FLOAT, exact.file(graphs.MODEL)), _ours(own, exact)]
+    samples = _samples(job, exact)
+    for peer in peers:
+        found += _of_peer(job, peer, exact.file(graphs.MODEL), samples, folder / "environments")
+    return found, graphs.read_spec(exact)
+
+
+def _ours(job: Job, exact: graphs.Artifact) -> Candidate:
+    calibration = graphs.calibrated(job, exact)
+    quantized = graphs.quantized(job, exact, calibration, "x86")
+    return Candidate(OURS, quantized.file(graphs.MODEL))
+
+
+def _samples(job: Job, exact: graphs.Artifact) -> Path:
+    """The calibration images as network inputs, for tools that take arrays."""
+    dataset = job.split("calibration")
+    count = min(job.config.calibrate.images, len(dataset))
+    spec = graphs.read_spec(exact)
+
+    def make(folder: Path, _scratch: Path) -> str:
+        tensors = [feeds[spec.input.name] for _, feeds in graphs.feeds(dataset.subset(np.arange(count)), spec)]
+        np.savez(folder / _SAMPLES, allow_pickle=False, **{spec.input.name: np.concatenate(tensors)})
+        return f"{count} images"
+
+    determinants = {"data": dataset.fingerprint(), "count": count, "preprocessing": spec.preprocessing}
+    return job.stage("samples", determinants, make, ()).file(_SAMPLES)
+
+
+def _of_peer(job: Job, peer: Peer, graph: Path, samples: Path, environments: Path) -> Iterator[Candidate]:
+    for setting in peer.settings:
+        yield _quantized(job, peer, setting, graph, samples, environments)
+
+
+def _quantized(job: Job, peer: Peer, setting: str, graph: Path, samples: Path, environments: Path) -> Candidate:
+    def make(folder: Path, _scratch: Path) -> str:
+        python = prepare(peer, environments)
+        seconds = quantize(python, peer, setting, graph.resolve(), samples.resolve(), (folder / _MODEL).resolve())
+        (folder / _SECONDS).write_text(json.dumps(seconds), encoding="utf-8")
+        return f"{setting}: {seconds:.0f} s"
+
+    determinants = {
+        "graph": file_hash(graph),
+        "samples": file_hash(samples),
+        "script": file_hash(peer.script),
+        "requirements": peer.requirements,
+        "options": peer.settings[setting],
+    }
+    try:
+        made = job.stage(f"peer-{peer.name}", determinants, make, ())
+    except PeerError as error:
+        job.progress.end(f"{setting}: NOT RUN: {error}", reused=False)
+        return Candidate(setting, None, reason=str(error))
+    seconds = float(json.loads(made.file(_SECONDS).read_text(encoding="utf-8")))
+    return Candidate(setting, made.file(_MODEL), seconds=seconds)
+
+
+def _sources() -> str:
+    """16 hexadecimal digits of edgeopt's code."""
+    folder = Path(edgeopt.__file__).parent
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        state.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return state.hexdigest()[:16]
