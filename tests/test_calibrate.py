@@ -11,10 +11,12 @@ from hypothesis.extra.numpy import arrays
 
 from edgeopt.calibrate import CalibrationTable, Histogram, calibrate, find_range
 from edgeopt.calibrate.bounds import bounds
+from edgeopt.calibrate.convergence import RangeTrack
 from edgeopt.calibrate.ranges import Grid, quantization_error
 from edgeopt.calibrate.table import TensorStatistics, merge
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError, ModelError
+from edgeopt.spec import replace
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 18]>
@@ -70,6 +72,7 @@ def test_the_table_names_the_images_and_survives_the_disk_exactly(tmp_path):
     assert len(loaded.images) == 18
     assert loaded.images == table.images
     assert loaded.config == config
+    assert loaded.convergence == table.convergence
     assert list(loaded.tensors) == list(table.tensors)
     for name, tensor in table.tensors.items():
         other = loaded[name]
@@ -97,6 +100,46 @@ def test_copies_of_an_image_have_the_same_hash():
     hashes = [image.sha256 for image in calibrate(model(), data, CalibrateConfig()).images]
     assert hashes[2] == hashes[3]
     assert len(set(hashes)) == len(data) - 1
+
+
+@EVERY_METHOD
+def test_the_curve_ends_at_all_images_and_settles_when_they_are_alike(method):
+    config = CalibrateConfig(method=method, images=100)
+    curve = calibrate(model(), images(100), config).convergence
+    assert curve.images == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 100)
+    assert curve.mean[-1] == curve.largest[-1] == 0.0
+    assert all(mean <= largest + 1e-9 for mean, largest in zip(curve.mean, curve.largest, strict=True))
+    assert curve.last_half == (48, curve.mean[curve.images.index(48)])
+    alike = calibrate(model(), [images(1)[0]] * 20, replace(config, images=20)).convergence
+    assert set(alike.mean) == {0.0}
+    assert alike.is_settled
+
+
+def test_images_that_differ_more_and_more_never_settle():
+    data = [(name, {"x": feeds["x"] * (1.0 + 0.3 * index)}) for index, (name, feeds) in enumerate(images(64))]
+    curve = calibrate(model(), data, CalibrateConfig(method="minmax")).convergence
+    assert not curve.is_settled
+    assert "calibrate on more" in curve.summary()
+
+
+def test_the_curve_needs_no_more_memory_for_more_images():
+    few, many = RangeTrack(CalibrateConfig()), RangeTrack(CalibrateConfig())
+    for track, count in ((few, 50), (many, 5000)):
+        for index in range(1, count + 1):
+            track.look(index, {"x": TensorStatistics(minimum=-1.0, maximum=1.0, mean_minimum=-index)})
+    assert len(many.result().images) <= len(few.result().images) + 14
+
+
+def test_tensors_that_are_always_zero_have_a_curve_too():
+    data = [(name, {"x": np.zeros_like(feeds["x"])}) for name, feeds in images()]
+    assert calibrate(model(), data, CalibrateConfig(), tensors=["x"]).convergence.is_settled
+
+
+def test_a_table_of_another_version_is_an_error(tmp_path):
+    header = np.frombuffer(b'{"schema": 1, "tensors": []}', np.uint8)
+    np.savez(tmp_path / "old.npz", header=header)
+    with pytest.raises(DataError, match="has schema 1, this edgeopt reads 2"):
+        CalibrationTable.load(tmp_path / "old.npz")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

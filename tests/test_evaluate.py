@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, Calibration
 from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.dataset.loading import load
@@ -320,6 +320,16 @@ class TestBundle:
         assert all(accuracy.value == 1 for accuracy in results.values())
         assert results["ort-fp32"].comparison is None
         assert results["ov-int8"].comparison.agreement == 1
+
+    def test_images_that_were_calibrated_on_are_refused_by_what_they_show(self, bundle, colours):
+        calibration = Calibration(
+            method="mse", images=1, fingerprint="f", names=("first.png",), hashes=(colours.content_hash(0),)
+        )
+        calibrated = Bundle(bundle.path, replace(bundle.manifest, calibration=calibration))
+        with pytest.raises(DataError, match=r"1 of \d+ images .* is the calibration image first\.png"):
+            evaluate_bundle(calibrated, colours)
+        others = colours.subset(index for index in range(len(colours)) if index != 0)
+        assert evaluate_bundle(calibrated, others, variant="ort-fp32")
 
     def test_one_variant_beside_the_baseline(self, bundle, colours):
         assert list(evaluate_bundle(bundle, colours, variant="ov-int8")) == ["ort-fp32", "ov-int8"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgeopt import benchmark
-from edgeopt.bundle import Bundle, Calibration, Manifest, Variant, write_bundle
+from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
 from edgeopt.config import BenchmarkConfig
 from edgeopt.dataset import Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
@@ -232,13 +232,26 @@ class TestPage:
             "Provenance",
         ):
             assert f">{heading}<" in page
-        assert "Sensitivity" not in page
+        assert "Diagnosis" not in page
+        assert "Search within" not in page
         assert "Confusion matrix, ov-int8" in page
 
-    def test_sensitivity_where_it_was_measured(self, bundle):
-        page = to_html(content(bundle.manifest, {"features.0": 0.02}))
-        assert "Sensitivity" in page
-        assert "features.0" in page
+    def test_what_the_calibration_doctor_says(self, bundle):
+        calibration = Calibration(
+            method="mse",
+            images=3,
+            fingerprint="f00d",
+            names=("a.png", "<b>.png", "c.png"),
+            hashes=("1" * 64, "2" * 64, "3" * 64),
+            repeated=1,
+            convergence=Convergence(images=(1, 2, 3), mean=(0.4, 0.08, 0.0), largest=(0.9, 0.2, 0.0)),
+            coverage=ClassCoverage.of(LABELS, [2, 0, 1]),
+            compared=3,
+        )
+        page = to_html(content(replace(bundle.manifest, calibration=calibration)))
+        for words in ("1 show the same as another", "still moved 40.0%", "2 of 3 occur; not dog", "2" * 64):
+            assert words in page
+        assert "Movement of calibrated ranges" in page
 
     def test_drawings_are_well_formed(self, page):
         drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
@@ -325,7 +338,7 @@ class TestDrawings:
     def test_any_label_gives_well_formed_svg(self, label, x, y):
         label = "".join(character for character in label if character.isprintable())
         ET.fromstring(svg.scatter([svg.Point(label, x, y), svg.Point("b", y, x)], label, label))
-        ET.fromstring(svg.bars({label: x, "other": -y}, label))
+        ET.fromstring(svg.bars([svg.Bar(label, x, label), svg.Bar("other", -y, "0")], label))
 
     @given(st.integers(2, 25))
     def test_matrix_of_any_size(self, size):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from edgeopt.bundle.calibration import Calibration, ClassCoverage, Convergence
 from edgeopt.bundle.folder import Bundle, write_bundle
 from edgeopt.bundle.golden import pack, unpack
 from edgeopt.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
-    Calibration,
     EngineSettings,
     FileRecord,
     Golden,
@@ -21,6 +21,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "Bundle",
     "Calibration",
+    "ClassCoverage",
+    "Convergence",
     "EngineSettings",
     "FileRecord",
     "Golden",

@@ -80,7 +80,7 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``.
+            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``, ``diagnosis``.
 
         Returns:
             The bundle with its new manifest.
@@ -99,7 +99,7 @@ class Bundle:
         return Bundle(self.path, changed)
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine"})
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine", "diagnosis"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.config import SchemeName, TargetName
 from edgeopt.errors import BundleError, did_you_mean
 from edgeopt.spec import ModelSpec, PositiveInt, Struct, replace
@@ -17,7 +18,6 @@ SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
-Count: TypeAlias = Annotated[int, Meta(ge=0)]
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 """POSIX path from the bundle's folder; `check_references` refuses one that leaves it."""
@@ -86,17 +86,8 @@ class Variant(Struct):
     """As `benchmark` wrote it; not interpreted here."""
     p50_ms: Annotated[float, Meta(gt=0.0)] | None = None
     """Median latency, end to end at batch 1, which the runtime chooses by. None: not measured."""
-
-
-class Calibration(Struct):
-    """Where the activation ranges came from."""
-
-    method: str
-    images: Count
-    fingerprint: str
-    """Of the calibration set."""
-    names: tuple[str, ...] = ()
-    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    diagnosis: dict[str, Any] | None = None
+    """As `diagnose` wrote it; not interpreted here."""
 
 
 class Manifest(Struct):

@@ -4,11 +4,13 @@ Calibration only decides; quantization only applies. What is observed is kept in
 """
 
 from edgeopt.calibrate.histogram import Histogram
-from edgeopt.calibrate.observe import calibrate
+from edgeopt.calibrate.observe import calibrate, tensor_hash
 from edgeopt.calibrate.ranges import Range, find_range
+from edgeopt.calibrate.table import SCHEMA as TABLE_SCHEMA
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
 
 __all__ = [
+    "TABLE_SCHEMA",
     "CalibratedImage",
     "CalibrationTable",
     "Histogram",
@@ -16,4 +18,5 @@ __all__ = [
     "TensorStatistics",
     "calibrate",
     "find_range",
+    "tensor_hash",
 ]

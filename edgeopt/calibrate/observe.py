@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate.bounds import bounds
+from edgeopt.calibrate.convergence import RangeTrack
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.config import CalibrateConfig
@@ -45,14 +46,15 @@ def calibrate(
         DataError: fewer than `config.minimum_images` images, or an activation is NaN or infinite.
         ModelError: onnxruntime cannot run the model.
     """
-    observer = _Observer(model, tensors)
+    observer, track = _Observer(model, tensors), RangeTrack(config)
     images: list[CalibratedImage] = []
     with ThreadPoolExecutor(2) as threads:
         for name, feeds in batches:
             if len(images) == config.images:
                 break
             observer.observe(name, feeds, threads)
-            images.append(CalibratedImage(name, _hash(feeds)))
+            images.append(CalibratedImage(name, tensor_hash(feeds)))
+            track.look(len(images), observer.sums)
             if progress is not None:
                 progress(len(images))
     if len(images) < config.minimum_images:
@@ -60,10 +62,12 @@ def calibrate(
             f"{len(images)} calibration images, but at least {config.minimum_images} are needed "
             "([calibrate] minimum_images). Give more images: ranges from so few do not hold for others"
         )
-    return CalibrationTable(observer.finish(len(images)), tuple(images), config)
+    track.look(len(images), observer.sums, is_last=True)
+    return CalibrationTable(observer.finish(len(images)), tuple(images), config, track.result())
 
 
-def _hash(feeds: Feeds) -> str:
+def tensor_hash(feeds: Feeds) -> str:
+    """Hexadecimal sha256 over the network's inputs for one image: names and bytes."""
     digest = hashlib.sha256()
     for name in sorted(feeds):
         digest.update(name.encode())
@@ -80,10 +84,11 @@ class _Observer:
         self._inputs = [value.name for value in values if value.is_graph_input()]
         computed = [value for value in values if not value.is_graph_input()]
         self._tap = Tap(model, [value.name or "" for value in computed])
-        self._statistics: dict[str, TensorStatistics] = {}
+        self.sums: dict[str, TensorStatistics] = {}
+        """Of all images so far; what `finish` makes means of are sums."""
         for value in values:
             low, high = limits.get(value.name or "", (-math.inf, math.inf))
-            self._statistics[value.name or ""] = TensorStatistics(lower_bound=low, upper_bound=high)
+            self.sums[value.name or ""] = TensorStatistics(lower_bound=low, upper_bound=high)
 
     def observe(self, image: str, feeds: Feeds, threads: ThreadPoolExecutor) -> None:
         """Add one image."""
@@ -94,16 +99,16 @@ class _Observer:
 
     def finish(self, images: int) -> dict[str, TensorStatistics]:
         """Turn the sums over images into means."""
-        for tensor in self._statistics.values():
+        for tensor in self.sums.values():
             tensor.mean_minimum /= max(1, images)
             tensor.mean_maximum /= max(1, images)
             tensor.channel_mean_minimum = tensor.channel_mean_minimum / max(1, images)
             tensor.channel_mean_maximum = tensor.channel_mean_maximum / max(1, images)
             tensor.channel_mean = tensor.channel_mean / max(1, images)
-        return self._statistics
+        return self.sums
 
     def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
-        tensor = self._statistics[name]
+        tensor = self.sums[name]
         channels = _channels_first(array)
         low, high = channels.min(axis=1), channels.max(axis=1)
         minimum, maximum = float(low.min()), float(high.max())

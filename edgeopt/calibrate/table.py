@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle import Convergence
 from edgeopt.calibrate.histogram import Histogram
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
 
-_SCHEMA = 1
+SCHEMA = 2
 _SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
 _ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channel_mean_maximum", "channel_mean")
 
@@ -60,6 +61,8 @@ class CalibrationTable:
     tensors: Mapping[str, TensorStatistics]
     images: tuple[CalibratedImage, ...]
     config: CalibrateConfig
+    convergence: Convergence
+    """How the ranges moved as images were added."""
 
     def __getitem__(self, name: str) -> TensorStatistics:
         """The statistics of tensor `name`.
@@ -77,7 +80,7 @@ class CalibrationTable:
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` that `load` reads back exactly."""
-        header = {"schema": _SCHEMA, "tensors": list(self.tensors), "images": self.images, "config": self.config}
+        header = _Header(SCHEMA, list(self.tensors), self.images, self.config, self.convergence)
         arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(msgspec.json.encode(header), np.uint8)}
         statistics = list(self.tensors.values())
         for name in _SCALARS:
@@ -97,13 +100,21 @@ class CalibrationTable:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                header = msgspec.json.decode(arrays["header"].tobytes(), type=_Header)
+                text = arrays["header"].tobytes()
+                schema = msgspec.json.decode(text, type=_Versioned).schema
+                if schema != SCHEMA:
+                    raise DataError(f"{path} has schema {schema}, this edgeopt reads {SCHEMA}. Calibrate again")
+                header = msgspec.json.decode(text, type=_Header)
                 tensors = {name: _statistics(arrays, index) for index, name in enumerate(header.tensors)}
         except (OSError, KeyError, ValueError, IndexError, msgspec.DecodeError, zipfile.BadZipFile) as error:
             raise DataError(f"cannot read the calibration table {path}: {error}. Calibrate again") from error
-        if header.schema != _SCHEMA:
-            raise DataError(f"{path} has schema {header.schema}, this edgeopt reads {_SCHEMA}. Calibrate again")
-        return cls(tensors, header.images, header.config)
+        return cls(tensors, header.images, header.config, header.convergence)
+
+
+class _Versioned(msgspec.Struct):
+    """Just enough of a header to tell an old one from a damaged one."""
+
+    schema: int
 
 
 class _Header(msgspec.Struct):
@@ -111,6 +122,7 @@ class _Header(msgspec.Struct):
     tensors: list[str]
     images: tuple[CalibratedImage, ...]
     config: CalibrateConfig
+    convergence: Convergence
 
 
 def _statistics(arrays: Mapping[str, NDArray[Any]], index: int) -> TensorStatistics:

@@ -173,6 +173,7 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
+    from edgeopt.cli.tables import calibration_table
     from edgeopt.report import content as read_report
     from edgeopt.report import to_json, to_markdown, to_terminal, write_page
 
@@ -185,6 +186,8 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
             click.echo(to_markdown(found))
         else:
             console().print(to_terminal(found))
+            if opened.manifest.calibration is not None:
+                console().print(calibration_table(opened.manifest.calibration))
             page = write_page(opened, path.with_suffix(".html"), _pictures(opened, data))
             click.echo(f"bundle  {path}\nreport  {page}\n")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from edgeopt.benchmark import LatencyResult
-from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.evaluate import Accuracy
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
 
 _SHOWN_DETECTIONS = 10
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
@@ -74,15 +75,37 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
 
 def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str, str]) -> Iterator[Table]:
     """What the bundle is, and its variants."""
-    facts = Table(show_header=False, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, value in _facts(manifest):
-        facts.add_row(Text(name, style="bold"), Text(value))
-    yield facts
+    yield _facts_table(_facts(manifest))
     table = _table("variant", "accuracy", "p50 ms", "size MB", "here")
     for variant in manifest.variants:
         here = "runs first" if variant.name == chosen else rejected.get(variant.name, "")
         table.add_row(*_variant_cells(manifest, variant), Text(here))
     yield table
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """What the calibration doctor says."""
+    return _facts_table(_calibration_facts(calibration))
+
+
+def _facts_table(facts: Iterable[tuple[str, str]]) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, value in facts:
+        table.add_row(Text(name, style="bold"), Text(value))
+    return table
+
+
+def _calibration_facts(calibration: Calibration) -> Iterator[tuple[str, str]]:
+    """With the ranges' curve as a line of blocks."""
+    for subject, finding in calibration.findings().items():
+        curve = calibration.convergence
+        drawn = f"{_sparkline(curve.mean)} " if subject == "ranges" and curve is not None else ""
+        yield ("calibration" if subject == "images" else f"  {subject}"), drawn + finding
+
+
+def _sparkline(values: Sequence[float]) -> str:
+    high = max(values) or 1.0
+    return "".join(_BLOCKS[round((len(_BLOCKS) - 1) * value / high)] for value in values)
 
 
 def result_line(result: Classification | Detections) -> str:
@@ -116,7 +139,7 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "input", f"{spec.input.name} {'×'.join(map(str, spec.input.shape))} {spec.input.dtype}"
     yield "created", f"{manifest.created:%Y-%m-%d %H:%M %Z}"
     if manifest.calibration is not None:
-        yield "calibrated", f"{manifest.calibration.method} on {manifest.calibration.images} images"
+        yield from _calibration_facts(manifest.calibration)
     if manifest.parity is not None:
         yield "parity", f"differs from its source by {manifest.parity:.1e}"
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())

@@ -45,6 +45,7 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
     mobilenet-v2. Only what changed since the last build is made again.
     """
     from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.cli.tables import calibration_table
     from edgeopt.config import find_recipe
     from edgeopt.pipeline import build as run
     from edgeopt.report import content, to_json, to_terminal, write_page
@@ -59,6 +60,8 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
         click.echo(to_json(content(built.bundle.manifest)).decode())
         return
     console().print(to_terminal(content(built.bundle.manifest)))
+    if (calibration := built.bundle.manifest.calibration) is not None:
+        console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     click.echo(f"{state}\nbundle  {built.path}\nreport  {page}")
 
@@ -121,6 +124,11 @@ def _produce(
 @click.option("--scheme", type=_SCHEMES, default="tensorrt", show_default=True, help="Whose kernels the Q/DQ is for.")
 @click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are found.")
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
+@click.option(
+    "--evaluation",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The images that accuracy will be measured on: refused where calibration has one of them.",
+)
 @click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json
@@ -138,6 +146,7 @@ def quantize(
     """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
     import msgspec
 
+    evaluation: Path | None,
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.standalone import quantize_file
@@ -145,7 +154,9 @@ def quantize(
     calibrate_config = msgspec.convert({"method": method, "images": images}, CalibrateConfig)
     quantize_config = msgspec.convert({"scheme": scheme, "exclude": exclude}, QuantizeConfig)
     with StageDisplay() as display:
-        result = quantize_file(model, calibration, spec, calibrate_config, quantize_config, out, display)
+        result = quantize_file(
+            model, calibration, spec, calibrate_config, quantize_config, out, display, evaluation=evaluation
+        )
     if as_json:
         click.echo(json.dumps({"out": str(out), **result}))
     else:

@@ -15,6 +15,8 @@ MAXIMUM_DB = 150.0
 """Stands for "equal": float32 carries about 144 dB."""
 OUTLIERS = 0.001
 """Share of a tensor's values that count as its outliers."""
+_DRAWN_BINS = 64
+_DRAWN_CHANNELS = 64
 _BINS = 256
 _REACH = 1.5
 """The first image's extremes times this bound the bins; what lies beyond falls into the outermost."""
@@ -81,6 +83,10 @@ class InputFigures(Struct):
     """Share of the values beyond the quantizer's range by more than half a step."""
     channel_range_ratio: float
     """Largest over median magnitude of the channels."""
+    histogram: tuple[float, ...] = ()
+    """Shares of the values in equal bins from `minimum` to `maximum`."""
+    channels: tuple[float, ...] = ()
+    """Magnitudes of the channels, the largest first; evenly thinned out where there are many."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def input_figures(tensor: str, limits: tuple[float, float], seen: Observed) -> I
         outlier_share=float(np.clip(1.0 - bulk / reach, 0.0, 1.0)) if reach > 0.0 else 0.0,
         clipped_share=float(seen.counts[outside].sum() / max(1.0, seen.counts.sum())),
         channel_range_ratio=_ratio_to_median(seen.channels),
+        histogram=_shares(seen),
+        channels=_thinned(seen.channels),
     )
 
 
@@ -125,6 +133,21 @@ def channel_range_ratio(weight: NDArray[Any], axis: int) -> float:
     """
     others = tuple(index for index in range(weight.ndim) if index != axis % weight.ndim)
     return _ratio_to_median(np.abs(weight).max(axis=others))
+
+
+def _shares(seen: Observed) -> tuple[float, ...]:
+    """The histogram in few bins, for people to look at."""
+    reach = (seen.minimum, max(seen.maximum, seen.minimum + 1e-30))
+    values = np.clip(seen.values, *reach)  # the centre of an outermost bin may lie beyond what was seen
+    counts = np.histogram(values, _DRAWN_BINS, reach, weights=seen.counts)[0]
+    return tuple(float(f"{share:.3g}") for share in counts / max(1.0, counts.sum()))
+
+
+def _thinned(channels: NDArray[Any]) -> tuple[float, ...]:
+    ordered = np.sort(np.asarray(channels, np.float64))[::-1]
+    if len(ordered) > _DRAWN_CHANNELS:
+        ordered = ordered[np.linspace(0, len(ordered) - 1, _DRAWN_CHANNELS).round().astype(int)]
+    return tuple(float(f"{magnitude:.4g}") for magnitude in ordered)
 
 
 def _weighted_quantile(values: NDArray[np.float64], counts: NDArray[np.float64], share: float) -> float:

@@ -8,7 +8,7 @@ from typing import Protocol
 from edgeopt.bundle import Bundle
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
-from edgeopt.errors import MissingExtraError, TargetError
+from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.run import evaluate
 from edgeopt.runtime import open_variant
@@ -54,10 +54,11 @@ def evaluate_bundle(
 
     Raises:
         BundleError: there is no such variant.
-        DataError: as `evaluate`.
+        DataError: as `evaluate`; or the ranges were calibrated on one of the images.
         TargetError: the variant that was asked for does not run here, or none does.
         MissingExtraError: the library of the variant that was asked for is not installed.
     """
+    _refuse_calibrated(bundle, dataset)
     display = progress or _Silent()
     wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     baseline = bundle.variant(bundle.manifest.baseline)
@@ -82,6 +83,24 @@ def evaluate_bundle(
         names = ", ".join(each.name for each in bundle.manifest.variants)
         raise TargetError(f"no variant of {bundle.path} runs here ({names}). See: edgeopt inspect {bundle.path}")
     return results
+
+
+def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:
+    """Accuracy on images that the ranges were fitted to says too little about others."""
+    calibration = bundle.manifest.calibration
+    if calibration is None or not calibration.hashes:
+        return
+    used = dict(zip(calibration.hashes, calibration.names, strict=False))
+    shared = [
+        f"{sample.name} is the calibration image {used[dataset.content_hash(index)]}"
+        for index, sample in enumerate(dataset)
+        if dataset.content_hash(index) in used
+    ]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(dataset)} images of {dataset.origin} were calibrated on ({'; '.join(shared[:3])}): "
+            "accuracy on them would flatter the quantized variants. Leave them out with `exclude`, or give other images"
+        )
 
 
 class _Silent:

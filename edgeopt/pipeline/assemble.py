@@ -13,12 +13,13 @@ import msgspec
 import numpy as np
 
 from edgeopt.benchmark import LatencyResult
-from edgeopt.bundle import Bundle, Calibration, Golden, Manifest, Precision, Variant, pack, write_bundle
+from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import machine
 from edgeopt.pipeline.budget import read_search
+from edgeopt.pipeline.checkup import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import Engine
@@ -81,7 +82,7 @@ def assemble(
         spec=spec,
         baseline=measured[0].engine.name,
         variants=tuple(variants),
-        calibration=None if calibration is None else _calibration(job, calibration),
+        calibration=None if calibration is None else examined(job, calibration, [each.engine for each in measured]),
         versions={name: found for name in _LIBRARIES if (found := version(name))},
         machine=msgspec.to_builtins(machine()),
         parity=parity,
@@ -122,17 +123,6 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         verdict=verdict,
         p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
         settings=settings,
-    )
-
-
-def _calibration(job: Job, table: CalibrationTable) -> Calibration:
-    dataset = job.split("calibration")
-    return Calibration(
-        method=job.config.calibrate.method,
-        images=len(table.images),
-        fingerprint=dataset.fingerprint(),
-        names=tuple(image.name for image in table.images),
-        settings=msgspec.to_builtins(job.config.calibrate),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import ModelConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError
@@ -137,9 +137,14 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
             lambda done: job.progress.update(done, images),
         )
         table.save(folder / _TABLE)
-        return f"{len(table.tensors)} tensors on {len(table.images)} images"
+        return f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {table.convergence.summary()}"
 
-    determinants = {"graph": graph.key, "calibrate": job.config.calibrate, "data": dataset.fingerprint()}
+    determinants = {
+        "graph": graph.key,
+        "calibrate": job.config.calibrate,
+        "data": dataset.fingerprint(),
+        "schema": TABLE_SCHEMA,
+    }
     return job.stage("calibrate", determinants, make, _GRAPH)
 
 

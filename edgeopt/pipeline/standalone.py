@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
-from edgeopt.dataset import load
+from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
 from edgeopt.export.opset import raise_opset
 from edgeopt.passes.optimize import optimize
@@ -43,6 +44,7 @@ def quantize_file(
     quantize_config: QuantizeConfig,
     out: Path,
     progress: Progress,
+    evaluation: Path | None = None,
 ) -> dict[str, Any]:
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
@@ -54,25 +56,29 @@ def quantize_file(
         quantize_config: its scheme must be set.
         out: the file to write.
         progress: told about each stage.
+        evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
 
     Returns:
-        Sizes in bytes, the number of calibration images, and the repairs that helped.
+        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, and the repairs that helped.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.
-        DataError: calibration images or arrays that cannot be used.
+        DataError: calibration images or arrays that cannot be used, or that are evaluated on too.
         ConfigError: images without a spec, or a spec that is not valid.
         StorageError: `out` cannot be written.
     """
     if quantize_config.scheme is None:
         raise ConfigError("quantizing one file needs a scheme: tensorrt, x86 or arm")
+    if evaluation is not None:
+        _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")
     model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
     table = calibrate(model, images, calibrate_config, lambda done: progress.update(done, len(images)))
-    progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images", reused=False)
+    settled = table.convergence.summary()
+    progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
     result = repair(
         model,
@@ -88,7 +94,24 @@ def quantize_file(
     sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
     progress.end(f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB", reused=False)
     kept = [trial.name for trial in result.trials if trial.is_kept]
-    return {**sizes, "images": len(table.images), "scheme": quantize_config.scheme, "repairs": kept}
+    return {
+        **sizes,
+        "images": len(table.images),
+        "calibrated_on": {image.name: image.sha256 for image in table.images},
+        "convergence": msgspec.to_builtins(table.convergence),
+        "scheme": quantize_config.scheme,
+        "repairs": kept,
+    }
+
+
+def _refuse_evaluated(calibration: Path, evaluation: Path) -> None:
+    if calibration.suffix == ".npz":
+        raise ConfigError("--evaluation compares pictures, but the calibration inputs are arrays: give their images")
+    refuse_overlap({"calibration": _pictures(calibration), "evaluation": _pictures(evaluation)})
+
+
+def _pictures(folder: Path) -> Dataset:
+    return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
 
 
 def compile_file(path: Path, target_name: str, out: Path) -> int:
@@ -140,7 +163,7 @@ def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
     if len(inputs) != 1 or inputs[0].dtype is None:
         raise ModelError(f"the model has {len(inputs)} inputs: calibrate it with an .npz of all of them instead")
     name, dtype = inputs[0].name or "", inputs[0].dtype.numpy()
-    dataset = load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
+    dataset = _pictures(folder)
     for index, sample in enumerate(dataset):
         tensor, _ = preprocess(dataset.image(index), preprocessing)
         # Pixels without normalization are uint8, which networks exported in float32 want as numbers.

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.diagnose import Diagnosis
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.measure.latency import Ratio
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
+from edgeopt.search import SearchResult
 from edgeopt.spec import Struct
 from edgeopt.statistics import Values, bootstrap_draws, interval
 
+_T = TypeVar("_T")
 _RESAMPLES = {"classification": 2000, "detection": 100}
 """Average precision takes milliseconds a draw, top-1 microseconds."""
 _METRIC_NAMES = {
@@ -99,8 +103,10 @@ class Report(Struct):
     metrics: tuple[MetricRow, ...]
     classes: tuple[ClassRow, ...]
     accuracies: dict[str, Accuracy]
-    sensitivity: dict[str, float]
-    """Accuracy lost by quantizing one group of layers alone, where a search measured it."""
+    searches: dict[str, SearchResult]
+    """What the search for a plan within the budget found, by variant."""
+    diagnoses: dict[str, Diagnosis]
+    """Why a variant loses accuracy, where that was asked (`edgeopt diagnose BUNDLE`)."""
 
     def row(self, name: str) -> Row:
         """The row of a variant."""
@@ -126,17 +132,14 @@ def accuracy_kept(report: Report, name: str) -> float | None:
     return None if before is None or after is None or not before.value else after.value / before.value
 
 
-def content(manifest: Manifest, sensitivity: Mapping[str, float] | None = None) -> Report:
-    """Read a manifest.
-
-    Args:
-        manifest: of the bundle.
-        sensitivity: accuracy lost by each group of layers, where it was measured.
+def content(manifest: Manifest) -> Report:
+    """Read a bundle's manifest.
 
     Raises:
-        BundleError: its accuracy or latency was written by another version of edgeopt.
+        BundleError: what was measured was written by another version of edgeopt.
     """
-    accuracies = {variant.name: _accuracy(variant) for variant in manifest.variants if variant.accuracy is not None}
+    variants = manifest.variants
+    accuracies = _results(variants, "accuracy", lambda each: each.accuracy, Accuracy, "evaluate")
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
     figures = _figures(accuracies, manifest.baseline)
     rows = tuple(_row(manifest, variant, *figures.get(variant.name, (None, None))) for variant in ordered)
@@ -147,7 +150,8 @@ def content(manifest: Manifest, sensitivity: Mapping[str, float] | None = None) 
         metrics=_metric_rows(accuracies),
         classes=_class_rows(accuracies, manifest.spec.labels),
         accuracies=accuracies,
-        sensitivity=dict(sensitivity or {}),
+        searches=_results(variants, "search", lambda each: each.settings.get("search"), SearchResult, "build"),
+        diagnoses=_results(variants, "diagnosis", lambda each: each.diagnosis, Diagnosis, "diagnose"),
     )
 
 
@@ -230,24 +234,24 @@ def _support(metrics: ClassificationMetrics | DetectionMetrics) -> tuple[int, ..
     return metrics.support
 
 
-def _accuracy(variant: Variant) -> Accuracy:
-    try:
-        return msgspec.convert(variant.accuracy, Accuracy)
-    except msgspec.ValidationError as error:
-        raise _foreign(variant, "accuracy", "evaluate", error) from error
-
-
 def _latency(variant: Variant) -> LatencyResult | None:
-    if variant.latency is None:
-        return None
-    try:
-        return msgspec.convert(variant.latency, LatencyResult)
-    except msgspec.ValidationError as error:
-        raise _foreign(variant, "latency", "benchmark", error) from error
+    return _results((variant,), "latency", lambda each: each.latency, LatencyResult, "benchmark").get(variant.name)
 
 
-def _foreign(variant: Variant, what: str, command: str, error: Exception) -> BundleError:
-    return BundleError(
-        f"the {what} of variant '{variant.name}' was not written by this version of edgeopt ({error}). "
-        f"Measure it again with: edgeopt {command}"
-    )
+def _results(
+    variants: Iterable[Variant], what: str, part: Callable[[Variant], Any], kind: type[_T], command: str
+) -> dict[str, _T]:
+    """One of the results that a manifest carries without interpreting it, by variant, where it is there."""
+    found: dict[str, _T] = {}
+    for variant in variants:
+        written = part(variant)
+        if written is None:
+            continue
+        try:
+            found[variant.name] = msgspec.convert(written, kind)
+        except msgspec.ValidationError as error:
+            raise BundleError(
+                f"the {what} of variant '{variant.name}' was not written by this version of edgeopt ({error}). "
+                f"Make it again with: edgeopt {command}"
+            ) from error
+    return found

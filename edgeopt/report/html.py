@@ -11,13 +11,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.diagnose import Diagnosis
 from edgeopt.errors import requires_extra
 from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Detections
-from edgeopt.report import figures, svg
+from edgeopt.report import calibration_plot, diagnosis_plots, figures, search_plots, svg
 from edgeopt.report.content import Report, Row
 from edgeopt.report.samples import Sample, caption, picture
+from edgeopt.search import SearchResult
 
 _LARGEST_MATRIX = 25
 """Classes; above, cells are too small to see and the table of confused pairs says more."""
@@ -57,6 +59,7 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
         speedup=figures.speedup,
         safe_svg=_markup,
     )
+    environment.globals["zip"] = zip
     templates = files("edgeopt") / "templates"
     page = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
     rendered: str = page.render(
@@ -72,7 +75,9 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
         stages=_stages(report),
         series=_series(report),
         pareto=_pareto(report),
-        sensitivity=svg.bars(report.sensitivity, "points lost") if report.sensitivity else "",
+        convergence=_convergence(report),
+        searches=[_search(name, found) for name, found in report.searches.items()],
+        diagnoses=[_diagnosis(name, found) for name, found in report.diagnoses.items()],
         samples=[_pictures(sample) for sample in samples],
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
@@ -162,6 +167,34 @@ def _pareto(report: Report) -> str:
         if row.latency is not None and row.accuracy is not None
     ]
     return svg.scatter(points, "median latency, ms", f"{report.metric_name}, %") if len(points) > 2 else ""
+
+
+def _convergence(report: Report) -> str:
+    calibration = report.manifest.calibration
+    curve = None if calibration is None else calibration.convergence
+    return "" if curve is None else calibration_plot.convergence(curve)
+
+
+def _search(name: str, found: SearchResult) -> dict[str, Any]:
+    """Plots where there is something to see: a search that refuses at once has validated nothing."""
+    return {
+        "name": name,
+        "found": found,
+        "curve": search_plots.curve(found) if found.validations else "",
+        "groups": search_plots.groups(found) if found.sensitivity else "",
+    }
+
+
+def _diagnosis(name: str, found: Diagnosis) -> dict[str, Any]:
+    return {
+        "name": name,
+        "found": found,
+        "findings": [layer for layer in found.layers if layer.finding],
+        "halves": diagnosis_plots.halves(found),
+        "layers": diagnosis_plots.layers(found),
+        "outliers": diagnosis_plots.outliers(found),
+        "channels": diagnosis_plots.channels(found),
+    }
 
 
 def _pictures(sample: Sample) -> dict[str, Any]:

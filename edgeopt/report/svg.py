@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 WIDTH = 400
+LEFT = RIGHT = 12
+"""Margins."""
 _ROW = 58
-_LEFT = 12
+_BAR = 36
+_NAME = 28
+"""Most characters of a bar's name; its figures stand on the same line."""
 _LABEL = (70.0, 14.0)
 """Width and height that a point's label takes."""
-_RIGHT = 12
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,16 @@ class Point:
     emphasis: bool = False
 
 
+@dataclass(frozen=True)
+class Bar:
+    """One bar of `bars`."""
+
+    label: str
+    value: float
+    figures: str
+    tone: str = "c1"
+
+
 def histograms(rows: Sequence[HistogramRow], unit: str) -> str:
     """Histograms below one another on one axis, each scaled to its own highest bin."""
     high = max((row.edges[-1] for row in rows), default=1.0)
@@ -54,21 +67,21 @@ def histograms(rows: Sequence[HistogramRow], unit: str) -> str:
             f"L{_x(left, high):.1f} {base - 30 * count / peak:.1f}L{_x(right, high):.1f} {base - 30 * count / peak:.1f}"
             for left, right, count in zip(row.edges[:-1], row.edges[1:], row.counts, strict=True)
         )
-        parts.append(_text(_LEFT, top + 12, row.label, "start", "strong"))
+        parts.append(text(LEFT, top + 12, row.label, "start", "strong"))
         parts.append(f'<path class="fill c{index}" d="M{_x(row.edges[0], high):.1f} {base} {steps} V{base}Z"/>')
-        parts.append(f'<path class="axis" d="M{_LEFT} {base}H{WIDTH - _RIGHT}"/>')
+        parts.append(f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>')
         for value in row.marks.values():
             x = _x(min(value, high), high)
             parts.append(f'<path class="mark" d="M{x:.1f} {base - 32}V{base}"/>')
         summary = "  ".join(f"{name} {value:.3g}" for name, value in row.marks.items())
-        parts.append(_text(WIDTH - _RIGHT, top + 12, f"{summary} {unit}", "end", "soft"))
+        parts.append(text(WIDTH - RIGHT, top + 12, f"{summary} {unit}", "end", "soft"))
     height = len(rows) * _ROW
     for tick in ticks(0.0, high):
         x = _x(tick, high)
         parts.append(f'<path class="grid" d="M{x:.1f} 18V{height - 8}"/>')
-        parts.append(_text(x, height + 8, f"{tick:g}", "middle", "soft"))
-    parts.append(_text(WIDTH - _RIGHT, height + 24, unit, "end", "soft"))
-    return _svg(height + 30, parts, f"Histograms of {', '.join(row.label for row in rows)} in {unit}")
+        parts.append(text(x, height + 8, f"{tick:g}", "middle", "soft"))
+    parts.append(text(WIDTH - RIGHT, height + 24, unit, "end", "soft"))
+    return drawing(height + 30, parts, f"Histograms of {', '.join(row.label for row in rows)} in {unit}")
 
 
 def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
@@ -77,11 +90,11 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
     names = list(dict.fromkeys(name for parts in rows.values() for name in parts))
     drawn, y = [], 0.0
     for label, parts in rows.items():
-        drawn.append(_text(_LEFT, y + 13, label, "start", "strong"))
-        drawn.append(_text(WIDTH - _RIGHT, y + 13, f"{sum(parts.values()):.3g} {unit}", "end", "soft"))
-        x = float(_LEFT)
+        drawn.append(text(LEFT, y + 13, label, "start", "strong"))
+        drawn.append(text(WIDTH - RIGHT, y + 13, f"{sum(parts.values()):.3g} {unit}", "end", "soft"))
+        x = float(LEFT)
         for name, value in parts.items():
-            width = (WIDTH - _LEFT - _RIGHT) * value / high
+            width = (WIDTH - LEFT - RIGHT) * value / high
             title = f"<title>{escape(name)}: {value:.3g} {escape(unit)}</title>"
             drawn.append(
                 f'<rect class="s{names.index(name)}" x="{x:.1f}" y="{y + 19:.0f}" width="{width:.2f}" height="14">'
@@ -89,25 +102,25 @@ def stacked_bars(rows: Mapping[str, Mapping[str, float]], unit: str) -> str:
             )
             x += width
         y += 44
-    drawn += _legend(names, y, "s")
-    return _svg(int(y + 20), drawn, "Time of each stage")
+    drawn += legend({name: f"s{index}" for index, name in enumerate(names)}, y)
+    return drawing(int(y + 20), drawn, "Time of each stage")
 
 
 def heat_matrix(matrix: NDArray[np.int64], labels: Sequence[str], row_name: str, column_name: str) -> str:
     """A confusion matrix: rows are true classes, shaded by their share of the row; counts where there is room."""
     size = len(labels)
-    names = [_short(label, 9 if size > 6 else 16) for label in labels]
+    names = [short(label, 9 if size > 6 else 16) for label in labels]
     left = 24 + 6.6 * max(len(name) for name in names)
     cell = (WIDTH - left - 4) / size
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    parts = [_text(left + cell * size / 2, 12, column_name, "middle", "soft")]
+    parts = [text(left + cell * size / 2, 12, column_name, "middle", "soft")]
     parts.append(
         f'<text class="soft" text-anchor="middle" transform="translate(11 {30 + cell * size / 2:.0f}) rotate(-90)">'
         f"{escape(row_name)}</text>"
     )
     for row in range(size):
         y = 30 + row * cell
-        parts.append(_text(left - 5, y + cell / 2 + 4, names[row], "end", "soft"))
+        parts.append(text(left - 5, y + cell / 2 + 4, names[row], "end", "soft"))
         for column in range(size):
             x, share, count = left + column * cell, shares[row, column], matrix[row, column]
             tone = "right" if row == column else "wrong"
@@ -118,7 +131,7 @@ def heat_matrix(matrix: NDArray[np.int64], labels: Sequence[str], row_name: str,
             )
             if count and size <= 14:
                 dark = "onfill" if _shade(share) > 0.55 else "soft"
-                parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), "middle", dark))
+                parts.append(text(x + cell / 2, y + cell / 2 + 4, str(count), "middle", dark))
     for column, name in enumerate(names):
         x = left + (column + 0.5) * cell
         anchor = (
@@ -128,14 +141,14 @@ def heat_matrix(matrix: NDArray[np.int64], labels: Sequence[str], row_name: str,
         )
         parts.append(f'<text class="soft" {anchor}>{escape(name)}</text>')
     slanted = any(len(name) * 7 > cell for name in names)
-    return _svg(int(34 + cell * size + (60 if slanted else 0)), parts, "Confusion matrix")
+    return drawing(int(34 + cell * size + (60 if slanted else 0)), parts, "Confusion matrix")
 
 
 def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
     """Points with labels; those that no other beats (lower x, higher y) are joined."""
     height, bottom, left = 260, 224, 46
-    x_low, x_high = _padded([point.x for point in points])
-    y_low, y_high = _padded([point.y for point in points])
+    x_low, x_high = padded([point.x for point in points])
+    y_low, y_high = padded([point.y for point in points])
 
     def place(point: Point) -> tuple[float, float]:
         x = left + (WIDTH - left - 16) * (point.x - x_low) / (x_high - x_low)
@@ -144,11 +157,11 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
     parts = [f'<path class="axis" d="M{left} 10V{bottom}H{WIDTH - 10}"/>']
     for tick in ticks(x_low, x_high):
         x, _ = place(Point("", tick, y_low))
-        parts.append(f'<path class="grid" d="M{x:.1f} 10V{bottom}"/>' + _text(x, bottom + 15, f"{tick:g}", "middle"))
+        parts.append(f'<path class="grid" d="M{x:.1f} 10V{bottom}"/>' + text(x, bottom + 15, f"{tick:g}", "middle"))
     for tick in ticks(y_low, y_high):
         _, y = place(Point("", x_low, tick))
         parts.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - 10}"/>' + _text(left - 5, y + 4, f"{tick:g}", "end")
+            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - 10}"/>' + text(left - 5, y + 4, f"{tick:g}", "end")
         )
     best = " L".join("{:.1f} {:.1f}".format(*place(point)) for point in pareto(points))
     parts.append(f'<path class="line" d="M{best}"/>')
@@ -161,24 +174,24 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
         placed.append((x, y))
         parts.append(f'<circle class="fill {tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
         parts.append(
-            _text(x + offset, y + 16 if crowded else y - 7, point.label, anchor, "strong" if point.emphasis else "soft")
+            text(x + offset, y + 16 if crowded else y - 7, point.label, anchor, "strong" if point.emphasis else "soft")
         )
-    parts.append(_text(WIDTH - 10, height - 4, x_name, "end"))
-    parts.append(_text(4, height - 4, f"vertical: {y_name}", "start"))
-    return _svg(height, parts, f"{y_name} against {x_name}")
+    parts.append(text(WIDTH - 10, height - 4, x_name, "end"))
+    parts.append(text(4, height - 4, f"vertical: {y_name}", "start"))
+    return drawing(height, parts, f"{y_name} against {x_name}")
 
 
-def bars(values: Mapping[str, float], unit: str) -> str:
-    """Horizontal bars, one a name."""
-    high = max(map(abs, values.values()), default=1.0) or 1.0
+def bars(rows: Sequence[Bar], title: str) -> str:
+    """Horizontal bars below their names, on one axis from zero."""
+    high = max((row.value for row in rows), default=1.0) or 1.0
     parts = []
-    for index, (label, value) in enumerate(values.items()):
-        y = index * 34
-        parts.append(_text(_LEFT, y + 12, _short(label, 44), "start"))
-        parts.append(_text(WIDTH - _RIGHT, y + 12, f"{value:.3g} {unit}", "end"))
-        width = (WIDTH - _LEFT - _RIGHT) * abs(value) / high
-        parts.append(f'<rect class="fill c1" x="{_LEFT}" y="{y + 17}" width="{width:.1f}" height="9"/>')
-    return _svg(34 * len(values) + 4, parts, f"Values in {unit}")
+    for index, row in enumerate(rows):
+        y = index * _BAR
+        parts.append(text(LEFT, y + 12, short(row.label, _NAME), "start"))
+        parts.append(text(WIDTH - RIGHT, y + 12, row.figures, "end"))
+        width = max(1.0, (WIDTH - LEFT - RIGHT) * max(0.0, row.value) / high)
+        parts.append(f'<rect class="fill {row.tone}" x="{LEFT}" y="{y + 17}" width="{width:.1f}" height="10"/>')
+    return drawing(_BAR * len(rows) + 2, parts, title)
 
 
 def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str) -> str:
@@ -186,26 +199,26 @@ def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], un
     height, bottom, left = 190, 136, 46
     seconds = max((x for xs, _ in lines.values() for x in xs), default=1.0) or 1.0
     high = 1.1 * max((y for _, ys in lines.values() for y in ys), default=1.0)
-    parts = [f'<path class="axis" d="M{left} 6V{bottom}H{WIDTH - _RIGHT}"/>']
+    parts = [f'<path class="axis" d="M{left} 6V{bottom}H{WIDTH - RIGHT}"/>']
     for tick in ticks(0.0, high):
         y = bottom - (bottom - 6) * tick / high
         parts.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - _RIGHT}"/>' + _text(left - 5, y + 4, f"{tick:g}", "end")
+            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - RIGHT}"/>' + text(left - 5, y + 4, f"{tick:g}", "end")
         )
     parts += [
-        _text(left + (WIDTH - left - _RIGHT) * tick / seconds, bottom + 15, f"{tick:g}", "middle")
+        text(left + (WIDTH - left - RIGHT) * tick / seconds, bottom + 15, f"{tick:g}", "middle")
         for tick in ticks(0.0, seconds)
     ]
     for index, (xs, ys) in enumerate(lines.values()):
         path = " L".join(
-            f"{left + (WIDTH - left - _RIGHT) * x / seconds:.1f} {bottom - (bottom - 6) * y / high:.1f}"
+            f"{left + (WIDTH - left - RIGHT) * x / seconds:.1f} {bottom - (bottom - 6) * y / high:.1f}"
             for x, y in zip(xs, ys, strict=True)
         )
         parts.append(f'<path class="line c{index}" d="M{path}"/>')
-    parts.append(_text(WIDTH - _RIGHT, bottom + 31, "seconds", "end"))
-    parts.append(_text(4, bottom + 31, f"vertical: {unit}", "start"))
-    parts += _legend(list(lines), bottom + 38, "fill c")
-    return _svg(height, parts, f"Block medians over time in {unit}")
+    parts.append(text(WIDTH - RIGHT, bottom + 31, "seconds", "end"))
+    parts.append(text(4, bottom + 31, f"vertical: {unit}", "start"))
+    parts += legend({name: f"fill c{index}" for index, name in enumerate(lines)}, bottom + 38)
+    return drawing(height, parts, f"Block medians over time in {unit}")
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -233,20 +246,21 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _x(value: float, high: float) -> float:
-    return _LEFT + (WIDTH - _LEFT - _RIGHT) * value / high
+    return LEFT + (WIDTH - LEFT - RIGHT) * value / high
 
 
-def _legend(names: Sequence[str], y: float, tone: str) -> list[str]:
-    """A coloured square and a name each, from left to right."""
-    parts, x = [], float(_LEFT)
-    for index, name in enumerate(names):
-        parts.append(f'<rect class="{tone}{index}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
-        parts.append(_text(x + 15, y + 11, name, "start", "soft"))
+def legend(entries: Mapping[str, str], y: float) -> list[str]:
+    """A coloured square and a name each, from left to right; `entries` are the squares' classes by name."""
+    parts, x = [], float(LEFT)
+    for name, tone in entries.items():
+        parts.append(f'<rect class="{tone}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
+        parts.append(text(x + 15, y + 11, name, "start", "soft"))
         x += 24 + 7.2 * len(name)
     return parts
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def padded(values: Sequence[float]) -> tuple[float, float]:
+    """An axis that holds `values` with room at both ends."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
     return low - room, high + room
@@ -257,15 +271,18 @@ def _shade(share: float) -> float:
     return 0.0 if share == 0.0 else 0.12 + 0.88 * math.sqrt(share)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def short(words: str, most: int) -> str:
+    """At most so many characters."""
+    return words if len(words) <= most else f"{words[: most - 1]}…"
 
 
-def _text(x: float, y: float, text: str, anchor: str, tone: str = "soft") -> str:
-    return f'<text class="{tone}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, anchor: str, tone: str = "soft") -> str:
+    """Words at a baseline; `anchor` is SVG's ``start``, ``middle`` or ``end``, `tone` a class of the style sheet."""
+    return f'<text class="{tone}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _svg(height: int, parts: Sequence[str], title: str) -> str:
+def drawing(height: int, parts: Sequence[str], title: str) -> str:
+    """A whole SVG element, `WIDTH` units wide; `title` is what a screen reader says."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'

@@ -12,6 +12,7 @@ from edgeopt.bundle import Bundle
 from edgeopt.config import parse_config
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
+from edgeopt.preprocess import preprocess
 from edgeopt.runtime import availability, load, verify
 
 FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
@@ -45,6 +46,25 @@ def test_the_bundle_records_both_precisions_measured(built) -> None:
     assert manifest.parity is not None
     assert manifest.parity <= 1e-4
     assert manifest.spec.input.dtype == "uint8"
+
+
+def test_the_bundle_records_what_the_calibration_doctor_found(built) -> None:
+    calibration = built[1].bundle.manifest.calibration
+    assert len(calibration.names) == len(set(calibration.hashes)) == 32
+    assert not set(calibration.hashes) & {built[1].test.content_hash(index) for index in range(len(built[1].test))}
+    assert calibration.convergence.images[-1] == 32
+    assert (calibration.coverage.classes, calibration.coverage.present) == (10, 10)
+    assert calibration.compared == 4
+    assert set(calibration.findings()) == {"images", "ranges", "classes", "preprocessing"}
+
+
+def test_ranges_of_other_network_inputs_are_refused(copy: Path, watch: Watch, monkeypatch) -> None:
+    def darker(image, preprocessing, **keywords):
+        return preprocess(image // 2, preprocessing, **keywords)
+
+    monkeypatch.setattr("edgeopt.pipeline.graphs.preprocess", darker)
+    with pytest.raises(ModelError, match="other tensors than were calibrated on"):
+        rebuild(copy, watch, "calibrate.method=minmax")
 
 
 def test_the_bundle_predicts_and_reproduces_its_golden_outputs(built) -> None:

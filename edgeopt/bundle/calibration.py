@@ -1,0 +1,116 @@
+"""What a bundle says about its calibration: on which images, and whether they were enough and the right ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from edgeopt.spec import Struct
+
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+SETTLED: Final = 0.05
+"""Largest mean movement of ranges that counts as settled. A range that is 5 % too wide or narrow costs .4 dB, less than
+the methods of finding ranges differ by."""
+_LISTED = 5
+
+
+class Convergence(Struct):
+    """How the ranges moved as images were added.
+
+    A tensor's movement is the distance of both ends of its range from where they came to lie after all images, over the
+    width of that last range.
+    """
+
+    images: tuple[int, ...]
+    """How many had been seen at each look, ascending; the last is all of them."""
+    mean: tuple[float, ...]
+    """Over the tensors, of their movement; the last is 0."""
+    largest: tuple[float, ...]
+    """Movement that 95 % of the tensors stay below."""
+
+    @property
+    def last_half(self) -> tuple[int, float]:
+        """The last look at half of the images or fewer, and how far the ranges moved on average from there."""
+        before = [index for index, count in enumerate(self.images) if 2 * count <= self.images[-1]]
+        index = before[-1] if before else 0
+        return self.images[index], self.mean[index]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the second half of the images hardly moved the ranges."""
+        return self.last_half[1] <= SETTLED
+
+    def summary(self) -> str:
+        """One line for people."""
+        count, moved = self.last_half
+        if self.is_settled:
+            return f"settled: moved {moved:.1%} after the first {count} images"
+        return f"not settled: still moved {moved:.1%} after the first {count} images; calibrate on more"
+
+
+class ClassCoverage(Struct):
+    """Which classes the calibration images show."""
+
+    classes: Count
+    """How many the model tells apart."""
+    present: Count
+    """How many of them occur."""
+    missing: tuple[str, ...] = ()
+    """Some of those that do not."""
+
+    @classmethod
+    def of(cls, labels: tuple[str, ...], counts: list[int]) -> ClassCoverage:
+        """From the number of images or objects of each class."""
+        missing = [label for label, count in zip(labels, counts, strict=True) if not count]
+        return cls(classes=len(labels), present=len(labels) - len(missing), missing=tuple(missing[:_LISTED]))
+
+    def summary(self) -> str:
+        """One line for people."""
+        absent = self.classes - self.present
+        if not absent:
+            return f"all {self.classes} occur"
+        more = "" if absent <= len(self.missing) else " and others"
+        return f"{self.present} of {self.classes} occur; not {', '.join(self.missing)}{more}"
+
+
+class Calibration(Struct):
+    """Where the activation ranges came from."""
+
+    method: str
+    images: Count
+    fingerprint: str
+    """Of the calibration set."""
+    names: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+    """Sha256 of what each image shows, in the order of `names`: none of them may be evaluated on."""
+    repeated: Count = 0
+    """Images that show the same as an earlier one."""
+    convergence: Convergence | None = None
+    coverage: ClassCoverage | None = None
+    """None: the images have no labels."""
+    preprocessing: str = ""
+    """Sha256 of the network inputs that some of the images gave, when calibrated and when evaluated alike."""
+    compared: Count = 0
+    """Images whose network inputs were compared byte by byte with those that the evaluation feeds."""
+    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def findings(self) -> dict[str, str]:
+        """What the calibration doctor says, one line a subject."""
+        found = {"images": self._images()}
+        if self.convergence is not None:
+            found["ranges"] = self.convergence.summary()
+        if self.coverage is not None:
+            found["classes"] = self.coverage.summary()
+        if self.compared:
+            found["preprocessing"] = f"as in evaluation, byte by byte on {self.compared} images"
+        return found
+
+    def _images(self) -> str:
+        parts = [f"{self.images} by {self.method}"]
+        if self.repeated:
+            parts.append(f"{self.repeated} show the same as another")
+        if self.hashes:
+            parts.append("none of them in the test set")
+        return ", ".join(parts)

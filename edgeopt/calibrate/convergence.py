@@ -1,0 +1,68 @@
+"""How calibrated ranges move as images are added: whether there were enough of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.bundle import Convergence
+from edgeopt.calibrate.ranges import Grid, find_range
+from edgeopt.calibrate.table import TensorStatistics
+from edgeopt.config import CalibrateConfig, CalibrationMethod
+
+_CHEAP: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "percentile")
+_LARGEST = 0.95
+
+
+class RangeTrack:
+    """Looks at all ranges after 1, 2, 3, 4, 6, 8, 12… images: memory grows with the logarithm of their number.
+
+    Ranges that are searched for (``entropy``, ``mse``, ``auto``) are followed by their percentiles, which move as they
+    do: to search them at every look would take longer than the calibration itself.
+    """
+
+    def __init__(self, config: CalibrateConfig) -> None:
+        self._method: CalibrationMethod = config.method if config.method in _CHEAP else "percentile"
+        self._percentile = config.percentile
+        self._looks: dict[int, NDArray[np.float64]] = {}
+
+    def look(self, images: int, sums: Mapping[str, TensorStatistics], *, is_last: bool = False) -> None:
+        """Remember the ranges where `images` is one of the numbers to look at.
+
+        Args:
+            images: how many have been observed.
+            sums: of all tensors, their means over images still sums.
+            is_last: look in any case.
+        """
+        if is_last or _is_look(images):
+            ranges = [self._range(tensor, images) for tensor in sums.values()]
+            self._looks[images] = np.array(ranges, np.float64).reshape(-1, 2)
+
+    def result(self) -> Convergence:
+        """The curve, against the last look."""
+        final = list(self._looks.values())[-1]
+        width = final[:, 1] - final[:, 0]
+        alive = width > 0.0
+        moved = [
+            np.abs(ranges - final)[alive].sum(axis=1) / width[alive] if alive.any() else np.zeros(1)
+            for ranges in self._looks.values()
+        ]
+        return Convergence(
+            images=tuple(self._looks),
+            mean=tuple(round(float(each.mean()), 5) for each in moved),
+            largest=tuple(round(float(np.quantile(each, _LARGEST)), 5) for each in moved),
+        )
+
+    def _range(self, tensor: TensorStatistics, images: int) -> tuple[float, float]:
+        so_far = dataclasses.replace(
+            tensor, mean_minimum=tensor.mean_minimum / images, mean_maximum=tensor.mean_maximum / images
+        )
+        return find_range(so_far, self._method, Grid(), self._percentile)
+
+
+def _is_look(images: int) -> bool:
+    """Powers of two, and what lies halfway between them: numbers whose odd part is 1 or 3."""
+    return images // (images & -images) in (1, 3)

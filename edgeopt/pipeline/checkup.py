@@ -1,0 +1,63 @@
+"""The calibration doctor: were the calibration images enough, the right ones, and prepared as the evaluation does?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from edgeopt.bundle import Calibration, ClassCoverage
+from edgeopt.calibrate import CalibrationTable, tensor_hash
+from edgeopt.errors import ModelError
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.variants import Engine
+from edgeopt.pipeline.workspace import content_key
+
+COMPARED_IMAGES = 4
+"""Images whose network inputs are made again as the evaluation makes them."""
+
+
+def examined(job: Job, table: CalibrationTable, engines: Sequence[Engine]) -> Calibration:
+    """What the bundle says about its calibration.
+
+    That no calibration image is also evaluated on was made sure of when the data were loaded
+    (`dataset.refuse_overlap`); the hashes let every later evaluation of the bundle make sure of it again.
+
+    Raises:
+        ModelError: an engine is fed other tensors than were calibrated on.
+    """
+    dataset = job.split("calibration")
+    used = dataset.subset(range(len(table.images)))
+    hashes = tuple(used.content_hash(index) for index in range(len(used)))
+    compared = min(COMPARED_IMAGES, len(used))
+    for engine in engines:
+        _require_parity(job, table, engine, compared)
+    counts = used.class_counts()
+    return Calibration(
+        method=job.config.calibrate.method,
+        images=len(used),
+        fingerprint=dataset.fingerprint(),
+        names=tuple(image.name for image in table.images),
+        hashes=hashes,
+        repeated=len(hashes) - len(set(hashes)),
+        convergence=table.convergence,
+        coverage=ClassCoverage.of(used.labels, counts.tolist()) if counts.any() else None,
+        preprocessing=content_key("inputs", {"sha256": [image.sha256 for image in table.images[:compared]]}),
+        compared=compared,
+        settings=msgspec.to_builtins(job.config.calibrate),
+    )
+
+
+def _require_parity(job: Job, table: CalibrationTable, engine: Engine, compared: int) -> None:
+    """Prepare some images as the evaluation of `engine` does, and compare the bytes."""
+    dataset = job.split("calibration")
+    with engine.open() as predictor:
+        for index, seen in enumerate(table.images[:compared]):
+            prepared = predictor.prepare(dataset.image(index))
+            fed = tensor_hash({predictor.spec.input.name: prepared.tensor[:1]})
+            if fed != seen.sha256:
+                raise ModelError(
+                    f"variant '{engine.name}' is fed other tensors than were calibrated on (image '{seen.name}'): its "
+                    "ranges belong to another preprocessing. Build again with an empty work folder; if this stays, "
+                    "report it"
+                )
