@@ -286,8 +286,9 @@ def _robust(samples: _Samples, weight: Floats, bias: Floats) -> _Samples:
     they would bend the layer for all others.
     """
     error = np.sqrt(np.mean(samples.residual(weight, bias) ** 2, axis=1))
-    limit = _TYPICAL_ERRORS * np.median(error)
-    weights = np.minimum(1.0, limit / np.maximum(error, max(float(limit), 1e-20))) ** 2
+    wrong = error[error > 0.0]  # where ReLU cuts off most positions, the median of all would be 0
+    limit = _TYPICAL_ERRORS * float(np.median(wrong)) if len(wrong) else 0.0
+    weights = (limit / np.maximum(error, limit)) ** 2 if limit else np.ones(len(error))
     return replace(samples, weights=weights.astype(np.float32))
 
 

@@ -67,6 +67,15 @@ def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
     assert divergence(reference, outputs(repaired, FEEDS)) < divergence(reference, outputs(plain, FEEDS))
 
 
+def test_a_layer_whose_activation_cuts_off_nearly_everything():
+    model = network()
+    bias = np.full(16, -1000.0, np.float32)
+    bias[0] = -3.0  # awake at few positions
+    model.graph.initializers["w_b1"].const_value = ir.tensor(bias, name="w_b1")
+    _, layers = reconstruct(model, quantize(model, table(model), X86), FEEDS)
+    assert all(0.0 <= layer.after <= layer.before for layer in layers)
+
+
 def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
     model = network()
     plain = quantize(model, table(model), X86)
