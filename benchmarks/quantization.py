@@ -1,9 +1,11 @@
-"""What quantization costs: accuracy of all-INT8 networks against FP32, scheme by scheme, repair by repair.
+"""What quantization costs: accuracy of all-INT8 networks against FP32, scheme by scheme, with and without fine-tuning.
 
-Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--method NAME] [--plain]``. Networks and
-images are those of `RECIPES`; where they are not beside the checkout, the model is left out with a message. Everything
-runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the comparison. Writes
-``results/quantization.json``: a row for each model, scheme and setting, with the time and memory that it took.
+Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--repairs none|fast|all] [--method NAME]``.
+Networks and images are those of `RECIPES`; where they are not beside the checkout, the model is left out and that is
+said. Scheme ``x86`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
+comparison; the others, whose own engines need other hardware, in ONNX Runtime on the same Q/DQ file. Each network is
+quantized in a process of its own, so that time and memory are those of calibration and repairs. Writes
+``results/quantization.json``: a row for each model, scheme, method and choice of repairs.
 """
 
 from __future__ import annotations
@@ -12,20 +14,24 @@ import argparse
 import dataclasses
 import io
 import json
+import multiprocessing
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 import openvino
 from numpy.typing import NDArray
 
-from edgeopt.calibrate import CalibrationTable, calibrate
-from edgeopt.config import Config, find_recipe
+from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.tap import open_session
+from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, find_recipe
 from edgeopt.dataset import Dataset, load_splits
 from edgeopt.errors import DataError, ModelError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
@@ -35,7 +41,7 @@ from edgeopt.passes.eligibility import HEADS, macs
 from edgeopt.passes.fold_normalization import fold_normalization
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.placement import place
-from edgeopt.passes.repair import REPAIRS, Images, repair
+from edgeopt.passes.repair import DISTILLATION, REPAIRS, Images, repair
 from edgeopt.passes.scheme import scheme as named
 from edgeopt.preprocess import preprocess
 from edgeopt.source import resolve
@@ -44,14 +50,36 @@ from edgeopt.spec import ModelSpec, replace
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
 RECIPES = {"mobilenet_v2": "mobilenet-v2.toml", "yolox_nano": "yolox-nano-coco.toml"}
+CHOICES = {"none": (), "fast": REPAIRS, "all": (*REPAIRS, DISTILLATION)}
+"""Repairs by the name of the choice."""
+ENGINES: dict[str, Literal["OpenVINO", "ONNX Runtime"]] = {
+    "x86": "OpenVINO",
+    "tensorrt": "ONNX Runtime",
+    "arm": "ONNX Runtime",
+}
+Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the quantizing process is asked to do."""
+
+    graph: Path
+    """The float network."""
+    out: Path
+    """Where the Q/DQ network goes."""
+    images: Images
+    config: CalibrateConfig
+    scheme: str
+    repairs: tuple[str, ...]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(RECIPES), action="append")
-    parser.add_argument("--scheme", choices=["x86", "tensorrt", "arm"], action="append")
+    parser.add_argument("--scheme", choices=sorted(ENGINES), action="append")
+    parser.add_argument("--repairs", choices=sorted(CHOICES), action="append", help="default: fast and all")
     parser.add_argument("--method", default="mean_minmax")
-    parser.add_argument("--plain", action="store_true", help="no repairs")
     arguments = parser.parse_args()
     for model in arguments.model or RECIPES:
         try:
@@ -60,9 +88,10 @@ def main() -> None:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         for scheme in arguments.scheme or ("x86", "tensorrt"):
-            row = measure(prepared, scheme, arguments.method, () if arguments.plain else REPAIRS)
-            record(row)
-            print(json.dumps(row), flush=True)
+            for choice in arguments.repairs or ("fast", "all"):
+                row = measure(prepared, scheme, arguments.method, choice)
+                record(row)
+                print(json.dumps(row), flush=True)
 
 
 class Prepared:
@@ -70,24 +99,23 @@ class Prepared:
 
     def __init__(self, name: str) -> None:
         config, root = find_recipe(str(HERE / "recipes" / RECIPES[name]))
-        self.name = name
+        self.name, self.config = name, config.calibrate
         exported = export(resolve(config.model, root), config.export)
         self.model, self.spec = fold_normalization(optimize(exported.model), exported.spec)
         self.images, self.test = _data(config, root, self.spec)
-        self.baseline = self.evaluate(self.model)
+        self.baseline = self.evaluate(compiled(self.model, "OpenVINO"))
 
-    def evaluate(self, model: ir.Model, baseline: Accuracy | None = None) -> Accuracy:
-        """Accuracy in OpenVINO."""
-        return evaluate(Runner(_compiled(model), self.spec), self.test, baseline=baseline)
+    def evaluate(self, run: Run, baseline: Accuracy | None = None) -> Accuracy:
+        """Accuracy on the test images."""
+        return evaluate(Runner(run, self.spec), self.test, baseline=baseline)
 
-    def divergence(self, model: ir.Model) -> float | None:
+    def divergence(self, run: Run) -> float | None:
         """Mean KL divergence of all classes' scores from the float network's, in nats; None for a detector."""
         if self.spec.task != "classification":
             return None
-        return float(np.mean(kl(self._scores(self.model), self._scores(model))))
+        return float(np.mean(kl(self._scores(compiled(self.model, "OpenVINO")), self._scores(run))))
 
-    def _scores(self, model: ir.Model) -> NDArray[Any]:
-        run = _compiled(model)
+    def _scores(self, run: Run) -> NDArray[Any]:
         tensors = (preprocess(self.test.image(index), self.spec.preprocessing)[0] for index in range(len(self.test)))
         return np.concatenate(
             [run({self.spec.input.name: tensor[None]})[self.spec.outputs[0].name] for tensor in tensors]
@@ -113,12 +141,15 @@ def _data(config: Config, root: Path, spec: ModelSpec) -> tuple[Images, Dataset]
     return images[: wanted.images], test
 
 
-def _compiled(model: ir.Model) -> Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
-    core = openvino.Core()
-    network = core.read_model(io.BytesIO(ir.to_proto(model).SerializeToString()))
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-    request = core.compile_model(network, "CPU", settings).create_infer_request()
+def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Run:
+    """The network in an engine, as a function of its inputs."""
     names = [value.name or "" for value in model.graph.outputs]
+    if engine == "ONNX Runtime":
+        session = open_session(model)
+        return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+    network = openvino.Core().read_model(io.BytesIO(ir.to_proto(model).SerializeToString()))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         results = request.infer(dict(feeds))
@@ -127,32 +158,56 @@ def _compiled(model: ir.Model) -> Callable[[Mapping[str, NDArray[Any]]], dict[st
     return run
 
 
-def measure(prepared: Prepared, scheme: str, method: str, repairs: tuple[str, ...]) -> dict[str, Any]:
-    """Quantize and evaluate; the time is that of calibration and repairs."""
-    config = replace(find_recipe(str(HERE / "recipes" / RECIPES[prepared.name]))[0].calibrate, method=method)
-    begun, processor = time.perf_counter(), time.process_time()
-    table: CalibrationTable = calibrate(prepared.model, prepared.images, config)
-    repaired = repair(prepared.model, table, named(scheme), prepared.images, repairs)
-    seconds, processor = time.perf_counter() - begun, time.process_time() - processor
-    accuracy = prepared.evaluate(repaired.model, prepared.baseline)
+def measure(prepared: Prepared, scheme: str, method: str, choice: str) -> dict[str, Any]:
+    """Quantize in a process of its own, and evaluate here."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph, out = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        ir.save(prepared.model, graph)
+        config = replace(prepared.config, method=method)
+        work = Work(graph, out, prepared.images, config, scheme, CHOICES[choice])
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+            cost = process.submit(quantized, work).result()
+        run = compiled(ir.load(out), ENGINES[scheme])
+    accuracy = prepared.evaluate(run, prepared.baseline)
     comparison = accuracy.comparison
     return {
         "model": prepared.name,
         "scheme": scheme,
         "method": method,
-        "repairs": [dataclasses.asdict(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
+        "choice": choice,
+        "engine": ENGINES[scheme],
         "metric": accuracy.metric,
         "fp32": prepared.baseline.value,
         "int8": accuracy.value,
         "agreement": comparison and comparison.agreement,
-        "kl": prepared.divergence(repaired.model),
+        "kl": prepared.divergence(run),
         "int8_macs": _integer_share(prepared.model, scheme),
         "calibration_images": len(prepared.images),
         "test_images": accuracy.images,
-        "seconds": round(seconds, 1),
-        "processor_seconds": round(processor, 1),
+        **cost,
+    }
+
+
+def quantized(work: Work) -> dict[str, Any]:
+    """Calibrate, quantize, repair and write the network; what that took."""
+    begun, processor = time.perf_counter(), time.process_time()
+    model = ir.load(work.graph)
+    table = calibrate(model, work.images, work.config)
+    epochs = QuantizeConfig().distillation_epochs
+    repaired = repair(
+        model, table, named(work.scheme), work.images, work.repairs, progress=_tell, distillation_epochs=epochs
+    )
+    ir.save(repaired.model, work.out)
+    return {
+        "repairs": [dataclasses.asdict(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
+        "seconds": round(time.perf_counter() - begun, 1),
+        "processor_seconds": round(time.process_time() - processor, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _integer_share(model: ir.Model, scheme: str) -> float:
@@ -165,12 +220,8 @@ def _integer_share(model: ir.Model, scheme: str) -> float:
 def record(row: dict[str, Any]) -> None:
     """Put a row into the results in place of an older one of the same setting."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("model", "scheme", "method")
-
-    def setting(one: dict[str, Any]) -> tuple[Any, ...]:
-        return (*(one[key] for key in keys), bool(one["repairs"]))
-
-    rows = [one for one in rows if setting(one) != setting(row)] + [row]
+    keys = ("model", "scheme", "method", "choice")
+    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -87,6 +87,33 @@ def _recipe_row(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} | {latencies} | {speedup} | {size} |"
 
 
+def quantization() -> str:
+    """What INT8 costs, all layers of it, with and without the fine-tune."""
+    path = RESULTS / "quantization.json"
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.quantization`."
+    columns = ("network", "scheme", "repairs", "KL", "top-1 agreement", "accuracy", "FP32", "MACs in INT8", "time",
+               "memory")  # fmt: skip
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            "| --- | --- | --- |" + " ---: |" * (len(columns) - 3),
+            *(_quantization_row(row) for row in sorted(rows, key=lambda row: (row["model"], row["scheme"]))),
+        ]
+    )
+
+
+def _quantization_row(row: dict[str, Any]) -> str:
+    divergence = "" if row["kl"] is None else f"{row['kl']:.4f}"
+    agreement = "" if row["kl"] is None else f"{100 * row['agreement']:.1f} %"
+    accuracy, exact = (f"{row['metric']} {100 * row[name]:.2f} %" for name in ("int8", "fp32"))
+    kept = [trial["name"].replace("_", " ").replace("+", ", ") for trial in row["repairs"] if trial["kept"]]
+    cells = (row["model"], row["scheme"], "; ".join(kept) or "none", divergence, agreement, accuracy, exact)
+    cost = f"{100 * row['int8_macs']:.1f} % | {row['seconds']:.0f} s | {row['peak_memory_mb'] / 1024:.2f} GiB"
+    return f"| {' | '.join(cells)} | {cost} |"
+
+
 def peers() -> str:
     """Other quantizers beside edgeopt."""
     return table(RESULTS / "peers.json")
@@ -96,6 +123,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "code": code_organization,
     "commands": commands,
     "peers": peers,
+    "quantization": quantization,
     "recipes": recipes,
 }
 

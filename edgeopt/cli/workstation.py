@@ -130,6 +130,13 @@ def _produce(
     help="The images that accuracy will be measured on: refused where calibration has one of them.",
 )
 @click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
+@click.option(
+    "--distill",
+    type=click.IntRange(0),
+    default=0,
+    metavar="EPOCHS",
+    help="Fine-tune against the float network so many times over the images (12 is a good number; minutes, and torch).",
+)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json
 def quantize(
@@ -139,20 +146,24 @@ def quantize(
     scheme: str,
     method: str,
     images: int,
+    evaluation: Path | None,
     exclude: tuple[str, ...],
+    distill: int,
     out: Path,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
     import msgspec
 
-    evaluation: Path | None,
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.standalone import quantize_file
 
     calibrate_config = msgspec.convert({"method": method, "images": images}, CalibrateConfig)
-    quantize_config = msgspec.convert({"scheme": scheme, "exclude": exclude}, QuantizeConfig)
+    wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude}
+    if distill:
+        wanted |= {"repairs": (*QuantizeConfig().repairs, "distillation"), "distillation_epochs": distill}
+    quantize_config = msgspec.convert(wanted, QuantizeConfig)
     with StageDisplay() as display:
         result = quantize_file(
             model, calibration, spec, calibrate_config, quantize_config, out, display, evaluation=evaluation
@@ -160,6 +171,8 @@ def quantize(
     if as_json:
         click.echo(json.dumps({"out": str(out), **result}))
     else:
+        for repair, reason in result["declined"].items():
+            click.echo(f"{repair} was left out: the network {reason}")
         click.echo(f"quantized {out}")
 
 

@@ -166,6 +166,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             config.repairs,
             config.exclude,
             progress=lambda text: job.progress.update(0.0, 1.0, text),
+            distillation_epochs=config.distillation_epochs,
         )
         write_graph(folder, result.model, spec)
         (folder / REPAIRS).write_bytes(msgspec.json.encode(result.trials))
@@ -178,7 +179,8 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "quantize": replace(config, scheme=scheme),
         "data": dataset.fingerprint(),
     }
-    return job.stage("quantize", determinants, make, _GRAPH)
+    learns = _TORCH if "distillation" in config.repairs else ()
+    return job.stage("quantize", determinants, make, (*learns, *_GRAPH))
 
 
 def read_graph(artifact: Artifact) -> ir.Model:

@@ -88,6 +88,7 @@ def quantize_file(
         quantize_config.repairs,
         quantize_config.exclude,
         progress=lambda text: progress.update(0.0, 1.0, text),
+        distillation_epochs=quantize_config.distillation_epochs,
     )
     with storage_errors(out):
         ir.save(result.model, out)
@@ -101,6 +102,7 @@ def quantize_file(
         "convergence": msgspec.to_builtins(table.convergence),
         "scheme": quantize_config.scheme,
         "repairs": kept,
+        "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},
     }
 
 

@@ -21,6 +21,7 @@ from edgeopt.passes.distill.ties import tied_scales
 from edgeopt.passes.divergence import divergence, outputs
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.quantize import quantize
+from edgeopt.passes.repair import repair
 from edgeopt.passes.scheme import ARM, TENSORRT, X86
 
 SCHEMES = pytest.mark.parametrize("scheme", [X86, ARM, TENSORRT], ids=["x86", "arm", "tensorrt"])
@@ -142,6 +143,29 @@ def test_an_operator_without_a_torch_function_is_named():
     model = model_of("g (float[1,8] x) => (float y) { y = Det(x) }")
     with pytest.raises(UnsupportedOperatorError, match="Det"):
         distill(model, model, [], lambda _: 0.0)
+
+
+def test_repair_tries_it_last_and_only_if_asked():
+    model = network()
+    images = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
+    table = calibrate(model, images, CalibrateConfig(method="minmax"))
+    assert "distillation" not in [trial.name for trial in repair(model, table, X86, images).trials]
+    repaired = repair(model, table, X86, images, ("bias_correction", "distillation"), distillation_epochs=1)
+    assert [trial.name for trial in repaired.trials] == ["bias_correction", "distillation"]
+    assert repaired.divergence == repaired.trials[-1].after <= repaired.trials[-1].before
+
+
+def test_repair_says_which_operator_it_could_not_learn_through():
+    text = """
+    g (float[1,3,6,6] x, float[16,3,3,3] w1, float[16,16,3,3] w2) => (float[1,16,2,2] y)
+    { a = Conv(x, w1)  b = Celu(a)  y = Conv(b, w2) }
+    """
+    model = optimize(model_of(text))
+    images = [(str(i), {"x": X[i : i + 1, :, :6, :6]}) for i in range(16)]
+    table = calibrate(model, images, CalibrateConfig())
+    (trial,) = repair(model, table, X86, images, ("distillation",)).trials
+    assert not trial.is_kept
+    assert "Celu" in trial.declined
 
 
 def test_rounding_passes_gradients_inside_the_grid_and_moves_its_scale_as_lsq_does():

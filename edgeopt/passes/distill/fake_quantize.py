@@ -16,9 +16,10 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
         steps = x / scale
-        nearest = torch.round(steps).clamp_(low, high)
-        inside = (steps >= low - 0.5) & (steps <= high + 0.5)
-        error = nearest - torch.where(inside, steps, 0.0)  # d(result) / d(scale)
+        free = torch.round(steps)
+        nearest = free.clamp(low, high)
+        inside = free == nearest
+        error = nearest - steps.mul_(inside)  # d(result) / d(scale)
         ctx.save_for_backward(inside, error)
         return nearest * scale
 
