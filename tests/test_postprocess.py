@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgeopt.errors import ModelError
-from edgeopt.postprocess import Detections, class_scores, decode, nms
+from edgeopt.postprocess import Detections, class_scores, decode, nms, suppression
 from edgeopt.preprocess import Geometry
 from edgeopt.spec import (
     ClassificationDecoding,
@@ -65,6 +65,17 @@ class TestClassification:
     def test_half_precision_and_trailing_dimensions(self):
         logits = np.array([[0.0, 2.0, 1.0]], np.float16).reshape(1, 3, 1, 1)
         assert decode({"y": logits}, model(ClassificationDecoding()), [IDENTITY])[0].label == "class1"
+
+    @given(arrays(np.int64, st.integers(1, 12), elements=st.integers(-3, 3)), st.integers(1, 14))
+    def test_ranks_as_a_stable_sort_of_everything_does(self, logits, k):
+        spec = model(ClassificationDecoding(activation="none", top_k=k), classes=len(logits))
+        (result,) = decode({"y": logits[None].astype(np.float32)}, spec, [IDENTITY])
+        assert result.classes.tolist() == sorted(range(len(logits)), key=lambda index: -logits[index])[:k]
+
+    def test_what_is_no_number_ranks_last(self):
+        spec = model(ClassificationDecoding(activation="none", top_k=2))
+        (result,) = decode({"y": np.array([[np.nan, 1.0, np.nan]], np.float32)}, spec, [IDENTITY])
+        assert result.classes.tolist() == [1, 0]
 
     def test_is_json(self):
         (result,) = decode({"y": np.array([[0.0, 9.0, 1.0]])}, model(ClassificationDecoding(top_k=1)), [IDENTITY])
@@ -223,8 +234,11 @@ class TestNms:
     @given(candidates(), st.sampled_from([0.0, 0.3141, 0.4567, 0.6543]), st.booleans())
     def test_is_the_greedy_algorithm(self, found, threshold, agnostic):
         boxes, scores, classes = found
-        kept = nms(boxes, scores, classes, threshold, agnostic, 100)
-        assert kept.tolist() == greedy(boxes, scores, classes, threshold, agnostic)
+        expected = greedy(boxes, scores, classes, threshold, agnostic)
+        assert nms(boxes, scores, classes, threshold, agnostic, 100).tolist() == expected
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(suppression, "_FEW", 0)
+            assert nms(boxes, scores, classes, threshold, agnostic, 100).tolist() == expected, "also by blocks"
 
     @given(st.integers(0, 1000), st.sampled_from([0.3, 0.65]))
     def test_holds_across_blocks(self, seed, threshold):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import ConfigError, DataError
-from edgeopt.preprocess import adjust, batch, preprocess, read_image
+from edgeopt.preprocess import Scratch, adjust, batch, preprocess, read_image
 from edgeopt.spec import (
     Adjust,
     CenterCrop,
@@ -66,6 +66,24 @@ class TestReadImage:
     def test_empty_bytes(self):
         with pytest.raises(DataError, match="0 bytes"):
             read_image(b"")
+
+
+class TestScratch:
+    @given(st.lists(st.tuples(sides, sides), min_size=1, max_size=4))
+    def test_what_an_image_left_behind_is_not_seen(self, shapes):
+        steps = (
+            Letterbox(size=(40, 30), fill=9),
+            Resize(size=(20, 24)),
+            CenterCrop(size=(18, 20)),
+            Resize(size=(20, 24)),
+        )
+        spec = Preprocessing(steps=steps)
+        scratch = Scratch()
+        for seed, shape in enumerate(shapes):
+            image = picture(*shape, seed)
+            fresh, _ = preprocess(image, spec)
+            again, _ = preprocess(image, spec, scratch=scratch)
+            np.testing.assert_array_equal(again, fresh)
 
 
 class TestTensor:

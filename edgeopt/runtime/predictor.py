@@ -15,7 +15,7 @@ import numpy as np
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
 from edgeopt.postprocess import Classification, Detections, decode
-from edgeopt.preprocess import Geometry, Image, preprocess, read_image
+from edgeopt.preprocess import Geometry, Image, Scratch, preprocess, read_image
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.session import Array, Session, availability, open_session
 from edgeopt.spec import ModelSpec
@@ -66,6 +66,7 @@ class Predictor:
         self._item_shape = tuple(int(size) for size in shape[1:])
         self._dtype = dtype
         self._single = self.buffer()
+        self._scratch = Scratch()
         self._resources = ExitStack()
         self._resources.enter_context(session)
 
@@ -106,7 +107,7 @@ class Predictor:
         """
         tensor = self._single if out is None else out
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        _, geometry = preprocess(pixels, self.spec.preprocessing, out=tensor[0])
+        _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
         return Prepared(tensor, (geometry,))
 
     def prepare_batch(self, images: Sequence[Source], out: Array | None = None) -> Prepared:
@@ -121,7 +122,7 @@ class Predictor:
         geometries = []
         for image, item in zip(images, tensor, strict=False):
             pixels = image if isinstance(image, np.ndarray) else read_image(image)
-            geometries.append(preprocess(pixels, self.spec.preprocessing, out=item)[1])
+            geometries.append(preprocess(pixels, self.spec.preprocessing, item, self._scratch)[1])
         return Prepared(tensor, tuple(geometries))
 
     def infer(self, prepared: Prepared, *, copy: bool = False) -> Inferred:

@@ -1,0 +1,9 @@
+"""From the network's outputs to results: the one interpreter of `spec.Decoding`."""
+
+from __future__ import annotations
+
+from edgeopt.postprocess.decoding import Outputs, class_scores, decode
+from edgeopt.postprocess.results import Classification, Detections
+from edgeopt.postprocess.suppression import nms
+
+__all__ = ["Classification", "Detections", "Outputs", "class_scores", "decode", "nms"]

@@ -1,0 +1,191 @@
+"""Decoding a network's outputs.
+
+Boxes of objects are filtered by score before anything is computed from them, because nearly all anchors see background:
+what a frame costs here depends on what is in it, not on the number of anchors. Right after an engine the caches hold
+nothing of this code, so that every other operation costs more than the numbers it works on: there are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.errors import ModelError
+from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
+from edgeopt.postprocess.suppression import nms
+from edgeopt.preprocess import Geometry
+from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, YoloDecoding, YoloxDecoding
+
+Outputs: TypeAlias = Mapping[str, NDArray[Any]]
+
+_LARGEST_EXPONENT = 20  # a box of e^20 cells is larger than any image, and a coarse quantization cannot overflow it
+
+
+def decode(
+    outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]
+) -> list[Classification] | list[Detections]:
+    """Turn the outputs of one batch into one result an image.
+
+    Args:
+        outputs: what `Session.run` gave; the first output of `spec` is decoded.
+        spec: the model's.
+        geometries: (N) what `preprocess` gave with each image.
+
+    Raises:
+        ModelError: the output is missing, or its shape does not fit the specification.
+    """
+    decoding = spec.decoding
+    if isinstance(decoding, ClassificationDecoding):
+        return _top_k(class_scores(outputs, spec), decoding.top_k, spec.labels)
+    raw = _first_output(outputs, spec)
+    if raw.ndim != 3 or len(raw) != len(geometries):
+        raise ModelError(
+            f"output '{spec.outputs[0].name}' has shape {raw.shape} for {len(geometries)} images, and three dimensions "
+            f"are needed to decode it as '{_tag(decoding)}'. Check the model's outputs and its decoding"
+        )
+    return [_detections(image, spec, decoding, geometry) for image, geometry in zip(raw, geometries, strict=True)]
+
+
+def class_scores(outputs: Outputs, spec: ModelSpec) -> Floats:
+    """(N, classes) float32 scores of a classifier, after its activation.
+
+    Raises:
+        ModelError: the output is missing, or has not one value a label.
+    """
+    raw = _first_output(outputs, spec)
+    logits = raw.reshape(len(raw), -1).astype(np.float32, copy=False)
+    _check_classes(logits.shape[1], spec)
+    scores: Floats = logits
+    match spec.decoding:
+        case ClassificationDecoding(activation="softmax"):
+            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+            scores = exponentials / exponentials.sum(axis=1, keepdims=True)
+        case ClassificationDecoding(activation="sigmoid"):
+            # exp of a large negative logit overflows to infinity, whose reciprocal is the right answer: 0.
+            with np.errstate(over="ignore"):
+                scores = np.reciprocal(1 + np.exp(-logits))
+    return scores
+
+
+def _top_k(scores: Floats, k: int, labels: tuple[str, ...]) -> list[Classification]:
+    """The k best of each row, best first; equal scores in the order of the classes."""
+    found = []
+    for row in scores:
+        classes = _best(row, k)
+        found.append(Classification(classes, row[classes], tuple([labels[index] for index in classes.tolist()])))
+    return found
+
+
+def _best(scores: Floats, k: int) -> Integers:
+    """(k,) int64 indices of the k best; sorts only those that are not worse than the k-th, which is all of equals."""
+    negated = -scores
+    candidates = np.arange(len(negated))
+    if k < len(negated):
+        candidates = np.flatnonzero(~(negated > np.partition(negated, k - 1)[k - 1]))  # what is no number stays, last
+    order = np.argsort(negated[candidates], kind="stable")[:k]
+    return candidates[order].astype(np.int64, copy=False)
+
+
+def _detections(raw: NDArray[Any], spec: ModelSpec, decoding: DetectionDecoding, geometry: Geometry) -> Detections:
+    """Decode the output of one image."""
+    candidates = _yolox(raw, spec, decoding) if isinstance(decoding, YoloxDecoding) else _yolo(raw, spec, decoding)
+    boxes, scores, classes = candidates
+    keep = nms(boxes, scores, classes, decoding.iou_threshold, decoding.class_agnostic, decoding.max_detections)
+    boxes = geometry.clip(geometry.to_original(boxes[keep]))
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a box in the padding has nothing to show
+    if not inside.all():
+        keep, boxes = keep[inside], boxes[inside]
+    classes = classes[keep]
+    return Detections(boxes, scores[keep], classes, tuple([spec.labels[index] for index in classes.tolist()]))
+
+
+def _yolox(raw: NDArray[Any], spec: ModelSpec, decoding: YoloxDecoding) -> tuple[Floats, Floats, Integers]:
+    """Candidates of one (anchors, 5 + classes) output: boxes in network pixels, scores, classes."""
+    _check_classes(raw.shape[1] - 5, spec)
+    table = _anchors(_input_size(spec), decoding.strides)
+    if len(raw) != len(table):
+        raise ModelError(
+            f"the output has {len(raw)} anchors, but an input of {_input_size(spec)} with strides {decoding.strides} "
+            f"has {len(table)}. Correct input.shape or decoding.strides"
+        )
+    # A class probability is at most 1, so what fails on objectness alone need not be looked at further.
+    (anchors,) = (raw[:, 4] >= decoding.score_threshold).nonzero()
+    rows = raw[anchors].astype(np.float32, copy=False)
+    row, classes, scores = _above(rows[:, 4:5] * rows[:, 5:], decoding)
+    offsets, cells = rows[row, :4], table[anchors[row]]
+    centre = (offsets[:, :2] + cells[:, :2]) * cells[:, 2:3]
+    half = np.exp(np.minimum(offsets[:, 2:], _LARGEST_EXPONENT)) * cells[:, 3:]
+    return np.concatenate([centre - half, centre + half], axis=1), scores, classes
+
+
+def _yolo(raw: NDArray[Any], spec: ModelSpec, decoding: YoloDecoding) -> tuple[Floats, Floats, Integers]:
+    """Candidates of one (4 + classes, anchors) output: boxes in network pixels, scores, classes."""
+    _check_classes(len(raw) - 4, spec)
+    anchors = np.flatnonzero(raw[4:].max(axis=0) >= decoding.score_threshold)
+    rows = raw[:, anchors].T.astype(np.float32, copy=False)
+    row, classes, scores = _above(rows[:, 4:], decoding)
+    centre, half = rows[row, :2], rows[row, 2:4] / 2
+    return np.concatenate([centre - half, centre + half], axis=1), scores, classes
+
+
+def _above(scores: Floats, decoding: DetectionDecoding) -> tuple[Integers, Integers, Floats]:
+    """Row, class and score of every score (anchors, classes) that reaches the threshold.
+
+    An anchor may stand for several classes, as in the evaluations of YOLOX and Ultralytics; where classes suppress each
+    other it stands for its best one only.
+    """
+    if decoding.class_agnostic:
+        rows, classes = np.arange(len(scores)), scores.argmax(axis=1)
+        keep = scores[rows, classes] >= decoding.score_threshold
+        rows, classes = rows[keep], classes[keep]
+    else:
+        # One dimension: two are searched element by element.
+        (picked,) = (scores >= decoding.score_threshold).ravel().nonzero()
+        rows, classes = picked // scores.shape[1], picked % scores.shape[1]
+    return rows, classes, scores[rows, classes]
+
+
+@lru_cache(maxsize=8)
+def _anchors(size: tuple[int, int], strides: tuple[int, ...]) -> Floats:
+    """(anchors, 4) grid position x and y, stride and half of it; finest stride first, row by row."""
+    levels = []
+    for stride in strides:
+        rows, columns = np.mgrid[: size[0] // stride, : size[1] // stride]
+        steps = np.full(rows.size, float(stride))
+        levels.append(np.stack([columns.ravel(), rows.ravel(), steps, steps / 2], axis=1))
+    return np.concatenate(levels).astype(np.float32)
+
+
+def _input_size(spec: ModelSpec) -> tuple[int, int]:
+    """(height, width) of the network's input."""
+    shape = spec.input.shape
+    height, width = shape[2:4] if spec.preprocessing.layout == "NCHW" else shape[1:3]
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ModelError(f"input '{spec.input.name}' has shape {shape}: height and width must be numbers. Fix them")
+    return height, width
+
+
+def _first_output(outputs: Outputs, spec: ModelSpec) -> NDArray[Any]:
+    """The output that is decoded."""
+    name = spec.outputs[0].name
+    if name not in outputs:
+        raise ModelError(f"the specification names output '{name}', but the model gave: {', '.join(sorted(outputs))}")
+    return outputs[name]
+
+
+def _check_classes(count: int, spec: ModelSpec) -> None:
+    """Refuse an output that is not of as many classes as there are labels."""
+    if count != len(spec.labels):
+        raise ModelError(
+            f"output '{spec.outputs[0].name}' is of {count} classes, but model '{spec.name}' has {len(spec.labels)} "
+            "labels. Correct the labels or the decoding"
+        )
+
+
+def _tag(decoding: DetectionDecoding) -> str:
+    """The name a decoding has in a recipe."""
+    return "yolox" if isinstance(decoding, YoloxDecoding) else "yolo"

@@ -1,0 +1,73 @@
+"""What is seen in one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classification:
+    """The k best classes of one image, best first."""
+
+    classes: Integers
+    """(k,) int64 class indices."""
+    scores: Floats
+    """(k,) float32."""
+    labels: tuple[str, ...]
+    """(k) class names."""
+
+    @property
+    def label(self) -> str:
+        """Name of the best class."""
+        return self.labels[0]
+
+    @property
+    def score(self) -> float:
+        """Score of the best class."""
+        return float(self.scores[0])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        ranked = zip(self.labels, self.classes.tolist(), self.scores.tolist(), strict=True)
+        return {"classes": [{"label": name, "class": index, "score": score} for name, index, score in ranked]}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """The objects found in one image, best first."""
+
+    boxes: Floats
+    """(n, 4) float32: left, top, right, bottom in pixels of the original image."""
+    scores: Floats
+    """(n,) float32."""
+    classes: Integers
+    """(n,) int64 class indices."""
+    labels: tuple[str, ...]
+    """(n) class names."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        keep = np.flatnonzero(self.scores >= score)
+        return Detections(
+            self.boxes[keep], self.scores[keep], self.classes[keep], tuple(self.labels[index] for index in keep)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        columns = (self.labels, self.classes.tolist(), self.scores.tolist(), self.boxes.tolist())
+        found = zip(*columns, strict=True)
+        return {
+            "detections": [
+                {"label": name, "class": index, "score": score, "box": box} for name, index, score, box in found
+            ]
+        }
