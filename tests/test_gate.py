@@ -30,14 +30,15 @@ from edgeopt.gate import (
     to_junit,
     to_markdown,
 )
-from edgeopt.gate.decide import compare, decide
+from edgeopt.gate.decide import FIRST_LOOK, compare, decide
 from edgeopt.gate.verdict import Interval, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.worker import Worker
 
 NOWHERE = Sensors(Path("/nonexistent"))
-CONFIG = GateConfig(warmup_s=0.0, maximum_s=2.0)
+CONFIG = GateConfig(warmup_s=0.0, maximum_s=600.0, maximum_rounds=120)
+"""Ends by rounds: a simulated machine has no time."""
 
 
 class Machine:
@@ -80,6 +81,19 @@ class TestOutcomes:
         assert "slower" in verdict.reasons[0]
         assert verdict.latency.ratio.low < 1.05 < verdict.latency.ratio.high * 1.01
 
+    @pytest.mark.parametrize(("slowdown", "outcome"), [(0.5, "pass"), (2.0, "fail")])
+    def test_what_is_clear_ends_early(self, slowdown, outcome):
+        verdict = run(Machine(0), slowdown, precision=0.0)
+        assert verdict.outcome == outcome
+        assert verdict.latency.rounds == FIRST_LOOK
+
+    def test_early_looks_do_not_make_equal_models_fail(self):
+        outcomes = [run(Machine(seed, noise=0.1), 1.0, precision=0.0, maximum_rounds=60).outcome for seed in range(20)]
+        assert "fail" not in outcomes
+
+    def test_time_that_is_used_up_ends_it_too(self):
+        assert run(Machine(0), 1.0, maximum_s=0.0).outcome == "invalid"
+
     def test_faster_passes(self):
         assert run(Machine(0), 0.5).outcome == "pass"
 
@@ -88,7 +102,7 @@ class TestOutcomes:
         assert run(Machine(seed, hog=0.2), 1.0).outcome in ("pass", "invalid")
 
     def test_a_hopeless_machine_is_invalid_and_not_a_pass(self):
-        verdict = run(Machine(1, noise=6.0), 1.0, maximum_s=0.05, minimum_rounds=8)
+        verdict = run(Machine(1, noise=6.0), 1.0, maximum_rounds=12, minimum_rounds=8)
         assert verdict.outcome == "invalid"
         assert verdict.exit_code == 3
 
@@ -99,7 +113,7 @@ class TestOutcomes:
         busy = _AlwaysBusy(tmp_path)
         machine = Machine(3)
         subjects = {name: machine.subject(5.0) for name in ("baseline", "twin", "candidate")}
-        verdict = gate(subjects, msgspec.structs.replace(CONFIG, maximum_s=0.1), sensors=busy)
+        verdict = gate(subjects, msgspec.structs.replace(CONFIG, maximum_rounds=3), sensors=busy)
         assert verdict.outcome == "invalid"
         assert "other processes took 50% of the processors" in verdict.reasons[0]
         assert verdict.latency is None
@@ -291,7 +305,7 @@ class TestBundles:
         return tiny.write(tmp_path / "t.edgeopt")
 
     def test_two_variants_of_one_bundle(self, bundle):
-        config = GateConfig(warmup_s=0.0, maximum_s=0.5, minimum_rounds=2, block_s=0.01)
+        config = GateConfig(warmup_s=0.0, maximum_rounds=4, minimum_rounds=2, block_s=0.01)
         sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
         verdict = gate_bundles(*sides, [tiny.colour("red")], config)
         assert verdict.exit_code in EXIT_CODES.values()
@@ -309,7 +323,7 @@ class TestBundles:
         sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
         evaluated("ort-fp32", 0.9, "same")
         evaluated("ort-int8", 0.7, "same")
-        verdict = gate_bundles(*sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_s=0.0))
+        verdict = gate_bundles(*sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_rounds=1))
         assert verdict.outcome == "fail"
         assert "top1 fell from 0.9000 to 0.7000" in verdict.reasons[0]
         evaluated("ort-int8", 0.9, "other")

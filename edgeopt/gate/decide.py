@@ -2,6 +2,10 @@
 
 A candidate fails only if the whole interval of its slowdown lies beyond both floors, and passes only if the interval
 excludes the slowdown that must not go through. What lies between was not measured well enough: invalid.
+
+Who looks at the decision again and again and stops when he likes it decides wrongly more often than the interval says.
+So looks before the end use an interval of 99.9 % (Haybittle 1971, Peto et al. 1976), whose dozens of looks together err
+less often than one look at the 95 % that the end uses; what it decides, the narrower one decides as well.
 """
 
 from __future__ import annotations
@@ -14,9 +18,19 @@ from numpy.typing import ArrayLike
 from edgeopt import statistics
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Interval, LatencyFinding, Outcome
 
+_CONFIDENCE = 0.95
+EARLY_CONFIDENCE = 0.999
+FIRST_LOOK = 12
+"""Rounds before any look: the least and the most of 11 hold the true median between them with 99.9 %."""
+
 
 def compare(
-    baseline_ms: ArrayLike, twin_ms: ArrayLike, candidate_ms: ArrayLike, disturbed: int, config: GateConfig
+    baseline_ms: ArrayLike,
+    twin_ms: ArrayLike,
+    candidate_ms: ArrayLike,
+    disturbed: int,
+    config: GateConfig,
+    confidence: float = _CONFIDENCE,
 ) -> LatencyFinding:
     """Candidate against baseline, with floors from the baseline against its twin.
 
@@ -26,16 +40,18 @@ def compare(
         candidate_ms: of the candidate, in the same rounds.
         disturbed: rounds that were left out.
         config: the floors' least values.
+        confidence: of both intervals.
     """
     first, second = np.asarray(baseline_ms, dtype=np.float64), np.asarray(twin_ms, dtype=np.float64)
-    noise = statistics.block_ratio_interval(first, second, seed=config.seed)
+    noise = statistics.block_ratio_interval(first, second, confidence=confidence, seed=config.seed)
     both = np.stack([first, second], axis=1)
     baseline = float(np.median(both))
     spread = max(noise.high - 1.0, 1.0 - noise.low)
+    ratio = statistics.block_ratio_interval(both, candidate_ms, confidence=confidence, seed=config.seed)
     return LatencyFinding(
         baseline_ms=baseline,
         candidate_ms=float(np.median(np.asarray(candidate_ms, dtype=np.float64))),
-        ratio=_interval(statistics.block_ratio_interval(both, candidate_ms, seed=config.seed)),
+        ratio=_interval(ratio),
         noise=_interval(noise),
         relative_floor=max(config.relative_floor, spread),
         absolute_floor_ms=max(config.absolute_floor_ms, spread * baseline),
@@ -101,7 +117,7 @@ def _lost(accuracy: AccuracyFinding) -> str:
 
 
 def precise(latency: LatencyFinding, config: GateConfig) -> bool:
-    """Whether more rounds would change little. It looks at widths only: looking at the decision would bias it."""
+    """Whether more rounds would change little. It looks at widths only, which tell nothing of the decision."""
     intervals = [latency.ratio, latency.noise or latency.ratio]
     widest = max((interval.high - interval.low) / 2.0 for interval in intervals)
     return latency.rounds >= config.minimum_rounds and widest <= config.precision

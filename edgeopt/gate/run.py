@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgeopt.errors import MeasurementError
-from edgeopt.gate.decide import compare, compare_stored, decide, precise
+from edgeopt.gate.decide import EARLY_CONFIDENCE, FIRST_LOOK, compare, compare_stored, decide, precise
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
 from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
@@ -20,8 +20,8 @@ from edgeopt.spec import replace
 
 STORED_FLOOR = 0.13
 """By how much absolute latencies were seen to differ between runs of one model on one machine."""
-_FIRST_LOOK = 8
-"""Rounds before the precision is looked at."""
+_LOOK_EVERY = 4
+"""Rounds from one look to the next."""
 _ENOUGH_SHARE = 0.5
 """With fewer than this share of `minimum_rounds` undisturbed when time is up, the run is invalid."""
 
@@ -132,35 +132,37 @@ def gate_stored(
 def _measure(
     subjects: Mapping[str, Subject], config: GateConfig, sensors: Sensors, progress: Progress | None
 ) -> _Rounds:
-    """Rounds until the intervals are narrow or `maximum_s` have passed."""
+    """Rounds until the answer is clear, the intervals are narrow, or time or rounds are used up."""
     warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
     plan = Plan(block_s=config.block_s)
     measured = _Rounds(Limits(other_load=config.other_load / 2.0, steal=config.steal / 2.0))
     start = time.perf_counter()
-    for blocks in rounds(subjects, warmups, plan, sensors):
+    for number, blocks in enumerate(rounds(subjects, warmups, plan, sensors), 1):
         measured.add(blocks)
-        elapsed = time.perf_counter() - start
-        settled = _settled(measured, config)
+        used = max((time.perf_counter() - start) / max(config.maximum_s, 1e-9), number / config.maximum_rounds)
+        ended = used >= 1.0 or _settled(measured, config)
         if progress is not None:
-            progress(1.0 if settled else min(1.0, max(elapsed / max(config.maximum_s, 1e-9), 0.0)))
-        if settled or elapsed >= config.maximum_s:
+            progress(1.0 if ended else used)
+        if ended:
             break
     return measured
 
 
 def _settled(measured: _Rounds, config: GateConfig) -> bool:
-    """Whether what was measured is precise enough to stop."""
+    """Whether what was measured is enough to stop."""
     count = len(measured.kept)
-    if count < max(_FIRST_LOOK, config.minimum_rounds):
+    if not count or {block.subject for block in measured.kept[0]} == {"candidate"}:
+        return count >= config.minimum_rounds
+    if count < FIRST_LOOK or count % _LOOK_EVERY:
         return False
-    if {block.subject for block in measured.kept[0]} == {"candidate"}:
+    if precise(_finding(measured, config), config):
         return True
-    return count % 4 == 0 and precise(_finding(measured, config), config)
+    return decide(_finding(measured, config, EARLY_CONFIDENCE), None, (), config)[0] != "invalid"
 
 
-def _finding(measured: _Rounds, config: GateConfig) -> LatencyFinding:
+def _finding(measured: _Rounds, config: GateConfig, confidence: float = 0.95) -> LatencyFinding:
     baseline, twin, candidate = (measured.medians(name) for name in ("baseline", "twin", "candidate"))
-    return compare(baseline, twin, candidate, measured.disturbed, config)
+    return compare(baseline, twin, candidate, measured.disturbed, config, confidence)
 
 
 def _problems(measured: _Rounds, config: GateConfig) -> tuple[str, ...]:
@@ -174,7 +176,7 @@ def _problems(measured: _Rounds, config: GateConfig) -> tuple[str, ...]:
     throttled = f"throttled: {', '.join(run.throttled)}" if run.throttled else ""
     found = ", ".join(part for part in (load, steal, throttled) if part) or "the models are too slow for the time"
     wanted = f"where {config.minimum_rounds} are wanted"
-    return (f"only {kept} of {total} rounds in {config.maximum_s:.0f} s were undisturbed, {wanted}: {found}",)
+    return (f"only {kept} of {total} rounds were undisturbed, {wanted}: {found}",)
 
 
 def _verdict(

@@ -32,8 +32,11 @@ class GateConfig(Struct):
     """Undisturbed ones."""
     maximum_s: Seconds = 60.0
     """Then decide with what there is."""
+    maximum_rounds: PositiveInt = 1000
+    """The same, counted in rounds, the disturbed ones among them."""
     warmup_s: Seconds = 1.0
-    block_s: Seconds = 0.1
+    block_s: Seconds = 0.05
+    """Of one subject's queries in a row. Short blocks make many rounds, of which a short disturbance spoils few."""
     other_load: Fraction = 0.15
     """A round in which other processes took more of the processors is not counted."""
     steal: Fraction = 0.05
