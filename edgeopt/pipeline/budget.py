@@ -15,7 +15,7 @@ from edgeopt.pipeline.plans import Subject, search_plan
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
 
-_SEARCH = "search.json"
+SEARCH = "search.json"
 
 
 def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
@@ -39,7 +39,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         result.require()
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
         shutil.copyfile(quantized.file(REPAIRS), folder / REPAIRS)
-        (folder / _SEARCH).write_bytes(msgspec.json.encode(result))
+        (folder / SEARCH).write_bytes(msgspec.json.encode(result))
         return f"{target}: {result.reason}; {result.validations} full validations"
 
     determinants = {
@@ -57,5 +57,5 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
 
 def read_search(graph: Artifact) -> SearchResult | None:
     """What the search found, where `graph` is the result of one."""
-    path = graph.file(_SEARCH)
+    path = graph.file(SEARCH)
     return msgspec.json.decode(path.read_bytes(), type=SearchResult) if path.exists() else None
