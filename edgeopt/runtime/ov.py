@@ -79,6 +79,7 @@ class OvSession:
         self._openvino = library()
         self._model: Path | bytes | None = model
         self._reuse_outputs = reuse_outputs
+        _check_precision(self._openvino, self.settings)
         with _refusals(self._openvino, model):
             graph = _read(self._openvino, model)
             self.inputs = tuple(_spec(port, self.settings.batch) for port in graph.inputs)
@@ -165,6 +166,18 @@ def _refusals(openvino: Any, model: Path | bytes) -> Iterator[None]:
     except RuntimeError as error:
         origin = "the graph" if isinstance(model, bytes) else str(model)
         raise TargetError(f"openvino {openvino.__version__} cannot load {origin}: {error}") from error
+
+
+def _check_precision(openvino: Any, settings: EngineSettings) -> None:
+    """Refuse bf16 where the processor lacks it: OpenVINO would run in f32 without a word."""
+    if settings.precision != "bf16":
+        return
+    offered = [str(one) for one in openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")]
+    if "BF16" not in offered:
+        raise TargetError(
+            f"this processor has no bf16 (OpenVINO offers {', '.join(offered)}). Use another variant, or "
+            'build with [precision] cpu = "fp32"'
+        )
 
 
 def _read(openvino: Any, model: Path | bytes) -> Any:
