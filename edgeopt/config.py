@@ -166,6 +166,26 @@ class QuantizeConfig(Struct):
     """Passes of ``distillation`` over the calibration images: its time is proportional."""
 
 
+class PrecisionConfig(Struct):
+    """``[precision]``: what layers compute in that are not quantized.
+
+    Each reduced precision is a variant of its own beside FP32, and the float part of the target's INT8 variant.
+    """
+
+    gpu: Literal["fp16", "fp32"] = "fp16"
+    """Of ``trt`` and ``rtx``, in the graph. Nodes whose tensors exceed 512 on calibration images, with constants beyond
+    65504 or sums of more than 4096 products stay FP32. TensorRT 8 (JetPack 5 and 6.0) takes no FP16 scales: with it,
+    ``fp32`` keeps INT8 variants loadable."""
+    cpu: Literal["bf16", "fp32"] = "fp32"
+    """Of ``ov``, as a setting of the engine; bf16 needs a processor that has it (avx512_bf16, amx_bf16 or Arm's)."""
+
+    def reduced(self, target: TargetName) -> Literal["fp16", "bf16"] | None:
+        """The precision below FP32 that a target's float layers get; None: they stay FP32."""
+        if target in ("trt", "rtx"):
+            return None if self.gpu == "fp32" else self.gpu
+        return self.cpu if target == "ov" and self.cpu != "fp32" else None
+
+
 class BudgetConfig(Struct):
     """``[budget]``: what INT8 may cost. With it, layers stay float where they cost more accuracy than they save time.
 
@@ -222,6 +242,7 @@ class Config(Struct):
     export: ExportConfig = ExportConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    precision: PrecisionConfig = PrecisionConfig()
     budget: BudgetConfig | None = None
     compile: CompileConfig = CompileConfig()
     evaluate: EvaluateConfig = EvaluateConfig()

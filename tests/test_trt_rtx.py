@@ -44,9 +44,12 @@ def graph() -> Callable[[str, str], bytes]:
     def get(name: str, precision: str) -> bytes:
         if precision == "fp32":
             return ir.to_proto(exported(name)).SerializeToString()
-        change = {"fp16": to_half, "int8": to_int8}[precision]
-        model = ir.from_proto(onnx.load_from_string(get(name, "fp32")))
-        return ir.to_proto(change(model)).SerializeToString()
+        if precision == "int8":
+            changed = to_int8(ir.from_proto(onnx.load_from_string(get(name, "fp32"))))
+        else:
+            source = "int8" if precision == "int8+fp16" else "fp32"
+            changed = to_half(ir.from_proto(onnx.load_from_string(get(name, source))))
+        return ir.to_proto(changed).SerializeToString()
 
     return get
 
@@ -67,43 +70,32 @@ def exported(name: str) -> ir.Model:
     return model
 
 
+def images(model: ir.Model) -> list[tuple[str, dict[str, np.ndarray]]]:
+    image = model.graph.inputs[0]
+    shape = (1, *(int(size) for size in image.shape[1:]))
+    random = np.random.default_rng(0)
+    return [(str(index), {image.name: random.integers(0, 256, shape, np.uint8)}) for index in range(16)]
+
+
 def to_int8(model: ir.Model) -> ir.Model:
     from edgeopt.calibrate import calibrate
     from edgeopt.config import CalibrateConfig
     from edgeopt.passes.quantize import quantize
     from edgeopt.passes.scheme import TENSORRT
 
-    image = model.graph.inputs[0]
-    shape = (1, *(int(size) for size in image.shape[1:]))
-    random = np.random.default_rng(0)
-    batches = [(str(index), {image.name: random.integers(0, 256, shape, np.uint8)}) for index in range(16)]
-    return quantize(model, calibrate(model, batches, CalibrateConfig(method="minmax", images=16)), TENSORRT)
+    return quantize(model, calibrate(model, images(model), CalibrateConfig(method="minmax", images=16)), TENSORRT)
 
 
 def to_half(model: ir.Model) -> ir.Model:
-    """Every float tensor in FP16 but the outputs: the plainest strongly typed FP16 graph."""
-    graph = model.graph
-    for value in graph.initializers.values():
-        if value.const_value is not None and value.dtype == ir.DataType.FLOAT:
-            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=value.name)
-            value.dtype = ir.DataType.FLOAT16
-    for node in graph:
-        if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
-            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
-        for value in node.outputs:
-            if value.dtype == ir.DataType.FLOAT:
-                value.dtype = ir.DataType.FLOAT16
-    for index, output in enumerate(graph.outputs):
-        cast = ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}, name=f"to_float_{index}")
-        cast.outputs[0].name, cast.outputs[0].shape = f"{output.name}_float", output.shape
-        cast.outputs[0].dtype = ir.DataType.FLOAT
-        graph.append(cast)
-        graph.outputs[index] = cast.outputs[0]
-    return model
+    """As a build makes ``fp16`` variants, and with Q/DQ what INT8 leaves float."""
+    from edgeopt.config import CalibrateConfig
+    from edgeopt.pipeline.precision import halve
+
+    return halve(model, images(model), CalibrateConfig()).model
 
 
 @pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
 @pytest.mark.parametrize("options", [EngineOptions(), UP_TO_8], ids=["batch 1", "batch 1-8"])
 def test_our_networks_build_the_same_twice(library, graph, name, precision, options):
     model = graph(name, precision)

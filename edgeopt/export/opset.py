@@ -15,8 +15,8 @@ _LOWEST_IR = 8
 """The IR version of opset 15; older ones repeat initializers among the inputs."""
 
 
-def raise_opset(model: ir.Model, opset: int, name: str) -> ir.Model:
-    """`model` as it is, or in `opset` where it is older than `LOWEST`.
+def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) -> ir.Model:
+    """`model` as it is, or in `opset` where it is older than `lowest`.
 
     Raises:
         ModelError: onnx cannot convert one of its operators.
@@ -24,7 +24,7 @@ def raise_opset(model: ir.Model, opset: int, name: str) -> ir.Model:
     current = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
     if current is None:
         raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker.")
-    if current >= LOWEST:
+    if current >= lowest:
         return model.clone()
     try:
         proto = version_converter.convert_version(ir.to_proto(model), opset)
@@ -32,7 +32,7 @@ def raise_opset(model: ir.Model, opset: int, name: str) -> ir.Model:
     except Exception as error:  # the converter's C++ part raises RuntimeError, its adapters more
         raise ModelError(
             f"{name} is of opset {current}, and cannot be raised to {opset}: {error}. "
-            f"Export the model again with opset {LOWEST} or later."
+            f"Export the model again with opset {lowest} or later."
         ) from error
     raised = ir.from_proto(proto)
     raised.ir_version = max(raised.ir_version, _LOWEST_IR)

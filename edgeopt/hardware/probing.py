@@ -27,6 +27,9 @@ CPU_FEATURES = frozenset((
 _INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
 """Instructions that multiply and add int8 in one step, fastest first."""
 
+_BF16_FEATURES = ("amx_bf16", "avx512_bf16", "bf16")
+"""Instructions that multiply and add bfloat16, fastest first."""
+
 _ARM_CORES = {
     ("0x41", "0xd03"): "Cortex-A53",
     ("0x41", "0xd07"): "Cortex-A57",
@@ -55,6 +58,11 @@ class Cpu(Struct):
     def int8_instruction(self) -> str | None:
         """The best int8 dot-product instruction set, or None: without one, INT8 rarely pays on a CPU."""
         return next((name for name in _INT8_FEATURES if name in self.features), None)
+
+    @property
+    def bf16_instruction(self) -> str | None:
+        """The best bfloat16 instruction set, or None: without one, bfloat16 is emulated or not there."""
+        return next((name for name in _BF16_FEATURES if name in self.features), None)
 
 
 class Gpu(Struct):

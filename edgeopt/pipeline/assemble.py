@@ -22,6 +22,7 @@ from edgeopt.pipeline.budget import read_search
 from edgeopt.pipeline.checkup import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
+from edgeopt.pipeline.precision import read_kept
 from edgeopt.pipeline.variants import Engine
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
@@ -102,6 +103,8 @@ def _variant(each: Measured, max_drop: float) -> Variant:
     settings: dict[str, Any] = {"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {}
     if engine.precision == "int8":
         settings["repairs"] = read_repairs(engine.graph)
+    if (kept := read_kept(engine.graph)) is not None:
+        settings["kept in float32"] = kept
     verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
     if found is not None:
         settings["search"] = msgspec.to_builtins(found)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, Precision
 from edgeopt.config import Config, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
@@ -16,6 +16,7 @@ from edgeopt.pipeline import graphs, variants
 from edgeopt.pipeline.assemble import Measured, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.precision import halved
 from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.variants import Engine
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
@@ -53,8 +54,7 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress) as job:
-        quantizing = ["calibration", *(["validation"] if config.budget is not None else [])]
-        for needed in ("test", *(quantizing if config.quantize.enabled else [])):
+        for needed in _needed_splits(config):
             job.split(needed)  # missing data must not come to light after hours of training
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
@@ -103,8 +103,19 @@ def _float_graph(job: Job) -> tuple[Artifact, float]:
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 
+def _needed_splits(config: Config) -> list[str]:
+    """The sets of images that the recipe cannot do without."""
+    quantizing, budget = config.quantize.enabled, config.budget is not None
+    halving = any(config.precision.reduced(name) == "fp16" for name in config.compile.targets)
+    return [
+        "test",
+        *(["calibration"] if quantizing or halving else []),
+        *(["validation"] if quantizing and budget else []),
+    ]
+
+
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | None]:
-    """An engine in FP32, and one in INT8 where the recipe quantizes, for each target; and the calibration."""
+    """Each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
     quantize = job.config.quantize
     calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
     schemes: dict[str, SchemeName] = {
@@ -118,11 +129,19 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | 
     engines = []
     for name in job.config.compile.targets:
         engines.append(variants.compiled(job, float_graph, name, "fp32", None))
+        reduced = job.config.precision.reduced(name)
+        if reduced is not None:
+            engines.append(variants.compiled(job, _in(reduced, job, float_graph), name, reduced, None))
         if graph := quantized.get(schemes[name]):
             if job.config.budget is not None:
                 graph = searched(job, job.config.budget, float_graph, graph, name)
-            engines.append(variants.compiled(job, graph, name, "int8", schemes[name]))
+            engines.append(variants.compiled(job, _in(reduced, job, graph), name, "int8", schemes[name]))
     return engines, calibration
+
+
+def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:
+    """The graph whose float part is in a precision; BF16 is the engine's affair."""
+    return halved(job, graph) if reduced == "fp16" else graph
 
 
 def _measured(job: Job, engines: list[Engine]) -> tuple[list[Measured], list[str]]:

@@ -78,7 +78,7 @@ def compiled(
         TargetError: the target cannot compile here, or refuses the graph.
     """
     module = target(target_name)
-    settings = EngineSettings(tensorrt=job.config.compile.tensorrt if target_name in _ON_DEVICE else {})
+    settings = _settings(job, target_name, precision)
 
     def make(folder: Path, _scratch: Path) -> str:
         available = module.is_available()
@@ -91,6 +91,13 @@ def compiled(
     determinants = {"graph": graph.key, "target": target_name, "settings": settings}
     artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name])
     return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
+
+
+def _settings(job: Job, target_name: TargetName, precision: Precision) -> EngineSettings:
+    if target_name in _ON_DEVICE:
+        return EngineSettings(tensorrt=job.config.compile.tensorrt)
+    reduced = precision != "fp32" and job.config.precision.reduced(target_name) == "bf16"
+    return EngineSettings(precision="bf16" if reduced else "f32")
 
 
 def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:

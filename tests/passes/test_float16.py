@@ -10,7 +10,8 @@ from graphs import model_of, run
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
-from edgeopt.passes.float16 import float16, guarded_nodes
+from edgeopt.passes.float16 import float16
+from edgeopt.passes.float16_guards import DEEPEST_REDUCTION, guarded_nodes
 from edgeopt.passes.quantize import quantize
 from edgeopt.passes.scheme import TENSORRT
 
@@ -46,7 +47,7 @@ def table(model: ir.Model):
 
 def test_the_result_is_close_and_the_interface_stays_float32():
     model = network()
-    half = float16(model, table(model))
+    half = float16(model, table(model)).model
     expected, result = run(model, x=X)["y"], run(half, x=X)["y"]
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=0.01 * np.abs(expected).max())
@@ -55,8 +56,10 @@ def test_the_result_is_close_and_the_interface_stays_float32():
 
 def test_nodes_with_large_tensors_stay_float32():
     model = network()
-    assert set(guarded_nodes(model.graph, table(model))) == {"m", "s"}
-    kinds = {node.name: node.outputs[0].dtype for node in float16(model, table(model)).graph}
+    half = float16(model, table(model))
+    assert set(half.kept) == {"m", "s"}
+    assert "tensor 'm' reaches" in half.kept["s"]
+    kinds = {node.name: node.outputs[0].dtype for node in half.model.graph}
     assert kinds["m"] == kinds["s"] == ir.DataType.FLOAT
     assert kinds["a"] == kinds["z"] == ir.DataType.FLOAT16
 
@@ -67,8 +70,21 @@ def test_weights_beyond_float16_keep_their_node_float32():
     assert "reaches 100000" in guarded_nodes(model.graph, table(model))["a"]
 
 
+def test_sums_of_many_products_stay_float32():
+    channels = DEEPEST_REDUCTION + 1
+    model = model_of(f"""
+    g (float[N,{channels}] x, float[{channels},8] w1, float[8,8] w2) => (float[N,8] y)
+    {{ [deep] a = MatMul(x, w1)  [shallow] y = MatMul(a, w2) }}
+    """)
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 8))
+    images = [("i", {"x": np.full((1, channels), 0.01, np.float32)})]
+    seen = calibrate(model, images, CalibrateConfig(minimum_images=1))
+    assert guarded_nodes(model.graph, seen) == {"deep": f"it sums {channels} products"}
+
+
 def test_weights_are_stored_in_float16_once():
-    half = float16(network(), table(network()))
+    half = float16(network(), table(network())).model
     assert half.graph.initializers["w1/float16"].dtype == ir.DataType.FLOAT16
     assert "w1" not in half.graph.initializers
 
@@ -76,7 +92,7 @@ def test_weights_are_stored_in_float16_once():
 def test_a_quantized_network_keeps_its_integers_and_gets_float16_scales():
     model = network()
     quantized = quantize(model, table(model), TENSORRT)
-    half = float16(quantized, table(model))
+    half = float16(quantized, table(model)).model
     scales = {node.inputs[1].dtype for node in half.graph if node.op_type == "QuantizeLinear"}
     assert ir.DataType.FLOAT16 in scales
     expected = run(quantized, x=X)["y"]
@@ -94,3 +110,109 @@ def test_the_callers_model_is_not_touched():
     before = ir.to_proto(model).SerializeToString()
     float16(model, table(model))
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def scales_of(model: ir.Model, kind: str) -> dict[str, tuple[ir.DataType, np.ndarray]]:
+    """Type and value of each quantizer's scale, by the node's name."""
+    found = {}
+    for node in model.graph:
+        if node.op_type == kind:
+            scale = node.inputs[1]
+            found[node.name] = scale.dtype, scale.const_value.numpy()
+    return found
+
+
+def quantized_with(weight: np.ndarray, big: float = 1.0) -> tuple[ir.Model, ir.Model]:
+    """A float model of two convolutions and its Q/DQ; the first one's output is scaled by `big`."""
+    body = """
+    g (float[N,16,6,6] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,6,6] y)
+    { [first] a = Conv(x, w1)  [second] y = Conv(a, w2) }
+    """
+    model = model_of(body, opset=19, w1=big * np.eye(16)[:, :, None, None], w2=weight)
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 6, 6))
+    return model, quantize(model, table(model), TENSORRT)
+
+
+def test_a_guarded_layers_quantizers_are_float32_like_it():
+    model, quantized = quantized_with(np.eye(16)[:, :, None, None] / 1000, big=1000.0)
+    half = float16(quantized, table(model))
+    assert set(half.kept) == {"first", "second"}
+    for node in half.model.graph:
+        if node.op_type == "Conv":
+            kinds = {value.producer().op_type for value in node.inputs}
+            assert kinds == {"DequantizeLinear"}, "no Cast keeps them apart"
+            assert {value.dtype for value in node.inputs} == {ir.DataType.FLOAT}
+    np.testing.assert_allclose(run(half.model, x=X)["y"], run(quantized, x=X)["y"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_tensor_that_layers_of_both_types_read_is_dequantized_for_each():
+    body = """
+    g (float[N,16,6,6] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,6,6] y, float[N,16,6,6] z)
+    { [large] y = Conv(x, w1)  [small] z = Conv(x, w2) }
+    """
+    model = model_of(body, opset=19, w1=1000 * np.eye(16)[:, :, None, None], w2=np.eye(16)[:, :, None, None])
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 6, 6))
+    half = float16(quantize(model, table(model), TENSORRT), table(model))
+    assert set(half.kept) == {"large"}
+    convolutions = {node.name: node for node in half.model.graph if node.op_type == "Conv"}
+    for name, dtype in {"large": ir.DataType.FLOAT, "small": ir.DataType.FLOAT16}.items():
+        assert {value.dtype for value in convolutions[name].inputs} == {dtype}
+        assert {value.producer().op_type for value in convolutions[name].inputs} == {"DequantizeLinear"}
+    assert run(half.model, x=X)["z"].dtype == np.float32
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-6, 1e-9, 1e-30])
+def test_scales_that_float16_would_round_to_nothing_take_the_next_one_it_has(size: float):
+    weight = np.random.default_rng(1).normal(size=(16, 16, 1, 1))
+    weight[3] *= size  # one channel of a network that hardly uses it
+    model, quantized = quantized_with(weight)
+    half = float16(quantized, table(model)).model
+    dtype, scale = scales_of(half, "DequantizeLinear")["w2/DequantizeLinear"]
+    assert dtype == ir.DataType.FLOAT16
+    assert (scale > 0).all()
+    before, after = run(quantized, x=X)["y"], run(half, x=X)["y"]
+    np.testing.assert_allclose(after, before, atol=2e-3 * np.abs(before).max())
+    own = max(float(np.abs(before[:, 3]).max()), 2.0**-24 * 16 * 4)  # below this float16 has nothing
+    np.testing.assert_allclose(after[:, 3], before[:, 3], atol=0.1 * own)
+
+
+def test_an_activation_in_steps_too_small_for_float16_stays_float32():
+    model, quantized = quantized_with(np.eye(16)[:, :, None, None], big=1e-6)
+    half = float16(quantized, table(model))
+    assert set(half.kept) == {"first", "second"}, "the layer that makes it and the one that reads it"
+    assert "in steps of" in half.kept["second"]
+    assert scales_of(half.model, "QuantizeLinear")["a/QuantizeLinear"][0] == ir.DataType.FLOAT
+
+
+def test_what_makes_floats_by_an_attribute_is_cast():
+    model = model_of("""
+    g (float[N,4] x, float[4,4] w1) => (float[N,4] y)
+    <int64[2] shape = {1, 4}>
+    { a = MatMul(x, w1)  c = ConstantOfShape<value = float[1] {1.5}>(shape)  y = Add(a, c) }
+    """)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 4))
+    images = [("i", {"x": np.ones((1, 4), np.float32)})]
+    half = float16(model, calibrate(model, images, CalibrateConfig(minimum_images=1))).model
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_allclose(run(half, x=x)["y"], run(model, x=x)["y"], rtol=1e-2)
+
+
+def test_subgraphs_are_refused():
+    model = model_of("""
+    g (bool c, float[N,4] x) => (float[N,4] y)
+    {
+      [choice] y = If(c) <then_branch = t () => (float[N,4] a) { a = Neg(x) },
+                          else_branch = e () => (float[N,4] b) { b = Abs(x) }>
+    }
+    """)
+    with pytest.raises(ModelError, match="'choice'"):
+        float16(model, table_of_nothing())
+
+
+def table_of_nothing():
+    model = model_of("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
+    return calibrate(model, [("i", {"x": np.ones((1, 4), np.float32)})], CalibrateConfig(minimum_images=1))

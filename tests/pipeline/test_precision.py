@@ -1,0 +1,145 @@
+"""What is not quantized: float16 in the graphs of GPU targets, bfloat16 as a setting of OpenVINO."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from tiny_recipe import RECIPE, Watch
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig, parse_config
+from edgeopt.errors import DataError, TargetError
+from edgeopt.hardware import machine
+from edgeopt.passes.quantize import quantize
+from edgeopt.passes.scheme import TENSORRT
+from edgeopt.pipeline import build
+from edgeopt.pipeline.precision import describe_kept, halve
+from edgeopt.runtime import ov
+
+GPU = ('compile.targets=["ort", "trt"]',)
+
+
+def made(folder: Path, *overrides: str):
+    watch = Watch()
+    recipe = parse_config(RECIPE, overrides=overrides)
+    return build(recipe, Path.cwd(), folder, folder / "work", watch).bundle, watch
+
+
+@pytest.fixture(scope="module")
+def gpu(built, tmp_path_factory: pytest.TempPathFactory):
+    folder = Path(shutil.copytree(built[0], tmp_path_factory.mktemp("gpu") / "copy"))
+    return folder, *made(folder, *GPU)
+
+
+def types_in(path: Path) -> set[str]:
+    """Types of what the graph's nodes compute."""
+    return {value.dtype.name for node in ir.load(path).graph for value in node.outputs if value.dtype is not None}
+
+
+def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None:
+    _, bundle, _ = gpu
+    names = [variant.name for variant in bundle.manifest.variants]
+    assert names == ["ort-fp32", "ort-int8", "trt-fp32", "trt-fp16", "trt-int8"]
+    for name in ("trt-fp16", "trt-int8"):
+        assert bundle.variant(name).settings["kept in float32"] == {}
+        assert bundle.variant(name).accuracy["comparison"] is not None
+        assert "FLOAT16" in types_in(bundle.file(name))
+    assert bundle.variant("trt-fp16").precision == "fp16"
+    assert "FLOAT16" not in types_in(bundle.file("trt-fp32")) | types_in(bundle.file("ort-int8"))
+    half, full = (bundle.manifest.size_bytes(bundle.variant(f"trt-{one}")) for one in ("fp16", "fp32"))
+    assert half < 0.6 * full
+
+
+def test_the_repairs_of_a_halved_graph_are_still_told(gpu) -> None:
+    _, bundle, _ = gpu
+    assert bundle.variant("trt-int8").settings["repairs"]
+
+
+def test_a_second_build_makes_nothing(gpu) -> None:
+    _, watch = made(gpu[0], *GPU)
+    assert watch.made == ["data"]
+
+
+def test_the_recipe_can_keep_float32(gpu) -> None:
+    bundle, watch = made(gpu[0], *GPU, "precision.gpu=fp32")
+    assert [variant.name for variant in bundle.manifest.variants] == ["ort-fp32", "ort-int8", "trt-fp32", "trt-int8"]
+    assert "FLOAT16" not in types_in(bundle.file("trt-int8"))
+    assert "float16" not in watch.made
+
+
+def test_float16_needs_calibration_images_even_without_int8(tmp_path: Path) -> None:
+    recipe = RECIPE.replace('[data.calibration]\nformat = "digits"\nsplit = "calibration"\nlimit = 32\n', "")
+    recipe = recipe.replace("[data.train]", "[data.validation]").replace("[train]\nepochs = 1\n", "")
+    config = parse_config(recipe, overrides=(*GPU, "quantize.enabled=false"))
+    with pytest.raises(DataError, match="no calibration images"):
+        build(config, Path.cwd(), tmp_path, tmp_path / "work", Watch())
+
+
+LARGE = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[N,16,4,4] x) => (float[N,16,4,4] y)
+<float[1] thousand = {1000.0}, float[1] thousandth = {0.001}>
+{ [up] a = Mul(x, thousand)  [down] y = Mul(a, thousandth) }
+"""
+
+
+def test_the_build_says_which_nodes_stay_float32_and_why() -> None:
+    model = ir.from_onnx_text(LARGE)
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 4, 4))
+    images = [("bright.jpg", {"x": np.ones((1, 16, 4, 4), np.float32)})]
+    kept = halve(model, images, CalibrateConfig()).kept
+    assert kept == {"up": "tensor 'a' reaches 1000", "down": "tensor 'a' reaches 1000"}
+    assert "2 kept in float32 (up: tensor 'a' reaches 1000; down" in describe_kept(kept)
+    assert "and 2 more" in describe_kept(dict.fromkeys("abcde", "reason"))
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 19, 21])
+def test_a_quantized_graph_of_any_opset_gets_float16_scales(opset: int) -> None:
+    text = f"""
+    <ir_version: 8, opset_import: ["" : {opset}]>
+    g (float[N,16,4,4] x, float[16,16,1,1] w) => (float[N,16,4,4] y) {{ [conv] a = Conv(x, w)  [relu] y = Relu(a) }}
+    """
+    model = ir.from_onnx_text(text)
+    weight = model.graph.inputs.pop()
+    weight.const_value = ir.tensor(np.eye(16, dtype=np.float32)[:, :, None, None], name="w")
+    model.graph.register_initializer(weight)
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 4, 4))
+    images = [(str(one), {"x": np.random.default_rng(one).normal(size=(1, 16, 4, 4)).astype(np.float32)})
+              for one in range(4)]  # fmt: skip
+    config = CalibrateConfig(minimum_images=1)
+    half = halve(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
+    assert half.opset_imports[""] == max(opset, 19)
+    for node in half.graph:
+        if node.op_type == "DequantizeLinear":  # the quantizer of the float32 input stays what the input is
+            assert node.inputs[1].dtype == ir.DataType.FLOAT16
+    assert {node.inputs[0].dtype for node in half.graph if node.op_type in ("Conv", "Relu")} == {ir.DataType.FLOAT16}
+
+
+def test_openvino_computes_in_bfloat16_where_the_processor_has_it(tmp_path: Path) -> None:
+    overrides = ('compile.targets=["ov"]', "precision.cpu=bf16", "quantize.enabled=false")
+    if not machine().cpu.bf16_instruction:
+        with pytest.raises(TargetError, match="bf16"):
+            made(tmp_path, *overrides)
+        return
+    bundle, _ = made(tmp_path, *overrides)
+    assert [(one.name, one.engine.precision) for one in bundle.manifest.variants] == [
+        ("ov-fp32", "f32"),
+        ("ov-bf16", "bf16"),
+    ]
+    assert bundle.variant("ov-bf16").accuracy["comparison"] is not None
+
+
+def test_bfloat16_on_another_processor_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Core(ov.library().Core):
+        def get_property(self, device: str, name: str) -> list[str]:
+            return ["FP32", "INT8", "BIN"]
+
+    monkeypatch.setattr(ov.library(), "Core", Core)
+    with pytest.raises(TargetError, match=r"no bf16.*FP32, INT8"):
+        made(tmp_path, 'compile.targets=["ov"]', "precision.cpu=bf16", "quantize.enabled=false")
