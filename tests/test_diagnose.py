@@ -94,7 +94,7 @@ def names(model: ir.Model) -> list[str]:
 @pytest.mark.parametrize("scheme", [X86, TENSORRT, ARM], ids=lambda scheme: scheme.name)
 def test_nothing_kept_is_the_float_model_and_all_kept_the_quantized_one(network: ir.Model, scheme) -> None:
     model, feeds = quantized(network, scheme), images(1)[0]
-    originals = original_constants(quantized_layers(model), match_layers(model, network))
+    originals = original_constants(model, quantized_layers(model), match_layers(model, network))
     bare = select_quantizers(model, (), (), originals)
     assert not any("QuantizeLinear" in node.op_type for node in bare.graph)
     np.testing.assert_allclose(run(bare, **feeds)["y"], run(network, **feeds)["y"], atol=1e-5)

@@ -176,45 +176,6 @@ def quantize(
         click.echo(f"quantized {out}")
 
 
-@click.command()
-@click.argument("reference", metavar="FLOAT", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("quantized", metavar="QUANTIZED", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--calibration",
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A folder of images, or an .npz of network inputs by name (first dimension: sample).",
-)
-@click.option(
-    "--spec",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="TOML that says how images become the input ([preprocessing]); needed with images.",
-)
-@click.option("--images", type=click.IntRange(1), default=32, show_default=True, help="At most so many.")
-@as_json
-def diagnose(
-    reference: Path,
-    quantized: Path,
-    calibration: Path,
-    spec: Path | None,
-    images: int,
-    as_json: bool,  # noqa: FBT001 - a click flag
-) -> None:
-    """Say why a Q/DQ ONNX file loses accuracy against its float one, whatever tool made them."""
-    import msgspec
-
-    from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.diagnosis import diagnosis_view
-    from edgeopt.pipeline.diagnosis import diagnose_files
-
-    with StageDisplay() as display:
-        diagnosis = diagnose_files(reference, quantized, calibration, spec, images, display)
-    if as_json:
-        click.echo(msgspec.json.encode(diagnosis).decode())
-    else:
-        console().print(diagnosis_view(diagnosis))
-
-
 @click.command("compile")
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--target", required=True, type=click.Choice(["ort", "ov", "trt", "rtx"]))
@@ -228,4 +189,4 @@ def compile_(model: Path, target: str, out: Path) -> None:
     click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
 
 
-COMMANDS = (init, build, train, export, quantize, diagnose, compile_)
+COMMANDS = (init, build, train, export, quantize, compile_)

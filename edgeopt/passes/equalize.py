@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, TensorStatistics
 from edgeopt.passes.eligibility import groups, weight_axis
+from edgeopt.passes.factors import input_axis, record, short
 
 Floats = NDArray[np.float32]
 
@@ -192,7 +193,7 @@ def _factors(tied: _Tied, table: CalibrationTable) -> Floats | None:
         extremes = [np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in observed]
         room = tied.upper / np.maximum(np.max(extremes, axis=0) * _HEADROOM, 1e-6)
         factors = np.maximum(np.minimum(factors, room), 1.0)
-    return factors.astype(np.float32)
+    return short(factors)
 
 
 def _is_depthwise(nodes: list[ir.Node]) -> bool:
@@ -211,9 +212,14 @@ def _scale(graph: ir.Graph, tied: _Tied, factors: Floats) -> None:
         _multiply(graph, node, 1, factors, _output_axis(node))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             _multiply(graph, node, 2, factors, 0)
+        record(node, "out", factors)
     for node in tied.consumers:
-        axis = 0 if groups(node) > 1 else 1 - weight_axis(node)
-        _multiply(graph, node, 1, 1.0 / factors, axis)
+        _divide_input(graph, node, factors)
+
+
+def _divide_input(graph: ir.Graph, node: ir.Node, factors: Floats) -> None:
+    _multiply(graph, node, 1, 1.0 / factors, input_axis(node))
+    record(node, "in", factors)
 
 
 def _output_axis(node: ir.Node) -> int:
@@ -251,7 +257,7 @@ def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) ->
     typical = np.maximum(-tensor.channel_mean_minimum, tensor.channel_mean_maximum)
     extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
     channel = np.maximum(typical, extreme / _OUTLIER)
-    factors = np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED).astype(np.float32)
+    factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
     name = f"{value.name}/equalized"
     array = factors.reshape(1, -1, 1, 1)
     constant = ir.Value(name=f"{name}_factors", const_value=ir.tensor(array, name=f"{name}_factors"))
@@ -262,7 +268,7 @@ def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) ->
     graph.register_initializer(constant)
     for node in readers:
         node.replace_input_with(0, scale.outputs[0])
-        _multiply(graph, node, 1, 1.0 / factors, 0)
+        _divide_input(graph, node, factors)
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, scale)

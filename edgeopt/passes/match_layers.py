@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.passes.factors import scaled
 from edgeopt.passes.select_quantizers import (
     QuantizedLayer,
     add_constant,
@@ -69,11 +70,15 @@ def restore_activations(quantized: ir.Model, matches: Mapping[str, ir.Node]) -> 
 
 
 def original_constants(
-    layers: Iterable[QuantizedLayer], matches: Mapping[str, ir.Node]
+    quantized: ir.Model, layers: Iterable[QuantizedLayer], matches: Mapping[str, ir.Node]
 ) -> dict[tuple[str, int], NDArray[Any]]:
-    """The float weights and biases of matched layers that have quantized weights, by layer and input index."""
+    """The float weights and biases of matched layers that have quantized weights, by layer and input index.
+
+    Where `quantized` says by which factors a layer was equalized, its float constants are scaled by them.
+    """
+    nodes = {node_name(node): node for node in quantized.graph}
     return {
-        (layer.name, index): array
+        (layer.name, index): scaled(nodes[layer.name], index, array)
         for layer in layers
         if layer.weights and layer.name in matches
         for index, array in _constants(matches[layer.name])

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edgeopt.config import BudgetConfig, TargetName
+from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import REPAIRS, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
@@ -21,10 +22,12 @@ SEARCH = "search.json"
 def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
     """The graph of the fastest plan inside the budget, searched on the validation images.
 
-    Where INT8 is refused because it is not faster, the graph is the quantized one and the bundle says so.
+    Where INT8 is refused because it is not faster, the graph is the quantized one and the bundle says so. A search that
+    finds nothing is kept too: building again does not search again.
 
     Raises:
-        AccuracyError: nothing faster than float keeps the budget; the message holds the best plan's figures.
+        AccuracyError: nothing faster than float keeps the budget; the message holds the best plan's figures and names
+            the file with the whole curve.
         DataError: the recipe has no validation images.
         TargetError: the target's engine does not run here.
     """
@@ -35,8 +38,8 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         subject = Subject(
             read_graph(exact), read_graph(quantized), spec, target, dataset, config.evaluate, config.benchmark
         )
-        result, graph = search_plan(subject, Budget.parse(str(budget.max_drop), budget.latency_ms), scratch)
-        result.require()
+        limits = Budget.parse(str(budget.max_drop), budget.latency_ms)
+        result, graph = search_plan(subject, limits, scratch, progress=job.progress.update)
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
         shutil.copyfile(quantized.file(REPAIRS), folder / REPAIRS)
         (folder / SEARCH).write_bytes(msgspec.json.encode(result))
@@ -52,7 +55,14 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "data": dataset.fingerprint(),
         "machine": machine(),
     }
-    return job.stage("search", determinants, make, ("onnx-ir", "onnxruntime", "openvino"))
+    found = job.stage("search", determinants, make, ("onnx-ir", "onnxruntime", "openvino"))
+    result = read_search(found)
+    if result is not None and result.status == "no_plan":
+        raise AccuracyError(
+            f"{target}: {result.reason}. Loosen [budget], calibrate on more images or switch [quantize] repairs on; "
+            f"every plan that was tried is in {found.file(SEARCH)}"
+        )
+    return found
 
 
 def read_search(graph: Artifact) -> SearchResult | None:

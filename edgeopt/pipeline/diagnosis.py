@@ -12,9 +12,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from edgeopt.bundle import Bundle
 from edgeopt.calibrate import CalibrationTable, TensorStatistics, calibrate, find_range
 from edgeopt.calibrate.tap import Feeds, Tap, open_session
 from edgeopt.config import CalibrateConfig, CalibrationMethod, ExportConfig
+from edgeopt.dataset import Dataset
 from edgeopt.diagnose import (
     Diagnosis,
     Observed,
@@ -46,6 +48,7 @@ from edgeopt.passes.select_quantizers import (
     rescale,
     select_quantizers,
 )
+from edgeopt.pipeline.graphs import feeds as image_feeds
 from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.source.graph import read_onnx
@@ -76,19 +79,62 @@ def diagnose_files(
         ConfigError: images without a spec, or a spec that is not valid.
     """
     progress.begin("load")
-    exact = optimize(raise_opset(read_onnx(reference), ExportConfig().opset, reference.name))
-    model = read_onnx(quantized)
-    common.ShapeInferencePass()(model)
+    exact, model = _float_graph(reference), _quantized_graph(quantized)
+    return _diagnosed(exact, model, network_feeds(exact, calibration, spec), images, progress)
+
+
+def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, progress: Progress) -> Diagnosis:
+    """Say why a variant of a bundle loses accuracy against the bundle's FP32 one.
+
+    Args:
+        bundle: an opened bundle.
+        variant: the quantized one.
+        images: such as it was calibrated on.
+        limit: use at most so many.
+        progress: told about each stage.
+
+    Raises:
+        BundleError: no such variant.
+        ModelError: the variant is an engine without its ONNX graph, or is not quantized.
+        DataError: there are no images.
+    """
+    progress.begin("load")
+    exact, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
+    return _diagnosed(exact, model, image_feeds(images, bundle.spec(variant)), limit, progress)
+
+
+def _diagnosed(
+    exact: ir.Model, model: ir.Model, samples: Iterator[tuple[str, Feeds]], images: int, progress: Progress
+) -> Diagnosis:
     _check_interfaces(exact, model)
-    feeds = list(itertools.islice(network_feeds(exact, calibration, spec), images))
-    if not feeds:
-        raise DataError(f"{calibration} has no images: a diagnosis needs some that are like those in use")
-    pair = _Pair(exact, model, feeds)
-    progress.end(f"{len(pair.layers)} quantized layers, {len(feeds)} images", reused=False)
+    taken = list(itertools.islice(samples, images))
+    if not taken:
+        raise DataError("a diagnosis needs images that are like those in use: none were given")
+    pair = _Pair(exact, model, taken)
+    progress.end(f"{len(pair.layers)} quantized layers, {len(taken)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
     progress.end(f"the layer that loses most alone is '{result.layers[0].name}'", reused=False)
     return result
+
+
+def _float_graph(path: Path) -> ir.Model:
+    return optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
+
+
+def _quantized_graph(path: Path) -> ir.Model:
+    model = read_onnx(path)
+    common.ShapeInferencePass()(model)
+    return model
+
+
+def _onnx(bundle: Bundle, variant: str) -> Path:
+    path = bundle.file(variant)
+    if path.suffix != ".onnx":
+        raise ModelError(
+            f"variant '{variant}' is a compiled {path.suffix} file: diagnose one that carries its ONNX graph"
+        )
+    return path
 
 
 class _Pair:
@@ -120,7 +166,7 @@ class _Pair:
 
     def _find_originals(self, matches: Mapping[str, ir.Node]) -> tuple[Constants, tuple[str, ...]]:
         """Float weights from the float file, where the quantized graph differs from it in rounding alone."""
-        originals = original_constants(self.layers.values(), matches)
+        originals = original_constants(self._quantized, self.layers.values(), matches)
         strange = misfits(self._quantized, originals)
         found = effect(self._reference, self._outputs(select_quantizers(self._quantized, (), (), originals)))
         if strange or found.sqnr_db < _SAME_DB:

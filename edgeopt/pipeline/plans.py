@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import onnx_ir as ir
@@ -31,7 +33,13 @@ IMAGES = 16
 """Different images that latency is measured on."""
 GAIN_SHARE = 0.25
 """Of the benchmark's duration for each group's gain: there are many, and only their order matters."""
+PREPARED_BYTES = 256 << 20
+"""Most memory of network inputs that are kept: the same images rank every group, and decoding them takes longer than
+running them."""
 FLOAT: Plan = frozenset()
+
+Progress = Callable[[float, float, str], None]
+"""Called with steps done, their number as far as it is known, and what is being done."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,11 @@ class Subject:
 
 
 def search_plan(
-    subject: Subject, budget: Budget, folder: Path, settings: Settings | None = None
+    subject: Subject,
+    budget: Budget,
+    folder: Path,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
 ) -> tuple[SearchResult, ir.Model]:
     """Find the fastest plan within the budget, and the graph to ship.
 
@@ -61,6 +73,7 @@ def search_plan(
         budget: what may be lost.
         folder: engines are written here; it must exist.
         settings: how finely to look.
+        progress: told before each step.
 
     Returns:
         The result, and the plan's Q/DQ graph where one keeps the budget, else the float graph.
@@ -69,32 +82,44 @@ def search_plan(
         TargetError: the target is not available here, or refuses a graph.
         DataError: the images are no labelled ones for this model.
     """
-    plans = _Plans(subject, folder)
-    result = search(plans.problem(), budget, settings)
-    return result, plans.graph(frozenset(result.best.quantized) if result.status == "met" else FLOAT)
+    with _Plans(subject, folder, progress) as plans:
+        result = search(plans.problem(), budget, settings)
+        return result, plans.graph(frozenset(result.best.quantized) if result.status == "met" else FLOAT)
 
 
 class _Plans:
     """Graphs and engines of plans, and what the search asks about them."""
 
-    def __init__(self, subject: Subject, folder: Path) -> None:
+    def __init__(self, subject: Subject, folder: Path, progress: Progress | None = None) -> None:
         self._subject, self._folder = subject, folder
         groups = movable_groups(subject.quantized)
         self._layers = {"+".join(group): group for group in groups}
-        originals = original_constants(
-            quantized_layers(subject.quantized), match_layers(subject.quantized, subject.exact)
-        )
-        # An equalized layer has no float weights of its own: in float it keeps the rounded ones.
+        matches = match_layers(subject.quantized, subject.exact)
+        originals = original_constants(subject.quantized, quantized_layers(subject.quantized), matches)
+        # Fine-tuned layers have no float weights of their own: in float they keep the rounded ones.
         self._originals = {} if misfits(subject.quantized, originals) else originals
         count = min(IMAGES, len(subject.dataset))
         self._images: list[Image] = [subject.dataset.image(index) for index in range(count)]
         self._reference: list[NDArray[np.float32]] = []
         self._baseline: Accuracy | None = None
+        self._progress, self._steps = progress, 0
+        self._prepared: dict[int, Prepared] = {}
+        self._open_plans = ExitStack()
+        self._whole: Predictor | None = None
+
+    def __enter__(self) -> _Plans:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open_plans.close()
 
     def problem(self) -> Problem:
         """The model as the search sees it; measures the float model."""
         baseline = self.validate(FLOAT)
-        float_ms = self._benchmark(FLOAT)[_name(FLOAT)].end_to_end.p50_ms
+        with self._opened(FLOAT) as exact:
+            float_ms = self._benchmark({FLOAT: exact})[FLOAT].end_to_end.p50_ms
         return Problem(
             groups=tuple(self._layers),
             baseline=baseline,
@@ -114,8 +139,9 @@ class _Plans:
 
     def validate(self, plan: Plan) -> Validation:
         """Accuracy on all images, and how far each one's outputs are from the float model's."""
+        self._tell(f"validating {len(plan)} of {len(self._layers)} groups in INT8")
         outputs: list[NDArray[np.float32]] = []
-        with self._open(plan) as predictor:
+        with self._opened(plan) as predictor:
             recording = _Recording(predictor, outputs.append)
             config = replace(self._subject.evaluate, limit=None)
             accuracy = evaluate(recording, self._subject.dataset, config, baseline=self._baseline)
@@ -127,27 +153,49 @@ class _Plans:
 
     def distance(self, plan: Plan, items: Indices) -> float:
         """Mean distance of the outputs of some images from the float model's."""
-        with self._open(plan) as predictor:
+        self._tell("ranking the groups by what they cost")
+        with self._opened(plan) as predictor:
             return float(np.mean([self._distance_of(predictor, int(item)) for item in items]))
 
     def gain_ms(self, group: str) -> Interval:
         """How much slower the model is with one group in float, all others quantized."""
+        self._tell(f"timing {group}")
         everything = frozenset(self._layers)
         without = everything - {group}
-        results = self._benchmark(without, everything, share=GAIN_SHARE)
-        ratio, before_ms = results[_name(everything)].ratio, results[_name(without)].end_to_end.p50_ms
+        if self._whole is None:
+            self._whole = self._open_plans.enter_context(self._opened(everything))
+        with self._opened(without) as predictor:
+            results = self._benchmark({without: predictor, everything: self._whole}, GAIN_SHARE)
+        ratio, before_ms = results[everything].ratio, results[without].end_to_end.p50_ms
         assert ratio is not None
         return Interval(*(before_ms * (1.0 - share) for share in (ratio.estimate, ratio.high, ratio.low)))
 
     def ratio(self, plan: Plan) -> Interval:
         """Latency over the float model's."""
-        ratio = self._benchmark(FLOAT, plan)[_name(plan)].ratio
+        self._tell(f"timing {len(plan)} groups in INT8 beside float")
+        with self._opened(FLOAT) as exact, self._opened(plan) as predictor:
+            ratio = self._benchmark({FLOAT: exact, plan: predictor})[plan].ratio
         assert ratio is not None
         return Interval(ratio.estimate, ratio.low, ratio.high)
 
+    def _tell(self, text: str) -> None:
+        """Groups are timed and ranked one by one, and validations take the logarithm of their number."""
+        if self._progress is not None:
+            groups = len(self._layers)
+            self._progress(self._steps, max(self._steps, 2 * groups + groups.bit_length() + 4), text)
+        self._steps += 1
+
     def _distance_of(self, predictor: Predictor, item: int) -> float:
+        return self._difference(self._reference[item], _flat(predictor.infer(self._prepare(predictor, item))))
+
+    def _prepare(self, predictor: Predictor, item: int) -> Prepared:
+        """The network's input of an image, which is the same for every plan."""
+        if item in self._prepared:
+            return self._prepared[item]
         prepared = predictor.prepare_batch([self._subject.dataset.image(item)])
-        return self._difference(self._reference[item], _flat(predictor.infer(prepared)))
+        if (len(self._prepared) + 1) * prepared.tensor.nbytes <= PREPARED_BYTES:
+            self._prepared[item] = prepared
+        return prepared
 
     def _difference(self, exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
         """KL divergence of a classifier's softmax; else noise power over signal power."""
@@ -157,18 +205,16 @@ class _Plans:
         signal = float(np.vdot(exact, exact)) or 1.0
         return float(np.vdot(exact - other, exact - other)) / signal
 
-    def _benchmark(self, *plans: Plan, share: float = 1.0) -> dict[str, LatencyResult]:
+    def _benchmark(self, predictors: Mapping[Plan, Predictor], share: float = 1.0) -> dict[Plan, LatencyResult]:
         """The first is the baseline; `share` is of the recipe's duration."""
         asked = self._subject.benchmark
         config = replace(asked, duration_s=share * asked.duration_s, warmup_s=share * asked.warmup_s)
-        predictors = {_name(plan): self._open(plan) for plan in plans}
-        try:
-            return benchmark_variants(predictors, self._images, config, baseline=_name(plans[0]))
-        finally:
-            for predictor in predictors.values():
-                predictor.close()
+        named = {_name(plan): predictor for plan, predictor in predictors.items()}
+        results = benchmark_variants(named, self._images, config)
+        return {plan: results[_name(plan)] for plan in predictors}
 
-    def _open(self, plan: Plan) -> Predictor:
+    def _opened(self, plan: Plan) -> Predictor:
+        """A plan's engine, compiled when first asked for; use the result as a context manager."""
         module = target(self._subject.target)
         path = self._folder / f"{_name(plan)}{module.file_suffix}"
         if not path.exists():

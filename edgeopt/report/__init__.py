@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeopt.report.content import Report, accuracy_kept, content
-from edgeopt.report.html import to_html
+from edgeopt.report.html import diagnosis_html, to_html
 from edgeopt.report.page import write_page
 from edgeopt.report.samples import Sample, worst_disagreements
 from edgeopt.report.text import to_json, to_markdown, to_terminal
@@ -13,6 +13,7 @@ __all__ = [
     "Sample",
     "accuracy_kept",
     "content",
+    "diagnosis_html",
     "to_html",
     "to_json",
     "to_markdown",

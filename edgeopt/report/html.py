@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import msgspec
@@ -12,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.diagnose import Diagnosis
-from edgeopt.errors import requires_extra
 from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Detections
 from edgeopt.report import calibration_plot, diagnosis_plots, figures, search_plots, svg
 from edgeopt.report.content import Report, Row
 from edgeopt.report.samples import Sample, caption, picture
+from edgeopt.report.templates import render
 from edgeopt.search import SearchResult
 
 _LARGEST_MATRIX = 25
@@ -46,25 +45,9 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    jinja2 = requires_extra("jinja2", "build")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters.update(
-        change=figures.change,
-        accuracy=figures.accuracy,
-        share=figures.share,
-        ms=figures.milliseconds,
-        size=figures.size,
-        speedup=figures.speedup,
-        safe_svg=_markup,
-    )
-    environment.globals["zip"] = zip
-    templates = files("edgeopt") / "templates"
-    page = environment.from_string((templates / "report.html").read_text(encoding="utf-8"))
-    rendered: str = page.render(
+    return render(
+        "report.html",
         report=report,
-        style=_markup((templates / "report.css").read_text(encoding="utf-8")),
         headline=figures.headline(report),
         marks=_marks(report),
         images=next((each.images for each in report.accuracies.values()), 0),
@@ -82,12 +65,15 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
     )
-    return rendered
 
 
-def _markup(text: str) -> Any:
-    """Text that the template must not escape: our own drawings, which escape what they show."""
-    return requires_extra("markupsafe", "build").Markup(text)
+def diagnosis_html(diagnosis: Diagnosis, title: str) -> str:
+    """A page with one diagnosis, of files that are in no bundle.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    return render("diagnosed.html", title=title, diagnosis=_diagnosis("", diagnosis))
 
 
 def _shown(report: Report) -> list[str]:

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import msgspec
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from edgeopt.report.content import Report, Row
 from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
 
+_NARROW = {"p90 ms": "p90", "p99 ms": "p99", "speed-up": "faster"}
+"""Headings in a terminal, where 80 columns have to hold the table."""
 _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
 
 
-def to_terminal(report: Report) -> Table:
-    """A rich table: every variant beside its FP32 baseline."""
+def to_terminal(report: Report) -> Group:
+    """A rich table of every variant beside its FP32 baseline, and what qualifies its figures."""
     table = Table(
         title=report.manifest.name,
         title_justify="left",
-        caption=_notes(report),
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
+        show_edge=False,
     )
     for index, column in enumerate(_columns(report)):
-        name = column if column == "p50 ms" else column.removesuffix(" ms")  # said once: 80 columns hold the table
+        name = _NARROW.get(column, column)
         table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in report.rows:
         style = "bold" if row.name == report.candidate else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
-    return table
+    notes = _notes(report)
+    return Group(table, *([Text(notes, style="dim")] if notes else []))
 
 
 def to_markdown(report: Report) -> str:
