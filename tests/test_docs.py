@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from edgeopt.cli import main
-from edgeopt.config import Config, parse_config
+from edgeopt.config import Config, parse_config, read_toml
+from edgeopt.pipeline.standalone import InputSpec
+from edgeopt.spec import Letterbox
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -33,6 +35,14 @@ def test_the_recipe_in_the_readme_is_valid() -> None:
     assert recipe is not None
     config = parse_config(recipe.group(1), origin="README.md")
     assert isinstance(config, Config)
+
+
+def test_the_input_specification_in_the_readme_is_valid(tmp_path: Path) -> None:
+    specification = re.search(r"```toml\n(\[preprocessing\].*?)```", README, re.DOTALL)
+    assert specification is not None
+    (tmp_path / "spec.toml").write_text(specification.group(1), encoding="utf-8")
+    steps = read_toml(tmp_path / "spec.toml", InputSpec).preprocessing.steps
+    assert steps == (Letterbox(size=(320, 320)),)
 
 
 def test_every_target_of_make_that_is_named_exists() -> None:
