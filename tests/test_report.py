@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import html
 import re
+import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Mani
 from edgeopt.config import BenchmarkConfig
 from edgeopt.dataset import Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
+from edgeopt.diagnose import Diagnosis, Effect, LayerDiagnosis, Observed, Tried, input_figures
 from edgeopt.errors import BundleError, DataError, StorageError
 from edgeopt.evaluate import Runner, evaluate
 from edgeopt.measure.sensors import Sensors
@@ -26,6 +30,7 @@ from edgeopt.postprocess import Classification, Detections
 from edgeopt.report import (
     accuracy_kept,
     content,
+    diagnosis_html,
     svg,
     to_html,
     to_json,
@@ -35,7 +40,9 @@ from edgeopt.report import (
     write_page,
 )
 from edgeopt.report.samples import caption, disagreement
+from edgeopt.search import Point, SearchResult
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, replace
+from edgeopt.statistics import Interval
 
 LABELS = ("cat", "dog & <b>co</b>", 'bird|"x"')
 SPEC = ModelSpec(
@@ -282,6 +289,141 @@ def classification(*ranked: tuple[int, float]) -> Classification:
 def detections(*found: tuple[float, float, float, float, float]) -> Detections:
     rows = np.array(found, np.float32).reshape(-1, 5)
     return Detections(rows[:, :4], rows[:, 4], np.zeros(len(rows), np.int64), ("cat",) * len(rows))
+
+
+def diagnosed() -> Diagnosis:
+    """Of a model with one layer whose input has an outlier."""
+    seen = Observed(np.array([0.2, 1.0, 50.0]), np.array([9e4, 9e3, 2.0]), 0.0, 50.0, np.array([50.0, 0.0, 1.0, 0.5]))
+    inputs = (input_figures("<t>", (0.0, 50.0), seen),)
+    effects = [Effect(sqnr_db=level, kl=0.01) for level in (12.0, 40.0, 12.5, 30.0)]
+    layers = tuple(
+        LayerDiagnosis(
+            name=f"features.{index}.conv & <b>",
+            operator="Conv",
+            only=effects[index],
+            without=effects[1],
+            sqnr_db=None,
+            kl=None,
+            weight_range_ratio=2.0,
+            inputs=inputs if index == 0 else (),
+            finding="outliers take 98% of the steps" if index == 0 else "",
+        )
+        for index in range(4)
+    )
+    repair = Tried(layer=layers[0].name, repair="mse ranges", setting="[calibrate]", effect=effects[1], gain_db=28.0)
+    return Diagnosis(
+        images=2,
+        whole=effects[0],
+        weights_only=effects[1],
+        activations_only=effects[2],
+        cause="activations",
+        layers=layers,
+        tried=(repair,),
+        suggestion="mend it",
+        notes=("a note",),
+    )
+
+
+def searched(status: str = "met") -> SearchResult:
+    """One plan of each size, two of them validated."""
+    interval = Interval(0.002, 0.0, 0.005)
+    points = tuple(
+        Point(
+            quantized=tuple(f"g{index}" for index in range(size)),
+            predicted_ms=10.0 - size,
+            predicted_distance=0.1 * size,
+            value=0.8,
+            drop=Interval(0.0, 0.0, 0.0) if size == 0 else interval if size != 2 else None,
+        )
+        for size in (3, 2, 1, 0)
+    )
+    return SearchResult(
+        status=status,
+        reason="3 of 3 groups",
+        best=points[0],
+        allowed_drop=0.004,
+        certain=False,
+        curve=points,
+        sensitivity={"g0": 0.1, "a+b": -0.01, "g2": 0.05},
+        gain_ms={name: Interval(1.0, 0.9, 1.1) for name in ("g0", "a+b", "g2")},
+        validations=3,
+    )
+
+
+class TestExplanations:
+    def page(self, bundle, **changes) -> str:
+        return to_html(content(with_variant(bundle, "ov-int8", **changes)))
+
+    def test_a_diagnosis_in_the_bundle_is_drawn(self, bundle):
+        page = self.page(bundle, diagnosis=msgspec.to_builtins(diagnosed()))
+        for words in ("Diagnosis, ov-int8", "mend it", "a note", "features.0.conv &amp; &lt;b&gt;", "+28.0"):
+            assert words in page
+        assert "<b> " not in page
+        for drawing in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+            ET.fromstring(drawing)
+
+    def test_a_diagnosis_of_two_files_has_a_page_of_its_own(self):
+        page = diagnosis_html(diagnosed(), "model & more")
+        assert "<title>model &amp; more: edgeopt diagnosis</title>" in page
+        assert page.count("<svg") == 4
+        assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", page)
+
+    @pytest.mark.parametrize("status", ["met", "no_plan"])
+    def test_a_search_is_drawn_with_its_budget(self, bundle, status):
+        page = self.page(bundle, settings={"search": msgspec.to_builtins(searched(status))})
+        assert "Search within the budget, ov-int8" in page
+        assert ">budget<" in page
+        assert (">chosen<" in page) == (status == "met")
+        assert ("more validation images would tell" in page) == (status == "met")
+        assert page.count("groups in INT8: -0.20 points") == 2
+        assert "a and 1 more" in page
+
+    def test_a_search_that_refuses_at_once_has_nothing_to_draw(self, bundle):
+        found = replace(searched(), status="refused", validations=0, curve=(), sensitivity={})
+        page = self.page(bundle, settings={"search": msgspec.to_builtins(found)})
+        assert "Search within the budget" in page
+        assert "Plans that were validated" not in page
+
+    def test_both_are_in_the_json(self, bundle):
+        changes = {
+            "diagnosis": msgspec.to_builtins(diagnosed()),
+            "settings": {"search": msgspec.to_builtins(searched())},
+        }
+        found = msgspec.json.decode(to_json(content(with_variant(bundle, "ov-int8", **changes))))
+        assert found["diagnoses"]["ov-int8"]["suggestion"] == "mend it"
+        assert found["searches"]["ov-int8"]["validations"] == 3
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: the page was not tried in a browser")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_fits_a_phone_and_a_screen_in_a_browser(bundle, dataset, tmp_path, width):
+    changes = {"diagnosis": msgspec.to_builtins(diagnosed()), "settings": {"search": msgspec.to_builtins(searched())}}
+    found = content(with_variant(bundle, "ov-int8", **changes))
+    samples = worst_disagreements(found.accuracies["ov-fp32"], found.accuracies["ov-int8"], dataset)
+    measure = (
+        "<script>addEventListener('load', () => { document.title = [document.documentElement.scrollWidth <= innerWidth, "
+        "...[...document.querySelectorAll('svg text')].filter(text => { const at = text.getBoundingClientRect(), "
+        "drawing = text.ownerSVGElement.getBoundingClientRect(); return at.left < drawing.left - 1 || at.right > "
+        "drawing.right + 1; }).map(text => text.textContent)].join(); })</script></body>"
+    )
+    frame = f'<iframe style="border:0" width="{width}" height="900" srcdoc="%s"></iframe>'
+    page = to_html(found, samples).replace("</body>", measure)
+    listen = (
+        "<script>addEventListener('load', () => setTimeout(() => { document.title = "
+        "document.querySelector('iframe').contentDocument.title }, 50))</script>"
+    )
+    (tmp_path / "page.html").write_text(frame % html.escape(page) + listen)
+    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    command = [CHROMIUM, *arguments, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000"]
+    answer = subprocess.run(
+        [*command, "--dump-dom", (tmp_path / "page.html").as_uri()], capture_output=True, text=True, check=True
+    )
+    title = re.search(r"<title>(.*?)</title>", answer.stdout)
+    assert title is not None
+    assert title.group(1) == "true"  # nothing is wider than the window, no words stand outside their drawing
 
 
 class TestSamples:

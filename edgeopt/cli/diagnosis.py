@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edgeopt.diagnose import Diagnosis, Effect, LayerDiagnosis
 
@@ -17,10 +17,20 @@ def diagnosis_view(diagnosis: Diagnosis) -> RenderableType:
     shown = diagnosis.layers[:_SHOWN_LAYERS]
     hidden = len(diagnosis.layers) - len(shown)
     findings = [f"{layer.name}: {layer.finding}" for layer in shown if layer.finding]
-    lines = [*findings, *diagnosis.notes, diagnosis.suggestion]
     layers = _layers(shown)
-    layers.caption = f"{diagnosis.images} images" + (f"; {hidden} better layers are in --json" if hidden else "")
-    return Group(_halves(diagnosis), layers, _tried(diagnosis), *(escape(line) for line in lines))
+    layers.caption = (
+        f"{diagnosis.images} images{f'; {hidden} better layers are in --json' if hidden else ''}. alone, left out: of "
+        "the outputs, with this layer alone quantized and with all others; own: of its own output; weights ×, inputs "
+        "×: largest over median channel; outliers: share of its input's range that .1 % of the values take."
+    )
+    parts: list[RenderableType] = [_halves(diagnosis), layers]
+    if diagnosis.tried:
+        parts.append(_tried(diagnosis))
+    return Group(*parts, *(Text(f"{line}\n") for line in (*findings, *diagnosis.notes)), _suggestion(diagnosis))
+
+
+def _suggestion(diagnosis: Diagnosis) -> Text:
+    return Text.assemble(("Suggestion: ", "bold"), diagnosis.suggestion)
 
 
 def _halves(diagnosis: Diagnosis) -> Table:
@@ -35,35 +45,44 @@ def _halves(diagnosis: Diagnosis) -> Table:
 
 
 def _layers(layers: tuple[LayerDiagnosis, ...]) -> Table:
-    table = _table("layer", "operator", "only dB", "all but dB", "own dB", "own KL", "weight ×", "input ×", "outliers")
+    table = _table("layer", "alone dB", "left out", "own dB", "own KL", "weights ×", "inputs ×", "outliers")
     for layer in layers:
         table.add_row(
-            escape(layer.name),
-            layer.operator,
+            Text(layer.name),
             f"{layer.only.sqnr_db:.1f}",
-            "–" if layer.without is None else f"{layer.without.sqnr_db:.1f}",
-            "–" if layer.sqnr_db is None else f"{layer.sqnr_db:.1f}",
-            "–" if layer.kl is None else f"{layer.kl:.4f}",
-            "–" if layer.weight_range_ratio is None else f"{layer.weight_range_ratio:.1f}",
-            max((f"{each.channel_range_ratio:.1f}" for each in layer.inputs), key=float, default="–"),
-            max((f"{each.outlier_share:.2f}" for each in layer.inputs), key=float, default="–"),
+            _number(None if layer.without is None else layer.without.sqnr_db, ".1f"),
+            _number(layer.sqnr_db, ".1f"),
+            _number(layer.kl, ".2g"),
+            _number(layer.weight_range_ratio, ".1f"),
+            _number(max((each.channel_range_ratio for each in layer.inputs), default=None), ".1f"),
+            _number(max((each.outlier_share for each in layer.inputs), default=None), ".0%"),
         )
     return table
 
 
 def _tried(diagnosis: Diagnosis) -> Table:
     table = _table("tried on", "repair", "SQNR dB", "KL", "gain dB")
+    before = ""
     for tried in diagnosis.tried:
-        table.add_row(escape(tried.layer), tried.repair, *_effect(tried.effect), f"{tried.gain_db:+.1f}")
+        name = "" if tried.layer == before else tried.layer
+        before = tried.layer
+        style = "bold" if tried in diagnosis.chosen else ""
+        table.add_row(Text(name), tried.repair, *_effect(tried.effect), f"{tried.gain_db:+.1f}", style=style)
     return table
 
 
 def _effect(effect: Effect) -> tuple[str, str]:
-    return f"{effect.sqnr_db:.1f}", "–" if effect.kl is None else f"{effect.kl:.4f}"
+    return f"{effect.sqnr_db:.1f}", _number(effect.kl, ".2g")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, caption_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _table(first: str, *others: str) -> Table:
+    """Names fold, for they tell layers apart; figures keep to one line."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column(first, overflow="fold")
+    for column in others:
+        table.add_column(column, justify="left" if column == "repair" else "right", overflow="fold")
     return table

@@ -5,9 +5,10 @@ The algorithm knows neither graphs nor engines: it asks the callables of a `Subj
 
 from edgeopt.diagnose.figures import InputFigures, LayerSignals, Observed, channel_range_ratio, input_figures
 from edgeopt.diagnose.result import Diagnosis, Effect, LayerDiagnosis, Tried
-from edgeopt.diagnose.run import Outputs, Repair, Subject, Traits, diagnose, effect
+from edgeopt.diagnose.run import FLOAT, Outputs, Repair, Subject, Traits, diagnose, effect
 
 __all__ = [
+    "FLOAT",
     "Diagnosis",
     "Effect",
     "InputFigures",

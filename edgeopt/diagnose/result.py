@@ -67,6 +67,10 @@ class Diagnosis(Struct):
     tried: tuple[Tried, ...]
     """Repairs of the worst layers, each verified by running it."""
     suggestion: str
+    chosen: tuple[Tried, ...] = ()
+    """What is suggested, the largest gain first."""
+    together: Effect | None = None
+    """Of all that is suggested at once; None: it is one repair, or none."""
     notes: tuple[str, ...] = ()
     """What could not be told apart, and why."""
 

@@ -20,12 +20,14 @@ Array: TypeAlias = NDArray[Any]
 Outputs: TypeAlias = Sequence[Sequence[Array]]
 """The network's outputs, image by image."""
 
+FLOAT = "float"
+"""The repair that leaves a layer unquantized."""
 REPAIRED_LAYERS = 3
 """How many of the worst layers repairs are tried on, and of those where something stands out."""
 EXCLUDED_LAYERS = 16
 """How many of the worst layers are also left out alone: without the others, the outputs are as they are."""
-_WORTHWHILE_DB = 0.5
-"""A repair that gains less is noise."""
+_WORTHWHILE_DB = 1.0
+"""A repair that gains less, a fifth of the noise, is not what is wrong with the model."""
 _MOST = 0.8
 """A repair that removes this share of the noise that the layer in float removes is preferred to that."""
 _CLEAR_DB = 3.0
@@ -71,6 +73,8 @@ class Subject:
     """Layer by layer and image by image: name, its output in float, and in the quantized model."""
     repairs: Callable[[str], Iterable[Repair]] = _no_repairs
     """What can be tried on a layer."""
+    together: Callable[[Sequence[tuple[str, str]]], Outputs] | None = None
+    """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
     scores: Literal["logits", "probabilities"] | None = None
     """What the only output is, of a classifier."""
     notes: tuple[str, ...] = field(default=())
@@ -121,6 +125,8 @@ class _Run:
         chosen = [*layers[:REPAIRED_LAYERS], *(layer for layer in striking if layer not in layers[:REPAIRED_LAYERS])]
         tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(chosen, whole)
         cause = _cause(whole, weights_only, activations_only)
+        suggested = _chosen(whole, layers, tried)
+        together = self._together(suggested)
         return Diagnosis(
             images=len(self._subject.reference),
             whole=whole,
@@ -129,9 +135,17 @@ class _Run:
             cause=cause,
             layers=tuple(layers),
             tried=tuple(tried),
-            suggestion=_suggest(whole, cause, layers, tried),
+            chosen=tuple(suggested),
+            together=together,
+            suggestion=_suggest(whole, cause, layers, suggested, together),
             notes=self._subject.notes,
         )
+
+    def _together(self, chosen: Sequence[Tried]) -> Effect | None:
+        """What the chosen repairs do at once: their gains need not add up."""
+        if len(chosen) < 2 or self._subject.together is None:
+            return None
+        return self._compare(self._subject.together([(each.layer, each.repair) for each in chosen]))
 
     def _effect(self, weights: Collection[str], activations: Collection[str]) -> Effect:
         found = self._compare(self._subject.run(weights, activations))
@@ -176,7 +190,7 @@ class _Run:
                 tried.append(_tried(layer.name, repair.name, repair.setting, found, whole))
             if layer.without is not None:
                 setting = f'[quantize] exclude = ["{layer.name}"]'
-                tried.append(_tried(layer.name, "float", setting, layer.without, whole))
+                tried.append(_tried(layer.name, FLOAT, setting, layer.without, whole))
         return tried
 
 
@@ -214,32 +228,48 @@ def _finding(traits: Traits) -> str:
     return "; ".join(found)
 
 
-def _suggest(whole: Effect, cause: Cause, layers: Sequence[LayerDiagnosis], tried: Sequence[Tried]) -> str:
-    if cause == "none":
-        return f"nothing to repair: the outputs keep {whole.sqnr_db:.1f} dB"
+def _chosen(whole: Effect, layers: Sequence[LayerDiagnosis], tried: Sequence[Tried]) -> list[Tried]:
+    """The best repair of each layer that gains something, the largest gain first, no tensor's quantizer twice."""
     by_layer = [_choose(whole, list(repairs)) for _, repairs in itertools.groupby(tried, key=lambda each: each.layer)]
     useful = sorted((each for each in by_layer if each.gain_db >= _WORTHWHILE_DB), key=lambda each: -each.gain_db)
     mended: set[str] = set()
-    sentences: list[str] = []
+    chosen = []
     for repair in useful:
-        layer = next(layer for layer in layers if layer.name == repair.layer)
-        tensors = {figures.tensor for figures in layer.inputs}
-        if tensors and tensors <= mended and repair.repair != "float":
+        tensors = {figures.tensor for figures in _layer(layers, repair.layer).inputs}
+        if tensors and tensors <= mended and repair.repair != FLOAT:
             continue  # the same tensor's quantizer, which another layer reads too
         mended |= tensors
-        sentences.append(_sentence(whole, layer, repair, is_first=not sentences))
-    if not sentences:
+        chosen.append(repair)
+    return chosen
+
+
+def _suggest(
+    whole: Effect, cause: Cause, layers: Sequence[LayerDiagnosis], chosen: Sequence[Tried], together: Effect | None
+) -> str:
+    if cause == "none":
+        return f"nothing to repair: the outputs keep {whole.sqnr_db:.1f} dB"
+    if not chosen:
         return (
             f"no single layer stands out: the loss comes from {'both halves' if cause == 'both' else cause} of many "
-            "layers. Try another range method, bias correction, or weight rounding for all"
+            "layers. Try another range method ([calibrate] method), more calibration images, or the repairs of "
+            "[quantize] (equalization, bias correction, weight rounding), which work on all layers"
         )
+    sentences = [
+        _sentence(whole, _layer(layers, each.layer), each, is_first=index == 0) for index, each in enumerate(chosen)
+    ]
+    if together is not None:
+        sentences.append(f"Together they bring the outputs to {together.sqnr_db:.1f} dB")
     return ". ".join(sentences)
+
+
+def _layer(layers: Sequence[LayerDiagnosis], name: str) -> LayerDiagnosis:
+    return next(layer for layer in layers if layer.name == name)
 
 
 def _choose(whole: Effect, tried: Sequence[Tried]) -> Tried:
     """Of the repairs of one layer the one to take: float only where nothing else comes near."""
     best = max(tried, key=lambda each: each.gain_db)
-    repairs = [each for each in tried if each.repair != "float"]
+    repairs = [each for each in tried if each.repair != FLOAT]
     close = [each for each in repairs if _removed(whole, each.effect) >= _MOST * _removed(whole, best.effect)]
     return max(close, key=lambda each: each.gain_db, default=best)
 
@@ -248,8 +278,8 @@ def _sentence(whole: Effect, layer: LayerDiagnosis, tried: Tried, *, is_first: b
     costs = "costs most" if is_first else "costs too"
     because = f" ({layer.finding})" if layer.finding else ""
     return (
-        f"layer '{layer.name}' {costs}{because}: {tried.repair} for it alone brings the outputs from "
-        f"{whole.sqnr_db:.1f} to {tried.effect.sqnr_db:.1f} dB, {tried.setting}"
+        f"Layer '{layer.name}' {costs}{because}: {tried.repair} for it alone brings the "
+        f"outputs from {whole.sqnr_db:.1f} to {tried.effect.sqnr_db:.1f} dB, {tried.setting}"
     )
 
 

@@ -74,4 +74,5 @@ def _along(factors: Floats, array: Floats, axis: int) -> Floats:
 
 def _decode(text: str) -> Floats:
     upper, lower = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<u2").reshape(2, -1).astype("<u4")
-    return ((upper << 16) | lower).astype("<u4").view("<f4").astype(np.float32)
+    factors: Floats = ((upper << 16) | lower).astype("<u4").view("<f4").astype(np.float32)
+    return factors

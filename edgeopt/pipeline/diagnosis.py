@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +19,7 @@ from edgeopt.calibrate.tap import Feeds, Tap, open_session
 from edgeopt.config import CalibrateConfig, CalibrationMethod, ExportConfig
 from edgeopt.dataset import Dataset
 from edgeopt.diagnose import (
+    FLOAT,
     Diagnosis,
     Observed,
     Outputs,
@@ -53,10 +55,14 @@ from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.source.graph import read_onnx
 
+_WEIGHT, _BIAS = 1, 2
+"""Inputs of a layer."""
 _METHODS: tuple[CalibrationMethod, ...] = ("mse", "percentile", "minmax")
 """Range methods that are tried on the worst layers."""
 _SAME_DB = 40.0
 """The quantized graph without its quantizers computes what the float file does: beyond rounding, not beyond repair."""
+_RANGES = " ranges"
+_CHANNELS = "weights per channel"
 _PER_CHANNEL = "quantize weights per channel, as `edgeopt quantize` always does"
 
 
@@ -160,6 +166,7 @@ class _Pair:
             run=self._run,
             observe=self._observe,
             repairs=self._repairs,
+            together=self._together,
             scores=_scores(self._quantized),
             notes=self._notes,
         )
@@ -218,27 +225,46 @@ class _Pair:
 
     def _weight(self, layer: QuantizedLayer) -> tuple[NDArray[Any], int] | None:
         """The float weight of a convolution or matrix product, and its axis of output channels."""
-        if layer.operator not in HEADS or 1 not in layer.weights:
+        if layer.operator not in HEADS or _WEIGHT not in layer.weights:
             return None
         node = self._nodes[layer.name]
-        array = self._originals.get((layer.name, 1))
-        array = dequantized_constant(node.inputs[1]) if array is None else array
-        return None if array is None or node.inputs[1] is None else (array, weight_axis(node) % array.ndim)
+        array = self._originals.get((layer.name, _WEIGHT))
+        array = dequantized_constant(node.inputs[_WEIGHT]) if array is None else array
+        return None if array is None or node.inputs[_WEIGHT] is None else (array, weight_axis(node) % array.ndim)
 
     def _has_one_scale(self, layer: QuantizedLayer) -> bool:
-        step = quantization_step(self._nodes[layer.name].inputs[1])
+        step = quantization_step(self._nodes[layer.name].inputs[_WEIGHT])
         return step is not None and step.size == 1
 
     def _repairs(self, name: str) -> Iterator[Repair]:
         for method in _METHODS:
-            quantizers = [found for each in self._quantizers[name] if (found := self._requantized(each, method))]
-            if quantizers:
-                model = rescale(self._quantized, quantizers)
-                setting = f'[calibrate] method = "{method}"'
-                yield Repair(f"{method} ranges", setting, lambda model=model: self._outputs(model))  # type: ignore[misc]
-        weight = self._weight(self.layers[name])
-        if weight is not None and self._has_one_scale(self.layers[name]):
-            yield Repair("weights per channel", _PER_CHANNEL, lambda: self._with_channel_scales(name, *weight))
+            if self._requantizers(name, method):
+                chosen = [(name, f"{method}{_RANGES}")]
+                yield Repair(chosen[0][1], f'[calibrate] method = "{method}"', partial(self._together, chosen))
+        if self._has_uneven_weight(name):
+            yield Repair(_CHANNELS, _PER_CHANNEL, partial(self._together, [(name, _CHANNELS)]))
+
+    def _together(self, chosen: Sequence[tuple[str, str]]) -> Outputs:
+        """Outputs with repairs of several layers, by name of layer and repair."""
+        exact = [name for name, repair in chosen if repair == FLOAT]
+        rounded = {(name, _WEIGHT): self._rounded_per_channel(name) for name, repair in chosen if repair == _CHANNELS}
+        ranges = [
+            quantizer
+            for name, repair in chosen
+            if repair.endswith(_RANGES)
+            for quantizer in self._requantizers(name, cast("CalibrationMethod", repair.removesuffix(_RANGES)))
+        ]
+        activations = [name for name in self.layers if name not in exact]
+        weights = [name for name in activations if (name, _WEIGHT) not in rounded]
+        constants = {**self._originals, **rounded}
+        for name, _ in rounded:  # its bias belongs to quantized weights, which it keeps
+            constants.pop((name, _BIAS), None)
+        model = select_quantizers(rescale(self._quantized, ranges), weights, activations, constants)
+        return self._outputs(model)
+
+    def _requantizers(self, name: str, method: CalibrationMethod) -> list[ActivationQuantizer]:
+        """The layer's quantizers with ranges by another method."""
+        return [found for each in self._quantizers[name] if (found := self._requantized(each, method)) is not None]
 
     def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> ActivationQuantizer | None:
         scheme = _scheme(quantizer)
@@ -249,13 +275,18 @@ class _Pair:
         scale, zero_point = scale_and_zero_point(limits, scheme)
         return ActivationQuantizer(quantizer.tensor, float(scale), zero_point, quantizer.dtype)
 
-    def _with_channel_scales(self, name: str, weight: NDArray[Any], axis: int) -> Outputs:
-        integers, scale = quantize_weight(weight, axis)
-        shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
-        rounded = integers * scale.reshape(shape)
-        others = [each for each in self.layers if each != name]
-        model = select_quantizers(self._quantized, others, list(self.layers), {(name, 1): rounded})
-        return self._outputs(model)
+    def _has_uneven_weight(self, name: str) -> bool:
+        layer = self.layers[name]
+        return self._weight(layer) is not None and self._has_one_scale(layer)
+
+    def _rounded_per_channel(self, name: str) -> NDArray[Any]:
+        weight = self._weight(self.layers[name])
+        assert weight is not None
+        array, axis = weight
+        integers, scale = quantize_weight(array, axis)
+        shape = [-1 if index == axis else 1 for index in range(array.ndim)]
+        rounded: NDArray[Any] = integers * scale.reshape(shape)
+        return rounded
 
 
 def _check_interfaces(exact: ir.Model, quantized: ir.Model) -> None:
