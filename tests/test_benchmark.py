@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 from edgeopt import benchmark
 from edgeopt.benchmark import scenarios
 from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, StagedBatches, duration, is_quick
-from edgeopt.benchmark.tune import candidates, fastest
+from edgeopt.benchmark.tuning import answers_agree, candidates, fastest, leave_out_bf16
 from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.config import BenchmarkConfig
-from edgeopt.errors import MeasurementError, StorageError, TargetError
-from edgeopt.hardware import Cpu
+from edgeopt.errors import AccuracyError, MeasurementError, StorageError, TargetError
+from edgeopt.hardware import Cpu, processor_fingerprint
 from edgeopt.measure import latency
 from edgeopt.measure.environment import environment
 from edgeopt.measure.interleave import Plan, Warmup, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Staged, Timed
-from edgeopt.runtime import load
+from edgeopt.runtime import load, open_variant, settings_here
 from edgeopt.spec import replace
 
 CONFIG = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=64)
@@ -318,6 +318,28 @@ class TestBundles:
         assert results["ort-int8"].ratio.baseline == "ort-fp32"
         assert set(results["ort-fp32"].stages) == {"preprocess", "network", "postprocess"}
 
+    def test_the_artifacts_accuracy_stands_beside_its_latency(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="measures a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt", variants=tiny.manifest().variants[:2])
+        evaluated = {"metric": "top1", "data": "images"}
+        bundle.record("ort-fp32", accuracy={**evaluated, "value": 0.80})
+        bundle = bundle.record("ort-int8", accuracy={**evaluated, "value": 0.79})
+        results = benchmark.benchmark_bundle(bundle, images(), CONFIG)
+        assert results["ort-int8"].accuracy.kept == pytest.approx(0.9875)
+        assert results["ort-int8"].engine == EngineSettings()
+        benchmark.require_accuracy(results, 98.0)
+        with pytest.raises(AccuracyError, match=r"of accuracy class 99:\n  ort-int8: keeps 98\.75% of FP32's top1"):
+            benchmark.require_accuracy(results, 99.0)
+        other = bundle.record("ort-int8", accuracy={**evaluated, "value": 0.79, "data": "other images"})
+        with pytest.raises(AccuracyError, match="ort-int8: not known"):
+            benchmark.require_accuracy(benchmark.benchmark_bundle(other, images(), CONFIG), 98.0)
+
+    def test_offline_runs_for_throughput(self, tmp_path):
+        pytest.importorskip("openvino", reason="measures a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt", baseline="ov-fp32", variants=tiny.manifest().variants[2:])
+        results = benchmark.benchmark_bundle(bundle, images(), CONFIG, scenario="offline")
+        assert {result.engine.hint for result in results.values()} == {"throughput"}
+
     def test_batches_of_a_real_predictor(self, tmp_path):
         pytest.importorskip("onnxruntime", reason="measures a real engine")
         tiny.write(tmp_path / "t.edgeopt")
@@ -332,17 +354,32 @@ def cpu(*features: str, cores: int = 8) -> Cpu:
 
 
 class TestTune:
-    def test_settings_to_try(self):
+    def test_settings_to_try_for_one_image_at_a_time(self):
         int8 = tiny.manifest().variant("ov-int8")
-        threads = [settings.threads for settings in candidates(int8, cpu("avx512_bf16"))]
-        assert threads == [0, 1, 4, 8]
-        assert {settings.precision for settings in candidates(int8, cpu("avx512_bf16"))} == {"f32"}
-        assert len(candidates(int8, cpu("avx512_bf16"), bf16=True)) == 8
-        assert len(candidates(int8, cpu("avx2"), bf16=True)) == 4
+        assert [settings.threads for settings in candidates(int8, cpu("avx2"), "latency")] == [0, 1, 4, 8]
+        precisions = [settings.precision for settings in candidates(int8, cpu("avx512_bf16"), "latency")]
+        assert precisions == ["f32"] * 4 + ["bf16"] * 4
+
+    def test_settings_to_try_for_many_images_at_once(self):
+        tried = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx2", cores=2), "throughput")
+        assert [(settings.hint, settings.streams) for settings in tried] == [
+            ("throughput", 0),
+            ("throughput", 1),
+            ("throughput", 2),
+            ("latency", 0),
+        ]
+        plain = candidates(tiny.manifest().variant("ort-fp32"), cpu("avx2", cores=2), "throughput")
+        assert {settings.hint for settings in plain} == {"latency"}
 
     def test_the_baseline_is_never_tried_in_bf16(self):
-        found = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx512_bf16", cores=2), bf16=True)
+        found = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx512_bf16", cores=2), "latency")
         assert {settings.precision for settings in found} == {"f32"}
+
+    def test_what_was_tuned_before_comes_first_and_the_default_is_tried_again(self):
+        variant = tiny.manifest().variant("ov-fp32")
+        tuned = {processor_fingerprint(): {"latency": EngineSettings(threads=3)}}
+        found = candidates(replace(variant, tuned=tuned), cpu("avx2", cores=2), "latency")
+        assert [settings.threads for settings in found] == [3, 0, 1, 2]
 
     def test_only_what_is_faster_beyond_doubt_replaces_the_present(self):
         costs = {"present": 30.0, "a little": 29.7, "much": 20.0, "slower": 40.0}
@@ -357,23 +394,52 @@ class TestTune:
             with pytest.raises(MeasurementError, match="nothing was tuned"):
                 fastest({"present": replace(results["present"], **change)})
 
-    def test_a_real_engine_is_tuned_or_the_machine_was_busy(self, tmp_path):
-        pytest.importorskip("onnxruntime", reason="measures a real engine")
+    @pytest.mark.parametrize("mode", ["latency", "throughput"])
+    def test_the_choice_holds_for_this_machine_alone_and_the_files_stay_as_they_were(self, tmp_path, monkeypatch, mode):
+        pytest.importorskip("openvino", reason="opens a real engine")
         bundle = tiny.write(tmp_path / "t.edgeopt")
-        try:
-            after, tuning = benchmark.tune(bundle, images(), CONFIG, variant="ort-fp32")
-        except MeasurementError:
-            assert Bundle.open(bundle.path).manifest == bundle.manifest
-        else:
-            assert after.variant("ort-fp32").engine == tuning.chosen
-            assert Bundle.open(bundle.path).manifest == after.manifest
+        results = benchmark.measure(
+            {"default": Scripted(lambda n: 3e7), "2 threads": Scripted(lambda n: 2e7)}, CONFIG, sensors=NO_SENSORS
+        )
 
-    def test_what_is_chosen_is_recorded_and_accuracy_in_other_numbers_forgotten(self):
-        results = benchmark.measure({"default threads, bf16": Scripted(lambda n: 3e7)}, CONFIG, sensors=NO_SENSORS)
-        tuning = benchmark.Tuning(variant="ov-int8", chosen=EngineSettings(precision="bf16"), tried=results)
-        record = sys.modules["edgeopt.benchmark.tune"]._measured(tuning, tiny.manifest().variant("ov-int8"))
-        assert record["accuracy"] is None
-        assert record["p50_ms"] == pytest.approx(30.0)
+        def measured(predictors, *arguments, **options):
+            second = list(predictors)[1]
+            slower = {name: replace(results["default"], name=name) for name in predictors}
+            return {**slower, second: replace(results["2 threads"], name=second)}
+
+        monkeypatch.setattr("edgeopt.benchmark.tuning.benchmark_scenario", measured)
+        after, tuning = benchmark.tune(bundle, images(), CONFIG, variant="ov-int8", mode=mode)
+        assert tuning.speedup == pytest.approx(1.5, rel=1e-3)
+        opened = Bundle.open(bundle.path)  # compares every hash
+        assert opened.manifest == after.manifest
+        variant = opened.variant("ov-int8")
+        assert settings_here(variant, mode) == tuning.chosen != bundle.variant("ov-int8").engine
+        with open_variant(opened, variant, mode=mode) as predictor:
+            assert predictor.variant.engine == tuning.chosen
+        monkeypatch.setattr("edgeopt.runtime.predictor.processor_fingerprint", lambda: "another")
+        assert settings_here(variant) == bundle.variant("ov-int8").engine
+
+    def test_too_few_images_leave_bf16_out_with_the_reason(self, tmp_path, monkeypatch):
+        pytest.importorskip("onnxruntime", reason="opens a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt")
+        with ExitStack() as stack:
+            exact, reduced = (
+                stack.enter_context(open_variant(bundle, bundle.variant("ort-int8"), settings=settings))
+                for settings in (EngineSettings(), EngineSettings(precision="bf16"))
+            )
+            predictors = {"exact": exact, "reduced": reduced}
+            assert "images do not tell" in leave_out_bf16(predictors, images())["reduced"]
+            assert list(predictors) == ["exact"]
+            predictors = {"exact": exact, "reduced": reduced}
+            assert leave_out_bf16(predictors, images() * 11) == {}
+            assert list(predictors) == ["exact", "reduced"]
+
+    def test_real_engines_agree_with_themselves(self, tmp_path):
+        pytest.importorskip("onnxruntime", reason="opens a real engine")
+        for spec in (tiny.CLASSIFIER, tiny.DETECTOR):
+            tiny.write(tmp_path / f"{spec.name}.edgeopt", spec)
+            with load(tmp_path / f"{spec.name}.edgeopt", variant="ort-fp32") as predictor:
+                assert answers_agree(predictor, predictor, images()) == 1.0
 
     def test_a_target_without_such_settings(self, tmp_path):
         engine = replace(tiny.manifest().variants[0], target="trt")

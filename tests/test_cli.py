@@ -16,8 +16,18 @@ import pytest
 from click.testing import CliRunner, Result
 from tiny_recipe import RECIPE
 
+from edgeopt.bundle import Bundle
 from edgeopt.cli import main
-from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
+from edgeopt.errors import (
+    AccuracyError,
+    BundleError,
+    ConfigError,
+    DataError,
+    MeasurementError,
+    ModelError,
+    StorageError,
+)
+from edgeopt.measure.sensors import Reading, Sensors
 
 
 def run(*arguments: object) -> Result:
@@ -131,6 +141,48 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     latency = json.loads(run("benchmark", bundle, *quick).stdout)
     assert set(latency) == {"ort-fp32", "ort-int8"}
     assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
+
+
+def test_an_interrupted_benchmark_gives_what_it_has_marked_and_exits_as_interrupted(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = Sensors.read, []
+
+    def interrupted(self: Sensors) -> Reading:
+        calls.append(self)
+        if len(calls) > 30:  # twice a block: in the fourth round of two variants
+            raise KeyboardInterrupt
+        return real(self)
+
+    monkeypatch.setattr(Sensors, "read", interrupted)
+    result = run("benchmark", bundle, "--quick", "--duration", 1000, "--json")
+    assert result.exit_code == 130
+    assert all(variant["partial"] for variant in json.loads(result.stdout).values())
+
+
+def test_an_accuracy_class_that_is_not_held_is_an_exit_code(bundle: Path) -> None:
+    quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-fp32", "--json")
+    assert run("benchmark", bundle, *quick, "--accuracy-class", 99).exit_code == 0
+    opened = Bundle.open(bundle)
+    accuracy = opened.variant("ort-int8").accuracy
+    assert accuracy is not None
+    opened.record("ort-int8", accuracy={**accuracy, "value": 0.01})
+    try:
+        result = run("benchmark", bundle, *quick[:-2], "ort-int8", "--accuracy-class", 99)
+    finally:
+        opened.record("ort-int8", accuracy=accuracy)
+    assert result.exit_code == AccuracyError.exit_code
+    assert "not of accuracy class 99" in result.output
+    assert "ort-int8: keeps" in result.output
+
+
+def test_tune_shows_what_it_tried_and_what_it_chose(bundle: Path) -> None:
+    result = run("tune", bundle, "--variant", "ort-int8", "--duration", 0.1, "--json")
+    if result.exit_code == 0:
+        assert json.loads(result.stdout)["variant"] == "ort-int8"
+    else:
+        assert result.exit_code == MeasurementError.exit_code, "the machine was busy"
+        assert "nothing was tuned" in result.output
 
 
 def test_the_gate_answers_by_exit_code_and_writes_what_ci_reads(bundle: Path, tmp_path: Path) -> None:

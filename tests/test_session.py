@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from session_conformance import SessionConformance, images
+from session_conformance import SessionConformance, expected, images
 
 import edgeopt
 from edgeopt.bundle import EngineSettings
@@ -18,6 +18,7 @@ from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.runtime import Session, availability, open_session
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.ov import OvSession
+from edgeopt.spec import replace
 
 CLASSIFIER = tiny.DATA / "tiny_classifier.onnx"
 SESSIONS = {"ort": OrtSession, "ov": OvSession}
@@ -33,6 +34,23 @@ class TestOv(SessionConformance):
     @pytest.fixture
     def open_session(self) -> Callable[..., Session]:
         return lambda settings=None, **options: OvSession(CLASSIFIER, settings, **options)
+
+
+class TestOvThroughput(SessionConformance):
+    """The images of a batch side by side."""
+
+    @pytest.fixture
+    def open_session(self) -> Callable[..., Session]:
+        def opened(settings: EngineSettings | None = None, **options: bool) -> OvSession:
+            return OvSession(CLASSIFIER, replace(settings or EngineSettings(), hint="throughput"), **options)
+
+        return opened
+
+    def test_more_images_than_requests_each_get_their_own_answer(self, open_session: Callable[..., Session]) -> None:
+        with open_session(reuse_outputs=True) as session:
+            for seed in range(3):
+                image = images(40, seed)
+                np.testing.assert_allclose(session.run({"image": image})["scores"], expected(image), rtol=1e-4)
 
 
 def onnx(text: str) -> bytes:

@@ -7,10 +7,17 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 from __future__ import annotations
 
 from edgeopt.benchmark.bundles import benchmark_bundle
-from edgeopt.benchmark.results import LatencyResult, ScenarioName, read_results, require_valid, write_results
+from edgeopt.benchmark.results import (
+    LatencyResult,
+    ScenarioName,
+    read_results,
+    require_accuracy,
+    require_valid,
+    write_results,
+)
 from edgeopt.benchmark.run import benchmark, benchmark_scenario, benchmark_variants, compare, measure
 from edgeopt.benchmark.scenarios import SCENARIOS
-from edgeopt.benchmark.tune import Tuning, tune
+from edgeopt.benchmark.tuning import Tuning, tune
 
 __all__ = [
     "SCENARIOS",
@@ -24,6 +31,7 @@ __all__ = [
     "compare",
     "measure",
     "read_results",
+    "require_accuracy",
     "require_valid",
     "tune",
     "write_results",

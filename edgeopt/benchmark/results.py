@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from edgeopt.errors import MeasurementError, StorageError
+from edgeopt.bundle import EngineSettings
+from edgeopt.errors import AccuracyError, MeasurementError, StorageError
+from edgeopt.measure.accuracy import AccuracyBeside
 from edgeopt.measure.environment import Environment
 from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
 from edgeopt.measure.sensors import Conditions
@@ -43,6 +45,10 @@ class LatencyResult(Struct):
     """Of the machine while this one ran."""
     quick: bool
     """Shorter than MLPerf's rules ask: 600 s, and for ``offline`` 24,576 samples."""
+    engine: EngineSettings | None = None
+    """How it ran, where it is of a bundle."""
+    accuracy: AccuracyBeside | None = None
+    """Of the same artifact, as its bundle records it."""
     target_per_s: float | None = None
     """Rate of arrivals, in ``server``."""
     invalid: tuple[str, ...] = ()
@@ -73,6 +79,30 @@ def require_valid(results: Mapping[str, LatencyResult]) -> None:
             "the measurement is not valid, so no figure is given:\n  "
             + "\n  ".join(reasons)
             + "\nStop what else runs, fix the clocks and measure again, or take the figures marked with --allow-invalid"
+        )
+
+
+def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> None:
+    """Refuse figures of artifacts that are faster at the cost of more accuracy than their class allows.
+
+    Args:
+        results: of a bundle's variants.
+        percent: MLPerf's accuracy class: 99 or 99.9 % of FP32.
+
+    Raises:
+        AccuracyError: naming every variant that keeps less, or of which it is not known.
+    """
+    faults = []
+    for name, result in results.items():
+        accuracy = result.accuracy
+        if accuracy is None or accuracy.kept is None:
+            faults.append(f"{name}: not known, because it was not evaluated beside FP32 on the same images")
+        elif 100.0 * accuracy.kept < percent:
+            faults.append(f"{name}: keeps {accuracy.kept:.2%} of FP32's {accuracy.metric}")
+    if faults:
+        raise AccuracyError(
+            f"not of accuracy class {percent:g}:\n  " + "\n  ".join(faults) + "\n"
+            "Ask for one variant with --variant, or evaluate the bundle again with: edgeopt evaluate"
         )
 
 

@@ -12,6 +12,7 @@ from edgeopt.bundle.manifest import (
     FileRecord,
     Golden,
     Manifest,
+    Mode,
     Precision,
     Variant,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "FileRecord",
     "Golden",
     "Manifest",
+    "Mode",
     "Precision",
     "Variant",
     "pack",

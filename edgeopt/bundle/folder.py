@@ -80,7 +80,8 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``, ``diagnosis``.
+            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``, ``diagnosis``,
+                ``tuned``.
 
         Returns:
             The bundle with its new manifest.
@@ -99,7 +100,7 @@ class Bundle:
         return Bundle(self.path, changed)
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine", "diagnosis"})
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine", "diagnosis", "tuned"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

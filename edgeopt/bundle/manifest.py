@@ -40,6 +40,10 @@ class EngineSettings(Struct):
     """TensorRT's builder options, as `runtime.trt` reads them."""
 
 
+Mode: TypeAlias = Literal["latency", "throughput"]
+"""One image as soon as possible, or as many images a second as possible."""
+
+
 class FileRecord(Struct):
     """What a file must be."""
 
@@ -71,6 +75,8 @@ class Variant(Struct):
     spec: ModelSpec | None = None
     """Where this variant differs from the bundle's specification."""
     engine: EngineSettings = EngineSettings()
+    tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
+    """What was fastest where it was measured (`edgeopt tune`), by `hardware.processor_fingerprint`."""
     settings: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the stages were told; not interpreted here."""
     nodes: dict[str, Count] = msgspec.field(default_factory=dict)

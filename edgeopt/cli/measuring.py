@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _BENCHMARK_IMAGES = 16
 """Different images that a measurement goes around."""
+_TUNING_IMAGES = 128
+"""More, because they also have to tell whether bf16 changes answers."""
 _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 
 
@@ -54,8 +56,15 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
 @click.option("--quick", is_flag=True, help="A few seconds a variant instead of MLPerf's 600 s; the results say so.")
 @click.option("--duration", type=click.FloatRange(0.1), help="Of a quick run, in seconds. Default: the recipe's 3.")
 @click.option("--allow-invalid", is_flag=True, help="Give the figures of a run that was not valid, marked as such.")
+@click.option(
+    "--accuracy-class",
+    type=click.FloatRange(0.0, 100.0, min_open=True),
+    help="Fail unless what was measured keeps so many percent of FP32's accuracy: MLPerf's 99 or 99.9.",
+)
 @as_json
+@click.pass_context
 def benchmark(
+    context: click.Context,
     bundle: Path,
     data: str | None,
     variant: str | None,
@@ -64,11 +73,16 @@ def benchmark(
     quick: bool,  # noqa: FBT001 - a click flag
     duration: float | None,
     allow_invalid: bool,  # noqa: FBT001 - a click flag
+    accuracy_class: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Measure latency: every variant that runs here, in alternation with FP32."""
-    from edgeopt.benchmark import benchmark_bundle, require_valid
+    """Measure latency: every variant that runs here, in alternation with FP32.
+
+    Ctrl-C gives what was measured so far, marked partial, and exits with 130.
+    """
+    from edgeopt.benchmark import benchmark_bundle, require_accuracy, require_valid
     from edgeopt.bundle import Bundle
+    from edgeopt.cli.boundary import INTERRUPTED
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.tables import latency_table
     from edgeopt.config import BenchmarkConfig
@@ -81,12 +95,70 @@ def benchmark(
         results = benchmark_bundle(
             opened, images, config, variant=variant, scenario=scenario, quick=quick, progress=display.share
         )
-    if not allow_invalid:
+    partial = any(result.partial for result in results.values())
+    if not (allow_invalid or partial):
         require_valid(results)
     if as_json:
         print_json(results)
     else:
         console().print(latency_table(results))
+    if partial:
+        context.exit(INTERRUPTED)
+    if accuracy_class is not None:
+        require_accuracy(results, accuracy_class)
+
+
+@click.command()
+@bundle
+@data
+@variant
+@click.option(
+    "--scenario",
+    type=click.Choice(["singlestream", "offline"]),
+    default="singlestream",
+    show_default=True,
+    help="What to be fast in: one image at a time, or many at once.",
+)
+@click.option("--duration", type=click.FloatRange(0.1), help="Of each setting, in seconds. Default: 3.")
+@as_json
+def tune(
+    bundle: Path,
+    data: str | None,
+    variant: str | None,
+    scenario: str,
+    duration: float | None,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Choose an engine's threads, streams, hint and bf16 by measuring them here; kept in the bundle for this machine.
+
+    The default stays unless another setting is faster by more than 2 % with the whole interval. bf16 is tried where the
+    processor has it and answers stay the same.
+    """
+    from edgeopt.benchmark import tune as choose_settings
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.cli.tables import tuning_table
+    from edgeopt.config import BenchmarkConfig
+    from edgeopt.runtime import load
+
+    opened = Bundle.open(bundle)
+    with load(bundle, variant=variant) as predictor:
+        name = predictor.variant.name
+    config = BenchmarkConfig(duration_s=duration or BenchmarkConfig().duration_s)
+    with StageDisplay() as display:
+        display.begin("tune")
+        _, tuning = choose_settings(
+            opened,
+            _images(opened, data, _TUNING_IMAGES),
+            config,
+            variant=name,
+            mode="throughput" if scenario == "offline" else "latency",
+            progress=display.share,
+        )
+    if as_json:
+        print_json(tuning)
+    else:
+        console().print(tuning_table(tuning))
 
 
 @click.command()
@@ -192,9 +264,9 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
             click.echo(f"bundle  {path}\nreport  {page}\n")
 
 
-def _images(bundle: Bundle, reference: str | None) -> list[Image]:
+def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGES) -> list[Image]:
     dataset = _dataset(bundle, reference)
-    return [dataset.image(index) for index in range(min(_BENCHMARK_IMAGES, len(dataset)))]
+    return [dataset.image(index) for index in range(min(count, len(dataset)))]
 
 
 def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
@@ -228,4 +300,4 @@ def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:
         return None
 
 
-COMMANDS = (evaluate, benchmark, gate, report)
+COMMANDS = (evaluate, benchmark, tune, gate, report)

@@ -8,7 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.benchmark import LatencyResult
+from edgeopt.benchmark import LatencyResult, Tuning
+from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.evaluate import Accuracy
 from edgeopt.metrics import ClassificationMetrics
@@ -54,6 +55,19 @@ def latency_table(results: Mapping[str, LatencyResult]) -> Table:
     return table
 
 
+def tuning_table(tuning: Tuning) -> Table:
+    """A row for each setting that was tried."""
+    table = _table("settings", "p50 ms", "per s", "ratio (95 %)", "here")
+    chosen = describe(tuning.chosen)
+    for name, result in tuning.tried.items():
+        mark = "chosen" if name == chosen else ""
+        table.add_row(name, f"{result.end_to_end.p50_ms:.3f}", f"{result.throughput_per_s:.1f}", _ratio(result), mark)
+    left_out = [f"{name}: not tried: {reason}" for name, reason in tuning.left_out.items()]
+    kept = f"{tuning.variant}, {tuning.mode}: kept in the bundle for processor {tuning.processor}"
+    table.caption = "\n".join([kept, *left_out])
+    return table
+
+
 def _ratio(result: LatencyResult) -> str:
     """Of the latency to the baseline's, with its interval's half-width."""
     if result.ratio is None:
@@ -67,6 +81,8 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
     if stages:
         yield f"stages: {' + '.join(stages)}"
     for name, result in results.items():
+        if result.accuracy is not None and result.accuracy.kept is not None:
+            yield f"{name}: keeps {result.accuracy.kept:.2%} of FP32's {result.accuracy.metric}"
         if result.partial:
             yield f"{name}: interrupted, partial"
         for reason in result.invalid:

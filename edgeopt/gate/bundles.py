@@ -14,6 +14,7 @@ from edgeopt.bundle import Bundle
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.run import Progress, gate, gate_stored
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
+from edgeopt.measure.accuracy import StoredAccuracy, stored_accuracy
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
@@ -68,14 +69,6 @@ class _Result(msgspec.Struct):
     series: _Series
     partial: bool
     invalid: tuple[str, ...]
-
-
-class _Accuracy(msgspec.Struct):
-    """What the gate needs of an evaluation's result."""
-
-    metric: str
-    value: float
-    data: str
 
 
 def gate_bundles(
@@ -199,10 +192,7 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
     )
 
 
-def _accuracy(side: Side) -> _Accuracy | None:
+def _accuracy(side: Side) -> StoredAccuracy | None:
     manifest = Bundle.open(side.path).manifest
     name = side.variant or choose(manifest, availability)[0]
-    if name is None:
-        return None
-    stored = manifest.variant(name).accuracy
-    return None if stored is None else msgspec.convert(stored, _Accuracy)
+    return None if name is None else stored_accuracy(manifest.variant(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgeopt.hardware.boards import DEVICES, JETPACKS, Device, JetPack, Precision, device, jetpack_of
+from edgeopt.hardware.fingerprint import processor_fingerprint
 from edgeopt.hardware.probing import Cpu, CudaDriverState, Gpu, Jetson, Machine, cuda_driver_state, machine
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "device",
     "jetpack_of",
     "machine",
+    "processor_fingerprint",
 ]

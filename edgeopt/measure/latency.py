@@ -47,6 +47,8 @@ class Series(Struct):
     at_s: tuple[float, ...]
     median_ms: tuple[float, ...]
     conditions: tuple[Conditions, ...]
+    variation: tuple[float, ...] = ()
+    """Coefficient of variation of each block's queries."""
 
 
 class Ratio(Struct):
@@ -92,11 +94,12 @@ def histogram(milliseconds: NDArray[np.float64]) -> Histogram:
 
 
 def series(blocks: Sequence[Block]) -> Series:
-    """Median end-to-end latency of each block, in the order they ran."""
+    """Median and variation of each block's end-to-end latency, in the order they ran."""
     return Series(
         at_s=tuple(block.started_s for block in blocks),
         median_ms=tuple(float(np.median(block.total_ns)) / 1e6 for block in blocks),
         conditions=tuple(block.conditions for block in blocks),
+        variation=tuple(float(block.total_ns.std() / block.total_ns.mean()) for block in blocks),
     )
 
 

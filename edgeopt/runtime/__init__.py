@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.runtime.predictor import Inferred, Predictor, Prepared, Result, load, open_variant
+from edgeopt.runtime.predictor import Inferred, Predictor, Prepared, Result, load, open_variant, settings_here
 from edgeopt.runtime.session import Availability, Session, availability, open_session
 from edgeopt.runtime.verify import Verification, verify
 
@@ -18,5 +18,6 @@ __all__ = [
     "load",
     "open_session",
     "open_variant",
+    "settings_here",
     "verify",
 ]

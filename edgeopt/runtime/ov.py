@@ -14,6 +14,7 @@ import numpy as np
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
 from edgeopt.runtime.feeds import Feeds
+from edgeopt.runtime.ov_streams import Streams
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec
 
@@ -89,6 +90,8 @@ class OvSession:
         self._compiled: dict[bool, Any] = {self._dynamic: first}
         """By whether the graph is fixed to one image although it takes more."""
         self._request: Any = None
+        self._streams: Streams | None = None
+        """Several images at once where the settings ask for throughput."""
         self._feeds = Feeds(self.inputs)
         self._positions = {spec.name: position for position, spec in enumerate(self.inputs)}
         self._shapes: tuple[tuple[int, ...], ...] | None = None
@@ -105,11 +108,13 @@ class OvSession:
             raise TargetError("this session is closed; open another one")
         changed = self._feeds.update(inputs)
         try:
-            if self._feeds.shapes == self._shapes:
+            if self._feeds.shapes != self._shapes:
+                self._allocate()
+            elif self._streams is not None:
+                self._streams.run(self._ordered_feeds(), tuple(self._results.values()))
+            else:
                 self._bind(changed)
                 self._request.infer(share_outputs=True)
-            else:
-                self._allocate()
         except RuntimeError as error:
             self._shapes = None
             raise TargetError(f"openvino could not run the network: {error}") from error
@@ -122,15 +127,39 @@ class OvSession:
 
         OpenVINO's own output memory moves when a shape changes, under the feet of whoever still looks at it.
         """
-        self._request = request = self._compiled_for(self._feeds.shapes).create_infer_request()
-        self._bind(self._feeds.arrays)
+        shapes = self._feeds.shapes
+        if self._side_by_side(shapes):
+            self._allocate_streams(shapes[0][0])
+        else:
+            self._streams = None
+            self._request = request = self._compiled_for(shapes).create_infer_request()
+            self._bind(self._feeds.arrays)
+            request.infer(share_outputs=True)
+            self._results = _output_arrays(request, self.outputs)
+            for position, array in enumerate(self._results.values()):
+                request.set_output_tensor(position, self._shared(array))
+        self._shapes = shapes
+
+    def _allocate_streams(self, images: int) -> None:
+        """Learn one image's output shapes, then run all of them side by side."""
+        request = self._compiled[True].create_infer_request()
+        for position, array in enumerate(self._ordered_feeds()):
+            request.set_input_tensor(position, self._shared(array[:1]))
         request.infer(share_outputs=True)
         self._results = {
-            spec.name: np.array(request.get_output_tensor(position).data) for position, spec in enumerate(self.outputs)
+            name: np.repeat(array, images, axis=0) for name, array in _output_arrays(request, self.outputs).items()
         }
-        for position, array in enumerate(self._results.values()):
-            request.set_output_tensor(position, self._shared(array))
-        self._shapes = self._feeds.shapes
+        self._streams = Streams(self._openvino, self._compiled[True])
+        self._streams.run(self._ordered_feeds(), tuple(self._results.values()))
+
+    def _side_by_side(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
+        """Whether these images go through the network one by one, several at once."""
+        batched = all(BATCH in spec.shape[:1] for spec in (*self.inputs, *self.outputs))
+        counts = {shape[0] for shape in shapes}
+        return self.settings.hint == "throughput" and batched and len(counts) == 1 and counts != {1}
+
+    def _ordered_feeds(self) -> tuple[Array, ...]:
+        return tuple(self._feeds.arrays[spec.name] for spec in self.inputs)
 
     def _compiled_for(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
         assert self._model is not None
@@ -153,9 +182,14 @@ class OvSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = self._model = None
+        self._request = self._streams = self._model = None
         self._compiled = {}
         self._results = {}
+
+
+def _output_arrays(request: Any, outputs: Iterable[TensorSpec]) -> dict[str, Array]:
+    """Copies of what a request answered, by name."""
+    return {spec.name: np.array(request.get_output_tensor(place).data) for place, spec in enumerate(outputs)}
 
 
 @contextmanager

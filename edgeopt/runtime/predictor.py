@@ -12,13 +12,14 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edgeopt.bundle import Bundle, Variant
+from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
+from edgeopt.hardware import processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode
 from edgeopt.preprocess import Geometry, Image, Scratch, preprocess, read_image
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.session import Array, Session, availability, open_session
-from edgeopt.spec import ModelSpec
+from edgeopt.spec import ModelSpec, replace
 
 Result: TypeAlias = Classification | Detections
 Source: TypeAlias = Image | str | Path | bytes
@@ -58,6 +59,7 @@ class Predictor:
     ) -> None:
         self.spec = spec
         self.variant = variant
+        """As it runs: with the engine's settings on this machine."""
         self.rejected = dict(rejected or {})
         """Why each other variant was not chosen, by its name."""
         self._session = session
@@ -192,20 +194,43 @@ def load(path: str | Path, *, variant: str | None = None, threads: int = 0) -> P
     raise candidates.none_left()
 
 
-def open_variant(bundle: Bundle, variant: Variant, *, threads: int = 0) -> Predictor:
+def open_variant(
+    bundle: Bundle,
+    variant: Variant,
+    *,
+    threads: int = 0,
+    mode: Mode = "latency",
+    settings: EngineSettings | None = None,
+) -> Predictor:
     """Load one variant of an opened bundle; the others count as not asked for.
+
+    Args:
+        bundle: that it is of.
+        variant: which one.
+        threads: of the engine; 0 leaves them to the settings.
+        mode: what it is for, where nothing else says how it runs.
+        settings: how it runs. Default: what was tuned on this machine for `mode`, else what the bundle says.
 
     Raises:
         BundleError: the engine's input is not what the specification says.
         MissingExtraError: the engine's library is not installed.
         TargetError: the engine does not load here.
     """
-    path = bundle.path / variant.file
-    session = open_session(path, variant.target, threads=threads, settings=variant.engine, reuse_outputs=True)
+    settings = settings or settings_here(variant, mode)
+    if threads:
+        settings = replace(settings, threads=threads)
+    session = open_session(bundle.path / variant.file, variant.target, settings=settings, reuse_outputs=True)
     others = {
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }
-    return Predictor(session, bundle.manifest.spec_of(variant), variant, others)
+    return Predictor(session, bundle.manifest.spec_of(variant), replace(variant, engine=settings), others)
+
+
+def settings_here(variant: Variant, mode: Mode = "latency") -> EngineSettings:
+    """How a variant runs on this machine: as tuned here, else as its bundle says, with OpenVINO's hint of `mode`."""
+    if variant.tuned and (tuned := variant.tuned.get(processor_fingerprint(), {}).get(mode)) is not None:
+        return tuned
+    return replace(variant.engine, hint=mode) if mode == "throughput" and variant.target == "ov" else variant.engine
 
 
 def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | str, ...], str]:

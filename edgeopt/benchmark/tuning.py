@@ -1,0 +1,172 @@
+"""Choose how an engine runs by measuring on this machine, and keep the choice in the bundle for this machine alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import cast
+
+from edgeopt.benchmark.results import LatencyResult, ScenarioName
+from edgeopt.benchmark.run import Progress, benchmark_scenario
+from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
+from edgeopt.config import BenchmarkConfig
+from edgeopt.errors import MeasurementError, TargetError
+from edgeopt.hardware import Cpu, machine, processor_fingerprint
+from edgeopt.measure.subject import Array
+from edgeopt.metrics import agreement, detection_agreement
+from edgeopt.postprocess import Classification, Detections
+from edgeopt.runtime import Predictor, open_variant, settings_here
+from edgeopt.spec import Struct, replace
+
+TUNABLE = ("ov", "ort")
+_SCENARIOS: dict[Mode, ScenarioName] = {"latency": "singlestream", "throughput": "offline"}
+_WORTH = 0.02
+"""A setting must be faster than the present one by this share, with the whole interval, to replace it."""
+_MOST_THREADS = 16
+"""Image models at batch 1 do not gain beyond."""
+_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+_BF16_IMAGES = 32
+"""Fewer do not tell whether bfloat16 changes answers."""
+_BF16_AGREEMENT = 0.99
+
+_log = logging.getLogger(__name__)
+
+
+class Tuning(Struct):
+    """What was tried for one variant, and what was chosen."""
+
+    variant: str
+    mode: Mode
+    processor: str
+    """The choice holds where `hardware.processor_fingerprint` says the same."""
+    chosen: EngineSettings
+    tried: dict[str, LatencyResult]
+    """By `describe`; the present settings first."""
+    left_out: dict[str, str]
+    """Why settings were not tried."""
+
+    @property
+    def speedup(self) -> float:
+        """Of the chosen settings over those before."""
+        ratio = self.tried[describe(self.chosen)].ratio
+        return 1.0 if ratio is None else ratio.speedup
+
+
+def tune(
+    bundle: Bundle,
+    images: Sequence[Array],
+    config: BenchmarkConfig,
+    *,
+    variant: str,
+    mode: Mode = "latency",
+    progress: Progress | None = None,
+) -> tuple[Bundle, Tuning]:
+    """Measure one variant under several settings in alternation, and store the fastest in the bundle for this machine.
+
+    Args:
+        bundle: an opened bundle; its manifest is changed on disk, its files are not.
+        images: decoded (H, W, 3) uint8 BGR images; with fewer than 32, bfloat16 is not tried.
+        config: warm-up and duration of each setting.
+        variant: of target ``ov`` or ``ort``.
+        mode: time single images, or many at once.
+        progress: told how far it is.
+
+    Returns:
+        The bundle as it is afterwards, and what was measured.
+
+    Raises:
+        TargetError: a variant whose engine has no such settings, or that does not run here.
+        MeasurementError: the machine was disturbed; nothing is changed.
+    """
+    present = bundle.variant(variant)
+    if present.target not in TUNABLE:
+        raise TargetError(f"variant '{variant}' has target '{present.target}'; only {', '.join(TUNABLE)} can be tuned")
+    here = processor_fingerprint()
+    choices = {describe(settings): settings for settings in candidates(present, machine().cpu, mode)}
+    with ExitStack() as stack:
+        predictors = {
+            name: stack.enter_context(open_variant(bundle, present, settings=settings))
+            for name, settings in choices.items()
+        }
+        left_out = leave_out_bf16(predictors, images)
+        tried = benchmark_scenario(predictors, images, _SCENARIOS[mode], config, quick=True, progress=progress)
+    chosen = choices[fastest(tried)]
+    tuning = Tuning(variant=variant, mode=mode, processor=here, chosen=chosen, tried=tried, left_out=left_out)
+    tuned = {**present.tuned, here: {**present.tuned.get(here, {}), mode: chosen}}
+    _log.info("variant '%s': %s is %.2f times as fast", variant, describe(chosen), tuning.speedup)
+    return bundle.record(variant, tuned=tuned), tuning
+
+
+def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
+    """Settings to try, each once: the present ones first, then those without tuning.
+
+    Threads: one, half of the cores (the physical ones, where two share a core), all. For throughput on OpenVINO so many
+    streams, and its latency hint. The FP32 baseline is never tried in bf16: it stays what its name says.
+    """
+    counts = sorted({min(count, _MOST_THREADS) for count in (1, max(1, cpu.cores // 2), cpu.cores)})
+    plain = settings_here(replace(variant, tuned={}), mode)
+    found = [settings_here(variant, mode), plain]
+    if mode == "throughput" and variant.target == "ov":
+        found += [replace(plain, streams=count) for count in counts] + [replace(plain, hint="latency")]
+    else:
+        found += [replace(plain, threads=count) for count in counts]
+    if variant.target == "ov" and variant.precision != "fp32" and not _BF16.isdisjoint(cpu.features):
+        found += [replace(settings, precision="bf16") for settings in found]
+    return list({describe(settings): settings for settings in found}.values())
+
+
+def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) -> dict[str, str]:
+    """Take those in bfloat16 out again, with the reason, unless they answer as the same variant does in float32."""
+    names = [name for name, predictor in predictors.items() if predictor.variant.engine.precision == "bf16"]
+    exact = next((each for each in predictors.values() if each.variant.engine.precision == "f32"), None)
+    if not names or exact is None:
+        return {}
+    if len(images) < _BF16_IMAGES:
+        reason = f"{len(images)} images do not tell whether bf16 changes answers, {_BF16_IMAGES} are needed"
+    else:
+        agreed = answers_agree(exact, predictors[names[0]], images)
+        if agreed >= _BF16_AGREEMENT:
+            return {}
+        reason = f"bf16 agrees with float32 on {agreed:.1%}, and {_BF16_AGREEMENT:.0%} are asked for"
+    for name in names:
+        del predictors[name]
+    return dict.fromkeys(names, reason)
+
+
+def answers_agree(exact: Predictor, other: Predictor, images: Sequence[Array]) -> float:
+    """Share of images of the same best class; of detectors, Dice's coefficient of what they find."""
+    first, second = ([each.predict(image) for image in images] for each in (exact, other))
+    if exact.spec.task == "detection":
+        return detection_agreement(
+            cast("list[Detections]", first), cast("list[Detections]", second), len(exact.spec.labels)
+        )
+    classes = [[int(cast("Classification", result).classes[0]) for result in results] for results in (first, second)]
+    return agreement(*classes)
+
+
+def fastest(tried: Mapping[str, LatencyResult]) -> str:
+    """The setting to keep: the first one, unless another is faster beyond doubt.
+
+    Raises:
+        MeasurementError: the machine was disturbed, or the run was interrupted.
+    """
+    reasons = {reason for result in tried.values() for reason in result.invalid}
+    if any(result.partial for result in tried.values()):
+        reasons.add("it was interrupted")
+    if reasons:
+        raise MeasurementError(f"nothing was tuned, the measurement is not valid: {'; '.join(sorted(reasons))}")
+    present, *others = tried
+    better = {
+        name: ratio.estimate
+        for name in others
+        if (ratio := tried[name].ratio) is not None and ratio.high < 1.0 - _WORTH
+    }
+    return min(better, key=lambda name: better[name], default=present)
+
+
+def describe(settings: EngineSettings) -> str:
+    """Settings in a few words, unique among those that are tried."""
+    threads = f"{settings.threads} threads" if settings.threads else "default threads"
+    streams = f", {settings.streams} streams" if settings.streams else ""
+    return f"{threads}, {settings.hint}{streams}, {settings.precision}"
