@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -65,9 +65,10 @@ def bootstrap_draws(
         MeasurementError: there are no items.
     """
     _require_items(count)
-    generator = np.random.default_rng(seed)
-    picks = [generator.integers(0, count, count) for _ in range(resamples)]
-    return {name: np.array([each(pick) for pick in picks], dtype=np.float64) for name, each in statistics.items()}
+    return {
+        name: np.array([each(pick) for picks in _picks(count, resamples, seed) for pick in picks], dtype=np.float64)
+        for name, each in statistics.items()
+    }
 
 
 def interval(estimate: float, draws: Values, confidence: float = 0.95) -> Interval:
@@ -226,10 +227,15 @@ def _resampled(
     values: Values, statistic: Callable[[NDArray[np.float64]], NDArray[Any]], resamples: int, seed: int
 ) -> Values:
     """`statistic` of (batch, n, …) arrays drawn from `values` with replacement, as (resamples,) float64."""
-    generator = np.random.default_rng(seed)
-    batches = [min(_BATCH, resamples - start) for start in range(0, resamples, _BATCH)]
-    draws = [statistic(values[generator.integers(0, len(values), (batch, len(values)))]) for batch in batches]
+    draws = [statistic(values[picks]) for picks in _picks(len(values), resamples, seed)]
     return np.concatenate(draws).astype(np.float64)
+
+
+def _picks(count: int, resamples: int, seed: int) -> Iterator[Indices]:
+    """(batch, count) numbers of items drawn with replacement, a row a resample; the same for the same seed."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, _BATCH):
+        yield generator.integers(0, count, (min(_BATCH, resamples - start), count))
 
 
 def _paired(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Values, Values]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeopt.bundle import Bundle
     from edgeopt.dataset import Dataset
     from edgeopt.diagnose import Diagnosis
-    from edgeopt.pipeline.progress import Progress
+    from edgeopt.progress import Progress
 
 
 @click.command()

@@ -13,7 +13,7 @@ from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_fol
 
 if TYPE_CHECKING:
     from edgeopt.config import Config
-    from edgeopt.pipeline.progress import Progress
+    from edgeopt.progress import Progress
     from edgeopt.spec import Task
 
 _SCHEMES = click.Choice(["tensorrt", "x86", "arm"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from edgeopt.bundle import Bundle
 from edgeopt.config import EvaluateConfig
@@ -11,22 +10,10 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.run import evaluate
+from edgeopt.progress import Progress, Silent
 from edgeopt.runtime import open_variant
 
 _LOG = logging.getLogger(__name__)
-
-
-class StageProgress(Protocol):
-    """Receives the variants in order, one at a time."""
-
-    def begin(self, stage: str) -> None:
-        """A variant's turn has come."""
-
-    def update(self, done: float, total: float, text: str = "") -> None:
-        """How far it is."""
-
-    def end(self, summary: str, *, reused: bool) -> None:
-        """It is finished."""
 
 
 def evaluate_bundle(
@@ -36,7 +23,7 @@ def evaluate_bundle(
     *,
     variant: str | None = None,
     threads: int = 0,
-    progress: StageProgress | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
     """Evaluate the variants of a bundle, its baseline first.
 
@@ -59,7 +46,7 @@ def evaluate_bundle(
         MissingExtraError: the library of the variant that was asked for is not installed.
     """
     _refuse_calibrated(bundle, dataset)
-    display = progress or _Silent()
+    display = progress or Silent()
     wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     baseline = bundle.variant(bundle.manifest.baseline)
     results: dict[str, Accuracy] = {}
@@ -101,13 +88,3 @@ def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:
             f"{len(shared)} of {len(dataset)} images of {dataset.origin} were calibrated on ({'; '.join(shared[:3])}): "
             "accuracy on them would flatter the quantized variants. Leave them out with `exclude`, or give other images"
         )
-
-
-class _Silent:
-    """Progress for callers who do not watch."""
-
-    def begin(self, stage: str) -> None: ...
-
-    def update(self, done: float, total: float, text: str = "") -> None: ...
-
-    def end(self, summary: str, *, reused: bool) -> None: ...

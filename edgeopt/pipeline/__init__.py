@@ -1,6 +1,6 @@
 """The stages in order: a recipe becomes a bundle, and only what changed is made again."""
 
 from edgeopt.pipeline.build import Built, build, export_model, train_model
-from edgeopt.pipeline.progress import Progress, Silent
+from edgeopt.progress import Progress, Silent
 
 __all__ = ["Built", "Progress", "Silent", "build", "export_model", "train_model"]

@@ -17,9 +17,9 @@ from edgeopt.pipeline.assemble import Measured, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import halved
-from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.variants import Engine
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
+from edgeopt.progress import Progress
 from edgeopt.targets import target
 
 

@@ -51,8 +51,8 @@ from edgeopt.passes.select_quantizers import (
     select_quantizers,
 )
 from edgeopt.pipeline.graphs import feeds as image_feeds
-from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.standalone import network_feeds
+from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
 
 _WEIGHT, _BIAS = 1, 2

@@ -11,8 +11,8 @@ from typing import Any
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
 from edgeopt.errors import DataError
-from edgeopt.pipeline.progress import Progress
 from edgeopt.pipeline.workspace import Artifact, Make, Workspace
+from edgeopt.progress import Progress
 
 
 @dataclass(frozen=True)

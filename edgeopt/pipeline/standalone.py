@@ -21,8 +21,8 @@ from edgeopt.export.opset import raise_opset
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.repair import repair
 from edgeopt.passes.scheme import scheme
-from edgeopt.pipeline.progress import Progress
 from edgeopt.preprocess import preprocess
+from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
 from edgeopt.spec import Preprocessing, Struct
 from edgeopt.targets import CompileOptions, target

@@ -55,9 +55,10 @@ def _tensors(diagnosis: Diagnosis) -> list[tuple[str, InputFigures]]:
     worst = sorted(diagnosis.layers[:_SHOWN_LAYERS], key=lambda layer: not layer.finding)
     found: dict[str, tuple[str, InputFigures]] = {}
     for layer in worst:
-        for seen in layer.inputs:
+        for number, seen in enumerate(layer.inputs, start=1):
+            name = f"{layer.name} #{number}" if len(layer.inputs) > 1 else layer.name
             if seen.histogram:
-                found.setdefault(seen.tensor, (layer.name, seen))
+                found.setdefault(seen.tensor, (name, seen))
     return list(found.values())[:_SHOWN_TENSORS]
 
 

@@ -1,4 +1,4 @@
-"""What a build tells whoever watches it."""
+"""What something that takes long tells whoever watches it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives a build's stages in order; one stage at a time."""
+    """Receives stages (of a build, or a variant each) in order; one at a time."""
 
     def begin(self, stage: str) -> None:
         """A stage starts, or is found done."""
