@@ -1,7 +1,8 @@
 """TensorRT-RTX: engines for desktop GPUs, built ahead of time on any machine, with or without a GPU.
 
 NVIDIA's own parser and builder, so it shows whether they accept a graph. It says nothing about speed on a Jetson: it
-fuses INT8 differently from TensorRT (in its plans a separate kernel follows every INT8 convolution).
+fuses INT8 differently from TensorRT (in its plans a separate kernel follows every INT8 convolution). The same graph and
+options give the same bytes (see `runtime.trt.reproducible`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import logging
 from edgeopt.config import SchemeName
 from edgeopt.errors import MissingExtraError
 from edgeopt.runtime.session import Availability
-from edgeopt.runtime.trt.builder import build_engine
 from edgeopt.runtime.trt.library import load_library
+from edgeopt.runtime.trt.reproducible import build_reproducibly
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.targets import CompileOptions
 
@@ -40,7 +41,7 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
         ModelError: the bytes are no ONNX model.
         TargetError: TensorRT-RTX rejects the graph; the message has its reason.
     """
-    engine = build_engine(load_library("tensorrt_rtx"), onnx, trt_settings(options.engine).build)
+    engine = build_reproducibly("tensorrt_rtx", onnx, trt_settings(options.engine).build)
     _LOG.info(
         "TensorRT-RTX plan: %.1f MB from an ONNX file of %.1f MB, in %.1f s (a plan also holds kernels: its size is "
         "not the model's)",
