@@ -14,6 +14,7 @@ from edgeopt import benchmark
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
 from edgeopt.measure.interleave import Block
+from edgeopt.measure.jetson_stats import BoardReading, JetsonStats, open_jetson_stats
 from edgeopt.measure.nvml import open_nvml
 from edgeopt.measure.sensors import Conditions, Sensors, conditions
 from edgeopt.measure.validity import disturbed, problems, whole
@@ -127,6 +128,53 @@ class TestDiscreteGpu:
 
     def test_no_driver(self):
         assert open_nvml(nvml(driver=False)) is None
+
+
+class JtopError(Exception):
+    """As jtop raises it."""
+
+
+def jtop(*, service=True):
+    """jtop of jetson-stats 4.2 on an AGX Orin, as recorded structures; one engine is switched off."""
+
+    def start():
+        if not service:
+            raise JtopError("The jetson_stats.service is not active")
+
+    client = SimpleNamespace(
+        start=start,
+        gpu={"ga10b": {"type": "integrated", "status": {"load": 31.0}, "freq": {"cur": 930_750, "max": 1_300_500}}},
+        temperature={"gpu": {"temp": 51.5, "online": True}, "cv0": {"temp": -256, "online": False}, "tj": 53.0},
+        power={
+            "rail": {"VDD_GPU_SOC": {"volt": 19_000, "curr": 264, "power": 5016, "avg": 5000}},
+            "tot": {"volt": 19_000, "curr": 816, "power": 15_504, "avg": 15_500, "name": "VDD_IN"},
+        },
+        nvpmodel=SimpleNamespace(name="MODE 30W"),
+    )
+    return SimpleNamespace(JtopException=JtopError, jtop=lambda: client)
+
+
+class TestJetsonStats:
+    def test_tells_what_a_container_without_sysfs_does_not(self, tmp_path):
+        reading = Sensors(tmp_path, board=open_jetson_stats(jtop())).read()
+        assert reading.gpu_hz == 930_750_000
+        assert reading.temperatures_c == {"gpu": 51.5, "tj": 53.0}
+        assert reading.rails_w == {"VDD_GPU_SOC": 5.016, "VDD_IN": 15.504}
+        assert reading.power_mode == "MODE_30W"
+        assert conditions(reading, reading).power_w == 15.504  # the board's input, not the sum
+
+    def test_sysfs_is_newer(self, orin):
+        alone, both = Sensors(orin).read(), Sensors(orin, board=open_jetson_stats(jtop())).read()
+        assert both.gpu_hz == alone.gpu_hz == 612_000_000
+        assert both.rails_w == alone.rails_w
+        assert both.temperatures_c == alone.temperatures_c
+
+    def test_a_board_that_tells_nothing(self, tmp_path):
+        silent = SimpleNamespace(gpu={}, temperature=None, power={"tot": {"power": 1}}, nvpmodel=None)
+        assert JetsonStats(silent).read() == BoardReading()
+
+    def test_no_service(self):
+        assert open_jetson_stats(jtop(service=False)) is None
 
 
 class TestElsewhere:

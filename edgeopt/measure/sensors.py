@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeopt.measure.jetson_stats import BoardReading, JetsonStats, open_jetson_stats
 from edgeopt.measure.nvml import GpuReading, Nvml, open_nvml
 
 _HERE = Path("/")
@@ -72,11 +73,19 @@ class Sensors:
         root: folder that holds /proc, /sys, /etc and /var.
         pids: processes that are measured; their load is no disturbance.
         nvml: a discrete GPU's sensors. Default: those of this machine, where `root` is its own.
+        board: jetson-stats' sensors, asked for what sysfs does not tell. Default: likewise.
     """
 
-    def __init__(self, root: Path = _HERE, pids: Sequence[int | str] = ("self",), nvml: Nvml | None = None) -> None:
+    def __init__(
+        self,
+        root: Path = _HERE,
+        pids: Sequence[int | str] = ("self",),
+        nvml: Nvml | None = None,
+        board: JetsonStats | None = None,
+    ) -> None:
         sys = root / "sys"
         self._nvml = open_nvml() if nvml is None and root == _HERE else nvml
+        self._board = open_jetson_stats() if board is None and root == _HERE else board
         self._stat = root / "proc/stat"
         self._own = [root / f"proc/{pid}/stat" for pid in pids]
         self._cpu_khz = sorted(sys.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
@@ -91,7 +100,10 @@ class Sensors:
         """Read every sensor; takes a millisecond or few."""
         total, busy, steal = _cpu_ticks(_text(self._stat))
         gpu = GpuReading() if self._nvml is None else self._nvml.read()
-        temperatures = {name: value / 1000.0 for name, value in _numbers(self._zones).items()}
+        board = BoardReading() if self._board is None else self._board.read()
+        temperatures = {name: value / 1000.0 for name, value in _numbers(self._zones).items()} or board.temperatures_c
+        gpu_hz = next((hz for path in self._gpu_hz if (hz := _number(path)) is not None), gpu.clock_hz)
+        rails = self._rail_powers() or board.rails_w
         return Reading(
             at_s=time.perf_counter(),
             total_ticks=total,
@@ -99,13 +111,13 @@ class Sensors:
             steal_ticks=steal,
             own_ticks=sum(_process_ticks(_text(path)) for path in self._own),
             cpu_khz=tuple(khz for path in self._cpu_khz if (khz := _number(path)) is not None),
-            gpu_hz=next((hz for path in self._gpu_hz if (hz := _number(path)) is not None), gpu.clock_hz),
+            gpu_hz=board.gpu_hz if gpu_hz is None else gpu_hz,
             throttle_counts=_numbers(self._throttle),
             throttling=gpu.throttling,
             temperatures_c=temperatures if gpu.temperature_c is None else {**temperatures, "GPU": gpu.temperature_c},
-            rails_w=self._rail_powers() if gpu.power_w is None else {"GPU": gpu.power_w},
+            rails_w=rails if gpu.power_w is None else {"GPU": gpu.power_w},
             energy_uj=_numbers(self._rapl),
-            power_mode=self._power_mode(),
+            power_mode=self._power_mode() or board.power_mode,
         )
 
     def _rail_powers(self) -> dict[str, float]:
