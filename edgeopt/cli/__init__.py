@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import edgeopt
-from edgeopt.cli import device, diagnosing, machine, measuring, workstation
+from edgeopt.cli import compiling, device, diagnosing, machine, measuring, workstation
 from edgeopt.cli.boundary import Commands, configure_logging
 
 
@@ -17,6 +17,6 @@ def main(verbose: bool) -> None:  # noqa: FBT001 - a click flag
     configure_logging(verbose=verbose)
 
 
-_ROOMS = (workstation, diagnosing, device, measuring, machine)
+_ROOMS = (workstation, compiling, diagnosing, device, measuring, machine)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     main.add_command(_command)

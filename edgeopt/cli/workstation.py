@@ -176,17 +176,4 @@ def quantize(
         click.echo(f"quantized {out}")
 
 
-@click.command("compile")
-@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--target", required=True, type=click.Choice(["ort", "ov", "trt", "rtx"]))
-@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
-def compile_(model: Path, target: str, out: Path) -> None:
-    """Compile an ONNX graph (float or Q/DQ) for one target; precision is in the graph."""
-    from edgeopt.pipeline.standalone import compile_file
-
-    size = compile_file(model, target, out)
-    note = "; RTX plans hold kernels too, and say nothing about a Jetson" if target == "rtx" else ""
-    click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
-
-
-COMMANDS = (init, build, train, export, quantize, compile_)
+COMMANDS = (init, build, train, export, quantize)

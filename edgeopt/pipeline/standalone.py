@@ -1,4 +1,4 @@
-"""Quantize or compile one ONNX file, without a recipe."""
+"""Quantize one ONNX file, without a recipe."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
 from edgeopt.export.opset import raise_opset
 from edgeopt.passes.optimize import optimize
+from edgeopt.passes.placement import place
 from edgeopt.passes.repair import repair
 from edgeopt.passes.scheme import scheme
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
 from edgeopt.spec import Preprocessing, Struct
-from edgeopt.targets import CompileOptions, target
 
 Feeds = Iterator[tuple[str, dict[str, NDArray[Any]]]]
 
@@ -73,6 +73,7 @@ def quantize_file(
         _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")
     model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
+    place(model, scheme(quantize_config.scheme), quantize_config.exclude)  # what cannot be quantized is said first
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
@@ -114,19 +115,6 @@ def _refuse_evaluated(calibration: Path, evaluation: Path) -> None:
 
 def _pictures(folder: Path) -> Dataset:
     return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
-
-
-def compile_file(path: Path, target_name: str, out: Path) -> int:
-    """Compile an ONNX file for a target and write the engine; its size in bytes.
-
-    Raises:
-        TargetError: the target is not available here, or refuses the graph.
-        StorageError: `out` cannot be written.
-    """
-    engine = target(target_name).compile(path.read_bytes(), CompileOptions())
-    with storage_errors(out):
-        out.write_bytes(engine)
-    return len(engine)
 
 
 def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Feeds:

@@ -137,7 +137,8 @@ def _allow_types(library: Library, config: Any, network: Any, *, implicit: bool,
     quantized, half = _graph_types(library, network)
     if implicit and quantized:
         raise TargetError(
-            f"{library.title} runs no Q/DQ graph by implicit quantization (calibrator or DLA). Give it the FP32 model"
+            f"{library.title} runs no Q/DQ graph by implicit quantization (calibrator or DLA). Give it the FP32 graph: "
+            "edgeopt compile BUNDLE --target trt --implicit-int8 --calibration IMAGES, for DLA with --dla-core"
         )
     if calibrator is not None:
         config.int8_calibrator = calibrator

@@ -1,0 +1,107 @@
+"""The command that makes engines of graphs, on a workstation or on the device itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgeopt.config import TargetName
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="MODEL|BUNDLE")
+@click.option("--target", required=True, type=click.Choice(["ort", "ov", "trt", "rtx"]))
+@click.option(
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The engine's file; of a bundle none."
+)
+@click.option(
+    "--batch", type=click.IntRange(1), help="Batch sizes 1 to this (rtx); the one batch size (--implicit-int8)."
+)
+@click.option(
+    "--implicit-int8",
+    is_flag=True,
+    help="On the device, with --target trt: let TensorRT 8.5 to 10.x calibrate INT8 by itself. DLA cores need it.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, path_type=Path),
+    help="For --implicit-int8: a folder of images (of a bundle), or an .npz of batches (of an ONNX file).",
+)
+@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many of the folder.")
+@click.option(
+    "--dla-core", type=click.IntRange(0), help="For --implicit-int8: run on this DLA core, the rest on the GPU."
+)
+def compile_(
+    model: Path,
+    target: TargetName,
+    out: Path | None,
+    batch: int | None,
+    implicit_int8: bool,  # noqa: FBT001 - a click flag
+    calibration: Path | None,
+    images: int,
+    dla_core: int | None,
+) -> None:
+    """Compile an ONNX graph (float or Q/DQ) for one target; precision is in the graph.
+
+    The one exception is --implicit-int8 on a Jetson: TensorRT quantizes the float graph itself, with calibration
+    images. Given a bundle, the engine joins it as a variant of its own.
+    """
+    if implicit_int8:
+        _implicit(model, target, out, batch or 1, calibration, images, dla_core)
+        return
+    if calibration is not None or dla_core is not None:
+        raise click.UsageError(
+            "--calibration and --dla-core go with --implicit-int8. Those of a bundle are built at first load: a "
+            "recipe's [compile.tensorrt] build.dla_core says where they run"
+        )
+    if model.is_dir() or out is None:
+        raise click.UsageError("give an ONNX file and --out: a bundle's engines are compiled already")
+    if batch is not None and target != "rtx":
+        raise click.UsageError(
+            "--batch goes with --target rtx; elsewhere a recipe's [compile.tensorrt] build.batch does"
+        )
+    _plain(model, target, out, batch)
+
+
+def _plain(model: Path, target: TargetName, out: Path, batch: int | None) -> None:
+    from edgeopt.bundle import EngineSettings
+    from edgeopt.targets.files import compile_file
+
+    settings = EngineSettings(tensorrt={"build": {"batch": {"max": batch}}} if batch else {})
+    size = compile_file(model, target, out, settings)
+    note = "; RTX plans hold kernels too, and say nothing about a Jetson" if target == "rtx" else ""
+    click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
+
+
+def _implicit(
+    model: Path,
+    target: str,
+    out: Path | None,
+    batch: int,
+    calibration: Path | None,
+    images: int,
+    dla_core: int | None,
+) -> None:
+    from edgeopt.bundle import Bundle
+    from edgeopt.targets.implicit import add_implicit_variant, compile_arrays
+
+    if target != "trt" or calibration is None:
+        raise click.UsageError("--implicit-int8 needs --target trt and --calibration")
+    if model.is_dir():
+        if out is not None or not calibration.is_dir():
+            raise click.UsageError("a bundle takes --calibration FOLDER, and no --out: the engine joins the bundle")
+        _, variant = add_implicit_variant(Bundle.open(model), calibration, count=images, batch=batch, dla_core=dla_core)
+        click.echo(f"variant {variant.name} joined {model}: {variant.verdict}")
+        return
+    if out is None or calibration.suffix != ".npz":
+        raise click.UsageError(
+            "an ONNX file takes --calibration FILE.npz and --out; images need a bundle, which says how"
+        )
+    size = compile_arrays(model, calibration, out, dla_core=dla_core)
+    click.echo(f"engine {out} ({size / 1e6:.2f} MB). Its accuracy has to be measured on this device")
+
+
+COMMANDS = (compile_,)

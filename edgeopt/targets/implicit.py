@@ -1,0 +1,157 @@
+"""Implicit INT8 on the device that will run it: TensorRT's own calibrator on a bundle's float graph and images.
+
+DLA cores take INT8 in no other way up to TensorRT 10.7. Everywhere else the bundle's own INT8 variant is the better
+one: its ranges and repairs were verified before they reached the device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edgeopt.bundle import Bundle, EngineSettings, Variant, unpack, write_bundle
+from edgeopt.config import DataSource
+from edgeopt.dataset import Dataset, load
+from edgeopt.errors import BundleError, DataError, storage_errors
+from edgeopt.preprocess import preprocess
+from edgeopt.runtime.session import Array
+from edgeopt.runtime.trt.calibrator import Batch
+from edgeopt.spec import ModelSpec, replace
+from edgeopt.targets import CompileOptions
+from edgeopt.targets.trt import compile_implicit
+
+NOT_MEASURED = (
+    "its accuracy was not measured: TensorRT chose its ranges on the device. Measure it with: edgeopt evaluate"
+)
+
+
+def add_implicit_variant(
+    bundle: Bundle, images: Path, *, count: int = 200, batch: int = 1, dla_core: int | None = None
+) -> tuple[Bundle, Variant]:
+    """Build an INT8 engine of a bundle's float graph on this machine, and put it into the bundle.
+
+    No device chooses the new variant by itself before its accuracy is accepted; name it to run it.
+
+    Args:
+        bundle: an opened bundle; the folder is replaced in one step.
+        images: a folder of calibration images, prepared as the bundle's specification says.
+        count: at most so many of them.
+        batch: of the calibration and of the engine, which is fixed.
+        dla_core: the core to run on, with the GPU for what it cannot do; None: the GPU alone.
+
+    Returns:
+        The bundle with the variant, and the variant.
+
+    Raises:
+        BundleError: the bundle has no float ONNX graph.
+        DataError: fewer images than a batch.
+        MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
+        StorageError: the disk refused.
+    """
+    source = _float_variant(bundle)
+    spec = bundle.spec(source.name)
+    dataset = load(DataSource(format="images", path=str(images.resolve())), Path.cwd())
+    dataset = dataset.subset(range(min(count, len(dataset))))
+    settings = _settings(source.engine.tensorrt, batch, dla_core)
+    plan = compile_implicit(
+        bundle.file(source.name).read_bytes(),
+        image_batches(dataset, spec, batch),
+        _fingerprint(dataset.fingerprint(), msgspec.json.encode(spec.preprocessing), batch),
+        CompileOptions(engine=settings),
+    )
+    name = "trt-int8-implicit" if dla_core is None else f"trt-int8-dla{dla_core}"
+    variant = Variant(
+        name=name,
+        target="trt",
+        precision="int8",
+        file=f"variants/{name}/engine.plan",
+        spec=source.spec,
+        engine=settings,
+        accepted=False,
+        verdict=f"{NOT_MEASURED} {bundle.path} --variant {name}",
+        settings={"calibrated by": "TensorRT's entropy calibrator", "images": len(dataset), "of": source.name},
+    )
+    return _with_variant(bundle, variant, plan), variant
+
+
+def compile_arrays(path: Path, arrays: Path, out: Path, *, dla_core: int | None = None) -> int:
+    """Build an INT8 plan of a float ONNX file, calibrated on network inputs; its size in bytes.
+
+    Args:
+        path: the ONNX file, without Q/DQ.
+        arrays: an ``.npz`` of network inputs by name, each (batches, N, ...): a batch a row.
+        out: the file to write.
+        dla_core: as in `add_implicit_variant`.
+
+    Raises:
+        DataError: arrays of different lengths or without a batch dimension.
+        BundleError: `arrays` is no ``.npz`` of plain arrays.
+        MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
+        StorageError: `out` cannot be written.
+    """
+    content = arrays.read_bytes()
+    inputs = unpack(content, origin=str(arrays))
+    counts = {array.shape[:2] if array.ndim > 1 else (0, 0) for array in inputs.values()}
+    if len(counts) != 1 or 0 in next(iter(counts)):
+        raise DataError(f"{arrays}: every array must be (batches, batch size, ...); theirs begin with {sorted(counts)}")
+    batches, batch = counts.pop()
+    rows: list[Batch] = [{name: array[row] for name, array in inputs.items()} for row in range(batches)]
+    plan = compile_implicit(
+        path.read_bytes(),
+        rows,
+        _fingerprint(hashlib.sha256(content).hexdigest(), b"", batch),
+        CompileOptions(engine=_settings({}, batch, dla_core)),
+    )
+    with storage_errors(out):
+        out.write_bytes(plan)
+    return len(plan)
+
+
+def image_batches(dataset: Dataset, spec: ModelSpec, batch: int) -> Iterator[Batch]:
+    """Network inputs of `batch` images each; what is left over in the end is not used.
+
+    Raises:
+        DataError: fewer images than one batch.
+    """
+    if len(dataset) < batch:
+        raise DataError(f"{len(dataset)} calibration images do not make one batch of {batch}. Give more, or --batch 1")
+    for first in range(0, len(dataset) - batch + 1, batch):
+        yield {spec.input.name: _stacked(dataset, spec, range(first, first + batch))}
+
+
+def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Array:
+    tensors = [preprocess(dataset.image(row), spec.preprocessing)[0] for row in rows]
+    return np.stack(tensors).astype(spec.input.dtype, copy=False)
+
+
+def _settings(given: Mapping[str, Any], batch: int, dla_core: int | None) -> EngineSettings:
+    """The float variant's settings with the batch and the core of this build."""
+    build = {key: value for key, value in given.get("build", {}).items() if key not in ("batch", "dla_core")}
+    if dla_core is not None:
+        build["dla_core"] = dla_core
+    return EngineSettings(batch=batch, tensorrt={**given, "build": build})
+
+
+def _fingerprint(*parts: object) -> str:
+    """Of everything but model and TensorRT that a file of ranges depends on."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _float_variant(bundle: Bundle) -> Variant:
+    """The FP32 variant whose file is a graph, TensorRT's own before those of other targets."""
+    graphs = [one for one in bundle.manifest.variants if one.precision == "fp32" and one.file.endswith(".onnx")]
+    if not graphs:
+        raise BundleError(f"{bundle.path} has no FP32 variant with an ONNX graph to calibrate. Build it with one")
+    return min(graphs, key=lambda one: one.target != "trt")
+
+
+def _with_variant(bundle: Bundle, variant: Variant, plan: bytes) -> Bundle:
+    others = tuple(one for one in bundle.manifest.variants if one.name != variant.name)
+    files: dict[str, bytes | Path] = {name: bundle.path / name for name in bundle.manifest.files}
+    manifest = replace(bundle.manifest, variants=(*others, variant))
+    return write_bundle(bundle.path, manifest, {**files, variant.file: plan})
