@@ -49,6 +49,9 @@ class World:
     uncapturable: bool = False
     corrupt_plan: bool = False
     validity: tuple[str, int] = ("VALID", 0)
+    refuses_kernels: bool = False
+    compiled: int = 0
+    """Kernels that a context had to compile, because no cache held them."""
     compute: Callable[[np.ndarray], np.ndarray] = field(
         default=lambda image: (image.mean(axis=(2, 3)) / 255 * 8).astype(np.float32)
     )
@@ -66,7 +69,7 @@ class World:
 
 def fake_tensorrt(release: str, world: World) -> Any:
     """The module of a recorded release (or of 8.5.2, derived from 8.6.1)."""
-    classes, functions = _names(release)
+    classes, functions = names_of(release)
     flavour, version = release.split("-", 1)
     module = SimpleNamespace(__name__=flavour, __version__=version)
     for name in functions:
@@ -80,7 +83,7 @@ def fake_tensorrt(release: str, world: World) -> Any:
     return module
 
 
-def _names(release: str) -> tuple[dict[str, list[str]], list[str]]:
+def names_of(release: str) -> tuple[dict[str, list[str]], list[str]]:
     recorded = json.loads((RECORDINGS / f"{'tensorrt-8.6.1' if release == JETPACK_5 else release}.json").read_text())
     classes = recorded["classes"]
     if release == JETPACK_5:
@@ -388,7 +391,15 @@ class _Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> Any:
         return self._profiles[profile][name]
 
-    def create_execution_context(self) -> Any:
+    def create_runtime_config(self) -> Any:
+        return self._module.IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: Any = None) -> Any:
+        cache = vars(runtime_config).get("_cache") if runtime_config is not None else None
+        if cache is None or not cache._kernels:
+            self._world.compiled += 1
+        if cache is not None:
+            cache._kernels = b"kernels"
         context = self._module.IExecutionContext()
         context._engine, context._logger = self, self._logger
         context._shapes, context._addresses = {}, {}
@@ -396,6 +407,28 @@ class _Engine:
 
     def create_engine_inspector(self) -> Any:
         return self._module.EngineInspector()
+
+
+class _RuntimeConfig:
+    def create_runtime_cache(self) -> Any:
+        return self._module.IRuntimeCache()
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self._cache = cache
+        return True
+
+
+class _RuntimeCache:
+    _kernels = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        if self._world.refuses_kernels:
+            return False
+        self._kernels = blob
+        return True
+
+    def serialize(self) -> bytes:
+        return self._kernels
 
 
 class _Inspector:
@@ -453,6 +486,8 @@ BEHAVIOUR: dict[str, type] = {
     "Runtime": _Runtime,
     "ICudaEngine": _Engine,
     "IExecutionContext": _Context,
+    "IRuntimeConfig": _RuntimeConfig,
+    "IRuntimeCache": _RuntimeCache,
     "EngineInspector": _Inspector,
 }
 SUBCLASSED = ("ILogger", "IProgressMonitor", "IInt8EntropyCalibrator2")

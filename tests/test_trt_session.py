@@ -25,6 +25,7 @@ from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
+from edgeopt.spec import replace
 from edgeopt.targets import CompileOptions
 from edgeopt.targets import trt as trt_target
 
@@ -305,6 +306,48 @@ def test_only_plans_that_were_built_here_may_run_their_own_code(board, tmp_path,
     (tmp_path / "x.plan").write_bytes(plan())
     with trt.open_engine(tmp_path / "x.plan", "trt", given, reuse_outputs=False) as opened:
         assert "_engine_host_code_allowed" not in opened._loaded.runtime.__dict__
+
+
+def open_plan(board, folder):
+    (folder / "x.plan").write_bytes(plan())
+    settings = EngineSettings(tensorrt={"run": {"memory": "copied"}})
+    return trt.open_engine(folder / "x.plan", "rtx", settings, reuse_outputs=False)
+
+
+def test_rtx_compiles_its_kernels_once_and_tensorrt_has_none_to_compile(board, tmp_path, monkeypatch):
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, RTX))
+    for _ in range(3):
+        with open_plan(board, tmp_path) as opened:
+            opened.run({"image": images(1)})
+    assert board.world.compiled == 1
+    (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+    assert kept.read_bytes() == b"kernels"
+    board.here = replace(board.here, driver="600.1")
+    with open_plan(board, tmp_path):
+        assert board.world.compiled == 2, "another driver compiles anew"
+
+
+def test_kernels_that_rtx_does_not_take_are_compiled_again(board, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, RTX))
+    open_plan(board, tmp_path)._close()
+    board.world.refuses_kernels = True
+    with caplog.at_level(logging.WARNING), open_plan(board, tmp_path):
+        assert board.world.compiled == 2
+    assert "compiled again" in caplog.text
+
+
+def test_a_disk_that_refuses_kernels_does_not_stop_a_session(board, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, RTX))
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING), open_plan(board, tmp_path) as opened:
+        opened.run({"image": images(1)})
+    assert "not kept" in caplog.text
+
+
+def test_full_tensorrt_is_opened_without_a_cache_of_kernels(board, tmp_path):
+    with open_plan(board, tmp_path):
+        pass
+    assert not (tmp_path / "cache" / "kernels").exists()
 
 
 def test_implicit_int8_for_dla(board, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -68,6 +69,7 @@ def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outp
             cuda_graph=chosen.run.cuda_graph,
             reuse_outputs=reuse_outputs,
             embedded_runtime=built_here and chosen.build.version_compatible,
+            kernels=_kernels_path(library, plan, here, chosen.run.device),
         )
 
     return open_with(_memory(chosen.run, here, open_with))
@@ -87,6 +89,13 @@ def _plan(path: Path, library: Library, chosen: TrtSettings, here: Machine) -> b
         ).plan
     finally:
         cuda.close()
+
+
+def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> Path:
+    """Where the kernels that this engine compiles at first use are kept."""
+    gpu = here.gpus[device] if device < len(here.gpus) else None
+    parts = [hashlib.sha256(plan).hexdigest(), library.title, str(gpu), str(here.driver), str(here.cuda)]
+    return cache_folder() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.cache"
 
 
 def _memory(run: RunOptions, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:

@@ -40,6 +40,8 @@ class Capabilities(Struct):
     """Targets that a build can be told to serve without being there (``SM86``): RTX only."""
     engine_validity: bool
     """A plan's header can be asked whether it will load here: RTX only."""
+    runtime_cache: bool
+    """Kernels that are compiled at first use can be kept: RTX only."""
     dla: bool
     """The library knows DLA cores at all; whether there are any, only a builder can say."""
     dla_parser_flag: bool
@@ -69,6 +71,8 @@ def capabilities(module: Any) -> Capabilities:
         progress_monitor=_has(module, "IProgressMonitor") and _has(module, "IBuilderConfig.progress_monitor"),
         compute_capabilities=_members(module, "ComputeCapability", leave_out={"NONE", "CURRENT"}),
         engine_validity=_has(module, "Runtime.get_engine_validity"),
+        runtime_cache=_has(module, "IRuntimeConfig.create_runtime_cache")
+        and _has(module, "ICudaEngine.create_runtime_config"),
         dla=not rtx and _has(module, "Builder.num_DLA_cores"),
         dla_parser_flag=not rtx and _has(module, "OnnxParserFlag.ADJUST_FOR_DLA"),
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import TargetError
+from edgeopt.runtime.trt.kernels import Kernels
 from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
 from edgeopt.spec import TensorSpec
 
@@ -31,19 +33,25 @@ class LoadedEngine:
     runtime: Any
     engine: Any
     context: Any
+    kernels: Kernels | None = None
 
     def release(self) -> None:
-        """Drop the objects, dependents first: pybind frees each with its last reference."""
-        self.context = self.engine = self.runtime = None
+        """Keep compiled kernels; drop the objects, dependents first: pybind frees each with its last reference."""
+        if self.kernels is not None:
+            self.kernels.keep()
+        self.context = self.kernels = self.engine = self.runtime = None
 
 
-def load_plan(library: Library, plan: bytes, *, embedded_runtime: bool = False) -> LoadedEngine:
+def load_plan(
+    library: Library, plan: bytes, *, embedded_runtime: bool = False, kernels: Path | None = None
+) -> LoadedEngine:
     """Deserialize `plan`. A CUDA device must be current: without a driver TensorRT hands out objects that crash.
 
     Args:
         library: the TensorRT to use.
         plan: the engine.
         embedded_runtime: run the code that a version-compatible plan carries; only for plans that were built here.
+        kernels: where the kernels are kept that RTX compiles at first use; others have them in the plan.
 
     Raises:
         TargetError: the plan is of another TensorRT, GPU or driver, or is no plan.
@@ -63,10 +71,11 @@ def load_plan(library: Library, plan: bytes, *, embedded_runtime: bool = False) 
             f"{library.title} cannot load this engine: {messages.cause()}. A plan runs on the TensorRT version and the "
             "GPU model it was built with; build it again on this machine from the bundle's ONNX"
         )
-    context = engine.create_execution_context()
+    kept = Kernels(engine, kernels) if kernels is not None and library.capabilities.runtime_cache else None
+    context = engine.create_execution_context() if kept is None else kept.create_context()
     if context is None:
         raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")
-    return LoadedEngine(library, messages, log, runtime, engine, context)
+    return LoadedEngine(library, messages, log, runtime, engine, context, kept)
 
 
 def _check_validity(library: Library, runtime: Any, plan: bytes, messages: Messages) -> None:

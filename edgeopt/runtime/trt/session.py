@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -50,8 +51,9 @@ class TrtSession:
         cuda_graph: bool = True,
         reuse_outputs: bool = False,
         embedded_runtime: bool = False,
+        kernels: Path | None = None,
     ) -> None:
-        """Load `plan`; the session closes `cuda` at its end. See `load_plan` for `embedded_runtime`.
+        """Load `plan`; the session closes `cuda` at its end. See `load_plan` for `embedded_runtime` and `kernels`.
 
         Raises:
             TargetError: the plan cannot run here.
@@ -70,14 +72,15 @@ class TrtSession:
         self._resources = ExitStack()
         try:
             with cuda.current():
-                self._set_up(library, plan, embedded_runtime=embedded_runtime)
+                loaded = load_plan(library, plan, embedded_runtime=embedded_runtime, kernels=kernels)
+                self._set_up(loaded)
         except BaseException:
             self._close()
             raise
 
-    def _set_up(self, library: Library, plan: bytes, *, embedded_runtime: bool) -> None:
+    def _set_up(self, loaded: LoadedEngine) -> None:
         self._memory = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
-        self._loaded: LoadedEngine = load_plan(library, plan, embedded_runtime=embedded_runtime)
+        self._loaded = loaded
         self._resources.callback(self._loaded.release)
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
