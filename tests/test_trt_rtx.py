@@ -17,8 +17,9 @@ import pytest
 import tiny
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.errors import ModelError, TargetError
+from edgeopt.errors import ModelError, StorageError, TargetError
 from edgeopt.lint import lint
+from edgeopt.runtime.trt import open_engine
 from edgeopt.runtime.trt.builder import build_engine
 from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
@@ -161,9 +162,14 @@ def test_a_real_build_can_be_cancelled(library):
 
 
 def text(
-    body: str, inputs: str = "float[1, 4, 8, 8] x", outputs: str = "float[1, 4, 8, 8] y", opset: int = 17
+    body: str,
+    inputs: str = "float[1, 4, 8, 8] x",
+    outputs: str = "float[1, 4, 8, 8] y",
+    opset: int = 17,
+    initializers: str = "",
 ) -> bytes:
-    graph = f'<ir_version: 8, opset_import: ["" : {opset}, "com.example" : 1]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    header = f'<ir_version: 8, opset_import: ["" : {opset}, "com.example" : 1]>'
+    graph = f"{header} g ({inputs}) => ({outputs}) {initializers} {{ {body} }}"
     return ir.to_proto(ir.from_onnx_text(graph)).SerializeToString()
 
 
@@ -209,6 +215,39 @@ REJECTED = {
         ),
         "without NonMaxSuppression|without it",
     ),
+    "int16 zero point": (
+        text(
+            """
+            scale = Constant <value = float {0.1}> ()
+            zero = Constant <value = int16 {0}> ()
+            q = QuantizeLinear(x, scale, zero)
+            y = DequantizeLinear(q, scale, zero)
+            """,
+            opset=21,
+        ),
+        "quantize with --scheme tensorrt",
+    ),
+    "int16 initializer": (
+        text(
+            "q = QuantizeLinear(x, scale, zero) \n y = DequantizeLinear(q, scale, zero)",
+            opset=21,
+            initializers="<float scale = {0.1}, int16 zero = {0}>",
+        ),
+        "quantize with --scheme tensorrt",
+    ),
+    "NonMaxSuppression plugin": (
+        text("y = EfficientNMS_TRT(x, x)", "float[1, 20, 4] x", "int32[1, 1] y"),
+        "without it",
+    ),
+    "RoiAlign": (
+        text(
+            "y = RoiAlign <output_height = 2, output_width = 2> (x, rois, batch)",
+            "float[1, 4, 8, 8] x, float[3, 4] rois, int64[3] batch",
+            "float[3, 4, 2, 2] y",
+        ),
+        "RoiAlign.*leave it out of the graph",
+    ),
+    "a tensor that nothing makes": (text("y = Add(x, nowhere)"), "nothing makes.*export the model again"),
     "unknown operator": (text("y = com.example.Wonder(x)"), "Wonder.*no such operator"),
     "mixed types": (
         text("h = Cast <to = 10> (x)\n y = Add(x, h)"),
@@ -216,7 +255,7 @@ REJECTED = {
     ),
     "mismatched MatMul": (
         text("y = MatMul(x, w)", "float[1, 4, 8, 8] x, float[1, 4, 7, 8] w"),
-        "MatMul|y",
+        r"MatMul.*rejects|rejects.*MatMul",
     ),
     "string tensor": (text("y = Identity(s)", "string[1] s", "string[1] y"), "rejects the model"),
     "dynamic height and width": (text("y = Relu(x)", "float[N, 4, H, W] x", "float[N, 4, H, W] y"), "fixed height"),
@@ -256,6 +295,51 @@ def test_external_weights_that_are_missing(library, tmp_path):
     (tmp_path / "weights.bin").unlink()
     with pytest.raises(TargetError, match="has to lie beside the model"):
         build_engine(library, content, origin=path)
+
+
+@pytest.mark.parametrize(("field", "words"), [("ir_version", "IR version 99"), ("opset", "opset 99")])
+def test_versions_that_tensorrt_takes_without_a_word(library, field, words):
+    model = onnx.load_from_string((tiny.DATA / "tiny_classifier.onnx").read_bytes())
+    if field == "ir_version":
+        model.ir_version = 99
+    else:
+        model.opset_import[0].version = 99
+    with pytest.raises(ModelError, match=words):
+        build_engine(library, model.SerializeToString())
+
+
+OPTIONS = {
+    "a GPU that RTX does not know": (
+        EngineOptions(compute_capabilities=("SM87",)),
+        "cannot build for SM87; it can for",
+    ),
+    "the GPU of this machine": (EngineOptions(compute_capabilities=("CURRENT",)), "cannot build for CURRENT"),
+    "a DLA core": (EngineOptions(dla_core=0), "DLA core 0: there is none"),
+    "version-compatible plans": (EngineOptions(version_compatible=True), "does not offer version-compatible"),
+    "Ampere and later": (EngineOptions(hardware_compatibility="ampere_plus"), "does not offer hardware compatibility"),
+    "a batch that the graph does not take": (EngineOptions(batch=BatchRange(max=8)), "batch is fixed at 1"),
+}
+
+
+@pytest.mark.parametrize("what", OPTIONS)
+def test_options_that_tensorrt_ignores_or_fails_at_are_refused_by_name(library, what):
+    options, words = OPTIONS[what]
+    with pytest.raises(TargetError, match=words):
+        build_engine(library, text("y = Relu(x)"), options)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(StorageError, match=r"gone\.onnx"):
+        open_engine(tmp_path / "gone.onnx", "rtx", EngineSettings(), reuse_outputs=False)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [("double[1, 4, 8, 8] x", "double[1, 4, 8, 8] y"), ("float[1, 0, 8, 8] x", "float[1, 0, 8, 8] y")],
+    ids=["DOUBLE", "no elements"],
+)
+def test_what_looks_wrong_and_builds(library, inputs, outputs):
+    assert build_engine(library, text("y = Relu(x)", inputs, outputs)).plan
 
 
 @pytest.mark.parametrize("content", [b"", b"not onnx at all\n" * 10])

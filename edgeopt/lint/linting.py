@@ -20,6 +20,7 @@ from edgeopt.spec import replace
 _TENSORRT = ("trt", "rtx")
 _GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "empty-graph": rejected.empty_graph,
+    "dangling-input": rejected.dangling_inputs,
     "opset": rejected.versions,
     "custom-operator": rejected.custom_operators,
     "tensor-type": rejected.tensor_types,

@@ -24,6 +24,17 @@ def empty_graph(linted: Linted) -> Iterator[Finding]:
         yield finding("empty-graph", "error", None, "the graph has no nodes or no outputs", "export the model again")
 
 
+def dangling_inputs(linted: Linted) -> Iterator[Finding]:
+    """A node that reads what nothing makes."""
+    given_in = set(linted.model.graph.inputs)
+    for node in linted.nodes:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.is_initializer() or value in given_in:
+                continue
+            reason = f"reads '{value.name}', which no node makes and no input is"
+            yield finding("dangling-input", "error", node, reason, "export the model again")
+
+
 def versions(linted: Linted) -> Iterator[Finding]:
     """Unknown versions are accepted silently by TensorRT and read with the newest meaning it knows."""
     if linted.opset > _NEWEST_OPSET or (linted.model.ir_version or 0) > _NEWEST_IR:

@@ -13,16 +13,24 @@ _FIXES = (
     ("has type Int32 but must have type", "keep the bias in float: quantize with --scheme tensorrt"),
     ("Non-zero zero point", "TensorRT quantizes symmetrically: quantize with --scheme tensorrt"),
     ("UINT8", "TensorRT quantizes to signed int8: quantize with --scheme tensorrt"),
+    ("was not registered", "a node reads a tensor that nothing makes: the file is damaged, export the model again"),
     ("has no runners", "export the detector without NonMaxSuppression: edgeopt decodes boxes on the host"),
     ("NonMaxSuppression", "export the detector without it: edgeopt decodes boxes on the host"),
+    ("NMS_TRT", "export the detector without it: edgeopt decodes boxes on the host"),
     ("lugin", "TensorRT has no such operator: express it in standard ONNX operators, or leave it out of the graph"),
     ("must have same input types", "a strongly typed network converts nothing by itself: insert a Cast"),
     ("workspace limit", "give the build more scratch memory (workspace_bytes)"),
     ("OutOfMemory", "give the build more scratch memory (workspace_bytes), or close other programs"),
     ("Failed to open file", "the weights are in a second file, which has to lie beside the model"),
+    ("(Constant): Invalid Node", "it has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
+    ("nitializer", "a constant has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
     ("FP32 GEMM is not supported", "that GPU runs FP16 only in TensorRT-RTX: leave SM75 out or build from FP16"),
 )
 """(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""
+
+
+_NOISE = "catchCudaError"
+"""In a line that follows every real error on a machine without a driver."""
 
 
 def fix_for(message: str) -> str:
@@ -73,6 +81,7 @@ def _reasons(parser: Any, messages: Messages) -> str:
 
 def _reason(error: Any) -> str:
     code = str(error.code()).rsplit(".", 1)[-1]
+    text = " ".join(line for line in str(error.desc()).splitlines() if _NOISE not in line)
     if not hasattr(error, "node_name"):  # TensorRT 8: only the position in the graph
-        return f"{code} at node {error.node()}: {error.desc()}"
-    return f"{code} at node '{error.node_name()}' ({error.node_operator()}): {error.desc()}"
+        return f"{code} at node {error.node()}: {text}"
+    return f"{code} at node '{error.node_name()}' ({error.node_operator()}): {text}"
