@@ -1,6 +1,6 @@
 """The end of verify_on_jetson.sh: what each step gave, in one JSON file. Standard library only.
 
-usage: collect.py STEPS BUNDLE OUT
+usage: collect.py STEPS BUNDLE CACHE OUT
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ LOG_LINES = 40
 SCHEMA_VERSION = 1
 
 
-def collect(steps: Path, bundle: Path) -> dict[str, Any]:
+def collect(steps: Path, bundle: Path, cache: Path) -> dict[str, Any]:
     """Everything that was measured, with the bundle that it was measured on.
 
     Args:
         steps: a folder with one folder a step, each with ``command``, ``status``, ``output`` and ``log``.
         bundle: the bundle's folder.
+        cache: edgeopt's cache, with a record of every engine that was built on this board.
     """
     folders = sorted((folder for folder in steps.iterdir() if folder.is_dir()), key=_start)
     results = {folder.name: _step(folder) for folder in folders}
@@ -30,6 +31,7 @@ def collect(steps: Path, bundle: Path) -> dict[str, Any]:
         "bundle": {"name": bundle.name, "manifest_sha256": _sha256(bundle / "manifest.json")},
         "ok": all(result["exit_status"] == 0 for result in results.values()),
         "steps": results,
+        "engines": [json.loads(record.read_text()) for record in sorted(cache.glob("engines/*.json"))],
     }
 
 
@@ -61,9 +63,9 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def main(steps: str, bundle: str, out: str) -> int:
+def main(steps: str, bundle: str, cache: str, out: str) -> int:
     """Write the file; 0 if every step succeeded."""
-    collected = collect(Path(steps), Path(bundle))
+    collected = collect(Path(steps), Path(bundle), Path(cache))
     temporary = Path(f"{out}.tmp")
     temporary.write_text(json.dumps(collected, indent=1) + "\n")
     os.replace(temporary, out)  # noqa: PTH105 (the same on every Python)

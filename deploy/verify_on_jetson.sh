@@ -32,6 +32,7 @@ done
 [ -f "$bundle/manifest.json" ] || { printf 'error: %s is no bundle: it has no manifest.json\n' "$bundle" >&2; exit 1; }
 command -v edgeopt >/dev/null || { echo "error: edgeopt is not installed: run first_run.sh" >&2; exit 1; }
 out=${out:-verify-$(hostname)-$(date +%Y%m%d-%H%M%S).json}
+cache=${EDGEOPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt}
 steps=$(mktemp -d)
 trap 'rm -rf "$steps"' EXIT
 
@@ -57,6 +58,7 @@ if command -v nvpmodel >/dev/null; then
 fi
 step doctor edgeopt doctor --json
 step inspect edgeopt inspect "$bundle" --json
+# Engines are built here, at first load; the bundle's golden outputs are compared with theirs.
 step verify edgeopt verify "$bundle" --json
 if [ -n "$data" ]; then
   step evaluate edgeopt evaluate "$bundle" --data "$data" --json
@@ -64,6 +66,6 @@ fi
 step benchmark edgeopt benchmark "$bundle" ${data:+--data "$data"} ${quick:+"$quick"} --allow-invalid --json
 
 status=0
-"$(command -v python3)" "$here/collect.py" "$steps" "$bundle" "$out" || status=$?
+"$(command -v python3)" "$here/collect.py" "$steps" "$bundle" "$cache" "$out" || status=$?
 echo "wrote $out"
 exit "$status"

