@@ -1,8 +1,9 @@
 """Optimize: the same function in fewer nodes, with constants as initializers and a shape on every tensor.
 
 Most of the work is onnxscript's: constant folding, BatchNorm and affine nodes into the convolution before them,
-removal of Identity and inference-mode Dropout, common subexpressions, duplicate initializers. What is added here is
-what the later stages rely on: the caller's model stays as it was, interface names stay, nodes have unique names.
+removal of Identity and inference-mode Dropout, common subexpressions, duplicate initializers. Two patterns of detectors
+are rewritten by passes of our own (`fold_focus`, `lift_transpose`). What is added here is what the later stages rely
+on: the caller's model stays as it was, interface names stay, nodes have unique names.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from onnxscript import optimizer, rewriter
 from onnxscript.rewriter.rules.common import affine_conv_fusion_rule, conv_affine_fusion_rule
 
 from edgeopt.errors import ModelError
+from edgeopt.passes.fold_focus import fold_focus
+from edgeopt.passes.lift_transpose import lift_transposes
 
 _AFFINE_RULES = [conv_affine_fusion_rule, affine_conv_fusion_rule]
 """Mul and Add by constants into the Conv that they follow; into the one they precede only where it has no padding."""
@@ -39,6 +42,9 @@ def optimize(model: ir.Model) -> ir.Model:
         result = model.clone()
         optimizer.optimize(result)
         rewriter.rewrite(result, pattern_rewrite_rules=_AFFINE_RULES)
+        common.ShapeInferencePass()(result)
+        fold_focus(result)
+        lift_transposes(result)
         optimizer.optimize(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
