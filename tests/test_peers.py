@@ -85,14 +85,14 @@ def test_a_peer_quantizes_once_and_one_that_fails_gets_a_row_with_its_reason(tmp
     for _ in range(2):
         watch = Watch()
         job = open_job(config, root, Workspace(tmp_path / "work"), watch)
-        found, spec = candidates(job, [peer], tmp_path / "out")
+        found = candidates(job, [peer], tmp_path / "out")
         stages.append(watch)
     assert [each.name for each in found] == ["FP32", "edgeopt", "works", "fails"]
     assert found[2].graph is not None
     assert found[2].graph.read_bytes() == found[0].graph.read_bytes()
     assert found[2].seconds == 2.5
     assert "could not convert" in found[3].reason
-    assert spec.task == "classification"
+    assert found[2].spec.task == "classification"
     assert "peer-fake" in stages[0].made
     assert "peer-fake" in stages[1].reused
     assert "quantize" in stages[1].reused

@@ -1,4 +1,4 @@
-"""Compare edgeopt with other quantizers: the same float graph, calibration images, test images and engine.
+"""Compare edgeopt with other quantizers: the same exported graph, calibration images, test images and engine.
 
 Run as ``python -m benchmarks.peers [NETWORK…] [--peer NAME…] [--prepare]``. Each peer is installed into an environment
 of its own and quantizes once: what it made is kept by content, so that ``--prepare`` can do all of that ahead and
@@ -10,6 +10,7 @@ of them in alternation in one run, per number of threads. A peer that cannot run
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from edgeopt.errors import DataError, ModelError
 from edgeopt.measure.environment import environment
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.workspace import Workspace
-from edgeopt.spec import ModelSpec
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "peers.json"
-IN_ORT = "onnxruntime MinMax"
+IN_ORT = ("onnxruntime defaults", "onnxruntime MinMax, u8s8 per channel")
 """What is also timed in onnxruntime itself."""
 _NETWORK = click.Choice(sorted(NETWORKS))
 
@@ -60,21 +60,20 @@ def main(
             with StageDisplay() as display, Workspace(out / "work").held() as workspace:
                 config, root = recipe(network, images, out / "weights")
                 job = open_job(config, root, workspace, display)
-                found, spec = candidates(job, [PEERS[peer] for peer in peers or PEERS], out)
+                found = candidates(job, [PEERS[peer] for peer in peers or PEERS], out)
                 if not prepare:
                     plans = [BenchmarkConfig(duration_s=seconds, threads=count) for count in threads]
-                    _record(network, _measured(network, job, found, spec, plans))
+                    _record(network, _measured(network, job, found, plans))
         except (DataError, ModelError) as error:
             click.echo(f"{name}: SKIPPED, not measured: {error}", err=True)
 
 
-def _measured(
-    network: Network, job: Job, found: list[Candidate], spec: ModelSpec, plans: list[BenchmarkConfig]
-) -> dict[str, Any]:
+def _measured(network: Network, job: Job, found: list[Candidate], plans: list[BenchmarkConfig]) -> dict[str, Any]:
     """All figures of one network, a row a candidate."""
-    accuracy = {} if network.random else accuracies(found, job, spec)
-    rows = [*found, *(Candidate(f"{IN_ORT}, run there", each.graph, "ort") for each in found if each.name == IN_ORT)]
-    by_threads = {str(plan.threads): latencies(rows, job, spec, plan) for plan in plans}
+    accuracy = {} if network.random else accuracies(found, job)
+    in_ort = [replace(each, name=f"{each.name}, run there", engine="ort") for each in found if each.name in IN_ORT]
+    rows = [*found, *in_ort]
+    by_threads = {str(plan.threads): latencies(rows, job, plan) for plan in plans}
     return {
         "rows": [
             {

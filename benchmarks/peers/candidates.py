@@ -1,4 +1,8 @@
-"""The graphs that are compared: FP32, edgeopt's, and each peer's in each setting, kept by what determines them."""
+"""The graphs that are compared: FP32, edgeopt's, and each peer's in each setting, kept by what determines them.
+
+Every tool starts from the exported graph. edgeopt's is as its bundles have it, after edgeopt's own graph passes and
+with the normalisation inside; the peers get normalised images, for not all of them can take pixels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from benchmarks.peers.environments import Peer, PeerError, prepare, quantize
 from edgeopt.config import TargetName
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.workspace import Workspace, file_hash
+from edgeopt.pipeline.workspace import Artifact, Workspace, file_hash
 from edgeopt.spec import ModelSpec
 
 FLOAT = "FP32"
@@ -32,6 +36,7 @@ class Candidate:
     Attributes:
         name: of the row.
         graph: the ONNX file; None where there is none.
+        spec: what the graph takes and gives.
         engine: what runs it.
         seconds: that quantizing took, calibration included, when it was done; None where it was not timed.
         reason: why there is no graph.
@@ -39,43 +44,41 @@ class Candidate:
 
     name: str
     graph: Path | None
+    spec: ModelSpec
     engine: TargetName = "ov"
     seconds: float | None = None
     reason: str = ""
 
 
-def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> tuple[list[Candidate], ModelSpec]:
+def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> list[Candidate]:
     """Make or find all graphs: FP32 and edgeopt's first.
 
     Args:
-        job: the recipe's, without the normalisation in the graph: not every peer can take pixels.
+        job: the recipe's.
         peers: to run, in this order.
         folder: keeps environments and results. edgeopt's own are kept by its sources, which change more often than its
             version.
-
-    Returns:
-        The candidates and the specification of all of them.
     """
     own = replace(job, workspace=Workspace(folder / "edgeopt" / _sources()))
-    exact = graphs.optimized(own, graphs.exported(own, graphs.trained(own)))
-    found = [Candidate(FLOAT, exact.file(graphs.MODEL)), _ours(own, exact)]
-    samples = _samples(job, exact)
+    exported = graphs.exported(own, graphs.trained(own))
+    exact = Candidate(FLOAT, exported.file(graphs.MODEL), graphs.read_spec(exported))
+    found = [exact, _ours(own, exported)]
+    samples = _samples(job, exact.spec)
     for peer in peers:
-        found += _of_peer(job, peer, exact.file(graphs.MODEL), samples, folder / "environments")
-    return found, graphs.read_spec(exact)
+        found += _of_peer(job, peer, exact, samples, folder / "environments")
+    return found
 
 
-def _ours(job: Job, exact: graphs.Artifact) -> Candidate:
-    calibration = graphs.calibrated(job, exact)
-    quantized = graphs.quantized(job, exact, calibration, "x86")
-    return Candidate(OURS, quantized.file(graphs.MODEL))
+def _ours(job: Job, exported: Artifact) -> Candidate:
+    optimized = graphs.optimized(job, exported)
+    quantized = graphs.quantized(job, optimized, graphs.calibrated(job, optimized), "x86")
+    return Candidate(OURS, quantized.file(graphs.MODEL), graphs.read_spec(quantized))
 
 
-def _samples(job: Job, exact: graphs.Artifact) -> Path:
+def _samples(job: Job, spec: ModelSpec) -> Path:
     """The calibration images as network inputs, for tools that take arrays."""
     dataset = job.split("calibration")
     count = min(job.config.calibrate.images, len(dataset))
-    spec = graphs.read_spec(exact)
 
     def make(folder: Path, _scratch: Path) -> str:
         tensors = [feeds[spec.input.name] for _, feeds in graphs.feeds(dataset.subset(np.arange(count)), spec)]
@@ -86,12 +89,15 @@ def _samples(job: Job, exact: graphs.Artifact) -> Path:
     return job.stage("samples", determinants, make, ()).file(_SAMPLES)
 
 
-def _of_peer(job: Job, peer: Peer, graph: Path, samples: Path, environments: Path) -> Iterator[Candidate]:
+def _of_peer(job: Job, peer: Peer, exact: Candidate, samples: Path, environments: Path) -> Iterator[Candidate]:
     for setting in peer.settings:
-        yield _quantized(job, peer, setting, graph, samples, environments)
+        yield _quantized(job, peer, setting, exact, samples, environments)
 
 
-def _quantized(job: Job, peer: Peer, setting: str, graph: Path, samples: Path, environments: Path) -> Candidate:
+def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Path, environments: Path) -> Candidate:
+    assert exact.graph is not None
+    graph = exact.graph
+
     def make(folder: Path, _scratch: Path) -> str:
         python = prepare(peer, environments)
         seconds = quantize(python, peer, setting, graph.resolve(), samples.resolve(), (folder / _MODEL).resolve())
@@ -109,9 +115,9 @@ def _quantized(job: Job, peer: Peer, setting: str, graph: Path, samples: Path, e
         made = job.stage(f"peer-{peer.name}", determinants, make, ())
     except PeerError as error:
         job.progress.end(f"{setting}: NOT RUN: {error}", reused=False)
-        return Candidate(setting, None, reason=str(error))
+        return Candidate(setting, None, exact.spec, reason=str(error))
     seconds = float(json.loads(made.file(_SECONDS).read_text(encoding="utf-8")))
-    return Candidate(setting, made.file(_MODEL), seconds=seconds)
+    return Candidate(setting, made.file(_MODEL), exact.spec, seconds=seconds)
 
 
 def _sources() -> str:

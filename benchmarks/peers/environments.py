@@ -54,8 +54,9 @@ PEERS: dict[str, Peer] = {
             "onnxruntime",
             ("onnxruntime==1.32.0", "onnx==1.23.2", "sympy==1.14.0"),
             {
-                "onnxruntime MinMax": ("--method", "MinMax"),
-                "onnxruntime Percentile": ("--method", "Percentile"),
+                "onnxruntime defaults": (),
+                "onnxruntime MinMax, u8s8 per channel": ("--x86", "--method", "MinMax"),
+                "onnxruntime Percentile, u8s8 per channel": ("--x86", "--method", "Percentile"),
             },
         ),
         Peer(

@@ -26,7 +26,7 @@ _IMAGES = 16
 """Different images that latency is measured on."""
 
 
-def accuracies(candidates: Sequence[Candidate], job: Job, spec: ModelSpec) -> dict[str, dict[str, Any]]:
+def accuracies(candidates: Sequence[Candidate], job: Job) -> dict[str, dict[str, Any]]:
     """Accuracy on the test images by candidate, in the same engine, beside FP32."""
     dataset = job.split("test")
     found: dict[str, dict[str, Any]] = {}
@@ -37,8 +37,8 @@ def accuracies(candidates: Sequence[Candidate], job: Job, spec: ModelSpec) -> di
             continue
         job.progress.begin("evaluate")
         with _open(candidate.graph, candidate.engine, threads=0) as session:
-            recorded = _Recorded(session, spec)
-            accuracy = evaluate(Runner(recorded.run, spec), dataset, job.config.evaluate, baseline=baseline)
+            recorded = _Recorded(session, candidate.spec)
+            accuracy = evaluate(Runner(recorded.run, candidate.spec), dataset, job.config.evaluate, baseline=baseline)
         found[candidate.name] = {
             "metric": accuracy.metric,
             "accuracy": accuracy.value,
@@ -48,28 +48,28 @@ def accuracies(candidates: Sequence[Candidate], job: Job, spec: ModelSpec) -> di
         }
         if candidate.name == FLOAT:
             baseline = accuracy
-            reference = recorded.logits() if spec.task == "classification" else None
+            reference = recorded.logits() if candidate.spec.task == "classification" else None
         job.progress.end(f"{candidate.name}: {accuracy.summary()}", reused=False)
     return found
 
 
-def latencies(
-    candidates: Sequence[Candidate], job: Job, spec: ModelSpec, config: BenchmarkConfig
-) -> dict[str, dict[str, Any]]:
+def latencies(candidates: Sequence[Candidate], job: Job, config: BenchmarkConfig) -> dict[str, dict[str, Any]]:
     """Latency of the network alone by candidate, batch 1, and its ratio to edgeopt's file."""
     dataset = job.split("test")
-    inputs = [
-        {spec.input.name: preprocess(dataset.image(index), spec.preprocessing)[0][None]}
-        for index in range(min(_IMAGES, len(dataset)))
-    ]
+    images = [dataset.image(index) for index in range(min(_IMAGES, len(dataset)))]
     job.progress.begin("latency")
     with ExitStack() as stack:
-        sessions = {
-            candidate.name: stack.enter_context(_open(candidate.graph, candidate.engine, config.threads))
+        queries = {
+            candidate.name: _Query(
+                stack.enter_context(_open(candidate.graph, candidate.engine, config.threads)),
+                [
+                    {candidate.spec.input.name: preprocess(image, candidate.spec.preprocessing)[0][None]}
+                    for image in images
+                ],
+            )
             for candidate in candidates
             if candidate.graph is not None
         }
-        queries = {name: _Query(session, inputs) for name, session in sessions.items()}
         results = compare(queries, config, baseline=OURS, progress=lambda done: job.progress.update(done, 1.0))
     job.progress.end(f"{len(results)} graphs, {config.threads} threads", reused=False)
     return {name: _latency(result) for name, result in results.items()}

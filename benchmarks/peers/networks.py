@@ -47,7 +47,7 @@ def recipe(network: Network, images: int, folder: Path) -> tuple[Config, Path]:
         images: for calibration.
         folder: random weights are kept there.
     """
-    overrides = ["export.fold_normalization=false", f"calibrate.images={images}"]
+    overrides = [f"calibrate.images={images}"]
     if network.random:
         overrides.append("quantize.repairs=[]")  # they move no quantizer, so they change no latency
     config, root = find_recipe(str(_RECIPES / network.recipe), overrides)

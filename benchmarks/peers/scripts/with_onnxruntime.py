@@ -1,4 +1,4 @@
-"""Runs in onnxruntime's environment: quantize_static, u8 activations, s8 weights per channel, in Q/DQ format."""
+"""Runs in onnxruntime's environment: quantize_static in Q/DQ format, as it is or as x86 wants it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("graph", "calibration", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--method", choices=["MinMax", "Entropy", "Percentile"], required=True)
+    parser.add_argument("--method", choices=["MinMax", "Entropy", "Percentile"], default="MinMax")
+    parser.add_argument("--x86", action="store_true", help="u8 activations, and weights per channel")
     options = parser.parse_args()
     samples = Samples(options.calibration)
     start = time.perf_counter()
@@ -58,8 +59,8 @@ def main() -> None:
             str(options.out),
             samples,
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
+            per_channel=options.x86,
+            activation_type=QuantType.QUInt8 if options.x86 else QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[options.method],
             extra_options={"CalibStridedMinMax": samples.stride},
