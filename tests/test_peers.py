@@ -38,7 +38,7 @@ def test_every_peer_has_its_script_and_fixed_versions() -> None:
     for peer in PEERS.values():
         assert peer.script.is_file()
         assert all("==" in each for each in peer.requirements)
-        assert peer.settings
+        assert set(peer.distinct) <= set(peer.settings)
 
 
 def test_a_script_that_fails_is_an_error_with_its_reason_and_one_that_works_tells_its_seconds(
@@ -58,7 +58,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Peer:
     (tmp_path / "with_fake.py").write_text(
         "import shutil, sys\nprint('noise')\nprint(float(sys.argv[4]))\nshutil.copy(sys.argv[1], sys.argv[3])\n"
     )
-    return Peer("fake", ("fake==1.0",), {"works": ("2.5",), "fails": ("x",)})
+    return Peer("fake", ("fake==1.0",), {"works": ("2.5",), "fails": ("x",)}, distinct=("works",))
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,8 @@ def test_a_peer_quantizes_once_and_one_that_fails_gets_a_row_with_its_reason(tmp
     assert "peer-fake" in stages[0].made
     assert "peer-fake" in stages[1].reused
     assert "quantize" in stages[1].reused
+    found = candidates(job, [peer], tmp_path / "out", latency_only=True)
+    assert [each.name for each in found] == ["FP32", "edgeopt", "works"]
 
 
 def _written(path: Path) -> Path:

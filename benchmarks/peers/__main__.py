@@ -60,7 +60,8 @@ def main(
             with StageDisplay() as display, Workspace(out / "work").held() as workspace:
                 config, root = recipe(network, images, out / "weights")
                 job = open_job(config, root, workspace, display)
-                found = candidates(job, [PEERS[peer] for peer in peers or PEERS], out)
+                chosen = [PEERS[peer] for peer in peers or PEERS]
+                found = candidates(job, chosen, out, latency_only=bool(network.random))
                 if not prepare:
                     plans = [BenchmarkConfig(duration_s=seconds, threads=count) for count in threads]
                     _record(network, _measured(network, job, found, plans))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class Candidate:
     reason: str = ""
 
 
-def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> list[Candidate]:
+def candidates(job: Job, peers: Sequence[Peer], folder: Path, *, latency_only: bool = False) -> list[Candidate]:
     """Make or find all graphs: FP32 and edgeopt's first.
 
     Args:
@@ -58,6 +58,7 @@ def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> list[Candidate]
         peers: to run, in this order.
         folder: keeps environments and results. edgeopt's own are kept by its sources, which change more often than its
             version.
+        latency_only: leave out settings that change only the numbers in a file.
     """
     own = replace(job, workspace=Workspace(folder / "edgeopt" / _sources()))
     exported = graphs.exported(own, graphs.trained(own))
@@ -65,7 +66,8 @@ def candidates(job: Job, peers: Sequence[Peer], folder: Path) -> list[Candidate]
     found = [exact, _ours(own, exported)]
     samples = _samples(job, exact.spec)
     for peer in peers:
-        found += _of_peer(job, peer, exact, samples, folder / "environments")
+        settings = peer.distinct if latency_only else peer.settings
+        found += [_quantized(job, peer, each, exact, samples, folder / "environments") for each in settings]
     return found
 
 
@@ -87,11 +89,6 @@ def _samples(job: Job, spec: ModelSpec) -> Path:
 
     determinants = {"data": dataset.fingerprint(), "count": count, "preprocessing": spec.preprocessing}
     return job.stage("samples", determinants, make, ()).file(_SAMPLES)
-
-
-def _of_peer(job: Job, peer: Peer, exact: Candidate, samples: Path, environments: Path) -> Iterator[Candidate]:
-    for setting in peer.settings:
-        yield _quantized(job, peer, setting, exact, samples, environments)
 
 
 def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Path, environments: Path) -> Candidate:

@@ -30,11 +30,13 @@ class Peer:
         name: of the tool, and of its script.
         requirements: what pip installs; versions are fixed, so that a table says what it compares.
         settings: by name of the row: what its script is told.
+        distinct: rows whose files differ by more than the numbers in them: all that latency needs.
     """
 
     name: str
     requirements: tuple[str, ...]
     settings: Mapping[str, tuple[str, ...]]
+    distinct: tuple[str, ...]
 
     @property
     def script(self) -> Path:
@@ -58,6 +60,7 @@ PEERS: dict[str, Peer] = {
                 "onnxruntime MinMax, u8s8 per channel": ("--x86", "--method", "MinMax"),
                 "onnxruntime Percentile, u8s8 per channel": ("--x86", "--method", "Percentile"),
             },
+            distinct=("onnxruntime defaults", "onnxruntime MinMax, u8s8 per channel"),
         ),
         Peer(
             "nncf",
@@ -68,6 +71,7 @@ PEERS: dict[str, Peer] = {
                 "NNCF mixed": ("--preset", "mixed"),
                 "NNCF mixed, full bias correction": ("--preset", "mixed", "--full-bias-correction"),
             },
+            distinct=("NNCF performance", "NNCF mixed"),
         ),
         Peer(
             "modelopt",
@@ -87,6 +91,7 @@ PEERS: dict[str, Peer] = {
                 "cppimport==26.4.17",
             ),
             {"ModelOpt max": ("--method", "max"), "ModelOpt entropy": ("--method", "entropy")},
+            distinct=("ModelOpt max",),
         ),
     )
 }

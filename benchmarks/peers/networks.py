@@ -10,6 +10,8 @@ from edgeopt.spec import replace
 
 _RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _SEED_IMAGES = 16
+_FEW_IMAGES = 32
+"""For calibration where accuracy means nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def recipe(network: Network, images: int, folder: Path) -> tuple[Config, Path]:
         images: for calibration.
         folder: random weights are kept there.
     """
-    overrides = [f"calibrate.images={images}"]
+    overrides = [f"calibrate.images={_FEW_IMAGES if network.random else images}"]
     if network.random:
         overrides.append("quantize.repairs=[]")  # they move no quantizer, so they change no latency
     config, root = find_recipe(str(_RECIPES / network.recipe), overrides)
