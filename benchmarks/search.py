@@ -1,9 +1,9 @@
 """The joint search beside NNCF's accuracy control: the same network, images and budget; time and full validations.
 
-Run as ``python -m benchmarks.search [RECIPE] [--max-drop 0.5%]… [--only edgeopt|nncf] [--out DIR]``. Both begin with the same
-float graph and quantize it themselves; counted are validations on all of the recipe's validation images, the float
-model's included. NNCF runs in an environment of its own (see `benchmarks.peers`), or in this one where it is installed.
-Writes ``results/search.json``: a row for each budget.
+Run as ``python -m benchmarks.search [RECIPE] [--max-drop 0.5%]… [--only edgeopt|nncf] [--out DIR]``. Both begin with
+the same float graph and quantize it themselves; counted are validations on all of the recipe's validation images, the
+float model's included. NNCF runs in an environment of its own (see `benchmarks.peers`), or in this one where it is
+installed. Writes ``results/search.json``: a row for each budget.
 """
 
 from __future__ import annotations

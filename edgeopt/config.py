@@ -193,9 +193,11 @@ class BudgetConfig(Struct):
     be are quantized.
     """
 
-    max_drop: Fraction | Annotated[str, Meta(pattern=r"^ *[0-9]*\.?[0-9]+ *% *$")] = "0.5%"
-    """Of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1."""
+    max_drop: Fraction | Annotated[str, Meta(pattern=r"^ *[0-9]*\.?[0-9]+ *% *$")] | None = None
+    """Of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1.
+    Default: ``"0.5%"``, or without a limit where there is one of latency: then as little is lost as that allows."""
     latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
+    """End to end, on this machine."""
 
 
 class CompileConfig(Struct):

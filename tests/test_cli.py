@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
 from tiny_recipe import RECIPE
@@ -268,6 +269,31 @@ def test_quantize_takes_arrays_too_and_says_what_is_wrong_with_them(graph: Path,
         assert wrong.name in result.output
     again = run("quantize", out, "--calibration", good, "-o", tmp_path / "twice.onnx")
     assert again.exit_code == ModelError.exit_code
+
+
+def test_calibration_images_that_are_evaluated_on_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:
+    calibration, evaluation = tmp_path / "calibration", tmp_path / "evaluation"
+    for folder, name in ((calibration, "photo.png"), (evaluation, "copy.bmp")):
+        folder.mkdir()
+        cv2.imwrite(str(folder / name), cv2.imread(str(photo)))
+    out = tmp_path / "out.onnx"
+    result = run("quantize", graph, "--calibration", calibration, "--evaluation", evaluation, "-o", out)
+    assert result.exit_code == DataError.exit_code
+    assert "copy.bmp is the same picture as" in " ".join(result.output.split())
+
+
+def test_what_cannot_be_quantized_is_said_before_any_image_is_run(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((16, 4), np.float32))
+    for body, words in (("y = Relu(x)", "nothing to quantize"), ("y = custom.Thing(x)", "custom")):
+        text = (
+            f'<ir_version: 10, opset_import: ["" : 18, "custom" : 1]> g (float[N,4] x) => (float[N,4] y) {{ {body} }}'
+        )
+        ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
+        out = tmp_path / "out.onnx"
+        result = run("quantize", tmp_path / "model.onnx", "--calibration", tmp_path / "x.npz", "-o", out)
+        assert result.exit_code == ModelError.exit_code
+        assert words in " ".join(result.output.split())
+        assert "calibrate" not in result.output
 
 
 def test_images_without_a_spec_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from passes.graphs import model_of, run
 from tiny_recipe import Watch
 
+from edgeopt.bundle import Bundle
 from edgeopt.calibrate import calibrate
 from edgeopt.cli import main
 from edgeopt.config import CalibrateConfig
@@ -33,7 +35,8 @@ from edgeopt.diagnose import (
     effect,
     input_figures,
 )
-from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
+from edgeopt.passes.divergence import output_error
 from edgeopt.passes.match_layers import match_layers, original_constants, restore_activations
 from edgeopt.passes.optimize import optimize
 from edgeopt.passes.quantize import quantize
@@ -47,6 +50,7 @@ from edgeopt.passes.select_quantizers import (
     select_quantizers,
 )
 from edgeopt.pipeline.diagnosis import diagnose_files
+from edgeopt.report import write_page
 
 NETWORK = """
 network (float[1, 3, 16, 16] x, float[16, 3, 3, 3] w1, float[16] wb1, float[16, 16, 3, 3] w2, float[16] wb2,
@@ -279,6 +283,17 @@ def test_a_diagnosis_survives_json_even_where_outputs_are_equal_or_nan() -> None
     assert effect([[np.ones(3)]], [[np.full(3, np.nan)]]).sqnr_db < -100
 
 
+def test_a_detectors_scores_are_not_drowned_by_its_boxes() -> None:
+    exact = np.concatenate([np.full((1, 30, 4), 200.0), np.full((1, 30, 3), 0.8)], axis=2)
+    scores_lost, boxes_moved = exact.copy(), exact.copy()
+    scores_lost[..., 4:] = 0.0
+    boxes_moved[..., :4] += 2.0
+    plain = [effect([[exact]], [[other]]).sqnr_db for other in (scores_lost, boxes_moved)]
+    fair = [effect([[exact]], [[other]], noise=output_error).sqnr_db for other in (scores_lost, boxes_moved)]
+    assert plain[0] > plain[1]
+    assert fair[0] < 1.0 < 30.0 < fair[1]
+
+
 def test_signals_count_noise_and_distribution() -> None:
     signals = LayerSignals()
     values = np.linspace(-1, 1, 1000)
@@ -415,11 +430,52 @@ def test_the_command_takes_images_whose_pixels_are_not_normalized(files: Path, t
     assert json.loads(result.stdout)["images"] == 3
 
 
+def test_the_command_writes_a_page(files: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    arguments = (files / "float.onnx", files / "broken.onnx", "--calibration", files / "x.npz", "--images", 2)
+    assert invoke(*arguments, "--html", page).exit_code == 0
+    assert page.read_text().count("<svg") == 4
+    unwritable = invoke(*arguments, "--html", tmp_path / "no" / "page.html")
+    assert unwritable.exit_code == StorageError.exit_code
+
+
+def test_a_bundles_variant_is_diagnosed_on_its_calibration_images_and_keeps_the_answer(built, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(built[1].path, tmp_path / "tiny.edgeopt"))
+    result = invoke(bundle, "--images", 2, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["notes"] == []
+    recorded = Bundle.open(bundle).variant("ort-int8").diagnosis
+    assert recorded is not None
+    assert recorded["suggestion"] == answer["suggestion"]
+    assert "Diagnosis, ort-int8" in write_page(Bundle.open(bundle), tmp_path / "page.html").read_text()
+    for wrong, code in (
+        (("--variant", "ort-fp32"), ModelError.exit_code),
+        (("--variant", "nothing"), BundleError.exit_code),
+        ((built[1].path / "manifest.json",), 2),
+    ):
+        assert invoke(bundle, *wrong).exit_code == code
+
+
+def test_an_image_on_which_a_tensor_is_not_finite_is_named(files: Path, tmp_path: Path) -> None:
+    inputs = np.concatenate([each["x"] for each in images(3)])
+    inputs[1, 0, 0, 0] = np.inf
+    np.savez(tmp_path / "x.npz", x=inputs)
+    result = invoke(files / "float.onnx", files / "int8.onnx", "--calibration", tmp_path / "x.npz")
+    assert result.exit_code == DataError.exit_code
+    message = " ".join(result.output.split())
+    assert "'x' has NaN or infinite values" in message
+    assert "x.npz[1]" in message
+
+
 def test_the_command_says_what_is_wrong_with_its_files(files: Path, tmp_path: Path) -> None:
     calibration = ("--calibration", files / "x.npz")
     swapped = invoke(files / "int8.onnx", files / "float.onnx", *calibration)
     assert swapped.exit_code == ModelError.exit_code
     assert "not quantized" in swapped.output
+    both = invoke(files / "int8.onnx", files / "int8.onnx", *calibration)
+    assert both.exit_code == ModelError.exit_code
+    assert "quantized too" in both.output
     np.savez(tmp_path / "empty.npz", x=np.zeros((0, 3, 16, 16), np.float32))
     empty = invoke(files / "float.onnx", files / "int8.onnx", "--calibration", tmp_path / "empty.npz")
     assert empty.exit_code == DataError.exit_code

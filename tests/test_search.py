@@ -154,6 +154,34 @@ def test_the_latency_budget_is_part_of_the_question() -> None:
     assert "70 ms" in late.reason
 
 
+def test_a_latency_alone_loses_as_little_as_it_allows() -> None:
+    model = Synthetic([30.0, 10.0, 10.0], additive([0.01, 0.05, 0.002]))
+    result = model.search(Budget(None, latency_ms=65.0))
+    assert result.status == "met"
+    assert result.best.quantized == ("g0", "g2")  # the dear and cheap-to-lose g1 goes back to float
+    assert result.allowed_drop is None
+    assert result.validations <= 2
+    assert "60 ms, within 65 ms" in result.reason
+    unmet = model.search(Budget(None, latency_ms=40.0))
+    assert unmet.status == "no_plan"
+    assert "50 ms, over 40 ms" in unmet.reason
+    enough = model.search(Budget(None, latency_ms=200.0))
+    assert enough.status == "refused"
+    assert "float takes 100 ms" in enough.reason
+
+
+@given(costs, st.floats(1.0, 120.0))
+def test_no_plan_within_the_latency_alone_gives_up_more_groups(groups, latency_ms) -> None:
+    model = Synthetic([gain for gain, _ in groups], additive([drop for _, drop in groups]))
+    result = model.search(Budget(None, latency_ms=latency_ms))
+    if result.status == "met":
+        assert model.latency_ms(frozenset(result.best.quantized)) <= latency_ms + 1e-9
+        one_less = result.curve[len(result.curve) - len(result.best.quantized)]
+        assert model.latency_ms(frozenset(one_less.quantized)) > latency_ms - 1e-9
+    elif result.status == "no_plan":
+        assert model.latency_ms(frozenset(model.gains)) > latency_ms - 1e-9
+
+
 def test_the_whole_curve_is_recorded_and_survives_json() -> None:
     result = Synthetic([3.0, 2.0, 1.0, 1.0], additive([0.0, 0.01, 0.02, 0.1])).search(Budget(0.02))
     assert [len(point.quantized) for point in result.curve] == [4, 3, 2, 1, 0]
@@ -200,6 +228,8 @@ def test_budgets_are_absolute_or_relative() -> None:
     assert Budget.parse("0.005").allowed(0.4) == pytest.approx(0.005)
     with pytest.raises(ConfigError, match="latency"):
         Budget(0.1, latency_ms=0.0)
+    with pytest.raises(ConfigError, match="a drop, a latency, or both"):
+        Budget(None)
 
 
 def test_groups_must_be_there_and_distinct() -> None:

@@ -22,6 +22,7 @@ Outputs: TypeAlias = Sequence[Sequence[Array]]
 
 FLOAT = "float"
 """The repair that leaves a layer unquantized."""
+Noise: TypeAlias = Callable[[Sequence[Array], Sequence[Array]], float]
 REPAIRED_LAYERS = 3
 """How many of the worst layers repairs are tried on, and of those where something stands out."""
 EXCLUDED_LAYERS = 16
@@ -77,6 +78,9 @@ class Subject:
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
     scores: Literal["logits", "probabilities"] | None = None
     """What the only output is, of a classifier."""
+    noise: Noise | None = None
+    """Noise over signal power of one image's outputs where plain sums would mislead, as for a detector, whose box
+    coordinates drown its scores."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -95,16 +99,28 @@ def diagnose(subject: Subject, progress: Callable[[float], None] | None = None) 
     return _Run(subject, progress or (lambda _: None)).result()
 
 
-def effect(reference: Outputs, outputs: Outputs, scores: Literal["logits", "probabilities"] | None = None) -> Effect:
+def effect(
+    reference: Outputs,
+    outputs: Outputs,
+    scores: Literal["logits", "probabilities"] | None = None,
+    noise: Noise | None = None,
+) -> Effect:
     """Compare outputs with the float model's on the same images."""
+    if noise is None:
+        ratio = _noise_to_signal(reference, outputs)
+    else:
+        ratio = float(np.mean([noise(exact, other) for exact, other in zip(reference, outputs, strict=True)]))
+    return Effect(sqnr_db=decibel(ratio), kl=None if scores is None else _kl(reference, outputs, scores))
+
+
+def _noise_to_signal(reference: Outputs, outputs: Outputs) -> float:
+    """Over all images; with several outputs the mean of their ratios."""
     ratios = []
     for exact, other in zip(zip(*reference, strict=True), zip(*outputs, strict=True), strict=True):
         signal = sum(float(np.vdot(each, each)) for each in _wide(exact))
         noise = sum(float(np.vdot(d, d)) for d in (a - b for a, b in zip(_wide(exact), _wide(other), strict=True)))
         ratios.append(noise / signal if signal > 0.0 else (np.inf if noise > 0.0 else 0.0))
-    return Effect(
-        sqnr_db=decibel(float(np.mean(ratios))), kl=None if scores is None else _kl(reference, outputs, scores)
-    )
+    return float(np.mean(ratios))
 
 
 class _Run:
@@ -154,7 +170,7 @@ class _Run:
         return found
 
     def _compare(self, outputs: Outputs) -> Effect:
-        return effect(self._subject.reference, outputs, self._subject.scores)
+        return effect(self._subject.reference, outputs, self._subject.scores, self._subject.noise)
 
     def _signals(self) -> Mapping[str, LayerSignals]:
         signals: dict[str, LayerSignals] = {}

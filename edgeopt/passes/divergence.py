@@ -30,6 +30,18 @@ def _distance(reference: Floats, values: Floats) -> float:
     """KL divergence of the softmax for (1, classes) scores; else the relative squared error of a detector's output."""
     if reference.ndim == 2:
         return _kl(reference.astype(np.float64), values.astype(np.float64))
+    return _output_error(reference, values)
+
+
+def output_error(reference: Sequence[Floats], values: Sequence[Floats]) -> float:
+    """Relative squared error of one image's outputs, mean over them: noise power over signal power.
+
+    Of a detector's decoded (1, candidates, features) or (1, features, candidates), see `_detector_error`.
+    """
+    return float(np.mean([_output_error(one, other) for one, other in zip(reference, values, strict=True)]))
+
+
+def _output_error(reference: Floats, values: Floats) -> float:
     if reference.ndim == 3:
         return _detector_error(reference[0], values[0])
     return _relative_error(reference, values)

@@ -17,6 +17,7 @@ from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
 
 SEARCH = "search.json"
+_DROP = "0.5%"
 
 
 def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
@@ -38,8 +39,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         subject = Subject(
             read_graph(exact), read_graph(quantized), spec, target, dataset, config.evaluate, config.benchmark
         )
-        limits = Budget.parse(str(budget.max_drop), budget.latency_ms)
-        result, graph = search_plan(subject, limits, scratch, progress=job.progress.update)
+        result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
         shutil.copyfile(quantized.file(REPAIRS), folder / REPAIRS)
         (folder / SEARCH).write_bytes(msgspec.json.encode(result))
@@ -63,6 +63,13 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
             f"every plan that was tried is in {found.file(SEARCH)}"
         )
     return found
+
+
+def budget_of(budget: BudgetConfig) -> Budget:
+    """A recipe's ``[budget]`` as the search takes it."""
+    if budget.max_drop is None and budget.latency_ms is not None:
+        return Budget(None, latency_ms=budget.latency_ms)
+    return Budget.parse(str(_DROP if budget.max_drop is None else budget.max_drop), budget.latency_ms)
 
 
 def read_search(graph: Artifact) -> SearchResult | None:

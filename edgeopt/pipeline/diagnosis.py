@@ -33,6 +33,7 @@ from edgeopt.diagnose import (
 )
 from edgeopt.errors import DataError, ModelError
 from edgeopt.export.opset import raise_opset
+from edgeopt.passes.divergence import output_error
 from edgeopt.passes.eligibility import HEADS, weight_axis
 from edgeopt.passes.match_layers import match_layers, misfits, original_constants, restore_activations
 from edgeopt.passes.optimize import optimize
@@ -150,6 +151,7 @@ class _Pair:
         self._feeds = feeds
         self._reference = self._outputs(exact)
         self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
+        _refuse_quantized(exact)
         matches = match_layers(quantized, exact)
         model = self._quantized = restore_activations(quantized, matches)
         self._nodes = {node_name(node): node for node in model.graph}
@@ -168,6 +170,7 @@ class _Pair:
             repairs=self._repairs,
             together=self._together,
             scores=_scores(self._quantized),
+            noise=output_error if _detects(self._reference) else None,
             notes=self._notes,
         )
 
@@ -298,6 +301,15 @@ def _check_interfaces(exact: ir.Model, quantized: ir.Model) -> None:
         )
 
 
+def _refuse_quantized(exact: ir.Model) -> None:
+    node = next((node for node in exact.graph if node.op_type == "QuantizeLinear"), None)
+    if node is not None:
+        raise ModelError(
+            f"the float model is quantized too (node '{node.name}' is a QuantizeLinear): give the model that the "
+            "quantized one was made from first"
+        )
+
+
 def _interface(model: ir.Model) -> tuple[list[str | None], int]:
     """Names of the inputs and number of outputs: tools rename outputs."""
     inputs = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
@@ -312,6 +324,11 @@ def _scores(model: ir.Model) -> Literal["logits", "probabilities"] | None:
         return None
     node = outputs[0].producer()
     return "probabilities" if node is not None and node.op_type == "Softmax" else "logits"
+
+
+def _detects(reference: Outputs) -> bool:
+    """Whether outputs are decoded candidates with their features, as detectors give."""
+    return any(output.ndim == 3 for output in reference[0])
 
 
 def _scheme(quantizer: ActivationQuantizer) -> QuantScheme | None:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -19,13 +20,14 @@ from edgeopt.config import BenchmarkConfig, EvaluateConfig, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.metrics import kl
+from edgeopt.passes.divergence import output_error
 from edgeopt.passes.match_layers import match_layers, misfits, original_constants
 from edgeopt.passes.select_quantizers import movable_groups, quantized_layers, select_quantizers
 from edgeopt.preprocess import Image
 from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
-from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
+from edgeopt.spec import ClassificationDecoding, ModelSpec, Task, replace
 from edgeopt.statistics import Indices, Interval
 from edgeopt.targets import CompileOptions, target
 
@@ -33,11 +35,15 @@ IMAGES = 16
 """Different images that latency is measured on."""
 GAIN_SHARE = 0.25
 """Of the benchmark's duration for each group's gain: there are many, and only their order matters."""
-PREPARED_BYTES = 256 << 20
-"""Most memory of network inputs that are kept: the same images rank every group, and decoding them takes longer than
-running them."""
+RESAMPLES: dict[Task, int] = {"classification": 2000, "detection": 200}
+"""Of the bootstrap: average precision takes milliseconds a draw, top-1 microseconds."""
+KEPT_BYTES = 256 << 20
+"""Most memory of network inputs that are kept, and of the float model's outputs: the same images rank every group, and
+decoding them takes longer than running them. What does not fit is made again."""
 FLOAT: Plan = frozenset()
 
+Outputs: TypeAlias = list[NDArray[np.float32]]
+"""Of one image."""
 Progress = Callable[[float, float, str], None]
 """Called with steps done, their number as far as it is known, and what is being done."""
 
@@ -83,7 +89,7 @@ def search_plan(
         DataError: the images are no labelled ones for this model.
     """
     with _Plans(subject, folder, progress) as plans:
-        result = search(plans.problem(), budget, settings)
+        result = search(plans.problem(), budget, settings or Settings(resamples=RESAMPLES[subject.spec.task]))
         return result, plans.graph(frozenset(result.best.quantized) if result.status == "met" else FLOAT)
 
 
@@ -100,12 +106,12 @@ class _Plans:
         self._originals = {} if misfits(subject.quantized, originals) else originals
         count = min(IMAGES, len(subject.dataset))
         self._images: list[Image] = [subject.dataset.image(index) for index in range(count)]
-        self._reference: list[NDArray[np.float32]] = []
         self._baseline: Accuracy | None = None
         self._progress, self._steps = progress, 0
         self._prepared: dict[int, Prepared] = {}
+        self._references: dict[int, Outputs] = {}
         self._open_plans = ExitStack()
-        self._whole: Predictor | None = None
+        self._kept_open: dict[Plan, Predictor] = {}
 
     def __enter__(self) -> _Plans:
         return self
@@ -118,8 +124,7 @@ class _Plans:
     def problem(self) -> Problem:
         """The model as the search sees it; measures the float model."""
         baseline = self.validate(FLOAT)
-        with self._opened(FLOAT) as exact:
-            float_ms = self._benchmark({FLOAT: exact})[FLOAT].end_to_end.p50_ms
+        float_ms = self._benchmark({FLOAT: self._open(FLOAT)})[FLOAT].end_to_end.p50_ms
         return Problem(
             groups=tuple(self._layers),
             baseline=baseline,
@@ -140,16 +145,19 @@ class _Plans:
     def validate(self, plan: Plan) -> Validation:
         """Accuracy on all images, and how far each one's outputs are from the float model's."""
         self._tell(f"validating {len(plan)} of {len(self._layers)} groups in INT8")
-        outputs: list[NDArray[np.float32]] = []
+        errors: list[float] = []
+
+        def compare(outputs: Outputs) -> None:
+            item = len(errors)
+            if plan == FLOAT:
+                self._keep_reference(item, outputs)
+            errors.append(0.0 if plan == FLOAT else self._difference(self._exact(item), outputs))
+
         with self._opened(plan) as predictor:
-            recording = _Recording(predictor, outputs.append)
             config = replace(self._subject.evaluate, limit=None)
-            accuracy = evaluate(recording, self._subject.dataset, config, baseline=self._baseline)
-        if self._baseline is None:
-            self._baseline, self._reference = accuracy, outputs
-        pairs = zip(self._reference, outputs, strict=True)
-        errors = np.array([self._difference(exact, other) for exact, other in pairs])
-        return Validation(accuracy.images, accuracy.statistic(), errors)
+            accuracy = evaluate(_Recording(predictor, compare), self._subject.dataset, config, baseline=self._baseline)
+        self._baseline = self._baseline or accuracy
+        return Validation(accuracy.images, accuracy.statistic(), np.array(errors))
 
     def distance(self, plan: Plan, items: Indices) -> float:
         """Mean distance of the outputs of some images from the float model's."""
@@ -162,10 +170,8 @@ class _Plans:
         self._tell(f"timing {group}")
         everything = frozenset(self._layers)
         without = everything - {group}
-        if self._whole is None:
-            self._whole = self._open_plans.enter_context(self._opened(everything))
         with self._opened(without) as predictor:
-            results = self._benchmark({without: predictor, everything: self._whole}, GAIN_SHARE)
+            results = self._benchmark({without: predictor, everything: self._open(everything)}, GAIN_SHARE)
         ratio, before_ms = results[everything].ratio, results[without].end_to_end.p50_ms
         assert ratio is not None
         return Interval(*(before_ms * (1.0 - share) for share in (ratio.estimate, ratio.high, ratio.low)))
@@ -173,8 +179,8 @@ class _Plans:
     def ratio(self, plan: Plan) -> Interval:
         """Latency over the float model's."""
         self._tell(f"timing {len(plan)} groups in INT8 beside float")
-        with self._opened(FLOAT) as exact, self._opened(plan) as predictor:
-            ratio = self._benchmark({FLOAT: exact, plan: predictor})[plan].ratio
+        with self._opened(plan) as predictor:
+            ratio = self._benchmark({FLOAT: self._open(FLOAT), plan: predictor})[plan].ratio
         assert ratio is not None
         return Interval(ratio.estimate, ratio.low, ratio.high)
 
@@ -186,24 +192,36 @@ class _Plans:
         self._steps += 1
 
     def _distance_of(self, predictor: Predictor, item: int) -> float:
-        return self._difference(self._reference[item], _flat(predictor.infer(self._prepare(predictor, item))))
+        return self._difference(self._exact(item), _outputs(predictor.infer(self._prepare(predictor, item))))
+
+    def _exact(self, item: int) -> Outputs:
+        """The float model's outputs for an image."""
+        if item in self._references:
+            return self._references[item]
+        predictor = self._open(FLOAT)
+        outputs = _outputs(predictor.infer(self._prepare(predictor, item)))
+        self._keep_reference(item, outputs)
+        return outputs
+
+    def _keep_reference(self, item: int, outputs: Outputs) -> None:
+        if (len(self._references) + 1) * sum(array.nbytes for array in outputs) <= KEPT_BYTES:
+            self._references[item] = outputs
 
     def _prepare(self, predictor: Predictor, item: int) -> Prepared:
         """The network's input of an image, which is the same for every plan."""
         if item in self._prepared:
             return self._prepared[item]
         prepared = predictor.prepare_batch([self._subject.dataset.image(item)])
-        if (len(self._prepared) + 1) * prepared.tensor.nbytes <= PREPARED_BYTES:
+        if (len(self._prepared) + 1) * prepared.tensor.nbytes <= KEPT_BYTES:
             self._prepared[item] = prepared
         return prepared
 
-    def _difference(self, exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-        """KL divergence of a classifier's softmax; else noise power over signal power."""
+    def _difference(self, exact: Outputs, other: Outputs) -> float:
+        """KL divergence of a classifier's softmax; else the relative error of what a detector finds."""
         decoding = self._subject.spec.decoding
         if isinstance(decoding, ClassificationDecoding) and decoding.activation == "softmax":
-            return float(kl(exact[None], other[None])[0])
-        signal = float(np.vdot(exact, exact)) or 1.0
-        return float(np.vdot(exact - other, exact - other)) / signal
+            return float(kl(exact[0], other[0])[0])
+        return output_error(exact, other)
 
     def _benchmark(self, predictors: Mapping[Plan, Predictor], share: float = 1.0) -> dict[Plan, LatencyResult]:
         """The first is the baseline; `share` is of the recipe's duration."""
@@ -212,6 +230,12 @@ class _Plans:
         named = {_name(plan): predictor for plan, predictor in predictors.items()}
         results = benchmark_variants(named, self._images, config)
         return {plan: results[_name(plan)] for plan in predictors}
+
+    def _open(self, plan: Plan) -> Predictor:
+        """A plan's engine that stays open: of the plans that others are compared with."""
+        if plan not in self._kept_open:
+            self._kept_open[plan] = self._open_plans.enter_context(self._opened(plan))
+        return self._kept_open[plan]
 
     def _opened(self, plan: Plan) -> Predictor:
         """A plan's engine, compiled when first asked for; use the result as a context manager."""
@@ -227,9 +251,9 @@ class _Plans:
 
 
 class _Recording:
-    """A predictor whose outputs are kept, one array an image."""
+    """A predictor whose outputs are looked at, image by image."""
 
-    def __init__(self, predictor: Predictor, keep: Callable[[NDArray[np.float32]], None]) -> None:
+    def __init__(self, predictor: Predictor, keep: Callable[[Outputs], None]) -> None:
         self.spec = predictor.spec
         self._predictor, self._keep = predictor, keep
 
@@ -241,13 +265,13 @@ class _Recording:
         """See `Predictor.infer`."""
         inferred = self._predictor.infer(prepared)
         for row in range(len(prepared.geometries)):
-            self._keep(_flat(inferred, row))
+            self._keep(_outputs(inferred, row))
         return inferred
 
 
-def _flat(inferred: Inferred, row: int = 0) -> NDArray[np.float32]:
-    """All outputs of one image as one vector."""
-    return np.concatenate([np.asarray(array[row], np.float32).ravel() for array in inferred.outputs.values()])
+def _outputs(inferred: Inferred, row: int = 0) -> Outputs:
+    """All outputs of one image, batch 1; copies, for engines reuse their memory."""
+    return [np.array(array[row : row + 1], np.float32) for array in inferred.outputs.values()]
 
 
 def _name(plan: Plan) -> str:

@@ -16,7 +16,8 @@ def curve(found: SearchResult) -> str:
     plans = [(point, point.drop) for point in found.curve if point.drop is not None]
     x_low, x_high = padded([point.predicted_ms for point, _ in plans])
     ends = [100.0 * end for _, drop in plans for end in (-drop.low, -drop.high)]
-    y_low, y_high = padded([*ends, -100.0 * found.allowed_drop, 0.0])
+    limit = found.allowed_drop
+    y_low, y_high = padded([*ends, 0.0, *([] if limit is None else [-100.0 * limit])])
 
     def across(milliseconds: float) -> float:
         return _LEFT + (WIDTH - _LEFT - _RIGHT) * (milliseconds - x_low) / (x_high - x_low)
@@ -42,9 +43,10 @@ def curve(found: SearchResult) -> str:
     for tick in ticks(y_low, y_high):
         parts.append(f'<path class="grid" d="M{_LEFT} {down(tick):.1f}H{WIDTH - _RIGHT}"/>')
         parts.append(text(_LEFT - 5, down(tick) + 4, f"{tick:+g}" if tick else "0", "end"))
-    budget = down(-100.0 * found.allowed_drop)
-    parts.append(f'<path class="mark" d="M{_LEFT} {budget:.1f}H{WIDTH - _RIGHT}"/>')
-    parts.append(text(WIDTH - _RIGHT, budget - 4, "budget", "end", "strong"))
+    if limit is not None:
+        budget = down(-100.0 * limit)
+        parts.append(f'<path class="mark" d="M{_LEFT} {budget:.1f}H{WIDTH - _RIGHT}"/>')
+        parts.append(text(WIDTH - _RIGHT, budget - 4, "budget", "end", "strong"))
     front = [(across(each.predicted_ms), each.drop) for each in found.front]
     line = " L".join(f"{x:.1f} {down(-100.0 * drop.estimate):.1f}" for x, drop in front if drop is not None)
     parts.append(f'<path class="line" d="M{line}"/>')

@@ -87,4 +87,5 @@ def _notes(report: Report) -> str:
     """A line for each thing that qualifies the figures."""
     notes = [f"* {row.name}: {'; '.join(row.marks)}" for row in report.rows if row.latency is not None and row.marks]
     notes += [f"{row.name}: {row.verdict}" for row in report.rows if not row.accepted and row.verdict]
+    notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
     return "\n".join(notes)

@@ -7,8 +7,6 @@ NNCF's accuracy control takes one for every group that it reverts.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from edgeopt.errors import ConfigError
@@ -58,14 +56,47 @@ class _Search:
         fastest = self._time(0)
         if fastest.high >= 1.0:
             return self._result("refused", f"INT8 is not significantly faster here: {_latency(fastest)}", 0)
+        if self._allowed is None:
+            return self._least_drop()
         self._rank(self._validate(0))
         cut = self._bisect()
         return self._judge(cut)
 
+    def _least_drop(self) -> SearchResult:
+        """The plan that gives up the most groups and still keeps the latency; only that one is then validated."""
+        everything, limit_ms = len(self._order), self._budget.latency_ms
+        if self._problem.float_ms <= (limit_ms or 0.0):
+            return self._result("refused", f"float takes {self._problem.float_ms:.3g} ms, within {limit_ms:g} ms", 0)
+        if not self._is_in_time(0):
+            return self._result("no_plan", f"all groups in INT8 take {self._took(0)}, over {limit_ms:g} ms", 0)
+        self._rank(self._validate(0))
+        in_time, late = 0, everything
+        while late - in_time > 1:
+            middle = (in_time + late) // 2
+            if self._is_in_time(middle):
+                in_time = middle
+            else:
+                late = middle
+        if in_time not in self._validated:
+            self._validate(in_time)
+        drop = self._validated[in_time][1]
+        figures = f"{everything - in_time} of {len(self._problem.groups)} groups in INT8 lose {_around(drop)}"
+        return self._result("met", f"{figures} and take {self._took(in_time)}, within {limit_ms:g} ms", in_time)
+
+    def _is_in_time(self, cut: int) -> bool:
+        limit_ms = self._budget.latency_ms
+        return limit_ms is None or self._time(cut).estimate * self._problem.float_ms <= limit_ms
+
+    def _took(self, cut: int) -> str:
+        return f"{self._time(cut).estimate * self._problem.float_ms:.3g} ms"
+
     def _rank(self, everything: Validation) -> None:
-        """Order the groups by the distance regained per millisecond that reverting each alone costs."""
+        """Order the groups by the distance regained per millisecond that reverting each alone costs.
+
+        Each is left out of all groups, slow ones included: those engines are there from measuring its gain.
+        """
         items = _worst(everything, self._settings.worst_items)
-        plan = self._plan(0)
+        plan = frozenset(self._problem.groups)
         self._distance = self._problem.distance(plan, items)
         self._sensitivity = {
             group: self._distance - self._problem.distance(plan - {group}, items) for group in self._order
@@ -73,10 +104,8 @@ class _Search:
         self._order.sort(key=self._rate, reverse=True)
 
     def _rate(self, group: str) -> float:
-        regained, lost_ms = self._sensitivity[group], self._gain[group].estimate
-        if lost_ms <= 0.0:  # within noise of no gain: the first to go if it harms at all, else kept to the last
-            return math.copysign(math.inf, regained) if regained else 0.0
-        return regained / lost_ms
+        """By the most that the group may save: an estimate near zero would let noise decide who goes first."""
+        return self._sensitivity[group] / self._gain[group].high
 
     def _bisect(self) -> int:
         """The smallest number of reverted groups that keeps the budget, where fewer by one do not."""
@@ -103,18 +132,17 @@ class _Search:
         ratio, drop = self._time(cut), self._validated[cut][1]
         count = len(self._order) - cut
         figures = f"{count} of {len(self._problem.groups)} groups in INT8 lose {_around(drop)}, {_latency(ratio)}"
-        limit_ms = self._budget.latency_ms
         if ratio.high >= 1.0:
             return self._result("no_plan", f"what keeps a drop of {self._allowed:.4f} is not faster: {figures}", cut)
-        if limit_ms is not None and ratio.estimate * self._problem.float_ms > limit_ms:
-            took_ms = ratio.estimate * self._problem.float_ms
-            return self._result("no_plan", f"it takes {took_ms:.3g} ms, over {limit_ms:g} ms: {figures}", cut)
+        if not self._is_in_time(cut):
+            reason = f"it takes {self._took(cut)}, over {self._budget.latency_ms:g} ms: {figures}"
+            return self._result("no_plan", reason, cut)
         return self._result("met", figures, cut)
 
     def _keeps(self, cut: int) -> bool:
         if cut not in self._validated:
             self._validate(cut)
-        return self._validated[cut][1].estimate <= self._allowed
+        return self._allowed is None or self._validated[cut][1].estimate <= self._allowed
 
     def _validate(self, cut: int) -> Validation:
         found = self._problem.validate(self._plan(cut))
@@ -143,7 +171,7 @@ class _Search:
         regained = sum(self._sensitivity.get(group, 0.0) for group in self._order[:cut])
         point = Point(
             quantized=tuple(group for group in self._problem.groups if group in plan),
-            predicted_ms=max(0.0, self._problem.float_ms - sum(self._gain[group].estimate for group in plan)),
+            predicted_ms=self._predicted_ms(plan),
             predicted_distance=max(0.0, self._distance - regained) if plan else 0.0,
             ratio=self._ratio.get(cut),
         )
@@ -154,6 +182,14 @@ class _Search:
             return replace(point, value=value, drop=drop)
         return point
 
+    def _predicted_ms(self, plan: Plan) -> float:
+        """From the groups' gains, which do not quite add up, scaled to what all together were measured to gain."""
+        float_ms, everything = self._problem.float_ms, sum(self._gain[group].estimate for group in self._order)
+        scale = 1.0
+        if 0 in self._ratio and everything > 0.0:
+            scale = max(0.0, 1.0 - self._ratio[0].estimate) * float_ms / everything
+        return max(0.0, float_ms - scale * sum(self._gain[group].estimate for group in plan))
+
     def _result(self, status: Status, reason: str, cut: int) -> SearchResult:
         best = self._point(cut)
         return SearchResult(
@@ -161,7 +197,7 @@ class _Search:
             reason=reason,
             best=best,
             allowed_drop=self._allowed,
-            certain=best.drop is not None and best.drop.high <= self._allowed,
+            certain=best.drop is not None and (self._allowed is None or best.drop.high <= self._allowed),
             curve=tuple(self._point(each) for each in range(len(self._order) + 1)),
             sensitivity=self._sensitivity,
             gain_ms=self._gain,

@@ -19,17 +19,19 @@ Plan: TypeAlias = frozenset[str]
 
 @dataclass(frozen=True)
 class Budget:
-    """What quantization may cost."""
+    """What quantization may cost, how long the result may take, or both."""
 
-    max_drop: float
-    """Of the main metric."""
+    max_drop: float | None
+    """Of the main metric. None: as little as `latency_ms` allows."""
     relative: bool = False
     """`max_drop` is a share of the float model's metric, not points of it."""
     latency_ms: float | None = None
     """What a plan may take at most."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.max_drop < 1.0:
+        if self.max_drop is None and self.latency_ms is None:
+            raise ConfigError("a budget needs a drop, a latency, or both")
+        if self.max_drop is not None and not 0.0 <= self.max_drop < 1.0:
             raise ConfigError(f"a budget of {self.max_drop} is no share: give a drop from 0 up to 1, or '0.5%'")
         if self.latency_ms is not None and not self.latency_ms > 0.0:
             raise ConfigError(f"a latency budget of {self.latency_ms} ms cannot be met: give a positive number")
@@ -50,8 +52,10 @@ class Budget:
             raise ConfigError(f"'{text}' is no budget: give a drop as in '0.5%' (of the FP32 metric) or 0.005 (points)")
         return cls(value / 100.0 if relative else value, relative, latency_ms)
 
-    def allowed(self, baseline: float) -> float:
-        """Largest drop, in points of a metric that is `baseline` in float."""
+    def allowed(self, baseline: float) -> float | None:
+        """Largest drop, in points of a metric that is `baseline` in float; None: any."""
+        if self.max_drop is None:
+            return None
         return self.max_drop * baseline if self.relative else self.max_drop
 
 

@@ -37,8 +37,8 @@ class SearchResult(Struct):
     """One sentence for people."""
     best: Point
     """``met``: the plan to ship. Otherwise the best that was found; float ships."""
-    allowed_drop: float
-    """The budget in points of the metric."""
+    allowed_drop: float | None
+    """The budget in points of the metric; None: only latency was limited."""
     certain: bool
     """The whole interval of the best plan's drop lies inside the budget, not only the estimate."""
     curve: tuple[Point, ...]

@@ -11,15 +11,17 @@ import onnx_ir as ir
 import pytest
 from tiny_recipe import RECIPE, Watch
 
-from edgeopt.config import BenchmarkConfig, DataSource, EvaluateConfig, parse_config
+from edgeopt.config import BenchmarkConfig, BudgetConfig, DataSource, EvaluateConfig, parse_config
 from edgeopt.dataset import load
-from edgeopt.errors import ConfigError
+from edgeopt.errors import AccuracyError, ConfigError
 from edgeopt.pipeline import build
+from edgeopt.pipeline.budget import budget_of
 from edgeopt.pipeline.graphs import MODEL
 from edgeopt.pipeline.plans import FLOAT, Subject, _Plans, search_plan
-from edgeopt.search import Budget, SearchResult, Settings
+from edgeopt.search import Budget, Point, SearchResult, Settings
 from edgeopt.spec import ModelSpec
 
+EMPTY = '<ir_version: 10, opset_import: ["" : 18]> g (float[1] x) => (float[1] y) { y = Identity(x) }'
 QUICK = BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8)
 
 
@@ -74,6 +76,40 @@ def test_a_build_with_a_budget_records_its_search(built, tmp_path: Path) -> None
         assert int8.verdict == found.reason
     else:
         assert found.best.drop is not None
+
+
+def test_a_search_without_a_plan_is_kept_and_ends_the_build_each_time(built, tmp_path: Path, monkeypatch) -> None:
+    copy = Path(shutil.copytree(built[0], tmp_path / "copy"))
+    nothing = Point(quantized=(), predicted_ms=1.0, predicted_distance=0.0)
+    found = SearchResult(
+        status="no_plan",
+        reason="the closest loses 0.2",
+        best=nothing,
+        allowed_drop=0.0,
+        certain=False,
+        curve=(nothing,),
+        sensitivity={},
+        gain_ms={},
+        validations=3,
+    )
+    monkeypatch.setattr("edgeopt.pipeline.budget.search_plan", lambda *_, **__: (found, ir.from_onnx_text(EMPTY)))
+    for watch in (Watch(), again := Watch()):
+        with pytest.raises(AccuracyError, match=r"ort: the closest loses 0\.2.*search\.json"):
+            build(parse_config(RECIPE, overrides=("budget.max_drop=0.0",)), Path.cwd(), copy, copy / "work", watch)
+    assert "search" in again.reused
+
+
+@pytest.mark.parametrize(
+    ("table", "limits"),
+    [
+        ({}, Budget(0.005, relative=True)),
+        ({"max_drop": 0.01}, Budget(0.01)),
+        ({"max_drop": "1%", "latency_ms": 5.0}, Budget(0.01, relative=True, latency_ms=5.0)),
+        ({"latency_ms": 5.0}, Budget(None, latency_ms=5.0)),
+    ],
+)
+def test_the_recipes_budget_limits_drop_latency_or_both(table: dict[str, object], limits: Budget) -> None:
+    assert budget_of(msgspec.convert(table, BudgetConfig)) == limits
 
 
 @pytest.mark.parametrize("wrong", ["'half'", "'-1%'", "2.0", "'0.5'"])
