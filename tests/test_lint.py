@@ -11,7 +11,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from edgeopt.errors import ConfigError, ModelError
+from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint, render
 
 
@@ -279,3 +279,34 @@ def test_the_table_shows_the_worst_first(tmp_path):
     assert "trt-int8: [x]" in lines[1]
     assert "this (much)" in lines[1]
     assert lines[-1] == "model.onnx for trt: 1 errors, 0 warnings, 1 notes from 2 rules"
+
+
+def test_a_layer_that_reads_quantized_tensors_by_way_of_a_concat_is_whole(tmp_path):
+    model = graph("""
+    [q] xq = QuantizeLinear(x, s, z)
+    [dq] xd = DequantizeLinear(xq, s, z)
+    [concat] c = Concat <axis = 1> (xd, xd)
+    [wdq] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [conv] y = Conv <pads = [1, 1, 1, 1]> (c, wd)
+    """)
+    assert "half-quantized" not in found(model, tmp_path, **conv_arrays(into=32))
+
+
+def test_the_picture_that_a_network_begins_with_is_not_unaligned(tmp_path):
+    model = graph(QUANTIZED_CONV, "float[1, 3, 8, 8] x")
+    assert "channel-alignment" not in found(model, tmp_path, **conv_arrays(into=3))
+
+
+def test_a_node_that_reads_what_nothing_makes(tmp_path):
+    (finding,) = found(graph("[sum] y = Add(x, nowhere)"), tmp_path)["dangling-input"]
+    assert "'nowhere'" in finding.reason
+    assert finding.node == "sum (Add)"
+
+
+def test_an_engine_that_does_not_run_here_says_what_to_lint_instead(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise TargetError("no GPU.")
+
+    monkeypatch.setattr("edgeopt.runtime.trt.open_engine", refuse)
+    with pytest.raises(TargetError, match=r"no GPU.*trtexec --exportLayerInfo"):
+        lint(tmp_path / "engine.plan")

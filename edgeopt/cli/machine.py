@@ -33,7 +33,11 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 @as_json
 @click.pass_context
 def lint(context: click.Context, path: Path, target: str, device: str | None, as_json: bool) -> None:  # noqa: FBT001
-    """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something."""
+    """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something.
+
+    MODEL is an .onnx file. ENGINE is a .plan or .engine (on the GPU that runs it), or the .json that trtexec
+    --exportLayerInfo --profilingVerbosity=detailed writes. Of a BUNDLE every variant's graph is read.
+    """
     import msgspec
 
     from edgeopt.cli.console import console

@@ -16,6 +16,20 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 HEADS = (*CONVOLUTIONS, "Gemm", "MatMul")
 
+_KEEPS_SCALE = (
+    "Concat",
+    "MaxPool",
+    "Slice",
+    "Split",
+    "Reshape",
+    "Flatten",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Resize",
+)
+"""Operators that move or mix values of one scale: engines run them on integers between quantizers."""
+
 
 @dataclass(frozen=True)
 class Linted:
@@ -70,8 +84,16 @@ def consumers(node: ir.Node) -> list[ir.Node]:
 
 
 def quantized(node: ir.Node, index: int) -> bool:
-    """Whether an input comes out of a DequantizeLinear."""
-    return producer(given(node, index), DEQUANTIZE) is not None
+    """Whether an input comes out of a DequantizeLinear, also by way of operators that keep its scale."""
+    return _is_dequantized(given(node, index))
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    if producer(value, DEQUANTIZE) is not None:
+        return True
+    node = producer(value, *_KEEPS_SCALE)
+    moved = () if node is None else node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    return bool(moved) and all(_is_dequantized(one) for one in moved)
 
 
 def source(value: ir.Value | None) -> ir.Value | None:

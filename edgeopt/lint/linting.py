@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.config import TargetName
-from edgeopt.errors import ModelError
+from edgeopt.errors import ModelError, TargetError
 from edgeopt.hardware import device as board
 from edgeopt.lint import engine_rules, rejected, slow
 from edgeopt.lint.findings import Finding, LintReport
@@ -131,8 +131,14 @@ def _lint_layers(path: Path, target: str, text: str, bandwidth: float | None) ->
 def _inspect(path: Path, target: str) -> str:
     from edgeopt.runtime.trt import open_engine  # only engines need TensorRT
 
-    with open_engine(path, target, EngineSettings(), reuse_outputs=False) as session:
-        return session.layers_json()
+    try:
+        with open_engine(path, target, EngineSettings(), reuse_outputs=False) as session:
+            return session.layers_json()
+    except TargetError as error:
+        raise TargetError(
+            f"the layers of {path} can be listed only where it runs, and here: {str(error).rstrip('.')}. Lint its ONNX graph instead, or "
+            "the layer list that trtexec --exportLayerInfo=layers.json --profilingVerbosity=detailed writes there"
+        ) from error
 
 
 def _text(path: Path) -> str:

@@ -135,4 +135,10 @@ def dynamic_shapes(linted: Linted) -> Iterator[Finding]:
             yield finding("dynamic-size", "error", None, reason, "export with a fixed height and width")
         elif dynamic:
             reason = f"the batch of '{value.name}' is dynamic; engines serve batch 1 unless a range is set"
-            yield finding("dynamic-batch", "note", None, reason, "set engine.tensorrt.build.batch for more")
+            yield finding(
+                "dynamic-batch",
+                "note",
+                None,
+                reason,
+                "for more, set build.batch.max in the recipe's [compile.tensorrt]",
+            )

@@ -26,6 +26,8 @@ from edgeopt.lint.graph import (
 
 _INT8_ALIGNMENT, _FP16_ALIGNMENT = 16, 8
 """Channels that a tensor core takes at once (NVIDIA deep-learning performance guide: 16 bytes)."""
+_PICTURE = 4
+"""Channels that a picture has at most: the first layer has kernels of its own for them."""
 _WORTH_SAYING = 0.01
 """Extra work, as a share of the network's, below which nothing is said."""
 _LARGEST_HALF = 65504.0
@@ -43,7 +45,7 @@ def channel_alignment(linted: Linted) -> Iterator[Finding]:
     for node in linted.of(*CONVOLUTIONS):
         shape, half = weight_shape(node), _is_half(node)
         int8 = quantized(node, 0) and quantized(node, 1)
-        if shape is None or not (int8 or half) or _groups(node) > 1:
+        if shape is None or not (int8 or half) or _groups(node) > 1 or shape[1] <= _PICTURE:
             continue
         alignment = _INT8_ALIGNMENT if int8 else _FP16_ALIGNMENT
         channels = {"input": shape[1], "output": shape[0]}
