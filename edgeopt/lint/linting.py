@@ -136,8 +136,8 @@ def _inspect(path: Path, target: str) -> str:
             return session.layers_json()
     except TargetError as error:
         raise TargetError(
-            f"the layers of {path} can be listed only where it runs, and here: {str(error).rstrip('.')}. Lint its ONNX graph instead, or "
-            "the layer list that trtexec --exportLayerInfo=layers.json --profilingVerbosity=detailed writes there"
+            f"the layers of {path} can be listed only where it runs, and here: {str(error).rstrip('.')}. Lint its ONNX "
+            "graph, or the list that trtexec --exportLayerInfo=layers.json --profilingVerbosity=detailed writes there"
         ) from error
 
 
