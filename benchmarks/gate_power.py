@@ -14,18 +14,15 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from edgeopt.gate import GateConfig, Side, Verdict, gate
-from edgeopt.gate.bundles import open_subject
-from edgeopt.measure.sensors import Sensors
+from edgeopt.gate.bundles import launch_workers, open_subject
 from edgeopt.measure.subject import Nanoseconds, Subject
-from edgeopt.measure.worker import Worker
-from edgeopt.spec import replace
 
 IMAGES = 4
 SIZE = (480, 640, 3)
@@ -65,9 +62,8 @@ def main() -> None:
     parser.add_argument("--slowed", type=int, default=20)
     parser.add_argument("--share", type=float, default=0.05, help="by which the slowed candidate takes longer")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--maximum-s", type=float, default=60.0)
+    parser.add_argument("--maximum-s", type=float, default=GateConfig().maximum_s)
     parser.add_argument("--other-load", type=float, default=GateConfig().other_load, help="1: count every round")
-    parser.add_argument("--fresh-every", type=int, default=6, help="runs after which all processes start anew")
     parser.add_argument("--no-hog", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gate_power.json"))
     options = parser.parse_args()
@@ -77,36 +73,27 @@ def main() -> None:
     verdicts: dict[str, list[Verdict]] = {"equal": [], "slowed": []}
     try:
         with noise(on=not options.no_hog):
-            for start in range(0, len(runs), options.fresh_every):
-                with candidates(options.bundle, options.share, options.threads) as workers:
-                    for number, kind in runs[start : start + options.fresh_every]:
-                        verdicts[kind].append(one_run(workers, number, kind, config))
+            for number, kind in runs:
+                verdicts[kind].append(
+                    one_run(number, kind, options.share if kind == "slowed" else 0.0, options, config)
+                )
     finally:
         report(options.out, verdicts)
 
 
-def one_run(workers: dict[str, Worker], number: int, kind: str, config: GateConfig) -> Verdict:
-    """Gate one of the candidates."""
+def one_run(number: int, kind: str, share: float, options: argparse.Namespace, config: GateConfig) -> Verdict:
+    """Gate the model against itself, slowed by `share`."""
     begun = time.monotonic()
-    sensors = Sensors(pids=("self", *(worker.pid for worker in workers.values())))
-    subjects = {"baseline": workers["baseline"], "twin": workers["twin"], "candidate": workers[kind]}
-    verdict = gate(subjects, replace(config, seed=number), names=("model", kind), sensors=sensors)
-    print(
-        f"{number:3d} {kind:6} {verdict.outcome:7} {time.monotonic() - begun:5.1f} s {verdict.reasons[0]}", flush=True
-    )
-    return verdict
-
-
-@contextmanager
-def candidates(side: Side, share: float, threads: int) -> Iterator[dict[str, Worker]]:
-    """The model four times, each in a process of its own, once slowed by `share`."""
     images = [np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8) for seed in range(IMAGES)]
-    added = {"baseline": 0.0, "twin": 0.0, "equal": 0.0, "slowed": share}
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(Worker(functools.partial(open_slowed, side, images, threads, more)))
-            for name, more in added.items()
-        }
+    makes = {
+        name: functools.partial(open_slowed, options.bundle, images, options.threads, more)
+        for name, more in {"baseline": 0.0, "twin": 0.0, "candidate": share}.items()
+    }
+    verdict = gate(functools.partial(launch_workers, makes), config, names=("model", kind))
+    launches = verdict.latency.launches if verdict.latency is not None else 0
+    took = f"{time.monotonic() - begun:5.1f} s {launches:2d} launches"
+    print(f"{number:3d} {kind:6} {verdict.outcome:7} {took} {verdict.reasons[0]}", flush=True)
+    return verdict
 
 
 def open_slowed(side: Side, images: list[np.ndarray], threads: int, share: float) -> Subject:

@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--against", type=Path, help="folder of bundles that an earlier edgeopt built")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--maximum-s", type=float, default=60.0)
+    parser.add_argument("--maximum-s", type=float, default=GateConfig().maximum_s)
     parser.add_argument("--out", type=Path, default=Path("build/latency"))
     options = parser.parse_args()
     images = [np.random.default_rng(seed).integers(0, 256, SIZE, dtype=np.uint8) for seed in range(IMAGES)]

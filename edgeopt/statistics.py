@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,6 +76,22 @@ def interval(estimate: float, draws: Values, confidence: float = 0.95) -> Interv
     """The central `confidence` of a bootstrap distribution around `estimate`."""
     low, high = np.quantile(draws, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(estimate, float(low), float(high))
+
+
+def student_quantile(probability: float, freedom: int) -> float:
+    """Quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
+
+    Within 1 % of the exact value from 5 degrees of `freedom` and up to a `probability` of .9995.
+    """
+    x = NormalDist().inv_cdf(probability)
+    terms = (
+        x,
+        (x**3 + x) / 4,
+        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
+        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
+        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
+    )
+    return float(sum(term / freedom**power for power, term in enumerate(terms)))
 
 
 def paired_bootstrap_interval(

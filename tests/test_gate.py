@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +22,7 @@ from edgeopt.gate import (
     EXIT_CODES,
     AccuracyFinding,
     GateConfig,
+    Opened,
     Side,
     gate,
     gate_bundles,
@@ -30,25 +32,29 @@ from edgeopt.gate import (
     to_junit,
     to_markdown,
 )
-from edgeopt.gate.decide import FIRST_LOOK, compare, decide
+from edgeopt.gate.decide import FIRST_LOOK, Launch, compare, decide
 from edgeopt.gate.verdict import Interval, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.worker import Worker
 
 NOWHERE = Sensors(Path("/nonexistent"))
-CONFIG = GateConfig(warmup_s=0.0, maximum_s=600.0, maximum_rounds=120)
-"""Ends by rounds: a simulated machine has no time."""
+CONFIG = GateConfig(warmup_s=0.0, maximum_s=600.0)
+"""Ends by launches: a simulated machine has no time."""
 
 
 class Machine:
-    """Simulated time that drifts and is disturbed; all subjects of one machine live through the same."""
+    """Simulated time that drifts and is disturbed; all subjects of one machine live through the same.
 
-    def __init__(self, seed: int, noise: float = 0.03, hog: float = 0.0) -> None:
-        self.generator, self.noise, self.hog, self.queries = np.random.default_rng(seed), noise, hog, 0
+    Each launch gives each subject a luck of its own for as long as it lives, as memory does to real processes.
+    """
+
+    def __init__(self, seed: int, noise: float = 0.03, hog: float = 0.0, luck: float = 0.014) -> None:
+        self.generator, self.noise, self.hog, self.luck, self.queries = np.random.default_rng(seed), noise, hog, luck, 0
 
     def subject(self, milliseconds: float):
         machine = self
+        lucky = milliseconds * machine.generator.lognormal(0.0, machine.luck)
 
         class Subject:
             stages = ("total",)
@@ -57,16 +63,19 @@ class Machine:
                 drift = 1.0 + 0.1 * np.sin(machine.queries / 700.0)
                 hogged = 1.7 if machine.generator.random() < machine.hog else 1.0
                 machine.queries += queries
-                samples = milliseconds * drift * hogged * machine.generator.lognormal(0.0, machine.noise, queries)
+                samples = lucky * drift * hogged * machine.generator.lognormal(0.0, machine.noise, queries)
                 return (samples[:, None] * 1e6).astype(np.int64)
 
         return Subject()
 
+    def launch(self, slowdown: float = 1.0, sensors: Sensors = NOWHERE):
+        """What `gate` calls for each launch."""
+        times = {"baseline": 5.0, "twin": 5.0, "candidate": 5.0 * slowdown}
+        return lambda _: nullcontext(Opened({name: self.subject(ms) for name, ms in times.items()}, sensors))
+
 
 def run(machine: Machine, slowdown: float, **changes):
-    subjects = {"baseline": machine.subject(5.0), "twin": machine.subject(5.0)}
-    config = msgspec.structs.replace(CONFIG, **changes)
-    return gate({**subjects, "candidate": machine.subject(5.0 * slowdown)}, config, sensors=NOWHERE)
+    return gate(machine.launch(slowdown), msgspec.structs.replace(CONFIG, **changes))
 
 
 class TestOutcomes:
@@ -85,11 +94,21 @@ class TestOutcomes:
     def test_what_is_clear_ends_early(self, slowdown, outcome):
         verdict = run(Machine(0), slowdown, precision=0.0)
         assert verdict.outcome == outcome
-        assert verdict.latency.rounds == FIRST_LOOK
+        assert verdict.latency.launches == FIRST_LOOK
 
-    def test_early_looks_do_not_make_equal_models_fail(self):
-        outcomes = [run(Machine(seed, noise=0.1), 1.0, precision=0.0, maximum_rounds=60).outcome for seed in range(20)]
+    def test_what_is_unclear_is_launched_again(self):
+        calm, wild = (run(Machine(1, luck=luck), 1.03).latency.launches for luck in (0.001, 0.03))
+        assert calm < wild
+
+    def test_processes_that_differ_for_life_do_not_make_equal_models_fail(self):
+        """With one launch a model would often seem some per cent slower than itself, and surely so."""
+        outcomes = [run(Machine(seed, noise=0.002, luck=0.03), 1.0).outcome for seed in range(20)]
         assert "fail" not in outcomes
+        assert outcomes.count("pass") >= 18
+
+    def test_the_slowdown_is_seen_through_such_differences(self):
+        outcomes = [run(Machine(seed, noise=0.002, luck=0.014), 1.05).outcome for seed in range(20)]
+        assert outcomes.count("fail") >= 19
 
     def test_time_that_is_used_up_ends_it_too(self):
         assert run(Machine(0), 1.0, maximum_s=0.0).outcome == "invalid"
@@ -102,7 +121,7 @@ class TestOutcomes:
         assert run(Machine(seed, hog=0.2), 1.0).outcome in ("pass", "invalid")
 
     def test_a_hopeless_machine_is_invalid_and_not_a_pass(self):
-        verdict = run(Machine(1, noise=6.0), 1.0, maximum_rounds=12, minimum_rounds=8)
+        verdict = run(Machine(1, noise=6.0), 1.0, maximum_launches=4)
         assert verdict.outcome == "invalid"
         assert verdict.exit_code == 3
 
@@ -110,17 +129,15 @@ class TestOutcomes:
         assert run(Machine(2), 1.05, absolute_floor_ms=0.5).outcome == "pass"
 
     def test_a_busy_machine_is_invalid_with_the_load_in_the_reason(self, tmp_path):
-        busy = _AlwaysBusy(tmp_path)
-        machine = Machine(3)
-        subjects = {name: machine.subject(5.0) for name in ("baseline", "twin", "candidate")}
-        verdict = gate(subjects, msgspec.structs.replace(CONFIG, maximum_rounds=3), sensors=busy)
+        busy = Machine(3).launch(sensors=_AlwaysBusy(tmp_path))
+        verdict = gate(busy, msgspec.structs.replace(CONFIG, maximum_launches=2))
         assert verdict.outcome == "invalid"
         assert "other processes took 50% of the processors" in verdict.reasons[0]
         assert verdict.latency is None
 
     def test_other_subjects(self):
-        with pytest.raises(MeasurementError, match="baseline, twin and candidate, not a"):
-            gate({"a": Machine(0).subject(1.0)}, CONFIG)
+        with pytest.raises(MeasurementError, match="baseline, twin, candidate, not a"):
+            gate(lambda _: nullcontext(Opened({"a": Machine(0).subject(1.0)}, NOWHERE)), CONFIG)
 
 
 class _AlwaysBusy(Sensors):
@@ -138,17 +155,23 @@ class _AlwaysBusy(Sensors):
 
 
 class TestDecide:
-    @given(st.lists(st.floats(1.0, 100.0), min_size=2, max_size=40), st.integers(0, 9))
-    def test_a_model_against_itself_never_fails(self, milliseconds, seed):
-        finding = compare(milliseconds, milliseconds, milliseconds, 0, GateConfig(seed=seed))
-        assert decide(finding, None, (), GateConfig())[0] == "pass"
+    @given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=16))
+    def test_a_model_against_itself_never_fails(self, noises):
+        launches = [_launch(ratio=1.0, noise=noise) for noise in noises]
+        assert decide(compare(launches, GateConfig()), None, (), GateConfig())[0] != "fail"
 
-    def test_the_noise_of_the_baseline_raises_the_floors(self):
-        generator = np.random.default_rng(0)
-        baseline, twin = 10.0 * generator.lognormal(0, 0.2, (2, 12))
-        finding = compare(baseline, twin, baseline * 1.03, 0, GateConfig())
-        assert finding.relative_floor > 0.02
-        assert finding.absolute_floor_ms == pytest.approx(finding.relative_floor * finding.baseline_ms, rel=0.01)
+    def test_a_difference_of_the_baseline_from_itself_raises_the_floors(self):
+        finding = compare([_launch(ratio=1.06, noise=1.04)] * 5, GateConfig())
+        assert finding.relative_floor == pytest.approx(0.04)
+        assert finding.absolute_floor_ms == pytest.approx(0.04 * finding.baseline_ms)
+
+    def test_the_interval_is_as_wide_as_launches_differ(self):
+        widths = []
+        for spread in (0.01, 0.02):
+            launches = [_launch(ratio=1.0 + spread * (-1) ** number, noise=1.0) for number in range(6)]
+            ratio = compare(launches, GateConfig()).ratio
+            widths.append(ratio.high - ratio.low)
+        assert widths[1] == pytest.approx(2.0 * widths[0], rel=0.01)
 
     def test_lost_accuracy_fails_even_when_nothing_could_be_timed(self):
         lost = AccuracyFinding(metric="top1", baseline=0.80, candidate=0.78, allowed_drop=0.01)
@@ -161,6 +184,10 @@ class TestDecide:
         assert decide(finding, None, (), GateConfig())[0] == "invalid"
 
 
+def _launch(ratio: float, noise: float) -> Launch:
+    return Launch(baseline_ms=10.0, candidate_ms=10.0 * ratio, ratio=ratio, noise=noise, rounds=8, disturbed=0)
+
+
 def _finding(ratio: Interval) -> LatencyFinding:
     return LatencyFinding(
         baseline_ms=10.0,
@@ -169,7 +196,8 @@ def _finding(ratio: Interval) -> LatencyFinding:
         noise=Interval(estimate=1.0, low=0.995, high=1.005),
         relative_floor=0.01,
         absolute_floor_ms=0.1,
-        rounds=20,
+        launches=5,
+        rounds=40,
         disturbed_rounds=1,
     )
 
@@ -305,7 +333,7 @@ class TestBundles:
         return tiny.write(tmp_path / "t.edgeopt")
 
     def test_two_variants_of_one_bundle(self, bundle):
-        config = GateConfig(warmup_s=0.0, maximum_rounds=4, minimum_rounds=2, block_s=0.01)
+        config = GateConfig(warmup_s=0.0, maximum_launches=3, rounds=2, block_s=0.01)
         sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
         verdict = gate_bundles(*sides, [tiny.colour("red")], config)
         assert verdict.exit_code in EXIT_CODES.values()
@@ -323,7 +351,9 @@ class TestBundles:
         sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
         evaluated("ort-fp32", 0.9, "same")
         evaluated("ort-int8", 0.7, "same")
-        verdict = gate_bundles(*sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_rounds=1))
+        verdict = gate_bundles(
+            *sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_launches=1, rounds=1, block_s=0.01)
+        )
         assert verdict.outcome == "fail"
         assert "top1 fell from 0.9000 to 0.7000" in verdict.reasons[0]
         evaluated("ort-int8", 0.9, "other")

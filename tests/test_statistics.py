@@ -15,6 +15,7 @@ from edgeopt.statistics import (
     bootstrap_interval,
     minimum_queries,
     paired_bootstrap_interval,
+    student_quantile,
     tail_bound,
 )
 
@@ -128,3 +129,11 @@ class TestBlockRatio:
     def test_a_latency_of_zero(self):
         with pytest.raises(MeasurementError, match="clock is too coarse"):
             block_ratio_interval([1.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("probability", "freedom", "exact"),
+    [(0.975, 5, 2.5706), (0.975, 11, 2.2010), (0.9995, 5, 6.8688), (0.9995, 9, 4.7809), (0.5, 3, 0.0)],
+)
+def test_student_quantiles_are_those_of_the_tables(probability: float, freedom: int, exact: float) -> None:
+    assert student_quantile(probability, freedom) == pytest.approx(exact, rel=0.01, abs=1e-12)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgeopt.gate.bundles import Side, Stored, gate_bundles, gate_file, read_stored
 from edgeopt.gate.outputs import to_json, to_junit, to_markdown
-from edgeopt.gate.run import gate, gate_stored
+from edgeopt.gate.run import Opened, gate
+from edgeopt.gate.stored import gate_stored
 from edgeopt.gate.verdict import EXIT_CODES, AccuracyFinding, GateConfig, LatencyFinding, Verdict
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "AccuracyFinding",
     "GateConfig",
     "LatencyFinding",
+    "Opened",
     "Side",
     "Stored",
     "Verdict",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import msgspec
 
 from edgeopt.bundle import Bundle
 from edgeopt.errors import MeasurementError
-from edgeopt.gate.run import Progress, gate, gate_stored
+from edgeopt.gate.rounds import Progress
+from edgeopt.gate.run import Opened, gate
+from edgeopt.gate.stored import gate_stored
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
 from edgeopt.measure.accuracy import StoredAccuracy, stored_accuracy
 from edgeopt.measure.sensors import Sensors
@@ -98,19 +100,32 @@ def gate_bundles(
         MeasurementError: the accuracies are of different images, or a measured process ended.
     """
     finding = _accuracies(baseline, candidate, config) if accuracy else None
+    sides = {"baseline": baseline, "twin": baseline, "candidate": candidate}
+    makes = {name: _opening(side, images, threads) for name, side in sides.items()}
+    return gate(
+        functools.partial(launch_workers, makes),
+        config,
+        names=(str(baseline), str(candidate)),
+        accuracy=finding,
+        progress=progress,
+    )
+
+
+@contextmanager
+def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> Iterator[Opened]:
+    """Every subject in a new process; each launch starts with another one, since the order is seen to matter.
+
+    Args:
+        makes: opens each subject, in its process.
+        number: of the launch.
+    """
+    names = list(makes)
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(_worker(side, images, threads))
-            for name, side in (("baseline", baseline), ("twin", baseline), ("candidate", candidate))
-        }
-        return gate(
-            workers,
-            config,
-            names=(str(baseline), str(candidate)),
-            accuracy=finding,
-            sensors=_sensors(workers.values()),
-            progress=progress,
-        )
+        workers = {}
+        for place in range(len(names)):
+            name = names[(place + number) % len(names)]
+            workers[name] = stack.enter_context(Worker(makes[name]))
+        yield Opened({name: workers[name] for name in names}, _sensors(workers.values()))
 
 
 def gate_file(
@@ -123,7 +138,7 @@ def gate_file(
     progress: Progress | None = None,
 ) -> Verdict:
     """Gate a variant against stored results of this machine; see `gate_stored` about what that cannot see."""
-    with _worker(candidate, images, threads) as worker:
+    with Worker(_opening(candidate, images, threads)) as worker:
         return gate_stored(
             stored.median_ms,
             stored.fingerprint,
@@ -169,8 +184,8 @@ def open_subject(path: Path, variant: str | None, images: Sequence[Array], threa
     return Staged(load(path, variant=variant, threads=threads), images)
 
 
-def _worker(side: Side, images: Sequence[Array], threads: int) -> Worker:
-    return Worker(functools.partial(open_subject, side.path, side.variant, list(images), threads))
+def _opening(side: Side, images: Sequence[Array], threads: int) -> Callable[[], Subject]:
+    return functools.partial(open_subject, side.path, side.variant, list(images), threads)
 
 
 def _sensors(workers: Iterable[Worker]) -> Sensors:

@@ -1,82 +1,108 @@
-"""From measured rounds to pass, fail or invalid: pure functions.
+"""From measured launches to pass, fail or invalid: pure functions.
 
 A candidate fails only if the whole interval of its slowdown lies beyond both floors, and passes only if the interval
 excludes the slowdown that must not go through. What lies between was not measured well enough: invalid.
 
 Who looks at the decision again and again and stops when he likes it decides wrongly more often than the interval says.
-So looks before the end use an interval of 99.9 % (Haybittle 1971, Peto et al. 1976), whose dozens of looks together err
-less often than one look at the 95 % that the end uses; what it decides, the narrower one decides as well.
+So looks before the end use an interval of 99.9 % (Haybittle 1971, Peto et al. 1976), whose few looks together err less
+often than one look at the 95 % that the end uses; what it decides, the narrower one decides as well.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from edgeopt import statistics
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Interval, LatencyFinding, Outcome
 
 _CONFIDENCE = 0.95
 EARLY_CONFIDENCE = 0.999
-FIRST_LOOK = 12
-"""Rounds before any look: the least and the most of 11 hold the true median between them with 99.9 %."""
+FIRST_LOOK = 3
+"""Launches before any look, and the least to decide on."""
 
 
-def compare(
-    baseline_ms: ArrayLike,
-    twin_ms: ArrayLike,
-    candidate_ms: ArrayLike,
-    disturbed: int,
-    config: GateConfig,
-    confidence: float = _CONFIDENCE,
-) -> LatencyFinding:
+@dataclass(frozen=True)
+class Launch:
+    """What one set of processes showed."""
+
+    baseline_ms: float
+    """Median."""
+    candidate_ms: float
+    ratio: float
+    """Candidate over baseline, median over rounds."""
+    noise: float
+    """The baseline's second instance over its first."""
+    rounds: int
+    """That counted."""
+    disturbed: int
+
+
+def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = _CONFIDENCE) -> LatencyFinding:
     """Candidate against baseline, with floors from the baseline against its twin.
 
+    With s the deviation of a process's log latency, a launch's log ratio varies by 1.5 s² (one candidate against the
+    mean of two baselines) and its log noise by 2 s² around 0. Both estimate s together: few launches, but nearly
+    twice as many degrees of freedom for Student's t.
+
     Args:
-        baseline_ms: (rounds,) typical latency in each undisturbed round.
-        twin_ms: of a second instance of the same model, in the same rounds.
-        candidate_ms: of the candidate, in the same rounds.
-        disturbed: rounds that were left out.
+        launches: at least two.
         config: the floors' least values.
         confidence: of both intervals.
     """
-    first, second = np.asarray(baseline_ms, dtype=np.float64), np.asarray(twin_ms, dtype=np.float64)
-    noise = statistics.block_ratio_interval(first, second, confidence=confidence, seed=config.seed)
-    both = np.stack([first, second], axis=1)
-    baseline = float(np.median(both))
-    spread = max(noise.high - 1.0, 1.0 - noise.low)
-    ratio = statistics.block_ratio_interval(both, candidate_ms, confidence=confidence, seed=config.seed)
+    ratios = np.log([launch.ratio for launch in launches])
+    noises = np.log([launch.noise for launch in launches])
+    count = len(launches)
+    freedom = 2 * count - 1
+    variance = (float((noises**2).sum()) / 2.0 + float(((ratios - ratios.mean()) ** 2).sum()) / 1.5) / freedom
+    reach = statistics.student_quantile((1.0 + confidence) / 2.0, freedom) * math.sqrt(variance / count)
+    baseline = float(np.median([launch.baseline_ms for launch in launches]))
+    noise = _around(float(noises.mean()), math.sqrt(2.0) * reach)
+    spread = abs(noise.estimate - 1.0)
     return LatencyFinding(
         baseline_ms=baseline,
-        candidate_ms=float(np.median(np.asarray(candidate_ms, dtype=np.float64))),
-        ratio=_interval(ratio),
-        noise=_interval(noise),
+        candidate_ms=float(np.median([launch.candidate_ms for launch in launches])),
+        ratio=_around(float(ratios.mean()), math.sqrt(1.5) * reach),
+        noise=noise,
         relative_floor=max(config.relative_floor, spread),
         absolute_floor_ms=max(config.absolute_floor_ms, spread * baseline),
-        rounds=first.size,
-        disturbed_rounds=disturbed,
+        launches=count,
+        rounds=sum(launch.rounds for launch in launches),
+        disturbed_rounds=sum(launch.disturbed for launch in launches),
     )
 
 
-def compare_stored(stored_ms: Sequence[float], candidate_ms: Sequence[float], config: GateConfig) -> LatencyFinding:
+def _around(logarithm: float, reach: float) -> Interval:
+    """A ratio with its interval, from logarithms."""
+    low, middle, high = (math.exp(logarithm + side * reach) for side in (-1.0, 0.0, 1.0))
+    return Interval(estimate=middle, low=low, high=high)
+
+
+def compare_stored(
+    stored_ms: Sequence[float], candidate_ms: Sequence[float], disturbed: int, config: GateConfig
+) -> LatencyFinding:
     """Candidate against block medians of an earlier run on the same machine: no pairing, so drift is not cancelled.
 
     Args:
         stored_ms: block medians of the stored run.
         candidate_ms: block medians of the run just made.
+        disturbed: rounds of it that were left out.
         config: the floors; what drifts between runs of one machine has to be put into them by the caller.
     """
+    ratio = statistics.median_ratio_interval(stored_ms, candidate_ms, seed=config.seed)
     return LatencyFinding(
         baseline_ms=float(np.median(stored_ms)),
         candidate_ms=float(np.median(candidate_ms)),
-        ratio=_interval(statistics.median_ratio_interval(stored_ms, candidate_ms, seed=config.seed)),
+        ratio=Interval(estimate=ratio.estimate, low=ratio.low, high=ratio.high),
         noise=None,
         relative_floor=config.relative_floor,
         absolute_floor_ms=config.absolute_floor_ms,
+        launches=1,
         rounds=len(candidate_ms),
-        disturbed_rounds=0,
+        disturbed_rounds=disturbed,
     )
 
 
@@ -117,11 +143,6 @@ def _lost(accuracy: AccuracyFinding) -> str:
 
 
 def precise(latency: LatencyFinding, config: GateConfig) -> bool:
-    """Whether more rounds would change little. It looks at widths only, which tell nothing of the decision."""
-    intervals = [latency.ratio, latency.noise or latency.ratio]
-    widest = max((interval.high - interval.low) / 2.0 for interval in intervals)
-    return latency.rounds >= config.minimum_rounds and widest <= config.precision
-
-
-def _interval(interval: statistics.Interval) -> Interval:
-    return Interval(estimate=interval.estimate, low=interval.low, high=interval.high)
+    """Whether more launches would change little. It looks at the width only, which tells nothing of the decision."""
+    half_width = (latency.ratio.high - latency.ratio.low) / 2.0
+    return latency.launches >= config.minimum_launches and half_width <= config.precision

@@ -66,7 +66,7 @@ def to_markdown(verdict: Verdict) -> str:
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:
-        lines[-1] += f"; {latency.rounds} rounds counted, {latency.disturbed_rounds} disturbed"
+        lines[-1] += f"; {latency.rounds} rounds in {latency.launches} launches, {latency.disturbed_rounds} disturbed"
     return "\n".join(lines) + "\n"
 
 

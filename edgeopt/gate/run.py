@@ -1,192 +1,84 @@
-"""Run the gate: baseline, its twin and the candidate in alternation, until the answer is precise or time is up."""
+"""Run the gate: baseline, its twin and the candidate in alternation, in new processes again and again.
+
+The same model in two processes differs by some per cent for as long as both live, whatever is averaged inside them:
+where their memory happens to lie decides (Kalibera and Jones 2013, "Rigorous benchmarking in reasonable time"). On a
+2-core machine, eleven sets of processes gave one model against itself ratios from .97 to 1.02, each steady within 1 %.
+So the launch is the item of the statistics, and the twin tells how much launches differ.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgeopt.errors import MeasurementError
-from edgeopt.gate.decide import EARLY_CONFIDENCE, FIRST_LOOK, compare, compare_stored, decide, precise
+from edgeopt.gate.decide import EARLY_CONFIDENCE, FIRST_LOOK, Launch, compare, decide, precise
+from edgeopt.gate.rounds import Progress, Rounds, measure_rounds, too_few
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
-from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
-from edgeopt.measure.latency import round_medians
 from edgeopt.measure.sensors import Conditions, Sensors
 from edgeopt.measure.subject import Subject
-from edgeopt.measure.validity import Limits, disturbed, whole
-from edgeopt.spec import replace
+from edgeopt.measure.validity import whole
 
-STORED_FLOOR = 0.13
-"""By how much absolute latencies were seen to differ between runs of one model on one machine."""
-_LOOK_EVERY = 4
-"""Rounds from one look to the next."""
 _ENOUGH_SHARE = 0.5
-"""With fewer than this share of `minimum_rounds` undisturbed when time is up, the run is invalid."""
+"""A launch with fewer than this share of the wanted rounds undisturbed does not count."""
+SIDES = ("baseline", "twin", "candidate")
 
-Progress = Callable[[float], None]
+
+@dataclass(frozen=True)
+class Opened:
+    """What one launch measures."""
+
+    subjects: Mapping[str, Subject]
+    """By the names of `SIDES`: ``twin`` is a second instance of the baseline; each best in a process of its own."""
+    sensors: Sensors
+    """Of this machine, told which processes are measured."""
 
 
-class _Rounds:
-    """Rounds so far: the undisturbed ones count."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.kept: list[list[Block]] = []
-        self.conditions: list[Conditions] = []
-        self.disturbed = 0
-
-    def add(self, blocks: list[Block]) -> None:
-        meanwhile = whole([block.conditions for block in blocks])
-        self.conditions.append(meanwhile)
-        if disturbed(meanwhile, self._limits):
-            self.disturbed += 1
-        else:
-            self.kept.append(blocks)
-
-    def medians(self, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        """(kept rounds,) ms of one subject."""
-        return round_medians([block for blocks in self.kept for block in blocks if block.subject == name])
+Open = Callable[[int], AbstractContextManager[Opened]]
+"""Starts launch number n (from 0) and ends it."""
 
 
 def gate(
-    subjects: Mapping[str, Subject],
+    launch: Open,
     config: GateConfig,
     *,
     names: tuple[str, str] = ("baseline", "candidate"),
     accuracy: AccuracyFinding | None = None,
-    sensors: Sensors | None = None,
     progress: Progress | None = None,
 ) -> Verdict:
     """Measure a candidate against a baseline and decide.
 
     Args:
-        subjects: exactly ``baseline``, ``twin`` (a second instance of the baseline) and ``candidate``; best each in
-            a process of its own (`measure.worker`), so that no engine's idle threads disturb another.
+        launch: opens the three subjects anew; called once a launch.
         config: floors, tolerance and time.
         names: of baseline and candidate, for the reader.
         accuracy: of both, where it is known.
-        sensors: of this machine, told which processes are measured.
         progress: called with the share that is done.
 
     Raises:
         MeasurementError: other subjects than those three.
     """
-    if set(subjects) != {"baseline", "twin", "candidate"}:
-        raise MeasurementError(f"the gate measures baseline, twin and candidate, not {', '.join(subjects)}")
-    measured = _measure(subjects, config, Sensors() if sensors is None else sensors, progress)
-    problems, finding = _problems(measured, config), None
-    if not problems:
-        finding = _finding(measured, config)
-    return _verdict(names, finding, accuracy, problems, measured.conditions, config)
+    launches, conditions = _measure(launch, config, progress)
+    if len(launches) >= FIRST_LOOK:
+        return verdict_of(names, compare(launches, config), accuracy, (), conditions, config)
+    problem = too_few(f"only {len(launches)} launches had enough undisturbed rounds", conditions)
+    return verdict_of(names, None, accuracy, (problem,), conditions, config)
 
 
-def gate_stored(
-    stored_ms: Sequence[float],
-    stored_fingerprint: str,
-    candidate: Subject,
-    config: GateConfig,
-    *,
-    names: tuple[str, str] = ("stored results", "candidate"),
-    accuracy: AccuracyFinding | None = None,
-    sensors: Sensors | None = None,
-    progress: Progress | None = None,
-) -> Verdict:
-    """Measure a candidate against the block medians of an earlier benchmark on the same machine.
-
-    Drift between two runs is not cancelled, so floor and tolerance are at least `STORED_FLOOR`: this finds large
-    regressions only. `gate` finds small ones.
-
-    Args:
-        stored_ms: block medians in ms.
-        stored_fingerprint: of the machine they are from (`Environment.fingerprint`).
-        candidate: what to measure now.
-        config: time, and floors where they are higher.
-        names: of both, for the reader.
-        accuracy: of both, where it is known.
-        sensors: of this machine.
-        progress: called with the share that is done.
-
-    Raises:
-        MeasurementError: the stored results are from another machine, or none.
-    """
-    here = environment()
-    if stored_fingerprint != here.fingerprint:
-        raise MeasurementError(
-            f"the stored results are from another machine (fingerprint {stored_fingerprint}, this one is "
-            f"{here.fingerprint}): latencies of two machines cannot be compared. Measure the baseline here"
-        )
-    config = replace(
-        config,
-        relative_floor=max(config.relative_floor, STORED_FLOOR),
-        tolerance=max(config.tolerance, STORED_FLOOR),
-    )
-    measured = _measure({"candidate": candidate}, config, Sensors() if sensors is None else sensors, progress)
-    problems, finding = _problems(measured, config), None
-    if not problems:
-        finding = compare_stored(stored_ms, measured.medians("candidate").tolist(), config)
-    return _verdict(names, finding, accuracy, problems, measured.conditions, config)
-
-
-def _measure(
-    subjects: Mapping[str, Subject], config: GateConfig, sensors: Sensors, progress: Progress | None
-) -> _Rounds:
-    """Rounds until the answer is clear, the intervals are narrow, or time or rounds are used up."""
-    warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
-    plan = Plan(block_s=config.block_s)
-    measured = _Rounds(Limits(other_load=config.other_load / 2.0, steal=config.steal / 2.0))
-    start = time.perf_counter()
-    for number, blocks in enumerate(rounds(subjects, warmups, plan, sensors), 1):
-        measured.add(blocks)
-        used = max((time.perf_counter() - start) / max(config.maximum_s, 1e-9), number / config.maximum_rounds)
-        ended = used >= 1.0 or _settled(measured, config)
-        if progress is not None:
-            progress(1.0 if ended else used)
-        if ended:
-            break
-    return measured
-
-
-def _settled(measured: _Rounds, config: GateConfig) -> bool:
-    """Whether what was measured is enough to stop."""
-    count = len(measured.kept)
-    if not count or {block.subject for block in measured.kept[0]} == {"candidate"}:
-        return count >= config.minimum_rounds
-    if count < FIRST_LOOK or count % _LOOK_EVERY:
-        return False
-    if precise(_finding(measured, config), config):
-        return True
-    return decide(_finding(measured, config, EARLY_CONFIDENCE), None, (), config)[0] != "invalid"
-
-
-def _finding(measured: _Rounds, config: GateConfig, confidence: float = 0.95) -> LatencyFinding:
-    baseline, twin, candidate = (measured.medians(name) for name in ("baseline", "twin", "candidate"))
-    return compare(baseline, twin, candidate, measured.disturbed, config, confidence)
-
-
-def _problems(measured: _Rounds, config: GateConfig) -> tuple[str, ...]:
-    """Why there is not enough to decide on."""
-    kept, total = len(measured.kept), len(measured.conditions)
-    if kept >= max(1.0, _ENOUGH_SHARE * config.minimum_rounds):
-        return ()
-    run = whole(measured.conditions)
-    load = f"other processes took {run.other_load:.0%} of the processors" if run.other_load is not None else ""
-    steal = f"the hypervisor {run.steal:.1%}" if run.steal is not None else ""
-    throttled = f"throttled: {', '.join(run.throttled)}" if run.throttled else ""
-    found = ", ".join(part for part in (load, steal, throttled) if part) or "the models are too slow for the time"
-    wanted = f"where {config.minimum_rounds} are wanted"
-    return (f"only {kept} of {total} rounds were undisturbed, {wanted}: {found}",)
-
-
-def _verdict(
+def verdict_of(
     names: tuple[str, str],
     finding: LatencyFinding | None,
     accuracy: AccuracyFinding | None,
     problems: Sequence[str],
-    parts: Sequence[Conditions],
+    conditions: Sequence[Conditions],
     config: GateConfig,
 ) -> Verdict:
+    """Decide, and put together what led to it."""
     outcome, reasons = decide(finding, accuracy, problems, config)
     return Verdict(
         outcome=outcome,
@@ -195,7 +87,53 @@ def _verdict(
         candidate=names[1],
         latency=finding,
         accuracy=accuracy,
-        conditions=whole(parts) if parts else None,
+        conditions=whole(conditions) if conditions else None,
         environment=environment(),
         config=config,
     )
+
+
+def _measure(launch: Open, config: GateConfig, progress: Progress | None) -> tuple[list[Launch], list[Conditions]]:
+    """Launches until the answer is clear, the intervals are narrow, or time is up."""
+    found: list[Launch] = []
+    conditions: list[Conditions] = []
+    start = time.perf_counter()
+    for number in range(config.maximum_launches):
+        left_s = config.maximum_s - (time.perf_counter() - start)
+        with launch(number) as opened:
+            if set(opened.subjects) != set(SIDES):
+                raise MeasurementError(f"the gate measures {', '.join(SIDES)}, not {', '.join(opened.subjects)}")
+            measured = measure_rounds(opened.subjects, config, opened.sensors, config.rounds, left_s)
+        conditions += measured.conditions
+        if measured.count >= _ENOUGH_SHARE * config.rounds:
+            found.append(_launch(measured))
+        used = (time.perf_counter() - start) / max(config.maximum_s, 1e-9)
+        ended = used >= 1.0 or _settled(found, config)
+        if progress is not None:
+            progress(1.0 if ended else max(used, (number + 1) / config.maximum_launches))
+        if ended:
+            break
+    return found, conditions
+
+
+def _launch(measured: Rounds) -> Launch:
+    """Ratios of one launch: the median ignores the rounds that something else disturbed."""
+    baseline, twin, candidate = (measured.medians(name) for name in SIDES)
+    # Against each instance by itself: latencies are skewed, and against an average a single one would seem fast.
+    return Launch(
+        baseline_ms=float(np.median([baseline, twin])),
+        candidate_ms=float(np.median(candidate)),
+        ratio=float(np.median([candidate / baseline, candidate / twin])),
+        noise=float(np.median(twin / baseline)),
+        rounds=measured.count,
+        disturbed=measured.disturbed,
+    )
+
+
+def _settled(launches: Sequence[Launch], config: GateConfig) -> bool:
+    """Whether what was measured is enough to stop."""
+    if len(launches) < FIRST_LOOK:
+        return False
+    if precise(compare(launches, config), config):
+        return True
+    return decide(compare(launches, config, EARLY_CONFIDENCE), None, (), config)[0] != "invalid"

@@ -26,15 +26,17 @@ class GateConfig(Struct):
     """The slowdown that must be ruled out for a pass; a run that can neither see nor exclude it is invalid."""
     accuracy_drop: Fraction = 0.01
     """Largest drop of the main metric."""
-    precision: Fraction = 0.01
-    """Measure until the half-width of the interval is at most this share."""
-    minimum_rounds: PositiveInt = 20
-    """Undisturbed ones."""
-    maximum_s: Seconds = 60.0
+    precision: Fraction = 0.015
+    """Launch new processes until the half-width of the interval is at most this share."""
+    minimum_launches: PositiveInt = 5
+    """Sets of new processes."""
+    maximum_launches: PositiveInt = 16
+    rounds: PositiveInt = 8
+    """Undisturbed ones in each launch."""
+    maximum_s: Seconds = 120.0
     """Then decide with what there is."""
-    maximum_rounds: PositiveInt = 1000
-    """The same, counted in rounds, the disturbed ones among them."""
-    warmup_s: Seconds = 1.0
+    warmup_s: Seconds = 0.4
+    """Of each model in each launch."""
     block_s: Seconds = 0.05
     """Of one subject's queries in a row. Short blocks make many rounds, of which a short disturbance spoils few."""
     other_load: Fraction = 0.15
@@ -64,6 +66,8 @@ class LatencyFinding(Struct):
     """Baseline against itself in the same run; None against stored results."""
     relative_floor: float
     absolute_floor_ms: float
+    launches: int
+    """Sets of processes that it is from."""
     rounds: int
     """That counted."""
     disturbed_rounds: int

@@ -1,0 +1,94 @@
+"""Rounds of blocks in alternation, of which only the undisturbed ones count."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.gate.verdict import GateConfig
+from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
+from edgeopt.measure.latency import round_medians
+from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.subject import Subject
+from edgeopt.measure.validity import Limits, disturbed, whole
+
+_MOST_DISTURBED = 3
+"""For each round that is wanted at most so many are run: on a busy machine, or where it is over."""
+
+Progress = Callable[[float], None]
+
+
+class Rounds:
+    """Rounds so far."""
+
+    def __init__(self, config: GateConfig) -> None:
+        self._limits = Limits(other_load=config.other_load / 2.0, steal=config.steal / 2.0)
+        self.conditions: list[Conditions] = []
+        """Of every round, the disturbed ones among them."""
+        self._kept: list[list[Block]] = []
+
+    @property
+    def count(self) -> int:
+        """Undisturbed rounds."""
+        return len(self._kept)
+
+    @property
+    def disturbed(self) -> int:
+        """Rounds that do not count."""
+        return len(self.conditions) - self.count
+
+    def add(self, blocks: list[Block]) -> None:
+        """Take a round, if nothing disturbed it."""
+        meanwhile = whole([block.conditions for block in blocks])
+        self.conditions.append(meanwhile)
+        if not disturbed(meanwhile, self._limits):
+            self._kept.append(blocks)
+
+    def medians(self, name: str) -> NDArray[np.float64]:
+        """(count,) ms of one subject."""
+        return round_medians([block for blocks in self._kept for block in blocks if block.subject == name])
+
+
+def measure_rounds(
+    subjects: Mapping[str, Subject],
+    config: GateConfig,
+    sensors: Sensors,
+    wanted: int,
+    seconds: float,
+    progress: Progress | None = None,
+) -> Rounds:
+    """Measure until `wanted` rounds count, or time is up, or too many were disturbed.
+
+    Args:
+        subjects: what to alternate.
+        config: length of warm-up and blocks, and what counts as a disturbance.
+        sensors: of this machine, told which processes are measured.
+        wanted: undisturbed rounds.
+        seconds: for the rounds; at least one is run.
+        progress: called with the share that is done.
+    """
+    warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
+    measured = Rounds(config)
+    start = time.perf_counter()
+    for number, blocks in enumerate(rounds(subjects, warmups, Plan(block_s=config.block_s), sensors), 1):
+        measured.add(blocks)
+        used = (time.perf_counter() - start) / max(seconds, 1e-9)
+        done = max(measured.count / wanted, number / (_MOST_DISTURBED * wanted), used)
+        if progress is not None:
+            progress(min(1.0, done))
+        if done >= 1.0:
+            break
+    return measured
+
+
+def too_few(what: str, conditions: list[Conditions]) -> str:
+    """Why there is not enough to decide on: `what` is lacking, and what took the machine's time."""
+    run = whole(conditions)
+    load = f"other processes took {run.other_load:.0%} of the processors" if run.other_load is not None else ""
+    steal = f"the hypervisor {run.steal:.1%}" if run.steal is not None else ""
+    throttled = f"throttled: {', '.join(run.throttled)}" if run.throttled else ""
+    found = ", ".join(part for part in (load, steal, throttled) if part) or "the models are too slow for the time"
+    return f"{what}: {found}"
