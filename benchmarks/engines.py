@@ -30,7 +30,8 @@ def _openvino(path: str, tensor: np.ndarray, threads: int, precision: str, hint:
     settings: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": hint.upper()}
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    request = core.compile_model(graph, "CPU", settings).create_infer_request()
+    compiled = core.compile_model(graph, "CPU", settings)
+    request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(tensor, shared_memory=True))
     return lambda: request.infer(share_outputs=True)
 

@@ -1,10 +1,11 @@
 """How near a stream comes to its slowest stage: ``python -m benchmarks.stream_rate BUNDLE [--threads N]``.
 
 Draws a 1080p video from a photograph that scikit-learn ships, then times each stage alone and all of them overlapped,
-in alternating rounds, and prints the medians as JSON.
+in alternating rounds, prints the medians as JSON and writes them to benchmarks/results/stream_rate.json.
 
-``share`` is the stream's rate over that of the slowest stage alone. ``bound`` is the most that is possible on the
-machine's cores: stages that compute on the CPU cannot take less than their processor time together.
+``share`` is the stream's rate over that of the slowest stage alone, each round against its own stages. ``bound`` is the
+most that is possible on the machine's cores: stages that compute on the CPU cannot take less than their processor time
+together. ``share_of_bound`` is what is reached of that.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,8 +27,9 @@ import numpy as np
 from edgeopt import runtime
 from edgeopt.dataset.digits import installed_file
 from edgeopt.preprocess import Image, read_image
-from edgeopt.runtime.stream import Stream, VideoWriter, open_source
+from edgeopt.runtime.stream import STAGES, Stream, VideoWriter, open_source
 
+RESULTS = Path(__file__).resolve().parent / "results" / "stream_rate.json"
 FRAMES = 300
 KEPT = 10  # decoded frames that the later stages take turns with when they run alone
 SIZE = (1080, 1920)
@@ -42,22 +45,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, runtime.load(options.bundle, threads=options.threads) as predictor:
         video = write_video(Path(folder) / "pan.mp4")
         rounds = [measure(video, predictor) for _ in range(options.rounds)]
-    medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
-    alone = {name.removesuffix("_wall"): value for name, value in medians.items() if name.endswith("_wall")}
-    stream_ms = alone.pop("stream")
-    processor_ms = sum(medians[f"{name}_cpu"] for name in alone)
-    cores = len(os.sched_getaffinity(0))
-    slowest = max(alone.values())
-    result = {
-        "variant": predictor.variant.name,
-        "threads": options.threads,
-        "cores": cores,
-        "alone_ms": alone,
-        "stream_ms": stream_ms,
-        "share": slowest / stream_ms,
-        "bound": min(1.0, slowest * cores / processor_ms),
-    }
+    result = {"variant": predictor.variant.name, "threads": options.threads, **summary(rounds)}
     print(json.dumps(result, indent=2))
+    recorded = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    recorded[options.bundle.stem] = result
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(recorded, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Medians over rounds. The machine's speed drifts, so the shares are of each round by itself."""
+    cores = len(os.sched_getaffinity(0))
+    slowest = [max(each[f"{name}_wall"] for name in STAGES) for each in rounds]
+    shares = [alone / each["stream_wall"] for alone, each in zip(slowest, rounds, strict=True)]
+    bounds = [
+        min(1.0, alone * cores / sum(each[f"{name}_cpu"] for name in STAGES))
+        for alone, each in zip(slowest, rounds, strict=True)
+    ]
+    medians = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    return {
+        "cores": cores,
+        "alone_ms": {name: medians[f"{name}_wall"] for name in STAGES},
+        "processor_ms": {name: medians[f"{name}_cpu"] for name in (*STAGES, "stream")},
+        "stream_ms": medians["stream_wall"],
+        "share": statistics.median(shares),
+        "shares": shares,
+        "bound": statistics.median(bounds),
+        "share_of_bound": statistics.median(share / bound for share, bound in zip(shares, bounds, strict=True)),
+    }
 
 
 def write_video(path: Path) -> Path:
