@@ -46,16 +46,16 @@ def curve(found: SearchResult) -> str:
     if limit is not None:
         budget = down(-100.0 * limit)
         parts.append(f'<path class="mark" d="M{_LEFT} {budget:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(text(WIDTH - _RIGHT, budget - 4, "budget", "end", "strong"))
+        parts.append(text(_LEFT + 4, budget - 4, "budget", "start", "strong"))
     front = [(across(each.predicted_ms), each.drop) for each in found.front]
     line = " L".join(f"{x:.1f} {down(-100.0 * drop.estimate):.1f}" for x, drop in front if drop is not None)
     parts.append(f'<path class="line" d="M{line}"/>')
     parts += [plan(point, drop) for point, drop in plans]
-    parts += [
-        text(across(point.predicted_ms) + 9, down(-100.0 * drop.estimate) + 4, "chosen", "start", "strong")
-        for point, drop in plans
-        if found.status == "met" and point == found.best
-    ]
+    for point, drop in plans:
+        name = "FP32" if not point.quantized else "chosen" if found.status == "met" and point == found.best else ""
+        side, anchor = (-9.0, "end") if across(point.predicted_ms) > 0.7 * WIDTH else (9.0, "start")
+        x, y = across(point.predicted_ms) + side, down(-100.0 * drop.estimate)
+        parts.append(text(x, y - 6 if name == "FP32" else y + 15, name, anchor, "strong"))
     parts.append(text(WIDTH - _RIGHT, _BOTTOM + 31, "latency by the measured gains, ms", "end"))
     parts.append(text(4, _BOTTOM + 31, "vertical: change, points", "start"))
     return drawing(_BOTTOM + 40, parts, "Change of the metric against latency of the plans that were validated")
@@ -64,8 +64,12 @@ def curve(found: SearchResult) -> str:
 def groups(found: SearchResult) -> str:
     """What quantizing each group costs in distance from the float outputs, and the time that it saves."""
     worst = sorted(found.sensitivity.items(), key=lambda item: -item[1])[:_SHOWN]
-    rows = [Bar(_name(name), cost, f"{cost:.2g}, saves {found.gain_ms[name].estimate:.2g} ms") for name, cost in worst]
+    rows = [Bar(_name(name), cost, f"{cost:.2g}, {_saves(found.gain_ms[name].estimate)}") for name, cost in worst]
     return bars(rows, "Distance from the float outputs that each group of layers adds")
+
+
+def _saves(gain_ms: float) -> str:
+    return f"saves {gain_ms:.2g} ms" if gain_ms >= 0.0 else f"takes {-gain_ms:.2g} ms more"
 
 
 def _name(group: str) -> str:
