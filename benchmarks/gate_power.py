@@ -119,7 +119,8 @@ def noise(*, on: bool) -> Iterator[None]:
 def hog() -> None:
     """Burn and rest for exponentially distributed times."""
     generator = np.random.default_rng(0)
-    while True:
+    parent = multiprocessing.parent_process()
+    while parent is not None and parent.is_alive():
         until = time.monotonic() + generator.exponential(HOG_ON_S)
         while time.monotonic() < until:
             pass

@@ -120,12 +120,15 @@ def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> I
         number: of the launch.
     """
     names = list(makes)
+    workers = {name: Worker(makes[name]) for name in names}
     with ExitStack() as stack:
-        workers = {}
         for place in range(len(names)):
-            name = names[(place + number) % len(names)]
-            workers[name] = stack.enter_context(Worker(makes[name]))
-        yield Opened({name: workers[name] for name in names}, _sensors(workers.values()))
+            worker = workers[names[(place + number) % len(names)]]
+            worker.start()
+            stack.callback(worker.stop)
+        for worker in workers.values():
+            worker.opened()
+        yield Opened(workers, _sensors(workers.values()))
 
 
 def gate_file(

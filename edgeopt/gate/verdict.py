@@ -31,13 +31,13 @@ class GateConfig(Struct):
     minimum_launches: PositiveInt = 5
     """Sets of new processes."""
     maximum_launches: PositiveInt = 16
-    rounds: PositiveInt = 8
+    rounds: PositiveInt = 6
     """Undisturbed ones in each launch."""
     maximum_s: Seconds = 120.0
     """Then decide with what there is."""
-    warmup_s: Seconds = 0.4
+    warmup_s: Seconds = 0.25
     """Of each model in each launch."""
-    block_s: Seconds = 0.05
+    block_s: Seconds = 0.04
     """Of one subject's queries in a row. Short blocks make many rounds, of which a short disturbance spoils few."""
     other_load: Fraction = 0.15
     """A round in which other processes took more of the processors is not counted."""

@@ -51,23 +51,36 @@ class Worker:
         return samples.reshape(queries, len(self._stages))
 
     def __enter__(self) -> Worker:
+        self.start()
+        return self.opened()
+
+    def start(self) -> None:
+        """Start the child and do not wait for it: several open at the same time."""
         # spawn: a forked child would share the parent's engine threads' locks, which nobody holds there any more.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(self._make, theirs), daemon=True)
         self._process.start()
         theirs.close()
+
+    def opened(self) -> Worker:
+        """Wait until the child has made its subject.
+
+        Raises:
+            MeasurementError: it did not get ready, or ended.
+            EdgeoptError: what making the subject raised.
+        """
         try:
             self._stages = self._answer(_OPENING_S)
         except BaseException:
-            self._stop()
+            self.stop()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
 
     def _ask(self, question: tuple[int, int]) -> Any:
         if self._pipe is None:
@@ -97,8 +110,8 @@ class Worker:
             "Out of memory? Try the model alone with: edgeopt benchmark"
         )
 
-    def _stop(self) -> None:
-        """Closing the pipe ends the child; one that hangs in an engine is killed."""
+    def stop(self) -> None:
+        """End the child: closing the pipe does, and one that hangs in an engine is killed."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
