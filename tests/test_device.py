@@ -75,6 +75,44 @@ def test_it_predicts_where_nothing_of_the_workstation_can_be_imported(tmp_path: 
     assert lines[2] == "imported: []"
 
 
+COMMANDS = """
+import json, tiny
+from click.testing import CliRunner
+from edgeopt.cli import main
+
+folder, target = tiny.Path(sys.argv[1]), sys.argv[2]
+bundle = tiny.write_golden(folder / "tiny.edgeopt")
+(folder / "layers.json").write_text(json.dumps({"Layers": [{"Name": "a", "LayerType": "Reformat"}]}))
+engine = bundle.file(f"{target}-fp32")
+for arguments in (
+    ["doctor", "--device", "orin-nano-8gb"],
+    ["inspect", bundle.path],
+    ["verify", bundle.path],
+    ["compile", engine, "--target", target, "-o", folder / "engine.onnx"],
+    ["compile", engine, "--target", "trt", "-o", folder / "trt.onnx"],
+    ["lint", folder / "layers.json"],
+    ["lint", engine],
+    ["lint", bundle.path],
+):
+    result = CliRunner().invoke(main, [str(one) for one in arguments], catch_exceptions=False)
+    print(arguments[0], result.exit_code, "edgeopt[build]" in result.output)
+"""
+
+
+def test_its_commands_work_there_too(tmp_path: Path, targets: list[str]) -> None:
+    lines = child(BLOCKED + COMMANDS, tmp_path, targets[0]).splitlines()
+    assert lines == [
+        "doctor 0 False",
+        "inspect 0 False",
+        "verify 0 False",
+        "compile 0 False",
+        "compile 0 False",
+        "lint 0 False",
+        "lint 11 True",
+        "lint 0 True",
+    ], "only a graph takes the workstation's packages to lint"
+
+
 def test_the_device_side_imports_nothing_of_the_workstation(targets: list[str]) -> None:
     """The same without a block: what is installed must not be imported just because it is there."""
     script = "import sys; from edgeopt.runtime import load; print(sorted(sys.modules))"

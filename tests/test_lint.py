@@ -11,8 +11,11 @@ import pytest
 import tiny
 from rich.console import Console
 
+from edgeopt.bundle import EngineSettings, write_bundle
 from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint, render
+from edgeopt.runtime.session import Availability
+from edgeopt.spec import replace
 
 
 def graph(body: str, inputs: str = "float[1, 16, 8, 8] x", outputs: str = "float[1, 16, 8, 8] y", opset: int = 17,
@@ -310,3 +313,31 @@ def test_an_engine_that_does_not_run_here_says_what_to_lint_instead(tmp_path, mo
     monkeypatch.setattr("edgeopt.runtime.trt.open_engine", refuse)
     with pytest.raises(TargetError, match=r"no GPU.*trtexec --exportLayerInfo"):
         lint(tmp_path / "engine.plan")
+
+
+def test_a_bundle_on_a_board_is_linted_as_its_engines(tmp_path, monkeypatch):
+    class Opened:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def layers_json(self) -> str:
+            return json.dumps({"Layers": LAYERS})
+
+    def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> Opened:
+        assert settings.tensorrt == {"build": {"tf32": False}}
+        return Opened()
+
+    plain = tiny.write(tmp_path / "plain.edgeopt")
+    settings = EngineSettings(tensorrt={"build": {"tf32": False}})
+    tensorrt = replace(plain.variant("ort-fp32"), name="trt-fp32", target="trt", engine=settings)
+    content = plain.file("ort-fp32").read_bytes()
+    described = replace(plain.manifest, variants=(tensorrt,), baseline="trt-fp32")
+    bundle = write_bundle(tmp_path / "board.edgeopt", described, {tensorrt.file: content})
+    monkeypatch.setattr("edgeopt.lint.linting.availability", lambda target: Availability(ok=True))
+    monkeypatch.setattr("edgeopt.runtime.trt.open_engine", open_engine)
+    report = lint(bundle.path)
+    assert {finding.rule for finding in report.findings} == {"reformat", "int8-float-output", "no-tensor-cores"}
+    assert {finding.variant for finding in report.findings} == {"trt-fp32"}

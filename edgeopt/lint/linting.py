@@ -1,138 +1,102 @@
-"""The verb: a graph, an engine, its layer list, or a whole bundle → a report."""
+"""The verb: a graph, an engine, its layer list, or a whole bundle → a report.
+
+Engines are looked at on the board, which has no onnx: what reads graphs is imported only for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import onnx
-import onnx_ir as ir
-
-from edgeopt.bundle import Bundle, EngineSettings
+from edgeopt.bundle import Bundle, EngineSettings, Variant
 from edgeopt.config import TargetName
-from edgeopt.errors import ModelError, TargetError
+from edgeopt.errors import MissingExtraError, ModelError, TargetError, requires_extra
 from edgeopt.hardware import device as board
-from edgeopt.lint import engine_rules, rejected, slow
+from edgeopt.lint import engine_rules
 from edgeopt.lint.findings import Finding, LintReport
-from edgeopt.lint.graph import Linted
+from edgeopt.runtime.session import availability
 from edgeopt.spec import replace
 
 _TENSORRT = ("trt", "rtx")
-_GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
-    "empty-graph": rejected.empty_graph,
-    "dangling-input": rejected.dangling_inputs,
-    "opset": rejected.versions,
-    "custom-operator": rejected.custom_operators,
-    "tensor-type": rejected.tensor_types,
-    "half-quantized": slow.half_quantized,
-    "needless-qdq": slow.needless_quantizers,
-}
-_FOR_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
-    "nms-in-graph": rejected.in_graph_nms,
-    "data-dependent-shape": rejected.data_dependent,
-    "int32-bias": rejected.integer_bias,
-    "zero-point": rejected.zero_points,
-    "quantized-type": rejected.quantized_types,
-    "mixed-types": rejected.mixed_types,
-    "dynamic-shape": rejected.dynamic_shapes,
-    "channel-alignment": slow.channel_alignment,
-    "fp16-overflow": slow.half_overflow,
-    "unfused-qdq": slow.split_fusion,
-    "unfused-qdq/residual": slow.both_branches,
-    "weight-axis": slow.weight_axis,
-    "grouped-int8": slow.grouped_int8,
-}
+_UNREAD = "not-read"
 
 
 def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> LintReport:
     """Look for what a target rejects or runs badly.
 
     Args:
-        path: an ``.onnx`` graph; a bundle's folder; an engine (``.plan``, ``.engine``; needs a GPU that runs it); or
+        path: an ``.onnx`` graph; a bundle's folder (each variant's graph, and the engines of those that run on this
+            machine's TensorRT); an engine (``.plan``, ``.engine``; needs a GPU that runs it); or
             the inspector's layer list of one (``.json``).
         target: whose rules apply; a bundle's variants each have their own.
         device: a board's name, for estimates from its memory bandwidth.
 
     Raises:
         ModelError: the file cannot be read as any of these.
+        MissingExtraError: a graph, where onnx is not installed.
+        TargetError: an engine that does not run here.
         ConfigError: no such device.
         BundleError: the bundle is not whole.
     """
     bandwidth = board(device).bandwidth_gb_s if device else None
     if path.is_dir():
-        return _lint_bundle(path)
+        return _lint_bundle(path, bandwidth)
     if path.suffix == ".json":
-        return _lint_layers(path, target, _text(path), bandwidth)
+        return _report(path, target, _layer_findings(_text(path), bandwidth), tuple(engine_rules.RULES))
     if path.suffix in (".plan", ".engine"):
-        return _lint_layers(path, target, _inspect(path, target), bandwidth)
-    rules = _rules(target)
-    return LintReport(
-        path=str(path), target=target, findings=tuple(_lint_graph(path, target)), rules=(_INFERENCE, *rules)
-    )
+        layers = _inspect(path, target, EngineSettings())
+        return _report(path, target, _layer_findings(layers, bandwidth), tuple(engine_rules.RULES))
+    found, rules = _graph_findings(path, target)
+    return _report(path, target, found, rules)
 
 
-_INFERENCE = "shape-inference"
+def _report(path: Path, target: str, found: list[Finding], rules: tuple[str, ...]) -> LintReport:
+    return LintReport(path=str(path), target=target, findings=tuple(found), rules=rules)
 
 
-def _rules(target: str) -> dict[str, Callable[[Linted], Iterator[Finding]]]:
-    return {**_GENERAL, **(_FOR_TENSORRT if target in _TENSORRT else {})}
+def _graph_findings(path: Path, target: str) -> tuple[list[Finding], tuple[str, ...]]:
+    """What a target would say of a graph, and the rules that were looked at."""
+    requires_extra("onnx_ir", "build")
+    from edgeopt.lint import graphs
+
+    return graphs.lint_graph(path, target), graphs.rules(target)
 
 
-def _lint_graph(path: Path, target: str) -> list[Finding]:
-    model, problem = _with_types(_read(path))
-    linted = Linted(model, target)
-    inconsistent = [
-        Finding(rule=_INFERENCE, severity="error", node="", reason=problem, fix="export the model again")
-    ] * bool(problem)
-    return inconsistent + [found for rule in _rules(target).values() for found in rule(linted)]
+def _layer_findings(text: str, bandwidth_gb_s: float | None) -> list[Finding]:
+    layers = engine_rules.read_layers(text)
+    return [found for rule in engine_rules.RULES.values() for found in rule(layers, bandwidth_gb_s)]
 
 
-def _read(path: Path) -> ir.Model:
-    try:
-        model = ir.load(path)
-        ir.external_data.load_to_model(model)
-    except Exception as error:  # protobuf's and onnx_ir's errors share no base
-        raise ModelError(f"{path} cannot be read as an ONNX model: {error}") from error
-    return model
-
-
-def _with_types(model: ir.Model) -> tuple[ir.Model, str]:
-    """The graph with types and shapes between its nodes, as far as there are any, and what is inconsistent in them."""
-    proto, problem = ir.to_proto(model), ""
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError as error:
-        problem = str(error)
-        inferred = onnx.shape_inference.infer_shapes(proto)
-    return ir.from_proto(inferred), problem
-
-
-def _lint_bundle(path: Path) -> LintReport:
-    """Each variant whose file is a graph, by its target's rules."""
+def _lint_bundle(path: Path, bandwidth_gb_s: float | None) -> LintReport:
     bundle = Bundle.open(path)
     findings: list[Finding] = []
-    rules = {_INFERENCE: None}
+    rules: dict[str, None] = {}
     for variant in bundle.manifest.variants:
-        file = bundle.file(variant.name)
-        if file.suffix == ".onnx":
-            rules |= dict.fromkeys(_rules(variant.target))
-            found = _lint_graph(file, variant.target)
-            findings += [replace(one, variant=variant.name) for one in found]
+        found, looked_for = _lint_variant(bundle.file(variant.name), variant, bandwidth_gb_s)
+        findings += [replace(one, variant=variant.name) for one in found]
+        rules |= dict.fromkeys(looked_for)
     targets = ", ".join(sorted({variant.target for variant in bundle.manifest.variants}))
-    return LintReport(path=str(path), target=targets, findings=tuple(findings), rules=tuple(rules))
+    return _report(path, targets, findings, tuple(rules))
 
 
-def _lint_layers(path: Path, target: str, text: str, bandwidth: float | None) -> LintReport:
-    layers = engine_rules.read_layers(text)
-    findings = tuple(found for rule in engine_rules.RULES.values() for found in rule(layers, bandwidth))
-    return LintReport(path=str(path), target=target, findings=findings, rules=tuple(engine_rules.RULES))
+def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) -> tuple[list[Finding], tuple[str, ...]]:
+    """The engine where TensorRT runs it here (which builds it at first), else the graph."""
+    if variant.target in _TENSORRT and availability(variant.target).ok:
+        layers = _inspect(file, variant.target, variant.engine)
+        return _layer_findings(layers, bandwidth_gb_s), tuple(engine_rules.RULES)
+    if file.suffix != ".onnx":
+        return [], ()
+    try:
+        return _graph_findings(file, variant.target)
+    except MissingExtraError as error:  # on a board the engines are what matters
+        unread = Finding(rule=_UNREAD, severity="note", node="", reason=f"its graph was not read: {error}", fix="")
+        return [unread], (_UNREAD,)
 
 
-def _inspect(path: Path, target: str) -> str:
+def _inspect(path: Path, target: str, settings: EngineSettings) -> str:
     from edgeopt.runtime.trt import open_engine  # only engines need TensorRT
 
     try:
-        with open_engine(path, target, EngineSettings(), reuse_outputs=False) as session:
+        with open_engine(path, target, settings, reuse_outputs=False) as session:
             return session.layers_json()
     except TargetError as error:
         raise TargetError(

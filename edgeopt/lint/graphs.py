@@ -1,0 +1,84 @@
+"""Rules on graphs: which apply to a target, and one graph read and held against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError
+from edgeopt.lint import rejected, slow
+from edgeopt.lint.findings import Finding
+from edgeopt.lint.graph import Linted
+
+_TENSORRT = ("trt", "rtx")
+_INFERENCE = "shape-inference"
+_GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+    "empty-graph": rejected.empty_graph,
+    "dangling-input": rejected.dangling_inputs,
+    "opset": rejected.versions,
+    "custom-operator": rejected.custom_operators,
+    "tensor-type": rejected.tensor_types,
+    "half-quantized": slow.half_quantized,
+    "needless-qdq": slow.needless_quantizers,
+}
+_FOR_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+    "nms-in-graph": rejected.in_graph_nms,
+    "data-dependent-shape": rejected.data_dependent,
+    "int32-bias": rejected.integer_bias,
+    "zero-point": rejected.zero_points,
+    "quantized-type": rejected.quantized_types,
+    "mixed-types": rejected.mixed_types,
+    "dynamic-shape": rejected.dynamic_shapes,
+    "channel-alignment": slow.channel_alignment,
+    "fp16-overflow": slow.half_overflow,
+    "unfused-qdq": slow.split_fusion,
+    "unfused-qdq/residual": slow.both_branches,
+    "weight-axis": slow.weight_axis,
+    "grouped-int8": slow.grouped_int8,
+}
+
+
+def rules(target: str) -> tuple[str, ...]:
+    """Ids of all rules that a target's graphs are held against."""
+    return (_INFERENCE, *_rules(target))
+
+
+def lint_graph(path: Path, target: str) -> list[Finding]:
+    """What `target` rejects or runs badly in an ONNX file.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    model, problem = _with_types(_read(path))
+    linted = Linted(model, target)
+    inconsistent = [
+        Finding(rule=_INFERENCE, severity="error", node="", reason=problem, fix="export the model again")
+    ] * bool(problem)
+    return inconsistent + [found for rule in _rules(target).values() for found in rule(linted)]
+
+
+def _rules(target: str) -> dict[str, Callable[[Linted], Iterator[Finding]]]:
+    return {**_GENERAL, **(_FOR_TENSORRT if target in _TENSORRT else {})}
+
+
+def _read(path: Path) -> ir.Model:
+    try:
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+    except Exception as error:  # protobuf's and onnx_ir's errors share no base
+        raise ModelError(f"{path} cannot be read as an ONNX model: {error}") from error
+    return model
+
+
+def _with_types(model: ir.Model) -> tuple[ir.Model, str]:
+    """The graph with types and shapes between its nodes, as far as there are any, and what is inconsistent in them."""
+    proto, problem = ir.to_proto(model), ""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        problem = str(error)
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    return ir.from_proto(inferred), problem
