@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -137,6 +137,14 @@ def _produce(
     metavar="EPOCHS",
     help="Fine-tune against the float network so many times over the images (12 is a good number; minutes, and torch).",
 )
+@click.option(
+    "--float",
+    "float_rest",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="What is not quantized. fp16 is for GPUs; nodes that would overflow on the images stay fp32.",
+)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json
 def quantize(
@@ -149,6 +157,7 @@ def quantize(
     evaluation: Path | None,
     exclude: tuple[str, ...],
     distill: int,
+    float_rest: Literal["fp32", "fp16"],
     out: Path,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
@@ -166,7 +175,15 @@ def quantize(
     quantize_config = msgspec.convert(wanted, QuantizeConfig)
     with StageDisplay() as display:
         result = quantize_file(
-            model, calibration, spec, calibrate_config, quantize_config, out, display, evaluation=evaluation
+            model,
+            calibration,
+            spec,
+            calibrate_config,
+            quantize_config,
+            out,
+            display,
+            evaluation=evaluation,
+            float_rest=float_rest,
         )
     if as_json:
         click.echo(json.dumps({"out": str(out), **result}))

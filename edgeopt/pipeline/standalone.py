@@ -6,7 +6,7 @@ import itertools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from edgeopt.passes.optimize import optimize
 from edgeopt.passes.placement import place
 from edgeopt.passes.repair import repair
 from edgeopt.passes.scheme import scheme
+from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
@@ -45,6 +46,8 @@ def quantize_file(
     out: Path,
     progress: Progress,
     evaluation: Path | None = None,
+    *,
+    float_rest: Literal["fp32", "fp16"] = "fp32",
 ) -> dict[str, Any]:
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
@@ -57,9 +60,11 @@ def quantize_file(
         out: the file to write.
         progress: told about each stage.
         evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
+        float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
 
     Returns:
-        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, and the repairs that helped.
+        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, the repairs that helped, and
+        why which nodes stayed FP32 where FP16 was asked for.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.
@@ -91,10 +96,14 @@ def quantize_file(
         progress=lambda text: progress.update(0.0, 1.0, text),
         distillation_epochs=quantize_config.distillation_epochs,
     )
+    finished, kept_float = result.model, None
+    if float_rest == "fp16":
+        finished, kept_float = halve(result.model, images, calibrate_config)
     with storage_errors(out):
-        ir.save(result.model, out)
+        ir.save(finished, out)
     sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
-    progress.end(f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB", reused=False)
+    summary = f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB"
+    progress.end(summary if kept_float is None else f"{summary}, FP16: {describe_kept(kept_float)}", reused=False)
     kept = [trial.name for trial in result.trials if trial.is_kept]
     return {
         **sizes,
@@ -103,6 +112,7 @@ def quantize_file(
         "convergence": msgspec.to_builtins(table.convergence),
         "scheme": quantize_config.scheme,
         "repairs": kept,
+        "kept in float32": kept_float,
         "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},
     }
 

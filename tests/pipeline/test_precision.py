@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from edgeopt.passes.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.runtime import ov
+from edgeopt.targets import rtx
 
 GPU = ('compile.targets=["ort", "trt"]',)
 
@@ -62,6 +64,16 @@ def test_the_repairs_of_a_halved_graph_are_still_told(gpu) -> None:
 def test_a_second_build_makes_nothing(gpu) -> None:
     _, watch = made(gpu[0], *GPU)
     assert watch.made == ["data"]
+
+
+@pytest.mark.skipif(not rtx.is_available().ok, reason="no engine was built of a recipe's variants: no tensorrt-rtx")
+def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built[0], tmp_path / "copy"))
+    bundle, _ = made(folder, 'compile.targets=["ort", "rtx"]', "compile.tensorrt.build.batch.max=8")
+    for name in ("rtx-fp32", "rtx-fp16", "rtx-int8"):
+        assert bundle.file(name).suffix == ".plan"
+        assert bundle.variant(name).engine.tensorrt["build"]["batch"]["max"] == 8
+        assert "ONNX Runtime" in bundle.variant(name).settings["accuracy measured in"]
 
 
 def test_the_recipe_can_keep_float32(gpu) -> None:
@@ -143,3 +155,27 @@ def test_bfloat16_on_another_processor_is_an_error(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ov.library(), "Core", Core)
     with pytest.raises(TargetError, match=r"no bf16.*FP32, INT8"):
         made(tmp_path, 'compile.targets=["ov"]', "precision.cpu=bf16", "quantize.enabled=false")
+
+
+def test_quantizing_one_file_makes_float16_of_the_rest(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from edgeopt.cli import main
+
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,16,4,4] x, float[16,16,1,1] w) => (float[N,16,4,4] y) { [conv] a = Conv(x, w)  [relu] y = Relu(a) }
+    """
+    model = ir.from_onnx_text(text)
+    weight = model.graph.inputs.pop()
+    weight.const_value = ir.tensor(np.eye(16, dtype=np.float32)[:, :, None, None], name="w")
+    model.graph.register_initializer(weight)
+    ir.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(20, 16, 4, 4)).astype(np.float32))
+    arguments = ["quantize", "model.onnx", "--calibration", "x.npz", "--float", "fp16", "-o", "out.onnx", "--json"]
+    with pytest.MonkeyPatch.context() as context:
+        context.chdir(tmp_path)
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["kept in float32"] == {}
+    assert {"FLOAT16", "INT8"} <= types_in(tmp_path / "out.onnx")
