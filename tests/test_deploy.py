@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import tiny
 
@@ -96,6 +97,31 @@ def test_verify_writes_one_json_of_every_step(board):
     assert result["steps"]["inspect"]["result"] == "a table"
     assert re.fullmatch("[0-9a-f]{64}", result["bundle"]["manifest_sha256"])
     assert "benchmark tiny.edgeopt --quick --allow-invalid --json" in (board / "calls").read_text()
+
+
+REAL = """#!/bin/sh
+case "$1" in
+  benchmark) echo '{"p50_ms": 1.5}' ;;
+  *) exec "$PYTHON" -m edgeopt "$@" ;;
+esac
+"""
+
+
+def test_verify_runs_the_real_commands_on_what_runs_here(board, monkeypatch):
+    tiny.write_golden(board / "tiny.edgeopt")
+    command(board / "home" / "bin", "edgeopt", REAL)
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONPATH", str(DEPLOY.parent))
+    monkeypatch.setenv("EDGEOPT_CACHE", str(board / "cache"))
+    for colour in tiny.COLOURS:
+        (board / "photos" / colour).mkdir(parents=True)
+        cv2.imwrite(str(board / "photos" / colour / "1.png"), tiny.colour(colour))
+    done = verify("tiny.edgeopt", "--data", "photos", "--out", "result.json")
+    steps = json.loads((board / "result.json").read_text())["steps"]
+    assert done.returncode == 0, {name: step["log"] for name, step in steps.items() if step["exit_status"]}
+    assert steps["doctor"]["result"]["targets"]
+    assert all(one["difference"] <= one["tolerance"] for one in steps["verify"]["result"]["replayed"].values())
+    assert steps["evaluate"]["result"]["ort-fp32"]["images"] == 3
 
 
 def test_a_step_that_fails_is_recorded_and_the_next_one_runs(board):
@@ -252,6 +278,17 @@ def test_the_unit_runs_a_bundle_and_keeps_its_engines():
     assert set(re.findall(r"\$\{(\w+)\}", service["ExecStart"])) == set(variables)
     assert service["Environment"].split()[0] == f"EDGEOPT_CACHE=/var/cache/{service['CacheDirectory']}"
     assert service["User"] != "root"
+
+
+def test_systemd_takes_the_unit(tmp_path):
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not installed: the unit was read by this test only")
+    unit = (DEPLOY / "edgeopt.service").read_text().replace("/opt/edgeopt/bin/edgeopt", "/bin/true")
+    (tmp_path / "edgeopt.service").write_text(unit)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", tmp_path / "edgeopt.service"], capture_output=True, text=True, check=False
+    )
+    assert "edgeopt.service" not in done.stderr, done.stderr
 
 
 def test_the_readme_names_every_file():

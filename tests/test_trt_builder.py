@@ -209,6 +209,7 @@ def test_parser_errors_name_the_node_and_what_to_do(release):
     ) as caught:
         build_engine(library(release, World(parse_errors=[error])), MODEL)
     assert ("bias_dq" in str(caught.value)) == (release != JETPACK_5), "TensorRT 8 knows only the node's number"
+    assert ("[precision] gpu" in str(caught.value)) == (release == JETPACK_5), "it takes no FP16 scales"
 
 
 def test_build_errors_say_why_and_what_to_do():

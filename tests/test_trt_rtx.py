@@ -17,11 +17,14 @@ import pytest
 import tiny
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.errors import ModelError, StorageError, TargetError
+from edgeopt.errors import MissingExtraError, ModelError, StorageError, TargetError
+from edgeopt.hardware import machine
 from edgeopt.lint import lint
+from edgeopt.runtime.session import availability, open_session
 from edgeopt.runtime.trt import open_engine
 from edgeopt.runtime.trt.builder import build_engine
 from edgeopt.runtime.trt.library import Library, load_library
+from edgeopt.runtime.trt.loading import load_plan
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.runtime.trt.reproducible import build_reproducibly
@@ -144,6 +147,29 @@ def test_what_the_process_of_a_build_says_is_an_error_of_ours(monkeypatch, tmp_p
     monkeypatch.setattr(sys, "executable", str(crashing))
     with pytest.raises(TargetError, match="status 139 while it built: Segmentation fault"):
         rtx.compile((tiny.DATA / "tiny_classifier.onnx").read_bytes(), CompileOptions())
+
+
+without_gpu = pytest.mark.skipif(
+    bool(machine().gpus), reason="there is a GPU here: what its absence does was not tested"
+)
+
+
+@without_gpu
+def test_a_plan_without_a_gpu_is_refused_by_name(library, tmp_path):
+    plan = build_engine(library, (tiny.DATA / "tiny_classifier.onnx").read_bytes()).plan
+    with pytest.raises(TargetError, match="sees no usable GPU"):
+        load_plan(library, plan)
+    with pytest.raises(TargetError, match="MALFORMED_ENGINE"):
+        load_plan(library, b"no plan" * 100)
+    (tmp_path / "tiny.plan").write_bytes(plan)
+    with pytest.raises((TargetError, MissingExtraError), match=r"CUDA error 35|no package can talk to CUDA"):
+        open_session(tmp_path / "tiny.plan", "rtx")
+
+
+@without_gpu
+def test_full_builds_that_need_a_gpu_are_not_offered(library):
+    assert not availability("rtx").ok
+    assert "needs a GPU" in availability("rtx").reason
 
 
 def test_progress_comes_from_the_real_builder(library):

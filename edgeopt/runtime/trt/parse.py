@@ -29,6 +29,8 @@ _FIXES = (
 """(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""
 
 
+_FOR_TENSORRT_8 = '. Where the graph is FP16 between its quantizers: build it with [precision] gpu = "fp32"'
+"""Its quantizers want FP32 scales, and its parser names no operator in what it says."""
 _NOISE = "catchCudaError"
 """In a line that follows every real error on a machine without a driver."""
 
@@ -66,7 +68,8 @@ def parse_onnx(
         parser.set_flag(module.OnnxParserFlag.ADJUST_FOR_DLA)
     parsed = parser.parse(onnx, str(origin)) if origin is not None else parser.parse(onnx)
     if not parsed:
-        raise TargetError(f"{library.title} rejects the model: {_reasons(parser, messages)}")
+        hint = "" if library.capabilities.strongly_typed else _FOR_TENSORRT_8
+        raise TargetError(f"{library.title} rejects the model: {_reasons(parser, messages)}{hint}")
     if network.num_outputs == 0:
         raise ModelError("the model's graph has no outputs. Is it the file you meant?")
     return parser
