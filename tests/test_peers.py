@@ -13,7 +13,7 @@ from passes.graphs import model_of
 from test_diagnose import NETWORK, images
 from tiny_recipe import RECIPE, Watch
 
-from edgeopt.config import find_recipe
+from edgeopt.config import BenchmarkConfig, find_recipe
 from edgeopt.passes.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.pipeline.job import open_job
@@ -22,8 +22,9 @@ from edgeopt.pipeline.workspace import Workspace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.peers import environments
-from benchmarks.peers.candidates import candidates
+from benchmarks.peers.candidates import Candidate, candidates
 from benchmarks.peers.environments import PEERS, Peer, PeerError, cuda_libraries, quantize
+from benchmarks.peers.measurement import accuracies, latencies, tried
 from benchmarks.peers.table import table
 
 
@@ -98,6 +99,24 @@ def test_a_peer_quantizes_once_and_one_that_fails_gets_a_row_with_its_reason(tmp
     assert "quantize" in stages[1].reused
     found = candidates(job, [peer], tmp_path / "out", latency_only=True)
     assert [each.name for each in found] == ["FP32", "edgeopt", "works"]
+
+
+def test_candidates_are_measured_against_float_and_against_edgeopt(tmp_path) -> None:
+    config, root = find_recipe(str(_written(tmp_path / "tiny.toml")), ["quantize.repairs=[]"])
+    job = open_job(config, root, Workspace(tmp_path / "work"), Watch())
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    found = candidates(job, [], tmp_path / "out")
+    found = [tried(each) for each in (*found, Candidate("broken", broken, found[0].spec))]
+    assert "broken.onnx" in found[2].reason
+    accuracy = accuracies(found, job)
+    assert set(accuracy) == {"FP32", "edgeopt"}
+    assert accuracy["FP32"]["agreement"] is None
+    assert accuracy["edgeopt"]["agreement"] > 0.9
+    assert 0 < accuracy["edgeopt"]["kl"] < 0.1
+    times = latencies(found, job, BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8, threads=1))
+    assert times["edgeopt"]["ratio"] is None
+    assert times["FP32"]["ratio"][0] > 0
 
 
 def _written(path: Path) -> Path:

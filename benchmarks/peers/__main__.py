@@ -18,7 +18,7 @@ import click
 
 from benchmarks.peers.candidates import OURS, Candidate, candidates
 from benchmarks.peers.environments import PEERS
-from benchmarks.peers.measurement import accuracies, latencies
+from benchmarks.peers.measurement import accuracies, latencies, tried
 from benchmarks.peers.networks import NETWORKS, Network, recipe
 from edgeopt.cli.boundary import configure_logging
 from edgeopt.cli.console import StageDisplay
@@ -71,9 +71,9 @@ def main(
 
 def _measured(network: Network, job: Job, found: list[Candidate], plans: list[BenchmarkConfig]) -> dict[str, Any]:
     """All figures of one network, a row a candidate."""
-    accuracy = {} if network.random else accuracies(found, job)
     in_ort = [replace(each, name=f"{each.name}, run there", engine="ort") for each in found if each.name in IN_ORT]
-    rows = [*found, *in_ort]
+    rows = [tried(each) for each in (*found, *in_ort)]
+    accuracy = {} if network.random else accuracies(rows[: len(found)], job)
     by_threads = {str(plan.threads): latencies(rows, job, plan) for plan in plans}
     return {
         "rows": [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,6 +15,7 @@ from benchmarks.peers.candidates import FLOAT, OURS, Candidate
 from edgeopt.benchmark import LatencyResult, compare
 from edgeopt.bundle import EngineSettings
 from edgeopt.config import BenchmarkConfig, TargetName
+from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.metrics import kl
 from edgeopt.pipeline.job import Job
@@ -24,6 +26,17 @@ from edgeopt.spec import ModelSpec
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 _IMAGES = 16
 """Different images that latency is measured on."""
+
+
+def tried(candidate: Candidate) -> Candidate:
+    """The candidate, or one without a graph and with the reason where its engine refuses the file."""
+    if candidate.graph is None:
+        return candidate
+    try:
+        with _open(candidate.graph, candidate.engine, threads=0):
+            return candidate
+    except TargetError as error:
+        return replace(candidate, graph=None, reason=str(error))
 
 
 def accuracies(candidates: Sequence[Candidate], job: Job) -> dict[str, dict[str, Any]]:
@@ -62,10 +75,7 @@ def latencies(candidates: Sequence[Candidate], job: Job, config: BenchmarkConfig
         queries = {
             candidate.name: _Query(
                 stack.enter_context(_open(candidate.graph, candidate.engine, config.threads)),
-                [
-                    {candidate.spec.input.name: preprocess(image, candidate.spec.preprocessing)[0][None]}
-                    for image in images
-                ],
+                [_feeds(image, candidate.spec) for image in images],
             )
             for candidate in candidates
             if candidate.graph is not None
@@ -73,6 +83,11 @@ def latencies(candidates: Sequence[Candidate], job: Job, config: BenchmarkConfig
         results = compare(queries, config, baseline=OURS, progress=lambda done: job.progress.update(done, 1.0))
     job.progress.end(f"{len(results)} graphs, {config.threads} threads", reused=False)
     return {name: _latency(result) for name, result in results.items()}
+
+
+def _feeds(image: NDArray[Any], spec: ModelSpec) -> Tensors:
+    tensor, _ = preprocess(image, spec.preprocessing)
+    return {spec.input.name: np.ascontiguousarray(tensor[None])}
 
 
 def _open(graph: Path, engine: TargetName, threads: int) -> Session:
