@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
+import onnx_ir as ir
 
+from edgeopt.bundle import EngineSettings
 from edgeopt.config import BudgetConfig, TargetName
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
-from edgeopt.pipeline.graphs import REPAIRS, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import Subject, search_plan
+from edgeopt.pipeline.precision import GUARD_IMAGES, halve
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
+from edgeopt.spec import ModelSpec
 
-SEARCH = "search.json"
 _DROP = "0.5%"
 
 
@@ -33,11 +38,20 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         TargetError: the target's engine does not run here.
     """
     dataset = job.split("validation")
+    reduced = job.config.precision.reduced(target)
 
     def make(folder: Path, scratch: Path) -> str:
         config, spec = job.config, read_spec(exact)
         subject = Subject(
-            read_graph(exact), read_graph(quantized), spec, target, dataset, config.evaluate, config.benchmark
+            read_graph(exact),
+            read_graph(quantized),
+            spec,
+            target,
+            dataset,
+            config.evaluate,
+            config.benchmark,
+            ship=partial(_halved, job, spec) if reduced == "fp16" else None,
+            engine=EngineSettings(precision="bf16") if reduced == "bf16" else EngineSettings(),
         )
         result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
@@ -50,6 +64,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "quantized": quantized.key,
         "target": target,
         "budget": budget,
+        "precision": reduced,
         "evaluate": job.config.evaluate,
         "benchmark": job.config.benchmark,
         "data": dataset.fingerprint(),
@@ -63,6 +78,13 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
             f"every plan that was tried is in {found.file(SEARCH)}"
         )
     return found
+
+
+def _halved(job: Job, spec: ModelSpec, model: ir.Model) -> ir.Model:
+    """A plan's graph in float16 between its INT8 layers, as the build will make it."""
+    return halve(
+        model, itertools.islice(feeds(job.split("calibration"), spec), GUARD_IMAGES), job.config.calibrate
+    ).model
 
 
 def budget_of(budget: BudgetConfig) -> Budget:

@@ -25,6 +25,8 @@ WEIGHTS = "weights.safetensors"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
 REPAIRS = "repairs.json"
+SEARCH = "search.json"
+"""What `budget.searched` adds to a graph."""
 _TORCH = ("torch",)
 _GRAPH = ("onnx-ir", "onnxruntime")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.benchmark import LatencyResult, benchmark_variants
-from edgeopt.bundle import Precision, Variant
+from edgeopt.bundle import EngineSettings, Precision, Variant
 from edgeopt.config import BenchmarkConfig, EvaluateConfig, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import Accuracy, evaluate
@@ -63,6 +63,11 @@ class Subject:
     evaluate: EvaluateConfig
     """How detections are filtered; all images take part, whatever its limit."""
     benchmark: BenchmarkConfig
+    ship: Callable[[ir.Model], ir.Model] | None = None
+    """What becomes of a graph's float part before it ships, such as float16; None: nothing. Whether INT8 pays is asked
+    of graphs as they ship, float ones too; accuracy and the groups' gains are measured without."""
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    """How engines ship, such as with bf16 between INT8 layers; used where `ship` is."""
 
 
 def search_plan(
@@ -111,7 +116,7 @@ class _Plans:
         self._prepared: dict[int, Prepared] = {}
         self._references: dict[int, Outputs] = {}
         self._open_plans = ExitStack()
-        self._kept_open: dict[Plan, Predictor] = {}
+        self._kept_open: dict[tuple[Plan, bool], Predictor] = {}
 
     def __enter__(self) -> _Plans:
         return self
@@ -124,7 +129,7 @@ class _Plans:
     def problem(self) -> Problem:
         """The model as the search sees it; measures the float model."""
         baseline = self.validate(FLOAT)
-        float_ms = self._benchmark({FLOAT: self._open(FLOAT)})[FLOAT].end_to_end.p50_ms
+        float_ms = self._benchmark({FLOAT: self._open(FLOAT, shipped=True)})[FLOAT].end_to_end.p50_ms
         return Problem(
             groups=tuple(self._layers),
             baseline=baseline,
@@ -177,10 +182,10 @@ class _Plans:
         return Interval(*(before_ms * (1.0 - share) for share in (ratio.estimate, ratio.high, ratio.low)))
 
     def ratio(self, plan: Plan) -> Interval:
-        """Latency over the float model's."""
+        """Latency over the float model's, both as they ship."""
         self._tell(f"timing {len(plan)} groups in INT8 beside float")
-        with self._opened(plan) as predictor:
-            ratio = self._benchmark({FLOAT: self._open(FLOAT), plan: predictor})[plan].ratio
+        with self._opened(plan, shipped=True) as predictor:
+            ratio = self._benchmark({FLOAT: self._open(FLOAT, shipped=True), plan: predictor})[plan].ratio
         assert ratio is not None
         return Interval(ratio.estimate, ratio.low, ratio.high)
 
@@ -231,20 +236,24 @@ class _Plans:
         results = benchmark_variants(named, self._images, config)
         return {plan: results[_name(plan)] for plan in predictors}
 
-    def _open(self, plan: Plan) -> Predictor:
+    def _open(self, plan: Plan, *, shipped: bool = False) -> Predictor:
         """A plan's engine that stays open: of the plans that others are compared with."""
-        if plan not in self._kept_open:
-            self._kept_open[plan] = self._open_plans.enter_context(self._opened(plan))
-        return self._kept_open[plan]
+        key = plan, shipped
+        if key not in self._kept_open:
+            self._kept_open[key] = self._open_plans.enter_context(self._opened(plan, shipped=shipped))
+        return self._kept_open[key]
 
-    def _opened(self, plan: Plan) -> Predictor:
+    def _opened(self, plan: Plan, *, shipped: bool = False) -> Predictor:
         """A plan's engine, compiled when first asked for; use the result as a context manager."""
-        module = target(self._subject.target)
-        path = self._folder / f"{_name(plan)}{module.file_suffix}"
+        module, settings = target(self._subject.target), self._subject.engine if shipped else EngineSettings()
+        path = self._folder / f"{_name(plan)}{'-shipped' if shipped else ''}{module.file_suffix}"
         if not path.exists():
-            graph = ir.to_proto(self.graph(plan)).SerializeToString()
-            path.write_bytes(module.compile(graph, CompileOptions()))
-        session = open_session(path, self._subject.target)
+            graph = self.graph(plan)
+            if shipped and self._subject.ship is not None:
+                graph = self._subject.ship(graph)
+            options = CompileOptions(engine=settings)
+            path.write_bytes(module.compile(ir.to_proto(graph).SerializeToString(), options))
+        session = open_session(path, self._subject.target, settings=settings)
         precision: Precision = "fp32" if plan == FLOAT else "int8"
         variant = Variant(name=_name(plan), target=self._subject.target, precision=precision, file=path.name)
         return Predictor(session, self._subject.spec, variant)

@@ -16,8 +16,7 @@ from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.export.opset import raise_opset
 from edgeopt.passes.float16 import SCALE_OPSET, Halved, float16
-from edgeopt.pipeline.budget import SEARCH
-from edgeopt.pipeline.graphs import REPAIRS, feeds, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.spec import replace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,37 @@ def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Subje
     assert len(groups) >= 3
     one = plans.graph(frozenset(groups[:1]))
     assert 0 < sum(node.op_type == "QuantizeLinear" for node in one.graph) < 3
+
+
+def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: Subject, tmp_path: Path) -> None:
+    shipped: list[int] = []
+
+    def ship(model: ir.Model) -> ir.Model:
+        shipped.append(sum(node.op_type == "QuantizeLinear" for node in model.graph))
+        return model
+
+    with _Plans(dataclasses.replace(subject, ship=ship), tmp_path) as plans:
+        groups = plans.problem().groups
+        plans.validate(frozenset(groups))
+        plans.gain_ms(groups[0])
+        assert shipped == [0]
+        assert plans.ratio(frozenset(groups)).estimate > 0.0
+    assert shipped[0] == 0 < shipped[1]
+    assert len(shipped) == 2
+
+
+def test_outputs_that_do_not_fit_into_memory_are_made_again(subject: Subject, tmp_path: Path, monkeypatch) -> None:
+    def distances() -> tuple[float, list[float]]:
+        with _Plans(subject, tmp_path) as plans:
+            everything = frozenset(plans.problem().groups)
+            errors = plans.validate(everything).errors
+            return plans.distance(everything, np.arange(8)), errors.tolist()
+
+    kept = distances()
+    monkeypatch.setattr("edgeopt.pipeline.plans.KEPT_BYTES", 0)
+    again = distances()
+    assert again[0] == pytest.approx(kept[0], rel=1e-4)
+    np.testing.assert_allclose(again[1], kept[1], rtol=1e-4, atol=1e-9)
 
 
 def test_a_build_with_a_budget_records_its_search(built, tmp_path: Path) -> None:
