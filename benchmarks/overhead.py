@@ -1,8 +1,8 @@
 """What the runtime adds to its engine: ``python -m benchmarks.overhead BUNDLES… [--threads N] [--images FOLDER]``.
 
 Time: ``Predictor.predict`` on a decoded image, less the engine's own inference (its library called directly on a bound
-tensor) and one ``cv2.resize``, all three in rotation on the same images. It may be 5 % of the engine's time or 150 µs,
-whichever is larger. Import time and memory beyond the engine's library: see `benchmarks.footprint`.
+tensor) and one ``cv2.resize``, all three in random order on the same images. It may be 5 % of the engine's time or
+150 µs, whichever is larger. Import time and memory beyond the engine's library: see `benchmarks.footprint`.
 
 Writes benchmarks/results/overhead.json; what was recorded of other bundles stays.
 """
@@ -36,6 +36,7 @@ SHARE, LEAST_US = 0.05, 150.0
 PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 """640 x 427, in the scikit-learn wheel."""
 MOST_IMAGES, MOST_BOXES = 16, 20
+WARM_UP = 50
 _FLAGS = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC, "nearest": cv2.INTER_NEAREST}
 
 Timed = Callable[[int], object]
@@ -79,7 +80,7 @@ def boxes(predictor: Predictor, image: Image) -> int:
 
 
 def time_rounds(path: Path, predictor: Predictor, images: Sequence[Image], threads: int, rounds: int) -> dict[str, Any]:
-    """All of them in rotation, and what is left of `predict`."""
+    """All of them in turns, and what is left of `predict`."""
     prepared = [predictor.prepare(image, predictor.buffer()) for image in images]
     answers = [predictor.infer(each, copy=True) for each in prepared]
     variant, settings = predictor.variant, predictor.variant.engine
@@ -99,7 +100,7 @@ def time_rounds(path: Path, predictor: Predictor, images: Sequence[Image], threa
         "preprocess": lambda number: predictor.prepare(images[number]),
         "postprocess": lambda number: predictor.decode(answers[number]),
     }
-    samples = rotate(steps, len(images), rounds)
+    samples = shuffle(steps, len(images), rounds)
     added = samples["predict"] - samples["engine"] - samples["resize"]
     interval = bootstrap_interval(rounds, lambda picked: float(np.median(added[picked])))
     medians = {name: float(np.median(values)) for name, values in samples.items()}
@@ -120,16 +121,18 @@ def time_rounds(path: Path, predictor: Predictor, images: Sequence[Image], threa
     }
 
 
-def rotate(steps: dict[str, Timed], images: int, rounds: int) -> dict[str, np.ndarray]:
-    """(rounds,) µs of each step; every round starts with another one, so that each follows each equally often."""
-    names, clock = list(steps), time.perf_counter_ns
-    samples = {name: np.empty(rounds) for name in names}
-    for number in range(-rounds // 10, rounds):
-        for place in range(len(names)):
-            name = names[(place + number) % len(names)]
+def shuffle(steps: dict[str, Timed], images: int, rounds: int) -> dict[str, np.ndarray]:
+    """(rounds,) µs of each step; in an order drawn anew each round, so that none always finds what another left."""
+    generator, clock = np.random.default_rng(0), time.perf_counter_ns
+    samples = {name: np.empty(rounds) for name in steps}
+    for number in range(WARM_UP):
+        for step in steps.values():
+            step(number % images)
+    for number in range(rounds):
+        for name in generator.permutation(list(steps)).tolist():
             begun = clock()
             steps[name](number % images)
-            samples[name][max(number, 0)] = (clock() - begun) / 1e3  # of the rounds before 0 nothing is kept
+            samples[name][number] = (clock() - begun) / 1e3
     return samples
 
 

@@ -161,6 +161,12 @@ def test_an_interrupted_benchmark_gives_what_it_has_marked_and_exits_as_interrup
     assert all(variant["partial"] for variant in json.loads(result.stdout).values())
 
 
+def test_the_schema_of_the_results_names_every_field() -> None:
+    schema = json.loads(run("benchmark", "--schema").stdout)
+    result = schema["$defs"]["LatencyResult"]
+    assert {"end_to_end", "stages", "accuracy", "conditions", "partial"} <= set(result["properties"])
+
+
 def test_an_accuracy_class_that_is_not_held_is_an_exit_code(bundle: Path) -> None:
     quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-fp32", "--json")
     assert run("benchmark", bundle, *quick, "--accuracy-class", 99).exit_code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from edgeopt.errors import DataError, StorageError, TargetError
 from edgeopt.runtime.stream import Backoff, Frame, Stream, VideoSource, VideoWriter, open_source
 from edgeopt.runtime.stream.channel import Channel, Ended
+from edgeopt.runtime.stream.scheduling import give_way
 
 QUICK = Backoff(first_s=0.01, longest_s=0.02, attempts=3)
 
@@ -158,7 +160,7 @@ def test_leaving_the_loop_stops_every_thread_and_closes_the_source() -> None:
             break
     stream.close()
     assert source.closed
-    assert not [thread for thread in threading.enumerate() if thread.name == "edgeopt-stream"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("edgeopt-")]
 
 
 def test_an_interrupt_while_waiting_stops_cleanly() -> None:
@@ -173,6 +175,30 @@ def test_an_interrupt_while_waiting_stops_cleanly() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert source.closed
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="scheduling policies are Linux's")
+def test_only_the_engine_may_interrupt_others() -> None:
+    policies: dict[str, int] = {}
+
+    class Watching(Doubler):
+        def _pass(self, stage: str, number: int) -> None:
+            policies[stage] = os.sched_getscheduler(0)
+
+    before = os.sched_getscheduler(0)
+    assert len(results(Frames(3), Watching())) == 3
+    assert policies == {"prepare": os.SCHED_BATCH, "infer": before, "decode": os.SCHED_BATCH}
+    with give_way():
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    assert os.sched_getscheduler(0) == before
+
+
+def test_a_sandbox_that_forbids_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise PermissionError("not here")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse, raising=False)
+    assert results(Frames(3), Doubler()) == [0, 2, 4]
 
 
 def test_a_stream_can_be_closed_unused() -> None:

@@ -10,6 +10,7 @@ from edgeopt.benchmark.bundles import benchmark_bundle
 from edgeopt.benchmark.results import (
     LatencyResult,
     ScenarioName,
+    json_schema,
     read_results,
     require_accuracy,
     require_valid,
@@ -29,6 +30,7 @@ __all__ = [
     "benchmark_scenario",
     "benchmark_variants",
     "compare",
+    "json_schema",
     "measure",
     "read_results",
     "require_accuracy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -104,6 +104,11 @@ def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> No
             f"not of accuracy class {percent:g}:\n  " + "\n  ".join(faults) + "\n"
             "Ask for one variant with --variant, or evaluate the bundle again with: edgeopt evaluate"
         )
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of what `write_results` writes and ``edgeopt benchmark --json`` prints."""
+    return msgspec.json.schema(dict[str, LatencyResult])
 
 
 def write_results(path: Path, results: Mapping[str, LatencyResult]) -> None:

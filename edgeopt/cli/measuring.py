@@ -47,6 +47,14 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
         console().print(accuracy_table(results))
 
 
+def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click calls it
+    if asked:
+        from edgeopt.benchmark import json_schema
+
+        print_json(json_schema())
+        context.exit()
+
+
 @click.command()
 @bundle
 @data
@@ -60,6 +68,9 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
     "--accuracy-class",
     type=click.FloatRange(0.0, 100.0, min_open=True),
     help="Fail unless what was measured keeps so many percent of FP32's accuracy: MLPerf's 99 or 99.9.",
+)
+@click.option(
+    "--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema, help="Print --json's schema."
 )
 @as_json
 @click.pass_context

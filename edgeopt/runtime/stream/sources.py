@@ -16,6 +16,7 @@ from edgeopt.dataset.files import image_files, is_image_name
 from edgeopt.errors import DataError
 from edgeopt.preprocess import Image, read_image
 from edgeopt.runtime.stream.quiet import quiet_opencv
+from edgeopt.runtime.stream.scheduling import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ def _open_file(path: str) -> Any:
 
 
 def _opened(name: str, advice: str, capture: Callable[[], Any]) -> Any:
-    with quiet_opencv():
+    with quiet_opencv(), give_way():  # so will the decoder's threads
         opened = capture()
     if not opened.isOpened():
         raise DataError(f"{name} cannot be opened. {advice}")

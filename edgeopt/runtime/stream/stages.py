@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from threading import Event, Thread
@@ -16,6 +17,7 @@ from edgeopt.preprocess import Image
 from edgeopt.runtime.predictor import Inferred, Prepared, Result
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.stream.channel import Channel, Ended
+from edgeopt.runtime.stream.scheduling import give_way
 from edgeopt.runtime.stream.sources import Frame, Source
 
 WhenFull: TypeAlias = Literal["block", "drop_oldest"]
@@ -118,7 +120,7 @@ class Stream:
         # `depth` may wait, one is being put, one is being read by the engine.
         buffers = itertools.cycle([predictor.buffer() for _ in range(depth + 3)])
         self._threads = [
-            self._thread(self._read, None, frames),
+            self._thread("read", self._read, None, frames),
             self._stage("preprocess", lambda image: predictor.prepare(image, next(buffers)), frames, prepared),
             self._stage("inference", partial(predictor.infer, copy=True), prepared, inferred),
             self._stage("postprocess", predictor.decode, inferred, answers),
@@ -191,7 +193,7 @@ class Stream:
                 self._durations[name].append(time.perf_counter() - start)
                 target.put(_Item(item.frame, item.read_at, value))
 
-        return self._thread(work, source, target)
+        return self._thread(name, work, source, target)
 
     def _read(self) -> None:
         """The first stage's work: decode frames, and note how long each took."""
@@ -205,12 +207,15 @@ class Stream:
             self._durations["read"].append(now - start)
             self._frames.put(_Item(frame, now, frame.image))
 
-    def _thread(self, work: Callable[[], None], source: Channel[Any] | None, target: Channel[Any]) -> Thread:
+    def _thread(
+        self, name: StageName, work: Callable[[], None], source: Channel[Any] | None, target: Channel[Any]
+    ) -> Thread:
         """A thread for a stage; whatever ends it, the stages before it stop and those after it finish their work."""
 
         def run() -> None:
             try:
-                work()
+                with give_way() if name != "inference" else nullcontext():
+                    work()
             except Ended:
                 pass
             except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread by __iter__
@@ -221,7 +226,7 @@ class Stream:
                     source.abort()
                 target.finish()
 
-        return Thread(target=run, name="edgeopt-stream", daemon=True)
+        return Thread(target=run, name=f"edgeopt-{name}", daemon=True)
 
 
 def _mean(values: list[float]) -> float:
