@@ -16,12 +16,12 @@ def diagnosis_view(diagnosis: Diagnosis) -> RenderableType:
     """Halves, the worst layers, what was tried, and the suggestion."""
     shown = diagnosis.layers[:_SHOWN_LAYERS]
     hidden = len(diagnosis.layers) - len(shown)
-    findings = [f"{layer.name}: {layer.finding}" for layer in shown if layer.finding]
+    findings = [f"{layer.name}: {layer.finding}" for layer in diagnosis.striking]
     layers = _layers(shown)
     layers.caption = (
-        f"{diagnosis.images} images{f'; {hidden} better layers are in --json' if hidden else ''}. alone, left out: of "
-        "the outputs, with this layer alone quantized and with all others; own: of its own output; weights ×, inputs "
-        "×: largest over median channel; outliers: share of its input's range that .1 % of the values take."
+        f"{diagnosis.images} images{f'; {hidden} better layers are in --json' if hidden else ''}. alone, without: SQNR "
+        "in dB of the outputs with this layer alone quantized, and with all but it; own, KL: of its own output; "
+        "weights, inputs: largest over median channel; outliers: share of the input's range for .1 % of its values."
     )
     parts: list[RenderableType] = [_halves(diagnosis), layers]
     if diagnosis.tried:
@@ -45,7 +45,7 @@ def _halves(diagnosis: Diagnosis) -> Table:
 
 
 def _layers(layers: tuple[LayerDiagnosis, ...]) -> Table:
-    table = _table("layer", "alone dB", "left out", "own dB", "own KL", "weights ×", "inputs ×", "outliers")
+    table = _table("layer", "alone", "without", "own", "KL", "weights", "inputs", "outliers")
     for layer in layers:
         table.add_row(
             Text(layer.name),

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 from edgeopt.diagnose.figures import InputFigures
 from edgeopt.spec import Struct
 
+_TENTH_DB = 10.0
+"""Above the whole network's ratio: a tenth of its noise."""
 Cause: TypeAlias = Literal["none", "weights", "activations", "both"]
 
 
@@ -74,6 +76,12 @@ class Diagnosis(Struct):
     """Of all that is suggested at once; None: it is one repair, or none."""
     notes: tuple[str, ...] = ()
     """What could not be told apart, and why."""
+
+    @property
+    def striking(self) -> tuple[LayerDiagnosis, ...]:
+        """Layers with a finding that also cost something: a tenth of the whole noise or more."""
+        most_db = self.whole.sqnr_db + _TENTH_DB
+        return tuple(layer for layer in self.layers if layer.finding and layer.only.sqnr_db <= most_db)
 
     def layer(self, name: str) -> LayerDiagnosis:
         """The diagnosis of one layer."""

@@ -175,7 +175,7 @@ def _diagnosis(name: str, found: Diagnosis) -> dict[str, Any]:
     return {
         "name": name,
         "found": found,
-        "findings": [layer for layer in found.layers if layer.finding],
+        "findings": found.striking,
         "halves": diagnosis_plots.halves(found),
         "layers": diagnosis_plots.layers(found),
         "outliers": diagnosis_plots.outliers(found),
