@@ -341,3 +341,14 @@ def test_a_bundle_on_a_board_is_linted_as_its_engines(tmp_path, monkeypatch):
     report = lint(bundle.path)
     assert {finding.rule for finding in report.findings} == {"reformat", "int8-float-output", "no-tensor-cores"}
     assert {finding.variant for finding in report.findings} == {"trt-fp32"}
+
+
+@pytest.mark.parametrize("batch", [{}, {"batch": {"max": 8}}])
+def test_a_batch_range_that_a_variant_has_needs_no_note(tmp_path, batch):
+    plain = tiny.write(tmp_path / "plain.edgeopt")
+    settings = EngineSettings(tensorrt={"build": batch})
+    tensorrt = replace(plain.variant("ort-fp32"), name="trt-fp32", target="trt", engine=settings)
+    described = replace(plain.manifest, variants=(tensorrt,), baseline="trt-fp32")
+    write_bundle(tmp_path / "x.edgeopt", described, {tensorrt.file: plain.file("ort-fp32").read_bytes()})
+    rules = [finding.rule for finding in lint(tmp_path / "x.edgeopt").findings]
+    assert ("dynamic-batch" in rules) == (not batch)

@@ -17,7 +17,7 @@ from edgeopt.runtime.session import availability
 from edgeopt.spec import replace
 
 _TENSORRT = ("trt", "rtx")
-_UNREAD = "not-read"
+_UNREAD, _BATCH = "not-read", "dynamic-batch"
 
 
 def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> LintReport:
@@ -86,10 +86,12 @@ def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) ->
     if file.suffix != ".onnx":
         return [], ()
     try:
-        return _graph_findings(file, variant.target)
+        found, rules = _graph_findings(file, variant.target)
     except MissingExtraError as error:  # on a board the engines are what matters
         unread = Finding(rule=_UNREAD, severity="note", node="", reason=f"its graph was not read: {error}", fix="")
         return [unread], (_UNREAD,)
+    ranged = "batch" in variant.engine.tensorrt.get("build", {}) or variant.engine.batch is not None
+    return [one for one in found if not (ranged and one.rule == _BATCH)], rules
 
 
 def _inspect(path: Path, target: str, settings: EngineSettings) -> str:
