@@ -5,7 +5,9 @@ Imports nothing but numpy before a library is asked for, so that its memory can 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +35,12 @@ def _openvino(path: str, tensor: np.ndarray, threads: int, precision: str, hint:
     compiled = core.compile_model(graph, "CPU", settings)
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(tensor, shared_memory=True))
-    return lambda: request.infer(share_outputs=True)
+    return functools.partial(_infer, request, compiled, tensor)
+
+
+def _infer(request: Any, *_: object) -> object:
+    """Run a request; what it was made of and reads from has to live as long as it does."""
+    return request.infer(share_outputs=True)
 
 
 def _onnxruntime(path: str, tensor: np.ndarray, threads: int) -> Callable[[], object]:
@@ -52,8 +59,9 @@ def _onnxruntime(path: str, tensor: np.ndarray, threads: int) -> Callable[[], ob
     for output, array in zip(names, outputs, strict=True):
         binding.bind_output(output, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def infer() -> object:
-        session.run_with_iobinding(binding)
-        return outputs  # bound by address: they have to live as long as the binding
+    return functools.partial(_run, session, binding, tensor, outputs)
 
-    return infer
+
+def _run(session: Any, binding: Any, *_: object) -> None:
+    """Run a binding; the arrays that it knows by their address have to live as long as it does."""
+    session.run_with_iobinding(binding)

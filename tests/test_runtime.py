@@ -343,3 +343,10 @@ def test_differences() -> None:
     assert difference(large, large + 1) == pytest.approx(0.01)
     assert difference(np.zeros(0), np.zeros(0)) == 0
     assert difference(np.array([0], np.uint8), np.array([255], np.uint8)) == 255
+
+
+def test_a_predictor_does_not_carry_what_was_measured(tmp_path: Path) -> None:
+    bundle = tiny.write(tmp_path / "t.edgeopt").record("ort-fp32", accuracy={"per_class": [0.5] * 1000})
+    with load(bundle.path, variant="ort-fp32") as predictor:
+        assert predictor.variant.accuracy is None
+    assert Bundle.open(bundle.path).variant("ort-fp32").accuracy is not None
