@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import end_to_end_table
 from benchmarks.peers.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,9 +120,15 @@ def peers() -> str:
     return table(RESULTS / "peers.json")
 
 
+def end_to_end() -> str:
+    """Bundles beside PyTorch, ONNX Runtime and OpenVINO in FP32."""
+    return end_to_end_table.table(RESULTS / "end_to_end.json")
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "code": code_organization,
     "commands": commands,
+    "end_to_end": end_to_end,
     "peers": peers,
     "quantization": quantization,
     "recipes": recipes,
