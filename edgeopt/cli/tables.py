@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
@@ -16,6 +17,7 @@ from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
 
 _SHOWN_DETECTIONS = 10
+_SHOWN_NODES = 5
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -97,6 +99,18 @@ def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str,
         here = "runs first" if variant.name == chosen else rejected.get(variant.name, "")
         table.add_row(*_variant_cells(manifest, variant), Text(here))
     yield table
+    if kept := dict(_kept_float(manifest)):
+        yield _facts_table(kept.items())
+
+
+def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Of each variant in FP16, which nodes stayed FP32 and why."""
+    for variant in manifest.variants:
+        nodes: dict[str, str] = variant.settings.get("kept in float32") or {}
+        if nodes:
+            named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(nodes.items(), _SHOWN_NODES))
+            more = f"; and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
+            yield variant.name, f"{len(nodes)} nodes stay FP32: {named}{more}"
 
 
 def calibration_table(calibration: Calibration) -> Table:

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from rich.console import Console
 from tiny_recipe import RECIPE, Watch
 
 from edgeopt.calibrate import calibrate
+from edgeopt.cli.tables import bundle_tables
 from edgeopt.config import CalibrateConfig, parse_config
 from edgeopt.errors import DataError, TargetError
 from edgeopt.hardware import machine
@@ -20,6 +22,7 @@ from edgeopt.passes.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.runtime import ov
+from edgeopt.spec import replace
 from edgeopt.targets import rtx
 
 GPU = ('compile.targets=["ort", "trt"]',)
@@ -74,6 +77,19 @@ def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -
         assert bundle.file(name).suffix == ".plan"
         assert bundle.variant(name).engine.tensorrt["build"]["batch"]["max"] == 8
         assert "ONNX Runtime" in bundle.variant(name).settings["accuracy measured in"]
+
+
+def test_inspect_shows_what_stayed_float32(gpu) -> None:
+    bundle = gpu[1]
+    kept = {f"node{number}": "tensor 'x' reaches 900" for number in range(7)}
+    half = replace(bundle.variant("trt-fp16"), settings={"kept in float32": kept})
+    console = Console(width=120)
+    with console.capture() as captured:
+        for table in bundle_tables(bundle.manifest.with_variant(half), None, {}):
+            console.print(table)
+    shown = " ".join(captured.get().split())
+    assert "trt-fp16 7 nodes stay FP32: node0: tensor 'x' reaches 900; node1" in shown
+    assert "and 2 more" in shown
 
 
 def test_the_recipe_can_keep_float32(gpu) -> None:
