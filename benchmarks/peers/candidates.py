@@ -25,6 +25,7 @@ from edgeopt.spec import ModelSpec
 FLOAT = "FP32"
 OURS = "edgeopt"
 _MODEL = "model.onnx"
+_IN_OPENVINOS_FORM = "model.xml"
 _SECONDS = "seconds.json"
 _SAMPLES = "samples.npz"
 
@@ -35,7 +36,7 @@ class Candidate:
 
     Attributes:
         name: of the row.
-        graph: the ONNX file; None where there is none.
+        graph: the file, ONNX or OpenVINO's; None where there is none.
         spec: what the graph takes and gives.
         engine: what runs it.
         seconds: that quantizing took, calibration included, when it was done; None where it was not timed.
@@ -114,7 +115,8 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
         job.progress.end(f"{setting}: NOT RUN: {error}", reused=False)
         return Candidate(setting, None, exact.spec, reason=str(error))
     seconds = float(json.loads(made.file(_SECONDS).read_text(encoding="utf-8")))
-    return Candidate(setting, made.file(_MODEL), exact.spec, seconds=seconds)
+    files = [made.file(name) for name in (_MODEL, _IN_OPENVINOS_FORM)]
+    return Candidate(setting, next(path for path in files if path.exists()), exact.spec, seconds=seconds)
 
 
 def _sources() -> str:
