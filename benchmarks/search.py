@@ -145,7 +145,7 @@ def _theirs(job: Job, prepared: _Prepared, budget: str, out: Path) -> dict[str, 
     python = Path(sys.executable) if here else prepare(PEERS["nncf"], out / "environments")
     script = SCRIPTS / "accuracy_control_nncf.py"
     share = str(Budget.parse(budget).max_drop)
-    graph, made = prepared.exact.file(graphs.MODEL), out / f"nncf-{budget.strip('%')}.onnx"
+    graph, made = prepared.exact.file(graphs.MODEL), out / f"nncf-{budget.strip('%')}.xml"
     command = [str(python), str(script), str(graph), str(samples), str(made), "--max-drop", share]
     job.progress.begin("nncf")
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

@@ -372,6 +372,7 @@ def test_float_weights_that_do_not_belong_are_noticed(files: Path, tmp_path: Pat
     ir.save(optimize(model_of(NETWORK, seed=5)), tmp_path / "float.onnx")
     other = diagnose_files(tmp_path / "float.onnx", files / "int8.onnx", files / "x.npz", None, 2, Watch())
     assert "not those of the quantized graph" in other.notes[0]
+    assert other.cause == "both"
 
 
 def test_one_scale_for_uneven_weight_channels_is_found(network: ir.Model, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ class Subject:
     noise: Noise | None = None
     """Noise over signal power of one image's outputs where plain sums would mislead, as for a detector, whose box
     coordinates drown its scores."""
+    knows_weights: bool = True
+    """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -140,7 +142,7 @@ class _Run:
         striking = [layer for layer in layers[:EXCLUDED_LAYERS] if layer.finding][:REPAIRED_LAYERS]
         chosen = [*layers[:REPAIRED_LAYERS], *(layer for layer in striking if layer not in layers[:REPAIRED_LAYERS])]
         tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(chosen, whole)
-        cause = _cause(whole, weights_only, activations_only)
+        cause = _cause(whole, weights_only, activations_only, knows_weights=self._subject.knows_weights)
         suggested = _chosen(whole, layers, tried)
         together = self._together(suggested)
         return Diagnosis(
@@ -215,11 +217,11 @@ def _tried(layer: str, repair: str, setting: str, found: Effect, whole: Effect) 
     return Tried(layer=layer, repair=repair, setting=setting, effect=found, gain_db=gain_db)
 
 
-def _cause(whole: Effect, weights: Effect, activations: Effect) -> Cause:
+def _cause(whole: Effect, weights: Effect, activations: Effect, *, knows_weights: bool) -> Cause:
     if whole.sqnr_db >= _HEALTHY_DB:
         return "none"
     difference = weights.sqnr_db - activations.sqnr_db
-    if abs(difference) < _CLEAR_DB:
+    if abs(difference) < _CLEAR_DB or not knows_weights:
         return "both"
     return "activations" if difference > 0 else "weights"
 

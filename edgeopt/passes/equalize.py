@@ -190,7 +190,9 @@ def _factors(tied: _Tied, table: CalibrationTable) -> Floats | None:
     share = _FREE if _is_depthwise(tied.consumers) else _SHARED
     factors: Floats = np.minimum(np.maximum(typical, 1e-6) ** -share, _MOST)
     if tied.upper < math.inf:
-        extremes = [np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in observed]
+        # Of all of them: behind the Clip an average may be read, which says nothing about what the Clip cuts off.
+        every = [tensor for name in tied.tensors if len((tensor := table[name]).channel_maximum) in channels]
+        extremes = [np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in every]
         room = tied.upper / np.maximum(np.max(extremes, axis=0) * _HEADROOM, 1e-6)
         factors = np.maximum(np.minimum(factors, room), 1.0)
     return short(factors)

@@ -171,6 +171,7 @@ class _Pair:
             together=self._together,
             scores=_scores(self._quantized),
             noise=output_error if _detects(self._reference) else None,
+            knows_weights=bool(self._originals) or not any(layer.weights for layer in self.layers.values()),
             notes=self._notes,
         )
 

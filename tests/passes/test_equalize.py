@@ -126,6 +126,22 @@ def test_the_graph_says_how_to_make_its_float_weights_again(tmp_path):
     assert misfits(quantized, original_constants(without_factors(quantized), layers, match_layers(quantized, model)))
 
 
+def test_a_clip_behind_which_an_average_is_read_does_not_cut_off_what_was_scaled():
+    text = """
+    g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8] w_bias, float[5,8] w2) => (y)
+    <float low = {0.0}, float high = {6.0}>
+    { a = Conv(x, w1, w_bias)  r = Clip(a, low, high)  m = GlobalAveragePool(r)  f = Flatten(m)
+      y = Gemm<transB=1>(f, w2) }
+    """
+    weight = np.random.default_rng(1).normal(size=(8, 3, 1, 1))
+    weight[0, :, 0, 0] = 2.0, 0.0, 0.0
+    model = typed(model_of(text, w1=weight, w_bias=np.array([-3.0] + [0.5] * 7)))  # the first channel is high, seldom
+    calibration = table(model)
+    assert calibration["r"].channel_maximum[0] > 1.5 > 10 * calibration["m"].channel_mean_maximum[0]
+    equal = equalize(model, calibration)
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+
+
 def without_factors(model: ir.Model) -> ir.Model:
     copy = model.clone()
     for node in copy.graph:

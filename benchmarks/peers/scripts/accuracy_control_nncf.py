@@ -1,4 +1,4 @@
-"""Runs in NNCF's environment: quantization with accuracy control of an ONNX classifier, and what it asked for."""
+"""Runs in NNCF's environment: quantization with accuracy control of a classifier in OpenVINO, and what it asked for."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 import nncf
 import numpy as np
-import onnx
+import openvino
 
 
 class Top1:
     """NNCF's validation function; counts how often it is asked about all items, and about some."""
 
-    def __init__(self, items: int, name: str) -> None:
-        self.items, self.name = items, name
+    def __init__(self, items: int) -> None:
+        self.items = items
         self.full = self.partial = self.images = 0
         self.values: list[float] = []
 
@@ -26,9 +26,7 @@ class Top1:
         """Share of right answers, and each one's."""
         right = []
         for tensor, label in samples:
-            outputs = model({self.name: tensor})
-            scores = next(iter(outputs.values())) if isinstance(outputs, dict) else outputs[0]
-            right.append(float(np.argmax(scores) == label))
+            right.append(float(np.argmax(model(tensor)[0]) == label))
         self.images += len(right)
         if len(right) == self.items:
             self.full += 1
@@ -47,16 +45,15 @@ def main() -> None:
     options = parser.parse_args()
     with np.load(options.samples) as archive:
         calibration, inputs, labels = archive["calibration"], archive["validation"], archive["labels"]
-    model = onnx.load(options.graph)
-    name = model.graph.input[0].name
-    metric = Top1(len(labels), name)
+    model = openvino.Core().read_model(options.graph)
+    metric = Top1(len(labels))
     start = time.perf_counter()
     quantized = nncf.quantize_with_accuracy_control(
         model,
-        calibration_dataset=nncf.Dataset([tensor[None] for tensor in calibration], lambda tensor: {name: tensor}),
+        calibration_dataset=nncf.Dataset([tensor[None] for tensor in calibration]),
         validation_dataset=nncf.Dataset(
             [(tensor[None], int(label)) for tensor, label in zip(inputs, labels, strict=True)],
-            lambda sample: {name: sample[0]},
+            lambda sample: sample[0],
         ),
         validation_fn=metric,
         max_drop=options.max_drop,
@@ -64,7 +61,7 @@ def main() -> None:
         subset_size=len(calibration),
     )
     seconds = time.perf_counter() - start
-    onnx.save(quantized, options.out)
+    openvino.save_model(quantized, options.out)
     answer = {
         "seconds": seconds,
         "full_validations": metric.full,
