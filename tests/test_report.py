@@ -404,7 +404,8 @@ def test_the_page_fits_a_phone_and_a_screen_in_a_browser(bundle, dataset, tmp_pa
     found = content(with_variant(bundle, "ov-int8", **changes))
     samples = worst_disagreements(found.accuracies["ov-fp32"], found.accuracies["ov-int8"], dataset)
     measure = (
-        "<script>addEventListener('load', () => { document.title = [document.documentElement.scrollWidth <= innerWidth, "
+        "<script>addEventListener('load', () => { const page = document.documentElement; document.title = ["
+        "page.scrollWidth <= innerWidth, "
         "...[...document.querySelectorAll('svg text')].filter(text => { const at = text.getBoundingClientRect(), "
         "drawing = text.ownerSVGElement.getBoundingClientRect(); return at.left < drawing.left - 1 || at.right > "
         "drawing.right + 1; }).map(text => text.textContent)].join(); })</script></body>"
