@@ -27,7 +27,7 @@ REPAIRS = ("equalization", "bias_correction", "weight_clipping", "adaround")
 """The repairs that take seconds, in the order in which they are tried."""
 DISTILLATION = "distillation"
 """The one that takes minutes: asked for by name, tried last."""
-FITTED_IMAGES = 64
+FITTED_IMAGES = 128
 """Most images that reconstruction is fitted on and judged by, spread evenly over the calibration set."""
 
 

@@ -31,12 +31,22 @@ class _Weight:
 
     latent: Tensor
     """What is learned: the integers before they are rounded."""
-    scale: Tensor
-    """Broadcasts against `latent`."""
+    start: Tensor
+    """The scales that it came with, broadcast against `latent`."""
+    gain: Tensor
+    """Logarithms of what the scales are multiplied by."""
+
+    def integers(self) -> Tensor:
+        """What is stored."""
+        return rounded(self.latent, WEIGHT_LIMIT)
+
+    def scale(self) -> Tensor:
+        """Strictly positive, one an output channel."""
+        return self.start * torch.exp(self.gain)
 
     def value(self) -> Tensor:
         """What the layer computes with."""
-        return rounded(self.latent, WEIGHT_LIMIT) * self.scale
+        return self.integers() * self.scale()
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,8 @@ class LearnedNetwork:
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._weights: dict[str, _Weight] = {}
+        self._weight_scales: dict[str, str] = {}
+        """Name of the scale's initializer, by that of the integers."""
         self._biases: dict[str, _Bias] = {}
         self._leader = tied_scales(model.graph)
         self._gains = {name: torch.zeros((), requires_grad=True) for name in sorted(set(self._leader.values()))}
@@ -90,7 +102,12 @@ class LearnedNetwork:
         return [bias.shift for bias in self._biases.values()]
 
     @property
-    def scales(self) -> list[Tensor]:
+    def weight_scales(self) -> list[Tensor]:
+        """Logarithms of changes of the weights' scales to learn, one an output channel."""
+        return [weight.gain for weight in self._weights.values()]
+
+    @property
+    def activation_scales(self) -> list[Tensor]:
         """Logarithms of changes of activation scales to learn."""
         return list(self._gains.values())
 
@@ -103,13 +120,15 @@ class LearnedNetwork:
         """The network as it stands, as a Q/DQ graph."""
         result = self._model.clone()
         arrays: dict[str, Tensor] = {
-            **{name: rounded(weight.latent, WEIGHT_LIMIT).to(torch.int8) for name, weight in self._weights.items()},
+            **{name: weight.integers().to(torch.int8) for name, weight in self._weights.items()},
+            **{self._weight_scales[name]: weight.scale() for name, weight in self._weights.items()},
             **{name: bias.value() for name, bias in self._biases.items()},
             **{name: self._scale(name) for name in self._leader},
         }
         for name, array in arrays.items():
             value = result.graph.initializers[name]
-            value.const_value = ir.tensor(array.detach().numpy().copy(), name=name)
+            shape = _constant(value).shape
+            value.const_value = ir.tensor(array.detach().numpy().reshape(shape).copy(), name=name)
         return result
 
     def _scale(self, name: str) -> Tensor:
@@ -132,16 +151,18 @@ class LearnedNetwork:
     def _dequantizer(self, node: ir.Node) -> Operator:
         """The weight as it is learned; behind an activation's quantizer nothing is left to do."""
         stored, scale = node.inputs[:2]
-        if stored is None or stored.const_value is None:
+        if stored is None or stored.const_value is None or scale is None:
             return lambda _, x, *__: x
         name = stored.name or ""
         if name not in self._weights:
             integers, steps = _constant(stored), _constant(scale)
             shape = [1] * integers.ndim
             if steps.size > 1:
-                shape[node.attributes["axis"].as_int()] = -1
+                shape[node.attributes["axis"].as_int()] = steps.size
             latent = torch.from_numpy(integers.astype(np.float32)).requires_grad_()
-            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)))
+            gain = torch.zeros(shape, requires_grad=True)
+            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain)
+            self._weight_scales[name] = scale.name or ""
         weight = self._weights[name]
         return lambda *_: weight.value()
 
