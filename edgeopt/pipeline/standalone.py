@@ -74,6 +74,11 @@ def quantize_file(
     """
     if quantize_config.scheme is None:
         raise ConfigError("quantizing one file needs a scheme: tensorrt, x86 or arm")
+    if float_rest == "fp16" and quantize_config.scheme != "tensorrt":
+        raise ConfigError(
+            f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "
+            "onnxruntime 1.32, wrongly. Use --scheme tensorrt, or --float fp32"
+        )
     if evaluation is not None:
         _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")

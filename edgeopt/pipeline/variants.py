@@ -20,6 +20,7 @@ from edgeopt.pipeline.graphs import MODEL, read_spec
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.runtime import Predictor
+from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.targets import CompileOptions, target
 
@@ -57,9 +58,9 @@ class Engine:
         return availability(self.target).reason if self.target in _ON_DEVICE else ""
 
     def session(self, *, reuse_outputs: bool = False) -> Session:
-        """Load it, or where it cannot run here its graph in ONNX Runtime, which computes the same at another speed."""
+        """Load it, or where it cannot run here its graph as written in ONNX Runtime, which computes the same slower."""
         if self.absent:
-            return open_session(self.graph.file(MODEL), "ort", reuse_outputs=reuse_outputs)
+            return OrtSession(self.graph.file(MODEL), reuse_outputs=reuse_outputs, as_written=True)
         return open_session(self.file, self.target, settings=self.settings, reuse_outputs=reuse_outputs)
 
     def open(self) -> Predictor:

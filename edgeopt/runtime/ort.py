@@ -46,16 +46,24 @@ class OrtSession:
     """An ONNX graph in ONNX Runtime's CPU provider, with inputs and outputs bound in place.
 
     Inputs are read from the caller's arrays during `run` (copied only where they are not contiguous). With
-    `reuse_outputs` the arrays that `run` returns are the session's own: the next `run` overwrites them.
+    `reuse_outputs` the arrays that `run` returns are the session's own: the next `run` overwrites them. `as_written`
+    runs quantizers one by one, not fused into integer kernels: what a strongly typed engine computes, at another speed.
+    onnxruntime 1.32 has to be told so where scales are float16, because its integer biases then have scales that
+    underflow (MobileNetV2: every answer wrong).
     """
 
     thread_safe = False
 
     def __init__(
-        self, model: Path | bytes, settings: EngineSettings | None = None, *, reuse_outputs: bool = False
+        self,
+        model: Path | bytes,
+        settings: EngineSettings | None = None,
+        *,
+        reuse_outputs: bool = False,
+        as_written: bool = False,
     ) -> None:
         self.settings = settings or EngineSettings()
-        self._session = _load(model, self.settings)
+        self._session = _load(model, self.settings, as_written=as_written)
         self.inputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_outputs())
         self._reuse_outputs = reuse_outputs
@@ -105,12 +113,14 @@ class OrtSession:
         self._results = {}
 
 
-def _load(model: Path | bytes, settings: EngineSettings) -> Any:
+def _load(model: Path | bytes, settings: EngineSettings, *, as_written: bool) -> Any:
     ort = requires_extra("onnxruntime", "ort")
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
     options.intra_op_num_threads = settings.threads
     options.inter_op_num_threads = 1
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
         if settings.batch is not None:

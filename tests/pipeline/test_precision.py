@@ -14,14 +14,16 @@ from tiny_recipe import RECIPE, Watch
 
 from edgeopt.calibrate import calibrate
 from edgeopt.cli.tables import bundle_tables
-from edgeopt.config import CalibrateConfig, parse_config
-from edgeopt.errors import DataError, TargetError
+from edgeopt.config import CalibrateConfig, QuantizeConfig, parse_config
+from edgeopt.errors import ConfigError, DataError, TargetError
 from edgeopt.hardware import machine
 from edgeopt.passes.quantize import quantize
 from edgeopt.passes.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, halve
+from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.runtime import ov
+from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import replace
 from edgeopt.targets import rtx
 
@@ -195,3 +197,33 @@ def test_quantizing_one_file_makes_float16_of_the_rest(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["kept in float32"] == {}
     assert {"FLOAT16", "INT8"} <= types_in(tmp_path / "out.onnx")
+
+
+def test_float16_scales_run_as_written_where_onnxruntime_would_round_biases_away() -> None:
+    random = np.random.default_rng(0)
+    model = ir.from_onnx_text("""
+    <ir_version: 10, opset_import: ["" : 19]>
+    g (float[N,16,4,4] x, float[16,16,1,1] w, float[16] b) => (float[N,16,4,4] y)
+    { [conv] a = Conv(x, w, b)  [relu] y = Relu(a) }
+    """)
+    for array in (random.normal(size=16), random.normal(size=(16, 16, 1, 1)) / 1000):
+        value = model.graph.inputs.pop()
+        value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
+        model.graph.register_initializer(value)
+    for node in model.graph:
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 4, 4))
+    images = [(str(one), {"x": random.normal(size=(1, 16, 4, 4)).astype(np.float32)}) for one in range(4)]
+    config = CalibrateConfig(minimum_images=1)
+    half = halve(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
+    with OrtSession(ir.to_proto(model).SerializeToString()) as exact:
+        wanted = exact.run(images[0][1])["y"]
+    with OrtSession(ir.to_proto(half).SerializeToString(), as_written=True) as session:
+        np.testing.assert_allclose(session.run(images[0][1])["y"], wanted, atol=0.02 * np.abs(wanted).max())
+
+
+def test_float16_is_for_gpus(tmp_path: Path) -> None:
+    config = QuantizeConfig(scheme="x86")
+    with pytest.raises(ConfigError, match=r"FP16 is for GPUs.*--float fp32"):
+        quantize_file(
+            tmp_path / "x", tmp_path, None, CalibrateConfig(), config, tmp_path / "o", Watch(), float_rest="fp16"
+        )
