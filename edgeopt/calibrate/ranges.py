@@ -29,7 +29,7 @@ the range for all others: MobileNetV2 diverged least at 1.4, more at 2, and most
 
 _MARGIN = 1.2
 """Of ``mean_minmax`` beyond the mean extremes, which half of the images exceed. With it the activations of MobileNetV2
-alone diverged least; on a symmetric grid, whose steps are twice as coarse, YOLOX-nano diverged more, so there is none."""
+alone diverged least; on a symmetric grid, whose steps are twice as coarse, YOLOX-nano diverged more."""
 
 
 @dataclass(frozen=True, slots=True)
