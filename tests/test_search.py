@@ -142,7 +142,7 @@ def test_no_plan_is_an_error_that_holds_the_best_plans_figures() -> None:
     assert result.status == "no_plan"
     assert result.best.drop is not None
     assert result.best.quantized == ("g1",)
-    with pytest.raises(AccuracyError, match=r"0\.1000"):
+    with pytest.raises(AccuracyError, match=r"10\.00 points"):
         result.require()
 
 

@@ -121,19 +121,20 @@ class _Search:
         return kept
 
     def _judge(self, cut: int) -> SearchResult:
+        limit = f"a drop of {100 * (self._allowed or 0.0):.2f} points"
         if cut == len(self._order):
             closest = min(self._validated, key=lambda each: self._validated[each][1].estimate)
             drop = self._validated[closest][1]
             return self._result(
                 "no_plan",
-                f"no quantized plan keeps a drop of {self._allowed:.4f}: the closest loses {_around(drop)}",
+                f"no quantized plan keeps {limit}: the closest loses {_around(drop)}",
                 closest,
             )
         ratio, drop = self._time(cut), self._validated[cut][1]
         count = len(self._order) - cut
         figures = f"{count} of {len(self._problem.groups)} groups in INT8 lose {_around(drop)}, {_latency(ratio)}"
         if ratio.high >= 1.0:
-            return self._result("no_plan", f"what keeps a drop of {self._allowed:.4f} is not faster: {figures}", cut)
+            return self._result("no_plan", f"what keeps {limit} is not faster: {figures}", cut)
         if not self._is_in_time(cut):
             reason = f"it takes {self._took(cut)}, over {self._budget.latency_ms:g} ms: {figures}"
             return self._result("no_plan", reason, cut)
@@ -212,7 +213,7 @@ def _worst(validation: Validation, count: int) -> Indices:
 
 
 def _around(drop: Interval) -> str:
-    return f"{drop.estimate:.4f} [{drop.low:.4f}, {drop.high:.4f}]"
+    return f"{100 * drop.estimate:.2f} points [{100 * drop.low:.2f}, {100 * drop.high:.2f}]"
 
 
 def _latency(ratio: Interval) -> str:
