@@ -1,58 +1,37 @@
 """A bundle against what people run without it: ``python -m benchmarks.end_to_end BUNDLES… [--root FOLDER]``.
 
 Image to result, in one interleaved run on the same images: PyTorch eager in FP32, and every variant of the bundle
-(ONNX Runtime FP32 and OpenVINO FP32 among them). Preprocessing and decoding are edgeopt's in all of them, so the
-difference is the engine. Writes benchmarks/results/end_to_end.json; rows of bundles that are not given now stay.
+(ONNX Runtime FP32 and OpenVINO FP32 among them), each in a process of its own, since idle threads of one engine spin
+for a while and slow the next. Preprocessing and decoding are edgeopt's in all of them, so the difference is the engine.
+Writes benchmarks/results/end_to_end.json; rows of bundles that are not given now stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
-from edgeopt.benchmark import LatencyResult, benchmark_variants
+from edgeopt.benchmark import LatencyResult, measure
 from edgeopt.bundle import Bundle
 from edgeopt.config import BenchmarkConfig, Config
 from edgeopt.dataset import load
-from edgeopt.measure.subject import Array, Stages
-from edgeopt.postprocess import decode
-from edgeopt.preprocess import batch
-from edgeopt.runtime import Inferred, Prepared, Result, open_variant
-from edgeopt.source import Source, resolve
+from edgeopt.gate.bundles import open_subject
+from edgeopt.measure.sensors import Sensors
+from edgeopt.measure.subject import Array, Subject
+from edgeopt.measure.worker import Worker
+from edgeopt.runtime import Result, open_variant
 
 RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.json"
 EAGER = "torch-eager-fp32"
 IMAGES = 16
-
-
-class Eager:
-    """PyTorch's eager mode, in the three stages of a `Predictor`."""
-
-    def __init__(self, source: Source) -> None:
-        assert source.module is not None
-        self._module, self._spec = source.module.eval(), source.spec
-
-    def prepare(self, image: Array) -> Prepared:
-        """Resize and normalise in numpy."""
-        tensor, geometries = batch([image], self._spec.preprocessing)
-        return Prepared(tensor, tuple(geometries))
-
-    def infer(self, prepared: Prepared) -> Inferred:
-        """Run the module without gradients."""
-        with torch.inference_mode():
-            output = self._module(torch.from_numpy(prepared.tensor))
-        return Inferred({self._spec.outputs[0].name: output.numpy()}, prepared.geometries)
-
-    def decode(self, inferred: Inferred) -> Result:
-        """Decode the one image."""
-        return decode(inferred.outputs, self._spec, inferred.geometries)[0]
 
 
 def main() -> None:
@@ -60,14 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--root", type=Path, default=Path(), help="folder that the recipe's relative paths start from")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--duration-s", type=float, default=10.0)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for path in options.bundles:
         config = BenchmarkConfig(duration_s=options.duration_s, threads=options.threads)
-        results = measure(Bundle.open(path), options.root, config)
+        results = compare(Bundle.open(path), options.root, config)
         rows[path.stem] = [row(result) for result in results.values()]
         for each in rows[path.stem]:
             print(each)
@@ -75,30 +53,34 @@ def main() -> None:
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def measure(bundle: Bundle, root: Path, config: BenchmarkConfig) -> dict[str, LatencyResult]:
+def compare(bundle: Bundle, root: Path, config: BenchmarkConfig) -> dict[str, LatencyResult]:
     """All of them in alternation, PyTorch as the baseline."""
+    from benchmarks.eager import eager_subject, open_eager  # torch: the other engines' processes do without
+
     recipe = msgspec.convert(bundle.manifest.recipe, Config)
-    labels = bundle.manifest.spec.labels
-    source = resolve(recipe.model, root, labels)
-    if source.module is None or not source.has_weights:
-        raise SystemExit(f"{bundle.path}: its recipe trains the model or starts from a graph; there is no torch model")
+    labels, threads = bundle.manifest.spec.labels, config.threads
     assert recipe.data.test is not None
+    dataset = load(recipe.data.test, root, labels=labels)
+    images = [dataset.image(index) for index in range(min(IMAGES, len(dataset)))]
+    check_agreement(bundle, open_eager(recipe.model, root, labels, threads).predict(images[0]), images[0])
+    makes: dict[str, Callable[[], Subject]] = {
+        EAGER: functools.partial(eager_subject, recipe.model, root, labels, threads, images)
+    }
+    for variant in bundle.manifest.variants:
+        makes[variant.name] = functools.partial(open_subject, bundle.path, variant.name, images, threads)
     with ExitStack() as stack:
-        subjects: dict[str, Stages] = {EAGER: Eager(source)}
-        for variant in bundle.manifest.variants:
-            subjects[variant.name] = stack.enter_context(open_variant(bundle, variant, threads=config.threads))
-        dataset = load(recipe.data.test, root, labels=labels)
-        images = [dataset.image(index) for index in range(min(IMAGES, len(dataset)))]
-        check_agreement(subjects, images[0])
-        return benchmark_variants(subjects, images, config, baseline=EAGER)
+        workers = {name: stack.enter_context(Worker(make)) for name, make in makes.items()}
+        sensors = Sensors(pids=("self", *(worker.pid for worker in workers.values())))
+        return measure(workers, config, baseline=EAGER, sensors=sensors)
 
 
-def check_agreement(subjects: dict[str, Stages], image: Array) -> None:
+def check_agreement(bundle: Bundle, expected: Result, image: Array) -> None:
     """A comparison of models that answer differently is none."""
-    answers = {name: each.decode(each.infer(each.prepare(image))) for name, each in subjects.items()}
-    found = {name: set(answer.labels[:1]) for name, answer in answers.items() if "int8" not in name}
-    if len({frozenset(labels) for labels in found.values()}) != 1:
-        raise SystemExit(f"the FP32 models disagree about the first image: {found}")
+    for variant in bundle.manifest.variants:
+        with open_variant(bundle, variant) as predictor:
+            found = predictor.predict(image).labels[:1]
+        if variant.precision == "fp32" and found != expected.labels[:1]:
+            raise SystemExit(f"{variant.name} sees {found} in the first image, and PyTorch {expected.labels[:1]}")
 
 
 def row(result: LatencyResult) -> dict[str, Any]:
