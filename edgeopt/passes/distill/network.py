@@ -1,4 +1,4 @@
-"""A Q/DQ network whose integer weights, biases and activation scales can be learned, and written back.
+"""A Q/DQ network whose integer weights, biases and scales can be learned, and written back.
 
 Every parameter counts in steps of the quantization it belongs to, so that one learning rate fits all layers of all
 networks: weights in integers, biases in the error that rounding the layer's input causes, scales by their logarithm.
