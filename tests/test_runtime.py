@@ -206,7 +206,7 @@ def test_an_unaccepted_accuracy_is_never_chosen() -> None:
     )
     name, rejected = choose(described)
     assert name == "ov-fp32"
-    assert rejected["ov-int8"] == "its accuracy was not accepted: top-1 fell by 3 points"
+    assert rejected["ov-int8"] == "it was not accepted: top-1 fell by 3 points"
 
 
 def test_what_was_not_measured_is_chosen_by_precision() -> None:

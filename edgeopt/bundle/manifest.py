@@ -85,7 +85,7 @@ class Variant(Struct):
     accuracy: dict[str, Any] | None = None
     """As `evaluate` wrote it; not interpreted here."""
     accepted: bool = True
-    """False: the accuracy was not accepted, and the runtime does not choose this variant by itself."""
+    """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
     verdict: str = ""
     """Why it was or was not accepted, for people."""
     latency: dict[str, Any] | None = None

@@ -30,7 +30,7 @@ class Candidates:
         for variant in sorted(self.manifest.variants, key=_rank):
             if not variant.accepted:
                 self.rejected[variant.name] = (
-                    f"its accuracy was not accepted: {variant.verdict or 'no reason recorded'}"
+                    f"it was not accepted: {variant.verdict or 'no reason recorded'}"
                 )
                 continue
             available = self.available(variant.target)
@@ -75,7 +75,7 @@ def _rank(variant: Variant) -> tuple[bool, bool, float, int]:
 
 
 def _not_accepted(variant: Variant) -> str:
-    return f"its accuracy was not accepted: {variant.verdict or 'no reason recorded'}"
+    return f"it was not accepted: {variant.verdict or 'no reason recorded'}"
 
 
 def _worse(variant: Variant, chosen: Variant) -> str:
