@@ -2,6 +2,10 @@
 
 For GPU targets, strongly typed: the graph says which precision each node has, and the engine does just that. INT8
 layers stay INT8; what is between them gets half the bytes.
+
+Scales become float16 as well, which moves them by up to 2**-11. Repairs were fitted to the exact ones, and any change
+of that size costs some of their gain: the outputs' SQNR stayed at 24.5 dB on MobileNetV2 and fell from 14.6 to 13.5 dB
+on YOLOX-nano (repaired, 24 validation images; random changes of 2**-11 cost as much, of 2**-20 nothing).
 """
 
 from __future__ import annotations
