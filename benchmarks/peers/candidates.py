@@ -24,8 +24,6 @@ from edgeopt.spec import ModelSpec
 
 FLOAT = "FP32"
 OURS = "edgeopt"
-_MODEL = "model.onnx"
-_IN_OPENVINOS_FORM = "model.xml"
 _SECONDS = "seconds.json"
 _SAMPLES = "samples.npz"
 
@@ -98,7 +96,7 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
 
     def make(folder: Path, _scratch: Path) -> str:
         python = prepare(peer, environments)
-        seconds = quantize(python, peer, setting, graph.resolve(), samples.resolve(), (folder / _MODEL).resolve())
+        seconds = quantize(python, peer, setting, graph.resolve(), samples.resolve(), (folder / peer.file).resolve())
         (folder / _SECONDS).write_text(json.dumps(seconds), encoding="utf-8")
         return f"{setting}: {seconds:.0f} s"
 
@@ -115,8 +113,7 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
         job.progress.end(f"{setting}: NOT RUN: {error}", reused=False)
         return Candidate(setting, None, exact.spec, reason=str(error))
     seconds = float(json.loads(made.file(_SECONDS).read_text(encoding="utf-8")))
-    files = [made.file(name) for name in (_MODEL, _IN_OPENVINOS_FORM)]
-    return Candidate(setting, next(path for path in files if path.exists()), exact.spec, seconds=seconds)
+    return Candidate(setting, made.file(peer.file), exact.spec, seconds=seconds)
 
 
 def _sources() -> str:
