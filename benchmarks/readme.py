@@ -120,6 +120,56 @@ def peers() -> str:
     return table(RESULTS / "peers.json")
 
 
+def search() -> str:
+    """The joint search beside NNCF's accuracy control."""
+    path = RESULTS / "search.json"
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.search`."
+    columns = (
+        "recipe, budget",
+        "tool",
+        "full validations",
+        "time",
+        "change, points",
+        "groups in INT8",
+        "latency over FP32",
+    )
+    results: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            "| --- | --- |" + " ---: |" * (len(columns) - 2),
+            *(line for name, row in results.items() for line in _search_rows(name, row)),
+            "",
+            (
+                f"Validated on {', '.join(sorted({str(row['validation_images']) for row in results.values()}))} "
+                "images. edgeopt's time includes measuring every group's latency on the engine, NNCF's quantizing."
+            ),
+        ]
+    )
+
+
+def _search_rows(name: str, row: dict[str, Any]) -> Iterator[str]:
+    if ours := row.get("edgeopt"):
+        change = (
+            "" if ours["drop"] is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(-100 * x for x in _outwards(ours)))
+        )
+        ratio = "" if ours["ratio"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*ours["ratio"])
+        effort = f"{ours['full_validations']} | {ours['seconds']:.0f} s"
+        yield f"| {name} | edgeopt | {effort} | {change} | {ours['quantized_groups']} of {ours['groups']} | {ratio} |"
+    if theirs := row.get("nncf"):
+        change = f"{100 * (theirs['validated'][-1] - theirs['validated'][0]):+.2f}"
+        count, seconds = theirs["full_validations"], theirs["seconds"]
+        tried = f"all but {max(0, count - 2)}"  # a validation each, beside the float and the whole INT8 model's
+        yield f"| {name} | NNCF | {count} | {seconds:.0f} s | {change} | {tried} | not measured |"
+
+
+def _outwards(row: dict[str, Any]) -> tuple[float, float, float]:
+    """A drop's estimate and ends, the end that becomes the lower one of the change first."""
+    estimate, low, high = row["drop"]
+    return estimate, high, low
+
+
 def end_to_end() -> str:
     """Bundles beside PyTorch, ONNX Runtime and OpenVINO in FP32."""
     return end_to_end_table.table(RESULTS / "end_to_end.json")
@@ -132,6 +182,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers,
     "quantization": quantization,
     "recipes": recipes,
+    "search": search,
 }
 
 
