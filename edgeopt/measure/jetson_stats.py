@@ -1,7 +1,7 @@
 """What jetson-stats says about a Jetson, where that package and its service are installed.
 
-The service runs as root and shares what it reads over a socket, so it also answers in a container without a sysfs of its
-own, and users who may not read all of it. It refreshes about once a second: sysfs, where it can be read, is newer.
+The service runs as root and shares what it reads over a socket, so it also answers in a container without a sysfs of
+its own, and users who may not read all of it. It refreshes about once a second: sysfs, where it can be read, is newer.
 """
 
 from __future__ import annotations

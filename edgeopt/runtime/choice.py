@@ -29,9 +29,7 @@ class Candidates:
         """Every variant that may be chosen and whose target is there."""
         for variant in sorted(self.manifest.variants, key=_rank):
             if not variant.accepted:
-                self.rejected[variant.name] = (
-                    f"it was not accepted: {variant.verdict or 'no reason recorded'}"
-                )
+                self.rejected[variant.name] = f"it was not accepted: {variant.verdict or 'no reason recorded'}"
                 continue
             available = self.available(variant.target)
             if available.ok:
