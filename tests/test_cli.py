@@ -324,7 +324,15 @@ def test_an_output_that_cannot_be_written_is_one_error(bundle: Path, photo: Path
 def test_ctrl_c_ends_a_build_with_a_message_and_no_bundle(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edgeopt", "build", "digits", "--out", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        # A shell that starts the tests in the background has them, and so their children, ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     work = tmp_path / "out" / ".edgeopt-work"
     deadline = time.monotonic() + 120
     while not list(work.glob("train-*.scratch")) and time.monotonic() < deadline:
