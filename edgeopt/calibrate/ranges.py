@@ -27,10 +27,6 @@ _ROBUST = 1.4
 """Exponent of the error that ``auto`` minimizes. Below 2 a few far outliers, which belong to odd images, do not stretch
 the range for all others: MobileNetV2 diverged least at 1.4, more at 2, and most at 1, which cuts too much."""
 
-_MARGIN = 1.2
-"""Of ``mean_minmax`` beyond the mean extremes, which half of the images exceed. With it the activations of MobileNetV2
-alone diverged least; on a symmetric grid, whose steps are twice as coarse, YOLOX-nano diverged more."""
-
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -47,10 +43,9 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
     Args:
         tensor: what was observed.
         method: ``minmax`` all that was seen; ``mean_minmax`` the mean over images of each image's extremes (as NNCF
-            does; with a margin where the grid is not symmetric), which one odd image cannot stretch; ``percentile``
-            cuts the outermost values; ``entropy`` keeps the distribution closest in KL divergence (Migacz, GTC 2017);
-            ``mse`` has the least squared error of rounding and clipping; ``auto`` is whichever of these has the least
-            error where large errors weigh more.
+            does), which one odd image cannot stretch; ``percentile`` cuts the outermost values; ``entropy`` keeps the
+            distribution closest in KL divergence (Migacz, GTC 2017); ``mse`` has the least squared error of rounding
+            and clipping; ``auto`` is whichever of these has the least error where large errors weigh more.
         grid: of the quantizer.
         percentile: share in per cent that ``percentile`` keeps.
     """
@@ -58,7 +53,7 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
         case "minmax":
             found = tensor.minimum, tensor.maximum
         case "mean_minmax":
-            found = _typical(tensor, grid)
+            found = tensor.mean_minimum, tensor.mean_maximum
         case "percentile":
             found = _percentile(tensor.histogram, percentile, grid)
         case "entropy":
@@ -88,13 +83,6 @@ def _settle(found: Range, tensor: TensorStatistics, grid: Grid) -> Range:
         high = max(-low, high)
         low = -high
     return low, high
-
-
-def _typical(tensor: TensorStatistics, grid: Grid) -> Range:
-    """The mean extremes, with a margin where the grid can afford it, but not beyond what was seen."""
-    margin = 1.0 if grid.symmetric else _MARGIN
-    low, high = margin * tensor.mean_minimum, margin * tensor.mean_maximum
-    return max(low, tensor.minimum), min(high, tensor.maximum)
 
 
 def _percentile(histogram: Histogram, percentile: float, grid: Grid) -> Range:
@@ -190,7 +178,7 @@ def _auto(tensor: TensorStatistics, grid: Grid, percentile: float) -> Range:
     """The candidate with the least mean ``|error| ** _ROBUST``."""
     candidates = [
         (tensor.minimum, tensor.maximum),
-        _typical(tensor, grid),
+        (tensor.mean_minimum, tensor.mean_maximum),
         _percentile(tensor.histogram, percentile, grid),
         _least_error(tensor, grid, 2.0),
         _least_error(tensor, grid, _ROBUST),
