@@ -106,7 +106,7 @@ def quantize_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.
     """
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others)
-    scale = np.where(largest > 0, largest / WEIGHT_LIMIT, 1.0).astype(np.float32)
+    scale = np.where(largest > _DEAD, largest / WEIGHT_LIMIT, 1.0).astype(np.float32)
     return round_weight(weight, scale, axis), scale
 
 
