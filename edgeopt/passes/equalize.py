@@ -56,12 +56,13 @@ class _Tied:
     """Something reads or makes them that cannot take a scale."""
 
 
-def equalize(model: ir.Model, table: CalibrationTable) -> ir.Model:
+def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -> ir.Model:
     """Scale channels so that those of one tensor have similar ranges; the function stays the same.
 
     Args:
         model: optimized float network; not modified.
         table: its calibration, for the channels' ranges. It does not fit the result: calibrate that again.
+        insert: put a Mul where no layer can take the scale (see `QuantScheme.fuses_scales`).
 
     Returns:
         The equalized network, or one equal to `model` where no scale can move.
@@ -75,7 +76,7 @@ def equalize(model: ir.Model, table: CalibrationTable) -> ir.Model:
         if factors is not None:
             _scale(result.graph, tied, factors)
             scaled.update(tied.tensors)
-    for value in [output for node in result.graph for output in node.outputs]:
+    for value in [output for node in result.graph for output in node.outputs] if insert else []:
         if value.name not in scaled and _feeds_depthwise_only(value):
             _insert_scale(result.graph, value, table[value.name or ""])
     return result

@@ -94,7 +94,7 @@ def repair(
     base = model
     if "equalization" in repairs:
         tell("equalization")
-        equal = equalize(model, table)
+        equal = equalize(model, table, insert=scheme.fuses_scales)
         candidate = quantize(equal, calibrate(equal, images, table.config), scheme, exclude)
         trials.append(RepairTrial("equalization", lowest, judge.measure(candidate)))
         if trials[-1].is_kept:

@@ -100,6 +100,12 @@ def test_a_mul_scales_silu_before_a_depthwise_reader():
     assert unevenness(equal, "r/equalized") < 0.5 * unevenness(model, "r")
 
 
+def test_no_mul_is_added_for_engines_that_would_run_it_by_itself():
+    model = network(SILU)
+    equal = equalize(model, table(model), insert=False)
+    assert len(equal.graph) == len(model.graph)
+
+
 def test_the_callers_model_is_not_touched():
     model = network("r = Relu(a)")
     before = ir.to_proto(model).SerializeToString()
