@@ -25,7 +25,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Literal["equalization", "bias_correction", "weight_clipping", "adaround", "distillation"]
-SchemeName: TypeAlias = Literal["tensorrt", "x86", "arm"]
+SchemeName: TypeAlias = Literal["tensorrt", "x86", "onnxruntime", "arm"]
 TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
 
 

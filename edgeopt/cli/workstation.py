@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeopt.progress import Progress
     from edgeopt.spec import Task
 
-_SCHEMES = click.Choice(["tensorrt", "x86", "arm"])
+_SCHEMES = click.Choice(["tensorrt", "x86", "onnxruntime", "arm"])
 _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 
 

@@ -1,7 +1,7 @@
 """QuantScheme: what the kernels of a kind of target want, as data.
 
 Sources: the TensorRT developer guide and ModelOpt's placement rules for ``tensorrt``; what OpenVINO's and onnxruntime's
-CPU kernels fuse for ``x86`` (u8 x s8 dot products: VNNI) and ``arm`` (s8 x s8: dotprod, i8mm).
+CPU kernels fuse for ``x86`` and ``onnxruntime`` (u8 x s8 dot products: VNNI) and ``arm`` (s8 x s8: dotprod, i8mm).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class QuantScheme(Struct):
     onnxruntime recognize a layer by the pair before it, while OpenVINO moves scales itself and would run the pair."""
     fuses_scales: bool = True
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
-    which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; it is the only engine of ``arm``."""
+    which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
     minimum_channels: int = 0
     """Convolutions and matrix products with fewer input or output channels stay float but for the documented
     exceptions (see `eligibility`)."""
@@ -46,9 +46,12 @@ class QuantScheme(Struct):
 
 TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
 X86 = QuantScheme(name="x86", dtype="uint8", symmetric=False, residual="both", requantize=False)
+ONNXRUNTIME = QuantScheme(
+    name="onnxruntime", dtype="uint8", symmetric=False, residual="both", requantize=False, fuses_scales=False
+)
 ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both", fuses_scales=False)
 
-SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, X86, ARM)}
+SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, X86, ONNXRUNTIME, ARM)}
 
 
 def scheme(name: str) -> QuantScheme:

@@ -73,7 +73,7 @@ def quantize_file(
         StorageError: `out` cannot be written.
     """
     if quantize_config.scheme is None:
-        raise ConfigError("quantizing one file needs a scheme: tensorrt, x86 or arm")
+        raise ConfigError("quantizing one file needs a scheme: tensorrt, x86, onnxruntime or arm")
     if float_rest == "fp16" and quantize_config.scheme != "tensorrt":
         raise ConfigError(
             f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "

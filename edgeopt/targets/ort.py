@@ -14,7 +14,7 @@ from edgeopt.targets import CompileOptions
 from edgeopt.targets.trial import run_once
 
 name = "ort"
-scheme: SchemeName = "x86"
+scheme: SchemeName = "onnxruntime"
 file_suffix = ".onnx"
 
 

@@ -37,7 +37,7 @@ def test_the_bundle_records_both_precisions_measured(built) -> None:
         assert variant.accuracy["images"] == 60
         assert variant.p50_ms is not None
     int8 = manifest.variant("ort-int8")
-    assert int8.scheme == "x86"
+    assert int8.scheme == "onnxruntime"
     assert int8.nodes["QuantizeLinear"] > 0
     assert manifest.size_bytes(int8) < 0.5 * manifest.size_bytes(manifest.variant("ort-fp32"))
     assert manifest.calibration is not None
