@@ -339,7 +339,8 @@ def test_ctrl_c_ends_a_build_with_a_message_and_no_bundle(tmp_path: Path) -> Non
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
+    # To a shell both are 130. Python ends itself by the signal where it came while an extension module ran Python code.
+    assert process.returncode in (130, -signal.SIGINT), errors
     assert "run it again" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out" / "digits.edgeopt").exists()
