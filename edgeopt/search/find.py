@@ -7,6 +7,8 @@ NNCF's accuracy control takes one for every group that it reverts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from edgeopt.errors import ConfigError
@@ -70,13 +72,7 @@ class _Search:
         if not self._is_in_time(0):
             return self._result("no_plan", f"all groups in INT8 take {self._took(0)}, over {limit_ms:g} ms", 0)
         self._rank(self._validate(0))
-        in_time, late = 0, everything
-        while late - in_time > 1:
-            middle = (in_time + late) // 2
-            if self._is_in_time(middle):
-                in_time = middle
-            else:
-                late = middle
+        in_time = self._first(lambda cut: not self._is_in_time(cut)) - 1
         if in_time not in self._validated:
             self._validate(in_time)
         drop = self._validated[in_time][1]
@@ -109,16 +105,18 @@ class _Search:
 
     def _bisect(self) -> int:
         """The smallest number of reverted groups that keeps the budget, where fewer by one do not."""
-        if self._keeps(0):
-            return 0
-        broken, kept = 0, len(self._order)  # all reverted is the float model, which keeps any budget
-        while kept - broken > 1:
-            middle = (broken + kept) // 2
-            if self._keeps(middle):
-                kept = middle
+        return 0 if self._keeps(0) else self._first(self._keeps)
+
+    def _first(self, holds: Callable[[int], bool]) -> int:
+        """The smallest number of reverted groups for which `holds`: not for 0, and for all, which is the float model."""
+        below, above = 0, len(self._order)
+        while above - below > 1:
+            middle = (below + above) // 2
+            if holds(middle):
+                above = middle
             else:
-                broken = middle
-        return kept
+                below = middle
+        return above
 
     def _judge(self, cut: int) -> SearchResult:
         limit = f"a drop of {100 * (self._allowed or 0.0):.2f} points"
