@@ -108,7 +108,7 @@ class _Search:
         return 0 if self._keeps(0) else self._first(self._keeps)
 
     def _first(self, holds: Callable[[int], bool]) -> int:
-        """The smallest number of reverted groups for which `holds`: not for 0, and for all, which is the float model."""
+        """The smallest number of reverted groups for which `holds`: not 0, and at most all, the float model."""
         below, above = 0, len(self._order)
         while above - below > 1:
             middle = (below + above) // 2
