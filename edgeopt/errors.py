@@ -121,10 +121,15 @@ def requires_extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"this needs the Python package '{module}', which cannot be imported ({error}). "
-            f"Install it with: pip install 'edgeopt[{extra}]'"
-        ) from error
+        raise missing_package(module, extra, error) from error
+
+
+def missing_package(module: str, extra: str, error: ImportError) -> MissingExtraError:
+    """What to say where `module`, which `extra` brings, cannot be imported."""
+    return MissingExtraError(
+        f"this needs the Python package '{module}', which cannot be imported ({error}). "
+        f"Install it with: pip install 'edgeopt[{extra}]'"
+    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from edgeopt.errors import MissingExtraError
 from edgeopt.runtime import availability, load, open_session, verify
 
 WORKSTATION = ("torch", "onnx", "onnx_ir", "onnxscript", "torchvision", "matplotlib", "sklearn")
@@ -23,7 +24,7 @@ import sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {WORKSTATION}:
-            raise ImportError(f"{{name}} is blocked: this is a device")
+            raise ModuleNotFoundError(f"{{name}} is blocked: this is a device", name=name)
 
 sys.meta_path.insert(0, Blocked())
 """
@@ -146,3 +147,19 @@ def test_the_committed_networks_are_those_of_their_script() -> None:
         sys.path.pop(0)
     for name, text in make_tiny.MODELS.items():
         assert (tiny.DATA / name).read_bytes() == make_tiny.content(text), f"run tests/data/make_tiny.py for {name}"
+
+
+@pytest.mark.parametrize(
+    "command", ["build digits", "train digits", "export digits", "quantize x.onnx", "diagnose x.onnx"]
+)
+def test_commands_of_the_workstation_say_which_extra_they_need(command: str, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"")
+    words = command.split()
+    extra = {"quantize": ["--calibration", ".", "-o", "y"], "diagnose": ["x.onnx", "--calibration", "."]}
+    script = f"{BLOCKED}\nfrom edgeopt.cli import main\nmain({[*words, *extra.get(words[0], [])]})"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == MissingExtraError.exit_code, done.stderr
+    assert "pip install 'edgeopt[build]'" in done.stderr
+    assert "Traceback" not in done.stderr

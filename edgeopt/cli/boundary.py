@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from edgeopt.errors import EdgeoptError, did_you_mean
+from edgeopt.errors import EdgeoptError, did_you_mean, missing_package
 
 INTERRUPTED = 130
 
@@ -22,8 +22,12 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except EdgeoptError as error:
-            _say(f"{click.style('error:', fg='red', bold=True)} {error}")
-            ctx.exit(error.exit_code)
+            _fail(ctx, error)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "edgeopt":
+                raise
+            # A command of the workstation on a device: its modules import torch, onnx_ir and others at their top.
+            _fail(ctx, missing_package(error.name, "build", error))
         except (KeyboardInterrupt, click.Abort):
             _say(f"{click.style('interrupted:', fg='yellow', bold=True)} finished work is kept; run it again to go on.")
             ctx.exit(INTERRUPTED)
@@ -48,6 +52,11 @@ def configure_logging(*, verbose: bool) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+
+
+def _fail(ctx: click.Context, error: EdgeoptError) -> NoReturn:
+    _say(f"{click.style('error:', fg='red', bold=True)} {error}")
+    ctx.exit(error.exit_code)
 
 
 def _say(message: str) -> None:
