@@ -199,7 +199,12 @@ def _refusals(openvino: Any, model: Path | bytes) -> Iterator[None]:
         yield
     except RuntimeError as error:
         origin = "the graph" if isinstance(model, bytes) else str(model)
-        raise TargetError(f"openvino {openvino.__version__} cannot load {origin}: {error}") from error
+        # It names its own source files first and the cause last.
+        causes = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+        raise TargetError(
+            f"openvino {openvino.__version__} cannot load {origin}: {' '.join(causes or [str(error)]).rstrip('.')}. "
+            "Look at the graph with: edgeopt lint"
+        ) from error
 
 
 def _check_precision(openvino: Any, settings: EngineSettings) -> None:
