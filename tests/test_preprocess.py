@@ -85,6 +85,18 @@ class TestScratch:
             again, _ = preprocess(image, spec, scratch=scratch)
             np.testing.assert_array_equal(again, fresh)
 
+    def test_images_of_one_size_are_planned_once(self):
+        spec, scratch = Preprocessing(steps=(ResizeShorterSide(pixels=9),)), Scratch()
+        plan = scratch.plan(spec, (48, 64))
+        assert scratch.plan(spec, (48, 64)) is plan
+        assert scratch.plan(spec, (64, 48)) is not plan
+
+    def test_another_specification_is_another_plan(self):
+        scratch = Scratch()
+        for size in ((8, 6), (6, 8)):
+            tensor, _ = preprocess(picture(), Preprocessing(steps=(Resize(size=size),)), scratch=scratch)
+            assert tensor.shape[1:] == size
+
 
 class TestTensor:
     @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])

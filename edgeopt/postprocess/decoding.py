@@ -8,7 +8,7 @@ nothing of this code, so that every other operation costs more than the numbers 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -22,6 +22,8 @@ from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, YoloDecoding, YoloxDecoding
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
+Ranking: TypeAlias = tuple[list[int], list[float]]
+"""Classes and their scores, best first."""
 
 _FEW = 8  # so many times through the scores is faster than any sort
 _LARGEST_EXPONENT = 20  # a box of e^20 cells is larger than any image, and a coarse quantization cannot overflow it
@@ -42,7 +44,7 @@ def decode(
     """
     decoding = spec.decoding
     if isinstance(decoding, ClassificationDecoding):
-        return _top_k(class_scores(outputs, spec), decoding.top_k, spec.labels)
+        return [_classification(row, decoding, spec.labels) for row in _logits(outputs, spec)]
     raw = _first_output(outputs, spec)
     if raw.ndim != 3 or len(raw) != len(geometries):
         raise ModelError(
@@ -58,40 +60,62 @@ def class_scores(outputs: Outputs, spec: ModelSpec) -> Floats:
     Raises:
         ModelError: the output is missing, or has not one value a label.
     """
+    assert isinstance(spec.decoding, ClassificationDecoding)
+    activate = _ACTIVATIONS[spec.decoding.activation]
+    return np.array([activate(row) for row in _logits(outputs, spec)])
+
+
+def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
+    """(N, classes) float32: a classifier's output before its activation."""
     raw = _first_output(outputs, spec)
     logits = raw.reshape(len(raw), -1).astype(np.float32, copy=False)
     _check_classes(logits.shape[1], spec)
-    scores: Floats = logits
-    match spec.decoding:
-        case ClassificationDecoding(activation="softmax"):
-            exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-            scores = exponentials / exponentials.sum(axis=1, keepdims=True)
-        case ClassificationDecoding(activation="sigmoid"):
-            # exp of a large negative logit overflows to infinity, whose reciprocal is the right answer: 0.
-            with np.errstate(over="ignore"):
-                scores = np.reciprocal(1 + np.exp(-logits))
+    return logits
+
+
+def _softmax(logits: Floats) -> Floats:
+    # argmax, not max: it is about to rank the scores, and what is called twice is in the caches the second time.
+    scores: Floats = logits - logits[logits.argmax()]
+    np.exp(scores, out=scores)
+    scores /= np.add.reduce(scores)
     return scores
 
 
-def _top_k(scores: Floats, k: int, labels: tuple[str, ...]) -> list[Classification]:
-    """The k best of each row, best first; equal scores in the order of the classes."""
-    found = []
-    for row in scores:
-        classes = _best(row, k)
-        found.append(Classification(classes, row[classes], tuple([labels[index] for index in classes.tolist()])))
-    return found
+def _sigmoid(logits: Floats) -> Floats:
+    # exp of a large negative logit overflows to infinity, whose reciprocal is the right answer: 0.
+    with np.errstate(over="ignore"):
+        scores: Floats = np.reciprocal(1 + np.exp(-logits))
+    return scores
 
 
-def _best(scores: Floats, k: int) -> Integers:
-    """(k,) int64 indices of the k best, of equals the first first; what is no number comes last."""
-    if k <= _FEW:
-        found, left = [], scores.copy()
-        for _ in range(min(k, len(left))):
-            found.append(int(left.argmax()))
-            left[found[-1]] = -np.inf
-        if all(math.isfinite(scores[index]) for index in found):
-            return np.array(found, np.int64)
-    return np.argsort(-scores, kind="stable")[:k].astype(np.int64, copy=False)
+_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"softmax": _softmax, "sigmoid": _sigmoid, "none": np.copy}
+"""From the (classes) logits of one image to scores in memory of their own."""
+
+
+def _classification(logits: Floats, decoding: ClassificationDecoding, labels: tuple[str, ...]) -> Classification:
+    """The best classes of one image."""
+    activate = _ACTIVATIONS[decoding.activation]
+    ranking = _few_best(activate(logits), decoding.top_k) if decoding.top_k <= _FEW else None
+    classes, scores = ranking or _best(activate(logits), decoding.top_k)
+    named = tuple([labels[index] for index in classes])
+    return Classification(np.array(classes, np.int64), np.array(scores, np.float32), named)
+
+
+def _few_best(scores: Floats, k: int) -> Ranking | None:
+    """`_best` in k passes, or None where one of them is not finite; overwrites `scores`."""
+    classes, best = [], []
+    for _ in range(min(k, len(scores))):
+        index = int(scores.argmax())
+        classes.append(index)
+        best.append(scores[index])
+        scores[index] = -np.inf
+    return (classes, best) if math.isfinite(best[0]) and math.isfinite(best[-1]) else None
+
+
+def _best(scores: Floats, k: int) -> Ranking:
+    """The k best, of equals the first first; what is no number comes last."""
+    classes = np.argsort(-scores, kind="stable")[:k]
+    return classes.tolist(), scores[classes].tolist()
 
 
 def _detections(raw: NDArray[Any], spec: ModelSpec, decoding: DetectionDecoding, geometry: Geometry) -> Detections:

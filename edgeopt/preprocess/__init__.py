@@ -1,0 +1,15 @@
+"""From an image to the network's input: the one interpreter of `spec.Preprocessing`.
+
+Training, calibration, evaluation and the device run this very code. Images are (H, W, 3) uint8 BGR, as OpenCV decodes
+them, until `preprocess` has turned them into the network's channels, layout and element type.
+"""
+
+from __future__ import annotations
+
+from edgeopt.preprocess.color import adjust
+from edgeopt.preprocess.geometry import Boxes, Geometry
+from edgeopt.preprocess.image import Image, read_image
+from edgeopt.preprocess.plan import Scratch, batch, preprocess
+from edgeopt.preprocess.tensor import Tensor
+
+__all__ = ["Boxes", "Geometry", "Image", "Scratch", "Tensor", "adjust", "batch", "preprocess", "read_image"]

@@ -1,0 +1,103 @@
+"""`preprocess`: what is done to images of one size is planned once, then done to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.errors import DataError
+from edgeopt.preprocess.geometry import Geometry
+from edgeopt.preprocess.image import Image, as_bgr
+from edgeopt.preprocess.steps import Planner, Room
+from edgeopt.preprocess.tensor import Tensor, TensorForm
+from edgeopt.spec import Preprocessing, Size
+
+
+class Scratch:
+    """What `preprocess` keeps for the next image: memory for what it makes on its way, and the plan for the size.
+
+    New memory for every image costs page faults, which can take longer than the work itself; and right after an engine
+    has filled the caches, so does working out what the image before already told. For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[int, NDArray[np.uint8]] = {}
+        self._plan: Plan | None = None
+
+    def plan(self, spec: Preprocessing, size: Size) -> Plan:
+        """How images of (height, width) pixels are treated. An earlier plan's memory may go to it."""
+        if self._plan is None or self._plan.spec is not spec or self._plan.size != size:
+            numbers = count()
+            self._plan = Plan(spec, size, lambda height, width: self._piece(next(numbers), height, width))
+        return self._plan
+
+    def _piece(self, number: int, height: int, width: int) -> Image:
+        size = height * width * 3
+        memory = self._memory.get(number)
+        if memory is None or memory.size < size:
+            memory = self._memory[number] = np.empty(size, np.uint8)
+        return memory[:size].reshape(height, width, 3)
+
+
+class Plan:
+    """What becomes of images of one size. For one thread at a time: its steps write to the same memory each time."""
+
+    def __init__(self, spec: Preprocessing, size: Size, room: Room) -> None:
+        self.spec, self.size = spec, size
+        planner = Planner(size, room)
+        for step in spec.steps:
+            planner.add(step)
+        self.geometry = planner.geometry
+        self._operations = tuple(planner.operations)
+        self._form = TensorForm(spec, planner.size)
+
+    def run(self, image: Image, out: Tensor | None) -> Tensor:
+        """See `preprocess`."""
+        for operation in self._operations:
+            image = operation(image)
+        return self._form.fill(image, out)
+
+
+def preprocess(
+    image: Image, spec: Preprocessing, out: Tensor | None = None, scratch: Scratch | None = None
+) -> tuple[Tensor, Geometry]:
+    """Turn one image into one network input, without the batch dimension.
+
+    Args:
+        image: (H, W, 3) uint8 BGR; grey (H, W) or (H, W, 1) is spread over the channels, BGRA loses its alpha.
+        spec: what to do.
+        out: C-contiguous memory of the result's shape and dtype to write to, such as one item of a batch.
+        scratch: the caller's, where many images are to come.
+
+    Returns:
+        The tensor, (C, H, W) or (H, W, C) as `spec.layout` says, uint8 without normalisation and float32 with it; and
+        the way back from its pixels to the image's.
+
+    Raises:
+        DataError: `image` is no 8-bit image.
+        ConfigError: mean and std do not fit the channels.
+    """
+    image = as_bgr(image)
+    plan = (scratch or Scratch()).plan(spec, (image.shape[0], image.shape[1]))
+    return plan.run(image, out), plan.geometry
+
+
+def batch(images: Sequence[Image], spec: Preprocessing) -> tuple[Tensor, list[Geometry]]:
+    """`preprocess` several images into one (N, ...) tensor.
+
+    Raises:
+        DataError: there are no images, or `spec` leaves them at different sizes.
+    """
+    if not images:
+        raise DataError("cannot make a batch of 0 images. Give at least one")
+    scratch = Scratch()
+    first, geometry = preprocess(images[0], spec, scratch=scratch)
+    tensor = np.empty((len(images), *first.shape), first.dtype)
+    tensor[0] = first
+    geometries = [geometry]
+    for item, image in zip(tensor[1:], images[1:], strict=True):
+        geometries.append(preprocess(image, spec, item, scratch)[1])
+    return tensor, geometries

@@ -1,0 +1,127 @@
+"""The steps of preprocessing, planned for images of one size: what follows from the size alone is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import cv2
+
+from edgeopt.preprocess.color import adjust
+from edgeopt.preprocess.geometry import Geometry
+from edgeopt.preprocess.image import Image
+from edgeopt.spec import Adjust, CenterCrop, Interpolation, Letterbox, Resize, ResizeShorterSide, Size, Step
+
+Operation: TypeAlias = Callable[[Image], Image]
+"""A step; what it gives may lie in memory that the next image overwrites."""
+Room: TypeAlias = Callable[[int, int], Image]
+"""Gives (height, width, 3) memory, a new piece at each call."""
+Window: TypeAlias = tuple[slice, slice]
+"""Rows and columns."""
+
+_FLAGS = {
+    "nearest": cv2.INTER_NEAREST,
+    "linear": cv2.INTER_LINEAR,
+    "cubic": cv2.INTER_CUBIC,
+    "area": cv2.INTER_AREA,
+}
+
+
+class Planner:
+    """Plans one step after another, and knows what they have made of the image so far."""
+
+    def __init__(self, size: Size, room: Room) -> None:
+        self.size = size
+        """(height, width) in pixels."""
+        self.geometry = Geometry(1.0, 1.0, 0.0, 0.0, size[1], size[0])
+        self.operations: list[Operation] = []
+        self._room = room
+
+    def add(self, step: Step) -> None:
+        """Plan the next step."""
+        match step:
+            case Resize():
+                self._resize(step.size, step.interpolation)
+            case ResizeShorterSide():
+                self._resize(_shorter_side(self.size, step.pixels), step.interpolation)
+            case CenterCrop():
+                self._center_crop(step.size)
+            case Letterbox():
+                self._letterbox(step)
+            case Adjust():
+                self.operations.append(partial(adjust, step=step))
+
+    def _resize(self, size: Size, interpolation: Interpolation) -> None:
+        height, width = self.size
+        self.geometry = self.geometry.scaled(size[1] / width, size[0] / height)
+        if size != self.size:
+            memory = self._room(*size)
+            self._scale(memory, memory, interpolation)
+
+    def _letterbox(self, step: Letterbox) -> None:
+        """Scale to fit, and fill the rest. The size is cut down to whole pixels, as YOLOX does."""
+        height, width = self.size
+        ratio = min(step.size[0] / height, step.size[1] / width)
+        fitted = max(int(height * ratio), 1), max(int(width * ratio), 1)
+        centred = step.anchor == "center"
+        top = (step.size[0] - fitted[0]) // 2 if centred else 0
+        left = (step.size[1] - fitted[1]) // 2 if centred else 0
+        canvas = self._room(*step.size)
+        canvas[...] = step.fill
+        self._scale(canvas[_window(top, left, fitted)], canvas, step.interpolation)
+        self.geometry = self.geometry.scaled(fitted[1] / width, fitted[0] / height).shifted(left, top)
+
+    def _scale(self, target: Image, result: Image, interpolation: Interpolation) -> None:
+        """Fill `target` with the whole image; the next step sees `result`."""
+        height, width = target.shape[:2]
+        if interpolation == "auto":
+            interpolation = "area" if height <= self.size[0] and width <= self.size[1] else "linear"
+        self.operations.append(partial(_scale, target, (width, height), _FLAGS[interpolation], result))
+        self.size = result.shape[0], result.shape[1]
+
+    def _center_crop(self, size: Size) -> None:
+        """Cut the middle out, after padding with zeros where the image is smaller."""
+        height, width = self.size
+        if size[0] > height or size[1] > width:
+            self._pad((max(size[0], height), max(size[1], width)))
+        # round() to even, so that odd margins are cut as torchvision.transforms.CenterCrop cuts them.
+        top, left = round((self.size[0] - size[0]) / 2), round((self.size[1] - size[1]) / 2)
+        self.operations.append(partial(_cut, self._room(*size), _window(top, left, size)))
+        self.geometry = self.geometry.shifted(-left, -top)
+        self.size = size
+
+    def _pad(self, size: Size) -> None:
+        top, left = (size[0] - self.size[0]) // 2, (size[1] - self.size[1]) // 2
+        canvas = self._room(*size)
+        canvas[...] = 0
+        self.operations.append(partial(_paste, canvas, _window(top, left, self.size)))
+        self.geometry = self.geometry.shifted(left, top)
+        self.size = size
+
+
+def _scale(target: Image, size: tuple[int, int], flag: int, result: Image, image: Image) -> Image:
+    cv2.resize(image, size, dst=target, interpolation=flag)
+    return result
+
+
+def _cut(result: Image, window: Window, image: Image) -> Image:
+    """A copy takes 20 µs, and cv2.split of a view 170 instead of 25 (224 x 224 pixels, right after an engine)."""
+    result[...] = image[window]
+    return result
+
+
+def _paste(canvas: Image, window: Window, image: Image) -> Image:
+    canvas[window] = image
+    return canvas
+
+
+def _shorter_side(size: Size, pixels: int) -> Size:
+    """(height, width) where the shorter has `pixels`; the longer is cut down, as torchvision.transforms.Resize does."""
+    height, width = size
+    shorter = min(height, width)
+    return pixels * height // shorter, pixels * width // shorter
+
+
+def _window(top: int, left: int, size: Size) -> Window:
+    return slice(top, top + size[0]), slice(left, left + size[1])
