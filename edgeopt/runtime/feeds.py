@@ -20,6 +20,7 @@ class Feeds:
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         self._specs = {spec.name: spec for spec in specs}
         self._arrays: dict[str, Array] = {}
+        self._shapes: tuple[tuple[int, ...], ...] = ()
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -29,7 +30,7 @@ class Feeds:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of the arrays, in the engine's order."""
-        return tuple(self._arrays[name].shape for name in self._specs)
+        return self._shapes
 
     def update(self, inputs: Tensors) -> list[str]:
         """Take the inputs of one run.
@@ -48,7 +49,9 @@ class Feeds:
             for name, given in inputs.items()
             if self._arrays.get(name) is not given  # also when last time's array had to be copied
         }
-        self._arrays.update(changed)
+        if changed:
+            self._arrays.update(changed)
+            self._shapes = tuple(self._arrays[name].shape for name in self._specs)
         return list(changed)
 
 
