@@ -22,7 +22,7 @@ from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import replace
 from edgeopt.targets import trt
-from edgeopt.targets.implicit import add_implicit_variant
+from edgeopt.targets.implicit import add_implicit_variant, compile_arrays
 
 
 class Board:
@@ -117,16 +117,34 @@ def test_the_same_variant_is_replaced(board) -> None:
     assert [one.name for one in bundle.manifest.variants].count("trt-int8-implicit") == 1
 
 
-def test_a_plain_onnx_file_takes_arrays(board, tmp_path) -> None:
-    np.savez(tmp_path / "inputs.npz", image=np.zeros((4, 2, 3, 8, 8), np.uint8))
-    options = ("--target", "trt", "--implicit-int8", "--calibration", tmp_path / "inputs.npz")
-    result = compile_(tiny.DATA / "tiny_classifier.onnx", *options, "-o", tmp_path / "engine.plan")
+def test_a_plain_onnx_file_takes_the_arrays_that_quantize_takes(board, tmp_path) -> None:
+    def run(array: np.ndarray) -> Result:
+        np.savez(tmp_path / "inputs.npz", image=array)
+        options = ("--target", "trt", "--implicit-int8", "--calibration", tmp_path / "inputs.npz", "--batch", 2)
+        return compile_(tiny.DATA / "tiny_classifier.onnx", *options, "-o", tmp_path / "engine.plan")
+
+    result = run(np.zeros((5, 3, 8, 8), np.uint8))
     assert result.exit_code == 0, result.output
     assert (tmp_path / "engine.plan").stat().st_size > 0
-    np.savez(tmp_path / "inputs.npz", image=np.zeros(4, np.uint8))
-    result = compile_(tiny.DATA / "tiny_classifier.onnx", *options, "-o", tmp_path / "engine.plan")
+    result = run(np.zeros((1, 3, 8, 8), np.uint8))
     assert result.exit_code == DataError.exit_code
-    assert "(batches, batch size, ...)" in result.output
+    assert "1 calibration samples do not make one batch of 2" in result.output
+
+
+def test_arrays_are_calibrated_on_in_batches(tmp_path, monkeypatch) -> None:
+    given: list[dict[str, np.ndarray]] = []
+
+    def compile_implicit(onnx, batches, fingerprint, options) -> bytes:
+        given.extend(batches)
+        return b"plan"
+
+    monkeypatch.setattr("edgeopt.targets.implicit.compile_implicit", compile_implicit)
+    np.savez(tmp_path / "inputs.npz", image=np.arange(5 * 3, dtype=np.float32).reshape(5, 3), flag=np.zeros((5, 1)))
+    compile_arrays(tiny.DATA / "tiny_classifier.onnx", tmp_path / "inputs.npz", tmp_path / "engine.plan", batch=2)
+    assert [batch["image"][:, 0].tolist() for batch in given] == [[0.0, 3.0], [6.0, 9.0]]
+    np.savez(tmp_path / "inputs.npz", image=np.zeros((5, 3)), flag=np.zeros((4, 1)))
+    with pytest.raises(DataError, match=r"first dimension \(samples\), theirs are \[4, 5\]"):
+        compile_arrays(tiny.DATA / "tiny_classifier.onnx", tmp_path / "inputs.npz", tmp_path / "engine.plan", batch=2)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--calibration",
     type=click.Path(exists=True, path_type=Path),
-    help="For --implicit-int8: a folder of images (of a bundle), or an .npz of batches (of an ONNX file).",
+    help="For --implicit-int8: a folder of images (of a bundle), or an .npz of network inputs by name (of an ONNX "
+    "file; first dimension: sample).",
 )
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many of the folder.")
 @click.option(
@@ -100,7 +101,7 @@ def _implicit(
         raise click.UsageError(
             "an ONNX file takes --calibration FILE.npz and --out; images need a bundle, which says how"
         )
-    size = compile_arrays(model, calibration, out, dla_core=dla_core)
+    size = compile_arrays(model, calibration, out, batch=batch, dla_core=dla_core)
     click.echo(f"engine {out} ({size / 1e6:.2f} MB). Its accuracy has to be measured on this device")
 
 

@@ -79,31 +79,34 @@ def add_implicit_variant(
     return _with_variant(bundle, variant, plan), variant
 
 
-def compile_arrays(path: Path, arrays: Path, out: Path, *, dla_core: int | None = None) -> int:
+def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_core: int | None = None) -> int:
     """Build an INT8 plan of a float ONNX file, calibrated on network inputs; its size in bytes.
 
     Args:
         path: the ONNX file, without Q/DQ.
-        arrays: an ``.npz`` of network inputs by name, each (batches, N, ...): a batch a row.
+        arrays: an ``.npz`` of network inputs by name, first dimension = sample, as `edgeopt quantize` takes it.
         out: the file to write.
-        dla_core: as in `add_implicit_variant`.
+        batch: as in `add_implicit_variant`.
+        dla_core: the same.
 
     Raises:
-        DataError: arrays of different lengths or without a batch dimension.
+        DataError: arrays of different lengths, or fewer samples than a batch.
         BundleError: `arrays` is no ``.npz`` of plain arrays.
         MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
         StorageError: `out` cannot be written.
     """
     content = arrays.read_bytes()
     inputs = unpack(content, origin=str(arrays))
-    counts = {array.shape[:2] if array.ndim > 1 else (0, 0) for array in inputs.values()}
-    if len(counts) != 1 or 0 in next(iter(counts)):
-        raise DataError(f"{arrays}: every array must be (batches, batch size, ...); theirs begin with {sorted(counts)}")
-    batches, batch = counts.pop()
-    rows: list[Batch] = [{name: array[row] for name, array in inputs.items()} for row in range(batches)]
+    lengths = {len(array) if array.ndim else 0 for array in inputs.values()}
+    if len(lengths) != 1:
+        raise DataError(f"{arrays}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
+    batches: list[Batch] = [
+        {name: array[rows.start : rows.stop] for name, array in inputs.items()}
+        for rows in _whole_batches(lengths.pop(), batch, "samples")
+    ]
     plan = compile_implicit(
         path.read_bytes(),
-        rows,
+        batches,
         _fingerprint(hashlib.sha256(content).hexdigest(), b"", batch),
         CompileOptions(engine=_settings({}, batch, dla_core)),
     )
@@ -118,10 +121,15 @@ def image_batches(dataset: Dataset, spec: ModelSpec, batch: int) -> Iterator[Bat
     Raises:
         DataError: fewer images than one batch.
     """
-    if len(dataset) < batch:
-        raise DataError(f"{len(dataset)} calibration images do not make one batch of {batch}. Give more, or --batch 1")
-    for first in range(0, len(dataset) - batch + 1, batch):
-        yield {spec.input.name: _stacked(dataset, spec, range(first, first + batch))}
+    for rows in _whole_batches(len(dataset), batch, "images"):
+        yield {spec.input.name: _stacked(dataset, spec, rows)}
+
+
+def _whole_batches(count: int, batch: int, what: str) -> Iterator[range]:
+    if count < batch:
+        raise DataError(f"{count} calibration {what} do not make one batch of {batch}. Give more, or a smaller --batch")
+    for first in range(0, count - batch + 1, batch):
+        yield range(first, first + batch)
 
 
 def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Array:
