@@ -21,6 +21,7 @@ import msgspec
 
 from edgeopt.benchmark import LatencyResult, measure
 from edgeopt.bundle import Bundle
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import BenchmarkConfig, Config
 from edgeopt.dataset import load
 from edgeopt.gate.bundles import open_subject
@@ -102,4 +103,5 @@ def row(result: LatencyResult) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.gate import GateConfig, Side, Verdict, gate
 from edgeopt.gate.bundles import launch_workers, open_subject
 from edgeopt.measure.subject import Nanoseconds, Subject
@@ -136,4 +137,5 @@ def report(out: Path, verdicts: dict[str, list[Verdict]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

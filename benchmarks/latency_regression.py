@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.bundle import Bundle
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.gate import EXIT_CODES, GateConfig, Side, Verdict, gate_bundles, to_json, to_junit, to_markdown
 
 IMAGES = 8
@@ -63,4 +64,5 @@ def write(stem: Path, verdict: Verdict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

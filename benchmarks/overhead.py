@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks import footprint
 from benchmarks.engines import open_library
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.dataset.digits import installed_file
 from edgeopt.dataset.files import image_files
 from edgeopt.measure.environment import environment
@@ -153,4 +154,5 @@ def plain_resize(image: Image, preprocessing: Preprocessing) -> Callable[[], obj
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import open_session
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, find_recipe
 from edgeopt.dataset import Dataset, load_splits
 from edgeopt.errors import DataError, ModelError
@@ -227,4 +228,5 @@ def record(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

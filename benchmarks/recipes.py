@@ -15,7 +15,7 @@ import msgspec
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Manifest, Variant
-from edgeopt.cli.boundary import configure_logging
+from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import find_recipe
 from edgeopt.errors import DataError, ModelError
@@ -96,4 +96,5 @@ def _processor(machine: Machine) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

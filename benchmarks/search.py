@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.peers.environments import PEERS, SCRIPTS, prepare
-from edgeopt.cli.boundary import configure_logging
+from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import TargetName, find_recipe
 from edgeopt.dataset import Dataset
@@ -159,4 +159,5 @@ def _tensors(dataset: Dataset, spec: ModelSpec) -> np.ndarray[Any, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from edgeopt import runtime
+from edgeopt.cli.boundary import errors_reported
 from edgeopt.dataset.digits import installed_file
 from edgeopt.preprocess import Image, read_image
 from edgeopt.runtime.stream import STAGES, Stream, VideoWriter, open_source
@@ -126,4 +127,5 @@ def timed(name: str, work: Callable[[], object]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

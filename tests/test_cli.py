@@ -351,3 +351,12 @@ def test_output_cut_short_is_not_an_error(bundle: Path) -> None:
     result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "{"
     assert "Traceback" not in result.stderr
+
+
+def test_a_benchmark_script_ends_like_a_command(tmp_path) -> None:
+    script = (sys.executable, "-m", "benchmarks.overhead", str(tmp_path / "none.edgeopt"))
+    found = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[1])
+    assert found.returncode == BundleError.exit_code
+    assert found.stderr.startswith("error: ")
+    assert "none.edgeopt" in found.stderr
+    assert "Traceback" not in found.stderr

@@ -20,7 +20,7 @@ from benchmarks.peers.candidates import OURS, Candidate, candidates
 from benchmarks.peers.environments import PEERS
 from benchmarks.peers.measurement import accuracies, latencies, tried
 from benchmarks.peers.networks import NETWORKS, Network, recipe
-from edgeopt.cli.boundary import configure_logging
+from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import DataError, ModelError
@@ -105,4 +105,5 @@ def _record(network: Network, result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_reported():
+        main()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -44,6 +46,16 @@ class Commands(click.Group):
             raise click.UsageError(f"{error.message}{did_you_mean(args[0], self.list_commands(ctx))}", ctx) from None
 
 
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """End a script as the commands end: an `EdgeoptError` becomes one message and the error's exit code."""
+    try:
+        yield
+    except EdgeoptError as error:
+        _report(error)
+        raise SystemExit(error.exit_code) from error
+
+
 def configure_logging(*, verbose: bool) -> None:
     """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each."""
     handler = logging.StreamHandler()
@@ -55,8 +67,12 @@ def configure_logging(*, verbose: bool) -> None:
 
 
 def _fail(ctx: click.Context, error: EdgeoptError) -> NoReturn:
-    _say(f"{click.style('error:', fg='red', bold=True)} {error}")
+    _report(error)
     ctx.exit(error.exit_code)
+
+
+def _report(error: EdgeoptError) -> None:
+    _say(f"{click.style('error:', fg='red', bold=True)} {error}")
 
 
 def _say(message: str) -> None:
