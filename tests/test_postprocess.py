@@ -77,6 +77,18 @@ class TestClassification:
         (result,) = decode({"y": np.array([[np.nan, 1.0, np.nan]], np.float32)}, spec, [IDENTITY])
         assert result.classes.tolist() == [1, 0]
 
+    @pytest.mark.parametrize("logits", [[1.0, -np.inf, -np.inf], [np.inf, 3.0, 2.0]])
+    def test_infinite_scores_rank_as_any(self, logits):
+        spec = model(ClassificationDecoding(activation="none", top_k=2))
+        (result,) = decode({"y": np.array([logits], np.float32)}, spec, [IDENTITY])
+        assert result.classes.tolist() == [0, 1]
+        assert result.scores.tolist() == logits[:2]
+
+    def test_leaves_the_engines_output_as_it_is(self):
+        logits = np.array([[0.0, 2.0, 1.0]], np.float32)
+        decode({"y": logits}, model(ClassificationDecoding(activation="none")), [IDENTITY])
+        assert logits.tolist() == [[0.0, 2.0, 1.0]]
+
     def test_is_json(self):
         (result,) = decode({"y": np.array([[0.0, 9.0, 1.0]])}, model(ClassificationDecoding(top_k=1)), [IDENTITY])
         assert json.loads(json.dumps(result.to_dict()))["classes"][0]["label"] == "class1"

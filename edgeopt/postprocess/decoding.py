@@ -25,6 +25,7 @@ Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Ranking: TypeAlias = tuple[list[int], list[float]]
 """Classes and their scores, best first."""
 
+_FLOAT32 = np.dtype(np.float32)
 _FEW = 8  # so many times through the scores is faster than any sort
 _LARGEST_EXPONENT = 20  # a box of e^20 cells is larger than any image, and a coarse quantization cannot overflow it
 
@@ -67,8 +68,9 @@ def class_scores(outputs: Outputs, spec: ModelSpec) -> Floats:
 
 def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
     """(N, classes) float32: a classifier's output before its activation."""
-    raw = _first_output(outputs, spec)
-    logits = raw.reshape(len(raw), -1).astype(np.float32, copy=False)
+    logits = _first_output(outputs, spec)
+    if logits.ndim != 2 or logits.dtype != _FLOAT32:
+        logits = logits.reshape(len(logits), -1).astype(np.float32)
     _check_classes(logits.shape[1], spec)
     return logits
 

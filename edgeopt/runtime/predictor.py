@@ -142,7 +142,7 @@ class Predictor:
 
     def decode(self, inferred: Inferred) -> Result:
         """Turn the network's answer to one image into a result, which is the caller's own."""
-        return self.decode_batch(inferred)[0]
+        return decode(inferred.outputs, self.spec, inferred.geometries)[0]
 
     def decode_batch(self, inferred: Inferred) -> list[Result]:
         """Turn the network's answer into one result an image."""
