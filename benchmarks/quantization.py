@@ -41,7 +41,6 @@ from edgeopt.metrics import kl
 from edgeopt.passes.eligibility import HEADS, macs
 from edgeopt.passes.fold_normalization import fold_normalization
 from edgeopt.passes.optimize import optimize
-from edgeopt.passes.placement import place
 from edgeopt.passes.repair import DISTILLATION, REPAIRS, Images, repair
 from edgeopt.passes.scheme import scheme as named
 from edgeopt.preprocess import preprocess
@@ -182,7 +181,6 @@ def measure(prepared: Prepared, scheme: str, method: str, choice: str) -> dict[s
         "int8": accuracy.value,
         "agreement": comparison and comparison.agreement,
         "kl": prepared.divergence(run),
-        "int8_macs": _integer_share(prepared.model, scheme),
         "calibration_images": len(prepared.images),
         "test_images": accuracy.images,
         **cost,
@@ -200,6 +198,7 @@ def quantized(work: Work) -> dict[str, Any]:
     )
     ir.save(repaired.model, work.out)
     return {
+        "int8_macs": _integer_share(repaired.model),
         "repairs": [dataclasses.asdict(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
@@ -211,11 +210,16 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _integer_share(model: ir.Model, scheme: str) -> float:
-    """Share of the multiply-accumulates that run in INT8."""
-    placement = place(model.clone(), named(scheme))
-    every = sum(macs(node) for node in model.graph if node.op_type in HEADS)
-    return sum(macs(node) for node in placement.heads) / every
+def _integer_share(model: ir.Model) -> float:
+    """Share of the multiply-accumulates of a Q/DQ network that run in INT8."""
+    heads = [node for node in model.graph if node.op_type in HEADS]
+    integer = [node for node in heads if _is_dequantized(node.inputs[1])]
+    return sum(map(macs, integer)) / sum(map(macs, heads))
+
+
+def _is_dequantized(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def record(row: dict[str, Any]) -> None:

@@ -24,7 +24,13 @@ _DEAD = 1e-30
 _DTYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
-def quantize(model: ir.Model, table: CalibrationTable, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> ir.Model:
+def quantize(
+    model: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    exclude: tuple[str, ...] = (),
+    ranges: Mapping[str, Range] | None = None,
+) -> ir.Model:
     """Quantize every layer that `scheme` can, weights rounded to nearest.
 
     Args:
@@ -32,6 +38,7 @@ def quantize(model: ir.Model, table: CalibrationTable, scheme: QuantScheme, excl
         table: of this very graph.
         scheme: number formats and placement.
         exclude: glob patterns of names of layers that stay float.
+        ranges: of every quantized tensor, by name. Default: what the table's method finds.
 
     Returns:
         A Q/DQ model with the same interface. Weights are int8 initializers behind a DequantizeLinear.
@@ -42,7 +49,7 @@ def quantize(model: ir.Model, table: CalibrationTable, scheme: QuantScheme, excl
     """
     copy = model.clone()
     placement = place(copy, scheme, exclude)
-    insert_quantizers(copy, placement, choose_ranges(placement, table, scheme), scheme)
+    insert_quantizers(copy, placement, ranges or choose_ranges(placement, table, scheme), scheme)
     return copy
 
 

@@ -6,27 +6,34 @@ was fitted on, by the divergence of the network's outputs from the float network
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.calibrate import CalibrationTable, Range, calibrate
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.errors import requires_extra
 from edgeopt.passes.divergence import Floats, divergence, outputs
 from edgeopt.passes.equalize import equalize
-from edgeopt.passes.quantize import quantize
+from edgeopt.passes.exempt import dominated_layers
+from edgeopt.passes.measure_ranges import measure_ranges, quantize_activations
+from edgeopt.passes.placement import place
+from edgeopt.passes.quantize import choose_ranges, quantize
 from edgeopt.passes.reconstruct import HELD_OUT, Steps, reconstruct
 from edgeopt.passes.scheme import QuantScheme
 
 Images = Sequence[tuple[str, Feeds]]
 Progress = Callable[[str], None]
 
-REPAIRS = ("equalization", "bias_correction", "weight_clipping", "adaround")
+EXEMPTION = "exemption"
+REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "adaround")
 """The repairs that take seconds, in the order in which they are tried."""
 DISTILLATION = "distillation"
 """The one that takes minutes: asked for by name, tried last."""
+_WORTH_FLOAT = 0.75
+"""A float layer costs time: it must lower the harm of quantized activations to this share."""
 FITTED_IMAGES = 128
 """Most images that reconstruction is fitted on and judged by, spread evenly over the calibration set."""
 
@@ -37,15 +44,16 @@ class RepairTrial:
 
     name: str
     before: float
-    """Divergence of the outputs from the float network's on held-out calibration images (see `divergence`)."""
+    """Divergence of the outputs from the float network's on held-out calibration images (see `divergence`). Of
+    ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
     after: float
     declined: str = ""
-    """Why it could not be tried; empty where it was."""
+    """Why it could not be tried, or is not worth what it gains; otherwise empty."""
 
     @property
     def is_kept(self) -> bool:
         """Whether it helped."""
-        return self.after < self.before
+        return not self.declined and self.after < self.before
 
 
 @dataclass(frozen=True)
@@ -88,28 +96,50 @@ def repair(
     """
     tell = progress or _ignore
     judge = _Judge(model, images)
-    best = quantize(model, table, scheme, exclude)
-    lowest = judge.measure(best)
+    plain = quantize(model, table, scheme, exclude)
+    now = _Standing(model, table, exclude, plain, judge.measure(plain))
+    first = now.divergence
     trials: list[RepairTrial] = []
-    base = model
     if "equalization" in repairs:
         tell("equalization")
         equal = equalize(model, table, insert=scheme.fuses_scales)
-        candidate = quantize(equal, calibrate(equal, images, table.config), scheme, exclude)
-        trials.append(RepairTrial("equalization", lowest, judge.measure(candidate)))
+        calibrated = calibrate(equal, images, table.config)
+        candidate = quantize(equal, calibrated, scheme, exclude)
+        trials.append(RepairTrial("equalization", now.divergence, judge.measure(candidate)))
         if trials[-1].is_kept:
-            base, best, lowest = equal, candidate, trials[-1].after
+            now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
+    if "ranges" in repairs or EXEMPTION in repairs:
+        trials += _settle_activations(now, scheme, judge, repairs, tell)
     steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="adaround" in repairs)
     if steps.any:
-        candidate, _ = reconstruct(base, best, judge.fitted, steps, progress)
-        trials.append(RepairTrial(steps.name, lowest, judge.measure(candidate)))
-        if trials[-1].is_kept:
-            best, lowest = candidate, trials[-1].after
+        candidate, _ = reconstruct(now.base, now.quantized, judge.fitted, steps, progress)
+        trials.append(now.try_instead(steps.name, candidate, judge))
     if DISTILLATION in repairs:
-        best, trial = _distilled(base, best, lowest, judge, distillation_epochs, tell)
-        trials.append(trial)
-        lowest = trial.after
-    return Repaired(best, lowest, tuple(trials))
+        trials.append(_distill(now, judge, distillation_epochs, tell))
+    if now.divergence > first:
+        undone = "the repairs that helped one by one did not together"
+        return Repaired(plain, first, tuple(replace(trial, declined=trial.declined or undone) for trial in trials))
+    return Repaired(now.quantized, now.divergence, tuple(trials))
+
+
+@dataclass
+class _Standing:
+    """The best network so far, and what it was made of."""
+
+    base: ir.Model
+    """The float network, equalized where that helped."""
+    table: CalibrationTable
+    """Of `base`."""
+    exclude: tuple[str, ...]
+    quantized: ir.Model
+    divergence: float
+
+    def try_instead(self, name: str, candidate: ir.Model, judge: _Judge) -> RepairTrial:
+        """Measure `candidate`, and keep it if it is better."""
+        trial = RepairTrial(name, self.divergence, judge.measure(candidate))
+        if trial.is_kept:
+            self.quantized, self.divergence = candidate, trial.after
+        return trial
 
 
 class _Judge:
@@ -134,18 +164,51 @@ def _spread(count: int) -> list[int]:
     return [index for run in chosen for index in range(run * HELD_OUT, min(run * HELD_OUT + HELD_OUT, count))]
 
 
-def _distilled(
-    base: ir.Model, quantized: ir.Model, before: float, judge: _Judge, epochs: int, tell: Progress
-) -> tuple[ir.Model, RepairTrial]:
-    """The fine-tuned network where that helped; unchanged, with the reason, where an operator does not let it be."""
+def _settle_activations(
+    now: _Standing, scheme: QuantScheme, judge: _Judge, repairs: Sequence[str], tell: Progress
+) -> list[RepairTrial]:
+    """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
+
+    def harm(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> float:
+        return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
+
+    tell("ranges")
+    ranges = choose_ranges(place(now.base.clone(), scheme, now.exclude), now.table, scheme)
+    measured = measure_ranges(now.base, now.table, scheme, judge.fitted, now.exclude, tell)
+    before = harm(ranges, now.exclude)
+    trials = []
+    if "ranges" in repairs:
+        trials.append(RepairTrial("ranges", before, harm(measured.ranges, now.exclude)))
+        if trials[-1].is_kept:
+            ranges, before = measured.ranges, trials[-1].after
+    if EXEMPTION in repairs:
+        layers = dominated_layers(now.base, scheme, measured.harm, now.exclude)
+        exclude = (*now.exclude, *map(glob.escape, layers))
+        after = harm(ranges, exclude) if layers else before
+        declined = "" if after < _WORTH_FLOAT * before else "no small layer does most of the harm"
+        trials.append(
+            RepairTrial(f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION, before, after, declined)
+        )
+        if trials[-1].is_kept:
+            now.exclude = exclude
+    now.quantized = quantize(now.base, now.table, scheme, now.exclude, ranges)
+    now.divergence = judge.measure(now.quantized)
+    return trials
+
+
+def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> RepairTrial:
+    """Fine-tune where that helps; say why not where an operator does not let it."""
     requires_extra("torch", "build")
     from edgeopt.passes.distill import UnsupportedOperatorError, distill
 
+    before = now.divergence
     try:
-        best, after = distill(base, quantized, judge.others, judge.measure, epochs, progress=tell)
+        now.quantized, now.divergence = distill(
+            now.base, now.quantized, judge.others, judge.measure, epochs, progress=tell
+        )
     except UnsupportedOperatorError as error:
-        return quantized, RepairTrial(DISTILLATION, before, before, f"cannot be fine-tuned through {error}")
-    return best, RepairTrial(DISTILLATION, before, after)
+        return RepairTrial(DISTILLATION, before, before, f"cannot be fine-tuned through {error}")
+    return RepairTrial(DISTILLATION, before, now.divergence)
 
 
 def _ignore(_: str) -> None:

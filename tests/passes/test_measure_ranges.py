@@ -1,0 +1,154 @@
+"""Ranges are chosen, and layers left float, by what quantizing a tensor does to the outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+
+from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.errors import ConfigError
+from edgeopt.passes.exempt import dominated_layers
+from edgeopt.passes.measure_ranges import measure_ranges, quantize_activations
+from edgeopt.passes.placement import place
+from edgeopt.passes.quantize import choose_ranges, quantize
+from edgeopt.passes.repair import repair
+from edgeopt.passes.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.spec import replace
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(16, 4, 8, 8)).astype(np.float32)
+FEEDS = [{"x": X[index : index + 1]} for index in range(len(X))]
+IMAGES = [(str(index), feeds) for index, feeds in enumerate(FEEDS)]
+
+
+def typed(model: ir.Model) -> ir.Model:
+    """With the shapes that `optimize` would have inferred."""
+    tapped = model.clone()
+    tapped.graph.outputs[:] = [node.outputs[0] for node in tapped.graph]
+    arrays = run(tapped, x=X)
+    for node in model.graph:
+        output = node.outputs[0]
+        node.name = f"{node.op_type} {output.name}"
+        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", *arrays[output.name].shape[1:]))
+    return model
+
+
+def network(loud: float = 1.0, unheard: float = 0.0) -> ir.Model:
+    """Two layers; the first channel between them is `loud` times the others, and counts by `unheard`."""
+    first, second = RANDOM.normal(size=(8, 4, 1, 1)), RANDOM.normal(size=(8, 8, 1, 1))
+    first[0] *= loud
+    second[:, 0] *= unheard
+    text = """
+    g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,8,1,1] w2) => (y)
+    { a = Conv(x, w1)  r = Relu(a)  y = Conv(r, w2) }
+    """
+    return typed(model_of(text, w1=first, w2=second))
+
+
+def table(model: ir.Model) -> CalibrationTable:
+    return calibrate(model, IMAGES, CalibrateConfig(minimum_images=1))
+
+
+def error(model: ir.Model, quantized: ir.Model) -> float:
+    return float(np.square(run(quantized, x=X)["y"] - run(model, x=X)["y"]).mean())
+
+
+@pytest.mark.parametrize("scheme", [X86, replace(TENSORRT, minimum_channels=0)], ids=lambda scheme: scheme.name)
+def test_what_does_not_reach_the_output_does_not_widen_a_range(scheme):
+    model = network(loud=4.0)
+    before = ir.to_proto(model).SerializeToString()
+    known = choose_ranges(place(model.clone(), scheme), table(model), scheme)
+    measured = measure_ranges(model, table(model), scheme, FEEDS)
+    assert ir.to_proto(model).SerializeToString() == before
+    assert measured.ranges["r"][1] < 0.75 * known["r"][1]
+    plain, better = (quantize(model, table(model), scheme, ranges=each) for each in (known, measured.ranges))
+    assert error(model, better) < 0.8 * error(model, plain)
+
+
+def test_a_range_stays_where_no_other_is_clearly_better():
+    model = network(unheard=1.0)
+    config = CalibrateConfig(minimum_images=1, method="mse")
+    calibrated = calibrate(model, IMAGES, config)
+    known = choose_ranges(place(model.clone(), X86), calibrated, X86)
+    assert measure_ranges(model, calibrated, X86, FEEDS).ranges["r"] == known["r"]
+
+
+def test_harm_is_what_quantizing_one_tensor_does():
+    model = network(unheard=1.0)
+    measured = measure_ranges(model, table(model), X86, FEEDS)
+    assert set(measured.harm) == {("x",), ("r",)}
+    exact = run(model, x=X)["y"]
+    for (tensor,), harm in measured.harm.items():
+        alone = quantize_activations(model, X86, {tensor: measured.ranges[tensor]})
+        assert sum(node.op_type == "QuantizeLinear" for node in alone.graph) == 1
+        errors = np.square(run(alone, x=X)["y"] - exact).sum(axis=(1, 2, 3)) / np.square(exact).sum(axis=(1, 2, 3))
+        assert harm == pytest.approx(errors.mean(), rel=0.5), "of a few images, or of all"
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda scheme: scheme.name)
+def test_given_ranges_are_what_the_graph_gets(scheme):
+    model = network()
+    scheme = replace(scheme, minimum_channels=0)
+    quantized = quantize(model, table(model), scheme, ranges={"x": (-1.0, 1.0), "r": (-2.54, 2.54)})
+    scales = {
+        node.inputs[0].name: node.inputs[1].const_value.numpy()
+        for node in quantized.graph
+        if node.op_type == "QuantizeLinear"
+    }
+    assert scales["r"] == pytest.approx(5.08 / (254 if scheme.symmetric else 255))
+
+
+DEEP = """
+g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2, float[64,8,1,1] w3, float[64,64,1,1] w4) => (y)
+{ a = Conv(x, w1)  s = Sigmoid(a)  r = Mul(a, s)  b = Conv<group=8, pads=[1,1,1,1]>(r, w2)  c = Conv(b, w3)
+  d = Relu(c)  y = Conv(d, w4) }
+"""
+
+
+def deep() -> ir.Model:
+    """The second layer, depthwise and small, reads channels of which one is a thousand times the others."""
+    first, second = RANDOM.normal(size=(8, 4, 1, 1)), RANDOM.normal(size=(8, 1, 3, 3)) / 3
+    first[0] *= 1000.0
+    second[0] /= 1000.0
+    return typed(model_of(DEEP, w1=first, w2=second))
+
+
+def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
+    model = deep()
+    name = model.graph[3].name
+    harm = measure_ranges(model, table(model), X86, FEEDS).harm
+    assert max(harm, key=harm.get) == ("r",)
+    assert dominated_layers(model, X86, harm)[0] == name
+    assert dominated_layers(model, X86, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
+    assert dominated_layers(model, X86, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), "none dominates"
+    assert dominated_layers(model, X86, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
+    assert dominated_layers(model, X86, harm, exclude=(name,)) == ()
+
+
+def test_repairing_leaves_it_float_and_says_so():
+    model = deep()
+    name = model.graph[3].name
+    repaired = repair(model, table(model), X86, IMAGES, repairs=("exemption",))
+    (trial,) = repaired.trials
+    assert (trial.name, trial.is_kept) == (f"exemption of {name}", True)
+    assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), X86))
+    layer = next(node for node in repaired.model.graph if node.name == name)
+    assert layer.inputs[1].const_value is not None, "its weight is no integer"
+
+
+def test_nothing_is_exempt_where_nothing_dominates():
+    model = network(unheard=1.0)
+    (trial,) = repair(model, table(model), X86, IMAGES, repairs=("exemption",)).trials
+    assert (trial.name, trial.is_kept) == ("exemption", False)
+    assert trial.declined
+
+
+def test_an_unknown_repair_is_a_config_error_elsewhere_and_ranges_need_no_other():
+    model = network(loud=4.0)
+    (trial,) = repair(model, table(model), X86, IMAGES, repairs=("ranges",)).trials
+    assert trial.is_kept
+    with pytest.raises(ConfigError, match="matches no layer"):
+        measure_ranges(model, table(model), X86, FEEDS, exclude=("none",))
