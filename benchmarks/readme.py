@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -175,10 +176,26 @@ def end_to_end() -> str:
     return end_to_end_table.table(RESULTS / "end_to_end.json")
 
 
+def gate_power() -> str:
+    """How often the gate said what about equal and about slowed candidates."""
+    path = RESULTS / "gate_power.json"
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.gate_power`."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    lines = []
+    for kind, counts in found["counts"].items():
+        launches = statistics.median(each["latency"]["launches"] for each in found["verdicts"][kind] if each["latency"])
+        outcomes = [str(counts.get(outcome, 0)) for outcome in ("pass", "fail", "invalid")]
+        lines.append(f"| {kind} | {sum(counts.values())} | {' | '.join(outcomes)} | {launches:g} |")
+    header = ["| candidate | runs | pass | fail | invalid | launches, median |", "| --- |" + " ---: |" * 5]
+    return "\n".join([*header, *lines])
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "code": code_organization,
     "commands": commands,
     "end_to_end": end_to_end,
+    "gate_power": gate_power,
     "peers": peers,
     "quantization": quantization,
     "recipes": recipes,
