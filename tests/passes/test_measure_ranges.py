@@ -125,7 +125,7 @@ def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
     assert dominated_layers(model, X86, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
     assert dominated_layers(model, X86, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), "none dominates"
     assert dominated_layers(model, X86, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
-    assert dominated_layers(model, X86, harm, exclude=(name,)) == ()
+    assert dominated_layers(model, X86, {("r",): 1.0}, exclude=(name,)) == ()
 
 
 def test_repairing_leaves_it_float_and_says_so():
