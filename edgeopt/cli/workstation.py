@@ -189,7 +189,8 @@ def quantize(
         click.echo(json.dumps({"out": str(out), **result}))
     else:
         for repair, reason in result["declined"].items():
-            click.echo(f"{repair} was left out: the network {reason}")
+            click.echo(f"{repair} was left out: {reason}")
+        click.echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
         click.echo(f"quantized {out}")
 
 

@@ -37,7 +37,7 @@ def dominated_layers(
     left = sum(harm.values())
     chosen: list[str] = []
     for group in sorted(harm, key=lambda one: -harm[one]):
-        if harm[group] < _DOMINANT * left:
+        if harm[group] <= _DOMINANT * left:
             break
         readers = [edge.node for edge in placement.edges if edge.tensor in group]
         if any(node.name not in heads for node in readers):

@@ -78,7 +78,7 @@ def measure_ranges(
     glance = _Sample(_spread(sample.feeds, _GLANCES), _spread(sample.reference, _GLANCES))
     harm = {group: _Probe(model, scheme, group, exclude).harm(ranges[group[0]], glance) for group in placement.groups}
     least = _MATTERS * sum(harm.values())
-    for group in sorted((one for one in harm if harm[one] >= least), key=lambda one: -harm[one]):
+    for group in sorted((one for one in harm if harm[one] > least), key=lambda one: -harm[one]):
         if progress is not None:
             progress(f"range of {group[0]}")
         known = ranges[group[0]]

@@ -185,10 +185,9 @@ def _settle_activations(
         layers = dominated_layers(now.base, scheme, measured.harm, now.exclude)
         exclude = (*now.exclude, *map(glob.escape, layers))
         after = harm(ranges, exclude) if layers else before
-        declined = "" if after < _WORTH_FLOAT * before else "no small layer does most of the harm"
-        trials.append(
-            RepairTrial(f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION, before, after, declined)
-        )
+        declined = "" if after <= _WORTH_FLOAT * before or not layers else "it gains too little for layers in float"
+        name = f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION
+        trials.append(RepairTrial(name, before, after, declined))
         if trials[-1].is_kept:
             now.exclude = exclude
     now.quantized = quantize(now.base, now.table, scheme, now.exclude, ranges)
@@ -207,7 +206,7 @@ def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> Repa
             now.base, now.quantized, judge.others, judge.measure, epochs, progress=tell
         )
     except UnsupportedOperatorError as error:
-        return RepairTrial(DISTILLATION, before, before, f"cannot be fine-tuned through {error}")
+        return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")
     return RepairTrial(DISTILLATION, before, now.divergence)
 
 
