@@ -90,7 +90,7 @@ def _recipe_row(row: dict[str, Any]) -> str:
 
 
 def quantization() -> str:
-    """What INT8 costs, all layers of it, with and without the fine-tune."""
+    """What INT8 costs, by network and scheme."""
     path = RESULTS / "quantization.json"
     if not path.exists():
         return "Not measured yet: run `python -m benchmarks.quantization`."
