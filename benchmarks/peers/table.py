@@ -57,7 +57,7 @@ def _cells(row: dict[str, Any] | None, result: dict[str, Any]) -> list[str]:
 def _metrics(result: dict[str, Any]) -> dict[str, str]:
     """The result's keys by column title."""
     if any(row.get("metric") == "ap" for row in result["rows"]):
-        return {"AP": "accuracy"}
+        return {"AP": "accuracy", "agreement": "agreement"}
     return {"top-1": "accuracy", "agreement": "agreement", "KL": "kl"}
 
 
@@ -86,6 +86,7 @@ def _notes(results: list[dict[str, Any]]) -> str:
         f"Peers: {', '.join(first['peers'])}; {images} calibration images.",
         "Latency is the network's alone at batch 1, as a ratio to edgeopt's file in the same run; above 1 is slower.",
         "KL is the mean divergence from FP32 over all classes.",
+        "Agreement is the share of equal best classes, or of equal detections: steadier than AP on so few images.",
     ]
     if any(result["random_weights"] for result in results):
         notes.append("ResNet-50 has random weights with the BatchNorm statistics of noise: only its latency counts.")
