@@ -76,6 +76,15 @@ def test_a_range_stays_where_no_other_is_clearly_better():
     assert measure_ranges(model, calibrated, X86, FEEDS).ranges["r"] == known["r"]
 
 
+def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
+    model = network(loud=4.0)
+    monkeypatch.setattr("edgeopt.passes.measure_ranges._EFFORT", 1.0)
+    told: list[str] = []
+    measured = measure_ranges(model, table(model), X86, FEEDS, progress=told.append)
+    assert len(told) == 1
+    assert set(measured.harm) == {("x",), ("r",)}
+
+
 def test_harm_is_what_quantizing_one_tensor_does():
     model = network(unheard=1.0)
     measured = measure_ranges(model, table(model), X86, FEEDS)
