@@ -134,7 +134,12 @@ def test_an_interrupted_build_goes_on_where_it_was(stage: str, copy: Path, watch
 
 
 def test_a_variant_that_loses_too_much_is_not_chosen(copy: Path, watch: Watch) -> None:
-    ruined = ("calibrate.method=percentile", "calibrate.percentile=50.5", "evaluate.max_drop=0.01", "quantize.repairs=[]")
+    ruined = (
+        "calibrate.method=percentile",
+        "calibrate.percentile=50.5",
+        "evaluate.max_drop=0.01",
+        "quantize.repairs=[]",
+    )
     manifest = rebuild(copy, watch, *ruined).bundle.manifest
     int8 = manifest.variant("ort-int8")
     assert not int8.accepted
