@@ -96,10 +96,25 @@ def test_validations_are_bounded_and_the_chosen_plan_is_validated_whatever_the_m
     model = Synthetic([gain for gain, _ in groups], lambda plan: table.setdefault(plan, chance.uniform(-0.02, 0.2)))
     result = model.search(Budget(budget))
     assert result.validations == len(model.validated) == len(set(model.validated))
-    assert result.validations <= 1 + math.ceil(math.log2(len(groups)))
+    assert result.validations <= 2 + math.ceil(math.log2(len(groups)))
     if result.status == "met":
         assert frozenset(result.best.quantized) in model.validated
         assert model.drop(frozenset(result.best.quantized)) <= budget + 1e-9
+
+
+def test_a_metric_too_coarse_to_be_halved_is_asked_first_where_few_groups_do_the_harm() -> None:
+    """Halves would meet plans that chance makes worse; the two groups that do the harm are known before."""
+    drops = [0.0001] * 60
+    drops[17], drops[40] = 0.02, 0.02
+    exact = additive(drops)
+
+    def coarse(plan: frozenset[str]) -> float:
+        return exact(plan) + (0.02 if 20 < len(plan) < 55 else 0.0)
+
+    result = Synthetic([1.0] * 60, coarse).search(Budget(0.01))
+    assert result.status == "met"
+    assert set(result.best.quantized) == {f"g{index}" for index in range(60)} - {"g17", "g40"}
+    assert result.validations <= 4
 
 
 def test_one_bad_layer_among_many_is_the_only_one_given_up() -> None:
