@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -99,8 +100,17 @@ def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str,
         here = "runs first" if variant.name == chosen else rejected.get(variant.name, "")
         table.add_row(*_variant_cells(manifest, variant), Text(here))
     yield table
-    if kept := dict(_kept_float(manifest)):
-        yield _facts_table(kept.items())
+    if facts := [*_repaired(manifest), *_kept_float(manifest)]:
+        yield _facts_table(facts)
+
+
+def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Of each quantized variant, which repairs helped, and so which layers they left in float."""
+    for variant in manifest.variants:
+        trials: list[dict[str, Any]] = variant.settings.get("repairs") or []
+        helped = [each["name"] for each in trials if each["after"] < each["before"] and not each["declined"]]
+        if helped:
+            yield variant.name, f"repaired by {'; '.join(helped)}"
 
 
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:

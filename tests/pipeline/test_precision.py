@@ -94,6 +94,20 @@ def test_inspect_shows_what_stayed_float32(gpu) -> None:
     assert "and 2 more" in shown
 
 
+def test_inspect_shows_which_repairs_helped(gpu) -> None:
+    bundle = gpu[1]
+    tried = [("equalization", 2.0, 1.0, ""), ("ranges", 1.0, 1.5, ""), ("exemption of stem", 1.0, 0.2, "")]
+    tried.append(("distillation", 1.0, 0.5, "it was undone"))
+    trials = [dict(zip(("name", "before", "after", "declined"), trial, strict=True)) for trial in tried]
+    repaired = replace(bundle.variant("trt-int8"), settings={"repairs": trials})
+    console = Console(width=120)
+    with console.capture() as captured:
+        for table in bundle_tables(bundle.manifest.with_variant(repaired), None, {}):
+            console.print(table)
+    shown = [line.strip() for line in captured.get().splitlines()]
+    assert "trt-int8 repaired by equalization; exemption of stem" in shown
+
+
 def test_the_recipe_can_keep_float32(gpu) -> None:
     bundle, watch = made(gpu[0], *GPU, "precision.gpu=fp32")
     assert [variant.name for variant in bundle.manifest.variants] == ["ort-fp32", "ort-int8", "trt-fp32", "trt-int8"]
