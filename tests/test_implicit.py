@@ -52,6 +52,19 @@ def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
     return Board(tmp_path, monkeypatch)
 
 
+@pytest.fixture
+def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]]:
+    """The batches that TensorRT was given, in place of building anything."""
+    given: list[dict[str, np.ndarray]] = []
+
+    def compile_implicit(onnx, batches, fingerprint, options) -> bytes:
+        given.extend(batches)
+        return b"plan"
+
+    monkeypatch.setattr("edgeopt.targets.implicit.compile_implicit", compile_implicit)
+    return given
+
+
 def compile_(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["compile", *map(str, arguments)], catch_exceptions=False)
 
@@ -81,18 +94,13 @@ def test_a_variant_of_unknown_accuracy_is_not_chosen(board) -> None:
     assert "was not measured" in rejected["trt-int8-implicit"]
 
 
-def test_images_go_through_the_bundles_preprocessing(board, monkeypatch) -> None:
-    given: list[dict[str, np.ndarray]] = []
-
-    def compile_implicit(onnx, batches, fingerprint, options) -> bytes:
-        given.extend(batches)
-        return b"plan"
-
-    monkeypatch.setattr("edgeopt.targets.implicit.compile_implicit", compile_implicit)
+def test_images_go_through_the_bundles_preprocessing(board, calibrated_on) -> None:
     add_implicit_variant(Bundle.open(board.bundle), board.images, batch=2)
-    assert [batch["image"].shape for batch in given] == [(2, 3, 8, 8)] * 2, "what does not fill a batch is left out"
-    assert given[0]["image"].dtype == np.uint8
-    assert given[0]["image"][0, 0].min() == 200, "the first photo is red, and its first channel is"
+    assert [batch["image"].shape for batch in calibrated_on] == [(2, 3, 8, 8)] * 2, (
+        "what does not fill a batch is left out"
+    )
+    assert calibrated_on[0]["image"].dtype == np.uint8
+    assert calibrated_on[0]["image"][0, 0].min() == 200, "the first photo is red, and its first channel is"
 
 
 def test_the_ranges_are_kept_by_model_images_and_version(board, tmp_path, monkeypatch) -> None:
@@ -131,17 +139,10 @@ def test_a_plain_onnx_file_takes_the_arrays_that_quantize_takes(board, tmp_path)
     assert "1 calibration samples do not make one batch of 2" in result.output
 
 
-def test_arrays_are_calibrated_on_in_batches(tmp_path, monkeypatch) -> None:
-    given: list[dict[str, np.ndarray]] = []
-
-    def compile_implicit(onnx, batches, fingerprint, options) -> bytes:
-        given.extend(batches)
-        return b"plan"
-
-    monkeypatch.setattr("edgeopt.targets.implicit.compile_implicit", compile_implicit)
+def test_arrays_are_calibrated_on_in_batches(tmp_path, calibrated_on) -> None:
     np.savez(tmp_path / "inputs.npz", image=np.arange(5 * 3, dtype=np.float32).reshape(5, 3), flag=np.zeros((5, 1)))
     compile_arrays(tiny.DATA / "tiny_classifier.onnx", tmp_path / "inputs.npz", tmp_path / "engine.plan", batch=2)
-    assert [batch["image"][:, 0].tolist() for batch in given] == [[0.0, 3.0], [6.0, 9.0]]
+    assert [batch["image"][:, 0].tolist() for batch in calibrated_on] == [[0.0, 3.0], [6.0, 9.0]]
     np.savez(tmp_path / "inputs.npz", image=np.zeros((5, 3)), flag=np.zeros((4, 1)))
     with pytest.raises(DataError, match=r"first dimension \(samples\), theirs are \[4, 5\]"):
         compile_arrays(tiny.DATA / "tiny_classifier.onnx", tmp_path / "inputs.npz", tmp_path / "engine.plan", batch=2)

@@ -50,8 +50,10 @@ _SAME = 0.02
 class MeasuredRanges:
     """What `measure_ranges` chose, and why."""
 
+    known: dict[str, Range]
+    """What the table's method finds, by tensor name."""
     ranges: dict[str, Range]
-    """By tensor name."""
+    """What was chosen, by tensor name."""
     harm: dict[tuple[str, ...], float]
     """Divergence of the outputs that quantizing each group of tensors alone causes, with these ranges."""
 
@@ -75,7 +77,8 @@ def measure_ranges(
         progress: told the name of each tensor whose range is searched.
     """
     placement = place(model.clone(), scheme, exclude)
-    ranges = choose_ranges(placement, table, scheme)
+    known = choose_ranges(placement, table, scheme)
+    ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
     images = _spread(feeds, _IMAGES)
     sample = _Sample(images, outputs(model, images))
@@ -88,14 +91,14 @@ def measure_ranges(
             break
         if progress is not None:
             progress(f"range of {group[0]}")
-        known = ranges[group[0]]
+        low, high = known[group[0]]
         others = [limits[group[0]] for limits in found.values()]
-        others += [(known[0] * share, known[1] * share) for share in _SHARES]
+        others += [(low * share, high * share) for share in _SHARES]
         probe = _Probe(model, scheme, group, exclude)
-        best, harm[group] = _least_harm(probe, known, others, sample)
+        best, harm[group] = _least_harm(probe, (low, high), others, sample)
         effort += (1 + len(others)) * len(images) * image
         ranges |= dict.fromkeys(group, best)
-    return MeasuredRanges(ranges, harm)
+    return MeasuredRanges(known, ranges, harm)
 
 
 def quantize_activations(

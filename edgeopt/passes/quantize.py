@@ -49,7 +49,8 @@ def quantize(
     """
     copy = model.clone()
     placement = place(copy, scheme, exclude)
-    insert_quantizers(copy, placement, ranges or choose_ranges(placement, table, scheme), scheme)
+    chosen = choose_ranges(placement, table, scheme) if ranges is None else ranges
+    insert_quantizers(copy, placement, chosen, scheme)
     return copy
 
 

@@ -19,8 +19,7 @@ from edgeopt.passes.divergence import Floats, divergence, outputs
 from edgeopt.passes.equalize import equalize
 from edgeopt.passes.exempt import dominated_layers
 from edgeopt.passes.measure_ranges import measure_ranges, quantize_activations
-from edgeopt.passes.placement import place
-from edgeopt.passes.quantize import choose_ranges, quantize
+from edgeopt.passes.quantize import quantize
 from edgeopt.passes.reconstruct import HELD_OUT, Steps, reconstruct
 from edgeopt.passes.scheme import QuantScheme
 
@@ -173,9 +172,8 @@ def _settle_activations(
         return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
 
     tell("ranges")
-    ranges = choose_ranges(place(now.base.clone(), scheme, now.exclude), now.table, scheme)
     measured = measure_ranges(now.base, now.table, scheme, judge.fitted, now.exclude, tell)
-    before = harm(ranges, now.exclude)
+    ranges, before = measured.known, harm(measured.known, now.exclude)
     trials = []
     if "ranges" in repairs:
         trials.append(RepairTrial("ranges", before, harm(measured.ranges, now.exclude)))
