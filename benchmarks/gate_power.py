@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.gate import GateConfig, Side, Verdict, gate
 from edgeopt.gate.bundles import launch_workers, open_subject
@@ -68,6 +69,9 @@ def main() -> None:
     parser.add_argument("--no-hog", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gate_power.json"))
     options = parser.parse_args()
+    bundle = Bundle.open(options.bundle.path)  # what is not there is said before anything is started
+    if options.bundle.variant is not None:
+        bundle.variant(options.bundle.variant)
     config = GateConfig(maximum_s=options.maximum_s, other_load=options.other_load)
     pairs = itertools.zip_longest(["equal"] * options.equal, ["slowed"] * options.slowed)
     runs = list(enumerate(kind for pair in pairs for kind in pair if kind is not None))
@@ -79,7 +83,8 @@ def main() -> None:
                     one_run(number, kind, options.share if kind == "slowed" else 0.0, options, config)
                 )
     finally:
-        report(options.out, verdicts)
+        if any(verdicts.values()):
+            report(options.out, verdicts)
 
 
 def one_run(number: int, kind: str, share: float, options: argparse.Namespace, config: GateConfig) -> Verdict:

@@ -354,8 +354,11 @@ def test_output_cut_short_is_not_an_error(bundle: Path) -> None:
 
 
 def test_a_benchmark_script_ends_like_a_command(tmp_path) -> None:
-    script = (sys.executable, "-m", "benchmarks.overhead", str(tmp_path / "none.edgeopt"))
+    recorded = tmp_path / "recorded.json"
+    recorded.write_text("{}")
+    script = (sys.executable, "-m", "benchmarks.gate_power", str(tmp_path / "none.edgeopt"), "--out", str(recorded))
     found = subprocess.run(script, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parents[1])
+    assert recorded.read_text() == "{}", "what was recorded stays"
     assert found.returncode == BundleError.exit_code
     assert found.stderr.startswith("error: ")
     assert "none.edgeopt" in found.stderr
