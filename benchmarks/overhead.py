@@ -24,12 +24,12 @@ from benchmarks.engines import open_library
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.dataset.digits import installed_file
 from edgeopt.dataset.files import image_files
+from edgeopt.intervals import bootstrap_interval
 from edgeopt.measure.environment import environment
 from edgeopt.postprocess import Detections
 from edgeopt.preprocess import Image, read_image
 from edgeopt.runtime import Predictor, load
 from edgeopt.spec import Letterbox, Preprocessing, Resize, ResizeShorterSide
-from edgeopt.statistics import bootstrap_interval
 
 RESULTS = Path(__file__).resolve().parent / "results" / "overhead.json"
 SHARE, LEAST_US = 0.05, 150.0

@@ -38,11 +38,11 @@ from edgeopt.errors import DataError, ModelError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.export import export
 from edgeopt.metrics import kl
-from edgeopt.passes.eligibility import HEADS, macs
-from edgeopt.passes.fold_normalization import fold_normalization
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.repair import DISTILLATION, REPAIRS, Images, repair
-from edgeopt.passes.scheme import scheme as named
+from edgeopt.passes.quantize.eligibility import HEADS, macs
+from edgeopt.passes.quantize.scheme import scheme as named
+from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images, repair
+from edgeopt.passes.rewrite.fold_normalization import fold_normalization
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.preprocess import preprocess
 from edgeopt.source import resolve
 from edgeopt.spec import ModelSpec, replace

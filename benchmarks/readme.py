@@ -1,11 +1,10 @@
-"""Regenerate the parts of README.md that are derived: the code's organization, the commands, and the result tables.
+"""Regenerate the parts of README.md that are derived: the commands, and the result tables.
 
 Run as ``python -m benchmarks.readme`` (`make readme`); with ``--check`` it only says whether the file is stale.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import statistics
@@ -39,12 +38,6 @@ def regenerate(text: str) -> str:
         return f"<!-- generated: {name} -->\n{_BLOCKS[name]()}\n<!-- end -->"
 
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
-
-
-def code_organization() -> str:
-    """One line a module: its path and the first line of its docstring."""
-    lines = [f"| `{path.relative_to(ROOT)}` | {_summary(path)} |" for path in _modules()]
-    return "\n".join(["| file | purpose |", "| --- | --- |", *lines])
 
 
 def commands() -> str:
@@ -192,7 +185,6 @@ def gate_power() -> str:
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {
-    "code": code_organization,
     "commands": commands,
     "end_to_end": end_to_end,
     "gate_power": gate_power,
@@ -201,17 +193,6 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipes,
     "search": search,
 }
-
-
-def _modules() -> Iterator[Path]:
-    for path in sorted((ROOT / "edgeopt").rglob("*.py")):
-        if path.read_text(encoding="utf-8").strip():
-            yield path
-
-
-def _summary(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
 if __name__ == "__main__":

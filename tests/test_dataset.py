@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from edgeopt.config import DataSource
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample, load
-from edgeopt.dataset.drawing import draw
 from edgeopt.dataset.loading import fitted
+from edgeopt.dataset.sampling import draw
 from edgeopt.errors import ConfigError, DataError
 
 

@@ -36,12 +36,8 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
-from edgeopt.passes.divergence import output_error
-from edgeopt.passes.match_layers import match_layers, original_constants, restore_activations
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.quantize import quantize
-from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
-from edgeopt.passes.select_quantizers import (
+from edgeopt.passes.qdq.match import match_layers, original_constants, restore_activations
+from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
     activation_quantizers,
     movable_groups,
@@ -49,6 +45,10 @@ from edgeopt.passes.select_quantizers import (
     rescale,
     select_quantizers,
 )
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.repair.divergence import output_error
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.report import write_page
 

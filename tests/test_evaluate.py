@@ -17,6 +17,7 @@ from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.dataset.loading import load
 from edgeopt.errors import DataError, TargetError
 from edgeopt.evaluate import Accuracy, PackedArray, Runner, evaluate, evaluate_bundle
+from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.spec import (
     ClassificationDecoding,
@@ -29,7 +30,6 @@ from edgeopt.spec import (
     YoloxDecoding,
     replace,
 )
-from edgeopt.statistics import bootstrap_interval
 
 LABELS = ("dark", "grey", "light")
 

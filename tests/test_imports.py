@@ -13,7 +13,7 @@ import pytest
 import edgeopt
 
 DEVICE = (
-    *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "statistics"),
+    *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "intervals"),
     *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "errors", "report", "cli"),
 )
 """The device side; `report` and `cli` import everything else only when it is asked for."""

@@ -14,7 +14,7 @@ from test_diagnose import NETWORK, images
 from tiny_recipe import RECIPE, Watch
 
 from edgeopt.config import BenchmarkConfig, find_recipe
-from edgeopt.passes.optimize import optimize
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.pipeline.job import open_job
 from edgeopt.pipeline.workspace import Workspace

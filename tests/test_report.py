@@ -25,6 +25,7 @@ from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.diagnose import Diagnosis, Effect, LayerDiagnosis, Observed, Tried, input_figures
 from edgeopt.errors import BundleError, DataError, StorageError
 from edgeopt.evaluate import Runner, evaluate
+from edgeopt.intervals import Interval
 from edgeopt.measure.sensors import Sensors
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.report import (
@@ -42,7 +43,6 @@ from edgeopt.report import (
 from edgeopt.report.samples import caption, disagreement
 from edgeopt.search import Point, SearchResult
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, replace
-from edgeopt.statistics import Interval
 
 LABELS = ("cat", "dog & <b>co</b>", 'bird|"x"')
 SPEC = ModelSpec(

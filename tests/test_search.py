@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import AccuracyError, ConfigError
+from edgeopt.intervals import Interval
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
-from edgeopt.statistics import Interval
 
 ITEMS = 400
 QUICK = Settings(resamples=20, worst_items=50)

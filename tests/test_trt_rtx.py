@@ -66,8 +66,8 @@ def exported(name: str) -> ir.Model:
     from edgeopt.config import ExportConfig
     from edgeopt.export import export
     from edgeopt.models import create, default_spec
-    from edgeopt.passes.fold_normalization import fold_normalization
-    from edgeopt.passes.optimize import optimize
+    from edgeopt.passes.rewrite.fold_normalization import fold_normalization
+    from edgeopt.passes.rewrite.optimize import optimize
     from edgeopt.source import Source
 
     spec = default_spec(name, ("a", "b", "c", "d"), SIZES[name])
@@ -87,8 +87,8 @@ def images(model: ir.Model) -> list[tuple[str, dict[str, np.ndarray]]]:
 def to_int8(model: ir.Model) -> ir.Model:
     from edgeopt.calibrate import calibrate
     from edgeopt.config import CalibrateConfig
-    from edgeopt.passes.quantize import quantize
-    from edgeopt.passes.scheme import TENSORRT
+    from edgeopt.passes.quantize.insert import quantize
+    from edgeopt.passes.quantize.scheme import TENSORRT
 
     return quantize(model, calibrate(model, images(model), CalibrateConfig(method="minmax", images=16)), TENSORRT)
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from edgeopt.benchmark.results import LatencyResult, ScenarioName
 from edgeopt.benchmark.run import Progress, benchmark_scenario
 from edgeopt.bundle import Bundle, Mode, Variant
+from edgeopt.bundle.accuracy import accuracy_beside
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import TargetError
-from edgeopt.measure.accuracy import accuracy_beside
 from edgeopt.runtime import availability, open_variant
 from edgeopt.runtime.session import Array
 from edgeopt.spec import replace

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.bundle.accuracy import AccuracyBeside
 from edgeopt.errors import AccuracyError, MeasurementError, StorageError
-from edgeopt.measure.accuracy import AccuracyBeside
 from edgeopt.measure.environment import Environment
 from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
 from edgeopt.measure.sensors import Conditions

@@ -15,9 +15,9 @@ import numpy as np
 from edgeopt.benchmark.results import ScenarioName
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
+from edgeopt.intervals import minimum_queries
 from edgeopt.measure.subject import PREDICTOR_STAGES, Array, Nanoseconds, Staged, Stages, Subject
 from edgeopt.spec import replace
-from edgeopt.statistics import minimum_queries
 
 MLPERF_DURATION_S = 600.0
 OFFLINE_SAMPLES = 24_576

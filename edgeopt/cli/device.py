@@ -55,7 +55,7 @@ def inspect(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
     """Show what a bundle holds and which variant this machine would run."""
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
-    from edgeopt.cli.tables import bundle_tables
+    from edgeopt.cli.views.tables import bundle_tables
     from edgeopt.runtime import availability
     from edgeopt.runtime.choice import choose
 

@@ -50,7 +50,7 @@ def diagnose(
     Of a BUNDLE one variant is diagnosed against FP32. The bundle keeps the answer, which `edgeopt report` shows.
     """
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.diagnosis import diagnosis_view
+    from edgeopt.cli.views.diagnosis import diagnosis_view
 
     with StageDisplay() as display:
         if reference.is_dir():

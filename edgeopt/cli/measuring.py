@@ -34,7 +34,7 @@ def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, 
     """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images."""
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.tables import accuracy_table
+    from edgeopt.cli.views.tables import accuracy_table
     from edgeopt.evaluate import evaluate_bundle
 
     opened = Bundle.open(bundle)
@@ -95,7 +95,7 @@ def benchmark(
     from edgeopt.bundle import Bundle
     from edgeopt.cli.boundary import INTERRUPTED
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.tables import latency_table
+    from edgeopt.cli.views.tables import latency_table
     from edgeopt.config import BenchmarkConfig
 
     opened = Bundle.open(bundle)
@@ -148,7 +148,7 @@ def tune(
     from edgeopt.benchmark import tune as choose_settings
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.tables import tuning_table
+    from edgeopt.cli.views.tables import tuning_table
     from edgeopt.config import BenchmarkConfig
     from edgeopt.runtime import load
 
@@ -256,7 +256,7 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
-    from edgeopt.cli.tables import calibration_table
+    from edgeopt.cli.views.tables import calibration_table
     from edgeopt.report import content as read_report
     from edgeopt.report import to_json, to_markdown, to_terminal, write_page
 

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.live import Live
 
-from edgeopt.cli.tables import result_line
+from edgeopt.cli.views.tables import result_line
 from edgeopt.draw import draw, write_image
 from edgeopt.errors import ConfigError
 from edgeopt.preprocess import Image

@@ -45,7 +45,7 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
     mobilenet-v2. Only what changed since the last build is made again.
     """
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.tables import calibration_table
+    from edgeopt.cli.views.tables import calibration_table
     from edgeopt.config import find_recipe
     from edgeopt.pipeline import build as run
     from edgeopt.report import content, to_json, to_terminal, write_page

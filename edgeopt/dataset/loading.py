@@ -14,12 +14,12 @@ import numpy as np
 from edgeopt.config import DataFormat, DataSource
 from edgeopt.dataset.coco import read_coco
 from edgeopt.dataset.digits import read_digits
-from edgeopt.dataset.drawing import draw
 from edgeopt.dataset.files import FileFacts, inspect_all
 from edgeopt.dataset.folders import read_image_folder, read_images
 from edgeopt.dataset.idx import read_idx
 from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
 from edgeopt.dataset.samples import Boxes, Dataset, FilePicture, Sample, Target
+from edgeopt.dataset.sampling import draw
 from edgeopt.dataset.scenes import read_digit_scenes
 from edgeopt.dataset.table import read_csv
 from edgeopt.dataset.voc import read_voc

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.config import DataConfig, DataSource
-from edgeopt.dataset.drawing import draw
 from edgeopt.dataset.listing import Labels
 from edgeopt.dataset.loading import load
 from edgeopt.dataset.samples import Dataset
+from edgeopt.dataset.sampling import draw
 from edgeopt.errors import DataError
 from edgeopt.spec import replace
 

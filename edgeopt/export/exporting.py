@@ -15,9 +15,9 @@ from edgeopt.config import ExportConfig
 from edgeopt.errors import ModelError, ParityError
 from edgeopt.export.batch import free_batch
 from edgeopt.export.clean import clean
-from edgeopt.export.opset import raise_opset
 from edgeopt.export.parity import Reference, difference, onnx_reference, torch_reference
 from edgeopt.export.tracing import trace, translate
+from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.spec import ModelSpec
 
 _log = logging.getLogger(__name__)

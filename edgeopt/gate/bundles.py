@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.accuracy import StoredAccuracy, stored_accuracy
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.rounds import Progress
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
-from edgeopt.measure.accuracy import StoredAccuracy, stored_accuracy
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker

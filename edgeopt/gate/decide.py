@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeopt import statistics
+from edgeopt import intervals
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Interval, LatencyFinding, Outcome
 
 _CONFIDENCE = 0.95
@@ -58,7 +58,7 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
     count = len(launches)
     freedom = 2 * count - 1
     variance = (float((noises**2).sum()) / 2.0 + float(((ratios - ratios.mean()) ** 2).sum()) / 1.5) / freedom
-    reach = statistics.student_quantile((1.0 + confidence) / 2.0, freedom) * math.sqrt(variance / count)
+    reach = intervals.student_quantile((1.0 + confidence) / 2.0, freedom) * math.sqrt(variance / count)
     baseline = float(np.median([launch.baseline_ms for launch in launches]))
     noise = _around(float(noises.mean()), math.sqrt(2.0) * reach)
     spread = abs(noise.estimate - 1.0)
@@ -92,7 +92,7 @@ def compare_stored(
         disturbed: rounds of it that were left out.
         config: the floors; what drifts between runs of one machine has to be put into them by the caller.
     """
-    ratio = statistics.median_ratio_interval(stored_ms, candidate_ms, seed=config.seed)
+    ratio = intervals.median_ratio_interval(stored_ms, candidate_ms, seed=config.seed)
     return LatencyFinding(
         baseline_ms=float(np.median(stored_ms)),
         candidate_ms=float(np.median(candidate_ms)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt import statistics
+from edgeopt import intervals
 from edgeopt.measure.interleave import Block
 from edgeopt.measure.sensors import Conditions
 from edgeopt.spec import Struct
@@ -28,7 +28,7 @@ class Distribution(Struct):
     p99_ms: float
     maximum_ms: float
     bound_p90_ms: float | None
-    """MLPerf's early-stopping bound at confidence .99; None: too few queries (`statistics.tail_bound`)."""
+    """MLPerf's early-stopping bound at confidence .99; None: too few queries (`intervals.tail_bound`)."""
     bound_p99_ms: float | None
     variation: float
     """Coefficient of variation: standard deviation over mean."""
@@ -105,7 +105,7 @@ def series(blocks: Sequence[Block]) -> Series:
 
 def ratio(name: str, baseline: Sequence[Block], candidate: Sequence[Block], seed: int = 0) -> Ratio:
     """Compare two subjects of the same rounds; `name` is the baseline's."""
-    interval = statistics.block_ratio_interval(round_medians(baseline), round_medians(candidate), seed=seed)
+    interval = intervals.block_ratio_interval(round_medians(baseline), round_medians(candidate), seed=seed)
     return Ratio(baseline=name, estimate=interval.estimate, low=interval.low, high=interval.high)
 
 
@@ -118,6 +118,6 @@ def round_medians(blocks: Sequence[Block]) -> NDArray[np.float64]:
 
 
 def _bound(ordered: NDArray[np.float64], percentile: float) -> float | None:
-    if ordered.size < statistics.minimum_queries(percentile):
+    if ordered.size < intervals.minimum_queries(percentile):
         return None
-    return statistics.tail_bound(ordered, percentile)
+    return intervals.tail_bound(ordered, percentile)

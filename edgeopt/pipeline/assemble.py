@@ -19,7 +19,7 @@ from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import machine
 from edgeopt.pipeline.budget import read_search
-from edgeopt.pipeline.checkup import examined
+from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.precision import read_kept

@@ -32,14 +32,8 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import DataError, ModelError
-from edgeopt.export.opset import raise_opset
-from edgeopt.passes.divergence import output_error
-from edgeopt.passes.eligibility import HEADS, weight_axis
-from edgeopt.passes.match_layers import match_layers, misfits, original_constants, restore_activations
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.quantize import quantize_weight, scale_and_zero_point
-from edgeopt.passes.scheme import ARM, TENSORRT, X86, QuantScheme
-from edgeopt.passes.select_quantizers import (
+from edgeopt.passes.qdq.match import match_layers, misfits, original_constants, restore_activations
+from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
     Constants,
     QuantizedLayer,
@@ -51,6 +45,12 @@ from edgeopt.passes.select_quantizers import (
     rescale,
     select_quantizers,
 )
+from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
+from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
+from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.repair.divergence import output_error
+from edgeopt.passes.rewrite.opset import raise_opset
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.graphs import feeds as image_feeds
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress

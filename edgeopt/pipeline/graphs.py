@@ -111,8 +111,8 @@ def optimized(job: Job, export: Artifact) -> Artifact:
     """The float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
 
     def make(folder: Path, _scratch: Path) -> str:
-        from edgeopt.passes.fold_normalization import fold_normalization
-        from edgeopt.passes.optimize import optimize
+        from edgeopt.passes.rewrite.fold_normalization import fold_normalization
+        from edgeopt.passes.rewrite.optimize import optimize
 
         model, spec = read_graph(export), read_spec(export)
         before = len(model.graph)
@@ -155,8 +155,8 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
     dataset, config = job.split("calibration"), job.config.quantize
 
     def make(folder: Path, _scratch: Path) -> str:
-        from edgeopt.passes.repair import repair
-        from edgeopt.passes.scheme import scheme as named
+        from edgeopt.passes.quantize.scheme import scheme as named
+        from edgeopt.passes.repair.trials import repair
 
         spec = read_spec(graph)
         images = list(feeds(dataset, spec))[: job.config.calibrate.images]

@@ -19,16 +19,16 @@ from edgeopt.bundle import EngineSettings, Precision, Variant
 from edgeopt.config import BenchmarkConfig, EvaluateConfig, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import Accuracy, evaluate
+from edgeopt.intervals import Indices, Interval
 from edgeopt.metrics import kl
-from edgeopt.passes.divergence import output_error
-from edgeopt.passes.match_layers import match_layers, misfits, original_constants
-from edgeopt.passes.select_quantizers import movable_groups, quantized_layers, select_quantizers
+from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
+from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
+from edgeopt.passes.repair.divergence import output_error
 from edgeopt.preprocess import Image
 from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Task, replace
-from edgeopt.statistics import Indices, Interval
 from edgeopt.targets import CompileOptions, target
 
 IMAGES = 16

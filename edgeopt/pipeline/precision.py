@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.export.opset import raise_opset
-from edgeopt.passes.float16 import SCALE_OPSET, Halved, float16
+from edgeopt.passes.rewrite.float16 import SCALE_OPSET, Halved, float16
+from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact

@@ -17,11 +17,11 @@ from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
-from edgeopt.export.opset import raise_opset
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.placement import place
-from edgeopt.passes.repair import repair
-from edgeopt.passes.scheme import scheme
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.passes.repair.trials import repair
+from edgeopt.passes.rewrite.opset import raise_opset
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress

@@ -13,11 +13,11 @@ from edgeopt.bundle import Manifest, Variant
 from edgeopt.diagnose import Diagnosis
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
+from edgeopt.intervals import Values, bootstrap_draws, interval
 from edgeopt.measure.latency import Ratio
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.search import SearchResult
 from edgeopt.spec import Struct
-from edgeopt.statistics import Values, bootstrap_draws, interval
 
 _T = TypeVar("_T")
 _RESAMPLES = {"classification": 2000, "detection": 100}

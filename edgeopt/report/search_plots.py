@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgeopt.intervals import Interval
 from edgeopt.report.svg import WIDTH, Bar, bars, drawing, padded, text, ticks
 from edgeopt.search import Point, SearchResult
-from edgeopt.statistics import Interval
 
 _SHOWN = 12
 _LEFT, _RIGHT = 46, 14

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import ConfigError
-from edgeopt.statistics import RESAMPLES, Indices, Interval
+from edgeopt.intervals import RESAMPLES, Indices, Interval
 
 Plan: TypeAlias = frozenset[str]
 """Names of the groups that are quantized; the empty plan is the float model."""

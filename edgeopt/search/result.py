@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from edgeopt.errors import AccuracyError
+from edgeopt.intervals import Interval
 from edgeopt.spec import Struct
-from edgeopt.statistics import Interval
 
 Status: TypeAlias = Literal["met", "no_plan", "refused"]
 

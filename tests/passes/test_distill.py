@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.passes.distill import UnsupportedOperatorError, distill
-from edgeopt.passes.distill.augment import vary
-from edgeopt.passes.distill.fake_quantize import fake_quantize
-from edgeopt.passes.distill.losses import distillation_loss
-from edgeopt.passes.distill.network import LearnedNetwork
-from edgeopt.passes.distill.ties import tied_scales
-from edgeopt.passes.divergence import divergence, outputs
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.quantize import quantize
-from edgeopt.passes.repair import repair
-from edgeopt.passes.scheme import ARM, TENSORRT, X86
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86
+from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
+from edgeopt.passes.repair.distill.augment import vary
+from edgeopt.passes.repair.distill.fake_quantize import fake_quantize
+from edgeopt.passes.repair.distill.losses import distillation_loss
+from edgeopt.passes.repair.distill.network import LearnedNetwork
+from edgeopt.passes.repair.distill.ties import tied_scales
+from edgeopt.passes.repair.divergence import divergence, outputs
+from edgeopt.passes.repair.trials import repair
+from edgeopt.passes.rewrite.optimize import optimize
 
 SCHEMES = pytest.mark.parametrize("scheme", [X86, ARM, TENSORRT], ids=["x86", "arm", "tensorrt"])
 NETWORK = """

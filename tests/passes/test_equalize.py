@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.passes.equalize import equalize
-from edgeopt.passes.factors import _recorded, record, short
-from edgeopt.passes.match_layers import match_layers, misfits, original_constants
-from edgeopt.passes.quantize import quantize
-from edgeopt.passes.scheme import X86
-from edgeopt.passes.select_quantizers import quantized_layers
+from edgeopt.passes.qdq.equalized import _recorded, record, short
+from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
+from edgeopt.passes.qdq.select import quantized_layers
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import X86
+from edgeopt.passes.repair.equalize import equalize
 
 X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
 UNEVEN = np.geomspace(0.05, 1.0, 8)

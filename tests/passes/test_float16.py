@@ -10,10 +10,10 @@ from graphs import model_of, run
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
-from edgeopt.passes.float16 import float16
-from edgeopt.passes.float16_guards import DEEPEST_REDUCTION, guarded_nodes
-from edgeopt.passes.quantize import quantize
-from edgeopt.passes.scheme import TENSORRT
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import TENSORRT
+from edgeopt.passes.rewrite.float16 import float16
+from edgeopt.passes.rewrite.float16_guards import DEEPEST_REDUCTION, guarded_nodes
 
 TEXT = """
 g (float[N,16,6,6] x, float[16,16,3,3] w1, float[16] w_b, float[16,16,1,1] w2) => (float[N,16,8,8] y)

@@ -11,9 +11,9 @@ from graphs import model_of, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeopt.passes.optimize import optimize
-from edgeopt.passes.placement import place
-from edgeopt.passes.scheme import SCHEMES
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import SCHEMES
+from edgeopt.passes.rewrite.optimize import optimize
 
 END = 2**63 - 1
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeopt.errors import ModelError
-from edgeopt.passes.fold_normalization import fold_normalization
+from edgeopt.passes.rewrite.fold_normalization import fold_normalization
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Normalization, Preprocessing, TensorSpec
 
 TEXT = """

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from graphs import model_of, run
 
-from edgeopt.passes.optimize import optimize
+from edgeopt.passes.rewrite.optimize import optimize
 
 HEAD = """
 g (float[N,4,6,8] x, float[N,4,3,4] z, float[5,4,1,1] w1) => (float[a,b,c] y)

@@ -10,12 +10,12 @@ from graphs import model_of, run
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ConfigError
-from edgeopt.passes.exempt import dominated_layers
-from edgeopt.passes.measure_ranges import measure_ranges, quantize_activations
-from edgeopt.passes.placement import place
-from edgeopt.passes.quantize import choose_ranges, quantize
-from edgeopt.passes.repair import repair
-from edgeopt.passes.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.passes.quantize.insert import choose_ranges, quantize
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
+from edgeopt.passes.repair.trials import repair
 from edgeopt.spec import replace
 
 RANDOM = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_a_range_stays_where_no_other_is_clearly_better():
 
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
     model = network(loud=4.0)
-    monkeypatch.setattr("edgeopt.passes.measure_ranges._EFFORT", 1.0)
+    monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)
     told: list[str] = []
     measured = measure_ranges(model, table(model), X86, FEEDS, progress=told.append)
     assert len(told) == 1

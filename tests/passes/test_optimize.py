@@ -10,7 +10,7 @@ import pytest
 from graphs import model_of, run
 
 from edgeopt.errors import ModelError
-from edgeopt.passes.optimize import optimize
+from edgeopt.passes.rewrite.optimize import optimize
 
 CONV_BN = """
 g (float[N,3,8,8] x, float[4,3,3,3] w1, float[4] w_gamma, float[4] w_beta, float[4] w_mean, float[4] w_var)

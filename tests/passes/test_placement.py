@@ -7,8 +7,8 @@ import pytest
 from graphs import model_of
 
 from edgeopt.errors import ConfigError, ModelError
-from edgeopt.passes.placement import place
-from edgeopt.passes.scheme import ARM, SCHEMES, TENSORRT, X86, scheme
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import ARM, SCHEMES, TENSORRT, X86, scheme
 
 EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 

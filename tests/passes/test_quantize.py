@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
-from edgeopt.passes.quantize import quantize, quantize_weight, scale_and_zero_point
-from edgeopt.passes.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.passes.quantize.insert import quantize, quantize_weight, scale_and_zero_point
+from edgeopt.passes.quantize.scheme import SCHEMES, TENSORRT, X86
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[16,8,2,2] w3, float[8,16] w4)

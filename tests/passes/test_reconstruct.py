@@ -10,14 +10,14 @@ from graphs import model_of, run
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
-from edgeopt.passes.divergence import divergence, outputs
-from edgeopt.passes.layerwise import walk
-from edgeopt.passes.patches import input_samples, output_samples, weight_from_matrix, weight_matrix, window_of
-from edgeopt.passes.quantize import quantize, quantize_weight
-from edgeopt.passes.reconstruct import Steps, reconstruct
-from edgeopt.passes.repair import repair
-from edgeopt.passes.rounding import round_second_order
-from edgeopt.passes.scheme import TENSORRT, X86
+from edgeopt.passes.quantize.insert import quantize, quantize_weight
+from edgeopt.passes.quantize.scheme import TENSORRT, X86
+from edgeopt.passes.repair.divergence import divergence, outputs
+from edgeopt.passes.repair.gptq import round_second_order
+from edgeopt.passes.repair.layerwise import walk
+from edgeopt.passes.repair.patches import input_samples, output_samples, weight_from_matrix, weight_matrix, window_of
+from edgeopt.passes.repair.reconstruct import Steps, reconstruct
+from edgeopt.passes.repair.trials import repair
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[24,16,1,1] w3, float[24,16] w4)

@@ -13,12 +13,12 @@ from rich.console import Console
 from tiny_recipe import RECIPE, Watch
 
 from edgeopt.calibrate import calibrate
-from edgeopt.cli.tables import bundle_tables
+from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import CalibrateConfig, QuantizeConfig, parse_config
 from edgeopt.errors import ConfigError, DataError, TargetError
 from edgeopt.hardware import machine
-from edgeopt.passes.quantize import quantize
-from edgeopt.passes.scheme import TENSORRT
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.pipeline.standalone import quantize_file

@@ -1,0 +1,1 @@
+"""Reading graphs that are quantized already: their groups, their layers, what equalization changed."""

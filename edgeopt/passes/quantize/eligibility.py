@@ -1,0 +1,134 @@
+"""Which convolutions and matrix products a scheme quantizes, and why the others stay float."""
+
+from __future__ import annotations
+
+import math
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.passes.quantize.scheme import QuantScheme
+
+HEADS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose inputs are quantized; everything else follows from them."""
+_SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice")
+_ALIGNMENT = 8
+"""Channels that INT8 tensor-core kernels load at once."""
+
+
+def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> dict[str, str]:
+    """Say for every head, by node name, why it stays float; an empty reason means that it is quantized.
+
+    Args:
+        graph: with unique node names and constant weights as initializers.
+        scheme: whose rules apply.
+        exclude: glob patterns of node names.
+
+    Raises:
+        ConfigError: a pattern matches no Conv, ConvTranspose, Gemm or MatMul.
+    """
+    heads = [node for node in graph if node.op_type in HEADS]
+    for pattern in exclude:
+        if not any(fnmatchcase(node.name or "", pattern) for node in heads):
+            names = [node.name or "" for node in heads]
+            raise ConfigError(f"exclude pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
+    first = next(iter(heads), None)
+    reasons = {}
+    for node in heads:
+        excluded = any(fnmatchcase(node.name or "", pattern) for pattern in exclude)
+        reasons[node.name or ""] = "excluded" if excluded else _reason(node, scheme, is_first=node is first)
+    return reasons
+
+
+def weight_axis(node: ir.Node) -> int:
+    """The axis of a head's weight that counts output channels."""
+    match node.op_type:
+        case "ConvTranspose":
+            return 1
+        case "Gemm":
+            transposed = node.attributes.get("transB")
+            return 0 if transposed is not None and transposed.as_int() else 1
+        case "MatMul":
+            weight = node.inputs[1]
+            assert weight is not None
+            assert weight.shape is not None
+            return len(weight.shape) - 1
+        case _:
+            return 0
+
+
+def groups(node: ir.Node) -> int:
+    """The number of groups of a convolution; 1 for other operators."""
+    attribute = node.attributes.get("group")
+    return attribute.as_int() if attribute is not None else 1
+
+
+def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
+    weight = node.inputs[1]
+    if weight is None or weight.const_value is None:
+        return "its weight is computed (attention and the like stay float)"
+    if weight.dtype != ir.DataType.FLOAT:
+        return f"its weight is {weight.dtype}, not float32"
+    if _follows_softmax(node):
+        return "it sums a Softmax (attention, or a detector's box distribution), which stays float"
+    shape = tuple(weight.const_value.numpy().shape)
+    if node.op_type in ("Gemm", "MatMul"):
+        return _matrix_reason(shape, scheme)
+    if groups(node) > 1:
+        return _grouped_reason(node, shape, scheme)
+    return _channel_reason(node, shape, scheme, is_first=is_first)
+
+
+def _matrix_reason(shape: tuple[int, ...], scheme: QuantScheme) -> str:
+    if len(shape) != 2:
+        return f"its weight has rank {len(shape)}, not 2"
+    if min(shape) < scheme.minimum_channels:
+        return f"a matrix of {shape[0]}x{shape[1]} is too small to gain (under {scheme.minimum_channels})"
+    return ""
+
+
+def _grouped_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme) -> str:
+    if not scheme.minimum_channels:
+        return ""
+    channels = shape[1] * groups(node) if node.op_type == "ConvTranspose" else shape[0]
+    if channels % _ALIGNMENT:
+        return f"grouped convolution with {channels} output channels, not a multiple of {_ALIGNMENT}"
+    if min(shape[2:], default=1) < 3:
+        return f"grouped convolution with a kernel of {'x'.join(map(str, shape[2:]))}, under 3x3"
+    return ""
+
+
+def _channel_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme, *, is_first: bool) -> str:
+    """ModelOpt's rule for thin convolutions."""
+    output, given = (shape[1], shape[0]) if node.op_type == "ConvTranspose" else (shape[0], shape[1])
+    if min(output, given) >= scheme.minimum_channels:
+        return ""
+    square = len(set(shape[2:])) <= 1
+    wide = max(output, given) >= scheme.minimum_channels or is_first
+    aligned = output % _ALIGNMENT == 0 or given % _ALIGNMENT == 0
+    if square and wide and aligned:
+        return ""
+    return f"{given} input and {output} output channels are too few for INT8 kernels"
+
+
+def _follows_softmax(node: ir.Node) -> bool:
+    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
+    while producer is not None and producer.op_type in _SHAPE_ONLY:
+        producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
+    return producer is not None and producer.op_type == "Softmax"
+
+
+def macs(node: ir.Node) -> int:
+    """Multiply-accumulates of a head for batch 1, from the shapes; 0 where a shape is not known."""
+    weight, output = node.inputs[1], node.outputs[0]
+    if weight is None or weight.shape is None or output.shape is None:
+        return 0
+    shape = [dim if isinstance(dim, int) else 1 for dim in weight.shape]
+    positions = [dim if isinstance(dim, int) else 1 for dim in output.shape]
+    if node.op_type == "Conv":
+        return math.prod(positions[1:]) * math.prod(shape[1:])
+    if node.op_type == "ConvTranspose":
+        given = node.inputs[0].shape if node.inputs[0] is not None else None
+        return math.prod(dim for dim in (given or ())[2:] if isinstance(dim, int)) * math.prod(shape)
+    return math.prod(positions[:-1]) * math.prod(shape)

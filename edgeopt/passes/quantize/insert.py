@@ -1,0 +1,175 @@
+"""Quantize: write a calibration table's ranges into the graph as QuantizeLinear/DequantizeLinear pairs.
+
+Precision lives in the graph: every engine that reads explicit Q/DQ runs the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate import CalibrationTable, Range, find_range
+from edgeopt.calibrate.table import merge
+from edgeopt.passes.quantize.eligibility import weight_axis
+from edgeopt.passes.quantize.placement import Placement, place
+from edgeopt.passes.quantize.scheme import QuantScheme
+
+WEIGHT_LIMIT = 127
+"""Weights use -127 to 127: symmetric."""
+_DEAD = 1e-30
+"""A range narrower than this is that of a tensor without values; its scale would leave float32."""
+_DTYPES = {"int8": np.int8, "uint8": np.uint8}
+
+
+def quantize(
+    model: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    exclude: tuple[str, ...] = (),
+    ranges: Mapping[str, Range] | None = None,
+) -> ir.Model:
+    """Quantize every layer that `scheme` can, weights rounded to nearest.
+
+    Args:
+        model: the optimized float model; not modified.
+        table: of this very graph.
+        scheme: number formats and placement.
+        exclude: glob patterns of names of layers that stay float.
+        ranges: of every quantized tensor, by name. Default: what the table's method finds.
+
+    Returns:
+        A Q/DQ model with the same interface. Weights are int8 initializers behind a DequantizeLinear.
+
+    Raises:
+        ModelError: see `placement.place`.
+        DataError: `table` belongs to another graph.
+    """
+    copy = model.clone()
+    placement = place(copy, scheme, exclude)
+    chosen = choose_ranges(placement, table, scheme) if ranges is None else ranges
+    insert_quantizers(copy, placement, chosen, scheme)
+    return copy
+
+
+def choose_ranges(placement: Placement, table: CalibrationTable, scheme: QuantScheme) -> dict[str, Range]:
+    """The range of every quantized tensor by the table's method; one for all tensors of a group."""
+    config = table.config
+    ranges: dict[str, Range] = {}
+    for group in placement.groups:
+        statistics = merge([table[name] for name in group])
+        limits = find_range(statistics, config.method, scheme.grid, config.percentile)
+        ranges |= dict.fromkeys(group, limits)
+    return ranges
+
+
+def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:
+    """Write `placement` into `model`, in place.
+
+    Args:
+        model: the graph that `placement` was made from.
+        placement: nodes of `model`.
+        ranges: by tensor name.
+        scheme: number formats.
+    """
+    pairs: dict[str, ir.Value] = {}
+    for edge in placement.edges:
+        value = edge.node.inputs[edge.index]
+        assert value is not None
+        if edge.tensor not in pairs:
+            pairs[edge.tensor] = _quantize_tensor(model.graph, value, ranges[edge.tensor], scheme)
+        edge.node.replace_input_with(edge.index, pairs[edge.tensor])
+    weights: dict[str, ir.Value] = {}
+    for node in placement.heads:
+        weight = node.inputs[1]
+        assert weight is not None
+        name = weight.name or ""
+        if name not in weights:
+            weights[name] = _quantize_weight(model.graph, node, weight)
+        node.replace_input_with(1, weights[name])
+    for name in weights:
+        if not model.graph.initializers[name].uses():
+            del model.graph.initializers[name]
+
+
+def scale_and_zero_point(limits: Range, scheme: QuantScheme) -> tuple[np.float32, int]:
+    """Scale, strictly positive, and zero point for the range ``(low, high)``."""
+    low, high = limits
+    if high - low < _DEAD:  # any scale represents zeros
+        low, high = 0.0, 1.0
+    if scheme.symmetric:
+        return np.float32(max(-low, high) / 127), 0
+    scale = np.float32((high - low) / 255)
+    first = -128 if scheme.dtype == "int8" else 0
+    return scale, int(np.clip(np.round(first - low / scale), first, first + 255))
+
+
+def quantize_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Round to nearest, symmetric per channel.
+
+    Returns:
+        int8 of the weight's shape, and (channels,) strictly positive scales.
+    """
+    others = tuple(index for index in range(weight.ndim) if index != axis)
+    largest = np.abs(weight).max(axis=others)
+    scale = np.where(largest > _DEAD, largest / WEIGHT_LIMIT, 1.0).astype(np.float32)
+    return round_weight(weight, scale, axis), scale
+
+
+def round_weight(weight: NDArray[np.float32], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
+    """Round to nearest on the grid of the per-channel `scale`."""
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return np.clip(np.round(weight / scale.reshape(shape)), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
+
+
+def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: QuantScheme) -> ir.Value:
+    """Insert Q and DQ after `value`; return the DQ's output."""
+    name = value.name or ""
+    scale, zero_point = scale_and_zero_point(limits, scheme)
+    parameters = [
+        _initializer(graph, f"{name}/scale", np.array(scale)),
+        _initializer(graph, f"{name}/zero_point", np.array(zero_point, _DTYPES[scheme.dtype])),
+    ]
+    quantizer = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}/QuantizeLinear")
+    dequantizer = ir.node("DequantizeLinear", [quantizer.outputs[0], *parameters], name=f"{name}/DequantizeLinear")
+    _describe(quantizer, f"{name}/quantized", value.shape, ir.DataType.from_numpy(np.dtype(_DTYPES[scheme.dtype])))
+    _describe(dequantizer, f"{name}/dequantized", value.shape, ir.DataType.FLOAT)
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantizer, dequantizer])
+    else:
+        graph.insert_after(producer, [quantizer, dequantizer])
+    return dequantizer.outputs[0]
+
+
+def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> ir.Value:
+    """Insert the int8 weight and its DQ before `node`; return the DQ's output."""
+    assert weight.const_value is not None
+    axis = weight_axis(node)
+    integers, scale = quantize_weight(weight.const_value.numpy(), axis)
+    name = weight.name or ""
+    inputs = [
+        _initializer(graph, f"{name}/int8", integers),
+        _initializer(graph, f"{name}/scale", scale),
+        _initializer(graph, f"{name}/zero_point", np.zeros(scale.shape, np.int8)),
+    ]
+    dequantizer = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}/DequantizeLinear")
+    _describe(dequantizer, f"{name}/dequantized", weight.shape, ir.DataType.FLOAT)
+    graph.insert_before(node, dequantizer)
+    return dequantizer.outputs[0]
+
+
+def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _describe(node: ir.Node, name: str, shape: ir.Shape | None, dtype: ir.DataType) -> None:
+    """Name and type a node's one output."""
+    output = node.outputs[0]
+    output.name, output.shape, output.type = name, shape, ir.TensorType(dtype)

@@ -1,0 +1,10 @@
+"""Distill: fine-tune a quantized network against its float self on unlabelled calibration images.
+
+Works on any Q/DQ graph that `quantize` or `reconstruct` made: an interpreter runs the graph in torch, so that no torch
+module is needed. Only this package knows torch; it is imported where the repair is asked for.
+"""
+
+from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
+from edgeopt.passes.repair.distill.run import distill
+
+__all__ = ["UnsupportedOperatorError", "distill"]

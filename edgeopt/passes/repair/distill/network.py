@@ -1,0 +1,199 @@
+"""A Q/DQ network whose integer weights, biases and scales can be learned, and written back.
+
+Every parameter counts in steps of the quantization it belongs to, so that one learning rate fits all layers of all
+networks: weights in integers, biases in the error that rounding the layer's input causes, scales by their logarithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
+from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
+from edgeopt.passes.repair.distill.attributes import Attributes
+from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
+from edgeopt.passes.repair.distill.interpreter import Interpreter
+from edgeopt.passes.repair.distill.operators import Operator
+from edgeopt.passes.repair.distill.ties import tied_scales
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """An int8 initializer behind a DequantizeLinear."""
+
+    latent: Tensor
+    """What is learned: the integers before they are rounded."""
+    start: Tensor
+    """The scales that it came with, broadcast against `latent`."""
+    gain: Tensor
+    """Logarithms of what the scales are multiplied by."""
+
+    def integers(self) -> Tensor:
+        """What is stored."""
+        return rounded(self.latent, WEIGHT_LIMIT)
+
+    def scale(self) -> Tensor:
+        """Strictly positive, one an output channel."""
+        return self.start * torch.exp(self.gain)
+
+    def value(self) -> Tensor:
+        """What the layer computes with."""
+        return self.integers() * self.scale()
+
+
+@dataclass(frozen=True)
+class _Bias:
+    start: Tensor
+    unit: Tensor
+    """(channels,) what the learned `shift` counts in."""
+    shift: Tensor
+
+    def value(self) -> Tensor:
+        """What the layer adds."""
+        return self.start + self.unit * self.shift
+
+
+class LearnedNetwork:
+    """What `quantize` or `reconstruct` made, as a function with parameters.
+
+    Args:
+        model: a Q/DQ model; not modified. Layers that it leaves in float stay as they are.
+
+    Raises:
+        UnsupportedOperatorError: it has an operator that gradients cannot flow through.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._weights: dict[str, _Weight] = {}
+        self._weight_scales: dict[str, str] = {}
+        """Name of the scale's initializer, by that of the integers."""
+        self._biases: dict[str, _Bias] = {}
+        self._leader = tied_scales(model.graph)
+        self._gains = {name: torch.zeros((), requires_grad=True) for name in sorted(set(self._leader.values()))}
+        """Logarithms of what the scales are multiplied by."""
+        replaced: dict[str, Operator] = {}
+        for node in model.graph:
+            if node.op_type == "QuantizeLinear":
+                replaced[node.name or ""] = self._quantizer(node)
+            elif node.op_type == "DequantizeLinear":
+                replaced[node.name or ""] = self._dequantizer(node)
+        for node in model.graph:
+            if node.op_type in HEADS:
+                self._add_bias(node)
+        self._interpreter = Interpreter(model.graph, replaced)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Weights to learn, in integer steps."""
+        return [weight.latent for weight in self._weights.values()]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """Changes of biases to learn, in units of the noise of quantization."""
+        return [bias.shift for bias in self._biases.values()]
+
+    @property
+    def weight_scales(self) -> list[Tensor]:
+        """Logarithms of changes of the weights' scales to learn, one an output channel."""
+        return [weight.gain for weight in self._weights.values()]
+
+    @property
+    def activation_scales(self) -> list[Tensor]:
+        """Logarithms of changes of activation scales to learn."""
+        return list(self._gains.values())
+
+    def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs for one image, with gradients to the parameters."""
+        biases = {name: bias.value() for name, bias in self._biases.items()}
+        return self._interpreter.run({**feeds, **biases})
+
+    def model(self) -> ir.Model:
+        """The network as it stands, as a Q/DQ graph."""
+        result = self._model.clone()
+        arrays: dict[str, Tensor] = {
+            **{name: weight.integers().to(torch.int8) for name, weight in self._weights.items()},
+            **{self._weight_scales[name]: weight.scale() for name, weight in self._weights.items()},
+            **{name: bias.value() for name, bias in self._biases.items()},
+            **{name: self._scale(name) for name in self._leader},
+        }
+        for name, array in arrays.items():
+            value = result.graph.initializers[name]
+            shape = _constant(value).shape
+            value.const_value = ir.tensor(array.detach().numpy().reshape(shape).copy(), name=name)
+        return result
+
+    def _scale(self, name: str) -> Tensor:
+        gain = torch.exp(self._gains[self._leader[name]])
+        return torch.from_numpy(_constant(self._model.graph.initializers[name])) * gain
+
+    def _quantizer(self, node: ir.Node) -> Operator:
+        """Quantize and dequantize at once: what follows gets real values on the grid."""
+        scale, zero_point = node.inputs[1], _constant(node.inputs[2])
+        name = "" if scale is None else scale.name or ""
+        limits = np.iinfo(zero_point.dtype)
+        low, high = int(limits.min) - int(zero_point), int(limits.max) - int(zero_point)
+
+        def run(attributes: Attributes, x: Tensor, *_: Any) -> Tensor:
+            del attributes
+            return fake_quantize(x, self._scale(name), low, high)
+
+        return run
+
+    def _dequantizer(self, node: ir.Node) -> Operator:
+        """The weight as it is learned; behind an activation's quantizer nothing is left to do."""
+        stored, scale = node.inputs[:2]
+        if stored is None or stored.const_value is None or scale is None:
+            return lambda _, x, *__: x
+        name = stored.name or ""
+        if name not in self._weights:
+            integers, steps = _constant(stored), _constant(scale)
+            shape = [1] * integers.ndim
+            if steps.size > 1:
+                shape[node.attributes["axis"].as_int()] = steps.size
+            latent = torch.from_numpy(integers.astype(np.float32)).requires_grad_()
+            gain = torch.zeros(shape, requires_grad=True)
+            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain)
+            self._weight_scales[name] = scale.name or ""
+        weight = self._weights[name]
+        return lambda *_: weight.value()
+
+    def _add_bias(self, node: ir.Node) -> None:
+        """Learn the bias of a quantized layer that has one of its own."""
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        dequantizers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+        if bias is None or bias.const_value is None or bias.name in self._biases or None in dequantizers:
+            return
+        given, stored = dequantizers
+        assert given is not None
+        assert stored is not None
+        if given.op_type != "DequantizeLinear" or stored.op_type != "DequantizeLinear":
+            return
+        start = _constant(bias)
+        unit = _noise(node, float(_constant(given.inputs[1])), stored, start.shape)
+        parameters = torch.from_numpy(start), torch.from_numpy(unit), torch.zeros(start.shape, requires_grad=True)
+        self._biases[bias.name or ""] = _Bias(*parameters)
+
+
+def _noise(node: ir.Node, step: float, dequantizer: ir.Node, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """What a layer's output changes by if every input moves by one step, each in its own direction."""
+    integers, scale = (_constant(value) for value in dequantizer.inputs[:2])
+    axis = weight_axis(node)
+    others = tuple(each for each in range(integers.ndim) if each != axis)
+    lengths = np.sqrt(np.square(integers.astype(np.float32)).sum(axis=others)) * scale
+    unit = np.maximum(lengths, scale) * step
+    return np.broadcast_to(unit if unit.size == shape[-1] else unit.mean(), shape).astype(np.float32)
+
+
+def _constant(value: ir.Value | None) -> NDArray[Any]:
+    assert value is not None
+    assert value.const_value is not None
+    return np.array(value.const_value.numpy())

@@ -1,0 +1,277 @@
+"""Equalize: give the channels that share a scale similar ranges (cross-layer equalization, Nagel et al. 2019).
+
+A channel can be scaled by any positive factor where it is made if it is divided by it where it is read. Weights have
+a scale per output channel, so this costs nothing where the reader is depthwise, and little elsewhere; the one scale of
+the activation then fits all of its channels. Scales run along residual connections as well: all tensors that are added
+together are scaled alike. Behind an activation that no scale passes (SiLU, or ReLU6 at its bound) a per-channel Mul
+takes its place before a depthwise reader; engines fuse it into the activation or the quantizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate import CalibrationTable, TensorStatistics
+from edgeopt.passes.qdq.equalized import input_axis, record, short
+from edgeopt.passes.quantize.eligibility import groups, weight_axis
+
+Floats = NDArray[np.float32]
+
+_SAME_CHANNELS = (
+    "Relu", "LeakyRelu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean",
+    "Resize", "Identity",
+)  # fmt: skip
+"""Operators that a channel's positive scale passes through, Clip within its bound."""
+_FREE = 1.0
+_SHARED = 0.5
+"""How much of the difference between channels is evened out: all where the reader is depthwise, else its root, which
+leaves half of it to the weights (Nagel et al. 2019)."""
+_MOST = 4.0
+"""Largest factor between two channels: a channel that calibration hardly saw may be larger on other images."""
+_HEADROOM = 3.0
+"""A Clip must stay so far above the largest value that a scaled channel had on any calibration image."""
+_MOST_INSERTED = 64.0
+"""The same where a Mul scales, which changes no weight's range."""
+_OUTLIER = 3.0
+"""A channel's range may lie so far below the largest value that it had on any calibration image."""
+
+
+@dataclass
+class _Tied:
+    """Tensors whose channels are scaled together."""
+
+    tensors: list[str] = field(default_factory=list)
+    producers: list[ir.Node] = field(default_factory=list)
+    consumers: list[ir.Node] = field(default_factory=list)
+    upper: float = math.inf
+    """The lowest bound of a Clip among them."""
+    blocked: bool = False
+    """Something reads or makes them that cannot take a scale."""
+
+
+def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -> ir.Model:
+    """Scale channels so that those of one tensor have similar ranges; the function stays the same.
+
+    Args:
+        model: optimized float network; not modified.
+        table: its calibration, for the channels' ranges. It does not fit the result: calibrate that again.
+        insert: put a Mul where no layer can take the scale (see `QuantScheme.fuses_scales`).
+
+    Returns:
+        The equalized network, or one equal to `model` where no scale can move.
+    """
+    result = model.clone()
+    scaled: set[str] = set()
+    for tied in _tied(result.graph):
+        if tied.blocked or (tied.upper < math.inf and _is_depthwise(tied.consumers)):
+            continue
+        factors = _factors(tied, table)
+        if factors is not None:
+            _scale(result.graph, tied, factors)
+            scaled.update(tied.tensors)
+    for value in [output for node in result.graph for output in node.outputs] if insert else []:
+        if value.name not in scaled and _feeds_depthwise_only(value):
+            _insert_scale(result.graph, value, table[value.name or ""])
+    return result
+
+
+def _tied(graph: ir.Graph) -> list[_Tied]:
+    """All sets of tensors that must be scaled alike and that a convolution makes."""
+    leader: dict[str, str] = {}
+    for node in graph:
+        if _keeps_channels(node):
+            for value in _data(node):
+                leader[_find(leader, value.name or "")] = _find(leader, node.outputs[0].name or "")
+    sets: dict[str, _Tied] = {}
+    for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
+        tied = sets.setdefault(_find(leader, value.name or ""), _Tied())
+        tied.tensors.append(value.name or "")
+        _classify(tied, value)
+    return [tied for tied in sets.values() if tied.producers and tied.consumers]
+
+
+def _classify(tied: _Tied, value: ir.Value) -> None:
+    """Note who makes and who reads `value`."""
+    producer = value.producer()
+    if value.is_graph_output() or producer is None:
+        tied.blocked = True
+    elif _is_scalable(producer):
+        tied.producers.append(producer)
+    elif not _keeps_channels(producer):
+        tied.blocked = True
+    elif producer.op_type == "Clip":
+        limits = [_bound(producer, index) for index in (1, 2)]
+        tied.blocked |= limits[0] != 0.0 or limits[1] is None
+        tied.upper = min(tied.upper, limits[1] or math.inf)
+    for usage in value.uses():
+        if _is_scalable(usage.node) and usage.idx == 0:
+            tied.consumers.append(usage.node)
+        elif not _keeps_channels(usage.node):
+            tied.blocked = True
+
+
+def _is_scalable(node: ir.Node) -> bool:
+    """A convolution or matrix product with weights of its own, plain or depthwise."""
+    if node.op_type not in ("Conv", "Gemm") or node.inputs[1] is None or node.inputs[1].const_value is None:
+        return False
+    if node.op_type == "Gemm":
+        plain = all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        return plain and not _attribute(node, "transA", 0)
+    shape = node.inputs[1].const_value.numpy().shape
+    return groups(node) == 1 or (shape[1] == 1 and shape[0] == groups(node))
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> Any:
+    return node.attributes[name].value if name in node.attributes else default
+
+
+def _keeps_channels(node: ir.Node) -> bool:
+    if node.op_type == "Reshape":
+        return _flattens(node)
+    if node.op_type == "Add":
+        shapes = [value.shape for value in node.inputs if value is not None and value.const_value is None]
+        return len(shapes) == 2 and shapes[0] == shapes[1]
+    if node.op_type == "ReduceMean":
+        return _keeps_axes(node)
+    return node.op_type in _SAME_CHANNELS or node.op_type == "Flatten"
+
+
+def _flattens(node: ir.Node) -> bool:
+    """(N, C, 1, 1) to (N, C)."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or result.shape is None or len(result.shape) != 2:
+        return False
+    return len(source.shape) > 2 and tuple(source.shape)[1] == tuple(result.shape)[1]
+
+
+def _keeps_axes(node: ir.Node) -> bool:
+    """A mean over all positions and not over channels."""
+    source, result = node.inputs[0], node.outputs[0]
+    if source is None or source.shape is None or result.shape is None or len(result.shape) < 2:
+        return False
+    return tuple(source.shape)[1] == tuple(result.shape)[1] and len(source.shape) > 2
+
+
+def _data(node: ir.Node) -> Iterator[ir.Value]:
+    """The activations that a channel-keeping node takes."""
+    for value in node.inputs if node.op_type == "Add" else node.inputs[:1]:
+        if value is not None:
+            yield value
+
+
+def _find(leader: dict[str, str], name: str) -> str:
+    while leader.setdefault(name, name) != name:
+        name = leader[name]
+    return name
+
+
+def _bound(node: ir.Node, index: int) -> float | None:
+    value = node.inputs[index] if len(node.inputs) > index else None
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return float(tensor.numpy().item()) if tensor is not None else None
+
+
+def _factors(tied: _Tied, table: CalibrationTable) -> Floats | None:
+    """(C,) what each channel is multiplied by, at least 1."""
+    read = {value.name or "" for node in tied.consumers if (value := node.inputs[0]) is not None}
+    observed = [table[name] for name in tied.tensors if name in read]
+    channels = {len(tensor.channel_maximum) for tensor in observed}
+    if len(channels) != 1:
+        return None
+    typical = np.max(
+        [_relative(tensor.channel_mean_minimum, tensor.channel_mean_maximum) for tensor in observed], axis=0
+    )
+    share = _FREE if _is_depthwise(tied.consumers) else _SHARED
+    factors: Floats = np.minimum(np.maximum(typical, 1e-6) ** -share, _MOST)
+    if tied.upper < math.inf:
+        # Of all of them: behind the Clip an average may be read, which says nothing about what the Clip cuts off.
+        every = [tensor for name in tied.tensors if len((tensor := table[name]).channel_maximum) in channels]
+        extremes = [np.maximum(-tensor.channel_minimum, tensor.channel_maximum) for tensor in every]
+        room = tied.upper / np.maximum(np.max(extremes, axis=0) * _HEADROOM, 1e-6)
+        factors = np.maximum(np.minimum(factors, room), 1.0)
+    return short(factors)
+
+
+def _is_depthwise(nodes: list[ir.Node]) -> bool:
+    return all(groups(node) > 1 for node in nodes)
+
+
+def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each channel's largest magnitude as a share of the tensor's."""
+    magnitude = np.maximum(-minimum, maximum)
+    result: NDArray[np.float64] = magnitude / max(float(magnitude.max()), 1e-12)
+    return result
+
+
+def _scale(graph: ir.Graph, tied: _Tied, factors: Floats) -> None:
+    for node in tied.producers:
+        _multiply(graph, node, 1, factors, _output_axis(node))
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            _multiply(graph, node, 2, factors, 0)
+        record(node, "out", factors)
+    for node in tied.consumers:
+        _divide_input(graph, node, factors)
+
+
+def _divide_input(graph: ir.Graph, node: ir.Node, factors: Floats) -> None:
+    _multiply(graph, node, 1, 1.0 / factors, input_axis(node))
+    record(node, "in", factors)
+
+
+def _output_axis(node: ir.Node) -> int:
+    return weight_axis(node)
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis: int) -> None:
+    """Replace an initializer of `node` by its product with `factors` along `axis`; other readers keep the old one."""
+    value = node.inputs[index]
+    assert value is not None
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    product = (array * factors.reshape(shape)).astype(np.float32)
+    if len(value.uses()) == 1:
+        value.const_value = ir.tensor(product, name=value.name)
+        return
+    name = f"{node.name}/{value.name}"
+    own = ir.Value(name=name, shape=value.shape, type=value.type, const_value=ir.tensor(product, name=name))
+    graph.register_initializer(own)
+    node.replace_input_with(index, own)
+
+
+def _feeds_depthwise_only(value: ir.Value) -> bool:
+    """Whether every reader is a depthwise convolution, whose own weights can undo a scale without loss."""
+    readers = [usage.node for usage in value.uses()]
+    if not readers or value.is_graph_output() or value.shape is None or len(value.shape) != 4:
+        return False
+    return all(_is_scalable(node) for node in readers) and _is_depthwise(readers)
+
+
+def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) -> None:
+    """Multiply `value` per channel before its readers, and divide their weights."""
+    typical = np.maximum(-tensor.channel_mean_minimum, tensor.channel_mean_maximum)
+    extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
+    channel = np.maximum(typical, extreme / _OUTLIER)
+    factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
+    name = f"{value.name}/equalized"
+    array = factors.reshape(1, -1, 1, 1)
+    constant = ir.Value(name=f"{name}_factors", const_value=ir.tensor(array, name=f"{name}_factors"))
+    constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+    readers = [usage.node for usage in value.uses()]
+    scale = ir.node("Mul", [value, constant], name=name)
+    scale.outputs[0].name, scale.outputs[0].shape, scale.outputs[0].type = name, value.shape, value.type
+    graph.register_initializer(constant)
+    for node in readers:
+        node.replace_input_with(0, scale.outputs[0])
+        _divide_input(graph, node, factors)
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, scale)

@@ -1,0 +1,126 @@
+"""Run a quantized network layer by layer on several images, so that each layer can be changed in its turn.
+
+Between two layers only the tensors that are still needed are kept, as 8-bit integers where the graph quantizes, and
+every node runs once an image: walking a whole network costs one inference of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate.tap import Feeds, open_session
+from edgeopt.passes.quantize.eligibility import HEADS
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LayerInput:
+    """What a layer reads: the images' tensors, dequantized when asked for."""
+
+    tensors: Sequence[Array]
+    """One an image, float32 or 8-bit integers."""
+    scale: float
+    zero_point: float
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.tensors)
+
+    def image(self, index: int) -> Array:
+        """The tensor of one image as stored; `decode` turns parts of it into real values."""
+        return self.tensors[index]
+
+    def decode(self, part: Array) -> NDArray[np.float32]:
+        """Real values of stored ones."""
+        return (part.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+
+
+def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, LayerInput]]:
+    """Yield each head of `model` with its inputs on all images, in the order of computation.
+
+    The caller may change the initializers that a yielded node reads before it asks for the next one; later layers see
+    the change.
+
+    Args:
+        model: a Q/DQ model in topological order.
+        feeds: the network's inputs, one mapping an image.
+    """
+    nodes = [node for node in model.graph if not _is_dequantizer(node)]
+    heads = [index for index, node in enumerate(nodes) if node.op_type in HEADS]
+    live: dict[str, list[Array]] = {
+        value.name or "": [image[value.name or ""] for image in feeds] for value in model.graph.inputs
+    }
+    start = 0
+    for index in [*heads, len(nodes)]:
+        live = _advance(model, nodes, start, index, live)
+        if index < len(nodes):
+            yield nodes[index], _layer_input(nodes[index], live)
+        start = index
+
+
+def _is_dequantizer(node: ir.Node) -> bool:
+    return node.op_type == "DequantizeLinear"
+
+
+def _advance(
+    model: ir.Model, nodes: Sequence[ir.Node], start: int, stop: int, live: dict[str, list[Array]]
+) -> dict[str, list[Array]]:
+    """Run ``nodes[start:stop]`` on every image; return the tensors that later nodes read."""
+    made = {output.name or "" for node in nodes[start:stop] for output in node.outputs}
+    wanted = {source.name or "" for node in nodes[stop:] for source in _sources(node)}
+    fresh = sorted(made & wanted)
+    kept = {name: arrays for name, arrays in live.items() if name in wanted}
+    if not fresh:
+        return kept
+    given = sorted({source.name or "" for node in nodes[start:stop] for source in _sources(node)} - made)
+    graph = ir.convenience.extract(model.graph, given, fresh)
+    session = open_session(ir.Model(graph, ir_version=model.ir_version), fused=False)
+    results: dict[str, list[Array]] = {name: [] for name in fresh}
+    count = len(next(iter(live.values())))
+    for image in range(count):
+        outputs = session.run(fresh, {name: live[name][image] for name in given})
+        for name, array in zip(fresh, outputs, strict=True):
+            results[name].append(array)
+        for name in given:
+            if name not in kept:
+                live[name][image] = _SPENT
+    return kept | results
+
+
+_SPENT: Array = np.zeros(0, np.float32)
+"""Takes the place of a tensor that is not needed any more, so that its memory is free while the others run."""
+
+
+def _sources(node: ir.Node) -> Iterator[ir.Value]:
+    """The activations that a node reads, before their dequantizer if they have one."""
+    for value in node.inputs:
+        if value is None:
+            continue
+        producer = value.producer()
+        if producer is not None and _is_dequantizer(producer):
+            value = producer.inputs[0]
+        if value is not None and value.const_value is None:
+            yield value
+
+
+def _layer_input(node: ir.Node, live: dict[str, list[Array]]) -> LayerInput:
+    value = node.inputs[0]
+    assert value is not None
+    producer = value.producer()
+    if producer is None or not _is_dequantizer(producer):
+        return LayerInput(live[value.name or ""], 1.0, 0.0)
+    stored, scale, zero_point = producer.inputs
+    assert stored is not None
+    assert scale is not None
+    assert zero_point is not None
+    assert scale.const_value is not None
+    assert zero_point.const_value is not None
+    parameters = float(scale.const_value.numpy()), float(zero_point.const_value.numpy())
+    return LayerInput(live[stored.name or ""], *parameters)

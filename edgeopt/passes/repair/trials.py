@@ -1,0 +1,212 @@
+"""Repair: quantize, then keep each accuracy repair that measurably helps on calibration images.
+
+Every repair is a pass of its own; this module only tries them in order and measures. Judged are images that no repair
+was fitted on, by the divergence of the network's outputs from the float network's: no labels are needed.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from edgeopt.calibrate import CalibrationTable, Range, calibrate
+from edgeopt.calibrate.tap import Feeds
+from edgeopt.errors import requires_extra
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.repair.divergence import Floats, divergence, outputs
+from edgeopt.passes.repair.equalize import equalize
+from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
+from edgeopt.passes.repair.reconstruct import HELD_OUT, Steps, reconstruct
+
+Images = Sequence[tuple[str, Feeds]]
+Progress = Callable[[str], None]
+
+EXEMPTION = "exemption"
+REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "adaround")
+"""The repairs that take seconds, in the order in which they are tried."""
+DISTILLATION = "distillation"
+"""The one that takes minutes: asked for by name, tried last."""
+_WORTH_FLOAT = 0.75
+"""A float layer costs time: it must lower the harm of quantized activations to this share."""
+FITTED_IMAGES = 128
+"""Most images that reconstruction is fitted on and judged by, spread evenly over the calibration set."""
+
+
+@dataclass(frozen=True)
+class RepairTrial:
+    """One repair that was tried."""
+
+    name: str
+    before: float
+    """Divergence of the outputs from the float network's on held-out calibration images (see `divergence`). Of
+    ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
+    after: float
+    declined: str = ""
+    """Why it could not be tried, or is not worth what it gains; otherwise empty."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it helped."""
+        return not self.declined and self.after < self.before
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A quantized network and what was tried on it."""
+
+    model: ir.Model
+    divergence: float
+    trials: tuple[RepairTrial, ...]
+
+
+def repair(
+    model: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    images: Images,
+    repairs: Sequence[str] = REPAIRS,
+    exclude: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    distillation_epochs: int = 12,
+) -> Repaired:
+    """Quantize `model` and repair it.
+
+    Args:
+        model: the optimized float network; not modified.
+        table: its calibration.
+        scheme: number formats and placement.
+        images: calibration images, readable more than once: name and network inputs, batch 1.
+        repairs: which to try, of `REPAIRS` and `DISTILLATION`. The last three of `REPAIRS` refit layers one after
+            another and are tried as one, since each layer takes of them what helps it.
+        exclude: glob patterns of names of layers that stay float.
+        progress: told what is being done.
+        distillation_epochs: passes of the fine-tune over the images that are not held out.
+
+    Returns:
+        The best network found, never worse on the held-out images than plain `quantize`.
+
+    Raises:
+        MissingExtraError: distillation is asked for and torch is not installed.
+    """
+    tell = progress or _ignore
+    judge = _Judge(model, images)
+    plain = quantize(model, table, scheme, exclude)
+    now = _Standing(model, table, exclude, plain, judge.measure(plain))
+    first = now.divergence
+    trials: list[RepairTrial] = []
+    if "equalization" in repairs:
+        tell("equalization")
+        equal = equalize(model, table, insert=scheme.fuses_scales)
+        calibrated = calibrate(equal, images, table.config)
+        candidate = quantize(equal, calibrated, scheme, exclude)
+        trials.append(RepairTrial("equalization", now.divergence, judge.measure(candidate)))
+        if trials[-1].is_kept:
+            now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
+    if "ranges" in repairs or EXEMPTION in repairs:
+        trials += _settle_activations(now, scheme, judge, repairs, tell)
+    steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="adaround" in repairs)
+    if steps.any:
+        candidate, _ = reconstruct(now.base, now.quantized, judge.fitted, steps, progress)
+        trials.append(now.try_instead(steps.name, candidate, judge))
+    if DISTILLATION in repairs:
+        trials.append(_distill(now, judge, distillation_epochs, tell))
+    if now.divergence > first:
+        undone = "the repairs that helped one by one did not together"
+        return Repaired(plain, first, tuple(replace(trial, declined=trial.declined or undone) for trial in trials))
+    return Repaired(now.quantized, now.divergence, tuple(trials))
+
+
+@dataclass
+class _Standing:
+    """The best network so far, and what it was made of."""
+
+    base: ir.Model
+    """The float network, equalized where that helped."""
+    table: CalibrationTable
+    """Of `base`."""
+    exclude: tuple[str, ...]
+    quantized: ir.Model
+    divergence: float
+
+    def try_instead(self, name: str, candidate: ir.Model, judge: _Judge) -> RepairTrial:
+        """Measure `candidate`, and keep it if it is better."""
+        trial = RepairTrial(name, self.divergence, judge.measure(candidate))
+        if trial.is_kept:
+            self.quantized, self.divergence = candidate, trial.after
+        return trial
+
+
+class _Judge:
+    """The float network's outputs on the images that are held out: the last of every four."""
+
+    def __init__(self, model: ir.Model, images: Images) -> None:
+        feeds = [each for _, each in images]
+        self._feeds = feeds[HELD_OUT - 1 :: HELD_OUT] or feeds
+        self.others: list[Feeds] = [each for index, each in enumerate(feeds) if index % HELD_OUT != HELD_OUT - 1]
+        self.fitted: list[Feeds] = [feeds[index] for index in _spread(len(feeds))]
+        self._reference: list[list[Floats]] = outputs(model, self._feeds)
+
+    def measure(self, model: ir.Model) -> float:
+        """Divergence of `model` from the float network."""
+        return divergence(self._reference, outputs(model, self._feeds))
+
+
+def _spread(count: int) -> list[int]:
+    """At most `FITTED_IMAGES` indices: whole runs of `HELD_OUT`, the last of each held out, evenly over `count`."""
+    runs = max(1, count // HELD_OUT)
+    chosen = range(0, runs, max(1, -(-runs * HELD_OUT // FITTED_IMAGES)))
+    return [index for run in chosen for index in range(run * HELD_OUT, min(run * HELD_OUT + HELD_OUT, count))]
+
+
+def _settle_activations(
+    now: _Standing, scheme: QuantScheme, judge: _Judge, repairs: Sequence[str], tell: Progress
+) -> list[RepairTrial]:
+    """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
+
+    def harm(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> float:
+        return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
+
+    tell("ranges")
+    measured = measure_ranges(now.base, now.table, scheme, judge.fitted, now.exclude, tell)
+    ranges, before = measured.known, harm(measured.known, now.exclude)
+    trials = []
+    if "ranges" in repairs:
+        trials.append(RepairTrial("ranges", before, harm(measured.ranges, now.exclude)))
+        if trials[-1].is_kept:
+            ranges, before = measured.ranges, trials[-1].after
+    if EXEMPTION in repairs:
+        layers = dominated_layers(now.base, scheme, measured.harm, now.exclude)
+        exclude = (*now.exclude, *map(glob.escape, layers))
+        after = harm(ranges, exclude) if layers else before
+        declined = "" if after <= _WORTH_FLOAT * before or not layers else "it gains too little for layers in float"
+        name = f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION
+        trials.append(RepairTrial(name, before, after, declined))
+        if trials[-1].is_kept:
+            now.exclude = exclude
+    now.quantized = quantize(now.base, now.table, scheme, now.exclude, ranges)
+    now.divergence = judge.measure(now.quantized)
+    return trials
+
+
+def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> RepairTrial:
+    """Fine-tune where that helps; say why not where an operator does not let it."""
+    requires_extra("torch", "build")
+    from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
+
+    before = now.divergence
+    try:
+        now.quantized, now.divergence = distill(
+            now.base, now.quantized, judge.others, judge.measure, epochs, progress=tell
+        )
+    except UnsupportedOperatorError as error:
+        return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")
+    return RepairTrial(DISTILLATION, before, now.divergence)
+
+
+def _ignore(_: str) -> None:
+    """Progress that nobody wants."""

@@ -1,0 +1,85 @@
+"""Float16 guards: which nodes must stay float32, and why, by what calibration saw of their tensors.
+
+The bounds are those of AutoCast, the converter of NVIDIA's ModelOpt (modelopt.onnx.autocast, its defaults for data_max
+and init_max).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.calibrate import CalibrationTable
+from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
+
+LARGEST_ACTIVATION = 512.0
+"""Of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
+LARGEST_WEIGHT = 65504.0
+"""Float16's largest number."""
+DEEPEST_REDUCTION = 4096
+"""Most products that a float16 sum may have before its rounding shows (float16 counts to 2048 in whole numbers)."""
+SMALLEST_SCALE = 2.0**-17
+"""Of an activation's quantizer: below 2**-14 float16 loses a bit with every halving, and seven are left here."""
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def guarded_nodes(graph: ir.Graph, table: CalibrationTable) -> dict[str, str]:
+    """Why each node that must stay float32 does, by its name.
+
+    Quantizers are not among them: they have the type of what they stand next to.
+
+    Args:
+        graph: float or with Q/DQ; nodes have unique names.
+        table: what calibration saw of this very graph's tensors, or of those before its quantizers.
+    """
+    reasons = {node.name or "": _reason(node, table) for node in graph if node.op_type not in QUANTIZERS}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _reason(node: ir.Node, table: CalibrationTable) -> str:
+    for value in (*node.inputs, *node.outputs):
+        if value is not None and value.dtype == ir.DataType.FLOAT and (reason := _out_of_range(value, table)):
+            return reason
+    depth = _reduction_depth(node)
+    return f"it sums {depth} products" if depth > DEEPEST_REDUCTION else ""
+
+
+def _out_of_range(value: ir.Value, table: CalibrationTable) -> str:
+    """Why float16 cannot hold `value`, or nothing."""
+    if value.const_value is not None:
+        largest = float(np.max(np.abs(value.const_value.numpy()), initial=0.0))
+        return f"constant '{value.name}' reaches {largest:g}" if largest > LARGEST_WEIGHT else ""
+    source, step = _before_quantizers(value)
+    observed = table.tensors.get(value.name or "", table.tensors.get(source.name or ""))
+    if observed is not None:
+        largest = max(-observed.minimum, observed.maximum)
+        if largest > LARGEST_ACTIVATION:
+            return f"tensor '{source.name}' reaches {largest:g}"
+    step = min([step, *(smallest_step(node) for node, index in value.uses() if index == 0)])
+    return f"tensor '{source.name}' is quantized in steps of {step:g}" if step < SMALLEST_SCALE else ""
+
+
+def _before_quantizers(value: ir.Value) -> tuple[ir.Value, float]:
+    """The activation that `value` was before Q and DQ, and the size of its steps; of others, itself and infinity."""
+    step = np.inf
+    while (node := value.producer()) is not None and node.op_type in QUANTIZERS:
+        before = node.inputs[0]
+        if before is None or before.is_initializer():
+            break
+        value, step = before, min(step, smallest_step(node))
+    return value, step
+
+
+def smallest_step(node: ir.Node) -> float:
+    """The smallest scale of a quantizer; infinity for other nodes and where it is not constant."""
+    scale = node.inputs[1] if node.op_type in QUANTIZERS else None
+    return float(np.min(scale.const_value.numpy())) if scale is not None and scale.const_value is not None else np.inf
+
+
+def _reduction_depth(node: ir.Node) -> int:
+    """Products that one output element sums; 0 for an operator that sums none."""
+    weight = node.inputs[1] if node.op_type in HEADS else None
+    if weight is None or weight.shape is None:
+        return 0
+    shape = [dim for dim in weight.shape if isinstance(dim, int)]
+    return int(np.prod(shape)) // max(1, shape[weight_axis(node)]) if shape else 0

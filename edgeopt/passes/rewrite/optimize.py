@@ -1,0 +1,76 @@
+"""Optimize: the same function in fewer nodes, with constants as initializers and a shape on every tensor.
+
+Most of the work is onnxscript's: constant folding, BatchNorm and affine nodes into the convolution before them,
+removal of Identity and inference-mode Dropout, common subexpressions, duplicate initializers. Two patterns of detectors
+are rewritten by passes of our own (`fold_focus`, `lift_transpose`). What is added here is what the later stages rely
+on: the caller's model stays as it was, interface names stay, nodes have unique names.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter.rules.common import affine_conv_fusion_rule, conv_affine_fusion_rule
+
+from edgeopt.errors import ModelError
+from edgeopt.passes.rewrite.fold_focus import fold_focus
+from edgeopt.passes.rewrite.lift_transpose import lift_transposes
+
+_AFFINE_RULES = [conv_affine_fusion_rule, affine_conv_fusion_rule]
+"""Mul and Add by constants into the Conv that they follow; into the one they precede only where it has no padding."""
+
+
+def optimize(model: ir.Model) -> ir.Model:
+    """Simplify `model` without changing what it computes; optimizing twice changes nothing more.
+
+    Args:
+        model: any ONNX model; it is not modified.
+
+    Returns:
+        A new model with the same inputs and outputs (names, shapes, dtypes). Nodes that the optimizer made are named
+        after their weights, so that ``exclude`` patterns mean the same in every export of a network.
+
+    Raises:
+        ModelError: the graph is malformed, or the simplification would have changed its interface.
+    """
+    known = {node.name for node in model.graph if node.name}
+    interface = _interface(model)
+    try:
+        common.CheckerPass(full_check=True)(model)
+        result = model.clone()
+        optimizer.optimize(result)
+        rewriter.rewrite(result, pattern_rewrite_rules=_AFFINE_RULES)
+        common.ShapeInferencePass()(result)
+        fold_focus(result)
+        lift_transposes(result)
+        optimizer.optimize(result)
+        common.ShapeInferencePass()(result)
+        common.TopologicalSortPass()(result)
+    except (ir.passes.PassError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = error.__cause__ or error
+        raise ModelError(f"the model is malformed and cannot be optimized: {reason}. Export it again") from error
+    if _interface(result) != interface:
+        raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
+    _name_nodes(result.graph, known)
+    return result
+
+
+def _interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None]]:
+    return [(value.name, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)]
+
+
+def _name_nodes(graph: ir.Graph, known: set[str]) -> None:
+    """Give each node that is not in `known` a unique name: its weight's without ``.weight``, else its output's."""
+    taken = {node.name for node in graph if node.name in known}
+    for node in graph:
+        if node.name in known:
+            continue
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        output = node.outputs[0].name or node.op_type
+        wanted = output
+        if weight is not None and weight.is_initializer() and (weight.name or "").endswith(".weight"):
+            wanted = (weight.name or "").removesuffix(".weight")
+        node.name = next(name for name in (wanted, output, f"{node.op_type}_{output}") if name not in taken)
+        taken.add(node.name)
