@@ -2,7 +2,7 @@
 
 Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--repairs none|fast|all] [--method NAME]``.
 Networks and images are those of `RECIPES`; where they are not beside the checkout, the model is left out and that is
-said. Scheme ``x86`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
+said. Scheme ``openvino`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
 comparison; the others, whose own engines need other hardware, in ONNX Runtime on the same Q/DQ file. Each network is
 quantized in a process of its own, so that time and memory are those of calibration and repairs. Writes
 ``results/quantization.json``: a row for each model, scheme, method and choice of repairs.
@@ -53,7 +53,7 @@ RECIPES = {"mobilenet_v2": "mobilenet-v2.toml", "yolox_nano": "yolox-nano-coco.t
 CHOICES = {"none": (), "fast": REPAIRS, "all": (*REPAIRS, DISTILLATION)}
 """Repairs by the name of the choice."""
 ENGINES: dict[str, Literal["OpenVINO", "ONNX Runtime"]] = {
-    "x86": "OpenVINO",
+    "openvino": "OpenVINO",
     "tensorrt": "ONNX Runtime",
     "arm": "ONNX Runtime",
 }
@@ -87,7 +87,7 @@ def main() -> None:
         except (DataError, ModelError) as error:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
-        for scheme in arguments.scheme or ("x86", "tensorrt"):
+        for scheme in arguments.scheme or ("openvino", "tensorrt"):
             for choice in arguments.repairs or ("fast", "all"):
                 row = measure(prepared, scheme, arguments.method, choice)
                 record(row)

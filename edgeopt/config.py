@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeopt.errors import ConfigError, did_you_mean, storage_errors
+from edgeopt.renamed import use_present_names
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 
 if sys.version_info >= (3, 11):
@@ -25,9 +26,9 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Literal[
-    "equalization", "ranges", "exemption", "bias_correction", "weight_clipping", "adaround", "distillation"
+    "equalization", "ranges", "exemption", "bias_correction", "weight_clipping", "gptq", "distillation"
 ]
-SchemeName: TypeAlias = Literal["tensorrt", "x86", "onnxruntime", "arm"]
+SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
 
 
@@ -167,7 +168,7 @@ class QuantizeConfig(Struct):
         "exemption",
         "bias_correction",
         "weight_clipping",
-        "adaround",
+        "gptq",
     )
     """Accuracy repairs to try; each is kept only where it measurably helps on held-out calibration images.
     ``exemption`` leaves small layers float whose input does most of the harm, at most 5 % of the multiplications. One
@@ -312,6 +313,7 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
         document = tomllib.loads(text)
         for override in overrides:
             _override(document, override)
+        use_present_names(document, origin)
         return msgspec.convert(document, kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error

@@ -358,7 +358,7 @@ class TestTune:
         int8 = tiny.manifest().variant("ov-int8")
         assert [settings.threads for settings in candidates(int8, cpu("avx2"), "latency")] == [0, 1, 4, 8]
         precisions = [settings.precision for settings in candidates(int8, cpu("avx512_bf16"), "latency")]
-        assert precisions == ["f32"] * 4 + ["bf16"] * 4
+        assert precisions == ["fp32"] * 4 + ["bf16"] * 4
 
     def test_settings_to_try_for_many_images_at_once(self):
         tried = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx2", cores=2), "throughput")
@@ -373,7 +373,7 @@ class TestTune:
 
     def test_the_baseline_is_never_tried_in_bf16(self):
         found = candidates(tiny.manifest().variant("ov-fp32"), cpu("avx512_bf16", cores=2), "latency")
-        assert {settings.precision for settings in found} == {"f32"}
+        assert {settings.precision for settings in found} == {"fp32"}
 
     def test_what_was_tuned_before_comes_first_and_the_default_is_tried_again(self):
         variant = tiny.manifest().variant("ov-fp32")

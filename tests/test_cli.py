@@ -254,7 +254,9 @@ def test_quantize_works_alone_on_an_onnx_file_and_images(graph: Path, tmp_path: 
     spec = tmp_path / "spec.toml"
     spec.write_text('[preprocessing]\nchannels = "GRAY"\nnormalization = { mean = [0.1307], std = [0.3081] }\n')
     out = tmp_path / "int8.onnx"
-    result = run("quantize", graph, "--calibration", images, "--spec", spec, "--scheme", "x86", "-o", out, "--json")
+    result = run(
+        "quantize", graph, "--calibration", images, "--spec", spec, "--scheme", "openvino", "-o", out, "--json"
+    )
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["images"] == 20
     compiled = run("compile", out, "--target", "ort", "-o", tmp_path / "engine.onnx")

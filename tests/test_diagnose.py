@@ -46,7 +46,7 @@ from edgeopt.passes.qdq.select import (
     select_quantizers,
 )
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.repair.divergence import output_error
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
@@ -74,7 +74,7 @@ def images(count: int = 16) -> list[dict[str, np.ndarray]]:
     return [{"x": rng.normal(size=(1, 3, 16, 16)).astype(np.float32)} for _ in range(count)]
 
 
-def quantized(model: ir.Model, scheme: QuantScheme = X86) -> ir.Model:
+def quantized(model: ir.Model, scheme: QuantScheme = OPENVINO) -> ir.Model:
     named = [(f"{index}", feeds) for index, feeds in enumerate(images())]
     return quantize(model, calibrate(model, named, CalibrateConfig(method="mse")), scheme)
 
@@ -95,7 +95,7 @@ def names(model: ir.Model) -> list[str]:
 # Selecting quantizers
 
 
-@pytest.mark.parametrize("scheme", [X86, TENSORRT, ARM], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT, ARM], ids=lambda scheme: scheme.name)
 def test_nothing_kept_is_the_float_model_and_all_kept_the_quantized_one(network: ir.Model, scheme) -> None:
     model, feeds = quantized(network, scheme), images(1)[0]
     originals = original_constants(model, quantized_layers(model), match_layers(model, network))

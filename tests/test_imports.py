@@ -14,7 +14,7 @@ import edgeopt
 
 DEVICE = (
     *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "intervals"),
-    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "errors", "report", "cli"),
+    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "renamed", "errors", "report", "cli"),
 )
 """The device side; `report` and `cli` import everything else only when it is asked for."""
 

@@ -26,7 +26,7 @@ def onnx(text: str) -> bytes:
 def test_every_target_offers_what_the_protocol_asks(name: str) -> None:
     module = target(name)
     assert module.name == name
-    assert module.scheme in ("tensorrt", "x86", "onnxruntime", "arm")
+    assert module.scheme in ("tensorrt", "openvino", "onnxruntime", "arm")
     assert module.file_suffix.startswith(".")
     available = module.is_available()
     assert available.ok or available.reason

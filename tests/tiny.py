@@ -73,7 +73,7 @@ def _variant(target: str, precision: str) -> Variant:
         target=target,
         precision=precision,
         file=f"variants/{name}/model.onnx",
-        scheme="x86" if precision == "int8" else None,
+        scheme="openvino" if precision == "int8" else None,
     )
 
 

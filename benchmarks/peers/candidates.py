@@ -72,7 +72,7 @@ def candidates(job: Job, peers: Sequence[Peer], folder: Path, *, latency_only: b
 
 def _ours(job: Job, exported: Artifact) -> Candidate:
     optimized = graphs.optimized(job, exported)
-    quantized = graphs.quantized(job, optimized, graphs.calibrated(job, optimized), "x86")
+    quantized = graphs.quantized(job, optimized, graphs.calibrated(job, optimized), "openvino")
     return Candidate(OURS, quantized.file(graphs.MODEL), graphs.read_spec(quantized))
 
 

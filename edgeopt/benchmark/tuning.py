@@ -119,7 +119,7 @@ def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
 def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) -> dict[str, str]:
     """Take those in bfloat16 out again, with the reason, unless they answer as the same variant does in float32."""
     names = [name for name, predictor in predictors.items() if predictor.variant.engine.precision == "bf16"]
-    exact = next((each for each in predictors.values() if each.variant.engine.precision == "f32"), None)
+    exact = next((each for each in predictors.values() if each.variant.engine.precision == "fp32"), None)
     if not names or exact is None:
         return {}
     if len(images) < _BF16_IMAGES:

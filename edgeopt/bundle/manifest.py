@@ -12,6 +12,7 @@ from msgspec import Meta
 from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.config import SchemeName, TargetName
 from edgeopt.errors import BundleError, did_you_mean
+from edgeopt.renamed import use_present_names_in_manifest
 from edgeopt.spec import ModelSpec, PositiveInt, Struct, replace
 
 SCHEMA_VERSION: Final = 1
@@ -30,7 +31,7 @@ class EngineSettings(Struct):
     """0: the engine's own default."""
     batch: PositiveInt | None = None
     """Fixes a dynamic batch dimension, which lets an engine specialise. None: as the graph says."""
-    precision: Literal["f32", "bf16"] = "f32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     """What float layers compute in (OpenVINO only). Never lower than asked for, whatever the CPU would prefer."""
     hint: Literal["latency", "throughput"] = "latency"
     """OpenVINO's performance hint."""
@@ -171,7 +172,9 @@ def decode(text: bytes, origin: str) -> Manifest:
                 f"{origin} has schema version {version}; this edgeopt reads version {SCHEMA_VERSION}. "
                 "Rebuild the bundle, or install the edgeopt that wrote it"
             )
-        manifest = msgspec.json.decode(text, type=Manifest)
+        document = msgspec.json.decode(text)
+        use_present_names_in_manifest(document)
+        manifest = msgspec.convert(document, Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{origin} is not a bundle's manifest: {error}. Rebuild or copy the bundle again") from error
     check_references(manifest, origin)

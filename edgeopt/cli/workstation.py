@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
+from edgeopt.renamed import SCHEMES, present_name
 
 if TYPE_CHECKING:
     from edgeopt.config import Config
     from edgeopt.progress import Progress
     from edgeopt.spec import Task
 
-_SCHEMES = click.Choice(["tensorrt", "x86", "onnxruntime", "arm"])
+
+class _SchemeChoice(click.Choice[str]):
+    """A scheme; a former name is taken with a warning."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Replace a former name, and check it as click does."""
+        return super().convert(present_name(value, SCHEMES, "--scheme"), param, ctx)
+
+
+_SCHEMES = _SchemeChoice(["tensorrt", "openvino", "onnxruntime", "arm"])
 _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 
 

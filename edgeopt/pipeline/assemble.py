@@ -104,7 +104,7 @@ def _variant(each: Measured, max_drop: float) -> Variant:
     if engine.precision == "int8":
         settings["repairs"] = read_repairs(engine.graph)
     if (kept := read_kept(engine.graph)) is not None:
-        settings["kept in float32"] = kept
+        settings["kept_float32"] = kept
     verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
     if found is not None:
         settings["search"] = msgspec.to_builtins(found)

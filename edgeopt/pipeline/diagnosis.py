@@ -47,7 +47,7 @@ from edgeopt.passes.qdq.select import (
 )
 from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
 from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
-from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86, QuantScheme
+from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.repair.divergence import output_error
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
@@ -335,7 +335,7 @@ def _detects(reference: Outputs) -> bool:
 def _scheme(quantizer: ActivationQuantizer) -> QuantScheme | None:
     """The scheme whose grid a quantizer has; None for other than 8-bit integers."""
     if quantizer.dtype == "uint8":
-        return X86
+        return OPENVINO
     if quantizer.dtype == "int8":
         return TENSORRT if quantizer.zero_point == 0 else ARM
     return None

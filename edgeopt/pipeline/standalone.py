@@ -73,7 +73,7 @@ def quantize_file(
         StorageError: `out` cannot be written.
     """
     if quantize_config.scheme is None:
-        raise ConfigError("quantizing one file needs a scheme: tensorrt, x86, onnxruntime or arm")
+        raise ConfigError("quantizing one file needs a scheme: tensorrt, openvino, onnxruntime or arm")
     if float_rest == "fp16" and quantize_config.scheme != "tensorrt":
         raise ConfigError(
             f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "
@@ -117,7 +117,7 @@ def quantize_file(
         "convergence": msgspec.to_builtins(table.convergence),
         "scheme": quantize_config.scheme,
         "repairs": kept,
-        "kept in float32": kept_float,
+        "kept_float32": kept_float,
         "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},
     }
 

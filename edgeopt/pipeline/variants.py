@@ -98,7 +98,7 @@ def _settings(job: Job, target_name: TargetName, precision: Precision) -> Engine
     if target_name in _ON_DEVICE:
         return EngineSettings(tensorrt=job.config.compile.tensorrt)
     reduced = precision != "fp32" and job.config.precision.reduced(target_name) == "bf16"
-    return EngineSettings(precision="bf16" if reduced else "f32")
+    return EngineSettings(precision="bf16" if reduced else "fp32")
 
 
 def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:

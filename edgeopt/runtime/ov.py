@@ -19,6 +19,8 @@ from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec
 
 _DEVICE = "CPU"
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names by ours."""
 BATCH = "N"
 """OpenVINO forgets the names of dynamic dimensions; the first one is the batch."""
 
@@ -208,7 +210,7 @@ def _refusals(openvino: Any, model: Path | bytes) -> Iterator[None]:
 
 
 def _check_precision(openvino: Any, settings: EngineSettings) -> None:
-    """Refuse bf16 where the processor lacks it: OpenVINO would run in f32 without a word."""
+    """Refuse bf16 where the processor lacks it: OpenVINO would run in fp32 without a word."""
     if settings.precision != "bf16":
         return
     offered = [str(one) for one in openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")]
@@ -236,7 +238,7 @@ def _compile(openvino: Any, graph: Any, settings: EngineSettings, *, batch: int 
 def _properties(settings: EngineSettings) -> dict[str, Any]:
     """OpenVINO's properties; on a CPU with bf16 its own default would silently be bf16."""
     properties: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": settings.precision,
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[settings.precision],
         "PERFORMANCE_HINT": settings.hint.upper(),
     }
     if settings.threads:

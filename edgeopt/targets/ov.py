@@ -15,7 +15,7 @@ from edgeopt.targets import CompileOptions
 from edgeopt.targets.trial import run_once
 
 name = "ov"
-scheme: SchemeName = "x86"
+scheme: SchemeName = "openvino"
 file_suffix = ".onnx"
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import ARM, TENSORRT, X86
+from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT
 from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
 from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize
@@ -24,7 +24,7 @@ from edgeopt.passes.repair.divergence import divergence, outputs
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
 
-SCHEMES = pytest.mark.parametrize("scheme", [X86, ARM, TENSORRT], ids=["x86", "arm", "tensorrt"])
+SCHEMES = pytest.mark.parametrize("scheme", [OPENVINO, ARM, TENSORRT], ids=["openvino", "arm", "tensorrt"])
 NETWORK = """
 g (float[1,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,16,3,3] w2, float[16] w_b2,
    float[16,16,1,1] w3, float[16] w_b3, float[16,32] w4, float[16] w_b4) => (float[1,16] y)
@@ -134,7 +134,7 @@ def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
 
 def test_a_network_that_gets_no_better_comes_back_as_it_was():
     model = network()
-    plain = quantized(model, X86)
+    plain = quantized(model, OPENVINO)
     verdicts = iter([1.0, 2.0, 3.0])
     assert distill(model, plain, FEEDS[:4], lambda _: next(verdicts), epochs=2) == (plain, 1.0)
 
@@ -149,8 +149,8 @@ def test_repair_tries_it_last_and_only_if_asked():
     model = network()
     images = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
     table = calibrate(model, images, CalibrateConfig(method="minmax"))
-    assert "distillation" not in [trial.name for trial in repair(model, table, X86, images).trials]
-    repaired = repair(model, table, X86, images, ("bias_correction", "distillation"), distillation_epochs=1)
+    assert "distillation" not in [trial.name for trial in repair(model, table, OPENVINO, images).trials]
+    repaired = repair(model, table, OPENVINO, images, ("bias_correction", "distillation"), distillation_epochs=1)
     assert [trial.name for trial in repaired.trials] == ["bias_correction", "distillation"]
     assert repaired.divergence == repaired.trials[-1].after <= repaired.trials[-1].before
 
@@ -163,7 +163,7 @@ def test_repair_says_which_operator_it_could_not_learn_through():
     model = optimize(model_of(text))
     images = [(str(i), {"x": X[i : i + 1, :, :6, :6]}) for i in range(16)]
     table = calibrate(model, images, CalibrateConfig())
-    (trial,) = repair(model, table, X86, images, ("distillation",)).trials
+    (trial,) = repair(model, table, OPENVINO, images, ("distillation",)).trials
     assert not trial.is_kept
     assert "Celu" in trial.declined
 

@@ -15,7 +15,7 @@ from edgeopt.passes.qdq.equalized import _recorded, record, short
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import quantized_layers
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import X86
+from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair.equalize import equalize
 
 X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
@@ -118,7 +118,7 @@ def test_the_graph_says_how_to_make_its_float_weights_again(tmp_path):
     calibration = table(model)
     equal = equalize(model, calibration)
     ranges = calibrate(equal, [(str(i), {"x": X[i : i + 1]}) for i in range(len(X))], calibration.config)
-    ir.save(quantize(equal, ranges, X86), tmp_path / "q.onnx")
+    ir.save(quantize(equal, ranges, OPENVINO), tmp_path / "q.onnx")
     quantized = ir.load(tmp_path / "q.onnx")
     layers = quantized_layers(quantized)
     originals = original_constants(quantized, layers, match_layers(quantized, model))

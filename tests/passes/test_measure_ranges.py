@@ -12,7 +12,7 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ConfigError
 from edgeopt.passes.quantize.insert import choose_ranges, quantize
 from edgeopt.passes.quantize.placement import place
-from edgeopt.passes.quantize.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
 from edgeopt.passes.repair.trials import repair
@@ -56,7 +56,7 @@ def error(model: ir.Model, quantized: ir.Model) -> float:
     return float(np.square(run(quantized, x=X)["y"] - run(model, x=X)["y"]).mean())
 
 
-@pytest.mark.parametrize("scheme", [X86, replace(TENSORRT, minimum_channels=0)], ids=lambda scheme: scheme.name)
+@pytest.mark.parametrize("scheme", [OPENVINO, replace(TENSORRT, minimum_channels=0)], ids=lambda scheme: scheme.name)
 def test_what_does_not_reach_the_output_does_not_widen_a_range(scheme):
     model = network(loud=4.0)
     before = ir.to_proto(model).SerializeToString()
@@ -72,26 +72,26 @@ def test_a_range_stays_where_no_other_is_clearly_better():
     model = network(unheard=1.0)
     config = CalibrateConfig(minimum_images=1, method="mse")
     calibrated = calibrate(model, IMAGES, config)
-    known = choose_ranges(place(model.clone(), X86), calibrated, X86)
-    assert measure_ranges(model, calibrated, X86, FEEDS).ranges["r"] == known["r"]
+    known = choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO)
+    assert measure_ranges(model, calibrated, OPENVINO, FEEDS).ranges["r"] == known["r"]
 
 
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
     model = network(loud=4.0)
     monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)
     told: list[str] = []
-    measured = measure_ranges(model, table(model), X86, FEEDS, progress=told.append)
+    measured = measure_ranges(model, table(model), OPENVINO, FEEDS, progress=told.append)
     assert len(told) == 1
     assert set(measured.harm) == {("x",), ("r",)}
 
 
 def test_harm_is_what_quantizing_one_tensor_does():
     model = network(unheard=1.0)
-    measured = measure_ranges(model, table(model), X86, FEEDS)
+    measured = measure_ranges(model, table(model), OPENVINO, FEEDS)
     assert set(measured.harm) == {("x",), ("r",)}
     exact = run(model, x=X)["y"]
     for (tensor,), harm in measured.harm.items():
-        alone = quantize_activations(model, X86, {tensor: measured.ranges[tensor]})
+        alone = quantize_activations(model, OPENVINO, {tensor: measured.ranges[tensor]})
         assert sum(node.op_type == "QuantizeLinear" for node in alone.graph) == 1
         errors = np.square(run(alone, x=X)["y"] - exact).sum(axis=(1, 2, 3)) / np.square(exact).sum(axis=(1, 2, 3))
         assert harm == pytest.approx(errors.mean(), rel=0.5), "of a few images, or of all"
@@ -128,36 +128,38 @@ def deep() -> ir.Model:
 def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
     model = deep()
     name = model.graph[3].name
-    harm = measure_ranges(model, table(model), X86, FEEDS).harm
+    harm = measure_ranges(model, table(model), OPENVINO, FEEDS).harm
     assert max(harm, key=harm.get) == ("r",)
-    assert dominated_layers(model, X86, harm)[0] == name
-    assert dominated_layers(model, X86, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
-    assert dominated_layers(model, X86, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), "none dominates"
-    assert dominated_layers(model, X86, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
-    assert dominated_layers(model, X86, {("r",): 1.0}, exclude=(name,)) == ()
+    assert dominated_layers(model, OPENVINO, harm)[0] == name
+    assert dominated_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
+    assert dominated_layers(model, OPENVINO, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), (
+        "none dominates"
+    )
+    assert dominated_layers(model, OPENVINO, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
+    assert dominated_layers(model, OPENVINO, {("r",): 1.0}, exclude=(name,)) == ()
 
 
 def test_repairing_leaves_it_float_and_says_so():
     model = deep()
     name = model.graph[3].name
-    repaired = repair(model, table(model), X86, IMAGES, repairs=("exemption",))
+    repaired = repair(model, table(model), OPENVINO, IMAGES, repairs=("exemption",))
     (trial,) = repaired.trials
     assert (trial.name, trial.is_kept) == (f"exemption of {name}", True)
-    assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), X86))
+    assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), OPENVINO))
     layer = next(node for node in repaired.model.graph if node.name == name)
     assert layer.inputs[1].const_value is not None, "its weight is no integer"
 
 
 def test_nothing_is_exempt_where_nothing_dominates():
     model = network(unheard=1.0)
-    (trial,) = repair(model, table(model), X86, IMAGES, repairs=("exemption",)).trials
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES, repairs=("exemption",)).trials
     assert (trial.name, trial.is_kept) == ("exemption", False)
     assert trial.after == trial.before
 
 
 def test_ranges_need_no_other_repair_and_know_the_layers_that_stay_float():
     model = network(loud=4.0)
-    (trial,) = repair(model, table(model), X86, IMAGES, repairs=("ranges",)).trials
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES, repairs=("ranges",)).trials
     assert trial.is_kept
     with pytest.raises(ConfigError, match="matches no layer"):
-        measure_ranges(model, table(model), X86, FEEDS, exclude=("none",))
+        measure_ranges(model, table(model), OPENVINO, FEEDS, exclude=("none",))

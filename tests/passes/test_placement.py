@@ -8,7 +8,7 @@ from graphs import model_of
 
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.passes.quantize.placement import place
-from edgeopt.passes.quantize.scheme import ARM, SCHEMES, TENSORRT, X86, scheme
+from edgeopt.passes.quantize.scheme import ARM, OPENVINO, SCHEMES, TENSORRT, scheme
 
 EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
@@ -49,7 +49,7 @@ def test_tensorrt_quantizes_only_the_skip_input_of_a_residual_add():
     assert edges(RESIDUAL, TENSORRT) == [("x", "a"), ("r", "b"), ("x", "s")]
 
 
-@pytest.mark.parametrize("scheme", [X86, ARM], ids=["x86", "arm"])
+@pytest.mark.parametrize("scheme", [OPENVINO, ARM], ids=["openvino", "arm"])
 def test_cpus_quantize_both_inputs_of_a_residual_add(scheme):
     assert edges(RESIDUAL, scheme) == [("x", "a"), ("r", "b"), ("b", "s"), ("x", "s")]
 
@@ -182,7 +182,7 @@ def test_tensorrt_leaves_thin_grouped_and_small_layers_float():
     assert edges(text, TENSORRT) == [("x", "first")]
     assert set(reasons(text, TENSORRT)) == {"b", "c", "d", "y"}
     assert "multiple of 8" in reasons(text, TENSORRT)["c"]
-    assert reasons(text, X86) == {}
+    assert reasons(text, OPENVINO) == {}
 
 
 @EVERY
@@ -231,12 +231,12 @@ def test_graphs_that_cannot_be_quantized_are_clear_errors(text, opset, message):
 def test_an_unknown_scheme_is_answered_with_the_closest():
     with pytest.raises(ConfigError, match="Did you mean 'tensorrt'"):
         scheme("tensorr")
-    assert scheme("x86") is X86
+    assert scheme("openvino") is OPENVINO
 
 
 def test_a_computed_weight_stays_float():
     text = """
     g (float[16,16] a, float[16,16] b, float[16,16] w1) => (y) { p = MatMul(a, b)  y = MatMul(p, w1) }
     """
-    assert edges(text, X86) == [("p", "y")]
-    assert "computed" in reasons(text, X86)["p"]
+    assert edges(text, OPENVINO) == [("p", "y")]
+    assert "computed" in reasons(text, OPENVINO)["p"]

@@ -14,7 +14,7 @@ from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
 from edgeopt.passes.quantize.insert import quantize, quantize_weight, scale_and_zero_point
-from edgeopt.passes.quantize.scheme import SCHEMES, TENSORRT, X86
+from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[16,8,2,2] w3, float[8,16] w4)
@@ -68,7 +68,7 @@ def test_tensorrt_scales_have_zero_point_zero_and_biases_stay_float():
 
 
 def test_weights_are_int8_per_output_channel_and_their_float_copies_are_gone():
-    quantized = quantize(network(), table(network()), X86)
+    quantized = quantize(network(), table(network()), OPENVINO)
     axes = {
         node.inputs[0].name: (node.attributes["axis"].as_int(), node.inputs[1].shape.numpy())
         for node in quantized.graph
@@ -79,7 +79,7 @@ def test_weights_are_int8_per_output_channel_and_their_float_copies_are_gone():
 
 
 def test_x86_activations_are_uint8():
-    quantized = quantize(network(), table(network()), X86)
+    quantized = quantize(network(), table(network()), OPENVINO)
     kinds = {node.inputs[2].dtype for node in quantized.graph if node.op_type == "QuantizeLinear"}
     assert kinds == {ir.DataType.UINT8}
 
@@ -87,7 +87,7 @@ def test_x86_activations_are_uint8():
 def test_the_callers_model_is_not_touched():
     model = network()
     before = ir.to_proto(model).SerializeToString()
-    quantize(model, table(model), X86)
+    quantize(model, table(model), OPENVINO)
     assert ir.to_proto(model).SerializeToString() == before
 
 
@@ -96,7 +96,7 @@ def test_a_table_of_another_graph_is_an_error():
     other = table(model)
     model.graph[1].outputs[0].name = "renamed"
     with pytest.raises(DataError, match="another graph"):
-        quantize(model, other, X86)
+        quantize(model, other, OPENVINO)
 
 
 limits = st.floats(-1e4, 1e4, width=32)

@@ -11,7 +11,7 @@ from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
 from edgeopt.passes.quantize.insert import quantize, quantize_weight
-from edgeopt.passes.quantize.scheme import TENSORRT, X86
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
 from edgeopt.passes.repair.divergence import divergence, outputs
 from edgeopt.passes.repair.gptq import round_second_order
 from edgeopt.passes.repair.layerwise import walk
@@ -56,7 +56,7 @@ def table(model: ir.Model):
     return calibrate(model, IMAGES, CalibrateConfig(method="minmax"))
 
 
-@pytest.mark.parametrize("scheme", [X86, TENSORRT], ids=["x86", "tensorrt"])
+@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT], ids=["openvino", "tensorrt"])
 def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
     model = network()
     plain = quantize(model, table(model), scheme)
@@ -72,13 +72,13 @@ def test_a_layer_whose_activation_cuts_off_nearly_everything():
     bias = np.full(16, -1000.0, np.float32)
     bias[0] = -3.0  # awake at few positions
     model.graph.initializers["w_b1"].const_value = ir.tensor(bias, name="w_b1")
-    _, layers = reconstruct(model, quantize(model, table(model), X86), FEEDS)
+    _, layers = reconstruct(model, quantize(model, table(model), OPENVINO), FEEDS)
     assert all(0.0 <= layer.after <= layer.before for layer in layers)
 
 
 def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
     model = network()
-    plain = quantize(model, table(model), X86)
+    plain = quantize(model, table(model), OPENVINO)
     before = ir.to_proto(plain).SerializeToString()
     repaired, _ = reconstruct(model, plain, FEEDS)
     assert ir.to_proto(plain).SerializeToString() == before
@@ -88,7 +88,7 @@ def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
 
 def test_bias_correction_alone_keeps_the_integers():
     model = network()
-    plain = quantize(model, table(model), X86)
+    plain = quantize(model, table(model), OPENVINO)
     repaired, _ = reconstruct(model, plain, FEEDS, Steps(clip=False, rounding=False))
 
     def integers(network: ir.Model) -> list[bytes]:
@@ -103,12 +103,12 @@ def test_a_model_that_was_not_quantized_from_the_float_one_is_an_error():
     for node in other.graph:
         node.name = f"other_{node.name}"
     with pytest.raises(ModelError, match="lacks"):
-        reconstruct(other, quantize(model, table(model), X86), FEEDS)
+        reconstruct(other, quantize(model, table(model), OPENVINO), FEEDS)
 
 
 def test_walking_gives_each_layer_the_inputs_of_the_whole_network():
     model = network()
-    quantized = quantize(model, table(model), X86)
+    quantized = quantize(model, table(model), OPENVINO)
     tapped = quantized.clone()
     heads = {node.name: node.inputs[0] for node in tapped.graph if node.op_type in ("Conv", "Gemm")}
     tapped.graph.outputs[:] = list(heads.values())
@@ -156,7 +156,7 @@ def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():
 def test_repair_is_never_worse_on_the_images_it_is_judged_by_and_says_what_it_tried():
     model = network()
     repaired = repair(model, table(model), TENSORRT, IMAGES)
-    names = ["equalization", "ranges", "exemption", "bias_correction+weight_clipping+adaround"]
+    names = ["equalization", "ranges", "exemption", "bias_correction+weight_clipping+gptq"]
     assert [trial.name for trial in repaired.trials] == names
     assert repaired.divergence <= repaired.trials[0].before
     plain = repair(model, table(model), TENSORRT, IMAGES, repairs=())

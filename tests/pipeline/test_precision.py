@@ -52,7 +52,7 @@ def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None
     names = [variant.name for variant in bundle.manifest.variants]
     assert names == ["ort-fp32", "ort-int8", "trt-fp32", "trt-fp16", "trt-int8"]
     for name in ("trt-fp16", "trt-int8"):
-        assert bundle.variant(name).settings["kept in float32"] == {}
+        assert bundle.variant(name).settings["kept_float32"] == {}
         assert bundle.variant(name).accuracy["comparison"] is not None
         assert "FLOAT16" in types_in(bundle.file(name))
     assert bundle.variant("trt-fp16").precision == "fp16"
@@ -84,7 +84,7 @@ def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -
 def test_inspect_shows_what_stayed_float32(gpu) -> None:
     bundle = gpu[1]
     kept = {f"node{number}": "tensor 'x' reaches 900" for number in range(7)}
-    half = replace(bundle.variant("trt-fp16"), settings={"kept in float32": kept})
+    half = replace(bundle.variant("trt-fp16"), settings={"kept_float32": kept})
     console = Console(width=120)
     with console.capture() as captured:
         for table in bundle_tables(bundle.manifest.with_variant(half), None, {}):
@@ -173,7 +173,7 @@ def test_openvino_computes_in_bfloat16_where_the_processor_has_it(tmp_path: Path
         return
     bundle, _ = made(tmp_path, *overrides)
     assert [(one.name, one.engine.precision) for one in bundle.manifest.variants] == [
-        ("ov-fp32", "f32"),
+        ("ov-fp32", "fp32"),
         ("ov-bf16", "bf16"),
     ]
     assert bundle.variant("ov-bf16").accuracy["comparison"] is not None
@@ -209,7 +209,7 @@ def test_quantizing_one_file_makes_float16_of_the_rest(tmp_path: Path) -> None:
         context.chdir(tmp_path)
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["kept in float32"] == {}
+    assert json.loads(result.stdout)["kept_float32"] == {}
     assert {"FLOAT16", "INT8"} <= types_in(tmp_path / "out.onnx")
 
 
@@ -236,7 +236,7 @@ def test_float16_scales_run_as_written_where_onnxruntime_would_round_biases_away
 
 
 def test_float16_is_for_gpus(tmp_path: Path) -> None:
-    config = QuantizeConfig(scheme="x86")
+    config = QuantizeConfig(scheme="openvino")
     with pytest.raises(ConfigError, match=r"FP16 is for GPUs.*--float fp32"):
         quantize_file(
             tmp_path / "x", tmp_path, None, CalibrateConfig(), config, tmp_path / "o", Watch(), float_rest="fp16"

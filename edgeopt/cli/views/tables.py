@@ -116,7 +116,7 @@ def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Of each variant in FP16, which nodes stayed FP32 and why."""
     for variant in manifest.variants:
-        nodes: dict[str, str] = variant.settings.get("kept in float32") or {}
+        nodes: dict[str, str] = variant.settings.get("kept_float32") or {}
         if nodes:
             named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(nodes.items(), _SHOWN_NODES))
             more = f"; and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""

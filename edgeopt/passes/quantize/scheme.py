@@ -1,7 +1,7 @@
 """QuantScheme: what the kernels of a kind of target want, as data.
 
 Sources: the TensorRT developer guide and ModelOpt's placement rules for ``tensorrt``; what OpenVINO's and onnxruntime's
-CPU kernels fuse for ``x86`` and ``onnxruntime`` (u8 x s8 dot products: VNNI) and ``arm`` (s8 x s8: dotprod, i8mm).
+CPU kernels fuse for ``openvino`` and ``onnxruntime`` (u8 x s8 dot products: VNNI) and ``arm`` (s8 x s8: dotprod, i8mm).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class QuantScheme(Struct):
 
 
 TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
-X86 = QuantScheme(name="x86", dtype="uint8", symmetric=False, residual="both", requantize=False)
+OPENVINO = QuantScheme(name="openvino", dtype="uint8", symmetric=False, residual="both", requantize=False)
 ONNXRUNTIME = QuantScheme(
     name="onnxruntime", dtype="uint8", symmetric=False, residual="both", requantize=False, fuses_scales=False
 )
 ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both", fuses_scales=False)
 
-SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, X86, ONNXRUNTIME, ARM)}
+SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, OPENVINO, ONNXRUNTIME, ARM)}
 
 
 def scheme(name: str) -> QuantScheme:

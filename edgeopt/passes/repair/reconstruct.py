@@ -67,7 +67,7 @@ class Steps:
     @property
     def name(self) -> str:
         """The recipe's names of the steps."""
-        names = {"bias_correction": self.bias, "weight_clipping": self.clip, "adaround": self.rounding}
+        names = {"bias_correction": self.bias, "weight_clipping": self.clip, "gptq": self.rounding}
         return "+".join(name for name, on in names.items() if on)
 
 

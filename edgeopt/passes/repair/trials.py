@@ -27,7 +27,7 @@ Images = Sequence[tuple[str, Feeds]]
 Progress = Callable[[str], None]
 
 EXEMPTION = "exemption"
-REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "adaround")
+REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that take seconds, in the order in which they are tried."""
 DISTILLATION = "distillation"
 """The one that takes minutes: asked for by name, tried last."""
@@ -109,7 +109,7 @@ def repair(
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
     if "ranges" in repairs or EXEMPTION in repairs:
         trials += _settle_activations(now, scheme, judge, repairs, tell)
-    steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="adaround" in repairs)
+    steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
     if steps.any:
         candidate, _ = reconstruct(now.base, now.quantized, judge.fitted, steps, progress)
         trials.append(now.try_instead(steps.name, candidate, judge))
