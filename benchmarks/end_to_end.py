@@ -17,8 +17,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgeopt.benchmark import LatencyResult, measure
 from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
@@ -29,6 +27,7 @@ from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Subject
 from edgeopt.measure.worker import Worker
 from edgeopt.runtime import Result, open_variant
+from edgeopt.typed import convert
 
 RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.json"
 EAGER = "torch-eager-fp32"
@@ -58,7 +57,7 @@ def compare(bundle: Bundle, root: Path, config: BenchmarkConfig) -> dict[str, La
     """All of them in alternation, PyTorch as the baseline."""
     from benchmarks.eager import eager_subject, open_eager  # torch: the other engines' processes do without
 
-    recipe = msgspec.convert(bundle.manifest.recipe, Config)
+    recipe = convert(bundle.manifest.recipe, Config)
     labels, threads = bundle.manifest.spec.labels, config.threads
     assert recipe.data.test is not None
     dataset = load(recipe.data.test, root, labels=labels)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Manifest, Variant
@@ -23,6 +22,7 @@ from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import Machine
 from edgeopt.metrics import DetectionMetrics
 from edgeopt.pipeline import build
+from edgeopt.typed import convert
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "recipes.json"
@@ -64,8 +64,8 @@ def _recorded() -> dict[str, list[dict[str, Any]]]:
 
 
 def _row(name: str, manifest: Manifest, variant: Variant) -> dict[str, Any]:
-    accuracy = msgspec.convert(variant.accuracy, Accuracy)
-    latency = msgspec.convert(variant.latency, LatencyResult)
+    accuracy = convert(variant.accuracy, Accuracy)
+    latency = convert(variant.latency, LatencyResult)
     comparison, ratio, whole = accuracy.comparison, latency.ratio, latency.end_to_end
     metrics = accuracy.metrics
     return {

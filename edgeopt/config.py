@@ -15,6 +15,7 @@ from msgspec import Meta
 from edgeopt.errors import ConfigError, did_you_mean, storage_errors
 from edgeopt.renamed import use_present_names
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
+from edgeopt.typed import convert
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -314,7 +315,7 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
         for override in overrides:
             _override(document, override)
         use_present_names(document, origin)
-        return msgspec.convert(document, kind)
+        return convert(document, kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
     except msgspec.ValidationError as error:

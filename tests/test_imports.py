@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import edgeopt
 
 DEVICE = (
     *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "intervals"),
-    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "renamed", "errors", "report", "cli"),
+    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "renamed", "errors", "typed", "report", "cli"),
 )
 """The device side; `report` and `cli` import everything else only when it is asked for."""
 
@@ -53,6 +54,14 @@ def test_every_module_of_the_device_side_imports_on_a_device() -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_one_module_asks_msgspec_to_read_types() -> None:
+    """Whose lock is what keeps threads apart, see `edgeopt.typed`."""
+    package = Path(edgeopt.__file__).parent
+    readers = re.compile(r"msgspec\.(convert|\w+\.(decode|Decoder))\(|from msgspec\.\w+ import")
+    found = [path.relative_to(package).as_posix() for path in package.rglob("*.py") if readers.search(path.read_text())]
+    assert found == ["typed.py"]
 
 
 def test_the_layers_hold() -> None:

@@ -15,6 +15,7 @@ from edgeopt.measure.environment import Environment
 from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
 from edgeopt.measure.sensors import Conditions
 from edgeopt.spec import Struct
+from edgeopt.typed import from_json
 
 SCHEMA_VERSION = 1
 
@@ -130,7 +131,7 @@ def read_results(path: Path) -> dict[str, LatencyResult]:
         MeasurementError: no such file, or not of this schema.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, LatencyResult])
+        return from_json(path.read_bytes(), dict[str, LatencyResult])
     except (OSError, msgspec.DecodeError) as error:
         raise MeasurementError(
             f"{path} holds no benchmark results of schema {SCHEMA_VERSION}: {error}. "

@@ -6,6 +6,7 @@ import msgspec
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.spec import Struct
+from edgeopt.typed import convert
 
 
 class StoredAccuracy(msgspec.Struct, frozen=True):
@@ -28,7 +29,7 @@ class AccuracyBeside(Struct):
 
 def stored_accuracy(variant: Variant) -> StoredAccuracy | None:
     """As `evaluate` wrote it; None where it was never evaluated."""
-    return None if variant.accuracy is None else msgspec.convert(variant.accuracy, StoredAccuracy)
+    return None if variant.accuracy is None else convert(variant.accuracy, StoredAccuracy)
 
 
 def accuracy_beside(manifest: Manifest, name: str) -> AccuracyBeside | None:

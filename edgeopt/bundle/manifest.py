@@ -14,6 +14,7 @@ from edgeopt.config import SchemeName, TargetName
 from edgeopt.errors import BundleError, did_you_mean
 from edgeopt.renamed import use_present_names_in_manifest
 from edgeopt.spec import ModelSpec, PositiveInt, Struct, replace
+from edgeopt.typed import convert, from_json
 
 SCHEMA_VERSION: Final = 1
 MANIFEST_NAME = "manifest.json"
@@ -166,16 +167,16 @@ def decode(text: bytes, origin: str) -> Manifest:
         BundleError: not JSON, another schema version, a wrong type or value, or references that do not hold.
     """
     try:
-        version = msgspec.json.decode(text, type=_Versioned).schema_version
+        version = from_json(text, _Versioned).schema_version
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{origin} has schema version {version}; this edgeopt reads version {SCHEMA_VERSION}. "
                 "Rebuild the bundle, or install the edgeopt that wrote it"
             )
-        document = msgspec.json.decode(text)
+        document = from_json(text, dict[str, Any])
         use_present_names_in_manifest(document)
-        manifest = msgspec.convert(document, Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        manifest = convert(document, Manifest)
+    except msgspec.DecodeError as error:
         raise BundleError(f"{origin} is not a bundle's manifest: {error}. Rebuild or copy the bundle again") from error
     check_references(manifest, origin)
     return manifest

@@ -17,6 +17,7 @@ from edgeopt.bundle import Convergence
 from edgeopt.calibrate.histogram import Histogram
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
+from edgeopt.typed import from_json
 
 SCHEMA = 2
 _SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
@@ -101,10 +102,10 @@ class CalibrationTable:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 text = arrays["header"].tobytes()
-                schema = msgspec.json.decode(text, type=_Versioned).schema
+                schema = from_json(text, _Versioned).schema
                 if schema != SCHEMA:
                     raise DataError(f"{path} has schema {schema}, this edgeopt reads {SCHEMA}. Calibrate again")
-                header = msgspec.json.decode(text, type=_Header)
+                header = from_json(text, _Header)
                 tensors = {name: _statistics(arrays, index) for index, name in enumerate(header.tensors)}
         except (OSError, KeyError, ValueError, IndexError, msgspec.DecodeError, zipfile.BadZipFile) as error:
             raise DataError(f"cannot read the calibration table {path}: {error}. Calibrate again") from error

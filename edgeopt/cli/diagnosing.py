@@ -102,15 +102,14 @@ def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images
 
 def _images(bundle: Bundle, folder: Path | None) -> Dataset:
     """The images of a folder, or those that the bundle was calibrated on."""
-    import msgspec
-
     from edgeopt.config import Config, DataSource
     from edgeopt.dataset import load, load_splits
     from edgeopt.errors import ConfigError
+    from edgeopt.typed import convert
 
     if folder is not None:
         return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
-    config = msgspec.convert(bundle.manifest.recipe, Config) if bundle.manifest.recipe else None
+    config = convert(bundle.manifest.recipe, Config) if bundle.manifest.recipe else None
     splits = config and load_splits(
         config.data,
         Path.cwd(),

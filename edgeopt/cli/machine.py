@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeopt.cli.options import as_json
 from edgeopt.cli.output import print_json
+
+if TYPE_CHECKING:
+    from edgeopt.config import TargetName
 
 
 @click.command()
@@ -32,20 +36,17 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 @click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
 @as_json
 @click.pass_context
-def lint(context: click.Context, path: Path, target: str, device: str | None, as_json: bool) -> None:  # noqa: FBT001
+def lint(context: click.Context, path: Path, target: TargetName, device: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something.
 
     MODEL is an .onnx file. ENGINE is a .plan or .engine (on the GPU that runs it), or the .json that trtexec
     --exportLayerInfo --profilingVerbosity=detailed writes. Of a BUNDLE every variant's graph is read.
     """
-    import msgspec
-
     from edgeopt.cli.console import console
-    from edgeopt.config import TargetName
     from edgeopt.lint import lint as run
     from edgeopt.lint import render
 
-    report = run(path, msgspec.convert(target, TargetName), device)
+    report = run(path, target, device)
     if as_json:
         print_json(report)
     else:

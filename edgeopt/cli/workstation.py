@@ -172,17 +172,16 @@ def quantize(
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
-    import msgspec
-
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.standalone import quantize_file
+    from edgeopt.typed import convert
 
-    calibrate_config = msgspec.convert({"method": method, "images": images}, CalibrateConfig)
+    calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
     wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude}
     if distill:
         wanted |= {"repairs": (*QuantizeConfig().repairs, "distillation"), "distillation_epochs": distill}
-    quantize_config = msgspec.convert(wanted, QuantizeConfig)
+    quantize_config = convert(wanted, QuantizeConfig)
     with StageDisplay() as display:
         result = quantize_file(
             model,

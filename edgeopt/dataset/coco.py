@@ -12,6 +12,7 @@ from edgeopt.dataset.files import image_files
 from edgeopt.dataset.listing import Labels, Listing, annotations_of, class_index, draft_of_file, path_of, refuse_split
 from edgeopt.dataset.samples import Boxes
 from edgeopt.errors import DataError
+from edgeopt.typed import from_json
 
 
 class _Image(msgspec.Struct):
@@ -67,7 +68,7 @@ def read_coco(source: DataSource, root: Path, labels: Labels | None) -> Listing:
 
 def _parse(file: Path) -> _Instances:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=_Instances)
+        return from_json(file.read_bytes(), _Instances)
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
     except msgspec.DecodeError as error:

@@ -22,6 +22,7 @@ from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
 from edgeopt.runtime import availability, load
 from edgeopt.runtime.choice import choose
+from edgeopt.typed import from_json
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def read_stored(path: Path, name: str | None = None) -> Stored:
         MeasurementError: no such file or variant, or results that are partial, invalid or of another scenario.
     """
     try:
-        results = msgspec.json.decode(path.read_bytes(), type=dict[str, _Result])
+        results = from_json(path.read_bytes(), dict[str, _Result])
     except (OSError, msgspec.DecodeError) as error:
         raise MeasurementError(
             f"{path} holds no benchmark results: {error}. Write them with: edgeopt benchmark BUNDLE --json"

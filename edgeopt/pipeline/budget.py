@@ -21,6 +21,7 @@ from edgeopt.pipeline.precision import GUARD_IMAGES, halve
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
 from edgeopt.spec import ModelSpec
+from edgeopt.typed import from_json
 
 _DROP = "0.5%"
 
@@ -97,4 +98,4 @@ def budget_of(budget: BudgetConfig) -> Budget:
 def read_search(graph: Artifact) -> SearchResult | None:
     """What the search found, where `graph` is the result of one."""
     path = graph.file(SEARCH)
-    return msgspec.json.decode(path.read_bytes(), type=SearchResult) if path.exists() else None
+    return from_json(path.read_bytes(), SearchResult) if path.exists() else None

@@ -19,6 +19,7 @@ from edgeopt.pipeline.job import Job, is_published
 from edgeopt.pipeline.workspace import Artifact, file_hash
 from edgeopt.preprocess import preprocess
 from edgeopt.spec import ModelSpec, replace
+from edgeopt.typed import from_json
 
 MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
@@ -192,12 +193,12 @@ def read_graph(artifact: Artifact) -> ir.Model:
 
 def read_spec(artifact: Artifact) -> ModelSpec:
     """The specification of a stage's result."""
-    return msgspec.json.decode(artifact.file(_SPEC).read_bytes(), type=ModelSpec)
+    return from_json(artifact.file(_SPEC).read_bytes(), ModelSpec)
 
 
 def read_parity(artifact: Artifact) -> float:
     """The largest difference that `exported` found."""
-    return msgspec.json.decode(artifact.file("parity.json").read_bytes(), type=float)
+    return from_json(artifact.file("parity.json").read_bytes(), float)
 
 
 def read_table(artifact: Artifact) -> CalibrationTable:
@@ -207,8 +208,7 @@ def read_table(artifact: Artifact) -> CalibrationTable:
 
 def read_repairs(artifact: Artifact) -> list[dict[str, Any]]:
     """Which repairs `quantized` tried, and the outputs' divergence from the float network's before and after."""
-    trials: list[dict[str, Any]] = msgspec.json.decode(artifact.file(REPAIRS).read_bytes())
-    return trials
+    return from_json(artifact.file(REPAIRS).read_bytes(), list[dict[str, Any]])
 
 
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:

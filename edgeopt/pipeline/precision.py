@@ -20,6 +20,7 @@ from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spe
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.spec import replace
+from edgeopt.typed import from_json
 
 GUARD_IMAGES = 64
 """Calibration images that overflow is measured on: the bound is a hundredth of float16's range, so extremes of a few
@@ -78,4 +79,4 @@ def describe_kept(kept: dict[str, str]) -> str:
 def read_kept(graph: Artifact) -> dict[str, str] | None:
     """Why nodes of a graph stayed float32, by name; None where it was never made float16."""
     path = graph.file(_KEPT)
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, str]) if path.exists() else None
+    return from_json(path.read_bytes(), dict[str, str]) if path.exists() else None

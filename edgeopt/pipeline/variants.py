@@ -23,6 +23,7 @@ from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.targets import CompileOptions, target
+from edgeopt.typed import from_json
 
 BENCHMARK_IMAGES = 16
 """Different images that a latency measurement goes around: caches see real variety, memory stays small."""
@@ -163,9 +164,9 @@ def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
 
 def read_accuracy(artifact: Artifact) -> Accuracy:
     """The result of `evaluated`."""
-    return msgspec.json.decode(artifact.file("accuracy.json").read_bytes(), type=Accuracy)
+    return from_json(artifact.file("accuracy.json").read_bytes(), Accuracy)
 
 
 def read_latency(artifact: Artifact) -> dict[str, LatencyResult]:
     """The result of `benchmarked`, by variant name."""
-    return msgspec.json.decode(artifact.file("latency.json").read_bytes(), type=dict[str, LatencyResult])
+    return from_json(artifact.file("latency.json").read_bytes(), dict[str, LatencyResult])

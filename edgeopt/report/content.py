@@ -18,6 +18,7 @@ from edgeopt.measure.latency import Ratio
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.search import SearchResult
 from edgeopt.spec import Struct
+from edgeopt.typed import convert
 
 _T = TypeVar("_T")
 _RESAMPLES = {"classification": 2000, "detection": 100}
@@ -248,7 +249,7 @@ def _results(
         if written is None:
             continue
         try:
-            found[variant.name] = msgspec.convert(written, kind)
+            found[variant.name] = convert(written, kind)
         except msgspec.ValidationError as error:
             raise BundleError(
                 f"the {what} of variant '{variant.name}' was not written by this version of edgeopt ({error}). "

@@ -22,6 +22,7 @@ import msgspec
 
 from edgeopt.errors import StorageError
 from edgeopt.spec import Struct
+from edgeopt.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -100,7 +101,7 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
 def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record | None]:
     """The plan if it is for `key`; else why not, and the record if there is one."""
     try:
-        record = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Record)
+        record = from_json(path.with_suffix(".json").read_bytes(), Record)
         plan = path.read_bytes()
     except FileNotFoundError:
         return None, "there is none yet", None

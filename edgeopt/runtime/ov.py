@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names by ours."""
 BATCH = "N"
 """OpenVINO forgets the names of dynamic dimensions; the first one is the batch."""
+_IMPORTING = threading.Lock()
 
 
 def library() -> Any:
@@ -34,14 +36,15 @@ def library() -> Any:
     Raises:
         MissingExtraError: openvino cannot be imported.
     """
-    hidden = "openvino_telemetry" not in sys.modules
-    if hidden:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import an ImportError
-    try:
-        return requires_extra("openvino", "openvino")
-    finally:
+    with _IMPORTING:
+        hidden = "openvino_telemetry" not in sys.modules
         if hidden:
-            del sys.modules["openvino_telemetry"]
+            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import an ImportError
+        try:
+            return requires_extra("openvino", "openvino")
+        finally:
+            if hidden:
+                del sys.modules["openvino_telemetry"]
 
 
 def availability(target: str = "ov") -> Availability:  # noqa: ARG001 - one target here

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import TypeAlias
 
@@ -50,8 +51,9 @@ class Inferred:
 class Predictor:
     """One variant of a bundle, ready to predict.
 
-    Not thread-safe: it reuses its buffers. Use one per thread, or call the stages from a thread each, as
-    `runtime.stream` does: `prepare` with memory of its own (`out`), `infer` with `copy`; `decode` keeps no state.
+    Threads may share it: its memory is reused from image to image, so that one predicts while the others wait. To
+    predict in parallel load one for each thread, or call the stages from a thread each, as `runtime.stream` does:
+    `prepare` with memory of its own (`out`), `infer` with `copy`; `decode` keeps no state.
     """
 
     def __init__(
@@ -69,6 +71,10 @@ class Predictor:
         self._dtype = dtype
         self._single = self.buffer()
         self._scratch = Scratch()
+        self._preparing = RLock()
+        """Held by whoever uses the scratch memory, and by `predict` until its tensor was read."""
+        self._running = RLock()
+        """Held by whoever runs the engine, and until its output was read; taken after `_preparing`."""
         self._resources = ExitStack()
         self._resources.enter_context(session)
 
@@ -79,7 +85,8 @@ class Predictor:
             DataError: the image cannot be read.
             TargetError: the predictor is closed, or its engine failed.
         """
-        return self.decode(self.infer(self.prepare(image)))
+        with self._preparing, self._running:
+            return self.decode(self.infer(self.prepare(image)))
 
     def predict_batch(self, images: Sequence[Source]) -> list[Result]:
         """Classify or detect in several images; a network with a fixed batch size takes them in portions.
@@ -90,11 +97,11 @@ class Predictor:
         Returns:
             One result an image, in order.
         """
-        return [
-            result
-            for portion in _portions(images, self._fixed_batch or max(1, len(images)))
-            for result in self.decode_batch(self.infer(self.prepare_batch(portion)))
-        ]
+        results: list[Result] = []
+        for portion in _portions(images, self._fixed_batch or max(1, len(images))):
+            with self._preparing, self._running:
+                results += self.decode_batch(self.infer(self.prepare_batch(portion)))
+        return results
 
     def buffer(self, count: int = 1) -> Array:
         """New memory for `prepare`'s or `prepare_batch`'s `out`: input of `count` images (of the fixed batch size)."""
@@ -109,7 +116,8 @@ class Predictor:
         """
         tensor = self._single if out is None else out
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
+        with self._preparing:
+            _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
         return Prepared(tensor, (geometry,))
 
     def prepare_batch(self, images: Sequence[Source], out: Array | None = None) -> Prepared:
@@ -124,7 +132,8 @@ class Predictor:
         geometries = []
         for image, item in zip(images, tensor, strict=False):
             pixels = image if isinstance(image, np.ndarray) else read_image(image)
-            geometries.append(preprocess(pixels, self.spec.preprocessing, item, self._scratch)[1])
+            with self._preparing:
+                geometries.append(preprocess(pixels, self.spec.preprocessing, item, self._scratch)[1])
         return Prepared(tensor, tuple(geometries))
 
     def infer(self, prepared: Prepared, *, copy: bool = False) -> Inferred:
@@ -134,10 +143,11 @@ class Predictor:
             prepared: its input.
             copy: give arrays that stay as they are; without, the next call may overwrite them.
         """
-        outputs = self._session.run({self._name: prepared.tensor})
         count = len(prepared.geometries)
-        if copy or count != len(prepared.tensor):
-            outputs = {name: array[:count].copy() for name, array in outputs.items()}
+        with self._running:
+            outputs = self._session.run({self._name: prepared.tensor})
+            if copy or count != len(prepared.tensor):
+                outputs = {name: array[:count].copy() for name, array in outputs.items()}
         return Inferred(outputs, prepared.geometries)
 
     def decode(self, inferred: Inferred) -> Result:
@@ -149,8 +159,9 @@ class Predictor:
         return list(decode(inferred.outputs, self.spec, inferred.geometries))
 
     def close(self) -> None:
-        """Free the engine and its buffers."""
-        self._resources.close()
+        """Free the engine and its buffers, once no thread uses them."""
+        with self._preparing, self._running:
+            self._resources.close()
 
     def __enter__(self) -> Predictor:
         return self

@@ -27,6 +27,7 @@ from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import load_library
 from edgeopt.runtime.trt.options import EngineOptions
 from edgeopt.spec import Struct
+from edgeopt.typed import from_json
 
 _LOG = logging.getLogger(__name__)
 _ADDR_NO_RANDOMIZE = 0x0040000
@@ -67,7 +68,7 @@ def build_reproducibly(flavour: Flavour, onnx: bytes, options: EngineOptions) ->
         (folder / _MODEL).write_bytes(onnx)
         (folder / _REQUEST).write_bytes(msgspec.json.encode(_Request(flavour=flavour, options=options)))
         _run(folder)
-        answer = msgspec.json.decode((folder / _ANSWER).read_bytes(), type=_Answer)
+        answer = from_json((folder / _ANSWER).read_bytes(), _Answer)
         if answer.error:
             raise getattr(errors, answer.error)(answer.message)
         if not answer.fixed_addresses:
@@ -130,7 +131,7 @@ def main() -> None:
 
 
 def _build(*, fixed_addresses: bool) -> _Answer:
-    request = msgspec.json.decode(Path(_REQUEST).read_bytes(), type=_Request)
+    request = from_json(Path(_REQUEST).read_bytes(), _Request)
     try:
         engine = build_engine(load_library(request.flavour), Path(_MODEL).read_bytes(), request.options)
     except EdgeoptError as error:

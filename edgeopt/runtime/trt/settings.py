@@ -11,6 +11,7 @@ from edgeopt.errors import ConfigError
 from edgeopt.runtime.cuda import Provider
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.spec import Struct, replace
+from edgeopt.typed import convert
 
 
 class RunOptions(Struct):
@@ -40,7 +41,7 @@ def trt_settings(settings: EngineSettings) -> TrtSettings:
         ConfigError: an unknown key or a value out of range.
     """
     try:
-        read = msgspec.convert(settings.tensorrt, TrtSettings)
+        read = convert(settings.tensorrt, TrtSettings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the TensorRT settings {settings.tensorrt} are not valid: {error}") from error
     if settings.batch is None:
