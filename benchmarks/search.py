@@ -30,6 +30,7 @@ from edgeopt.hardware import machine
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.plans import Subject, search_plan
+from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.preprocess import preprocess
 from edgeopt.search import Budget, SearchResult
@@ -79,7 +80,7 @@ class _Prepared:
 
 def _prepare(job: Job) -> _Prepared:
     name = job.config.compile.targets[0]
-    exact = graphs.optimized(job, graphs.exported(job, graphs.trained(job)))
+    exact = graphs.optimized(job, graphs.exported(job, trained(job)))
     start = time.perf_counter()
     calibration = graphs.calibrated(job, exact)
     quantized = graphs.quantized(job, exact, calibration, target(name).scheme)

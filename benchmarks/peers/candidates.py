@@ -6,20 +6,19 @@ with the normalisation inside; the peers get normalised images, for not all of t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-import edgeopt
 from benchmarks.peers.environments import Peer, PeerError, prepare, quantize
 from edgeopt.config import TargetName
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.workspace import Artifact, Workspace, file_hash
+from edgeopt.pipeline.training import trained
+from edgeopt.pipeline.workspace import Artifact, file_hash
 from edgeopt.spec import ModelSpec
 
 FLOAT = "FP32"
@@ -55,14 +54,12 @@ def candidates(job: Job, peers: Sequence[Peer], folder: Path, *, latency_only: b
     Args:
         job: the recipe's.
         peers: to run, in this order.
-        folder: keeps environments and results. edgeopt's own are kept by its sources, which change more often than its
-            version.
+        folder: keeps environments.
         latency_only: leave out settings that change only the numbers in a file.
     """
-    own = replace(job, workspace=Workspace(folder / "edgeopt" / _sources()))
-    exported = graphs.exported(own, graphs.trained(own))
+    exported = graphs.exported(job, trained(job))
     exact = Candidate(FLOAT, exported.file(graphs.MODEL), graphs.read_spec(exported))
-    found = [exact, _ours(own, exported)]
+    found = [exact, _ours(job, exported)]
     samples = _samples(job, exact.spec)
     for peer in peers:
         settings = peer.distinct if latency_only else peer.settings
@@ -87,7 +84,7 @@ def _samples(job: Job, spec: ModelSpec) -> Path:
         return f"{count} images"
 
     determinants = {"data": dataset.fingerprint(), "count": count, "preprocessing": spec.preprocessing}
-    return job.stage("samples", determinants, make, ()).file(_SAMPLES)
+    return job.stage("samples", determinants, make, (), graphs.FEEDS).file(_SAMPLES)
 
 
 def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Path, environments: Path) -> Candidate:
@@ -108,18 +105,9 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
         "options": peer.settings[setting],
     }
     try:
-        made = job.stage(f"peer-{peer.name}", determinants, make, ())
+        made = job.stage(f"peer-{peer.name}", determinants, make, (), ())
     except PeerError as error:
         job.progress.end(f"{setting}: NOT RUN: {error}", reused=False)
         return Candidate(setting, None, exact.spec, reason=str(error))
     seconds = float(json.loads(made.file(_SECONDS).read_text(encoding="utf-8")))
     return Candidate(setting, made.file(peer.file), exact.spec, seconds=seconds)
-
-
-def _sources() -> str:
-    """16 hexadecimal digits of edgeopt's code."""
-    folder = Path(edgeopt.__file__).parent
-    state = hashlib.sha256()
-    for path in sorted(folder.rglob("*.py")):
-        state.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return state.hexdigest()[:16]

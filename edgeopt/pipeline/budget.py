@@ -14,7 +14,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.config import BudgetConfig, TargetName
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
-from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import Subject, search_plan
 from edgeopt.pipeline.precision import GUARD_IMAGES, halve
@@ -71,7 +71,8 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "data": dataset.fingerprint(),
         "machine": machine(),
     }
-    found = job.stage("search", determinants, make, ("onnx-ir", "onnxruntime", "openvino"))
+    code = ("edgeopt.pipeline.plans", "edgeopt.passes.rewrite.float16", "edgeopt.calibrate", *FEEDS)
+    found = job.stage("search", determinants, make, ("onnx-ir", "onnxruntime", "openvino"), code)
     result = read_search(found)
     if result is not None and result.status == "no_plan":
         raise AccuracyError(

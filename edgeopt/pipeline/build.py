@@ -17,6 +17,8 @@ from edgeopt.pipeline.assemble import Measured, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import halved
+from edgeopt.pipeline.provenance import code_hash
+from edgeopt.pipeline.training import WEIGHTS, trained
 from edgeopt.pipeline.variants import Engine
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
@@ -60,9 +62,13 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, engines)
         path = out / f"{config.name}.edgeopt"
-        key = content_key(
-            "bundle", {"name": config.name, "parts": keys, "calibration": calibration and calibration.key}
-        )
+        determinants = {
+            "name": config.name,
+            "parts": keys,
+            "calibration": calibration and calibration.key,
+            "code": code_hash(["edgeopt.pipeline.assemble"]),
+        }
+        key = content_key("bundle", determinants)
         progress.begin("bundle")
         unchanged = is_current(path, key)
         if not unchanged:
@@ -79,10 +85,10 @@ def train_model(config: Config, root: Path, work: Path, out: Path, progress: Pro
         ConfigError: the recipe has no ``[train]``.
     """
     with _job(config, root, work, progress) as job:
-        weights = graphs.trained(job)
+        weights = trained(job)
         if weights is None:
             raise ConfigError(f"the recipe '{config.name}' has no [train] table: there is nothing to train")
-        return _copy(weights.file(graphs.WEIGHTS), out)
+        return _copy(weights.file(WEIGHTS), out)
 
 
 def export_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
@@ -99,7 +105,7 @@ def _job(config: Config, root: Path, work: Path, progress: Progress) -> Iterator
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:
     """The optimized float graph, and the export's parity."""
-    export = graphs.exported(job, graphs.trained(job))
+    export = graphs.exported(job, trained(job))
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 

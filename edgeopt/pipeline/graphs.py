@@ -1,4 +1,4 @@
-"""The stages that make graphs: train, export, optimize, calibrate and quantize."""
+"""The stages that make graphs: export, optimize, calibrate and quantize."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
-from edgeopt.config import ModelConfig, SchemeName
+from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError
 from edgeopt.pipeline.job import Job, is_published
-from edgeopt.pipeline.workspace import Artifact, file_hash
+from edgeopt.pipeline.training import WEIGHTS, source_hashes
+from edgeopt.pipeline.workspace import Artifact
 from edgeopt.preprocess import preprocess
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.typed import from_json
 
 MODEL = "model.onnx"
-WEIGHTS = "weights.safetensors"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
 REPAIRS = "repairs.json"
@@ -30,45 +30,8 @@ SEARCH = "search.json"
 """What `budget.searched` adds to a graph."""
 _TORCH = ("torch",)
 _GRAPH = ("onnx-ir", "onnxruntime")
-
-
-def trained(job: Job) -> Artifact | None:
-    """``weights.safetensors`` from the recipe's training, or None where it has no ``[train]``."""
-    config = job.config.train
-    if config is None:
-        return None
-    train, validation = job.split("train"), job.splits.validation
-
-    def make(folder: Path, scratch: Path) -> str:
-        from safetensors.torch import save_file
-
-        from edgeopt.source import resolve
-        from edgeopt.train import TrainProgress
-        from edgeopt.train import train as run
-
-        def watch(state: TrainProgress) -> None:
-            done = (state.epoch - 1) * state.steps + state.step
-            metric = "" if state.metric is None else f", {state.metric_name} {state.metric:.4f}"
-            text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}{metric}"
-            job.progress.update(done, state.epochs * state.steps, text)
-
-        source = resolve(job.config.model, job.root, job.labels)
-        if source.module is None:
-            raise ModelError(f"'{job.config.model.source}' cannot be trained: it is a graph. Remove [train]")
-        result = run(source.module, source.spec, train, validation, config, scratch, watch)
-        save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
-        (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
-        metric = "" if result.metric is None else f", validation {result.metric_name} {result.metric:.4f}"
-        return f"{config.epochs} epochs on {len(train)} images{metric}"
-
-    determinants = {
-        "model": job.config.model,
-        "files": _source_hashes(job.config.model, job.root),
-        "train": config,
-        "labels": job.labels,
-        "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
-    }
-    return job.stage("train", determinants, make, _TORCH)
+FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
+"""The code that `feeds` stands on."""
 
 
 def exported(job: Job, weights: Artifact | None) -> Artifact:
@@ -100,12 +63,12 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
 
     determinants = {
         "model": job.config.model,
-        "files": _source_hashes(job.config.model, job.root),
+        "files": source_hashes(job.config.model, job.root),
         "weights": weights and weights.key,
         "export": job.config.export,
         "labels": job.labels,
     }
-    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH))
+    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), ("edgeopt.source", "edgeopt.export"))
 
 
 def optimized(job: Job, export: Artifact) -> Artifact:
@@ -124,7 +87,8 @@ def optimized(job: Job, export: Artifact) -> Artifact:
         return f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}"
 
     determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
-    return job.stage("optimize", determinants, make, _GRAPH)
+    code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization")
+    return job.stage("optimize", determinants, make, _GRAPH, code)
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:
@@ -148,7 +112,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
         "data": dataset.fingerprint(),
         "schema": TABLE_SCHEMA,
     }
-    return job.stage("calibrate", determinants, make, _GRAPH)
+    return job.stage("calibrate", determinants, make, _GRAPH, ("edgeopt.calibrate", *FEEDS))
 
 
 def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
@@ -183,7 +147,8 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "data": dataset.fingerprint(),
     }
     learns = _TORCH if "distillation" in config.repairs else ()
-    return job.stage("quantize", determinants, make, (*learns, *_GRAPH))
+    code = ("edgeopt.passes.quantize.scheme", "edgeopt.passes.repair.trials", *FEEDS)
+    return job.stage("quantize", determinants, make, (*learns, *_GRAPH), code)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:
@@ -226,10 +191,3 @@ def write_graph(folder: Path, model: ir.Model, spec: ModelSpec) -> None:
 
 def _size_mb(path: Path) -> float:
     return path.stat().st_size / 1e6
-
-
-def _source_hashes(model: ModelConfig, root: Path) -> list[str]:
-    """Sha256 of the files that the model comes from, so that a changed file is another model."""
-    from edgeopt.source import source_files
-
-    return [file_hash(path) for path in source_files(model, root)]

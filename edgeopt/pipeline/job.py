@@ -11,6 +11,7 @@ from typing import Any
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
 from edgeopt.errors import DataError
+from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.workspace import Artifact, Make, Workspace
 from edgeopt.progress import Progress
 
@@ -26,14 +27,29 @@ class Job:
     splits: Splits
     labels: tuple[str, ...]
 
-    def stage(self, name: str, determinants: Mapping[str, Any], make: Make, libraries: tuple[str, ...]) -> Artifact:
-        """Produce a stage's result or find it, telling who watches; see `Workspace.produce`.
+    def stage(
+        self,
+        name: str,
+        determinants: Mapping[str, Any],
+        make: Make,
+        libraries: tuple[str, ...],
+        code: tuple[str, ...],
+    ) -> Artifact:
+        """Produce a stage's result or find it, telling who watches.
 
-        The versions of edgeopt and of `libraries` (names of distributions) join the determinants.
+        Args:
+            name: the stage's.
+            determinants: everything that the result depends on but for code; see `Workspace.produce`.
+            make: writes the result; the source of its own module counts as code.
+            libraries: distributions whose versions join the determinants, beside edgeopt's.
+            code: modules of edgeopt that `make` computes with: their source and that of what they import join too.
         """
         self.progress.begin(name)
-        versions = {library: version(library) for library in ("edgeopt", *libraries)}
-        artifact = self.workspace.produce(name, {**determinants, "versions": versions}, make)
+        provenance = {
+            "versions": {library: version(library) for library in ("edgeopt", *libraries)},
+            "code": code_hash(code, alone=[make.__module__]),
+        }
+        artifact = self.workspace.produce(name, {**determinants, **provenance}, make)
         self.progress.end(artifact.summary, reused=artifact.reused)
         return artifact
 

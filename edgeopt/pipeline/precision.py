@@ -16,7 +16,7 @@ from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.passes.rewrite.float16 import SCALE_OPSET, Halved, float16
 from edgeopt.passes.rewrite.opset import raise_opset
-from edgeopt.pipeline.graphs import REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.spec import replace
@@ -45,7 +45,8 @@ def halved(job: Job, graph: Artifact) -> Artifact:
         return f"{len(result.model.graph)} nodes, {describe_kept(result.kept)}"
 
     determinants = {"graph": graph.key, "data": dataset.fingerprint(), "images": GUARD_IMAGES}
-    return job.stage("float16", determinants, make, ("onnx", "onnx-ir", "onnxruntime"))
+    code = ("edgeopt.passes.rewrite.float16", "edgeopt.passes.rewrite.opset", "edgeopt.calibrate", *FEEDS)
+    return job.stage("float16", determinants, make, ("onnx", "onnx-ir", "onnxruntime"), code)
 
 
 def halve(model: ir.Model, images: Iterable[tuple[str, dict[str, NDArray[Any]]]], config: CalibrateConfig) -> Halved:

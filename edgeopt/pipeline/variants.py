@@ -91,7 +91,7 @@ def compiled(
         return f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB"
 
     determinants = {"graph": graph.key, "target": target_name, "settings": settings}
-    artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name])
+    artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name], ("edgeopt.targets",))
     return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
@@ -120,7 +120,8 @@ def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
         "evaluate": job.config.evaluate,
         "data": dataset.fingerprint(),
     }
-    return job.stage("evaluate", determinants, make, _LIBRARIES[engine.target])
+    code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")
+    return job.stage("evaluate", determinants, make, _LIBRARIES[engine.target], code)
 
 
 def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
@@ -159,7 +160,8 @@ def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
         "data": dataset.fingerprint(),
     }
     libraries = tuple(sorted(set(itertools.chain.from_iterable(_LIBRARIES[engine.target] for engine in present))))
-    return job.stage("benchmark", determinants, make, libraries)
+    code = ("edgeopt.benchmark", "edgeopt.runtime", "edgeopt.dataset")
+    return job.stage("benchmark", determinants, make, libraries, code)
 
 
 def read_accuracy(artifact: Artifact) -> Accuracy:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +34,7 @@ _OWN = "edgeopt:"
 _TORCHVISION = "torchvision:"
 _TIMM = "timm:"
 _SEED = 0
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w[\w.]*)|import[ \t]+(\w[\w., \t]*))", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +238,55 @@ def _call(
 
 
 def module_files(source: str, root: Path) -> list[Path]:
-    """The file of the module that ``package.module:callable`` names, where `root` or the current folder has it."""
+    """The Python files that decide what ``package.module:callable`` builds, so that a change of one can be noticed.
+
+    These are all of the package, or the module, and all that these import from `root` and the current folder in turn.
+    Installed packages that they import are left out.
+    """
     if source.startswith((_OWN, _TORCHVISION, _TIMM)):
         return []
-    parts = source.partition(":")[0].split(".")
-    stems = [folder.joinpath(*parts) for folder in (root, Path.cwd())]
-    found = [path for stem in stems for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()]
-    return found[:1]
+    top = source.partition(":")[0].partition(".")[0]
+    found = {top: _code_of(top, root) or _installed_code_of(top)}
+    waiting = list(found[top])
+    while waiting:
+        for name in _imported(waiting.pop()):
+            if name not in found:
+                found[name] = _code_of(name, root)
+                waiting += found[name]
+    return sorted(path for paths in found.values() for path in paths)
+
+
+def _code_of(name: str, root: Path) -> list[Path]:
+    """The files of a top-level package or module where `root` or the current folder has it; edgeopt is no user's."""
+    if name == "edgeopt":
+        return []
+    for folder in (root, Path.cwd()):
+        package, module = folder / name, folder / f"{name}.py"
+        if package.is_dir() and any(package.glob("*.py")):
+            return list(package.rglob("*.py"))
+        if module.is_file():
+            return [module]
+    return []
+
+
+def _installed_code_of(name: str) -> list[Path]:
+    """The files of a top-level package or module that is installed, also from a checkout; nothing is imported."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations:
+        return [path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.py")]
+    return [Path(spec.origin)] if spec.origin and spec.has_location else []
+
+
+def _imported(path: Path) -> set[str]:
+    """Top-level names that a file imports from elsewhere than its own package."""
+    statements = _IMPORT.findall(path.read_text(encoding="utf-8", errors="replace"))
+    parts = [part for statement in statements for part in "".join(statement).split(",")]
+    return {part.split()[0].partition(".")[0] for part in parts if part.strip()}
 
 
 @contextmanager
