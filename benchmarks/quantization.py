@@ -37,8 +37,9 @@ from edgeopt.dataset import Dataset, load_splits
 from edgeopt.errors import DataError, ModelError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.export import export
+from edgeopt.graph.edit import producer
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
 from edgeopt.metrics import kl
-from edgeopt.passes.quantize.eligibility import HEADS, macs
 from edgeopt.passes.quantize.scheme import scheme as named
 from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images, repair
 from edgeopt.passes.rewrite.fold_normalization import fold_normalization
@@ -212,14 +213,9 @@ def _tell(text: str) -> None:
 
 def _integer_share(model: ir.Model) -> float:
     """Share of the multiply-accumulates of a Q/DQ network that run in INT8."""
-    heads = [node for node in model.graph if node.op_type in HEADS]
-    integer = [node for node in heads if _is_dequantized(node.inputs[1])]
-    return sum(map(macs, integer)) / sum(map(macs, heads))
-
-
-def _is_dequantized(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    layers = [node for node in model.graph if node.op_type in LINEAR_OPS]
+    integer = [node for node in layers if producer(node.inputs[1], DEQUANTIZE) is not None]
+    return sum(map(macs, integer)) / sum(map(macs, layers))
 
 
 def record(row: dict[str, Any]) -> None:

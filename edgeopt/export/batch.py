@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from edgeopt.graph.edit import add_initializer, constant
 from edgeopt.spec import ModelSpec, TensorSpec, replace
 
 
@@ -41,20 +42,13 @@ def _free(tensor: TensorSpec) -> TensorSpec:
 
 def _free_reshape(node: ir.Node, batch: int | str, graph: ir.Graph) -> None:
     """Let a Reshape that writes the batch size infer it (-1), or copy it (0) where another number is inferred."""
-    shape = node.inputs[1]
-    constant = ir.convenience.get_const_tensor(shape) if shape is not None else None
-    if constant is None or constant.size < 2:
+    shape = constant(node.inputs[1])
+    if shape is None or shape.size < 2 or shape[0] != batch:
         return
-    sides = constant.numpy().copy()
-    if sides[0] != batch:
-        return
+    sides = shape.copy()
     known = list(node.outputs[0].shape or [])
     if known and all(isinstance(side, int) for side in known[1:]):
         sides = np.array([-1, *known[1:]])
     else:
         sides[0] = 0 if -1 in sides else -1
-    name = f"{node.outputs[0].name}_shape"
-    value = ir.Value(name=name, const_value=ir.tensor(sides.astype(np.int64), name=name))
-    value.shape, value.type = ir.Shape(sides.shape), ir.TensorType(ir.DataType.INT64)
-    graph.register_initializer(value)
-    node.replace_input_with(1, value)
+    node.replace_input_with(1, add_initializer(graph, f"{node.outputs[0].name}_shape", sides.astype(np.int64)))

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from edgeopt.graph.edit import constant, given
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, STANDARD_DOMAINS
 from edgeopt.lint.findings import Finding
-from edgeopt.lint.graph import DEQUANTIZE, QUANTIZE, Linted, constant, finding, given
+from edgeopt.lint.graph import Linted, finding
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _NEWEST_IR, _NEWEST_OPSET = 14, 28
 """Of onnx 1.23."""
 _SAME_TYPED = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "MatMul", "Gemm", "Conv", "Concat", "Where")
@@ -58,7 +59,7 @@ def versions(linted: Linted) -> Iterator[Finding]:
 def custom_operators(linted: Linted) -> Iterator[Finding]:
     """Operators of other domains need a plugin."""
     for node in linted.nodes:
-        if node.domain not in _STANDARD_DOMAINS:
+        if node.domain not in STANDARD_DOMAINS:
             reason = f"domain '{node.domain}' is not ONNX's own: no target has the operator without a plugin"
             yield finding("custom-operator", "error", node, reason, "express it in standard operators")
 

@@ -7,22 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from edgeopt.graph.edit import constant, given, producer
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, groups, macs, operator
 from edgeopt.lint.findings import Finding
-from edgeopt.lint.graph import (
-    CONVOLUTIONS,
-    DEQUANTIZE,
-    HEADS,
-    QUANTIZE,
-    Linted,
-    constant,
-    consumers,
-    finding,
-    given,
-    macs,
-    producer,
-    quantized,
-    weight_shape,
-)
+from edgeopt.lint.graph import CONVOLUTIONS, Linted, consumers, finding, quantized, weight_shape
 
 _INT8_ALIGNMENT, _FP16_ALIGNMENT = 16, 8
 """Channels that a tensor core takes at once (NVIDIA deep-learning performance guide: 16 bytes)."""
@@ -33,19 +21,17 @@ _WORTH_SAYING = 0.01
 _LARGEST_HALF = 65504.0
 _LONG_REDUCTION = 4096
 """Summing more FP16 values than that loses small ones (11 bits of mantissa); AutoCast has such a bound too."""
-_ACTIVATIONS = ("Relu", "Clip", "LeakyRelu", "BatchNormalization", "Sigmoid", "HardSigmoid", "HardSwish", "Mul")
-_FLOAT_ONLY = ("Sigmoid", "Softmax", "Exp", "Log", "Erf", "Tanh", "LayerNormalization", "Gelu", "Pow", "Sqrt")
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool")
 _UNBOUNDED = ("Exp", "Pow", "ReduceSumSquare", "ReduceL2")
 
 
 def channel_alignment(linted: Linted) -> Iterator[Finding]:
     """Channels are padded up to what tensor cores take; the padding is computed too."""
-    total = sum(macs(node) for node in linted.of("Conv")) or 1
+    total = sum(macs(node) for node in linted.nodes) or 1
     for node in linted.of(*CONVOLUTIONS):
         shape, half = weight_shape(node), _is_half(node)
         int8 = quantized(node, 0) and quantized(node, 1)
-        if shape is None or not (int8 or half) or _groups(node) > 1 or shape[1] <= _PICTURE:
+        if shape is None or not (int8 or half) or groups(node) > 1 or shape[1] <= _PICTURE:
             continue
         alignment = _INT8_ALIGNMENT if int8 else _FP16_ALIGNMENT
         channels = {"input": shape[1], "output": shape[0]}
@@ -88,12 +74,12 @@ def half_overflow(linted: Linted) -> Iterator[Finding]:
 def split_fusion(linted: Linted) -> Iterator[Finding]:
     """A quantizer between a convolution and its activation keeps the two from being one kernel."""
     for node in linted.of(QUANTIZE):
-        head = producer(node.inputs[0], *HEADS)
+        layer = producer(node.inputs[0], *LINEAR_OPS)
         after = [follower for dq in consumers(node) for follower in consumers(dq)]
-        if head is not None and any(follower.op_type in _ACTIVATIONS for follower in after):
+        if layer is not None and any(operator(follower).fuses or follower.op_type == "Mul" for follower in after):
             yield finding(
                 "unfused-qdq", "warning", node,
-                f"stands between '{head.name}' and its activation, which then cannot fuse",
+                f"stands between '{layer.name}' and its activation, which then cannot fuse",
                 "quantize after the activation: quantize with --scheme tensorrt",
             )  # fmt: skip
 
@@ -111,7 +97,7 @@ def both_branches(linted: Linted) -> Iterator[Finding]:
 
 def half_quantized(linted: Linted) -> Iterator[Finding]:
     """A layer runs in INT8 only where both its input and its weight are quantized."""
-    for node in linted.of(*HEADS):
+    for node in linted.of(*LINEAR_OPS):
         if len(node.inputs) > 1 and quantized(node, 0) != quantized(node, 1):
             only = "weight" if quantized(node, 1) else "input"
             yield finding(
@@ -123,8 +109,8 @@ def half_quantized(linted: Linted) -> Iterator[Finding]:
 
 def needless_quantizers(linted: Linted) -> Iterator[Finding]:
     """Operators with float kernels only gain nothing from quantized inputs."""
-    for node in linted.of(*_FLOAT_ONLY):
-        if node.inputs and quantized(node, 0):
+    for node in linted.nodes:
+        if operator(node).float_only and quantized(node, 0):
             reason = "has float kernels only: the quantizer before it costs time and accuracy"
             yield finding("needless-qdq", "warning", node, reason, "leave its input in float")
 
@@ -136,7 +122,7 @@ def weight_axis(linted: Linted) -> Iterator[Finding]:
         scale = constant(given(weight, 1)) if weight is not None else None
         if weight is None or scale is None or scale.size <= 1:
             continue
-        axis = weight.attributes["axis"].as_int() if "axis" in weight.attributes else 1
+        axis = weight.attributes.get_int("axis", 1)
         if axis != 0:
             reason = f"its weight is scaled along axis {axis}, not along the output channels"
             yield finding("weight-axis", "warning", weight, reason, "quantize weights per output channel (axis 0)")
@@ -146,16 +132,12 @@ def grouped_int8(linted: Linted) -> Iterator[Finding]:
     """Depthwise convolutions are bound by memory, and their INT8 kernels exist for some shapes only."""
     for node in linted.of("Conv"):
         shape = weight_shape(node)
-        if shape is None or _groups(node) == 1 or not (quantized(node, 0) and quantized(node, 1)):
+        if shape is None or groups(node) == 1 or not (quantized(node, 0) and quantized(node, 1)):
             continue
         if shape[0] % 8 or min(shape[2:], default=1) < 3:
             reason = f"a grouped INT8 convolution of {shape[0]} channels and kernel {shape[2:]} has no good kernel"
             fix = "leave it in float (--exclude), unless a measurement says otherwise"
             yield finding("grouped-int8", "warning", node, reason, fix)
-
-
-def _groups(node: ir.Node) -> int:
-    return int(node.attributes["group"].as_int()) if "group" in node.attributes else 1
 
 
 def _is_half(node: ir.Node) -> bool:

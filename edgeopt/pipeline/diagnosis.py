@@ -32,6 +32,8 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import DataError, ModelError
+from edgeopt.graph.edit import node_name
+from edgeopt.graph.operators import LINEAR_OPS, weight_axis
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants, restore_activations
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
@@ -39,13 +41,11 @@ from edgeopt.passes.qdq.select import (
     QuantizedLayer,
     activation_quantizers,
     dequantized_constant,
-    node_name,
     quantization_step,
     quantized_layers,
     rescale,
     select_quantizers,
 )
-from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
 from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.repair.divergence import output_error
@@ -229,7 +229,7 @@ class _Pair:
 
     def _weight(self, layer: QuantizedLayer) -> tuple[NDArray[Any], int] | None:
         """The float weight of a convolution or matrix product, and its axis of output channels."""
-        if layer.operator not in HEADS or _WEIGHT not in layer.weights:
+        if layer.operator not in LINEAR_OPS or _WEIGHT not in layer.weights:
             return None
         node = self._nodes[layer.name]
         array = self._originals.get((layer.name, _WEIGHT))

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.passes.quantize.eligibility import groups, weight_axis
+from edgeopt.graph.edit import along
+from edgeopt.graph.operators import input_axis, weight_axis
 
 Side: TypeAlias = Literal["in", "out"]
 """Of the weight: input channels are divided by their factors, output channels multiplied, and with them the bias."""
@@ -49,27 +50,15 @@ def scaled(node: ir.Node, index: int, array: Floats) -> Floats:
         return array
     multiplied, divided = _recorded(node, "out"), _recorded(node, "in")
     if multiplied is not None:
-        array = array * _along(multiplied, array, weight_axis(node) if index == _WEIGHT else 0)
+        array = array * along(multiplied, array.ndim, weight_axis(node) if index == _WEIGHT else 0)
     if divided is not None and index == _WEIGHT:
-        array = array / _along(divided, array, input_axis(node))
+        array = array / along(divided, array.ndim, input_axis(node))
     return array
-
-
-def input_axis(node: ir.Node) -> int:
-    """The axis of a weight that its input channels lie along; a depthwise one has them beside its output channels."""
-    return 0 if groups(node) > 1 else 1 - weight_axis(node)
 
 
 def _recorded(node: ir.Node, side: Side) -> Floats | None:
     text = node.metadata_props.get(_KEY + side)
     return None if text is None else _decode(text)
-
-
-def _along(factors: Floats, array: Floats, axis: int) -> Floats:
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    shaped: Floats = factors.reshape(shape)
-    return shaped
 
 
 def _decode(text: str) -> Floats:

@@ -14,16 +14,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.graph.edit import add_initializer, constant, given, make_node, node_name
+from edgeopt.graph.operators import QUANTIZE, QUANTIZERS
 from edgeopt.passes.qdq.equalized import scaled
-from edgeopt.passes.qdq.select import (
-    QuantizedLayer,
-    add_constant,
-    dequantized_constant,
-    node_name,
-    quantization_step,
-)
+from edgeopt.passes.qdq.select import QuantizedLayer, dequantized_constant, quantization_step
 
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _ABSORBED = ("Relu", "Clip")
 _WEIGHT = 1
 """Input of a convolution or matrix product."""
@@ -43,7 +38,7 @@ def match_layers(quantized: ir.Model, reference: ir.Model) -> dict[str, ir.Node]
         name = node_name(node)
         candidates = (by_output.get(node.outputs[0].name), by_name.get(name), in_order.get(name))
         match = next((each for each in candidates if each is not None and _alike(node, each)), None)
-        if match is not None and node.op_type not in _QUANTIZERS:
+        if match is not None and node.op_type not in QUANTIZERS:
             found[name] = match
     return found
 
@@ -64,7 +59,7 @@ def restore_activations(quantized: ir.Model, matches: Mapping[str, ir.Node]) -> 
         readers = [usage.node for usage in value.uses()]
         if wanted is None or wanted.op_type not in _ABSORBED or value.is_graph_output():
             continue
-        if readers and all(reader.op_type == "QuantizeLinear" and _begins_at_zero(reader) for reader in readers):
+        if readers and all(reader.op_type == QUANTIZE and _begins_at_zero(reader) for reader in readers):
             _insert_activation(copy.graph, node, wanted)
     return copy
 
@@ -111,20 +106,21 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 def _begins_at_zero(quantizer: ir.Node) -> bool:
     """Whether the smallest integer stands for zero."""
-    zero_point = ir.convenience.get_const_tensor(quantizer.inputs[2]) if len(quantizer.inputs) > 2 else None  # type: ignore[arg-type]
+    zero_point = constant(given(quantizer, 2))
     if zero_point is None:
         return len(quantizer.inputs) == 2  # uint8 with zero point 0 by definition
-    array = zero_point.numpy()
-    return array.dtype.kind in "iu" and bool((array == np.iinfo(array.dtype).min).all())
+    return zero_point.dtype.kind in "iu" and bool((zero_point == np.iinfo(zero_point.dtype).min).all())
 
 
 def _insert_activation(graph: ir.Graph, node: ir.Node, wanted: ir.Node) -> None:
     """Give all readers of a node what `wanted`, of the float graph, makes of its output."""
     value = node.outputs[0]
-    limits = [add_constant(graph, f"{value.name}/limit", array) for _, array in _constants(wanted)]
-    activation = ir.node(wanted.op_type, [value, *limits], name=f"{value.name}/{wanted.op_type}")
+    limits = [add_initializer(graph, f"{value.name}/limit", array) for _, array in _constants(wanted)]
+    activation = make_node(
+        wanted.op_type, [value, *limits],
+        name=f"{value.name}/{wanted.op_type}", output=f"{value.name}/activated", shape=value.shape, dtype=value.dtype,
+    )  # fmt: skip
     output = activation.outputs[0]
-    output.name, output.shape, output.type = f"{value.name}/activated", value.shape, value.type
     for usage in tuple(value.uses()):
         if usage.node is not activation:
             usage.node.replace_input_with(usage.idx, output)
@@ -145,7 +141,7 @@ def _in_order(quantized: ir.Model, reference: ir.Model) -> dict[str, ir.Node]:
 def _by_operator(graph: ir.Graph) -> defaultdict[str, list[ir.Node]]:
     found: defaultdict[str, list[ir.Node]] = defaultdict(list)
     for node in graph:
-        if node.op_type not in _QUANTIZERS:
+        if node.op_type not in QUANTIZERS:
             found[node.op_type].append(node)
     return found
 

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import add_initializer, along, constant, given, make_node, node_name, producer
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, QUANTIZERS
+from edgeopt.passes.quantize.placement import Edge, movable
 
 Constants: TypeAlias = Mapping[tuple[str, int], NDArray[Any]]
 """Float arrays by layer and input index."""
 _INTEGER_OPERATORS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
-_SAME_SCALE = ("Concat", "MaxPool", "Resize", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice")
-"""Operators that move integers: their input and output quantizers belong to the layer that reads them."""
 
 
 @dataclass(frozen=True)
@@ -86,27 +87,23 @@ def select_quantizers(
 
 
 def movable_groups(model: ir.Model) -> tuple[tuple[str, ...], ...]:
-    """Layers whose quantizers must move together, by name: a search's groups.
+    """Layers whose quantizers must move together, by name: a search's groups (see `placement.movable`).
 
-    A node that carries one scale through (Concat, MaxPool and the like) goes with the layers that read its result.
+    Without its quantizers, the graph is the float one that they were placed in, whatever tool and scheme placed them.
     """
-    layers = {layer.name for layer in quantized_layers(model)}
-    leader = {name: name for name in layers}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    for node in model.graph:
-        for index in range(len(node.inputs)):
-            source = _source(node.inputs[index])
-            producer = source.producer() if source is not None else None
-            if producer is not None and producer.op_type in _SAME_SCALE and node_name(producer) in layers:
-                leader[find(node_name(producer))] = find(node_name(node))
+    layers = quantized_layers(model)
+    bare = select_quantizers(model, (), ()).graph
+    nodes = {node_name(node): node for node in bare}
+    edges = [
+        Edge(nodes[layer.name], index)
+        for layer in layers
+        if layer.operator
+        for index in {*layer.activations, *((0,) if layer.operator in LINEAR_OPS else ())}
+    ]
+    leader = {name: group[0] for group in movable(bare, edges) for name in group}
     members: dict[str, list[str]] = {}
-    for layer in quantized_layers(model):
-        members.setdefault(find(layer.name), []).append(layer.name)
+    for layer in layers:
+        members.setdefault(leader.get(layer.name, layer.name), []).append(layer.name)
     return tuple(tuple(names) for names in members.values())
 
 
@@ -139,14 +136,14 @@ def rescale(model: ir.Model, quantizers: Collection[ActivationQuantizer]) -> ir.
     copy = model.clone()
     wanted = {quantizer.tensor: quantizer for quantizer in quantizers}
     for node in list(copy.graph):
-        source = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        source = node.inputs[0] if node.op_type == QUANTIZE else None
         if source is None or source.name not in wanted:
             continue
         new = wanted[source.name]
         parameters = [np.array(new.scale, np.float32), np.array(new.zero_point, new.dtype)]
-        readers = [usage.node for usage in node.outputs[0].uses() if usage.node.op_type == "DequantizeLinear"]
+        readers = [usage.node for usage in node.outputs[0].uses() if usage.node.op_type == DEQUANTIZE]
         for index, array in enumerate(parameters, start=1):
-            value = add_constant(copy.graph, f"{node.outputs[0].name}/rescaled_{index}", array)
+            value = add_initializer(copy.graph, f"{node.outputs[0].name}/rescaled_{index}", array)
             for each in (node, *readers):
                 each.replace_input_with(index, value)
     return copy
@@ -154,51 +151,34 @@ def rescale(model: ir.Model, quantizers: Collection[ActivationQuantizer]) -> ir.
 
 def dequantized_constant(value: ir.Value | None) -> NDArray[Any] | None:
     """The float array that an input reads: a plain constant, or one behind a DequantizeLinear; None where computed."""
-    if value is None:
-        return None
-    node = value.producer()
-    if node is None or node.op_type != "DequantizeLinear":
-        return _constant(value)
+    node = producer(value, DEQUANTIZE)
+    if node is None:
+        return constant(value)
     if (original := _quantized_in_graph(node)) is not None:
         return original
-    integers, step = _constant(node.inputs[0]), quantization_step(value)
+    integers, step = constant(node.inputs[0]), quantization_step(value)
     if integers is None or step is None:
         return None
-    zero_point = _constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero_point = constant(given(node, 2))
     offset = np.float32(0) if zero_point is None else zero_point.astype(np.float32)
     return (integers.astype(np.float32) - np.resize(offset, step.shape)) * step
 
 
 def quantization_step(value: ir.Value | None) -> NDArray[np.float32] | None:
     """The scale behind a dequantized constant, shaped to broadcast over it; None where `value` is none."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "DequantizeLinear":
+    node = producer(value, DEQUANTIZE)
+    if node is None:
         return None
-    integers = _constant(node.inputs[0])
+    integers = constant(node.inputs[0])
     array = _quantized_in_graph(node) if integers is None else integers
-    scale = _constant(node.inputs[1])
+    scale = constant(node.inputs[1])
     return (
         None if array is None or scale is None else scale.astype(np.float32).reshape(_scale_shape(node, array, scale))
     )
 
 
-def node_name(node: ir.Node) -> str:
-    """A node's own name, or that of what it computes where it has none."""
-    return node.name or node.outputs[0].name or ""
-
-
-def add_constant(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Add a constant under `name`, or a name like it that is free."""
-    while name in graph.initializers:
-        name += "_"
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
 def _layer(node: ir.Node) -> QuantizedLayer | None:
-    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+    if node.op_type in QUANTIZERS:
         return None
     weights = tuple(index for index, value in enumerate(node.inputs) if _is_dequantized_constant(value))
     activations = tuple(index for index, value in enumerate(node.inputs) if _source(value) is not None)
@@ -214,64 +194,54 @@ def _output_layer(value: ir.Value) -> QuantizedLayer:
 
 def _source(value: ir.Value | None) -> ir.Value | None:
     """The activation before its Q/DQ pair; None where `value` is not dequantized, or is a constant."""
-    dequantizer = value.producer() if value is not None else None
-    if dequantizer is None or dequantizer.op_type != "DequantizeLinear" or dequantizer.inputs[0] is None:
-        return None
-    quantizer = dequantizer.inputs[0].producer()
-    if quantizer is None or quantizer.op_type != "QuantizeLinear":
-        return None
-    source = quantizer.inputs[0]
-    return None if source is None or _constant(source) is not None else source
+    dequantizer = producer(value, DEQUANTIZE)
+    quantizer = producer(dequantizer.inputs[0], QUANTIZE) if dequantizer is not None else None
+    source = quantizer.inputs[0] if quantizer is not None else None
+    return None if source is None or constant(source) is not None else source
 
 
 def _is_dequantized_constant(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+    node = producer(value, DEQUANTIZE)
+    if node is None:
         return False
-    return _constant(node.inputs[0]) is not None or _quantized_in_graph(node) is not None
+    return constant(node.inputs[0]) is not None or _quantized_in_graph(node) is not None
 
 
 def _quantized_in_graph(dequantizer: ir.Node) -> NDArray[Any] | None:
     """The float constant before a Q/DQ pair on weights (NNCF and ModelOpt may leave it to the engine)."""
-    quantizer = dequantizer.inputs[0].producer() if dequantizer.inputs[0] is not None else None
-    if quantizer is None or quantizer.op_type != "QuantizeLinear":
-        return None
-    return _constant(quantizer.inputs[0])
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any] | None:
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if tensor is None else tensor.numpy()
+    quantizer = producer(dequantizer.inputs[0], QUANTIZE)
+    return None if quantizer is None else constant(quantizer.inputs[0])
 
 
 def _restore(graph: ir.Graph, node: ir.Node, layer: QuantizedLayer, originals: Constants) -> None:
     """Give a layer its float constants back: all that are known, for a corrected bias belongs to quantized weights."""
     for index, value in enumerate(node.inputs):
         array = originals.get((layer.name, index))
-        producer = value.producer() if value is not None and index in layer.weights else None
-        if array is None and producer is not None:
-            array = _quantized_in_graph(producer)
+        dequantizer = producer(value, DEQUANTIZE) if index in layer.weights else None
+        if array is None and dequantizer is not None:
+            array = _quantized_in_graph(dequantizer)
         if array is not None:
-            node.replace_input_with(index, add_constant(graph, f"{layer.name}/float_{index}", array))
+            node.replace_input_with(index, add_initializer(graph, f"{layer.name}/float_{index}", array))
 
 
 def _release_output(graph: ir.Graph, name: str) -> None:
     """Let the graph's output `name` be what stands before its Q/DQ pair."""
     position, value = next((index, each) for index, each in enumerate(graph.outputs) if each.name == name)
-    producer, source = value.producer(), _source(value)
-    assert producer is not None
-    identity = ir.node("Identity", [source], name=f"{name}/Identity")
+    last, source = value.producer(), _source(value)
+    assert last is not None
     value.name = f"{name}/quantized_output"
-    identity.outputs[0].name, identity.outputs[0].shape, identity.outputs[0].type = name, value.shape, value.type
-    graph.insert_after(producer, identity)
+    identity = make_node(
+        "Identity", [source], name=f"{name}/Identity", output=name, shape=value.shape, dtype=value.dtype
+    )
+    graph.insert_after(last, identity)
     graph.outputs[position] = identity.outputs[0]
 
 
 def _activation_quantizer(value: ir.Value | None) -> ActivationQuantizer | None:
-    source, dequantizer = _source(value), value.producer() if value is not None else None
+    source, dequantizer = _source(value), producer(value)
     if source is None or dequantizer is None:
         return None
-    arrays = [array for each in dequantizer.inputs[1:] if (array := _constant(each)) is not None]
+    arrays = [array for each in dequantizer.inputs[1:] if (array := constant(each)) is not None]
     if not arrays or arrays[0].size != 1:
         return None
     zero_point = arrays[1] if len(arrays) > 1 else np.zeros((), np.uint8)
@@ -286,6 +256,5 @@ def _scale_shape(dequantizer: ir.Node, array: NDArray[Any], scale: NDArray[Any])
     """What a scale is reshaped to, to divide `array`."""
     if scale.size == 1:
         return (1,) * array.ndim
-    attribute = dequantizer.attributes.get("axis")
-    axis = attribute.as_int() if attribute is not None else 1
-    return tuple(scale.size if each == axis % array.ndim else 1 for each in range(array.ndim))
+    axis = dequantizer.attributes.get_int("axis", 1) % array.ndim
+    return along(scale.ravel(), array.ndim, axis).shape

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.graph.edit import producer
+from edgeopt.graph.operators import LINEAR_OPS, groups
 from edgeopt.passes.quantize.scheme import QuantScheme
 
-HEADS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators whose inputs are quantized; everything else follows from them."""
 _SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice")
 _ALIGNMENT = 8
 """Channels that INT8 tensor-core kernels load at once."""
 
 
 def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> dict[str, str]:
-    """Say for every head, by node name, why it stays float; an empty reason means that it is quantized.
+    """Say for every linear operator, by node name, why it stays float; an empty reason means that it is quantized.
 
     Args:
         graph: with unique node names and constant weights as initializers.
@@ -28,40 +27,17 @@ def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()
     Raises:
         ConfigError: a pattern matches no Conv, ConvTranspose, Gemm or MatMul.
     """
-    heads = [node for node in graph if node.op_type in HEADS]
+    layers = [node for node in graph if node.op_type in LINEAR_OPS]
     for pattern in exclude:
-        if not any(fnmatchcase(node.name or "", pattern) for node in heads):
-            names = [node.name or "" for node in heads]
+        if not any(fnmatchcase(node.name or "", pattern) for node in layers):
+            names = [node.name or "" for node in layers]
             raise ConfigError(f"exclude pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
-    first = next(iter(heads), None)
+    first = next(iter(layers), None)
     reasons = {}
-    for node in heads:
+    for node in layers:
         excluded = any(fnmatchcase(node.name or "", pattern) for pattern in exclude)
         reasons[node.name or ""] = "excluded" if excluded else _reason(node, scheme, is_first=node is first)
     return reasons
-
-
-def weight_axis(node: ir.Node) -> int:
-    """The axis of a head's weight that counts output channels."""
-    match node.op_type:
-        case "ConvTranspose":
-            return 1
-        case "Gemm":
-            transposed = node.attributes.get("transB")
-            return 0 if transposed is not None and transposed.as_int() else 1
-        case "MatMul":
-            weight = node.inputs[1]
-            assert weight is not None
-            assert weight.shape is not None
-            return len(weight.shape) - 1
-        case _:
-            return 0
-
-
-def groups(node: ir.Node) -> int:
-    """The number of groups of a convolution; 1 for other operators."""
-    attribute = node.attributes.get("group")
-    return attribute.as_int() if attribute is not None else 1
 
 
 def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
@@ -113,22 +89,7 @@ def _channel_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme, 
 
 
 def _follows_softmax(node: ir.Node) -> bool:
-    producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    while producer is not None and producer.op_type in _SHAPE_ONLY:
-        producer = producer.inputs[0].producer() if producer.inputs[0] is not None else None
-    return producer is not None and producer.op_type == "Softmax"
-
-
-def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of a head for batch 1, from the shapes; 0 where a shape is not known."""
-    weight, output = node.inputs[1], node.outputs[0]
-    if weight is None or weight.shape is None or output.shape is None:
-        return 0
-    shape = [dim if isinstance(dim, int) else 1 for dim in weight.shape]
-    positions = [dim if isinstance(dim, int) else 1 for dim in output.shape]
-    if node.op_type == "Conv":
-        return math.prod(positions[1:]) * math.prod(shape[1:])
-    if node.op_type == "ConvTranspose":
-        given = node.inputs[0].shape if node.inputs[0] is not None else None
-        return math.prod(dim for dim in (given or ())[2:] if isinstance(dim, int)) * math.prod(shape)
-    return math.prod(positions[:-1]) * math.prod(shape)
+    before = producer(node.inputs[0])
+    while before is not None and before.op_type in _SHAPE_ONLY:
+        before = producer(before.inputs[0])
+    return before is not None and before.op_type == "Softmax"

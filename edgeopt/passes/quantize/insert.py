@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, Range, find_range
 from edgeopt.calibrate.table import merge
-from edgeopt.passes.quantize.eligibility import weight_axis
+from edgeopt.graph.edit import add_initializer, along, drop_unread_initializers, known_constant, make_node
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, weight_axis
 from edgeopt.passes.quantize.placement import Placement, place
 from edgeopt.passes.quantize.scheme import QuantScheme
 
@@ -82,16 +83,14 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
             pairs[edge.tensor] = _quantize_tensor(model.graph, value, ranges[edge.tensor], scheme)
         edge.node.replace_input_with(edge.index, pairs[edge.tensor])
     weights: dict[str, ir.Value] = {}
-    for node in placement.heads:
+    for node in placement.layers:
         weight = node.inputs[1]
         assert weight is not None
         name = weight.name or ""
         if name not in weights:
             weights[name] = _quantize_weight(model.graph, node, weight)
         node.replace_input_with(1, weights[name])
-    for name in weights:
-        if not model.graph.initializers[name].uses():
-            del model.graph.initializers[name]
+    drop_unread_initializers(model.graph)
 
 
 def scale_and_zero_point(limits: Range, scheme: QuantScheme) -> tuple[np.float32, int]:
@@ -115,14 +114,8 @@ def quantize_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.
     others = tuple(index for index in range(weight.ndim) if index != axis)
     largest = np.abs(weight).max(axis=others)
     scale = np.where(largest > _DEAD, largest / WEIGHT_LIMIT, 1.0).astype(np.float32)
-    return round_weight(weight, scale, axis), scale
-
-
-def round_weight(weight: NDArray[np.float32], scale: NDArray[np.float32], axis: int) -> NDArray[np.int8]:
-    """Round to nearest on the grid of the per-channel `scale`."""
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    return np.clip(np.round(weight / scale.reshape(shape)), -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8)
+    steps = np.round(weight / along(scale, weight.ndim, axis))
+    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), scale
 
 
 def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: QuantScheme) -> ir.Value:
@@ -130,13 +123,18 @@ def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: Qu
     name = value.name or ""
     scale, zero_point = scale_and_zero_point(limits, scheme)
     parameters = [
-        _initializer(graph, f"{name}/scale", np.array(scale)),
-        _initializer(graph, f"{name}/zero_point", np.array(zero_point, _DTYPES[scheme.dtype])),
+        add_initializer(graph, f"{name}/scale", np.array(scale)),
+        add_initializer(graph, f"{name}/zero_point", np.array(zero_point, _DTYPES[scheme.dtype])),
     ]
-    quantizer = ir.node("QuantizeLinear", [value, *parameters], name=f"{name}/QuantizeLinear")
-    dequantizer = ir.node("DequantizeLinear", [quantizer.outputs[0], *parameters], name=f"{name}/DequantizeLinear")
-    _describe(quantizer, f"{name}/quantized", value.shape, ir.DataType.from_numpy(np.dtype(_DTYPES[scheme.dtype])))
-    _describe(dequantizer, f"{name}/dequantized", value.shape, ir.DataType.FLOAT)
+    quantizer = make_node(
+        QUANTIZE, [value, *parameters],
+        name=f"{name}/QuantizeLinear", output=f"{name}/quantized", shape=value.shape,
+        dtype=ir.DataType.from_numpy(np.dtype(_DTYPES[scheme.dtype])),
+    )  # fmt: skip
+    dequantizer = make_node(
+        DEQUANTIZE, [quantizer.outputs[0], *parameters],
+        name=f"{name}/DequantizeLinear", output=f"{name}/dequantized", shape=value.shape, dtype=ir.DataType.FLOAT,
+    )  # fmt: skip
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], [quantizer, dequantizer])
@@ -147,29 +145,17 @@ def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: Qu
 
 def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> ir.Value:
     """Insert the int8 weight and its DQ before `node`; return the DQ's output."""
-    assert weight.const_value is not None
     axis = weight_axis(node)
-    integers, scale = quantize_weight(weight.const_value.numpy(), axis)
+    integers, scale = quantize_weight(known_constant(weight), axis)
     name = weight.name or ""
     inputs = [
-        _initializer(graph, f"{name}/int8", integers),
-        _initializer(graph, f"{name}/scale", scale),
-        _initializer(graph, f"{name}/zero_point", np.zeros(scale.shape, np.int8)),
+        add_initializer(graph, f"{name}/int8", integers),
+        add_initializer(graph, f"{name}/scale", scale),
+        add_initializer(graph, f"{name}/zero_point", np.zeros(scale.shape, np.int8)),
     ]
-    dequantizer = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{name}/DequantizeLinear")
-    _describe(dequantizer, f"{name}/dequantized", weight.shape, ir.DataType.FLOAT)
+    dequantizer = make_node(
+        DEQUANTIZE, inputs, {"axis": axis},
+        name=f"{name}/DequantizeLinear", output=f"{name}/dequantized", shape=weight.shape, dtype=ir.DataType.FLOAT,
+    )  # fmt: skip
     graph.insert_before(node, dequantizer)
     return dequantizer.outputs[0]
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _describe(node: ir.Node, name: str, shape: ir.Shape | None, dtype: ir.DataType) -> None:
-    """Name and type a node's one output."""
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, shape, ir.TensorType(dtype)

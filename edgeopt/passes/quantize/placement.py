@@ -1,33 +1,25 @@
 """Where quantizers go: which inputs of which nodes, and which tensors share a scale.
 
-The graph is partitioned at each convolution and matrix product (a *head*): its own inputs are quantized, and nothing
-between it and the activation it fuses with. Operators that only move or choose values carry the scale through.
+The graph is partitioned at each convolution and matrix product (a *linear* operator): its own inputs are quantized, and
+nothing between it and the activation it fuses with. Operators that only move or choose values carry the scale through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
-from edgeopt.passes.quantize.eligibility import HEADS, eligible
+from edgeopt.graph.disjoint_sets import DisjointSets
+from edgeopt.graph.edit import node_name, producer
+from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, carries_scale, data_inputs, operator
+from edgeopt.passes.quantize.eligibility import eligible
 from edgeopt.passes.quantize.scheme import QuantScheme
 
-_DOMAINS = ("", "ai.onnx")
-_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul",
-               "ConvInteger", "MatMulInteger")  # fmt: skip
-PASS_THROUGH = (
-    "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Resize", "Concat",
-    "DepthToSpace", "SpaceToDepth", "GlobalMaxPool", "Expand",
-)  # fmt: skip
-"""Operators that carry the scale through: they take and give the same integers."""
-_AVERAGE = ("AveragePool", "GlobalAveragePool", "ReduceMean")
-"""Operators with INT8 kernels whose result has a finer grid than their input, so a scale of its own."""
-_FUSED = ("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Mish", "Gelu", "Swish",
-          "BatchNormalization", "Tanh")  # fmt: skip
-"""Pointwise operators of one activation that engines fuse into the head before them."""
+_QUANTIZED = (*QUANTIZERS, "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+"""Operators of a model that is quantized already."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +41,16 @@ class Edge:
 class Placement:
     """What `place` decided."""
 
-    heads: tuple[ir.Node, ...]
+    layers: tuple[ir.Node, ...]
     """Convolutions and matrix products that are quantized."""
     edges: tuple[Edge, ...]
-    """Inputs that read a quantized tensor, in graph order."""
+    """Inputs that read a quantizer's output, in graph order."""
     groups: tuple[tuple[str, ...], ...]
     """Names of the quantized tensors; those in one group share a scale."""
+    movable: tuple[tuple[str, ...], ...]
+    """Names of nodes whose quantizers must move together (see `movable`)."""
     reasons: dict[str, str]
-    """Why each other head stays float, by node name."""
+    """Why each other convolution or matrix product stays float, by node name."""
 
 
 def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> Placement:
@@ -65,7 +59,7 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     Args:
         model: optimized (see `optimize`).
         scheme: whose rules apply.
-        exclude: glob patterns of names of heads that stay float.
+        exclude: glob patterns of names of layers that stay float.
 
     Raises:
         ModelError: nothing can be quantized, the model is quantized already, its opset is below 13, or it has operators
@@ -74,30 +68,56 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     """
     _check(model)
     reasons = eligible(model.graph, scheme, exclude)
-    heads = [node for node in model.graph if reasons.get(node.name or "") == "" and node.op_type in HEADS]
-    if not heads:
+    layers = [node for node in model.graph if reasons.get(node.name or "") == "" and node.op_type in LINEAR_OPS]
+    if not layers:
         raise ModelError(f"scheme '{scheme.name}' leaves every layer in float: {reasons}. Use another scheme, or FP16")
     chosen = _Edges()
-    for node in heads:
+    for node in layers:
         chosen.add(node, 0)
     for node in model.graph:
-        for index in _residual_inputs(node, heads, scheme):
+        for index in _residual_inputs(node, layers, scheme):
             chosen.add(node, index)
-    order = {id(node): position for position, node in enumerate(model.graph)}
-    kept = [edge for edge in chosen.edges if scheme.requantize or not _repeats(edge)]
-    edges = sorted(kept, key=lambda edge: (order[id(edge.node)], edge.index))
+    edges = chosen.in_order(model.graph)
+    kept = tuple(edge for edge in edges if scheme.requantize or not _repeats(edge))
     floats = {name: reason for name, reason in reasons.items() if reason}
-    return Placement(tuple(heads), tuple(edges), chosen.groups(), floats)
+    return Placement(tuple(layers), kept, chosen.groups(), _moving_together(edges), floats)
+
+
+def movable(graph: ir.Graph, edges: Iterable[Edge]) -> tuple[tuple[str, ...], ...]:
+    """Names of nodes whose quantizers must move together, so that dropping those of one set leaves no layer half of it.
+
+    A layer reads integers through every operator that carries the scale to it: that operator's own quantizers are the
+    layer's, whether the scheme repeats them behind it or not.
+
+    Args:
+        graph: without quantizers.
+        edges: inputs of layers that are quantized. Those of operators that carry the scale to them follow from them and
+            need not be among them.
+    """
+    chosen = _Edges()
+    for edge in edges:
+        chosen.add(edge.node, edge.index)
+    return _moving_together(chosen.in_order(graph))
+
+
+def _moving_together(edges: Iterable[Edge]) -> tuple[tuple[str, ...], ...]:
+    tied = DisjointSets()
+    for edge in edges:
+        tied.find(node_name(edge.node))
+        before = producer(edge.node.inputs[edge.index])
+        if before is not None and carries_scale(before):
+            tied.join(node_name(edge.node), node_name(before))
+    return tied.sets()
 
 
 def _check(model: ir.Model) -> None:
-    foreign = [node for node in model.graph if node.domain not in _DOMAINS]
+    foreign = [node for node in model.graph if node.domain not in STANDARD_DOMAINS]
     if foreign:
         names = sorted({f"{node.domain}::{node.op_type}" for node in foreign})
         raise ModelError(
             f"cannot quantize operators of other domains: {', '.join(names)}. Export the model without them"
         )
-    quantized = next((node for node in model.graph if node.op_type in _QUANTIZERS), None)
+    quantized = next((node for node in model.graph if node.op_type in _QUANTIZED), None)
     if quantized is not None:
         raise ModelError(
             f"the model is quantized already: node '{quantized.name}' is a {quantized.op_type}. Give the float model"
@@ -105,98 +125,86 @@ def _check(model: ir.Model) -> None:
     opset = model.opset_imports.get("", 0)
     if opset < 13:
         raise ModelError(f"the model has opset {opset}; quantization per channel needs 13 or more. Raise it first")
-    if not any(node.op_type in HEADS for node in model.graph):
-        raise ModelError(f"the model has no {', '.join(HEADS[:-1])} or {HEADS[-1]}: there is nothing to quantize")
+    if not any(node.op_type in LINEAR_OPS for node in model.graph):
+        raise ModelError(
+            f"the model has no {', '.join(LINEAR_OPS[:-1])} or {LINEAR_OPS[-1]}: there is nothing to quantize"
+        )
 
 
 class _Edges:
     """The edges so far; adding one follows the scale upwards."""
 
     def __init__(self) -> None:
-        self.edges: set[Edge] = set()
-        self._leader: dict[str, str] = {}
+        self._edges: set[Edge] = set()
+        self._scales = DisjointSets()
 
     def add(self, node: ir.Node, index: int) -> None:
         """Quantize input `index` of `node` and what its producer carries the scale from."""
         edge = Edge(node, index)
         value = node.inputs[index]
-        if edge in self.edges or value is None or value.const_value is not None:
+        if edge in self._edges or value is None or value.const_value is not None:
             return
-        self.edges.add(edge)
-        self._find(edge.tensor)
-        producer = value.producer()
-        if producer is None:
+        self._edges.add(edge)
+        self._scales.find(edge.tensor)
+        before = value.producer()
+        if before is None:
             return
-        if producer.op_type in PASS_THROUGH and not _interpolates(producer):
-            for source in range(len(producer.inputs) if producer.op_type == "Concat" else 1):
-                self.add(producer, source)
-                if Edge(producer, source) in self.edges:
-                    self._join(edge.tensor, Edge(producer, source).tensor)
-        elif producer.op_type in _AVERAGE and self._is_alone(producer):
-            self.add(producer, 0)
+        if carries_scale(before):
+            for source in data_inputs(before):
+                self.add(before, source)
+                if Edge(before, source) in self._edges:
+                    self._scales.join(edge.tensor, Edge(before, source).tensor)
+        elif operator(before).averages and self._is_alone(before):
+            self.add(before, 0)
+
+    def in_order(self, graph: ir.Graph) -> tuple[Edge, ...]:
+        """All edges so far, in graph order."""
+        order = {id(node): position for position, node in enumerate(graph)}
+        return tuple(sorted(self._edges, key=lambda edge: (order[id(edge.node)], edge.index)))
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Tensors by shared scale, each group and all groups in the order of their first edge's addition."""
-        members: dict[str, list[str]] = {}
-        for tensor in self._leader:
-            members.setdefault(self._find(tensor), []).append(tensor)
-        return tuple(tuple(names) for names in members.values())
+        return self._scales.sets()
 
     def _is_alone(self, node: ir.Node) -> bool:
         """Whether `node` is the only reader of its input, so that quantizing it spares a float copy."""
         value = node.inputs[0]
         return value is not None and len(value.uses()) == 1
 
-    def _find(self, tensor: str) -> str:
-        leader = self._leader.setdefault(tensor, tensor)
-        while self._leader[leader] != leader:
-            leader = self._leader[leader]
-        return leader
-
-    def _join(self, first: str, second: str) -> None:
-        self._leader[self._find(first)] = self._find(second)
-
 
 def _repeats(edge: Edge) -> bool:
     """Whether the tensor that the edge reads is on its grid already, because a pass-through operator gives it."""
-    value = edge.node.inputs[edge.index]
-    producer = value.producer() if value is not None else None
-    return producer is not None and producer.op_type in PASS_THROUGH and not _interpolates(producer)
+    before = producer(edge.node.inputs[edge.index])
+    return before is not None and carries_scale(before)
 
 
-def _interpolates(node: ir.Node) -> bool:
-    """Whether a Resize computes values in between, which need not lie on the grid of its input."""
-    mode = node.attributes.get("mode")
-    return node.op_type == "Resize" and mode is not None and mode.as_string() != "nearest"
-
-
-def _residual_inputs(node: ir.Node, heads: list[ir.Node], scheme: QuantScheme) -> Iterator[int]:
-    """Inputs of a residual Add that `scheme` quantizes: none unless one side ends a quantized head's partition."""
+def _residual_inputs(node: ir.Node, layers: list[ir.Node], scheme: QuantScheme) -> Iterator[int]:
+    """Inputs of a residual Add that `scheme` quantizes: none unless one side ends a quantized layer's partition."""
     if node.op_type != "Add" or any(value is None or value.const_value is not None for value in node.inputs):
         return
-    branches = [_head_of(value, heads) for value in node.inputs]
+    branches = [_layer_of(value, layers) for value in node.inputs]
     if branches == [None, None]:
         return
     if scheme.residual == "both":
         yield from (0, 1)
         return
-    order = [heads.index(branch) if branch is not None else -1 for branch in branches]
+    order = [layers.index(branch) if branch is not None else -1 for branch in branches]
     yield int(order[0] > order[1])  # of two convolutions the later one fuses with the Add, as the one before it is done
 
 
-def _head_of(value: ir.Value | None, heads: list[ir.Node]) -> ir.Node | None:
-    """The quantized head whose partition ends in `value` and nowhere else."""
+def _layer_of(value: ir.Value | None, layers: list[ir.Node]) -> ir.Node | None:
+    """The quantized layer whose partition ends in `value` and nowhere else."""
     while value is not None and len({usage.node for usage in value.uses()}) == 1:
         node = value.producer()
         if node is None:
             return None
-        if node in heads:
+        if node in layers:
             return node
         gated = _gated(node)
         if gated is not None:
             node_input = gated.producer()
-            return node_input if node_input in heads else None
-        if node.op_type not in _FUSED:
+            return node_input if node_input in layers else None
+        if not operator(node).fuses:
             return None
         value = node.inputs[0]
     return None
@@ -207,9 +215,9 @@ def _gated(node: ir.Node) -> ir.Value | None:
     if node.op_type != "Mul":
         return None
     for value, gate in (tuple(node.inputs), tuple(node.inputs)[::-1]):
-        producer = gate.producer() if gate is not None else None
-        if producer is None or producer.op_type not in ("Sigmoid", "HardSigmoid") or value is None:
+        sigmoid = producer(gate, "Sigmoid", "HardSigmoid")
+        if sigmoid is None or value is None:
             continue
-        if producer.inputs[0] is value and {usage.node for usage in value.uses()} == {producer, node}:
+        if sigmoid.inputs[0] is value and {usage.node for usage in value.uses()} == {sigmoid, node}:
             return value
     return None

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.graph.edit import given, number
+
 Floats: TypeAlias = NDArray[np.float32]
 Activation: TypeAlias = Callable[[Floats], Floats]
 
@@ -48,7 +50,7 @@ def _sigmoid(_: ir.Node) -> Activation:
 
 
 def _hard_sigmoid(node: ir.Node) -> Activation:
-    slope, offset = _number(node, "alpha", 0.2), _number(node, "beta", 0.5)
+    slope, offset = node.attributes.get_float("alpha", 0.2), node.attributes.get_float("beta", 0.5)
     return lambda values: np.clip(values * np.float32(slope) + np.float32(offset), 0.0, 1.0)
 
 
@@ -61,24 +63,13 @@ def _relu(_: ir.Node) -> Activation:
 
 
 def _leaky_relu(node: ir.Node) -> Activation:
-    slope = np.float32(_number(node, "alpha", 0.01))
+    slope = np.float32(node.attributes.get_float("alpha", 0.01))
     return lambda values: np.where(values < 0, slope * values, values)
 
 
 def _clip(node: ir.Node) -> Activation:
-    low, high = _limit(node, 1), _limit(node, 2)
+    low, high = number(given(node, 1)), number(given(node, 2))
     return lambda values: np.clip(values, low, high)
-
-
-def _number(node: ir.Node, name: str, default: float) -> float:
-    attribute = node.attributes.get(name)
-    return attribute.as_float() if attribute is not None else default
-
-
-def _limit(node: ir.Node, index: int) -> np.float32 | None:
-    value = node.inputs[index] if len(node.inputs) > index else None
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return np.float32(tensor.numpy().item()) if tensor is not None else None
 
 
 _GATES = {"Sigmoid": _sigmoid, "HardSigmoid": _hard_sigmoid}

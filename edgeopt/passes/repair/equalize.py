@@ -12,23 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, TensorStatistics
-from edgeopt.passes.qdq.equalized import input_axis, record, short
-from edgeopt.passes.quantize.eligibility import groups, weight_axis
+from edgeopt.graph.disjoint_sets import DisjointSets
+from edgeopt.graph.edit import add_initializer, along, given, known_constant, make_node, number, set_constant
+from edgeopt.graph.operators import groups, input_axis, operator, weight_axis
+from edgeopt.passes.qdq.equalized import record, short
 
 Floats = NDArray[np.float32]
 
-_SAME_CHANNELS = (
-    "Relu", "LeakyRelu", "Clip", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean",
-    "Resize", "Identity",
-)  # fmt: skip
-"""Operators that a channel's positive scale passes through, Clip within its bound."""
 _FREE = 1.0
 _SHARED = 0.5
 """How much of the difference between channels is evened out: all where the reader is depthwise, else its root, which
@@ -84,14 +80,14 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
 
 def _tied(graph: ir.Graph) -> list[_Tied]:
     """All sets of tensors that must be scaled alike and that a convolution makes."""
-    leader: dict[str, str] = {}
+    scaled_alike = DisjointSets()
     for node in graph:
         if _keeps_channels(node):
             for value in _data(node):
-                leader[_find(leader, value.name or "")] = _find(leader, node.outputs[0].name or "")
+                scaled_alike.join(value.name or "", node.outputs[0].name or "")
     sets: dict[str, _Tied] = {}
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
-        tied = sets.setdefault(_find(leader, value.name or ""), _Tied())
+        tied = sets.setdefault(scaled_alike.find(value.name or ""), _Tied())
         tied.tensors.append(value.name or "")
         _classify(tied, value)
     return [tied for tied in sets.values() if tied.producers and tied.consumers]
@@ -107,7 +103,7 @@ def _classify(tied: _Tied, value: ir.Value) -> None:
     elif not _keeps_channels(producer):
         tied.blocked = True
     elif producer.op_type == "Clip":
-        limits = [_bound(producer, index) for index in (1, 2)]
+        limits = [number(given(producer, index)) for index in (1, 2)]
         tied.blocked |= limits[0] != 0.0 or limits[1] is None
         tied.upper = min(tied.upper, limits[1] or math.inf)
     for usage in value.uses():
@@ -122,14 +118,10 @@ def _is_scalable(node: ir.Node) -> bool:
     if node.op_type not in ("Conv", "Gemm") or node.inputs[1] is None or node.inputs[1].const_value is None:
         return False
     if node.op_type == "Gemm":
-        plain = all(_attribute(node, name, 1.0) == 1.0 for name in ("alpha", "beta"))
-        return plain and not _attribute(node, "transA", 0)
-    shape = node.inputs[1].const_value.numpy().shape
+        plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        return plain and not node.attributes.get_int("transA", 0)
+    shape = known_constant(node.inputs[1]).shape
     return groups(node) == 1 or (shape[1] == 1 and shape[0] == groups(node))
-
-
-def _attribute(node: ir.Node, name: str, default: float) -> Any:
-    return node.attributes[name].value if name in node.attributes else default
 
 
 def _keeps_channels(node: ir.Node) -> bool:
@@ -140,7 +132,7 @@ def _keeps_channels(node: ir.Node) -> bool:
         return len(shapes) == 2 and shapes[0] == shapes[1]
     if node.op_type == "ReduceMean":
         return _keeps_axes(node)
-    return node.op_type in _SAME_CHANNELS or node.op_type == "Flatten"
+    return operator(node).keeps_channels
 
 
 def _flattens(node: ir.Node) -> bool:
@@ -164,18 +156,6 @@ def _data(node: ir.Node) -> Iterator[ir.Value]:
     for value in node.inputs if node.op_type == "Add" else node.inputs[:1]:
         if value is not None:
             yield value
-
-
-def _find(leader: dict[str, str], name: str) -> str:
-    while leader.setdefault(name, name) != name:
-        name = leader[name]
-    return name
-
-
-def _bound(node: ir.Node, index: int) -> float | None:
-    value = node.inputs[index] if len(node.inputs) > index else None
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return float(tensor.numpy().item()) if tensor is not None else None
 
 
 def _factors(tied: _Tied, table: CalibrationTable) -> Floats | None:
@@ -212,7 +192,7 @@ def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDA
 
 def _scale(graph: ir.Graph, tied: _Tied, factors: Floats) -> None:
     for node in tied.producers:
-        _multiply(graph, node, 1, factors, _output_axis(node))
+        _multiply(graph, node, 1, factors, weight_axis(node))
         if len(node.inputs) > 2 and node.inputs[2] is not None:
             _multiply(graph, node, 2, factors, 0)
         record(node, "out", factors)
@@ -225,26 +205,16 @@ def _divide_input(graph: ir.Graph, node: ir.Node, factors: Floats) -> None:
     record(node, "in", factors)
 
 
-def _output_axis(node: ir.Node) -> int:
-    return weight_axis(node)
-
-
 def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis: int) -> None:
     """Replace an initializer of `node` by its product with `factors` along `axis`; other readers keep the old one."""
     value = node.inputs[index]
     assert value is not None
-    assert value.const_value is not None
-    array = value.const_value.numpy()
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    product = (array * factors.reshape(shape)).astype(np.float32)
+    array = known_constant(value)
+    product = (array * along(factors, array.ndim, axis)).astype(np.float32)
     if len(value.uses()) == 1:
-        value.const_value = ir.tensor(product, name=value.name)
-        return
-    name = f"{node.name}/{value.name}"
-    own = ir.Value(name=name, shape=value.shape, type=value.type, const_value=ir.tensor(product, name=name))
-    graph.register_initializer(own)
-    node.replace_input_with(index, own)
+        set_constant(value, product)
+    else:
+        node.replace_input_with(index, add_initializer(graph, f"{node.name}/{value.name}", product))
 
 
 def _feeds_depthwise_only(value: ir.Value) -> bool:
@@ -262,13 +232,9 @@ def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) ->
     channel = np.maximum(typical, extreme / _OUTLIER)
     factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
     name = f"{value.name}/equalized"
-    array = factors.reshape(1, -1, 1, 1)
-    constant = ir.Value(name=f"{name}_factors", const_value=ir.tensor(array, name=f"{name}_factors"))
-    constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
+    constant = add_initializer(graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
     readers = [usage.node for usage in value.uses()]
-    scale = ir.node("Mul", [value, constant], name=name)
-    scale.outputs[0].name, scale.outputs[0].shape, scale.outputs[0].type = name, value.shape, value.type
-    graph.register_initializer(constant)
+    scale = make_node("Mul", [value, constant], name=name, shape=value.shape, dtype=value.dtype)
     for node in readers:
         node.replace_input_with(0, scale.outputs[0])
         _divide_input(graph, node, factors)

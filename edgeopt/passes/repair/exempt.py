@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgeopt.passes.quantize.eligibility import HEADS, macs
+from edgeopt.graph.operators import macs
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
 
@@ -32,15 +32,15 @@ def dominated_layers(
         exclude: as in `quantize`.
     """
     placement = place(model.clone(), scheme, exclude)
-    heads = {node.name for node in placement.heads}
-    allowance = _MOST * sum(macs(node) for node in model.graph if node.op_type in HEADS)
+    layers = {node.name for node in placement.layers}
+    allowance = _MOST * sum(macs(node) for node in model.graph)
     left = sum(harm.values())
     chosen: list[str] = []
     for group in sorted(harm, key=lambda one: -harm[one]):
         if harm[group] <= _DOMINANT * left:
             break
         readers = [edge.node for edge in placement.edges if edge.tensor in group]
-        if any(node.name not in heads for node in readers):
+        if any(node.name not in layers for node in readers):
             continue
         cost = sum(macs(node) for node in readers)
         if cost <= allowance:

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate.tap import Feeds, open_session
-from edgeopt.passes.quantize.eligibility import HEADS
+from edgeopt.graph.edit import known_constant, producer
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS
 
 Array = NDArray[Any]
 
@@ -43,7 +44,7 @@ class LayerInput:
 
 
 def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, LayerInput]]:
-    """Yield each head of `model` with its inputs on all images, in the order of computation.
+    """Yield each convolution and matrix product of `model` with its inputs on all images, in the order of computation.
 
     The caller may change the initializers that a yielded node reads before it asks for the next one; later layers see
     the change.
@@ -52,21 +53,17 @@ def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, Lay
         model: a Q/DQ model in topological order.
         feeds: the network's inputs, one mapping an image.
     """
-    nodes = [node for node in model.graph if not _is_dequantizer(node)]
-    heads = [index for index, node in enumerate(nodes) if node.op_type in HEADS]
+    nodes = [node for node in model.graph if node.op_type != DEQUANTIZE]
+    layers = [index for index, node in enumerate(nodes) if node.op_type in LINEAR_OPS]
     live: dict[str, list[Array]] = {
         value.name or "": [image[value.name or ""] for image in feeds] for value in model.graph.inputs
     }
     start = 0
-    for index in [*heads, len(nodes)]:
+    for index in [*layers, len(nodes)]:
         live = _advance(model, nodes, start, index, live)
         if index < len(nodes):
             yield nodes[index], _layer_input(nodes[index], live)
         start = index
-
-
-def _is_dequantizer(node: ir.Node) -> bool:
-    return node.op_type == "DequantizeLinear"
 
 
 def _advance(
@@ -103,9 +100,9 @@ def _sources(node: ir.Node) -> Iterator[ir.Value]:
     for value in node.inputs:
         if value is None:
             continue
-        producer = value.producer()
-        if producer is not None and _is_dequantizer(producer):
-            value = producer.inputs[0]
+        dequantizer = producer(value, DEQUANTIZE)
+        if dequantizer is not None:
+            value = dequantizer.inputs[0]
         if value is not None and value.const_value is None:
             yield value
 
@@ -113,14 +110,10 @@ def _sources(node: ir.Node) -> Iterator[ir.Value]:
 def _layer_input(node: ir.Node, live: dict[str, list[Array]]) -> LayerInput:
     value = node.inputs[0]
     assert value is not None
-    producer = value.producer()
-    if producer is None or not _is_dequantizer(producer):
+    dequantizer = producer(value, DEQUANTIZE)
+    if dequantizer is None:
         return LayerInput(live[value.name or ""], 1.0, 0.0)
-    stored, scale, zero_point = producer.inputs
+    stored, scale, zero_point = dequantizer.inputs
     assert stored is not None
-    assert scale is not None
-    assert zero_point is not None
-    assert scale.const_value is not None
-    assert zero_point.const_value is not None
-    parameters = float(scale.const_value.numpy()), float(zero_point.const_value.numpy())
+    parameters = float(known_constant(scale)), float(known_constant(zero_point))
     return LayerInput(live[stored.name or ""], *parameters)

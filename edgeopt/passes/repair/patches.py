@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.passes.quantize.eligibility import groups, weight_axis
+from edgeopt.graph.operators import groups, weight_axis
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -34,11 +34,11 @@ def window_of(node: ir.Node) -> Window | None:
     weight = node.inputs[1]
     if node.op_type != "Conv" or weight is None or weight.shape is None or len(weight.shape) != 4:
         return None
-    automatic = node.attributes.get("auto_pad")
-    if automatic is not None and automatic.as_string() not in ("NOTSET", "VALID"):
+    attributes = node.attributes
+    if attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return None
-    strides, dilations = _ints(node, "strides", (1, 1)), _ints(node, "dilations", (1, 1))
-    top, left, bottom, right = _ints(node, "pads", (0, 0, 0, 0))
+    strides, dilations = attributes.get_ints("strides", (1, 1)), attributes.get_ints("dilations", (1, 1))
+    top, left, bottom, right = attributes.get_ints("pads", (0, 0, 0, 0))
     height, width = (int(dim) for dim in weight.shape.numpy()[2:])
     return Window(
         (height, width),
@@ -116,8 +116,3 @@ def _reach(window: Window, height: int, width: int) -> tuple[NDArray[np.int64], 
         first = np.arange(outputs) * window.strides[axis] - window.begin[axis]
         axes.append(first[:, None] + np.arange(window.kernel[axis]) * window.dilations[axis])
     return axes[0], axes[1]
-
-
-def _ints(node: ir.Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    attribute = node.attributes.get(name)
-    return tuple(attribute.as_ints()) if attribute is not None else default

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from edgeopt.calibrate import CalibrationTable, Range
 from edgeopt.calibrate.tap import Feeds, open_session
 from edgeopt.config import CalibrationMethod
-from edgeopt.passes.quantize.eligibility import HEADS, macs
+from edgeopt.graph.operators import QUANTIZERS, macs
 from edgeopt.passes.quantize.insert import choose_ranges, insert_quantizers, scale_and_zero_point
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -85,7 +85,7 @@ def measure_ranges(
     glance = _Sample(_spread(sample.feeds, _GLANCES), _spread(sample.reference, _GLANCES))
     harm = {group: _Probe(model, scheme, group, exclude).harm(ranges[group[0]], glance) for group in placement.groups}
     least, effort = _MATTERS * sum(harm.values()), 0
-    image = sum(macs(node) for node in model.graph if node.op_type in HEADS)
+    image = sum(macs(node) for node in model.graph)
     for group in sorted((one for one in harm if harm[one] > least), key=lambda one: -harm[one]):
         if effort > _EFFORT:
             break
@@ -115,7 +115,7 @@ def quantize_activations(
     copy = model.clone()
     placement = place(copy, scheme, exclude)
     edges = tuple(edge for edge in placement.edges if edge.tensor in ranges)
-    insert_quantizers(copy, dataclasses.replace(placement, heads=(), edges=edges), ranges, scheme)
+    insert_quantizers(copy, dataclasses.replace(placement, layers=(), edges=edges), ranges, scheme)
     return copy
 
 
@@ -136,7 +136,7 @@ class _Probe:
         self._scales: list[str] = []
         self._zero_points: list[str] = []
         for node in network.graph:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            if node.op_type in QUANTIZERS:
                 self._scales += _as_inputs(network.graph, node.inputs[1])
                 self._zero_points += _as_inputs(network.graph, node.inputs[2])
         self._session = open_session(network, fused=False)

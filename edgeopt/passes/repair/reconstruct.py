@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import constant, given, known_constant, producer, replace_constant
+from edgeopt.graph.operators import DEQUANTIZE
 from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
 from edgeopt.passes.repair.activation import Activation, activation_after
 from edgeopt.passes.repair.gptq import damped, round_second_order
@@ -176,8 +178,7 @@ def _is_repairable(node: ir.Node) -> bool:
     """A quantized layer that is a plain matrix on patches."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.inputs[1] is None:
         return False
-    weight = node.inputs[1].producer()
-    if weight is None or weight.op_type != "DequantizeLinear":
+    if producer(node.inputs[1], DEQUANTIZE) is None:
         return False
     return node.op_type != "Conv" or window_of(node) is not None
 
@@ -212,9 +213,9 @@ def _targets(model: ir.Model, budgets: dict[str, int], feeds: Sequence[Feeds]) -
 def _float_weights(model: ir.Model) -> dict[str, Floats]:
     weights = {}
     for node in model.graph:
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
-        if node.name and weight is not None and weight.const_value is not None:
-            weights[node.name] = weight.const_value.numpy()
+        weight = constant(given(node, 1))
+        if node.name and weight is not None:
+            weights[node.name] = weight
     return weights
 
 
@@ -263,20 +264,13 @@ def _solve(
 
 def _current(node: ir.Node) -> _Candidate:
     """The layer's integers, scales and bias as they stand in the graph."""
-    dequantizer = node.inputs[1].producer() if node.inputs[1] is not None else None
+    dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
-    integers, scale = (_constant(value) for value in dequantizer.inputs[:2])
+    integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])
     matrix = weight_matrix(node, integers.astype(np.float32))
-    bias = _constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    bias = constant(given(node, 2))
     rows = matrix.shape[0] * matrix.shape[1]
     return _Candidate(matrix, scale.reshape(matrix.shape[:2]), bias if bias is not None else np.zeros(rows, np.float32))
-
-
-def _constant(value: ir.Value | None) -> Floats:
-    assert value is not None
-    assert value.const_value is not None
-    array: Floats = value.const_value.numpy()
-    return array
 
 
 def _robust(samples: _Samples, weight: Floats, bias: Floats) -> _Samples:
@@ -339,24 +333,12 @@ def _clip_scale(weight: Floats, hessian: Floats, shares: tuple[float, ...]) -> F
 
 def _write(graph: ir.Graph, node: ir.Node, candidate: _Candidate) -> None:
     """Put the candidate's integers, scales and bias into initializers of this node alone."""
-    dequantizer = node.inputs[1].producer() if node.inputs[1] is not None else None
+    dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
-    shape = _constant(dequantizer.inputs[0]).shape
+    shape = known_constant(dequantizer.inputs[0]).shape
     integers = weight_from_matrix(node, candidate.integers, shape).astype(np.int8)
-    _replace(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
-    _replace(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
+    replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
+    replace_constant(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
     if node.op_type == "MatMul":
         return  # it has no bias; the candidate was judged with one, so its mean error stays
-    if len(node.inputs) < 3:
-        node.resize_inputs(3)
-    _replace(graph, node, 2, f"{node.name}/bias_corrected", candidate.bias)
-
-
-def _replace(graph: ir.Graph, node: ir.Node, index: int, name: str, array: NDArray[np.generic]) -> None:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    old = node.inputs[index]
-    graph.register_initializer(value)
-    node.replace_input_with(index, value)
-    if old is not None and old.name is not None and not old.uses():
-        graph.initializers.pop(old.name, None)
+    replace_constant(graph, node, 2, f"{node.name}/bias_corrected", candidate.bias)

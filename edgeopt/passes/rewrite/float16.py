@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import add_initializer, along, constant, drop_unread_initializers, make_node, set_constant
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
 from edgeopt.passes.rewrite.float16_guards import SMALLEST_SCALE, guarded_nodes, smallest_step
 
 SCALE_OPSET = 19
@@ -54,7 +56,7 @@ def float16(model: ir.Model, table: CalibrationTable) -> Halved:
     """
     result = model.clone()
     opset = result.opset_imports.get("", 0)
-    if opset < SCALE_OPSET and any(node.op_type == "DequantizeLinear" for node in result.graph):
+    if opset < SCALE_OPSET and any(node.op_type == DEQUANTIZE for node in result.graph):
         raise ModelError(f"float16 scales need opset {SCALE_OPSET}, the model has {opset}. Export it with a newer one")
     if branching := next((node for node in result.graph if _has_subgraph(node)), None):
         raise ModelError(f"node '{branching.name}' ({branching.op_type}) holds a graph, which cannot become float16")
@@ -73,11 +75,11 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 def _wanted(node: ir.Node, kept: Mapping[str, str]) -> ir.DataType:
     """The float type that `node` is to have; quantizers follow their neighbours."""
-    if node.op_type == "QuantizeLinear":
+    if node.op_type == QUANTIZE:
         source = node.inputs[0]
         float16_in = source is not None and source.dtype == _FLOAT16
         return _FLOAT16 if float16_in and smallest_step(node) >= SMALLEST_SCALE else _FLOAT32
-    if node.op_type == "DequantizeLinear":
+    if node.op_type == DEQUANTIZE:
         readers = [reader for reader, _ in node.outputs[0].uses()]
         return _FLOAT32 if readers and all(reader.name in kept for reader in readers) else _FLOAT16
     return _FLOAT32 if node.name in kept else _FLOAT16
@@ -85,7 +87,7 @@ def _wanted(node: ir.Node, kept: Mapping[str, str]) -> ir.DataType:
 
 def _convert(node: ir.Node, wanted: ir.DataType, values: _Typed) -> None:
     """Give the float inputs and outputs of one node the type `wanted`."""
-    if node.op_type == "DequantizeLinear" and wanted == _FLOAT16:
+    if node.op_type == DEQUANTIZE and wanted == _FLOAT16:
         _make_scales_representable(node)
     floats = [index for index, value in enumerate(node.inputs) if value is not None and _is_float(value)]
     for index in floats:
@@ -122,24 +124,21 @@ class _Typed:
             producer = value.producer()
             if value.is_initializer() and value.const_value is not None:
                 self._made[key] = self._initializer(value, value.const_value.numpy(), dtype)
-            elif producer is not None and producer.op_type == "DequantizeLinear":
+            elif producer is not None and producer.op_type == DEQUANTIZE:
                 self._made[key] = self._dequantized(producer, dtype, reader)
             else:
                 self._made[key] = self._insert("Cast", [value], {"to": dtype}, value, dtype, reader)
         return self._made[key]
 
     def _initializer(self, value: ir.Value, array: NDArray[np.generic], dtype: ir.DataType) -> ir.Value:
-        tensor = ir.tensor(array.astype(dtype.numpy()), name=_named(value, dtype))
-        converted = ir.Value(name=tensor.name, shape=value.shape, type=ir.TensorType(dtype), const_value=tensor)
-        self._graph.register_initializer(converted)
-        return converted
+        return add_initializer(self._graph, _named(value, dtype), array.astype(dtype.numpy()))
 
     def _dequantized(self, node: ir.Node, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
         """What `node` gives, from a DequantizeLinear of its own type: a Cast behind it would keep it from fusing."""
         integers, scale, *zero_point = node.inputs
         assert scale is not None
         inputs = [integers, self.of_type(scale, dtype, reader), *zero_point]
-        return self._insert("DequantizeLinear", inputs, dict(node.attributes), node.outputs[0], dtype, reader)
+        return self._insert(DEQUANTIZE, inputs, dict(node.attributes), node.outputs[0], dtype, reader)
 
     def _insert(
         self,
@@ -151,11 +150,9 @@ class _Typed:
         reader: ir.Node,
     ) -> ir.Value:
         """The output of a new node before `reader`, in place of `value`."""
-        node = ir.node(kind, inputs, dict(attributes), name=_named(value, dtype))
-        output = node.outputs[0]
-        output.name, output.shape, output.type = _named(value, dtype), value.shape, ir.TensorType(dtype)
+        node = make_node(kind, inputs, attributes, name=_named(value, dtype), shape=value.shape, dtype=dtype)
         self._graph.insert_before(reader, node)
-        return output
+        return node.outputs[0]
 
 
 def _named(value: ir.Value, dtype: ir.DataType) -> str:
@@ -169,22 +166,20 @@ def _make_scales_representable(node: ir.Node) -> None:
     engine takes.
     """
     integers, scale = node.inputs[0], node.inputs[1]
-    if integers is None or integers.const_value is None or scale is None or scale.const_value is None:
+    stored, exact = constant(integers), constant(scale)
+    if integers is None or scale is None or stored is None or exact is None:
         return
-    exact = scale.const_value.numpy()
     half = exact.astype(np.float16)
     lossy = np.abs(half - exact) > _ROUNDING * exact
     if not lossy.any():
         return
     above = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
     moved = np.where(lossy, above.astype(np.float32), exact)
-    shape = [1] * integers.const_value.numpy().ndim
+    ratio = exact / moved
     if exact.ndim:
-        shape[node.attributes["axis"].as_int() if "axis" in node.attributes else 1] = -1
-    ratio = (exact / moved).reshape(shape if exact.ndim else ())
-    rounded = np.round(integers.const_value.numpy() * ratio).astype(np.int8)
-    scale.const_value = ir.tensor(moved, name=scale.name)
-    integers.const_value = ir.tensor(rounded, name=integers.name)
+        ratio = along(ratio, stored.ndim, node.attributes.get_int("axis", 1))
+    set_constant(scale, moved)
+    set_constant(integers, np.round(stored * ratio).astype(np.int8))
 
 
 def _restore_outputs(graph: ir.Graph) -> None:
@@ -194,10 +189,9 @@ def _restore_outputs(graph: ir.Graph) -> None:
             continue
         name = value.name
         value.name = f"{name}/float16"
-        node = ir.node("Cast", [value], {"to": _FLOAT32}, name=f"{name}/float")
-        output = node.outputs[0]
-        output.name, output.shape, output.type = name, value.shape, ir.TensorType(_FLOAT32)
+        node = make_node(
+            "Cast", [value], {"to": _FLOAT32}, name=f"{name}/float", output=name, shape=value.shape, dtype=_FLOAT32
+        )
         graph.append(node)
-        graph.outputs[index] = output
-    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
-        del graph.initializers[name]
+        graph.outputs[index] = node.outputs[0]
+    drop_unread_initializers(graph)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.calibrate import CalibrationTable
-from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
+from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, weight_axis
 
 LARGEST_ACTIVATION = 512.0
 """Of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
@@ -20,7 +20,6 @@ DEEPEST_REDUCTION = 4096
 """Most products that a float16 sum may have before its rounding shows (float16 counts to 2048 in whole numbers)."""
 SMALLEST_SCALE = 2.0**-17
 """Of an activation's quantizer: below 2**-14 float16 loses a bit with every halving, and seven are left here."""
-QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def guarded_nodes(graph: ir.Graph, table: CalibrationTable) -> dict[str, str]:
@@ -78,7 +77,7 @@ def smallest_step(node: ir.Node) -> float:
 
 def _reduction_depth(node: ir.Node) -> int:
     """Products that one output element sums; 0 for an operator that sums none."""
-    weight = node.inputs[1] if node.op_type in HEADS else None
+    weight = node.inputs[1] if node.op_type in LINEAR_OPS else None
     if weight is None or weight.shape is None:
         return 0
     shape = [dim for dim in weight.shape if isinstance(dim, int)]

@@ -7,13 +7,13 @@ in OpenVINO; the convolution alone does as many multiplications as before.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.passes.quantize.eligibility import groups
+from edgeopt.graph.edit import add_initializer, constant, producer
+from edgeopt.graph.operators import groups
 
 _SPATIAL = (2, 3)
 _STEP = 2
@@ -51,10 +51,10 @@ def _focus_of(node: ir.Node) -> _Focus | None:
     if node.op_type != "Conv" or groups(node) != 1 or not _is_plain(node) or _weight(node) is None:
         return None
     value = node.inputs[0]
-    stacked = value.producer() if value is not None else None
+    stacked = producer(value, "Concat")
     if value is None or len(value.uses()) != 1 or value.is_graph_output():
         return None
-    if stacked is None or stacked.op_type != "Concat" or stacked.attributes["axis"].as_int() not in (1, -3):
+    if stacked is None or stacked.attributes.get_int("axis") not in (1, -3):
         return None
     pieces = [_piece(value) for value in stacked.inputs]
     sources = {id(piece[0]) for piece in pieces if piece is not None}
@@ -68,12 +68,8 @@ def _focus_of(node: ir.Node) -> _Focus | None:
 
 def _is_plain(node: ir.Node) -> bool:
     """Whether a Conv says its padding by numbers and is not dilated."""
-    attributes = node.attributes
-    automatic = attributes.get("auto_pad")
-    dilations = attributes.get("dilations")
-    return (automatic is None or automatic.as_string() == "NOTSET") and (
-        dilations is None or set(dilations.as_ints()) == {1}
-    )
+    explicit = node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
+    return explicit and set(node.attributes.get_ints("dilations", (1,))) == {1}
 
 
 def _piece(value: ir.Value | None) -> tuple[ir.Value, tuple[int, int]] | None:
@@ -90,7 +86,7 @@ def _piece(value: ir.Value | None) -> tuple[ir.Value, tuple[int, int]] | None:
 
 def _cut(node: ir.Node) -> dict[int, int] | None:
     """Start by axis of a Slice that takes every second element to the end; None for any other."""
-    constants = [_constant(value) for value in node.inputs[1:]]
+    constants = [constant(value) for value in node.inputs[1:]]
     if len(constants) != 4 or any(array is None for array in constants):
         return None
     starts, ends, axes, steps = (array.ravel().tolist() for array in constants if array is not None)
@@ -107,20 +103,12 @@ def _fold(graph: ir.Graph, node: ir.Node, focus: _Focus) -> None:
     weight = _weight(node)
     assert weight is not None
     larger = _spread(weight, focus.offsets)
-    old = node.inputs[1]
-    assert old is not None
-    tensor = ir.tensor(larger, name=f"{old.name}/focus")
-    value = ir.Value(
-        name=tensor.name, shape=ir.Shape(larger.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
     node.replace_input_with(0, focus.source)
-    node.replace_input_with(1, value)
+    old = node.inputs[1]
+    node.replace_input_with(1, add_initializer(graph, f"{old.name if old is not None else ''}/focus", larger))
     doubled = {"strides": (1, 1), "pads": (0, 0, 0, 0)}
     for name, default in doubled.items():
-        attribute = node.attributes.get(name)
-        given = attribute.as_ints() if attribute is not None else default
-        node.attributes[name] = ir.AttrInt64s(name, [_STEP * each for each in given])
+        node.attributes[name] = ir.AttrInt64s(name, [_STEP * each for each in node.attributes.get_ints(name, default)])
     node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", list(larger.shape[2:]))
 
 
@@ -135,10 +123,5 @@ def _spread(weight: NDArray[np.float32], offsets: tuple[tuple[int, int], ...]) -
 
 
 def _weight(node: ir.Node) -> NDArray[np.float32] | None:
-    array = _constant(node.inputs[1])
+    array = constant(node.inputs[1])
     return array if array is not None and array.ndim == 4 else None
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any] | None:
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
-    return None if tensor is None else tensor.numpy()

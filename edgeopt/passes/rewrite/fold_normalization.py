@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import add_initializer, make_node
 from edgeopt.spec import ModelSpec, Normalization, replace
 
 
@@ -38,17 +39,13 @@ def fold_normalization(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, Mode
             f"but has {[(value.name, str(value.dtype)) for value in result.graph.inputs]}. Correct the spec's input"
         )
     factor, offset = _affine(normalization, pixels, spec)
-    nodes = _nodes(pixels, factor, offset)
+    nodes = _nodes(result.graph, pixels, factor, offset)
     network_input = nodes[-1].outputs[0]
     network_input.shape = ir.Shape(pixels.shape)
     network_input.type = pixels.type
     pixels.replace_all_uses_with(network_input)
     nodes[0].replace_input_with(0, pixels)
     pixels.type = ir.TensorType(ir.DataType.UINT8)
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value.const_value is not None:
-                result.graph.register_initializer(value)
     result.graph.insert_before(result.graph[0], nodes)
     return result, _folded(spec)
 
@@ -69,20 +66,22 @@ def _affine(normalization: Normalization, pixels: ir.Value, spec: ModelSpec) -> 
     return factor.astype(np.float32).reshape(broadcast), offset.astype(np.float32).reshape(broadcast)
 
 
-def _nodes(pixels: ir.Value, factor: np.ndarray, offset: np.ndarray) -> list[ir.Node]:
-    """The chain of nodes; steps that do nothing are left out."""
+def _nodes(graph: ir.Graph, pixels: ir.Value, factor: np.ndarray, offset: np.ndarray) -> list[ir.Node]:
+    """The chain of nodes, not in `graph` yet; steps that do nothing are left out."""
     prefix = f"{pixels.name}/normalize"
-    nodes = [ir.node("Cast", [pixels], {"to": ir.DataType.FLOAT}, name=f"{prefix}/cast")]
-    for op_type, constant, neutral in (("Mul", factor, 1.0), ("Sub", offset, 0.0)):
-        if np.all(constant == neutral):
+    nodes = [_node(f"{prefix}/cast", "Cast", [pixels], {"to": ir.DataType.FLOAT})]
+    for op_type, array, neutral in (("Mul", factor, 1.0), ("Sub", offset, 0.0)):
+        if np.all(array == neutral):
             continue
-        value = ir.Value(name=f"{prefix}/{op_type.lower()}_constant", const_value=ir.tensor(constant))
-        value.shape, value.type = ir.Shape(constant.shape), ir.TensorType(ir.DataType.FLOAT)
-        nodes.append(ir.node(op_type, [nodes[-1].outputs[0], value], name=f"{prefix}/{op_type.lower()}"))
-    for node in nodes:
-        node.outputs[0].name = f"{node.name}_output"
-        node.outputs[0].shape, node.outputs[0].type = pixels.shape, ir.TensorType(ir.DataType.FLOAT)
+        value = add_initializer(graph, f"{prefix}/{op_type.lower()}_constant", array)
+        nodes.append(_node(f"{prefix}/{op_type.lower()}", op_type, [nodes[-1].outputs[0], value]))
     return nodes
+
+
+def _node(name: str, kind: str, inputs: list[ir.Value], attributes: dict[str, ir.DataType] | None = None) -> ir.Node:
+    return make_node(
+        kind, inputs, attributes, name=name, output=f"{name}_output", shape=inputs[0].shape, dtype=ir.DataType.FLOAT
+    )
 
 
 def _folded(spec: ModelSpec) -> ModelSpec:

@@ -6,7 +6,10 @@ level by level while there are rows and columns, it is what engines that compute
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
+
+from edgeopt.graph.edit import add_initializer, make_node, producer
 
 _SWAP = (0, 2, 1)
 _CHANNELS_LAST = (0, 2, 3, 1)
@@ -28,10 +31,10 @@ def lift_transposes(model: ir.Model) -> None:
 
 def _levels(node: ir.Node) -> list[ir.Value]:
     """The (N, C, H, W) tensors that `node` transposes; none where it is something else."""
-    if node.op_type != "Transpose" or tuple(node.attributes["perm"].as_ints()) != _SWAP or node.inputs[0] is None:
+    if node.op_type != "Transpose" or node.attributes.get_ints("perm") != _SWAP or node.inputs[0] is None:
         return []
-    stacked = node.inputs[0].producer()
-    if stacked is None or stacked.op_type != "Concat" or stacked.attributes["axis"].as_int() not in (2, -1):
+    stacked = producer(node.inputs[0], "Concat")
+    if stacked is None or stacked.attributes.get_int("axis") not in (2, -1):
         return []
     if len(node.inputs[0].uses()) != 1 or node.inputs[0].is_graph_output():
         return []
@@ -41,8 +44,8 @@ def _levels(node: ir.Node) -> list[ir.Value]:
 
 def _level(value: ir.Value | None) -> ir.Value | None:
     """The (N, C, H, W) tensor of which `value` is the (N, C, H·W) form."""
-    node = value.producer() if value is not None else None
-    if node is None or value is None or node.op_type != "Reshape" or node.inputs[0] is None:
+    node = producer(value, "Reshape")
+    if node is None or value is None or node.inputs[0] is None:
         return None
     before, after = node.inputs[0].shape, value.shape
     if before is None or after is None or len(before) != 4 or len(after) != 3:
@@ -60,11 +63,13 @@ def _lift(graph: ir.Graph, node: ir.Node, levels: list[ir.Value]) -> None:
     for level in levels:
         nodes += _channels_last(graph, level)
         parts.append(nodes[-1].outputs[0])
-    stack = ir.node("Concat", parts, {"axis": 1}, name=f"{result.name}/Concat")
+    name = result.name or ""
+    result.name = f"{name}/before"
+    stack = make_node(
+        "Concat", parts, {"axis": 1}, name=f"{name}/Concat", output=name, shape=result.shape, dtype=result.dtype
+    )
     graph.insert_before(node, [*nodes, stack])
     lifted = stack.outputs[0]
-    lifted.shape, lifted.type = result.shape, result.type
-    lifted.name, result.name = result.name, f"{result.name}/before"
     result.replace_all_uses_with(lifted, replace_graph_outputs=True)
 
 
@@ -76,16 +81,15 @@ def _channels_last(graph: ir.Graph, level: ir.Value) -> list[ir.Node]:
     assert isinstance(height, int)
     assert isinstance(width, int)
     name = f"{level.name}/channels_last"
-    transpose = ir.node("Transpose", [level], {"perm": _CHANNELS_LAST}, name=f"{name}/Transpose")
-    _describe(transpose, name, [batch, height, width, channels], level.type)
-    target = ir.tensor([-1, height * width, channels], dtype=ir.DataType.INT64, name=f"{name}/shape")
-    shape = ir.Value(name=target.name, shape=ir.Shape([3]), type=ir.TensorType(ir.DataType.INT64), const_value=target)
-    graph.register_initializer(shape)
-    reshape = ir.node("Reshape", [transpose.outputs[0], shape], name=f"{name}/Reshape")
-    _describe(reshape, f"{name}/flat", [batch, height * width, channels], level.type)
+    columns = ir.Shape([batch, height, width, channels])
+    transpose = make_node(
+        "Transpose", [level], {"perm": _CHANNELS_LAST},
+        name=f"{name}/Transpose", output=name, shape=columns, dtype=level.dtype,
+    )  # fmt: skip
+    shape = add_initializer(graph, f"{name}/shape", np.array([-1, height * width, channels], np.int64))
+    reshape = make_node(
+        "Reshape", [transpose.outputs[0], shape],
+        name=f"{name}/Reshape", output=f"{name}/flat", shape=ir.Shape([batch, height * width, channels]),
+        dtype=level.dtype,
+    )  # fmt: skip
     return [transpose, reshape]
-
-
-def _describe(node: ir.Node, name: str, shape: list[int | ir.SymbolicDim], dtype: ir.TypeProtocol | None) -> None:
-    output = node.outputs[0]
-    output.name, output.shape, output.type = name, ir.Shape(shape), dtype

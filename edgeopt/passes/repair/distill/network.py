@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeopt.passes.quantize.eligibility import HEADS, weight_axis
+from edgeopt.graph.edit import given, known_constant, producer, set_constant
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, weight_axis
 from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
 from edgeopt.passes.repair.distill.attributes import Attributes
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
@@ -82,12 +83,12 @@ class LearnedNetwork:
         """Logarithms of what the scales are multiplied by."""
         replaced: dict[str, Operator] = {}
         for node in model.graph:
-            if node.op_type == "QuantizeLinear":
+            if node.op_type == QUANTIZE:
                 replaced[node.name or ""] = self._quantizer(node)
-            elif node.op_type == "DequantizeLinear":
+            elif node.op_type == DEQUANTIZE:
                 replaced[node.name or ""] = self._dequantizer(node)
         for node in model.graph:
-            if node.op_type in HEADS:
+            if node.op_type in LINEAR_OPS:
                 self._add_bias(node)
         self._interpreter = Interpreter(model.graph, replaced)
 
@@ -127,17 +128,17 @@ class LearnedNetwork:
         }
         for name, array in arrays.items():
             value = result.graph.initializers[name]
-            shape = _constant(value).shape
-            value.const_value = ir.tensor(array.detach().numpy().reshape(shape).copy(), name=name)
+            shape = known_constant(value).shape
+            set_constant(value, array.detach().numpy().reshape(shape).copy())
         return result
 
     def _scale(self, name: str) -> Tensor:
         gain = torch.exp(self._gains[self._leader[name]])
-        return torch.from_numpy(_constant(self._model.graph.initializers[name])) * gain
+        return torch.from_numpy(np.array(known_constant(self._model.graph.initializers[name]))) * gain
 
     def _quantizer(self, node: ir.Node) -> Operator:
         """Quantize and dequantize at once: what follows gets real values on the grid."""
-        scale, zero_point = node.inputs[1], _constant(node.inputs[2])
+        scale, zero_point = node.inputs[1], known_constant(node.inputs[2])
         name = "" if scale is None else scale.name or ""
         limits = np.iinfo(zero_point.dtype)
         low, high = int(limits.min) - int(zero_point), int(limits.max) - int(zero_point)
@@ -155,7 +156,7 @@ class LearnedNetwork:
             return lambda _, x, *__: x
         name = stored.name or ""
         if name not in self._weights:
-            integers, steps = _constant(stored), _constant(scale)
+            integers, steps = known_constant(stored), np.array(known_constant(scale))
             shape = [1] * integers.ndim
             if steps.size > 1:
                 shape[node.attributes["axis"].as_int()] = steps.size
@@ -168,32 +169,21 @@ class LearnedNetwork:
 
     def _add_bias(self, node: ir.Node) -> None:
         """Learn the bias of a quantized layer that has one of its own."""
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        dequantizers = [value.producer() if value is not None else None for value in node.inputs[:2]]
-        if bias is None or bias.const_value is None or bias.name in self._biases or None in dequantizers:
+        bias = given(node, 2)
+        before, stored = (producer(value, DEQUANTIZE) for value in node.inputs[:2])
+        if bias is None or bias.const_value is None or bias.name in self._biases or before is None or stored is None:
             return
-        given, stored = dequantizers
-        assert given is not None
-        assert stored is not None
-        if given.op_type != "DequantizeLinear" or stored.op_type != "DequantizeLinear":
-            return
-        start = _constant(bias)
-        unit = _noise(node, float(_constant(given.inputs[1])), stored, start.shape)
+        start = np.array(known_constant(bias))
+        unit = _noise(node, float(known_constant(before.inputs[1])), stored, start.shape)
         parameters = torch.from_numpy(start), torch.from_numpy(unit), torch.zeros(start.shape, requires_grad=True)
         self._biases[bias.name or ""] = _Bias(*parameters)
 
 
 def _noise(node: ir.Node, step: float, dequantizer: ir.Node, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """What a layer's output changes by if every input moves by one step, each in its own direction."""
-    integers, scale = (_constant(value) for value in dequantizer.inputs[:2])
+    integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])
     axis = weight_axis(node)
     others = tuple(each for each in range(integers.ndim) if each != axis)
     lengths = np.sqrt(np.square(integers.astype(np.float32)).sum(axis=others)) * scale
     unit = np.maximum(lengths, scale) * step
     return np.broadcast_to(unit if unit.size == shape[-1] else unit.mean(), shape).astype(np.float32)
-
-
-def _constant(value: ir.Value | None) -> NDArray[Any]:
-    assert value is not None
-    assert value.const_value is not None
-    return np.array(value.const_value.numpy())

@@ -1,0 +1,109 @@
+"""Read and change graphs: constants, names, new nodes and initializers, over onnx_ir's tape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.tape import Tape
+
+
+def node_name(node: ir.Node) -> str:
+    """A node's own name, or that of what it computes where it has none."""
+    return node.name or node.outputs[0].name or ""
+
+
+def given(node: ir.Node, index: int) -> ir.Value | None:
+    """Input `index`; None where the node has not so many, or leaves it out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def producer(value: ir.Value | None, *kinds: str) -> ir.Node | None:
+    """The node that makes `value`, if it is of one of `kinds`; of any kind where none is named."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and (not kinds or node.op_type in kinds) else None
+
+
+def constant(value: ir.Value | None) -> NDArray[Any] | None:
+    """The array of an initializer or of a Constant node; None for what is computed or left out."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def known_constant(value: ir.Value | None) -> NDArray[Any]:
+    """The array of a value that the caller knows to be constant."""
+    array = constant(value)
+    assert array is not None
+    return array
+
+
+def number(value: ir.Value | None) -> float | None:
+    """A constant of one element as a number; None for what is computed or left out."""
+    array = constant(value)
+    return None if array is None else float(array.item())
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    """Add a constant under `name`, or a name like it that is free."""
+    while name in graph.initializers:
+        name += "_"
+    return Tape(graph).initializer(ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+
+
+def set_constant(value: ir.Value, array: NDArray[Any]) -> None:
+    """Give an initializer another array of the same shape, for all its readers."""
+    value.const_value = ir.tensor(array, name=value.name)
+
+
+def replace_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, array: NDArray[Any]) -> None:
+    """Let input `index` of one node be a constant of its own; the old one goes where nothing else reads it."""
+    old = given(node, index)
+    node.resize_inputs(max(len(node.inputs), index + 1))
+    node.replace_input_with(index, add_initializer(graph, name, array))
+    if old is not None and old.is_initializer() and not old.uses() and not old.is_graph_output():
+        del graph.initializers[old.name or ""]
+
+
+def drop_unread_initializers(graph: ir.Graph) -> None:
+    """Remove the initializers that no node reads."""
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        if not graph.initializers[name].is_graph_output():
+            del graph.initializers[name]
+
+
+def make_node(
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any] | None = None,
+    *,
+    name: str,
+    output: str | None = None,
+    shape: ir.Shape | None = None,
+    dtype: ir.DataType | None = None,
+) -> ir.Node:
+    """A node that is in no graph yet, its one output named and typed.
+
+    Args:
+        kind: operator of ONNX's own domain.
+        inputs: as the operator takes them.
+        attributes: by name; onnx_ir's attributes, or values to make them from.
+        name: of the node.
+        output: name of its output; the node's by default.
+        shape: of the output, where it is known.
+        dtype: of the output.
+    """
+    typed = None if dtype is None else ir.TensorType(dtype)
+    result = ir.Value(name=output or name, shape=shape, type=typed)
+    tape = Tape()
+    tape.op(kind, inputs, attributes, name=name, output=result)
+    return tape.nodes[0]
+
+
+def along(factors: NDArray[Any], rank: int, axis: int) -> NDArray[Any]:
+    """(C,) `factors` shaped to broadcast along one axis of an array of `rank` dimensions."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return factors.reshape(shape)

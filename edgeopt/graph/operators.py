@@ -1,0 +1,166 @@
+"""What quantization asks about ONNX operators: one table, and what follows from it for a node.
+
+Sources: the operators' ONNX specification; what TensorRT's developer guide, OpenVINO's low-precision transformations
+and onnxruntime's quantization tool say they run on integers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeopt.graph.edit import given
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+QUANTIZERS = (QUANTIZE, DEQUANTIZE)
+STANDARD_DOMAINS = ("", "ai.onnx")
+_EVERYTHING = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Facts about one operator. The defaults are those of an operator that nothing is known about."""
+
+    linear: bool = False
+    """A convolution or matrix product: its input and weight are quantized, and everything else follows from that."""
+    carries_scale: bool = False
+    """It moves or chooses values: it gives the integers that it takes (see `carries_scale` for Resize)."""
+    averages: bool = False
+    """It has INT8 kernels, and its result a finer grid than its input, so a scale of its own."""
+    fuses: bool = False
+    """Pointwise on one activation: engines fuse it into the linear operator before it."""
+    float_only: bool = False
+    """No engine has an INT8 kernel for it, unless it is fused."""
+    within_inputs: bool = False
+    """Its results lie between the smallest and the largest of its inputs."""
+    bounds: tuple[float, float] = _EVERYTHING
+    """Of its results, whatever its inputs are."""
+    keeps_channels: bool = False
+    """A positive factor on a channel of its input is one on the same channel of its output (of Clip: within its
+    bound)."""
+
+
+_LINEAR = Operator(linear=True)
+_ACTIVATION = Operator(fuses=True)
+_MOVES = Operator(carries_scale=True, within_inputs=True)
+_AVERAGES = Operator(averages=True, within_inputs=True, keeps_channels=True)
+_FLOAT = Operator(float_only=True)
+
+OPERATORS: Mapping[str, Operator] = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _LINEAR),
+    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Expand",
+                     "DepthToSpace", "SpaceToDepth"), _MOVES),
+    **dict.fromkeys(("MaxPool", "GlobalMaxPool", "Flatten", "Identity", "Resize"),
+                    Operator(carries_scale=True, within_inputs=True, keeps_channels=True)),
+    **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), _AVERAGES),
+    "Add": Operator(keeps_channels=True),
+    "Relu": Operator(fuses=True, bounds=(0.0, math.inf), keeps_channels=True),
+    "LeakyRelu": Operator(fuses=True, keeps_channels=True),
+    "Clip": Operator(fuses=True, keeps_channels=True),
+    "Sigmoid": Operator(fuses=True, float_only=True, bounds=(0.0, 1.0)),
+    "HardSigmoid": Operator(fuses=True, bounds=(0.0, 1.0)),
+    "Tanh": Operator(fuses=True, float_only=True, bounds=(-1.0, 1.0)),
+    "Gelu": Operator(fuses=True, float_only=True),
+    **dict.fromkeys(("PRelu", "Elu", "HardSwish", "Mish", "Swish", "BatchNormalization"), _ACTIVATION),
+    "Softmax": Operator(float_only=True, bounds=(0.0, 1.0)),
+    **dict.fromkeys(("Exp", "Log", "Erf", "LayerNormalization", "Pow", "Sqrt"), _FLOAT),
+}  # fmt: skip
+"""By operator type of ONNX's own domain."""
+
+LINEAR_OPS = tuple(name for name, facts in OPERATORS.items() if facts.linear)
+"""Convolutions and matrix products."""
+
+_UNKNOWN = Operator()
+
+
+def operator(node: ir.Node) -> Operator:
+    """What is known about a node's operator."""
+    return OPERATORS.get(node.op_type, _UNKNOWN) if node.domain in STANDARD_DOMAINS else _UNKNOWN
+
+
+def carries_scale(node: ir.Node) -> bool:
+    """Whether `node` gives the integers that it takes. A Resize that computes values in between does not."""
+    return operator(node).carries_scale and not _interpolates(node)
+
+
+def stays_within_inputs(node: ir.Node) -> bool:
+    """Whether the results of `node` lie between the smallest and the largest of its inputs."""
+    overshoots = node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "cubic"
+    return operator(node).within_inputs and not overshoots
+
+
+def data_inputs(node: ir.Node) -> tuple[int, ...]:
+    """Indices of the inputs that hold the data of an operator that carries a scale: all of a Concat, else the first."""
+    return tuple(range(len(node.inputs))) if node.op_type == "Concat" else (0,)
+
+
+def groups(node: ir.Node) -> int:
+    """The number of groups of a convolution; 1 for other operators."""
+    return int(node.attributes.get_int("group", 1))
+
+
+def weight_axis(node: ir.Node) -> int:
+    """The axis of a linear operator's weight that counts output channels."""
+    match node.op_type:
+        case "ConvTranspose":
+            return 1
+        case "Gemm":
+            return 0 if node.attributes.get_int("transB", 0) else 1
+        case "MatMul":
+            weight = node.inputs[1]
+            assert weight is not None
+            assert weight.shape is not None
+            return len(weight.shape) - 1
+        case _:
+            return 0
+
+
+def input_axis(node: ir.Node) -> int:
+    """The axis of a weight that its input channels lie along; a depthwise one has them beside its output channels."""
+    return 0 if groups(node) > 1 else 1 - weight_axis(node)
+
+
+def macs(node: ir.Node) -> int:
+    """Multiply-accumulates of a node, from the shapes.
+
+    Dimensions that are not known count as 1, so that of a dynamic batch this is for one image. 0 for operators other
+    than convolutions and products, and where a tensor has no shape.
+    """
+    if node.op_type == "Einsum":
+        return _einsum_macs(node)
+    weight, output = _sizes(given(node, 1)), _sizes(node.outputs[0])
+    if not weight or not output or not operator(node).linear:
+        return 0
+    match node.op_type:
+        case "Conv":
+            return math.prod(output[1:]) * math.prod(weight[1:])
+        case "ConvTranspose":
+            return math.prod(_sizes(given(node, 0))[2:]) * math.prod(weight)
+        case "Gemm":
+            return math.prod(output) * math.prod(weight) // output[-1]
+        case _:
+            return math.prod(output) * weight[-2 if len(weight) > 1 else 0]
+
+
+def _einsum_macs(node: ir.Node) -> int:
+    """Of a product of two tensors; 0 with an ellipsis, whose size the equation does not say."""
+    terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
+    shapes = [_sizes(value) for value in node.inputs]
+    if len(terms) != 2 or any(len(term) != len(shape) for term, shape in zip(terms, shapes, strict=True)):
+        return 0
+    size = {label: count for term, shape in zip(terms, shapes, strict=True)
+            for label, count in zip(term, shape, strict=True)}  # fmt: skip
+    return math.prod(size.values())
+
+
+def _sizes(value: ir.Value | None) -> tuple[int, ...]:
+    if value is None or value.shape is None:
+        return ()
+    return tuple(size if isinstance(size, int) else 1 for size in value.shape)
+
+
+def _interpolates(node: ir.Node) -> bool:
+    return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest"

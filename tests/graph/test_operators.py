@@ -1,0 +1,120 @@
+"""Facts that follow from the operator table for a node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from onnx_ir.passes import common
+from passes.graphs import model_of, run
+
+from edgeopt.graph.operators import (
+    LINEAR_OPS,
+    OPERATORS,
+    carries_scale,
+    groups,
+    input_axis,
+    macs,
+    operator,
+    stays_within_inputs,
+    weight_axis,
+)
+
+X = np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)
+
+
+def only(text: str) -> ir.Node:
+    """The last node of a graph, with shapes."""
+    model = model_of(text)
+    common.ShapeInferencePass()(model)
+    return list(model.graph)[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("g (float[1,8,6,6] x, float[16,8,3,3] w1) => (y) { y = Conv<pads=[1,1,1,1]>(x, w1) }", 36 * 16 * 8 * 9),
+        ("g (float[1,8,6,6] x, float[8,1,3,3] w1) => (y) { y = Conv<group=8>(x, w1) }", 16 * 8 * 9),
+        ("g (float[N,8,6,6] x, float[8,5,2,2] w1) => (y) { y = ConvTranspose<strides=[2,2]>(x, w1) }", 36 * 8 * 5 * 4),
+        ("g (float[1,8] x, float[8,5] w1) => (y) { y = Gemm(x, w1) }", 40),
+        ("g (float[1,8] x, float[5,8] w1) => (y) { y = Gemm<transB=1>(x, w1) }", 40),
+        ("g (float[1,7,8] x, float[8,5] w1) => (y) { y = MatMul(x, w1) }", 7 * 8 * 5),
+        ("g (float[1,2,7,8] x, float[1,2,8,7] z) => (y) { y = MatMul(x, z) }", 2 * 7 * 8 * 7),
+        ('g (float[1,7,8] x, float[8,5] w1) => (y) { y = Einsum<equation="bti, io -> bto">(x, w1) }', 7 * 8 * 5),
+        ('g (float[1,7,8] x, float[8,5] w1) => (y) { y = Einsum<equation="...i,io->...o">(x, w1) }', 0),
+        ("g (float[1,8,6,6] x) => (y) { y = Relu(x) }", 0),
+    ],
+)
+def test_multiply_accumulates_are_counted_from_the_shapes(text, count):
+    assert macs(only(text)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "output", "given"),
+    [
+        ("g (float[1,8,6,6] x, float[16,8,3,3] w1) => (y) { y = Conv(x, w1) }", 0, 1),
+        ("g (float[1,8,6,6] x, float[8,1,3,3] w1) => (y) { y = Conv<group=8>(x, w1) }", 0, 0),
+        ("g (float[1,8,6,6] x, float[8,5,2,2] w1) => (y) { y = ConvTranspose(x, w1) }", 1, 0),
+        ("g (float[1,8] x, float[8,5] w1) => (y) { y = Gemm(x, w1) }", 1, 0),
+        ("g (float[1,8] x, float[5,8] w1) => (y) { y = Gemm<transB=1>(x, w1) }", 0, 1),
+        ("g (float[1,7,8] x, float[8,5] w1) => (y) { y = MatMul(x, w1) }", 1, 0),
+    ],
+)
+def test_the_axes_of_a_weight(text, output, given):
+    node = only(text)
+    assert (weight_axis(node), input_axis(node)) == (output, given)
+    assert groups(node) == (8 if "group" in text else 1)
+
+
+@pytest.mark.parametrize(("mode", "carries"), [("nearest", True), ("linear", False), ("cubic", False)])
+def test_a_resize_carries_the_scale_only_where_it_repeats_values(mode, carries):
+    node = only(f"""g (float[1,4,6,6] x) => (y) <float[4] scales = {{1.0, 1.0, 2.0, 2.0}}>
+        {{ y = Resize<mode="{mode}">(x, , scales) }}""")
+    assert carries_scale(node) == carries
+    assert stays_within_inputs(node) == (mode != "cubic")
+
+
+CALLS = {
+    "Reshape": ("Reshape(x, shape)", "int64[2] shape = {4, -1}"),
+    "Transpose": ("Transpose<perm=[0,2,3,1]>(x)", ""),
+    "Squeeze": ("Squeeze(x, axis)", "int64[1] axis = {0}"),
+    "Unsqueeze": ("Unsqueeze(x, axis)", "int64[1] axis = {0}"),
+    "Slice": ("Slice(x, first, last)", "int64[4] first = {0, 1, 0, 0}, int64[4] last = {1, 3, 6, 6}"),
+    "Split": ("Split<num_outputs=2, axis=1>(x)", ""),
+    "Concat": ("Concat<axis=1>(x, x)", ""),
+    "Expand": ("Expand(x, shape)", "int64[4] shape = {2, 4, 6, 6}"),
+    "DepthToSpace": ("DepthToSpace<blocksize=2>(x)", ""),
+    "SpaceToDepth": ("SpaceToDepth<blocksize=2>(x)", ""),
+    "MaxPool": ("MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(x)", ""),
+    "GlobalMaxPool": ("GlobalMaxPool(x)", ""),
+    "Flatten": ("Flatten(x)", ""),
+    "Identity": ("Identity(x)", ""),
+    "Resize": ('Resize<mode="nearest">(x, , scales)', "float[4] scales = {1.0, 1.0, 2.0, 2.0}"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name, facts in OPERATORS.items() if facts.carries_scale])
+def test_operators_that_carry_a_scale_give_only_values_that_they_take(name):
+    call, constants = CALLS[name]
+    outputs = "y, z" if name == "Split" else "y"
+    model = model_of(f"g (float[1,4,6,6] x) => (y) <{constants}> {{ {outputs} = {call} }}")
+    node = list(model.graph)[-1]
+    assert node.op_type == name
+    assert carries_scale(node)
+    assert np.isin(run(model, x=X)["y"], X).all()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, facts in OPERATORS.items() if np.isfinite(facts.bounds).any() and name != "Softmax"]
+)
+def test_bounds_of_an_operator_hold_and_are_reached(name):
+    low, high = OPERATORS[name].bounds
+    result = run(model_of(f"g (float[1,4,6,6] x) => (y) {{ y = {name}(x) }}"), x=X * 1e3)["y"]
+    assert result.min() == pytest.approx(low)
+    assert result.max() == pytest.approx(high if np.isfinite(high) else 1e3 * X.max())
+
+
+def test_an_operator_of_another_domain_is_unknown():
+    node = ir.node("Conv", [ir.Value(name="x")], domain="com.example")
+    assert not operator(node).linear
+    assert set(LINEAR_OPS) == {"Conv", "ConvTranspose", "Gemm", "MatMul"}
