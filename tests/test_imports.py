@@ -15,7 +15,20 @@ import edgeopt
 
 DEVICE = (
     *("runtime", "targets", "evaluate", "benchmark", "gate", "bundle", "dataset", "metrics", "intervals"),
-    *("preprocess", "postprocess", "draw", "config", "hardware", "spec", "renamed", "errors", "typed", "report", "cli"),
+    *(
+        "preprocess",
+        "postprocess",
+        "draw",
+        "config",
+        "hardware",
+        "spec",
+        "references",
+        "renamed",
+        "errors",
+        "typed",
+        "report",
+        "cli",
+    ),
 )
 """The device side; `report` and `cli` import everything else only when it is asked for."""
 

@@ -31,6 +31,7 @@ from edgeopt.spec import (
     ResizeShorterSide,
     YoloDecoding,
     YoloxDecoding,
+    replace,
 )
 
 GREY = Preprocessing(steps=(Resize(size=(8, 8)),), channels="GRAY", normalization=Normalization())
@@ -334,6 +335,28 @@ def user_module(tmp_path: Path) -> Path:
 
             def number():
                 return 3
+
+            def with_keys(labels=("p", "q", "r")):
+                steps = [{"type": "resize", "size": (8, 8)}]
+                prepared = {"steps": steps, "normalization": {"scale": 1.0}}
+                return tiny(), {"input_size": (8, 8), "labels": labels, "preprocessing": prepared}
+
+            def with_wrong_keys():
+                return tiny(), {"imput_size": (8, 8)}
+
+            def with_spec():
+                from edgeopt.spec import (
+                    ClassificationDecoding, ModelSpec, Normalization, Preprocessing, Resize, TensorSpec
+                )
+                return tiny(), ModelSpec(
+                    name="mine",
+                    task="classification",
+                    input=TensorSpec(name="pixels", shape=("N", 3, 8, 8)),
+                    outputs=(TensorSpec(name="logits", shape=("N", 3)),),
+                    preprocessing=Preprocessing(steps=(Resize(size=(8, 8)),), normalization=Normalization()),
+                    decoding=ClassificationDecoding(activation="sigmoid"),
+                    labels=("x", "y", "z"),
+                )
             """
         )
     )
@@ -384,6 +407,27 @@ def test_a_callable_is_found_in_the_recipes_folder(user_module: Path) -> None:
 def test_says_what_is_wrong_with_a_callable(config: ModelConfig, expected: str, user_module: Path) -> None:
     with pytest.raises(ModelError, match=expected):
         resolve(config, user_module)
+
+
+def test_a_callable_may_bring_its_own_specification(user_module: Path) -> None:
+    bare = ModelConfig(source="my_nets:with_spec")
+    spec = resolve(bare, user_module).spec
+    assert (spec.name, spec.input.name, spec.labels) == ("mine", "pixels", ("x", "y", "z"))
+    assert spec.decoding == ClassificationDecoding(activation="sigmoid")
+    named = resolve(ModelConfig(source="my_nets:with_spec", labels=("a", "b", "c")), user_module, ("d", "e", "f")).spec
+    assert named.labels == ("a", "b", "c")
+    with pytest.raises(ModelError, match="but 2 labels"):
+        resolve(ModelConfig(source="my_nets:with_spec", labels=("a", "b")), user_module)
+
+
+def test_a_callable_may_bring_what_the_recipe_leaves_out(user_module: Path) -> None:
+    spec = resolve(ModelConfig(source="my_nets:with_keys"), user_module, ("d", "e", "f")).spec
+    assert spec.labels == ("p", "q", "r")
+    assert spec.preprocessing == replace(COLOUR, normalization=Normalization(scale=1.0))
+    recipe = resolve(ModelConfig(source="my_nets:with_keys", preprocessing=COLOUR), user_module).spec
+    assert recipe.preprocessing == COLOUR
+    with pytest.raises(ModelError, match=r"a ModelSpec or keys of \[model\].*imput_size"):
+        resolve(ModelConfig(source="my_nets:with_wrong_keys"), user_module)
 
 
 class FakeTorchvision:

@@ -53,6 +53,8 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
     mobilenet-v2. Only what changed since the last build is made again.
+
+    A recipe is code: where it names package.module:callable, that is run. Build only recipes that you trust.
     """
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.views.tables import calibration_table

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import re
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import nn
 
@@ -19,6 +16,7 @@ from edgeopt import models
 from edgeopt.config import ModelConfig
 from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, did_you_mean
 from edgeopt.models.catalog import imagenet_preprocessing
+from edgeopt.references import code_files, importable, is_code, resolve
 from edgeopt.source.specification import override, read_labels, specify
 from edgeopt.spec import (
     CenterCrop,
@@ -28,13 +26,14 @@ from edgeopt.spec import (
     ResizeShorterSide,
     Size,
     TensorSpec,
+    replace,
 )
+from edgeopt.typed import convert
 
 _OWN = "edgeopt:"
 _TORCHVISION = "torchvision:"
 _TIMM = "timm:"
 _SEED = 0
-_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w[\w.]*)|import[ \t]+(\w[\w., \t]*))", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,23 +129,43 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
 
 def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
     """``package.module:callable``. Its author answers for the weights: it may well load them itself."""
-    module_name, colon, name = model.source.partition(":")
-    if not colon or not all(part.isidentifier() for part in [*module_name.split("."), name]):
+    if not is_code(model.source):
         raise ModelError(
             f"[model] source = '{model.source}' is none of edgeopt:NAME, package.module:callable, torchvision:NAME, "
             f"timm:NAME, FILE.onnx and FILE.pt2.{did_you_mean(model.source, [_OWN + key for key in models.NETWORKS])}"
         )
-    with _importable(root):
-        factory = _attribute(module_name, name, model.source)
-        module = _call(factory, (), model.arguments, model.source)
-    size = model.input_size
-    if size is None:
+    with importable(root, model.source):
+        factory = resolve(model.source, {}, "network", error=ModelError)
+        built = _built(factory, (), model.arguments, model.source)
+    module, brought = built if isinstance(built, tuple) and len(built) == 2 else (built, {})
+    module = _module(module, model.source)
+    if isinstance(brought, ModelSpec):
+        spec = override(brought, model, read_labels(model, root))
+    else:
+        known = _known(model, brought)
+        labels = read_labels(known, root) or labels
+        spec = _observe(module, known, model.source.rpartition(":")[2], labels, _size(known), None)
+    return Network(module=module, spec=spec, brings_weights=True, class_layers=())
+
+
+def _known(model: ModelConfig, brought: Any) -> ModelConfig:
+    """The recipe's ``[model]``, filled up with the keys of it that a network's author returns beside the module."""
+    try:
+        said = convert({"source": model.source, **brought}, ModelConfig)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ModelError(
+            f"{model.source} returns {brought!r} beside its network, where a ModelSpec or keys of [model] such as "
+            f"input_size, preprocessing, labels and decoding are taken: {error}."
+        ) from error
+    return replace(model, **{key: getattr(said, key) for key in brought if getattr(model, key) is None})
+
+
+def _size(model: ModelConfig) -> Size:
+    if model.input_size is None:
         raise ModelError(
             f"{model.source} does not say the size of its images. Give [model] input_size = [height, width]."
         )
-    return Network(
-        module=module, spec=_observe(module, model, name, labels, size, None), brings_weights=True, class_layers=()
-    )
+    return model.input_size
 
 
 def _observe(
@@ -206,95 +225,32 @@ def _optional(module: str, package: str, source: str) -> Any:
         ) from error
 
 
-def _attribute(module_name: str, name: str, source: str) -> Callable[..., Any]:
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's code
-        raise ModelError(
-            f"{source} cannot be imported: {type(error).__name__}: {error}. "
-            "Modules are found in the recipe's folder, the current one and the installed packages."
-        ) from error
-    value = getattr(module, name, None)
-    if not callable(value):
-        known = [key for key, item in vars(module).items() if callable(item) and not key.startswith("_")]
-        raise ModelError(f"'{module_name}' has nothing callable named '{name}'.{did_you_mean(name, known)}")
-    return value  # type: ignore[no-any-return]
-
-
 def _call(
     factory: Callable[..., Any], positional: tuple[Any, ...], arguments: dict[str, Any], source: str
 ) -> nn.Module:
+    return _module(_built(factory, positional, arguments, source), source)
+
+
+def _built(factory: Callable[..., Any], positional: tuple[Any, ...], arguments: dict[str, Any], source: str) -> Any:
     try:
-        module = factory(*positional, **arguments)
+        return factory(*positional, **arguments)
     except EdgeoptError:
         raise
     except Exception as error:  # the user's code can raise anything
         raise ModelError(
             f"{source} cannot be built with {arguments}: {type(error).__name__}: {error}. Check [model] arguments."
         ) from error
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{source} returns a {type(module).__name__}, not a torch.nn.Module.")
-    return module
+
+
+def _module(built: Any, source: str) -> nn.Module:
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"{source} returns a {type(built).__name__}, not a torch.nn.Module.")
+    return built
 
 
 def module_files(source: str, root: Path) -> list[Path]:
-    """The Python files that decide what ``package.module:callable`` builds, so that a change of one can be noticed.
-
-    These are all of the package, or the module, and all that these import from `root` and the current folder in turn.
-    Installed packages that they import are left out.
-    """
+    """The user's files behind ``package.module:callable``."""
     if source.startswith((_OWN, _TORCHVISION, _TIMM)):
         return []
-    top = source.partition(":")[0].partition(".")[0]
-    found = {top: _code_of(top, root) or _installed_code_of(top)}
-    waiting = list(found[top])
-    while waiting:
-        for name in _imported(waiting.pop()):
-            if name not in found:
-                found[name] = _code_of(name, root)
-                waiting += found[name]
-    return sorted(path for paths in found.values() for path in paths)
-
-
-def _code_of(name: str, root: Path) -> list[Path]:
-    """The files of a top-level package or module where `root` or the current folder has it; edgeopt is no user's."""
-    if name == "edgeopt":
-        return []
-    for folder in (root, Path.cwd()):
-        package, module = folder / name, folder / f"{name}.py"
-        if package.is_dir() and any(package.glob("*.py")):
-            return list(package.rglob("*.py"))
-        if module.is_file():
-            return [module]
-    return []
-
-
-def _installed_code_of(name: str) -> list[Path]:
-    """The files of a top-level package or module that is installed, also from a checkout; nothing is imported."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    if spec.submodule_search_locations:
-        return [path for folder in spec.submodule_search_locations for path in Path(folder).rglob("*.py")]
-    return [Path(spec.origin)] if spec.origin and spec.has_location else []
-
-
-def _imported(path: Path) -> set[str]:
-    """Top-level names that a file imports from elsewhere than its own package."""
-    statements = _IMPORT.findall(path.read_text(encoding="utf-8", errors="replace"))
-    parts = [part for statement in statements for part in "".join(statement).split(",")]
-    return {part.split()[0].partition(".")[0] for part in parts if part.strip()}
-
-
-@contextmanager
-def _importable(root: Path) -> Iterator[None]:
-    """Let modules of `root` and of the current folder be imported, before all others."""
-    before = list(sys.path)
-    sys.path[:0] = [str(root.resolve()), str(Path.cwd())]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+    with importable(root):
+        return code_files(source)

@@ -101,8 +101,8 @@ def specify(
     return spec
 
 
-def override(spec: ModelSpec, model: ModelConfig) -> ModelSpec:
-    """`spec` with the preprocessing and decoding of the recipe, where it has them.
+def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) -> ModelSpec:
+    """`spec` with the preprocessing, the decoding and the class names (`labels`) of the recipe, where it has them.
 
     Raises:
         ModelError: the recipe contradicts the network.
@@ -113,6 +113,7 @@ def override(spec: ModelSpec, model: ModelConfig) -> ModelSpec:
         spec,
         preprocessing=model.preprocessing or spec.preprocessing,
         decoding=model.decoding or spec.decoding,
+        labels=labels or spec.labels,
     )
     check_spec(spec)
     return spec
