@@ -49,18 +49,22 @@ def bootstrap_interval(
 
 
 def bootstrap_draws(
-    count: int, statistics: Mapping[str, Callable[[Indices], float]], *, resamples: int = RESAMPLES, seed: int = 0
+    count: int,
+    statistics: Mapping[str, Callable[[Indices], float | Values]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, Values]:
     """Statistics of items drawn with replacement, all of them of the same items: their differences are paired ones.
 
     Args:
         count: how many items there are (images, say).
-        statistics: by name; each takes (count,) int64 item numbers and gives the figure.
+        statistics: by name; each takes (count,) int64 item numbers and gives the figure, or an array of figures.
         resamples: how often the items are drawn.
         seed: of the draws; equal seeds give equal draws.
 
     Returns:
-        (resamples,) values of each.
+        (resamples, ...) values of each.
 
     Raises:
         MeasurementError: there are no items.

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import cv2
@@ -138,10 +139,24 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     accuracy = json.loads(run("evaluate", bundle, "--json").stdout)
     assert accuracy["ort-fp32"]["images"] == 60
     assert accuracy["ort-int8"]["comparison"] is not None
+    assert len(accuracy["ort-int8"]["per_image"]) == 60
     quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-int8", "--json")
     latency = json.loads(run("benchmark", bundle, *quick).stdout)
     assert set(latency) == {"ort-fp32", "ort-int8"}
     assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
+
+
+def test_evaluate_writes_each_image_and_the_confusion_matrix(bundle: Path, tmp_path: Path) -> None:
+    result = run("evaluate", bundle, "--csv", tmp_path / "images.csv", "--confusion", tmp_path / "matrices")
+    assert result.exit_code == 0
+    for words in ("surest mistakes", "against FP32, of 60 images"):
+        assert words in result.output
+    rows = (tmp_path / "images.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 60
+    assert rows[0].startswith("variant,image,truth,predicted,score,right")
+    matrix = (tmp_path / "matrices" / "confusion-ort-int8.csv").read_text().splitlines()
+    assert len(matrix) == 11
+    assert ET.fromstring((tmp_path / "matrices" / "confusion-ort-int8.svg").read_text()).tag.endswith("svg")
 
 
 def test_an_interrupted_benchmark_gives_what_it_has_marked_and_exits_as_interrupted(

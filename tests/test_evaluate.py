@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,25 @@ from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.dataset.loading import load
 from edgeopt.errors import DataError, TargetError
-from edgeopt.evaluate import Accuracy, PackedArray, Runner, evaluate, evaluate_bundle
+from edgeopt.evaluate import (
+    Accuracy,
+    ClassChange,
+    PackedArray,
+    Runner,
+    class_changes,
+    class_sentence,
+    confusion,
+    confusion_csv,
+    evaluate,
+    evaluate_bundle,
+    image_results,
+    images_csv,
+    results_by_variant,
+    results_json,
+    surest_mistakes,
+    threshold_advice,
+)
+from edgeopt.evaluate.classes import per_class
 from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.spec import (
@@ -279,6 +299,120 @@ class TestDetection:
         wrong = replace(DETECTOR, decoding=ClassificationDecoding())
         with pytest.raises(DataError, match="decoding is for classification"):
             evaluate(Runner(lambda _: {}, wrong), scenes)
+
+
+class TestClasses:
+    def test_a_ruined_class_is_said_whatever_the_mean_says(self):
+        data = plain([10] * 20 + [120] * 20 + [250] * 20, [0] * 20 + [1] * 20 + [2] * 20)
+        baseline = evaluate(Runner(classify(), classifier()), data)
+        worse = evaluate(Runner(classify(0.4), classifier()), data, baseline=baseline)
+        changes = class_changes(baseline, worse, LABELS)
+        assert [each.label for each in changes if each.lost_much] == [each.label for each in worse.comparison.lost]
+        assert worse.comparison.lost
+        assert all(each.low <= each.change <= each.high for each in changes)
+        assert [each.change for each in changes] == sorted(each.change for each in changes)
+        assert f"lost much: {changes[0].label}" in worse.summary()
+        assert "% (20 in the test set)" in class_sentence(changes[0])
+
+    def test_a_class_of_two_images_proves_nothing_but_a_large_loss_is_said(self):
+        change = ClassChange(label="a", support=2, before=0.5, after=0.44, low=-0.06, high=-0.06)
+        assert not change.lost_much
+        change = replace(change, after=0.2)
+        assert change.lost_much
+        assert "too few to rule out chance" in class_sentence(change)
+
+    def test_the_same_model_loses_nothing(self, dataset):
+        baseline = evaluate(Runner(classify(), classifier()), dataset)
+        assert {each.change for each in class_changes(baseline, baseline, LABELS)} == {0.0}
+
+    def test_of_a_detector(self, scenes):
+        baseline = evaluate(detect(0.8), scenes)
+        worse = evaluate(detect(0.0), scenes, baseline=baseline)
+        changes = class_changes(baseline, worse, DETECTOR.labels)
+        assert [each.label for each in changes] == ["dog", "cat"]
+        assert changes[0].after == 0
+        assert changes[1].change == 0
+        assert [each.label for each in worse.comparison.lost] == ["dog"]
+
+    def test_figures_by_class_are_those_of_the_metrics(self, dataset, scenes):
+        for accuracy in (evaluate(Runner(classify(), classifier()), dataset), evaluate(detect(0.8), scenes)):
+            expected = per_class(accuracy)
+            values = accuracy.outcomes.by_class(len(expected))(np.arange(accuracy.images))
+            np.testing.assert_allclose(values, expected)
+
+
+class TestImages:
+    def test_right_wrong_and_what_changed(self, dataset):
+        baseline = evaluate(Runner(classify(), classifier()), dataset)
+        worse = evaluate(Runner(classify(0.4), classifier()), dataset, baseline=baseline)
+        found = results_by_variant({"fp32": baseline, "int8": worse}, dataset, "fp32")
+        assert [each.right for each in found["fp32"]] == [True] * 5 + [False]
+        assert found["fp32"][0].change is None
+        assert found["fp32"][5].truth == LABELS[1]
+        assert sum(each.right for each in found["int8"]) == round(6 * worse.value)
+        assert [each.change for each in found["int8"]].count("broke") == 5 - sum(
+            each.right for each in found["int8"][:5]
+        )
+        assert [each.image for each in surest_mistakes(found["fp32"], 3)] == ["5.png"]
+
+    def test_false_and_missed_boxes(self, scenes):
+        baseline = evaluate(detect(0.8), scenes)
+        worse = evaluate(detect(0.0), scenes, baseline=baseline)
+        found = image_results(worse, scenes, baseline)
+        assert [each.false for each in found] == [("cat",), (), ()]
+        assert [each.missed for each in found] == [(), ("dog",), ("dog",)]
+        assert [each.change for each in found] == ["mended", "broke", "broke"], "a false dog in the empty image is gone"
+        assert found[1].truth == "1 cat, 1 dog"
+        assert found[1].baseline == "1 cat, 1 dog"
+        assert [each.mistakes for each in found] == [1, 1, 1]
+
+    def test_other_images_are_refused(self, dataset):
+        accuracy = evaluate(Runner(classify(), classifier()), dataset)
+        with pytest.raises(DataError, match="is not what the bundle was evaluated on"):
+            image_results(accuracy, plain([10, 20], [0, 1]))
+
+    def test_tables(self, dataset, scenes):
+        baseline = evaluate(Runner(classify(), classifier()), dataset)
+        found = results_by_variant({"fp32": baseline, "int8": baseline}, dataset, "fp32")
+        rows = list(csv.DictReader(io.StringIO(images_csv(found))))
+        assert len(rows) == 12
+        assert rows[5] | {"score": ""} == {
+            "variant": "fp32", "image": "5.png", "truth": LABELS[1], "predicted": LABELS[2], "score": "",
+            "right": "false", "mistakes": "1", "false": "", "missed": "", "fp32": "", "fp32_right": "", "change": "",
+        }  # fmt: skip
+        matrix, labels = confusion(baseline, dataset)
+        assert confusion_csv(matrix, labels).splitlines()[2] == f"{LABELS[1]},0,2,1"
+        matrix, labels = confusion(evaluate(detect(0.8), scenes), scenes)
+        assert labels == ("cat", "dog", "(nothing)")
+        assert matrix.tolist() == [[2, 0, 0], [0, 2, 0], [1, 1, 0]]
+
+    def test_json_has_every_image_and_class(self, dataset):
+        baseline = evaluate(Runner(classify(), classifier()), dataset)
+        results = {"fp32": baseline, "int8": baseline}
+        found = msgspec.json.decode(
+            msgspec.json.encode(results_json(results, results_by_variant(results, dataset, "fp32"), "fp32", LABELS))
+        )
+        assert found["fp32"]["value"] == baseline.value
+        assert found["fp32"]["classes"] == []
+        assert len(found["int8"]["classes"]) == 3
+        assert found["int8"]["per_image"][0] | {"score": 0} == {
+            "image": "0.png", "truth": LABELS[0], "predicted": LABELS[0], "score": 0, "right": True, "false": [],
+            "missed": [], "baseline": LABELS[0], "baseline_right": True, "change": "same",
+        }  # fmt: skip
+
+
+class TestThresholds:
+    def test_the_curve_says_what_another_threshold_would_give(self, scenes):
+        accuracy = evaluate(detect(0.8), scenes)
+        curve = accuracy.curve
+        rows = zip(curve.thresholds, curve.precision, curve.recall, strict=True)
+        at = {threshold: (precision, recall) for threshold, precision, recall in rows}
+        assert at[0.1] == (pytest.approx(4 / 9, abs=1e-4), 1.0), "the uncertain box is false in three images"
+        assert at[0.5] == (pytest.approx(accuracy.at_threshold.precision, abs=1e-4), accuracy.at_threshold.recall)
+        assert at[0.85] == (pytest.approx(2 / 3, abs=1e-4), 0.5)
+        advice = threshold_advice(accuracy.curve, accuracy.score_threshold)
+        assert "recall 100.0 %: the highest with recall 95 % or more" in "\n".join(advice)
+        assert advice[-1].startswith("score ≥ 0.50: precision 66.7 %")
 
 
 class TestPackedArray:

@@ -192,6 +192,67 @@ def scenes(draw):
     return predictions, truths, classes
 
 
+class TestPairs:
+    @settings(max_examples=60)
+    @given(scenes())
+    def test_each_detection_finds_what_average_precision_says(self, scene):
+        predictions, truths, classes = scene
+        matches = metrics.match(predictions, truths, classes)["all"]
+        right = wrong = missed = 0
+        for prediction, truth in zip(predictions, truths, strict=True):
+            objects = metrics.pair(prediction, truth)
+            crowd = np.append(truth.crowd, False)[objects]
+            right += int(((objects != metrics.NOTHING) & ~crowd).sum())
+            wrong += int((objects == metrics.NOTHING).sum())
+            missed += int((~truth.crowd).sum())
+            alone = objects[(objects != metrics.NOTHING) & ~crowd]
+            assert len(set(alone.tolist())) == len(alone), "an object was found twice"
+            assert (truth.classes[alone] == prediction.classes[(objects != metrics.NOTHING) & ~crowd]).all()
+        assert (right, wrong) == (matches.right[0].sum(), matches.wrong[0].sum())
+        assert missed == len(matches.truth_image)
+
+    @settings(max_examples=30)
+    @given(scenes())
+    def test_the_confusion_matrix_counts_each_box_and_object_once(self, scene):
+        predictions, truths, classes = scene
+        matrix = metrics.detection_confusion(predictions, truths, classes)
+        assert matrix.shape == (classes + 1, classes + 1)
+        sought = np.bincount(np.concatenate([each.classes[~each.crowd] for each in truths]), minlength=classes)
+        assert (matrix[:classes].sum(axis=1) == sought).all()
+        assert matrix[:, :classes].sum() <= sum(map(len, predictions))
+        assert matrix[classes, classes] == 0
+
+    def test_a_box_of_another_class_is_a_confusion(self):
+        matrix = metrics.detection_confusion(
+            [found([[0, 0, 10, 10], [50, 50, 60, 60]], [1, 0], [0.9, 0.8])],
+            [Boxes.of([[0, 0, 10, 10], [80, 80, 90, 90]], [0, 0])],
+            2,
+        )
+        assert matrix.tolist() == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+
+
+class TestCurve:
+    @settings(max_examples=40)
+    @given(scenes(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0]))
+    def test_it_is_what_predict_would_return_at_that_threshold(self, scene, threshold):
+        predictions, truths, classes = scene
+        curve = metrics.precision_recall_curve(metrics.match(predictions, truths, classes)["all"], [threshold])
+        expected = metrics.precision_recall([each.above(threshold) for each in predictions], truths, classes)
+        assert curve.recall[0] == pytest.approx(expected.recall, abs=1e-4)
+        assert curve.precision[0] in (pytest.approx(expected.precision, abs=1e-4), 1.0)
+
+    def test_advice(self):
+        curve = metrics.PrecisionRecallCurve(
+            thresholds=(0.1, 0.3, 0.5, 0.7), precision=(0.5, 0.8, 0.75, 0.96), recall=(0.9, 0.8, 0.5, 0.2)
+        )
+        assert curve.best() == 1
+        assert curve.at_precision(0.95) == 3
+        assert curve.at_precision(0.7) == 1
+        assert curve.at_precision(0.99) is None
+        assert curve.at_recall(0.8) == 1
+        assert curve.at_recall(0.95) is None
+
+
 class TestAveragePrecision:
     @settings(max_examples=60)
     @given(scenes())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeopt.benchmark import ScenarioName
     from edgeopt.bundle import Bundle
     from edgeopt.dataset import Dataset
+    from edgeopt.evaluate import Accuracy
     from edgeopt.gate import Verdict
     from edgeopt.preprocess import Image
 
@@ -29,22 +30,75 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 @data
 @variant
 @threads
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write what became of each image: truth, answer, score, FP32's answer, and what quantization changed.",
+)
+@click.option(
+    "--confusion",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write every variant's confusion matrix into this folder, as CSV and as a picture (SVG).",
+)
+@click.option("--worst", type=click.IntRange(0), default=5, show_default=True, help="Surest mistakes to list, each.")
 @as_json
-def evaluate(bundle: Path, data: str | None, variant: str | None, threads: int, as_json: bool) -> None:  # noqa: FBT001
-    """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images."""
+def evaluate(
+    bundle: Path,
+    data: str | None,
+    variant: str | None,
+    threads: int,
+    csv_file: Path | None,
+    confusion: Path | None,
+    worst: int,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images.
+
+    Also shows which classes changed and the surest mistakes. --json has everything, image by image.
+    """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
+    from edgeopt.cli.views.answers import answers_view
     from edgeopt.cli.views.tables import accuracy_table
-    from edgeopt.evaluate import evaluate_bundle
+    from edgeopt.evaluate import evaluate_bundle, images_csv, results_by_variant, results_json
 
     opened = Bundle.open(bundle)
     dataset = _dataset(opened, data)
     with StageDisplay() as display:
         results = evaluate_bundle(opened, dataset, variant=variant, threads=threads, progress=display)
+    manifest = opened.manifest
+    images = results_by_variant(results, dataset, manifest.baseline)
+    if csv_file is not None:
+        _write(csv_file, images_csv(images))
+    if confusion is not None:
+        _write_confusions(confusion, results, dataset)
     if as_json:
-        print_json(results)
+        print_json(results_json(results, images, manifest.baseline, manifest.spec.labels))
     else:
         console().print(accuracy_table(results))
+        console().print(answers_view(results, images, manifest, worst))
+
+
+def _write(path: Path, text: str) -> None:
+    from edgeopt.errors import storage_errors
+
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _write_confusions(folder: Path, results: dict[str, Accuracy], dataset: Dataset) -> None:
+    from edgeopt.evaluate import confusion, confusion_csv
+    from edgeopt.report import confusion_picture
+
+    for name, accuracy in results.items():
+        matrix, labels = confusion(accuracy, dataset)
+        _write(folder / f"confusion-{name}.csv", confusion_csv(matrix, labels))
+        if picture := confusion_picture(matrix, labels):
+            _write(folder / f"confusion-{name}.svg", picture)
+        else:
+            click.echo(f"{name}: no picture of {len(labels)} classes: its cells would be too small to see", err=True)
 
 
 def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click calls it

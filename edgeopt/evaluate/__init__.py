@@ -1,17 +1,40 @@
 """Accuracy on labelled images, each variant beside its FP32 baseline on the same ones."""
 
-from edgeopt.evaluate.accuracy import Accuracy, ClassificationOutcomes, Comparison, DetectionOutcomes, PackedArray
+from edgeopt.evaluate.accuracy import (
+    Accuracy,
+    ClassChange,
+    ClassificationOutcomes,
+    Comparison,
+    DetectionOutcomes,
+    PackedArray,
+)
 from edgeopt.evaluate.bundles import evaluate_bundle
+from edgeopt.evaluate.classes import class_changes, class_sentence
+from edgeopt.evaluate.images import ImageResult, image_results, results_by_variant, surest_mistakes
 from edgeopt.evaluate.run import Evaluated, Runner, evaluate
+from edgeopt.evaluate.tables import confusion, confusion_csv, images_csv, results_json
+from edgeopt.evaluate.thresholds import threshold_advice
 
 __all__ = [
     "Accuracy",
+    "ClassChange",
     "ClassificationOutcomes",
     "Comparison",
     "DetectionOutcomes",
     "Evaluated",
+    "ImageResult",
     "PackedArray",
     "Runner",
+    "class_changes",
+    "class_sentence",
+    "confusion",
+    "confusion_csv",
     "evaluate",
     "evaluate_bundle",
+    "image_results",
+    "images_csv",
+    "results_by_variant",
+    "results_json",
+    "surest_mistakes",
+    "threshold_advice",
 ]

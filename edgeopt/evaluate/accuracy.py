@@ -10,13 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
-from edgeopt.metrics import ClassificationMetrics, DetectionMetrics, Matches, PrecisionRecall
+from edgeopt.metrics import ClassificationMetrics, DetectionMetrics, Matches, PrecisionRecall, PrecisionRecallCurve
 from edgeopt.metrics.detection import precision_table
 from edgeopt.postprocess import Detections
 from edgeopt.spec import Struct, Task
 
 Indices: TypeAlias = NDArray[np.int64]
+Values: TypeAlias = NDArray[np.float64]
 SCHEMA_VERSION = 1
+_LOSS = 0.05
+"""From here on a loss of a class is said, where the interval leaves no doubt of it."""
+_LARGE_LOSS = 0.2
+"""From here on it is said in any case."""
+_FEW = 5
+"""Examples of a class below which a bootstrap only repeats the same ones."""
+_NAMED = 3
+"""Classes that one line names."""
 
 
 class PackedArray(Struct):
@@ -62,6 +71,20 @@ class ClassificationOutcomes(Struct, tag="classification"):
         right = self.top.unpack()[:, 0] == self.true.unpack()
         return lambda images: float(right[images].mean())
 
+    def by_class(self, classes: int) -> Callable[[Indices], Values]:
+        """(classes,) F1 of any images, given by their numbers; nan for a class that they neither show nor suggest."""
+        true, best = self.true.unpack(), self.top.unpack()[:, 0]
+        right = np.where(true == best, true, classes)  # one class more takes what is wrong
+
+        def f1(images: Indices) -> Values:
+            support, chosen = (np.bincount(each[images], minlength=classes) for each in (true, best))
+            hits = np.bincount(right[images], minlength=classes)[:classes]
+            total = support + chosen
+            values: Values = np.divide(2.0 * hits, total, out=np.full(classes, np.nan), where=total > 0)
+            return values
+
+        return f1
+
 
 class DetectionOutcomes(Struct, tag="detection"):
     """What was found in each image."""
@@ -103,7 +126,7 @@ class DetectionOutcomes(Struct, tag="detection"):
         )
 
     def matches(self) -> Matches:
-        """For objects of all sizes; the ranks within an image are not kept."""
+        """For objects of all sizes; the ranks within an image and the scores are not kept."""
         image = self.image.unpack()
         return Matches(
             self.images,
@@ -111,6 +134,7 @@ class DetectionOutcomes(Struct, tag="detection"):
             image,
             self.category.unpack(),
             np.zeros_like(image),
+            np.full(len(image), np.nan),
             self.right.unpack(),
             self.wrong.unpack(),
             self.truth_image.unpack(),
@@ -129,13 +153,48 @@ class DetectionOutcomes(Struct, tag="detection"):
 
     def statistic(self) -> Callable[[Indices], float]:
         """AP of any images, given by their numbers; 0 where they show no object."""
-        matches = self.matches()
+        by_class = self.by_class(self.classes)
 
         def average_precision(images: Indices) -> float:
-            table = precision_table(matches, np.bincount(images, minlength=matches.images))
-            return 0.0 if np.isnan(table).all() else float(np.nanmean(table))
+            values = by_class(images)
+            return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
 
         return average_precision
+
+    def by_class(self, classes: int) -> Callable[[Indices], Values]:  # noqa: ARG002 - classifiers do not know theirs
+        """(classes,) AP of any images, given by their numbers; nan for a class of which they show no object."""
+        matches = self.matches()
+        # A class without objects is nan at every IoU threshold, the others are numbers at every one.
+        return lambda images: precision_table(matches, np.bincount(images, minlength=matches.images)).mean(axis=0)
+
+
+class ClassChange(Struct):
+    """What became of one class: F1 of classifiers, AP of detectors, each from 0 to 1."""
+
+    label: str
+    support: int
+    """Images of the class; of detectors its objects."""
+    before: float
+    """The baseline's."""
+    after: float
+    low: float
+    """Ends of the 95 % interval of the change, bootstrapped over images."""
+    high: float
+
+    @property
+    def change(self) -> float:
+        """Positive: better than the baseline."""
+        return self.after - self.before
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the whole interval is a loss, and of enough examples that drawing them again tells anything."""
+        return self.high < 0.0 and self.support >= _FEW
+
+    @property
+    def lost_much(self) -> bool:
+        """Five points that other images would show too, or so much that too few images are no excuse."""
+        return self.change <= -_LARGE_LOSS or (self.change <= -_LOSS and self.beyond_chance)
 
 
 class Comparison(Struct):
@@ -150,6 +209,8 @@ class Comparison(Struct):
 
     None where the scores are no softmax, and for detectors.
     """
+    lost: tuple[ClassChange, ...] = ()
+    """Classes that lost much, worst first, whatever the main metric says: a mean hides one of many."""
 
 
 class Accuracy(Struct):
@@ -172,6 +233,8 @@ class Accuracy(Struct):
     """Detection: of what `predict` returns, at IoU .5."""
     score_threshold: float | None = None
     """Detection: what `predict` was set to."""
+    curve: PrecisionRecallCurve | None = None
+    """Detection: of what `predict` would return at other score thresholds."""
     comparison: Comparison | None = None
     """None for the baseline itself."""
     schema_version: int = SCHEMA_VERSION
@@ -192,4 +255,6 @@ class Accuracy(Struct):
         if self.comparison is not None:
             drop = -100 * self.comparison.metric_drop
             parts.append(f"{drop:+.2f} points, {100 * self.comparison.agreement:.1f} % agreement with the baseline")
+            lost = [f"{each.label} {100 * each.change:+.1f}" for each in self.comparison.lost]
+            parts += [f"lost much: {'; '.join(lost[:_NAMED])}{' and more' if len(lost) > _NAMED else ''}"] * bool(lost)
         return ", ".join(parts)

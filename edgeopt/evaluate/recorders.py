@@ -14,12 +14,14 @@ from edgeopt.dataset import Boxes
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
 from edgeopt.evaluate.accuracy import Accuracy, ClassificationOutcomes, Comparison, DetectionOutcomes, PackedArray
+from edgeopt.evaluate.classes import lost_much
 from edgeopt.postprocess import Detections, Outputs, class_scores, decode
 from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
 _KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
 _TINY = float(np.finfo(np.float32).tiny)  # stands for the score 0 in a logarithm
+_CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))  # score thresholds that a detector's curve is read at
 _MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO uses 100 of each class
 
 
@@ -64,7 +66,7 @@ class ClassificationRecorder:
         matrix = metrics.confusion_matrix(true, top[:, 0], len(self._spec.labels))
         report = metrics.classification_report(matrix, self._spec.labels)
         top5 = float((top[:, :5] == true[:, None]).any(axis=1).mean())
-        return Accuracy(
+        found = Accuracy(
             task="classification",
             metric="top1",
             value=report.top1,
@@ -77,10 +79,10 @@ class ClassificationRecorder:
                 top=PackedArray.of(top),
                 scores=PackedArray.of(np.concatenate(self._scores)),
             ),
-            comparison=self._comparison(top[:, 0], report.top1),
         )
+        return replace(found, comparison=self._comparison(found, top[:, 0]))
 
-    def _comparison(self, predicted: NDArray[np.int64], top1: float) -> Comparison | None:
+    def _comparison(self, found: Accuracy, predicted: NDArray[np.int64]) -> Comparison | None:
         if self._baseline is None or self._reference is None or self._reference_top is None:
             return None
         divergence = None
@@ -89,14 +91,19 @@ class ClassificationRecorder:
                 expected, own = self._reference.scores.unpack(), np.concatenate(self._at_reference)
                 divergence = float(metrics.kl(_log_with_rest(expected), _log_with_rest(own)).mean())
         return Comparison(
-            metric_drop=self._baseline.value - top1,
+            metric_drop=self._baseline.value - found.value,
             agreement=metrics.agreement(self._reference_top[:, 0], predicted),
             kl=divergence,
+            lost=lost_much(self._baseline, found, self._spec.labels),
         )
 
 
 class DetectionRecorder:
-    """Keeps nearly all detections of each image, for average precision, and apart those that `predict` returns."""
+    """Keeps nearly all detections of each image, for average precision, and apart those that `predict` returns.
+
+    The latter are kept from the lowest threshold of the curve on. Those of a higher one are among them, unchanged:
+    suppression goes from the best to the worst, so that what a threshold takes away suppressed nothing that it leaves.
+    """
 
     def __init__(self, spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> None:
         self._spec = spec
@@ -115,14 +122,16 @@ class DetectionRecorder:
                 max_detections=max(spec.decoding.max_detections, _MOST_DETECTIONS),
             ),
         )
+        lowest = min(_CURVE[0], self._score_threshold)
+        self._sensitive = replace(spec, decoding=replace(spec.decoding, score_threshold=lowest))
         self._found: list[Detections] = []
-        self._shown: list[Detections] = []
+        self._likely: list[Detections] = []
         self._truths: list[Boxes] = []
 
     def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
         """Decode each image twice."""
         self._found += _detections(outputs, self._complete, geometries)
-        self._shown += _detections(outputs, self._spec, geometries)
+        self._likely += _detections(outputs, self._sensitive, geometries)
         self._truths += [_boxes_of(target) for target in targets]
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
@@ -130,7 +139,8 @@ class DetectionRecorder:
         classes = len(self._spec.labels)
         matches = metrics.match(self._found, self._truths, classes)
         report = metrics.summarize(matches)
-        return Accuracy(
+        shown = [each.above(self._score_threshold) for each in self._likely]
+        found = Accuracy(
             task="detection",
             metric="ap",
             value=report.ap,
@@ -138,18 +148,22 @@ class DetectionRecorder:
             unreadable=unreadable,
             data=data,
             metrics=report,
-            outcomes=DetectionOutcomes.of(matches["all"], self._shown),
-            at_threshold=metrics.precision_recall(self._shown, self._truths, classes),
+            outcomes=DetectionOutcomes.of(matches["all"], shown),
+            at_threshold=metrics.precision_recall(shown, self._truths, classes),
             score_threshold=self._score_threshold,
-            comparison=self._comparison(report.ap),
+            curve=metrics.precision_recall_curve(metrics.match(self._likely, self._truths, classes)["all"], _CURVE),
         )
+        return replace(found, comparison=self._comparison(found, shown))
 
-    def _comparison(self, ap: float) -> Comparison | None:
+    def _comparison(self, found: Accuracy, shown: list[Detections]) -> Comparison | None:
         if self._baseline is None or not isinstance(self._baseline.outcomes, DetectionOutcomes):
             return None
         expected = self._baseline.outcomes.shown(self._spec.labels)
-        agreement = metrics.detection_agreement(self._shown, expected, len(self._spec.labels))
-        return Comparison(metric_drop=self._baseline.value - ap, agreement=agreement)
+        return Comparison(
+            metric_drop=self._baseline.value - found.value,
+            agreement=metrics.detection_agreement(shown, expected, len(self._spec.labels)),
+            lost=lost_much(self._baseline, found, self._spec.labels),
+        )
 
 
 def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> Recorder:

@@ -11,31 +11,39 @@ from edgeopt.metrics.classification import (
 from edgeopt.metrics.detection import (
     DetectionMetrics,
     PrecisionRecall,
+    PrecisionRecallCurve,
     average_precision,
     detection_agreement,
+    detection_confusion,
     precision_recall,
+    precision_recall_curve,
     summarize,
 )
-from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, Matches, match
+from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, match, pair
 from edgeopt.metrics.similarity import agreement, kl, sqnr_db
 
 __all__ = [
     "AREAS",
     "IOU_THRESHOLDS",
+    "NOTHING",
     "ClassMetrics",
     "ClassificationMetrics",
     "DetectionMetrics",
     "Matches",
     "PrecisionRecall",
+    "PrecisionRecallCurve",
     "agreement",
     "average_precision",
     "classification_report",
     "confusion_matrix",
     "detection_agreement",
+    "detection_confusion",
     "hits_in_top_k",
     "kl",
     "match",
+    "pair",
     "precision_recall",
+    "precision_recall_curve",
     "sqnr_db",
     "summarize",
     "top_k_accuracy",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeopt.dataset import Boxes
 from edgeopt.errors import DataError
-from edgeopt.metrics.matching import IOU_THRESHOLDS, Floats, Integers, Matches, match
+from edgeopt.metrics.matching import IOU_THRESHOLDS, NOTHING, Floats, Integers, Matches, match, pair
 from edgeopt.postprocess import Detections
 from edgeopt.spec import Struct
 
@@ -54,6 +54,39 @@ class PrecisionRecall(Struct):
     f1: float
     per_class: tuple[tuple[float, float, float], ...] = ()
     """(classes) precision, recall and F1 of each class."""
+
+
+class PrecisionRecallCurve(Struct):
+    """Precision and recall at IoU .5 of the detections above each score, over all classes together."""
+
+    thresholds: tuple[float, ...]
+    """Rising."""
+    precision: tuple[float, ...]
+    """1 where no detection is left: none of them is wrong."""
+    recall: tuple[float, ...]
+
+    @property
+    def f1(self) -> tuple[float, ...]:
+        """Harmonic mean of precision and recall at each threshold."""
+        pairs = zip(self.precision, self.recall, strict=True)
+        return tuple(2 * precision * recall / max(precision + recall, 1e-9) for precision, recall in pairs)
+
+    def best(self) -> int:
+        """Place of the threshold with the highest F1; of equals the lowest threshold."""
+        return int(np.argmax(self.f1))
+
+    def at_precision(self, precision: float) -> int | None:
+        """Place of the lowest threshold from which on the precision stays at `precision` or above.
+
+        None where only thresholds that leave no detection do.
+        """
+        low = [place for place, value in enumerate(self.precision) if value < precision]
+        first = low[-1] + 1 if low else 0
+        return first if first < len(self.recall) and self.recall[first] > 0 else None
+
+    def at_recall(self, recall: float) -> int | None:
+        """Place of the highest threshold that still finds this share of the objects; None where none does."""
+        return max((place for place, value in enumerate(self.recall) if value >= recall), default=None)
 
 
 def average_precision(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> DetectionMetrics:
@@ -130,6 +163,47 @@ def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes],
     precision, recall, f1 = _precision_recall_f1(int(right.sum()), int(wrong.sum()), int(sought.sum()))
     per_class = tuple(_precision_recall_f1(*row) for row in rows)
     return PrecisionRecall(precision=precision, recall=recall, f1=f1, per_class=per_class)
+
+
+def precision_recall_curve(matches: Matches, thresholds: Sequence[float]) -> PrecisionRecallCurve:
+    """Precision and recall at each of some rising score thresholds.
+
+    Args:
+        matches: for objects of all sizes, with scores. Matching chooses best first, so that what a threshold takes away
+            changes no match of what it leaves.
+        thresholds: scores, rising.
+    """
+    right, wrong = (np.sort(matches.score[flags[0]]) for flags in (matches.right, matches.wrong))
+    limits = np.array(thresholds, np.float32).astype(np.float64)  # scores are float32, and one may equal a threshold
+    found, false = (len(scores) - np.searchsorted(scores, limits) for scores in (right, wrong))
+    sought = max(len(matches.truth_image), 1)
+    return PrecisionRecallCurve(
+        thresholds=tuple(thresholds),
+        # Four digits are as many as a test set of 10,000 objects gives.
+        precision=tuple(round(float(a / (a + b)), 4) if a + b else 1.0 for a, b in zip(found, false, strict=True)),
+        recall=tuple(round(float(a / sought), 4) for a in found),
+    )
+
+
+def detection_confusion(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> Integers:
+    """(n + 1, n + 1) int64: objects of each class (row) by the class of the box that shows them at IoU .5 (column).
+
+    Boxes choose objects whatever their class, best first. The last row counts boxes that show no object, the last
+    column objects that no box shows; crowds do not count.
+    """
+    matrix = np.zeros((n_classes + 1, n_classes + 1), np.int64)
+    for found, sought in zip(predictions, truths, strict=True):
+        alike = Detections(found.boxes, found.scores, np.zeros_like(found.classes), found.labels)
+        objects = pair(alike, Boxes(sought.boxes, np.zeros_like(sought.classes), sought.crowd))
+        seen = objects != NOTHING
+        matrix[n_classes] += np.bincount(found.classes[~seen], minlength=n_classes + 1)
+        missed = ~sought.crowd
+        missed[objects[seen]] = False
+        matrix[:, n_classes] += np.bincount(sought.classes[missed], minlength=n_classes + 1)
+        counted = seen.copy()
+        counted[seen] = ~sought.crowd[objects[seen]]
+        np.add.at(matrix, (sought.classes[objects[counted]], found.classes[counted]), 1)
+    return matrix
 
 
 def detection_agreement(a: Sequence[Detections], b: Sequence[Detections], n_classes: int) -> float:

@@ -26,6 +26,8 @@ AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**
 """Smallest and largest area in square pixels (COCO's definition)."""
 MAX_DETECTIONS = 100
 """Of one class in one image: COCO looks at no more."""
+NOTHING = -1
+"""What a detection found that found no object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Matches:
         image: (d,) image of each detection.
         category: (d,) its class.
         rank: (d,) its place among the detections of its class in its image, 0 for the best.
+        score: (d,) its score; nan where it was not kept.
         right: (10, d) whether it found an object, at each of `IOU_THRESHOLDS`.
         wrong: (10, d) whether it found none; a detection that is to be ignored is neither.
         truth_image: (t,) image of each object that is to be found.
@@ -49,6 +52,7 @@ class Matches:
     image: Integers
     category: Integers
     rank: Integers
+    score: Floats
     right: Flags
     wrong: Flags
     truth_image: Integers
@@ -57,8 +61,9 @@ class Matches:
     def best(self, count: int) -> Matches:
         """With only the `count` best detections of each class in each image."""
         keep = np.flatnonzero(self.rank < count)
-        detections = (self.image[keep], self.category[keep], self.rank[keep], self.right[:, keep], self.wrong[:, keep])
-        return Matches(self.images, self.classes, *detections, self.truth_image, self.truth_category)
+        detections = (self.image[keep], self.category[keep], self.rank[keep], self.score[keep])
+        outcomes = (self.right[:, keep], self.wrong[:, keep])
+        return Matches(self.images, self.classes, *detections, *outcomes, self.truth_image, self.truth_category)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +102,38 @@ def match(predictions: Sequence[Detections], truths: Sequence[Boxes], classes: i
     ignored |= ~matched & _outside(found.boxes, limits)[:, None]
     image, category = np.divmod(found.key, classes)
     order = np.lexsort((-scores, category))  # stable: equal scores stay in the order of the images
-    detections = (image[order], category[order], rank[order])
+    detections = (image[order], category[order], rank[order], scores[order])
     results = {}
     for index, name in enumerate(AREAS):
         right, wrong = matched[index] & ~ignored[index], ~matched[index] & ~ignored[index]
         truth = np.divmod(sought.key[~sought_ignored[index]], classes)
         results[name] = Matches(len(truths), classes, *detections, right[:, order], wrong[:, order], *truth)
     return results
+
+
+def pair(found: Detections, sought: Boxes, threshold: float = 0.5) -> Integers:
+    """The object that each detection of one image found, by the rules of `match` for objects of all sizes.
+
+    Args:
+        found: what was detected.
+        sought: what is there.
+        threshold: the IoU from which a detection has found an object.
+
+    Returns:
+        (d,) numbers in `sought`; `NOTHING` for a detection that found no object.
+    """
+    same = found.classes[:, None] == sought.classes
+    overlaps = _iou(found.boxes.astype(np.float64), sought.boxes.astype(np.float64), sought.crowd) * same
+    free = np.ones(len(sought), np.bool_)
+    objects = np.full(len(found), NOTHING, np.int64)
+    for row in np.argsort(-found.scores, kind="stable").tolist():
+        near = (overlaps[row] >= threshold) & free
+        wanted = near & ~sought.crowd
+        choices = wanted if wanted.any() else near
+        if choices.any():
+            objects[row] = len(sought) - 1 - int(np.where(choices, overlaps[row], -1.0)[::-1].argmax())
+            free[objects[row]] = sought.crowd[objects[row]]
+    return objects
 
 
 def _detection_columns(predictions: Sequence[Detections], classes: int) -> tuple[_Columns, Floats, Integers]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeopt.report.confusion_plot import confusion_picture
 from edgeopt.report.content import Report, accuracy_kept, content
 from edgeopt.report.html import diagnosis_html, to_html
 from edgeopt.report.page import write_page
@@ -12,6 +13,7 @@ __all__ = [
     "Report",
     "Sample",
     "accuracy_kept",
+    "confusion_picture",
     "content",
     "diagnosis_html",
     "to_html",

@@ -15,6 +15,16 @@ def share(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100.0 * value:.{digits}f} %"
 
 
+def points(value: float) -> str:
+    """A difference of two shares in points; no minus before a zero."""
+    return f"{round(100.0 * value, 2) + 0.0:+.2f}"
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def accuracy(figure: Figure | None) -> str:
     """The main metric of a variant."""
     return "–" if figure is None else share(figure.value, 2)
@@ -24,7 +34,7 @@ def change(figure: Figure | None) -> str:
     """Points gained or lost, with the interval."""
     if figure is None:
         return "–"
-    return f"{100 * figure.value:+.2f} [{100 * figure.low:+.2f}, {100 * figure.high:+.2f}]"
+    return f"{points(figure.value)} [{points(figure.low)}, {points(figure.high)}]"
 
 
 def milliseconds(value: float | None) -> str:

@@ -16,6 +16,7 @@ from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.evaluate import Accuracy
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
+from edgeopt.report.figures import counted, points, share
 
 _SHOWN_DETECTIONS = 10
 _SHOWN_NODES = 5
@@ -32,8 +33,8 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
         compared = ("–",) * 3
         if comparison is not None:
             kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
-            compared = (f"{-comparison.metric_drop:+.4f}", f"{comparison.agreement:.3f}", kl)
-        table.add_row(name, *("–" if value is None else f"{value:.4f}" for value in _metrics(accuracy)), *compared)
+            compared = (points(-comparison.metric_drop), share(comparison.agreement), kl)
+        table.add_row(name, *(share(value, 2) for value in _metrics(accuracy)), *compared)
     table.caption = "; ".join(sorted({f"{accuracy.images} images" for accuracy in results.values()}))
     return table
 
@@ -85,7 +86,7 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
         yield f"stages: {' + '.join(stages)}"
     for name, result in results.items():
         if result.accuracy is not None and result.accuracy.kept is not None:
-            yield f"{name}: keeps {result.accuracy.kept:.2%} of FP32's {result.accuracy.metric}"
+            yield f"{name}: keeps {share(result.accuracy.kept, 2)} of FP32's {result.accuracy.metric}"
         if result.partial:
             yield f"{name}: interrupted, partial"
         for reason in result.invalid:
@@ -175,7 +176,7 @@ def _metrics(accuracy: Accuracy) -> tuple[float | None, ...]:
 
 def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     spec = manifest.spec
-    yield "name", f"{manifest.name} ({spec.task}, {len(spec.labels)} classes)"
+    yield "name", f"{manifest.name} ({spec.task}, {counted(len(spec.labels), 'class', 'classes')})"
     yield "input", f"{spec.input.name} {'×'.join(map(str, spec.input.shape))} {spec.input.dtype}"
     yield "created", f"{manifest.created:%Y-%m-%d %H:%M %Z}"
     if manifest.calibration is not None:
@@ -186,6 +187,6 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _variant_cells(manifest: Manifest, variant: Variant) -> tuple[str, ...]:
-    accuracy = "–" if variant.accuracy is None else f"{variant.accuracy['value']:.4f}"
+    accuracy = share(None if variant.accuracy is None else variant.accuracy["value"], 2)
     latency = "–" if variant.p50_ms is None else f"{variant.p50_ms:.3f}"
     return variant.name, accuracy, latency, f"{manifest.size_bytes(variant) / 1e6:.2f}"

@@ -1,0 +1,174 @@
+"""What became of each image: right or wrong, and what quantization did to the answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.dataset import Boxes, Dataset
+from edgeopt.errors import DataError
+from edgeopt.evaluate.accuracy import Accuracy, DetectionOutcomes
+from edgeopt.evaluate.run import chosen_images, identity
+from edgeopt.metrics import NOTHING, pair
+from edgeopt.postprocess import Classification, Detections
+from edgeopt.spec import Struct
+
+Answer: TypeAlias = Classification | Detections
+Change: TypeAlias = Literal["same", "broke", "mended", "changed"]
+"""Of an answer against the baseline's: right became wrong (or more boxes did), the reverse, or as wrong otherwise."""
+
+
+class ImageResult(Struct):
+    """One image as one variant answered it."""
+
+    image: str
+    """Its name in the data set."""
+    truth: str
+    """The class, or the objects, as in "2 cat, 1 dog"."""
+    predicted: str
+    score: float | None
+    """Of the class; of detections that of the surest mistake, None where there is none."""
+    right: bool
+    """The class is right; of detections: no false and no missed box."""
+    false: tuple[str, ...] = ()
+    """Detection: classes of the boxes that show no object of their class, surest first."""
+    missed: tuple[str, ...] = ()
+    """Detection: classes of the objects that no box shows."""
+    baseline: str | None = None
+    """What FP32 answered; None for FP32 itself."""
+    baseline_right: bool | None = None
+    change: Change | None = None
+
+    @property
+    def mistakes(self) -> int:
+        """1 for a wrong class; of detections the false and the missed boxes."""
+        return len(self.false) + len(self.missed) or int(not self.right)
+
+
+def evaluated_images(accuracy: Accuracy, dataset: Dataset) -> list[int]:
+    """The images of `dataset` that an evaluation went through, in its order.
+
+    Raises:
+        DataError: it was of other images.
+    """
+    numbers = chosen_images(len(dataset), accuracy.images)
+    if identity(dataset, numbers) != accuracy.data:
+        raise DataError(
+            f"{dataset.origin} is not what the bundle was evaluated on ({accuracy.images} images with identity "
+            f"{accuracy.data[:12]}): no pictures can be shown beside its answers. Give the same data"
+        )
+    return numbers
+
+
+def answers(accuracy: Accuracy, labels: tuple[str, ...]) -> Sequence[Answer]:
+    """One result an image, from what the evaluation kept; nothing is predicted again."""
+    outcomes = accuracy.outcomes
+    if isinstance(outcomes, DetectionOutcomes):
+        return outcomes.shown(labels)
+    rows = zip(outcomes.top.unpack(), outcomes.scores.unpack(), strict=True)
+    return [Classification(top, scores, tuple(labels[index] for index in top)) for top, scores in rows]
+
+
+def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | None = None) -> list[ImageResult]:
+    """Every image that was evaluated, in the order of the data.
+
+    Args:
+        accuracy: of the variant.
+        dataset: that it was evaluated on.
+        baseline: of FP32 on the same images; None where `accuracy` is FP32's.
+
+    Raises:
+        DataError: `dataset` is another, or the baseline was evaluated on other images.
+    """
+    numbers = evaluated_images(accuracy, dataset)
+    own = [
+        _result(answer, dataset, number)
+        for number, answer in zip(numbers, answers(accuracy, dataset.labels), strict=True)
+    ]
+    if baseline is None:
+        return own
+    return [_beside(*both) for both in zip(own, image_results(baseline, dataset), strict=True)]
+
+
+def results_by_variant(
+    accuracies: Mapping[str, Accuracy], dataset: Dataset, baseline: str
+) -> dict[str, list[ImageResult]]:
+    """`image_results` of every variant, beside the baseline where that was evaluated.
+
+    Raises:
+        DataError: as `image_results`.
+    """
+    reference = accuracies.get(baseline)
+    return {
+        name: image_results(each, dataset, None if name == baseline else reference) for name, each in accuracies.items()
+    }
+
+
+def _result(answer: Answer, dataset: Dataset, number: int) -> ImageResult:
+    sample = dataset[number]
+    if isinstance(answer, Classification) and isinstance(sample.target, int):
+        truth = dataset.labels[sample.target]
+        right = int(answer.classes[0]) == sample.target
+        return ImageResult(
+            image=sample.name, truth=truth, predicted=answer.label, score=round(answer.score, 4), right=right
+        )
+    assert isinstance(answer, Detections)
+    assert isinstance(sample.target, Boxes)
+    wrong, missed = mistakes(answer, sample.target)
+    sought = [dataset.labels[index] for index in sample.target.classes[~sample.target.crowd].tolist()]
+    return ImageResult(
+        image=sample.name,
+        truth=counted(sought),
+        predicted=counted(answer.labels),
+        score=round(float(answer.scores[wrong].max()), 4) if wrong.any() else None,
+        right=not wrong.any() and not missed.any(),
+        false=tuple(answer.labels[index] for index in np.flatnonzero(wrong).tolist()),
+        missed=tuple(dataset.labels[index] for index in sample.target.classes[missed].tolist()),
+    )
+
+
+def mistakes(found: Detections, sought: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which detections show no object of their class, (d,) bool, and which objects no detection shows, (t,) bool.
+
+    At IoU .5; crowds count neither as found nor as missed.
+    """
+    objects = pair(found, sought)
+    seen = np.zeros(len(sought), np.bool_)
+    seen[objects[objects != NOTHING]] = True
+    return objects == NOTHING, ~seen & ~sought.crowd
+
+
+def counted(labels: Iterable[str]) -> str:
+    """Names with how often each occurs, as in "2 cat, 1 dog"."""
+    return ", ".join(f"{count} {label}" for label, count in Counter(labels).items())
+
+
+def _beside(own: ImageResult, baseline: ImageResult) -> ImageResult:
+    """With the baseline's answer and what became of it."""
+    change: Change = "same"
+    if own.mistakes != baseline.mistakes:
+        change = "broke" if own.mistakes > baseline.mistakes else "mended"
+    elif own.predicted != baseline.predicted or (own.false, own.missed) != (baseline.false, baseline.missed):
+        change = "changed"
+    return ImageResult(
+        image=own.image,
+        truth=own.truth,
+        predicted=own.predicted,
+        score=own.score,
+        right=own.right,
+        false=own.false,
+        missed=own.missed,
+        baseline=baseline.predicted,
+        baseline_right=baseline.right,
+        change=change,
+    )
+
+
+def surest_mistakes(results: Iterable[ImageResult], most: int) -> list[ImageResult]:
+    """The wrong answers that were given with the highest scores."""
+    wrong = [each for each in results if not each.right]
+    return sorted(wrong, key=lambda each: (-(each.score or 0.0), -each.mistakes))[:most]

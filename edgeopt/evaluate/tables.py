@@ -1,0 +1,96 @@
+"""Results for spreadsheets and programs: CSV image by image, confusion matrices, and everything as plain data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.dataset import Boxes, Dataset
+from edgeopt.evaluate.accuracy import Accuracy
+from edgeopt.evaluate.classes import class_changes
+from edgeopt.evaluate.images import ImageResult, answers, evaluated_images
+from edgeopt.metrics import ClassificationMetrics, detection_confusion
+from edgeopt.postprocess import Detections
+
+_COLUMNS = (
+    "variant", "image", "truth", "predicted", "score", "right", "mistakes", "false", "missed", "fp32", "fp32_right",
+    "change",
+)  # fmt: skip
+BACKGROUND = "(nothing)"
+"""The row of false boxes and the column of missed objects."""
+
+
+def images_csv(results: Mapping[str, Iterable[ImageResult]]) -> str:
+    """One row an image and variant; several false or missed boxes of an image are separated by semicolons.
+
+    Columns: variant, image, truth, predicted, score, right (true or false), mistakes, false, missed, fp32 (FP32's
+    answer; empty for FP32 itself), fp32_right, change (same, broke, mended or changed).
+    """
+    return _written(
+        _COLUMNS,
+        (
+            (
+                name, each.image, each.truth, each.predicted, each.score, _flag(each.right), each.mistakes,
+                "; ".join(each.false), "; ".join(each.missed), each.baseline, _flag(each.baseline_right), each.change,
+            )
+            for name, images in results.items()
+            for each in images
+        ),
+    )  # fmt: skip
+
+
+def results_json(
+    results: Mapping[str, Accuracy], images: Mapping[str, Sequence[ImageResult]], baseline: str, labels: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """By variant: all fields of its `Accuracy`, ``per_image``, and ``classes`` beside the baseline, worst first."""
+    reference = results.get(baseline)
+    return {
+        name: {
+            **msgspec.to_builtins(each),
+            "per_image": msgspec.to_builtins(images[name]),
+            "classes": msgspec.to_builtins(
+                () if reference is None or name == baseline else class_changes(reference, each, labels)
+            ),
+        }
+        for name, each in results.items()
+    }
+
+
+def confusion(accuracy: Accuracy, dataset: Dataset) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """(n, n) int64 counts, row the truth and column the answer, and the n names of rows and columns.
+
+    Of detectors the last row and column are `BACKGROUND`: false boxes, and missed objects.
+
+    Raises:
+        DataError: `dataset` is not what was evaluated.
+    """
+    if isinstance(accuracy.metrics, ClassificationMetrics):
+        return accuracy.metrics.confusion_matrix(), dataset.labels
+    targets = [dataset[number].target for number in evaluated_images(accuracy, dataset)]
+    found = [each for each in answers(accuracy, dataset.labels) if isinstance(each, Detections)]
+    truths = [each for each in targets if isinstance(each, Boxes)]
+    return detection_confusion(found, truths, len(dataset.labels)), (*dataset.labels, BACKGROUND)
+
+
+def confusion_csv(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
+    """A header of predicted classes, then one row a true class."""
+    rows = zip(labels, matrix.tolist(), strict=True)
+    return _written(("true class", *labels), ((label, *counts) for label, counts in rows))
+
+
+def _written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flag(value: bool | None) -> str | None:  # noqa: FBT001 - a formatter
+    return None if value is None else str(value).lower()
