@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from edgeopt.bundle import (
     Calibration,
     FileRecord,
     Manifest,
+    folder,
     golden,
     manifest,
     pack,
@@ -516,14 +518,31 @@ def test_a_writer_killed_at_its_first_bundle_leaves_nothing_to_open(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["x.edgeopt", "[x] *.edgeopt"])
-def test_leftovers_of_a_living_writer_are_left_alone(tmp_path: Path, name: str) -> None:
-    other = tmp_path / f".{name}.abc.tmp"
-    other.mkdir()
-    with storage.lock(other):
-        tiny.write(tmp_path / name)
-        assert other.exists()
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path, name: str) -> None:
+    (tmp_path / f".{name}.abc.tmp").mkdir()
     tiny.write(tmp_path / name)
-    assert not other.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_bundle_is_not_replaced_while_a_result_is_recorded(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the old manifest would lie beside the new files."""
+    writer = threading.Thread(target=tiny.write, args=(bundle.path, tiny.DETECTOR))
+
+    def replace_slowly(path: Path, content: bytes) -> None:
+        writer.start()
+        writer.join(timeout=0.3)
+        storage.replace_file(path, content)
+
+    monkeypatch.setattr(folder, "replace_file", replace_slowly)
+    bundle.record("ov-int8", p50_ms=1.0)
+    writer.join()
+    assert Bundle.open(bundle.path).manifest.spec == tiny.DETECTOR
+
+
+def test_a_bundle_can_be_named_from_within(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle.path)
+    Bundle.open(".").record("ov-int8", p50_ms=1.0)
+    assert Bundle.open(".").variant("ov-int8").p50_ms == 1.0
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:

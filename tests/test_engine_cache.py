@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -73,7 +74,7 @@ def test_any_other_key_is_another_engine(tmp_path_factory, other):
 
 
 @pytest.mark.parametrize("suffix", ["plan", "json"])
-@pytest.mark.parametrize("content", [b"", b"something else", None])
+@pytest.mark.parametrize("content", [b"", b"something else", b"\xff", b"[" * 100_000, None])
 def test_a_damaged_engine_is_rebuilt(tmp_path, suffix, content):
     build = Builder()
     obtain(tmp_path, "slot", KEY, build)
@@ -93,8 +94,17 @@ def test_a_failed_build_leaves_nothing_and_frees_the_lock(tmp_path):
 
     with pytest.raises(TargetError):
         obtain(tmp_path, "slot", KEY, fail)
-    assert {path.name for path in tmp_path.iterdir()} == {"slot.lock"}
+    assert list(tmp_path.iterdir()) == []
     assert obtain(tmp_path, "slot", KEY, Builder()).plan == b"plan 1"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no modes: who may write was not tested")
+def test_an_engine_that_others_may_write_is_built_again(tmp_path):
+    build = Builder()
+    obtain(tmp_path, "slot", KEY, build)
+    (tmp_path / "slot.plan").chmod(0o666)
+    assert obtain(tmp_path, "slot", KEY, build).plan == b"plan 2"
+    assert "slot.plan is not a file that only you may write" in build.reasons[1]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

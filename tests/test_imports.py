@@ -23,6 +23,7 @@ DEVICE = (
         "hardware",
         "spec",
         "references",
+        "files",
         "renamed",
         "errors",
         "typed",

@@ -15,10 +15,11 @@ import numpy as np
 
 from benchmarks.peers.environments import Peer, PeerError, prepare, quantize
 from edgeopt.config import TargetName
+from edgeopt.files import sha256
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.training import trained
-from edgeopt.pipeline.workspace import Artifact, file_hash
+from edgeopt.pipeline.workspace import Artifact
 from edgeopt.spec import ModelSpec
 
 FLOAT = "FP32"
@@ -98,9 +99,9 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
         return f"{setting}: {seconds:.0f} s"
 
     determinants = {
-        "graph": file_hash(graph),
-        "samples": file_hash(samples),
-        "script": file_hash(peer.script),
+        "graph": sha256(graph),
+        "samples": sha256(samples),
+        "script": sha256(peer.script),
         "requirements": peer.requirements,
         "options": peer.settings[setting],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,10 @@ from edgeopt.bundle.golden import unpack
 from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
 from edgeopt.bundle.storage import lock, replace_file, write_folder
 from edgeopt.errors import BundleError, StorageError, storage_errors
+from edgeopt.files import sha256
 from edgeopt.spec import ModelSpec, replace
 
 _LARGEST_MANIFEST_BYTES = 32 << 20
-_CHUNK_BYTES = 1 << 20
 _AGAIN = "Copy or build the bundle again"
 
 
@@ -133,17 +132,8 @@ def _may_replace(path: Path) -> bool:
 
 
 def _record(content: bytes | Path) -> FileRecord:
-    if isinstance(content, bytes):
-        return FileRecord(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
-    return FileRecord(sha256=_sha256(content), size=content.stat().st_size)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    return FileRecord(sha256=sha256(content), size=size)
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -192,7 +182,7 @@ def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
 
 def _check_hash(path: Path, record: FileRecord) -> None:
     try:
-        found = _sha256(path)
+        found = sha256(path)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}. Check that you may read it") from error
     if found != record.sha256:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import fcntl
 import glob
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgeopt.errors import storage_errors
+from edgeopt.files import locked, sync_folder, write_synced
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -36,87 +37,62 @@ def write_folder(path: Path, files: Mapping[str, bytes | Path]) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        try:
-            with lock(temporary):
-                for name, content in files.items():
-                    _write(temporary / name, content)
-                temporary.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
-                _sync_tree(temporary)
-                _put_in_place(temporary, path)
-                _sync(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with lock(path), _temporary_sibling(path) as temporary:
+            for name, content in files.items():
+                _write(temporary / name, content)
+            temporary.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
+            for folder, _, _ in os.walk(temporary):
+                sync_folder(Path(folder))
+            _put_in_place(temporary, path)
+            sync_folder(path.parent)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Replace one file in a folder in one step; the temporary one lies beside the *folder*, which must stay exact.
 
+    The caller holds the folder's `lock`.
+
     Raises:
         StorageError: the disk refused.
     """
-    folder = path.parent
-    with storage_errors(path):
-        _remove_leftovers(folder)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        try:
-            with lock(temporary):
-                _write(temporary / path.name, content)
-                (temporary / path.name).replace(path)
-                _sync(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    folder = path.parent.resolve()
+    with storage_errors(path), _temporary_sibling(folder) as temporary:
+        _write(temporary / path.name, content)
+        (temporary / path.name).replace(path)
+        sync_folder(folder)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on a folder; the system lets go of it when the process ends, however it ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    """Keep other writers of a folder out, those that replace it and those that change a file in it.
+
+    The lock is a file beside the folder: one on the folder itself would stay with the old one when it is replaced.
+    """
+    folder = folder.resolve()
+    with locked(folder.parent / f".{folder.name}.lock"):
         yield
-    finally:
-        os.close(descriptor)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what killed writers left beside `path`: their locks are gone, those of living ones hold."""
+@contextlib.contextmanager
+def _temporary_sibling(path: Path) -> Iterator[Path]:
+    """Make an empty folder beside `path`, and remove it. Whoever holds the lock removes what killed writers left."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        descriptor = os.open(leftover, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(leftover, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(path: Path, content: bytes | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as out:
         if isinstance(content, bytes):
-            out.write(content)
+            write_synced(out, content)
         else:
             with content.open("rb") as source:
-                shutil.copyfileobj(source, out, _CHUNK_BYTES)
-        out.flush()
-        os.fsync(out.fileno())
-
-
-def _sync_tree(root: Path) -> None:
-    for folder, _, _ in os.walk(root):
-        _sync(Path(folder))
-
-
-def _sync(folder: Path) -> None:
-    """Make the folder's entries durable; a file's own fsync does not."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+                write_synced(out, lambda file: shutil.copyfileobj(source, file, _CHUNK_BYTES))
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
@@ -133,6 +109,8 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 def _exchange(one: Path, other: Path) -> bool:
     """Swap two folders in one step (renameat2, Linux 3.15 and glibc 2.28); False where that cannot be done."""
+    if sys.platform == "win32":
+        return False  # it has no library without a name, which None stands for
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import sys
 from importlib.metadata import distributions
 
@@ -50,7 +49,11 @@ def fingerprint(here: Machine) -> str:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory that this process ever had, in MiB."""
+    """Largest resident memory that this process ever had, in MiB; 0 where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 

@@ -11,8 +11,9 @@ import msgspec
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.files import sha256
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.workspace import Artifact, file_hash
+from edgeopt.pipeline.workspace import Artifact
 
 WEIGHTS = "weights.safetensors"
 
@@ -60,4 +61,4 @@ def source_hashes(model: ModelConfig, root: Path) -> list[str]:
     """Sha256 of the files that the model comes from, so that a changed file is another model."""
     from edgeopt.source import source_files
 
-    return [file_hash(path) for path in source_files(model, root)]
+    return [sha256(path) for path in source_files(model, root)]

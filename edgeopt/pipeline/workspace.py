@@ -6,18 +6,18 @@ made from and the versions of the libraries that made it. It is written to a tem
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
 from edgeopt.errors import StorageError, storage_errors
+from edgeopt.files import locked, sha256
 
 Make: TypeAlias = Callable[[Path, Path], str]
 _RECORD = "stage.json"
@@ -57,11 +57,16 @@ class Workspace:
         Raises:
             StorageError: another process holds the folder, or it cannot be written.
         """
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / _LOCK).open("w")
-        with lock:
-            _lock_exclusively(lock, self.folder)
+
+        def busy() -> None:
+            raise StorageError(
+                f"another build is using the work folder {self.folder}. Wait for it, or choose another with --work."
+            )
+
+        with ExitStack() as lock:
+            with storage_errors(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                lock.enter_context(locked(self.folder / _LOCK, busy))
             for leftover in self.folder.glob(".*.tmp"):
                 shutil.rmtree(leftover, ignore_errors=True)
             yield self
@@ -103,27 +108,7 @@ class Workspace:
 def content_key(stage: str, determinants: Mapping[str, Any]) -> str:
     """Hexadecimal sha256 over the stage's name and `determinants`, independent of their order."""
     encoded = msgspec.json.encode({"stage": stage, **determinants}, order="deterministic", enc_hook=str)
-    return hashlib.sha256(encoded).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """Hexadecimal sha256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _lock_exclusively(lock: IO[str], folder: Path) -> None:
-    """Take the lock file; where the system has no flock (Windows), trust that there is one build."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StorageError(
-            f"another build is using the work folder {folder}. Wait for it, or choose another with --work."
-        ) from None
+    return sha256(encoded)
 
 
 def _summary(folder: Path, key: str) -> str | None:

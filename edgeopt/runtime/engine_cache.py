@@ -3,29 +3,26 @@
 A slot holds one engine: ``NAME.plan``, and ``NAME.json`` with every field of its key, the plan's hash and how it was
 made. The plan is written first and the record last, each by rename, so that a reader never sees half of either: a plan
 whose hash is not the record's counts as absent. ``NAME.lock`` is held while building, so that of two processes one
-builds and the other waits and loads.
+builds and the other waits and loads. A plan runs as code does: one that others may write counts as absent.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from edgeopt.errors import StorageError
+from edgeopt.files import is_own_file, locked, private_folder, sha256, write_atomically
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
 _LOG = logging.getLogger(__name__)
-_POLL_S = 0.2
 
 
 class Record(Struct):
@@ -76,12 +73,17 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
         StorageError: the folder cannot be written.
     """
     path = folder / f"{slot}.plan"
+    lock = folder / f"{slot}.lock"
     plan, reason, _ = _load(path, key)
     if plan is not None:
         return Cached(plan=plan, path=path)
+
+    def busy() -> None:
+        _LOG.warning("another process is building this engine; waiting for it (lock: %s)", lock)
+
     with _storage(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / f"{slot}.lock"):
+        private_folder(folder)
+    with _locked(lock, busy):
         plan, reason, last = _load(path, key)  # another process may have built it while this one waited
         if plan is not None:
             return Cached(plan=plan, path=path)
@@ -89,27 +91,27 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
         built = build(reason, last.seconds if last else None)
         record = Record(
             key=dict(key),
-            plan_sha256=hashlib.sha256(built.plan).hexdigest(),
+            plan_sha256=sha256(built.plan),
             seconds=time.perf_counter() - start,
             made_with=built.made_with,
         )
-        write_atomically(path, built.plan)
-        write_atomically(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(record)))
+        store(path, built.plan)
+        store(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(record)))
     return Cached(plan=built.plan, path=path, rebuilt_because=reason)
 
 
 def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record | None]:
     """The plan if it is for `key`; else why not, and the record if there is one."""
     try:
-        record = from_json(path.with_suffix(".json").read_bytes(), Record)
-        plan = path.read_bytes()
+        record = from_json(recall(path.with_suffix(".json")), Record)
+        plan = recall(path)
     except FileNotFoundError:
         return None, "there is none yet", None
     except (OSError, msgspec.DecodeError) as error:
         return None, f"the cached one cannot be read ({error})", None
     if difference := _difference(record.key, key):
         return None, difference, record
-    if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
+    if sha256(plan) != record.plan_sha256:
         return None, "the cached one is damaged (its content is not what was written)", record
     return plan, "", record
 
@@ -122,23 +124,36 @@ def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or not there, also after a power cut.
+def store(path: Path, content: bytes) -> None:
+    """Write a file of the cache, whole or not at all, into a folder that only this user may write.
 
     Raises:
-        StorageError: the disk is full or read-only.
+        StorageError: the disk is full or read-only, or the folder is another user's.
     """
     with _storage(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        private_folder(path.parent)
+        write_atomically(path, content)
+
+
+def recall(path: Path) -> bytes:
+    """Read a file of the cache.
+
+    Raises:
+        OSError: it is not there or cannot be read, or others may write it: what it holds runs as code.
+    """
+    content = path.read_bytes()
+    if not is_own_file(path):
+        raise PermissionError(f"{path} is not a file that only you may write")
+    return content
+
+
+@contextmanager
+def _locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a slot; only the lock file's own errors are of the cache, not those of the build."""
+    with ExitStack() as held:
+        with _storage(path):
+            held.enter_context(locked(path, busy))
+        yield
 
 
 @contextmanager
@@ -149,39 +164,3 @@ def _storage(path: Path) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path}: {error}. Set EDGEOPT_CACHE to a folder on a disk with room that can be written"
         ) from error
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path`, which the kernel releases even when this process is killed."""
-    with _storage(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if not _try_lock(handle):
-            _LOG.warning("another process is building this engine; waiting for it (lock: %s)", path)
-            while not _try_lock(handle):
-                time.sleep(_POLL_S)  # polling, so that Ctrl-C works
-        yield
-    finally:
-        os.close(handle)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _try_lock(handle: int) -> bool:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

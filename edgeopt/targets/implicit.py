@@ -6,7 +6,6 @@ one: its ranges and repairs were verified before they reached the device.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from edgeopt.bundle import Bundle, EngineSettings, Variant, unpack, write_bundle
 from edgeopt.config import DataSource
 from edgeopt.dataset import Dataset, load
 from edgeopt.errors import BundleError, DataError, storage_errors
+from edgeopt.files import sha256
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.trt.calibrator import Batch
@@ -107,7 +107,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
     plan = compile_implicit(
         path.read_bytes(),
         batches,
-        _fingerprint(hashlib.sha256(content).hexdigest(), b"", batch),
+        _fingerprint(sha256(content), b"", batch),
         CompileOptions(engine=_settings({}, batch, dla_core)),
     )
     with storage_errors(out):
@@ -147,7 +147,7 @@ def _settings(given: Mapping[str, Any], batch: int, dla_core: int | None) -> Eng
 
 def _fingerprint(*parts: object) -> str:
     """Of everything but model and TensorRT that a file of ranges depends on."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return sha256(repr(parts).encode())
 
 
 def _float_variant(bundle: Bundle) -> Variant:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError, StorageError
+from edgeopt.files import write_atomically
 from edgeopt.spec import ModelSpec
 
 FILE = "checkpoint.pt"
@@ -78,17 +77,10 @@ def save(state: State, work: Path, identity: str) -> None:
         "best": state.best,
     }
     path = work / FILE
-    unfinished = path.with_suffix(".tmp")
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise StorageError(
             f"cannot write the checkpoint {path}: {error}. Free space or choose another folder."
         ) from error

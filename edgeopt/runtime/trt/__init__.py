@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ import numpy as np
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, StorageError
+from edgeopt.files import sha256
 from edgeopt.hardware import Machine, machine
 from edgeopt.runtime.cuda import importable_providers, open_cuda
 from edgeopt.runtime.engine_cache import cache_folder
@@ -94,8 +94,8 @@ def _plan(path: Path, library: Library, chosen: TrtSettings, here: Machine) -> b
 def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> Path:
     """Where the kernels that this engine compiles at first use are kept."""
     gpu = here.gpus[device] if device < len(here.gpus) else None
-    parts = [hashlib.sha256(plan).hexdigest(), library.title, str(gpu), str(here.driver), str(here.cuda)]
-    return cache_folder() / "kernels" / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:24]}.cache"
+    parts = [sha256(plan), library.title, str(gpu), str(here.driver), str(here.cuda)]
+    return cache_folder() / "kernels" / f"{sha256(chr(0).join(parts).encode())[:24]}.cache"
 
 
 def _memory(run: RunOptions, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:

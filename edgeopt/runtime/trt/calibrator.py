@@ -6,7 +6,6 @@ algorithm and the fusions here, so that accuracy has to be measured on the devic
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError, TargetError
+from edgeopt.files import sha256
 from edgeopt.runtime.cuda import Cuda
-from edgeopt.runtime.engine_cache import write_atomically
+from edgeopt.runtime.engine_cache import store
 from edgeopt.runtime.trt.library import Library
 
 Batch = Mapping[str, NDArray[Any]]
@@ -27,8 +27,8 @@ def calibration_cache_path(folder: Path, library: Library, onnx: bytes, data_fin
 
     TensorRT reads a cache without checking that it belongs to the network: the name has to say it.
     """
-    named = "\n".join([hashlib.sha256(onnx).hexdigest(), data_fingerprint, library.title])
-    return folder / "calibration" / f"{hashlib.sha256(named.encode()).hexdigest()[:24]}.cache"
+    named = "\n".join([sha256(onnx), data_fingerprint, library.title])
+    return folder / "calibration" / f"{sha256(named.encode())[:24]}.cache"
 
 
 class Feed:
@@ -116,8 +116,7 @@ def make_calibrator(library: Library, feed: Feed, batch_size: int, cache: Path) 
             if self.error is not None:
                 return  # ranges of half the images
             try:
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(cache, bytes(ranges))
+                store(cache, bytes(ranges))
             except Exception as error:  # noqa: BLE001 (kept for raise_calibration_error)
                 self.error = error
 

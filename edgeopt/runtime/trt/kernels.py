@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import EdgeoptError
-from edgeopt.runtime.engine_cache import write_atomically
+from edgeopt.runtime.engine_cache import recall, store
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,14 +45,13 @@ class Kernels:
         if content == self._known:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._path, content)
+            store(self._path, content)
         except (OSError, EdgeoptError) as error:
             _LOG.warning("compiled kernels are not kept: %s", error)
 
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return recall(path)
     except OSError:
         return b""

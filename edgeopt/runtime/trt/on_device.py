@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import time
@@ -12,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from edgeopt.errors import ConfigError
+from edgeopt.files import sha256
 from edgeopt.hardware import Machine
 from edgeopt.runtime.cuda import Cuda
-from edgeopt.runtime.engine_cache import Built, Cached, obtain, write_atomically
+from edgeopt.runtime.engine_cache import Built, Cached, obtain, store
 from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.calibrator import Batch, Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.library import Library
@@ -31,7 +31,7 @@ def engine_key(library: Library, onnx: bytes, options: EngineOptions, here: Mach
     """Everything that a plan depends on; TensorRT checks some of it at loading, but nothing that makes it slow."""
     gpu = here.gpus[device] if device < len(here.gpus) else None
     return {
-        "onnx": hashlib.sha256(onnx).hexdigest(),
+        "onnx": sha256(onnx),
         "options": msgspec.json.encode(options).decode(),
         "gpu": gpu.name if gpu else "unknown",
         "compute capability": gpu.compute_capability if gpu else "unknown",
@@ -45,7 +45,7 @@ def engine_key(library: Library, onnx: bytes, options: EngineOptions, here: Mach
 
 def engine_slot(key: dict[str, str]) -> str:
     """The file name for an engine: by model and options, so that a change of anything else is noticed and named."""
-    options = hashlib.sha256(key["options"].encode()).hexdigest()
+    options = sha256(key["options"].encode())
     return f"{key['onnx'][:16]}-{options[:8]}"
 
 
@@ -165,7 +165,7 @@ class TimingCache:
         if not (self._path.is_file() and self._pin.is_file()):
             return b""
         content = self._path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._pin.read_text(encoding="ascii").strip():
+        if sha256(content) != self._pin.read_text(encoding="ascii").strip():
             _LOG.warning("the timing cache %s is not what was written and is not used", self._path)
             return b""
         return content
@@ -174,8 +174,7 @@ class TimingCache:
         """Keep the content and return its hash; libraries without a timing cache give nothing to keep."""
         if not content:
             return "none"
-        digest = hashlib.sha256(content).hexdigest()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, content)
-        write_atomically(self._pin, digest.encode())
+        digest = sha256(content)
+        store(self._path, content)
+        store(self._pin, digest.encode())
         return digest

@@ -1,0 +1,191 @@
+"""Files that are either whole or not there, locks that end with their process, hashes, and folders of one user.
+
+Linux, macOS and Windows. Windows has no owner and no mode of a file that Python could check, so that `private_folder`
+makes the folder and leaves its protection to the user's profile, and it cannot sync a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from edgeopt.errors import StorageError
+
+_CHUNK_BYTES = 1 << 20
+_POLL_S = 0.05
+_BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
+"""What flock and, on Windows, locking answer where another one holds the lock."""
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def sha256(content: bytes | Path) -> str:
+    """Hexadecimal sha256 of bytes or of a file, which is read piece by piece."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256()
+    with content.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file that is either whole or not there, also after a power cut.
+
+    Args:
+        path: the file; one that is there is replaced in one step.
+        content: its bytes, or a function that writes them to the file that it is given.
+
+    Raises:
+        OSError: the disk refused; the old file is as it was.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write_synced(file, content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_synced(file: IO[bytes], content: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write into an open file, and return when it is on the disk."""
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable, which a file's own fsync does not."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold an exclusive lock; the system lets go of it when the process ends, however it ends.
+
+    Args:
+        path: the lock file. It is made for the lock and removed after it (on Windows it stays).
+        busy: called once where another process or thread holds the lock. It may raise, to refuse instead of waiting.
+
+    Raises:
+        StorageError: the file system has no locks, or `path` is a link.
+        OSError: the lock file cannot be made.
+    """
+    descriptor = _acquire(path, busy)
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _acquire(path: Path, busy: Callable[[], None]) -> int:
+    """Open and lock a lock file; return its descriptor."""
+    told = False
+    while True:
+        descriptor = _open_lock(path)
+        try:
+            _try_lock(descriptor)
+            if _is_still_there(descriptor, path):
+                return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _BUSY:
+                raise StorageError(
+                    f"{path} cannot be locked: {error.strerror}. Choose a folder on a file system that has locks"
+                ) from error
+            if not told:
+                told = True
+                busy()
+            time.sleep(_POLL_S)  # polling, so that Ctrl-C works everywhere
+        else:
+            os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StorageError(f"{path} is a link, where a lock file belongs: remove it") from error
+
+
+def _is_still_there(descriptor: int, path: Path) -> bool:
+    """Tell whether the locked file still has its name: its last holder removes it, perhaps after we opened it."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    ours = os.fstat(descriptor)
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user may write, or make sure that it is one.
+
+    For content that is trusted as code is: a compiled engine, for instance.
+
+    Raises:
+        StorageError: the folder belongs to another user.
+        OSError: it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if sys.platform == "win32":
+        return
+    found = path.stat()
+    if found.st_uid != os.geteuid():
+        raise StorageError(
+            f"{path} belongs to the user with number {found.st_uid}, not to you (number {os.geteuid()}), who could put "
+            "anything there. Choose a folder of your own, or change its owner with chown"
+        )
+    if found.st_mode & _OTHERS_WRITE:
+        path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS_WRITE)
+
+
+def is_own_file(path: Path) -> bool:
+    """Tell whether a file (not a link) belongs to this user, and nobody else may write it."""
+    if sys.platform == "win32":
+        return path.is_file()
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_WRITE
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
