@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+_MOST_LISTED = 20
+"""Names in a message; ImageNet has a thousand."""
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -96,7 +98,7 @@ class MeasurementError(EdgeoptError):
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest of `known`, else the list of what there is.
+    """Return ``" Did you mean 'x'?"`` for the closest of `known`, else the list of what there is, or its beginning.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"
@@ -105,7 +107,10 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """
     known = sorted(known)
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
-    return f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
+    return f" Known: {', '.join(known[:_MOST_LISTED])}{more}."
 
 
 def requires_extra(module: str, extra: str) -> ModuleType:

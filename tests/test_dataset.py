@@ -214,6 +214,14 @@ def test_a_class_that_the_model_lacks_is_an_error_with_a_suggestion(folder: Path
         load(DataSource(format="image_folder", path="."), folder, labels=("cat", "dogs"))
 
 
+def test_a_class_that_is_like_none_of_many_is_answered_with_some_of_them_and_where_to_name_others(folder: Path) -> None:
+    labels = tuple(f"class {number:03d}" for number in range(80))
+    with pytest.raises(
+        DataError, match=r"class 018, class 019 and 60 more\. If .* \[model\] labels = \[\"cat\", \.\.\.\]"
+    ):
+        load(DataSource(format="image_folder", path="."), folder, labels=labels)
+
+
 def test_a_format_that_needs_a_path_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'coco' needs `path`"):
         load(DataSource(format="coco"), tmp_path)

@@ -122,6 +122,16 @@ def test_a_train_set_too_small_to_part_says_which_sets_to_give(tmp_path: Path) -
         split(tmp_path, minimum_images=4, train=folder_source("train"))
 
 
+def test_labels_that_differ_between_sets_are_found_before_any_image_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "train", 0, ant=10, cat=10)
+    fill(tmp_path / "test", 100, bee=4)
+    monkeypatch.setattr("edgeopt.dataset.loading.inspect_all", lambda paths: pytest.fail("images were read first"))
+    with pytest.raises(DataError, match="class 'bee' is not among the 2 labels"):
+        split(tmp_path, train=folder_source("train"), test=folder_source("test"))
+
+
 def test_all_sets_have_the_labels_of_the_first(tmp_path: Path) -> None:
     fill(tmp_path / "train", 0, ant=10, cat=10)
     fill(tmp_path / "test", 100, cat=4)

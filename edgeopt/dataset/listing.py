@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,8 @@ def class_index(name: str, labels: Labels, where: str) -> int:
         return labels.index(name)
     except ValueError:
         raise DataError(
-            f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels[:20])}"
+            f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels)} If the "
+            f"network is for other classes, name all of them in its order: [model] labels = [{json.dumps(name)}, ...]"
         ) from None
 
 

@@ -44,19 +44,20 @@ _MOST_BAD_BOXES = 0.5  # share of boxes outside their images above which the lab
 
 
 def load(source: DataSource, root: Path, *, labels: Labels | None = None, minimum_images: int = 1) -> Dataset:
-    """Read a data set and check that every image can be decoded.
+    """Read a data set and check that every image can be decoded: `listed`, then `checked`."""
+    return checked(listed(source, root, labels), minimum_images)
 
-    An unreadable image, or one whose size is not what its label file says, is left out, with one counted warning for
-    all. Every file is decoded once for this; the result is kept for the life of the process.
+
+def listed(source: DataSource, root: Path, labels: Labels | None = None) -> Listing:
+    """What a source says is in it, but for what its `exclude` and `limit` leave out; no image is opened.
 
     Args:
         source: what to read.
         root: the folder that relative paths start from.
         labels: the model's class names; the data's classes are matched with them by name.
-        minimum_images: fewer usable images than this is an error.
 
     Raises:
-        DataError: nothing there, labels that do not match, or too few usable images.
+        DataError: nothing there, an image listed twice, or labels that do not match.
         ConfigError: a table that lacks what its format needs.
         MissingExtraError: a built-in set whose package is not installed.
     """
@@ -67,15 +68,34 @@ def load(source: DataSource, root: Path, *, labels: Labels | None = None, minimu
     _refuse_double(drafts, listing.origin)
     if source.limit is not None:
         drafts = [drafts[i] for i in draw([each.target for each in drafts], source.limit, source.seed, "even")]
-    samples, skipped = _check(drafts, listing.origin)
+    return replace(listing, drafts=tuple(drafts))
+
+
+def checked(listing: Listing, minimum_images: int = 1) -> Dataset:
+    """The images of a listing that can be decoded.
+
+    An unreadable image, or one whose size is not what its label file says, is left out, with one counted warning for
+    all. Every file is decoded once for this; the result is kept for the life of the process.
+
+    Args:
+        listing: from `listed`.
+        minimum_images: fewer usable images than this is an error.
+
+    Raises:
+        DataError: too few usable images, or boxes that are not of these images.
+    """
+    samples, skipped = _check(listing.drafts, listing.origin)
     if len(samples) < minimum_images:
-        raise DataError(
-            f"{listing.origin}: {len(samples)} of {len(drafts)} images can be used, at least {minimum_images} are "
-            f"needed{_examples(skipped)}"
-        )
+        raise DataError(too_few(listing.origin, len(samples), len(listing.drafts), minimum_images, skipped))
     if skipped:
-        logger.warning("%s: %d of %d images left out%s", listing.origin, len(skipped), len(drafts), _examples(skipped))
+        left_out = f"{len(skipped)} of {len(listing.drafts)} images left out"
+        logger.warning("%s: %s%s", listing.origin, left_out, _examples(skipped))
     return Dataset(listing.task, listing.labels, tuple(samples), tuple(skipped), listing.origin)
+
+
+def too_few(origin: str, usable: int, listed: int, needed: int, skipped: Sequence[str] = ()) -> str:
+    """What to say of a set with too few images."""
+    return f"{origin}: {usable} of {listed} images can be used, at least {needed} are needed{_examples(skipped)}"
 
 
 def _relabel(listing: Listing, labels: Labels) -> Listing:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from edgeopt.config import DataConfig, DataSource
-from edgeopt.dataset.listing import Labels
-from edgeopt.dataset.loading import load
+from edgeopt.dataset.listing import Labels, Listing
+from edgeopt.dataset.loading import checked, listed
 from edgeopt.dataset.samples import Dataset
 from edgeopt.dataset.sampling import draw
 from edgeopt.errors import DataError
@@ -42,7 +42,13 @@ class Splits:
 
 
 def load_splits(
-    data: DataConfig, root: Path, *, calibration_images: int, minimum_images: int, labels: Labels | None = None
+    data: DataConfig,
+    root: Path,
+    *,
+    calibration_images: int,
+    minimum_images: int,
+    labels: Labels | None = None,
+    listings: Mapping[str, Listing] | None = None,
 ) -> Splits:
     """Read the sets that `data` names; hold out the missing ones from train, classes keeping their shares.
 
@@ -55,23 +61,84 @@ def load_splits(
         calibration_images: how many images calibration wants.
         minimum_images: how many it needs.
         labels: the model's class names. Default: those of the first set given.
+        listings: what `list_splits` returned for the same, where it is known already.
 
     Raises:
         DataError: as `load`; an image in two sets; or a train set too small to hold out from.
     """
-    given = _load_given(data, root, calibration_images, minimum_images, labels)
+    if listings is None:
+        listings = list_splits(data, root, calibration_images=calibration_images, labels=labels)
+    _refuse_mixed_tasks(listings)
+    smallest = {"calibration": min(minimum_images, calibration_images)}
+    given = {name: checked(listing, smallest.get(name, 1)) for name, listing in listings.items()}
     refuse_overlap(given)
-    wanted = {name: data.holdout for name in ("validation", "test") if name not in given}
     if "train" in given:
-        counts = {name: round(share * len(given["train"])) for name, share in wanted.items()}
-        if "calibration" not in given:
-            share = max(minimum_images, round(data.holdout * len(given["train"])))
-            counts["calibration"] = min(calibration_images, share)
+        counts = held_out_counts(
+            data, set(given), len(given["train"]), calibration_images=calibration_images, minimum_images=minimum_images
+        )
+        refuse_too_few(counts, len(given["train"]), given["train"].origin)
         given |= _hold_out(given["train"], counts, data.seed)
         warning = imbalance(given["train"])
         if warning is not None:
             logger.warning("%s", warning)
     return Splits(**{name: given.get(name) for name in SPLITS})
+
+
+def list_splits(
+    data: DataConfig, root: Path, *, calibration_images: int, labels: Labels | None = None
+) -> dict[str, Listing]:
+    """What the sets that the recipe names have in them, all with the same labels; no image is opened.
+
+    Args:
+        data: the recipe's sets.
+        root: the folder that relative paths start from.
+        calibration_images: how many images calibration wants.
+        labels: the model's class names. Default: those of the first set given.
+
+    Raises:
+        EdgeoptError: as `listed`.
+    """
+    listings: dict[str, Listing] = {}
+    for name, source in given_sources(data, calibration_images).items():
+        listings[name] = listed(source, root, labels)
+        labels = labels or listings[name].labels or None
+    return listings
+
+
+def given_sources(data: DataConfig, calibration_images: int) -> dict[str, DataSource]:
+    """The sets that the recipe names, the one for calibration cut to what calibration wants."""
+    sources: dict[str, DataSource | None] = {name: getattr(data, name) for name in SPLITS}
+    given = {name: source for name, source in sources.items() if source is not None}
+    if "calibration" in given:
+        limit = min(given["calibration"].limit or calibration_images, calibration_images)
+        given["calibration"] = replace(given["calibration"], limit=limit)
+    return given
+
+
+def held_out_counts(
+    data: DataConfig, given: Collection[str], train_images: int, *, calibration_images: int, minimum_images: int
+) -> dict[str, int]:
+    """How many images of train become each set that the recipe does not give."""
+    counts = {name: round(data.holdout * train_images) for name in ("validation", "test") if name not in given}
+    if "calibration" not in given:
+        share = max(minimum_images, round(data.holdout * train_images))
+        counts["calibration"] = min(calibration_images, share)
+    return counts
+
+
+def refuse_too_few(counts: Mapping[str, int], train_images: int, origin: str) -> None:
+    """Check that train is large enough to hold out so many images from.
+
+    Raises:
+        DataError: it is not.
+    """
+    empty = [name for name, count in counts.items() if count < 1]
+    if empty or train_images - sum(counts.values()) < _LEAST_TRAIN * train_images:
+        listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
+        raise DataError(
+            f"{origin} has {train_images} images: too few to hold out {listed}. "
+            f"Give these sets in the recipe: {', '.join(f'[data.{name}]' for name in counts)}"
+        )
 
 
 def refuse_overlap(splits: Mapping[str, Dataset]) -> None:
@@ -112,36 +179,14 @@ def imbalance(dataset: Dataset) -> str | None:
     return None
 
 
-def _load_given(
-    data: DataConfig, root: Path, calibration_images: int, minimum_images: int, labels: Labels | None
-) -> dict[str, Dataset]:
-    """The sets that the recipe names, all with the same labels."""
-    given: dict[str, Dataset] = {}
-    for name in SPLITS:
-        source: DataSource | None = getattr(data, name)
-        if source is None:
-            continue
-        if name == "calibration":
-            source = replace(source, limit=min(source.limit or calibration_images, calibration_images))
-        minimum = min(minimum_images, calibration_images) if name == "calibration" else 1
-        given[name] = load(source, root, labels=labels, minimum_images=minimum)
-        labels = labels or given[name].labels or None
-    tasks = {dataset.task for dataset in given.values()} - {None}
-    if len(tasks) > 1:
-        listed = ", ".join(f"{name}: {dataset.task}" for name, dataset in given.items())
-        raise DataError(f"the sets are for different tasks ({listed}). Give all of them class labels, or all boxes")
-    return given
+def _refuse_mixed_tasks(listings: Mapping[str, Listing]) -> None:
+    if len({listing.task for listing in listings.values()} - {None}) > 1:
+        named = ", ".join(f"{name}: {listing.task}" for name, listing in listings.items())
+        raise DataError(f"the sets are for different tasks ({named}). Give all of them class labels, or all boxes")
 
 
 def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, Dataset]:
     """Part `train` into itself and sets of so many images."""
-    empty = [name for name, count in counts.items() if count < 1]
-    if empty or len(train) - sum(counts.values()) < _LEAST_TRAIN * len(train):
-        listed = ", ".join(f"{count} for {name}" for name, count in counts.items())
-        raise DataError(
-            f"{train.origin} has {len(train)} images: too few to hold out {listed}. "
-            f"Give these sets in the recipe: {', '.join(f'[data.{name}]' for name in counts)}"
-        )
     hashes = [train.content_hash(index) for index in range(len(train))]
     copies = Counter(hashes)
     free = [index for index in range(len(train)) if copies[hashes[index]] == 1]
