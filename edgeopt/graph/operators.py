@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeopt.graph.edit import given
+from edgeopt.graph.edit import given, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 QUANTIZERS = (QUANTIZE, DEQUANTIZE)
@@ -95,6 +95,14 @@ def stays_within_inputs(node: ir.Node) -> bool:
 def data_inputs(node: ir.Node) -> tuple[int, ...]:
     """Indices of the inputs that hold the data of an operator that carries a scale: all of a Concat, else the first."""
     return tuple(range(len(node.inputs))) if node.op_type == "Concat" else (0,)
+
+
+def is_dequantized(value: ir.Value | None) -> bool:
+    """Whether a value comes out of a DequantizeLinear, also by way of operators that carry its scale."""
+    node = producer(value)
+    if node is None or node.op_type == DEQUANTIZE:
+        return node is not None
+    return carries_scale(node) and all(is_dequantized(node.inputs[index]) for index in data_inputs(node))
 
 
 def groups(node: ir.Node) -> int:

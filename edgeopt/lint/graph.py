@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgeopt.graph.edit import constant, given, producer
-from edgeopt.graph.operators import DEQUANTIZE, QUANTIZERS, carries_scale, data_inputs
+from edgeopt.graph.operators import QUANTIZERS, is_dequantized
 from edgeopt.lint.findings import Finding, Severity
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -49,16 +49,7 @@ def consumers(node: ir.Node) -> list[ir.Node]:
 
 def quantized(node: ir.Node, index: int) -> bool:
     """Whether an input comes out of a DequantizeLinear, also by way of operators that keep its scale."""
-    return _is_dequantized(given(node, index))
-
-
-def _is_dequantized(value: ir.Value | None) -> bool:
-    if producer(value, DEQUANTIZE) is not None:
-        return True
-    node = producer(value)
-    if node is None or not carries_scale(node):
-        return False
-    return all(_is_dequantized(node.inputs[index]) for index in data_inputs(node))
+    return is_dequantized(given(node, index))
 
 
 def source(value: ir.Value | None) -> ir.Value | None:

@@ -17,7 +17,7 @@ from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
 from edgeopt.graph.edit import add_initializer, along, constant, given, make_node, node_name, producer
-from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, QUANTIZERS
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, QUANTIZERS, is_dequantized
 from edgeopt.passes.quantize.placement import Edge, movable
 
 Constants: TypeAlias = Mapping[tuple[str, int], NDArray[Any]]
@@ -94,11 +94,13 @@ def movable_groups(model: ir.Model) -> tuple[tuple[str, ...], ...]:
     layers = quantized_layers(model)
     bare = select_quantizers(model, (), ()).graph
     nodes = {node_name(node): node for node in bare}
+    weights = {layer.name: layer.weights for layer in layers if layer.operator}
     edges = [
-        Edge(nodes[layer.name], index)
-        for layer in layers
-        if layer.operator
-        for index in {*layer.activations, *((0,) if layer.operator in LINEAR_OPS else ())}
+        Edge(nodes[name], index)
+        for node in model.graph
+        if (name := node_name(node)) in weights
+        for index, value in enumerate(node.inputs)
+        if index not in weights[name] and is_dequantized(value)
     ]
     leader = {name: group[0] for group in movable(bare, edges) for name in group}
     members: dict[str, list[str]] = {}
