@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
-from passes.graphs import model_of, run
+from passes.graphs import model_of
 from tiny_recipe import Watch
 
 from edgeopt.bundle import Bundle
@@ -36,17 +36,14 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
-from edgeopt.passes.qdq.match import match_layers, original_constants, restore_activations
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
     activation_quantizers,
-    movable_groups,
     quantized_layers,
     rescale,
-    select_quantizers,
 )
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
+from edgeopt.passes.quantize.scheme import OPENVINO, QuantScheme
 from edgeopt.passes.repair.divergence import output_error
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
@@ -90,119 +87,6 @@ def layer_of(model: ir.Model, output: str) -> str:
 
 def names(model: ir.Model) -> list[str]:
     return [layer.name for layer in quantized_layers(model)]
-
-
-# Selecting quantizers
-
-
-@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT, ARM], ids=lambda scheme: scheme.name)
-def test_nothing_kept_is_the_float_model_and_all_kept_the_quantized_one(network: ir.Model, scheme) -> None:
-    model, feeds = quantized(network, scheme), images(1)[0]
-    originals = original_constants(model, quantized_layers(model), match_layers(model, network))
-    bare = select_quantizers(model, (), (), originals)
-    assert not any("QuantizeLinear" in node.op_type for node in bare.graph)
-    np.testing.assert_allclose(run(bare, **feeds)["y"], run(network, **feeds)["y"], atol=1e-5)
-    whole = select_quantizers(model, names(model), names(model), originals)
-    np.testing.assert_array_equal(run(whole, **feeds)["y"], run(model, **feeds)["y"])
-
-
-def test_only_the_chosen_layers_quantizers_stay_and_the_model_is_not_touched(network: ir.Model) -> None:
-    model = quantized(network)
-    before = len(model.graph)
-    second = layer_of(model, "c2")
-    kept = select_quantizers(model, [second], [second])
-    assert [layer.name for layer in quantized_layers(kept) if layer.activations] == [second]
-    assert sum(node.op_type == "QuantizeLinear" for node in kept.graph) == 1
-    assert len(model.graph) == before
-
-
-def test_an_output_that_another_tool_quantized_is_released_under_its_name() -> None:
-    text = """
-    network (float[1, 3, 8, 8] x, float[4, 3, 1, 1] w1, float ws, float ws1) => (float[1, 4, 8, 8] y)
-    {
-        q = QuantizeLinear (x, ws)
-        d = DequantizeLinear (q, ws)
-        c = Conv (d, w1)
-        yq = QuantizeLinear (c, ws1)
-        y = DequantizeLinear (yq, ws1)
-    }
-    """
-    model = model_of(text, ws=np.float32(0.1), ws1=np.float32(0.5))
-    assert [layer.operator for layer in quantized_layers(model)] == ["Conv", ""]
-    bare = select_quantizers(model, (), ())
-    assert [value.name for value in bare.graph.outputs] == ["y"]
-    assert [node.op_type for node in bare.graph] == ["Conv", "Identity"]
-    run(bare, x=np.zeros((1, 3, 8, 8), np.float32))
-
-
-def test_layers_are_found_by_name_and_in_order_where_names_were_lost(network: ir.Model) -> None:
-    model = quantized(network)
-    for index, node in enumerate(model.graph):
-        node.name = f"renamed_{index}"
-        for output in node.outputs:
-            if not output.is_graph_output():
-                output.name = f"tensor_{index}"
-    matches = match_layers(model, network)
-    found = [matches[layer.name].outputs[0].name for layer in quantized_layers(model) if layer.weights]
-    assert found == ["c1", "c2", "c3", "y"]
-
-
-@pytest.mark.parametrize("activation", ["Relu (c)", "Clip (c, wlow, whigh)"])
-def test_an_activation_that_a_quantizer_stands_for_is_put_back(activation: str) -> None:
-    signature = "float[1, 3, 8, 8] x, float[4, 3, 1, 1] w1, float[4, 4, 1, 1] w2, float wlow, float whigh"
-    limits = {"wlow": np.float32(0), "whigh": np.float32(0.5)}
-    reference = model_of(
-        f"network ({signature}) => (float[1, 4, 8, 8] y) {{ c = Conv (x, w1)  r = {activation}  y = Conv (r, w2) }}",
-        **limits,
-    )
-    text = f"""
-    network ({signature}, float ws) => (float[1, 4, 8, 8] y)
-    {{
-        c = Conv (x, w1)
-        q = QuantizeLinear (c, ws)
-        d = DequantizeLinear (q, ws)
-        y = Conv (d, w2)
-    }}
-    """
-    model, x = model_of(text, ws=np.float32(0.5 / 255), **limits), images(1)[0]["x"][:, :, :8, :8]
-    matches = match_layers(model, reference)
-    whole = restore_activations(model, matches)
-    np.testing.assert_array_equal(run(whole, x=x)["y"], run(model, x=x)["y"])
-    np.testing.assert_allclose(run(select_quantizers(whole, (), ()), x=x)["y"], run(reference, x=x)["y"], atol=1e-5)
-
-
-def test_a_concat_moves_with_the_layer_that_reads_it() -> None:
-    text = """
-    network (float[1, 16, 8, 8] x, float[16, 16, 1, 1] w1, float[16, 16, 1, 1] w2, float[16, 32, 1, 1] w3)
-        => (float[1, 16, 8, 8] y)
-    {
-        a = Conv (x, w1)
-        b = Conv (x, w2)
-        c = Concat <axis = 1> (a, b)
-        y = Conv (c, w3)
-    }
-    """
-    model = optimize(model_of(text))
-    rng = np.random.default_rng(0)
-    named = [(f"{index}", {"x": rng.normal(size=(1, 16, 8, 8)).astype(np.float32)}) for index in range(16)]
-    quantized_model = quantize(model, calibrate(model, named, CalibrateConfig()), TENSORRT)
-    groups = [set(group) for group in movable_groups(quantized_model)]
-    concat, last = layer_of(quantized_model, "c"), layer_of(quantized_model, "y")
-    assert {concat, last} in groups
-    assert len(groups) == 3
-
-
-def test_what_is_not_q_dq_is_refused(network: ir.Model) -> None:
-    with pytest.raises(ModelError, match="not quantized"):
-        quantized_layers(network)
-    text = """
-    network (float[1, 4] x, float ws, float[4, 4] w1) => (float[1, 4] y)
-    {
-        y = ConvInteger (x, w1)
-    }
-    """
-    with pytest.raises(ModelError, match="Q/DQ format"):
-        quantized_layers(model_of(text))
 
 
 # The algorithm on numbers

@@ -6,16 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.passes.qdq.equalized import _recorded, record, short
-from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
-from edgeopt.passes.qdq.select import quantized_layers
-from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair.equalize import equalize
 
 X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
@@ -113,25 +106,6 @@ def test_the_callers_model_is_not_touched():
     assert ir.to_proto(model).SerializeToString() == before
 
 
-def test_the_graph_says_how_to_make_its_float_weights_again(tmp_path):
-    model = network("r = Clip(a, low, high)", "q = Conv<group=8>(r, w2) y = Mul(q, q)")
-    calibration = table(model)
-    equal = equalize(model, calibration)
-    ranges = calibrate(equal, [(str(i), {"x": X[i : i + 1]}) for i in range(len(X))], calibration.config)
-    ir.save(quantize(equal, ranges, OPENVINO), tmp_path / "q.onnx")
-    quantized = ir.load(tmp_path / "q.onnx")
-    layers = quantized_layers(quantized)
-    originals = original_constants(quantized, layers, match_layers(quantized, model))
-    equalized = {node.outputs[0].name: node for node in equal.graph}
-    outputs = {layer.name: layer.output for layer in layers}
-    assert {index for _, index in originals} >= {1, 2}
-    for (layer, index), array in originals.items():
-        expected = equalized[outputs[layer]].inputs[index].const_value.numpy()
-        np.testing.assert_allclose(array, expected, rtol=1e-6)
-    assert not misfits(quantized, originals)
-    assert misfits(quantized, original_constants(without_factors(quantized), layers, match_layers(quantized, model)))
-
-
 def test_a_clip_behind_which_an_average_is_read_does_not_cut_off_what_was_scaled():
     text = """
     g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8] w_bias, float[5,8] w2) => (y)
@@ -146,23 +120,3 @@ def test_a_clip_behind_which_an_average_is_read_does_not_cut_off_what_was_scaled
     assert calibration["r"].channel_maximum[0] > 1.5 > 10 * calibration["m"].channel_mean_maximum[0]
     equal = equalize(model, calibration)
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
-
-
-def without_factors(model: ir.Model) -> ir.Model:
-    copy = model.clone()
-    for node in copy.graph:
-        node.metadata_props.clear()
-    return copy
-
-
-@given(st.lists(st.floats(1.0, 64.0), min_size=1, max_size=64))
-def test_short_factors_are_close_below_and_small_in_a_file(values):
-    factors = short(np.array(values))
-    assert (factors <= np.array(values)).all()
-    assert (factors >= np.array(values) * (1 - 2**-7)).all()
-    assert (factors >= 1.0).all()
-    node = ir.node("Conv", [])
-    record(node, "in", factors)
-    record(node, "in", np.full_like(factors, 2.0))
-    assert sum(map(len, node.metadata_props.values())) < 60 + 4 * len(values)
-    np.testing.assert_array_equal(_recorded(node, "in"), 2.0 * factors)

@@ -73,7 +73,7 @@ def original_constants(
     """
     nodes = {node_name(node): node for node in quantized.graph}
     return {
-        (layer.name, index): scaled(nodes[layer.name], index, array)
+        (layer.name, index): scaled(quantized, nodes[layer.name], index, array)
         for layer in layers
         if layer.weights and layer.name in matches
         for index, array in _constants(matches[layer.name])

@@ -70,11 +70,11 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
             continue
         factors = _factors(tied, table)
         if factors is not None:
-            _scale(result.graph, tied, factors)
+            _scale(result, tied, factors)
             scaled.update(tied.tensors)
     for value in [output for node in result.graph for output in node.outputs] if insert else []:
         if value.name not in scaled and _feeds_depthwise_only(value):
-            _insert_scale(result.graph, value, table[value.name or ""])
+            _insert_scale(result, value, table[value.name or ""])
     return result
 
 
@@ -190,19 +190,19 @@ def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDA
     return result
 
 
-def _scale(graph: ir.Graph, tied: _Tied, factors: Floats) -> None:
+def _scale(model: ir.Model, tied: _Tied, factors: Floats) -> None:
     for node in tied.producers:
-        _multiply(graph, node, 1, factors, weight_axis(node))
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            _multiply(graph, node, 2, factors, 0)
-        record(node, "out", factors)
+        _multiply(model.graph, node, 1, factors, weight_axis(node))
+        if given(node, 2) is not None:
+            _multiply(model.graph, node, 2, factors, 0)
+        record(model, node, "out", factors)
     for node in tied.consumers:
-        _divide_input(graph, node, factors)
+        _divide_input(model, node, factors)
 
 
-def _divide_input(graph: ir.Graph, node: ir.Node, factors: Floats) -> None:
-    _multiply(graph, node, 1, 1.0 / factors, input_axis(node))
-    record(node, "in", factors)
+def _divide_input(model: ir.Model, node: ir.Node, factors: Floats) -> None:
+    _multiply(model.graph, node, 1, 1.0 / factors, input_axis(node))
+    record(model, node, "in", factors)
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis: int) -> None:
@@ -225,19 +225,19 @@ def _feeds_depthwise_only(value: ir.Value) -> bool:
     return all(_is_scalable(node) for node in readers) and _is_depthwise(readers)
 
 
-def _insert_scale(graph: ir.Graph, value: ir.Value, tensor: TensorStatistics) -> None:
+def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) -> None:
     """Multiply `value` per channel before its readers, and divide their weights."""
     typical = np.maximum(-tensor.channel_mean_minimum, tensor.channel_mean_maximum)
     extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
     channel = np.maximum(typical, extreme / _OUTLIER)
     factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
     name = f"{value.name}/equalized"
-    constant = add_initializer(graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
+    constant = add_initializer(model.graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
     readers = [usage.node for usage in value.uses()]
     scale = make_node("Mul", [value, constant], name=name, shape=value.shape, dtype=value.dtype)
     for node in readers:
         node.replace_input_with(0, scale.outputs[0])
-        _divide_input(graph, node, factors)
+        _divide_input(model, node, factors)
     producer = value.producer()
     assert producer is not None
-    graph.insert_after(producer, scale)
+    model.graph.insert_after(producer, scale)
