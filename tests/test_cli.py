@@ -146,6 +146,26 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
 
 
+def test_benchmark_takes_unlabelled_photographs_and_without_any_the_golden_inputs(
+    bundle: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-int8")
+    measured = run("benchmark", bundle, *quick, "--data", photo.parent)
+    assert measured.exit_code == 0
+    assert "golden" not in measured.output
+
+    def gone(*_arguments: object, **_named: object) -> None:
+        raise DataError("the test images have gone")
+
+    monkeypatch.setattr("edgeopt.dataset.load", gone)
+    measured = run("benchmark", bundle, *quick)
+    assert measured.exit_code == 0
+    assert "4 golden inputs of the bundle, because the test images have gone" in measured.output
+    refused = run("benchmark", bundle, *quick, "--data", "digits")
+    assert refused.exit_code == DataError.exit_code
+    assert "have gone" in refused.output
+
+
 def test_evaluate_writes_each_image_and_the_confusion_matrix(bundle: Path, tmp_path: Path) -> None:
     result = run("evaluate", bundle, "--csv", tmp_path / "images.csv", "--confusion", tmp_path / "matrices")
     assert result.exit_code == 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import ConfigError, DataError
-from edgeopt.preprocess import Scratch, adjust, batch, preprocess, read_image
+from edgeopt.preprocess import Scratch, adjust, batch, preprocess, read_image, to_pictures
 from edgeopt.spec import (
     Adjust,
     CenterCrop,
@@ -298,3 +298,18 @@ class TestAdjust:
     def test_a_black_image_stays_black(self):
         black = np.zeros((3, 3, 3), np.uint8)
         assert not adjust(black, Adjust(contrast=2.0, color_balance="gray_world")).any()
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "GRAY"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("normalization", [None, Normalization(mean=(0.4,), std=(0.2,))])
+def test_pictures_of_a_tensor_give_that_tensor(channels, layout, normalization):
+    spec = Preprocessing(channels=channels, layout=layout, normalization=normalization)
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+    tensors, _ = batch(list(images), spec)
+    pictures = to_pictures(tensors, spec)
+    assert pictures[0].shape == (5, 4, 3)
+    again, _ = batch(pictures, spec)
+    np.testing.assert_array_equal(again, tensors)
+    if channels != "GRAY":
+        np.testing.assert_array_equal(pictures, images)

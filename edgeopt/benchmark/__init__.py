@@ -7,6 +7,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 from __future__ import annotations
 
 from edgeopt.benchmark.bundles import benchmark_bundle
+from edgeopt.benchmark.images import golden_pictures
 from edgeopt.benchmark.results import (
     LatencyResult,
     ScenarioName,
@@ -30,6 +31,7 @@ __all__ = [
     "benchmark_scenario",
     "benchmark_variants",
     "compare",
+    "golden_pictures",
     "json_schema",
     "measure",
     "read_results",

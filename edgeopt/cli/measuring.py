@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import as_json, bundle, data, threads, variant
+from edgeopt.cli.options import as_json, bundle, data, pictures, threads, variant
 from edgeopt.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 
 @click.command()
 @bundle
-@data
+@pictures
 @variant
 @threads
 @click.option("--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="As MLPerf defines it.")
@@ -175,7 +175,7 @@ def benchmark(
 
 @click.command()
 @bundle
-@data
+@pictures
 @variant
 @click.option(
     "--scenario",
@@ -234,7 +234,7 @@ def tune(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Compare BASELINE's place with results that `edgeopt benchmark --json` stored on this very machine.",
 )
-@data
+@pictures
 @threads
 @click.option("--tolerance", type=click.FloatRange(0.0, 1.0), help="Slowdown that a pass rules out. Default: 0.05.")
 @click.option("--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Of the main metric. Default: 0.01.")
@@ -330,7 +330,27 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
 
 
 def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGES) -> list[Image]:
-    dataset = _dataset(bundle, reference)
+    """Pictures to measure with; nobody has to label them."""
+    from edgeopt.benchmark import golden_pictures
+    from edgeopt.config import DataSource
+    from edgeopt.dataset import load
+    from edgeopt.errors import EdgeoptError
+
+    try:
+        if reference is not None and (folder := Path(reference).resolve()).is_dir():
+            dataset = load(DataSource(format="images", path=str(folder), limit=count), Path.cwd())
+        else:
+            dataset = _dataset(bundle, reference)
+    except EdgeoptError as error:
+        if reference is not None:
+            raise
+        pictures = golden_pictures(bundle)
+        click.echo(
+            f"measured with the {len(pictures)} golden inputs of the bundle, because {error}\nThey have the network's "
+            "own size: larger photographs take longer to preprocess. Give any folder of them with --data",
+            err=True,
+        )
+        return pictures
     return [dataset.image(index) for index in range(min(count, len(dataset)))]
 
 

@@ -28,6 +28,11 @@ data = click.option(
     help="A folder of class folders, a .csv, a COCO .json, a .toml data table, digits or digit_scenes. Default: the "
     "test set of the bundle's recipe, whose relative paths start from the current folder.",
 )
+pictures = click.option(
+    "--data",
+    help="Any folder of images, labelled or not, or what `edgeopt evaluate` takes. Default: the test set of the "
+    "bundle's recipe, and where that is not to be had the bundle's golden inputs.",
+)
 variant = click.option("--variant", help="Default: the best one that this machine can run.")
 threads = click.option("--threads", type=click.IntRange(0), default=0, help="Of the engine; 0: its own choice.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")

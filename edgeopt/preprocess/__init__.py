@@ -10,6 +10,17 @@ from edgeopt.preprocess.color import adjust
 from edgeopt.preprocess.geometry import Boxes, Geometry
 from edgeopt.preprocess.image import Image, read_image
 from edgeopt.preprocess.plan import Scratch, batch, preprocess
-from edgeopt.preprocess.tensor import Tensor
+from edgeopt.preprocess.tensor import Tensor, to_pictures
 
-__all__ = ["Boxes", "Geometry", "Image", "Scratch", "Tensor", "adjust", "batch", "preprocess", "read_image"]
+__all__ = [
+    "Boxes",
+    "Geometry",
+    "Image",
+    "Scratch",
+    "Tensor",
+    "adjust",
+    "batch",
+    "preprocess",
+    "read_image",
+    "to_pictures",
+]

@@ -53,6 +53,26 @@ class TensorForm:
         return out
 
 
+def to_pictures(tensors: Tensor, spec: Preprocessing) -> list[Image]:
+    """The way back from network inputs to pixels, as far as there is one: colours of a grey input are gone.
+
+    Args:
+        tensors: (N, C, H, W) or (N, H, W, C), as `spec` makes them.
+        spec: what made them; its steps are not undone.
+
+    Returns:
+        (N) images, each (H, W, 3) uint8 BGR of the network's size.
+    """
+    planes = tensors if spec.layout == "NHWC" else np.moveaxis(tensors, 1, -1)
+    if spec.normalization is not None:
+        mean, std = np.array(spec.normalization.mean), np.array(spec.normalization.std)
+        planes = np.clip(np.rint((planes * std + mean) / spec.normalization.scale), 0, 255)
+    pixels = planes.astype(np.uint8)
+    if spec.channels == "GRAY":
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return [np.ascontiguousarray(each[..., ::-1] if spec.channels == "RGB" else each) for each in pixels]
+
+
 def _writer(spec: Preprocessing, count: int) -> Writer:
     """Choose what does it in the fewest passes over the pixels."""
     lookup = None if spec.normalization is None else _lookup(spec.normalization, count)
