@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -350,3 +351,26 @@ def test_a_predictor_does_not_carry_what_was_measured(tmp_path: Path) -> None:
     with load(bundle.path, variant="ort-fp32") as predictor:
         assert predictor.variant.accuracy is None
     assert Bundle.open(bundle.path).variant("ort-fp32").accuracy is not None
+
+
+@pytest.mark.parametrize("target", tiny.TARGETS)
+@pytest.mark.parametrize("after", ["removed", "replaced"])
+def test_what_was_verified_is_what_runs_whatever_becomes_of_the_bundle(bundle: Bundle, target: str, after: str) -> None:
+    path = bundle.path
+    with load(path, variant=f"{target}-fp32") as predictor:
+        file = path / predictor.variant.file
+        if after == "removed":
+            shutil.rmtree(path)
+        else:
+            file.write_bytes(b"another model")
+        red = tiny.colour("red")
+        assert predictor.predict(red).label == "red"
+        assert [each.label for each in predictor.predict_batch([red, tiny.colour("blue")])] == ["red", "blue"]
+
+
+def test_an_engine_that_changed_since_the_bundle_was_opened_is_not_run(bundle: Bundle) -> None:
+    variant = bundle.variant("ort-fp32")
+    content = bundle.file(variant.name).read_bytes()
+    bundle.file(variant.name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(BundleError, match="was changed"):
+        open_variant(bundle, variant)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ class Bundle:
     def file(self, variant: str) -> Path:
         """A variant's engine."""
         return self.path / self.variant(variant).file
+
+    def engine(self, variant: str) -> bytes:
+        """A variant's engine, read once and checked: what runs is what was verified, whatever becomes of the folder.
+
+        Raises:
+            BundleError: the file is not what the manifest says.
+            StorageError: it cannot be read.
+        """
+        name = self.variant(variant).file
+        with _reading(self.path / name):
+            content = (self.path / name).read_bytes()
+        _check_sha256(self.path / name, sha256(content), self.manifest.files[name])
+        return content
 
     def golden(self, variant: str) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None:
         """A variant's recorded inputs and outputs by tensor name, or None where it has none.
@@ -181,10 +195,20 @@ def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _check_hash(path: Path, record: FileRecord) -> None:
-    try:
+    with _reading(path):
         found = sha256(path)
+    _check_sha256(path, found, record)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}. Check that you may read it") from error
+
+
+def _check_sha256(path: Path, found: str, record: FileRecord) -> None:
     if found != record.sha256:
         raise BundleError(f"{path} was changed: its sha256 is {found}, the manifest says {record.sha256}. {_AGAIN}")
 

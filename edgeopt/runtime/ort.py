@@ -37,9 +37,16 @@ def availability(target: str = "ort") -> Availability:
     return Availability(ok=True)
 
 
-def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> OrtSession:  # noqa: ARG001 - one target here
+def open_engine(
+    path: Path,
+    target: str,  # noqa: ARG001 - one target here
+    settings: EngineSettings,
+    *,
+    reuse_outputs: bool,
+    content: bytes | None = None,
+) -> OrtSession:
     """See `runtime.session.Engine.open_engine`."""
-    return OrtSession(path, settings, reuse_outputs=reuse_outputs)
+    return OrtSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 
 class OrtSession:
@@ -61,9 +68,11 @@ class OrtSession:
         *,
         reuse_outputs: bool = False,
         as_written: bool = False,
+        origin: str = "the graph",
     ) -> None:
         self.settings = settings or EngineSettings()
-        self._session = _load(model, self.settings, as_written=as_written)
+        origin = origin if isinstance(model, bytes) else str(model)
+        self._session = _load(model, self.settings, origin, as_written=as_written)
         self.inputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_outputs())
         self._reuse_outputs = reuse_outputs
@@ -113,7 +122,7 @@ class OrtSession:
         self._results = {}
 
 
-def _load(model: Path | bytes, settings: EngineSettings, *, as_written: bool) -> Any:
+def _load(model: Path | bytes, settings: EngineSettings, origin: str, *, as_written: bool) -> Any:
     ort = requires_extra("onnxruntime", "ort")
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
@@ -128,7 +137,6 @@ def _load(model: Path | bytes, settings: EngineSettings, *, as_written: bool) ->
                 options.add_free_dimension_override_by_name(dimension, settings.batch)
         return ort.InferenceSession(source, options, providers=_PROVIDERS)
     except Exception as error:  # onnxruntime's classes share no base below Exception
-        origin = "the graph" if isinstance(model, bytes) else str(model)
         raise TargetError(f"onnxruntime {ort.__version__} cannot load {origin}: {error}") from error
 
 

@@ -61,9 +61,16 @@ def availability(target: str = "ov") -> Availability:  # noqa: ARG001 - one targ
     return Availability(ok=True)
 
 
-def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> OvSession:  # noqa: ARG001 - one target here
+def open_engine(
+    path: Path,
+    target: str,  # noqa: ARG001 - one target here
+    settings: EngineSettings,
+    *,
+    reuse_outputs: bool,
+    content: bytes | None = None,
+) -> OvSession:
     """See `runtime.session.Engine.open_engine`."""
-    return OvSession(path, settings, reuse_outputs=reuse_outputs)
+    return OvSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 
 class OvSession:
@@ -79,18 +86,25 @@ class OvSession:
     thread_safe = False
 
     def __init__(
-        self, model: Path | bytes, settings: EngineSettings | None = None, *, reuse_outputs: bool = False
+        self,
+        model: Path | bytes,
+        settings: EngineSettings | None = None,
+        *,
+        reuse_outputs: bool = False,
+        origin: str = "the graph",
     ) -> None:
         self.settings = settings or EngineSettings()
         self._openvino = library()
-        self._model: Path | bytes | None = model
+        self._closed = False
         self._reuse_outputs = reuse_outputs
         _check_precision(self._openvino, self.settings)
-        with _refusals(self._openvino, model):
+        with _refusals(self._openvino, origin if isinstance(model, bytes) else str(model)):
             graph = _read(self._openvino, model)
             self.inputs = tuple(_spec(port, self.settings.batch) for port in graph.inputs)
             self.outputs = tuple(_spec(port, self.settings.batch) for port in graph.outputs)
             self._dynamic = any(BATCH in spec.shape[:1] for spec in self.inputs)
+            # Compiled once more when several images first come; by then the file may be gone, or another one.
+            self._graph = graph.clone() if self._dynamic else None
             first = _compile(self._openvino, graph, self.settings, batch=1 if self._dynamic else self.settings.batch)
         self._compiled: dict[bool, Any] = {self._dynamic: first}
         """By whether the graph is fixed to one image although it takes more."""
@@ -109,7 +123,7 @@ class OvSession:
             DataError: inputs that are not the network's.
             TargetError: the session is closed, or OpenVINO failed.
         """
-        if self._model is None:
+        if self._closed:
             raise TargetError("this session is closed; open another one")
         changed = self._feeds.update(inputs)
         try:
@@ -167,11 +181,10 @@ class OvSession:
         return tuple(self._feeds.arrays[spec.name] for spec in self.inputs)
 
     def _compiled_for(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
-        assert self._model is not None
         single = self._dynamic and all(shape[0] == 1 for shape in shapes)
         if single not in self._compiled:
-            graph = _read(self._openvino, self._model)
-            self._compiled[single] = _compile(self._openvino, graph, self.settings, batch=None)
+            self._compiled[single] = _compile(self._openvino, self._graph, self.settings, batch=None)
+            self._graph = None
         return self._compiled[single]
 
     def _bind(self, names: Iterable[str]) -> None:
@@ -187,7 +200,8 @@ class OvSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._request = self._streams = self._model = None
+        self._closed = True
+        self._request = self._streams = self._graph = None
         self._compiled = {}
         self._results = {}
 
@@ -198,12 +212,11 @@ def _output_arrays(request: Any, outputs: Iterable[TensorSpec]) -> dict[str, Arr
 
 
 @contextmanager
-def _refusals(openvino: Any, model: Path | bytes) -> Iterator[None]:
-    """Turn what OpenVINO raises while it loads `model` into a `TargetError`."""
+def _refusals(openvino: Any, origin: str) -> Iterator[None]:
+    """Turn what OpenVINO raises while it loads `origin` into a `TargetError`."""
     try:
         yield
     except RuntimeError as error:
-        origin = "the graph" if isinstance(model, bytes) else str(model)
         # It names its own source files first and the cause last.
         causes = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
         raise TargetError(

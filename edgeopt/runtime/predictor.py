@@ -230,7 +230,10 @@ def open_variant(
     settings = settings or settings_here(variant, mode)
     if threads:
         settings = replace(settings, threads=threads)
-    session = open_session(bundle.path / variant.file, variant.target, settings=settings, reuse_outputs=True)
+    content = bundle.engine(variant.name)
+    session = open_session(
+        bundle.file(variant.name), variant.target, settings=settings, reuse_outputs=True, content=content
+    )
     others = {
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }

@@ -61,8 +61,17 @@ class Engine(Protocol):
     def availability(self, target: str) -> Availability:
         """Whether this machine can run engines of `target`; imports the engine's library to find out."""
 
-    def open_engine(self, path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> Session:
+    def open_engine(
+        self, path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool, content: bytes | None = None
+    ) -> Session:
         """Load an engine file.
+
+        Args:
+            path: the file; its ending may say of which kind it is.
+            target: one of those that name this module.
+            settings: how it runs.
+            reuse_outputs: give out the session's own output buffers.
+            content: of the file, where it was read (and checked) before; then it is not opened again.
 
         Raises:
             MissingExtraError: the engine's library is not installed.
@@ -96,6 +105,7 @@ def open_session(
     threads: int = 0,
     settings: EngineSettings | None = None,
     reuse_outputs: bool = False,
+    content: bytes | None = None,
 ) -> Session:
     """Load an engine file; use the result as a context manager.
 
@@ -105,6 +115,7 @@ def open_session(
         threads: of the engine; 0 leaves it to `settings`.
         settings: how it runs, as its bundle says. Default: `EngineSettings()`.
         reuse_outputs: give out the session's own output buffers, which the next `run` overwrites, instead of copies.
+        content: of the file, where it was read (and checked) before; then it is not opened again.
 
     Raises:
         MissingExtraError: the engine's library is not installed.
@@ -113,7 +124,7 @@ def open_session(
     settings = settings or EngineSettings()
     if threads:
         settings = replace(settings, threads=threads)
-    return engine(target).open_engine(path, target, settings, reuse_outputs=reuse_outputs)
+    return engine(target).open_engine(path, target, settings, reuse_outputs=reuse_outputs, content=content)
 
 
 def availability(target: str) -> Availability:

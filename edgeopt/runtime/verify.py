@@ -114,7 +114,8 @@ def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
     golden = bundle.golden(variant.name)
     assert golden is not None
     inputs, recorded = golden
-    session = open_session(bundle.file(variant.name), variant.target, threads=threads, settings=variant.engine)
+    path, content = bundle.file(variant.name), bundle.engine(variant.name)
+    session = open_session(path, variant.target, threads=threads, settings=variant.engine, content=content)
     with session:
         outputs = record_outputs(session, inputs)
     if outputs.keys() != recorded.keys():

@@ -47,7 +47,9 @@ def availability(target: str) -> Availability:
     return Availability(ok=True)
 
 
-def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> TrtSession:
+def open_engine(
+    path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool, content: bytes | None = None
+) -> TrtSession:
     """Load a plan, or an ``.onnx`` whose engine is built here at first load and kept.
 
     Raises:
@@ -58,7 +60,9 @@ def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outp
     library = load_library(FLAVOURS[target])
     here = machine()
     built_here = path.suffix == ".onnx"
-    plan = _plan(path, library, chosen, here)
+    if content is None:
+        content = _read(path)
+    plan = _built(content, library, chosen, here) if built_here else content
 
     def open_with(memory: Memory) -> TrtSession:
         return TrtSession(
@@ -75,13 +79,15 @@ def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outp
     return open_with(_memory(chosen.run, here, open_with))
 
 
-def _plan(path: Path, library: Library, chosen: TrtSettings, here: Machine) -> bytes:
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise StorageError(f"cannot read the engine {path}: {error}") from error
-    if path.suffix != ".onnx":
-        return content
+
+
+def _built(content: bytes, library: Library, chosen: TrtSettings, here: Machine) -> bytes:
+    """The plan of an ONNX graph, built on this machine or kept from an earlier time."""
     cuda = open_cuda(chosen.run.cuda, chosen.run.device)
     try:
         return obtain_engine(
