@@ -11,11 +11,18 @@ class Progress(Protocol):
     def begin(self, stage: str) -> None:
         """A stage starts, or is found done."""
 
-    def update(self, done: float, total: float, text: str = "") -> None:
+    def update(self, done: float, total: float = 1.0, text: str = "") -> None:
         """How far the stage is, in any unit, and what there is to say about it."""
 
     def end(self, summary: str, *, reused: bool) -> None:
         """The stage is finished; `reused` says that its result was already there."""
+
+
+class Update(Protocol):
+    """How far one stage is: `Progress.update` is one, and what only measures or counts is handed no more than that."""
+
+    def __call__(self, done: float, total: float = 1.0, text: str = "", /) -> None:
+        """Tell how much of `total` is done, and what there is to say about it."""
 
 
 class Silent:
@@ -24,7 +31,7 @@ class Silent:
     def begin(self, stage: str) -> None:
         """Ignore it."""
 
-    def update(self, done: float, total: float, text: str = "") -> None:
+    def update(self, done: float, total: float = 1.0, text: str = "") -> None:
         """Ignore it."""
 
     def end(self, summary: str, *, reused: bool) -> None:

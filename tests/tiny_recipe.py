@@ -43,7 +43,7 @@ class Watch:
         if stage == self.interrupt_at:
             raise KeyboardInterrupt
 
-    def update(self, done: float, total: float, text: str = "") -> None:
+    def update(self, done: float, total: float = 1.0, text: str = "") -> None:
         assert 0 <= done <= total
 
     def end(self, summary: str, *, reused: bool) -> None:

@@ -80,7 +80,7 @@ def latencies(candidates: Sequence[Candidate], job: Job, config: BenchmarkConfig
             for candidate in candidates
             if candidate.graph is not None
         }
-        results = compare(queries, config, baseline=OURS, progress=lambda done: job.progress.update(done, 1.0))
+        results = compare(queries, config, baseline=OURS, progress=job.progress.update)
     job.progress.end(f"{len(results)} graphs, {config.threads} threads", reused=False)
     return {name: _latency(result) for name, result in results.items()}
 

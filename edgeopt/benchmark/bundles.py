@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from edgeopt.benchmark.results import LatencyResult, ScenarioName
-from edgeopt.benchmark.run import Progress, benchmark_scenario
+from edgeopt.benchmark.run import benchmark_scenario
 from edgeopt.bundle import Bundle, Mode, Variant
 from edgeopt.bundle.accuracy import accuracy_beside
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import TargetError
+from edgeopt.progress import Update
 from edgeopt.runtime import availability, open_variant
 from edgeopt.runtime.session import Array
 from edgeopt.spec import replace
@@ -24,7 +25,7 @@ def benchmark_bundle(
     variant: str | None = None,
     scenario: ScenarioName = "singlestream",
     quick: bool = True,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
     """Measure every variant that runs here, or one, beside the bundle's FP32 baseline.
 
@@ -35,7 +36,7 @@ def benchmark_bundle(
         variant: only this one (and the baseline, where it runs).
         scenario: MLPerf's, see `SCENARIOS`; in ``offline`` engines run as is best for throughput.
         quick: as long as `config` says; otherwise as long as MLPerf asks.
-        progress: told the share that is done.
+        progress: told how far it is.
 
     Raises:
         BundleError: no such variant.

@@ -17,11 +17,10 @@ from edgeopt.measure.environment import Environment, environment, peak_memory_mi
 from edgeopt.measure.interleave import Block, Plan, Warmup, done, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Stages, Subject, Timed
+from edgeopt.progress import Update
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[float], None]
-"""Called with the share of the measurement that is done, from 0 to 1."""
 
 _SERVER_BLOCK_S = 2.0
 """Queues must have time to form: a block begins without one."""
@@ -40,7 +39,7 @@ def benchmark_variants(
     config: BenchmarkConfig,
     *,
     baseline: str | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
     """Measure predictors in alternation on the same images, so that their ratios hold where absolutes drift.
 
@@ -49,7 +48,7 @@ def benchmark_variants(
         images: decoded (H, W, 3) uint8 BGR images, used around and around.
         config: warm-up, least duration and queries of each predictor.
         baseline: the one that the others' ratios refer to; default: the first.
-        progress: told how far the measurement is.
+        progress: told how far it is.
 
     Returns:
         Results by name. After Ctrl-C what was measured so far, marked partial.
@@ -66,7 +65,7 @@ def compare(
     config: BenchmarkConfig,
     *,
     baseline: str | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
     """`benchmark_variants` for anything that can be called: each callable does one query."""
     subjects = {name: Timed(query) for name, query in queries.items()}
@@ -82,7 +81,7 @@ def benchmark_scenario(
     quick: bool = False,
     per_s: float | None = None,
     baseline: str | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
     """`benchmark_variants` under one of MLPerf's scenarios, as long as its rules ask.
 
@@ -94,7 +93,7 @@ def benchmark_scenario(
         quick: run as long as `config` says; the results are marked.
         per_s: arrivals a second in ``server``; None: 0.7 of what one query at a time reaches.
         baseline: the one that the others' ratios refer to; default: the first.
-        progress: told how far the measurement is.
+        progress: told how far it is.
     """
     scenario = SCENARIOS[name]
     subjects = {key: subject(scenario, predictor, images, per_s) for key, predictor in predictors.items()}
@@ -108,7 +107,7 @@ def measure(
     *,
     scenario: Scenario = SCENARIOS["singlestream"],
     baseline: str | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
     sensors: Sensors | None = None,
 ) -> dict[str, LatencyResult]:
     """Warm up and alternate subjects until each has its duration and queries; see `benchmark_variants`."""
@@ -138,7 +137,7 @@ class _Run:
 
 
 def _collect(
-    endless: Iterator[list[Block]], plan: Plan, progress: Progress | None
+    endless: Iterator[list[Block]], plan: Plan, progress: Update | None
 ) -> tuple[dict[str, list[Block]], bool]:
     """Blocks by subject, and whether Ctrl-C ended the run early."""
     blocks: dict[str, list[Block]] = {}

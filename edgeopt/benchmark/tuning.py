@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import cast
 
 from edgeopt.benchmark.results import LatencyResult, ScenarioName
-from edgeopt.benchmark.run import Progress, benchmark_scenario
+from edgeopt.benchmark.run import benchmark_scenario
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, TargetError
@@ -16,6 +16,7 @@ from edgeopt.hardware import Cpu, machine, processor_fingerprint
 from edgeopt.measure.subject import Array
 from edgeopt.metrics import agreement, detection_agreement
 from edgeopt.postprocess import Classification, Detections
+from edgeopt.progress import Update
 from edgeopt.runtime import Predictor, open_variant, settings_here
 from edgeopt.spec import Struct, replace
 
@@ -60,7 +61,7 @@ def tune(
     *,
     variant: str,
     mode: Mode = "latency",
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> tuple[Bundle, Tuning]:
     """Measure one variant under several settings in alternation, and store the fastest in the bundle for this machine.
 

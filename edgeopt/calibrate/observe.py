@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,19 +18,17 @@ from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorSta
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError, ModelError
+from edgeopt.progress import Update
 
 SAMPLES_PER_IMAGE = 1 << 16
 """Most values of one tensor of one image that enter its histogram; extremes and means see all of them."""
-
-Progress = Callable[[int], None]
-"""Called with the number of images done."""
 
 
 def calibrate(
     model: ir.Model,
     batches: Iterable[tuple[str, Feeds]],
     config: CalibrateConfig,
-    progress: Progress | None = None,
+    progress: Update | None = None,
     tensors: Collection[str] | None = None,
 ) -> CalibrationTable:
     """Observe the activations of `model` on up to `config.images` images.
@@ -39,7 +37,7 @@ def calibrate(
         model: the float network, with known shapes but for the batch.
         batches: image name and the network's inputs for that one image (batch 1). Read once, one at a time.
         config: how many images, and the settings that the table carries.
-        progress: told after each image.
+        progress: told how far it is, after each image.
         tensors: names to observe. Default: every float32 tensor of rank 2 or more, inputs included.
 
     Raises:
@@ -56,7 +54,7 @@ def calibrate(
             images.append(CalibratedImage(name, tensor_hash(feeds)))
             track.look(len(images), observer.sums)
             if progress is not None:
-                progress(len(images))
+                progress(len(images), config.images)
     if len(images) < config.minimum_images:
         raise DataError(
             f"{len(images)} calibration images, but at least {config.minimum_images} are needed "

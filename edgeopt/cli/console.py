@@ -49,14 +49,10 @@ class StageDisplay:
         self._stage, self._started_s = stage, time.monotonic()
         self._task = self._bar.add_task("", stage=stage, total=None)
 
-    def update(self, done: float, total: float, text: str = "") -> None:
+    def update(self, done: float, total: float = 1.0, text: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=text)
-
-    def share(self, done: float) -> None:
-        """Move the bar to a share of the whole, from 0 to 1."""
-        self.update(done, 1.0)
 
     def end(self, summary: str, *, reused: bool) -> None:
         """Replace the bar by a line that stays."""

@@ -158,7 +158,7 @@ def benchmark(
     with StageDisplay() as display:
         display.begin("benchmark")
         results = benchmark_bundle(
-            opened, images, config, variant=variant, scenario=scenario, quick=quick, progress=display.share
+            opened, images, config, variant=variant, scenario=scenario, quick=quick, progress=display.update
         )
     partial = any(result.partial for result in results.values())
     if not (allow_invalid or partial):
@@ -218,7 +218,7 @@ def tune(
             config,
             variant=name,
             mode="throughput" if scenario == "offline" else "latency",
-            progress=display.share,
+            progress=display.update,
         )
     if as_json:
         print_json(tuning)
@@ -277,10 +277,10 @@ def gate(
         display.begin("gate")
         if baseline_file is not None:
             stored = read_stored(baseline_file, side.variant)
-            verdict = gate_file(stored, side, images, config, threads=threads, progress=display.share)
+            verdict = gate_file(stored, side, images, config, threads=threads, progress=display.update)
         else:
             first = Side.parse(baseline)
-            verdict = gate_bundles(first, side, images, config, threads=threads, progress=display.share)
+            verdict = gate_bundles(first, side, images, config, threads=threads, progress=display.update)
     click.echo(to_json(verdict).decode() if as_json else to_markdown(verdict))
     _write_summaries(verdict, junit, markdown)
     context.exit(verdict.exit_code)

@@ -61,9 +61,7 @@ def evaluate_bundle(
         display.begin(each.name)
         with predictor:
             reference = results.get(baseline.name)
-            accuracy = evaluate(
-                predictor, dataset, config, baseline=reference, progress=lambda share: display.update(share, 1.0)
-            )
+            accuracy = evaluate(predictor, dataset, config, baseline=reference, progress=display.update)
         display.end(accuracy.summary(), reused=False)
         results[each.name] = accuracy
     if not results:

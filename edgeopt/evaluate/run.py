@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,10 @@ from edgeopt.errors import DataError
 from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.recorders import recorder
 from edgeopt.preprocess import Image, batch
+from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Prepared
 from edgeopt.runtime.session import Tensors
 from edgeopt.spec import ModelSpec
-
-Progress: TypeAlias = Callable[[float], None]
-"""Called with the share of the images that are done, from 0 to 1."""
 
 
 class Evaluated(Protocol):
@@ -65,7 +63,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     baseline: Accuracy | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Accuracy:
     """Measure a model's accuracy.
 

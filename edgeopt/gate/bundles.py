@@ -13,13 +13,13 @@ import msgspec
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.accuracy import StoredAccuracy, stored_accuracy
 from edgeopt.errors import MeasurementError
-from edgeopt.gate.rounds import Progress
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
+from edgeopt.progress import Update
 from edgeopt.runtime import availability, load
 from edgeopt.runtime.choice import choose
 from edgeopt.typed import from_json
@@ -82,7 +82,7 @@ def gate_bundles(
     *,
     threads: int = 0,
     accuracy: bool = True,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Verdict:
     """Gate one variant against another, of two bundles or of one.
 
@@ -93,7 +93,7 @@ def gate_bundles(
         config: floors, tolerance and time.
         threads: of the engines; 0 means what the bundle says.
         accuracy: also compare the accuracies stored in the bundles.
-        progress: called with the share that is done.
+        progress: told how far it is.
 
     Raises:
         BundleError: not a whole bundle, or no such variant.
@@ -139,7 +139,7 @@ def gate_file(
     config: GateConfig,
     *,
     threads: int = 0,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Verdict:
     """Gate a variant against stored results of this machine; see `gate_stored` about what that cannot see."""
     with Worker(_opening(candidate, images, threads)) as worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,10 @@ from edgeopt.measure.latency import round_medians
 from edgeopt.measure.sensors import Conditions, Sensors
 from edgeopt.measure.subject import Subject
 from edgeopt.measure.validity import Limits, disturbed, whole
+from edgeopt.progress import Update
 
 _MOST_DISTURBED = 3
 """For each round that is wanted at most so many are run: on a busy machine, or where it is over."""
-
-Progress = Callable[[float], None]
 
 
 class Rounds:
@@ -58,7 +57,7 @@ def measure_rounds(
     sensors: Sensors,
     wanted: int,
     seconds: float,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Rounds:
     """Measure until `wanted` rounds count, or time is up, or too many were disturbed.
 
@@ -68,7 +67,7 @@ def measure_rounds(
         sensors: of this machine, told which processes are measured.
         wanted: undisturbed rounds.
         seconds: for the rounds; at least one is run.
-        progress: called with the share that is done.
+        progress: told how far it is.
     """
     warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
     measured = Rounds(config)

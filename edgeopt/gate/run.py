@@ -17,12 +17,13 @@ import numpy as np
 
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.decide import EARLY_CONFIDENCE, FIRST_LOOK, Launch, compare, decide, precise
-from edgeopt.gate.rounds import Progress, Rounds, measure_rounds, too_few
+from edgeopt.gate.rounds import Rounds, measure_rounds, too_few
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Conditions, Sensors
 from edgeopt.measure.subject import Subject
 from edgeopt.measure.validity import whole
+from edgeopt.progress import Update
 
 _ENOUGH_SHARE = 0.5
 """A launch with fewer than this share of the wanted rounds undisturbed does not count."""
@@ -49,7 +50,7 @@ def gate(
     *,
     names: tuple[str, str] = ("baseline", "candidate"),
     accuracy: AccuracyFinding | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Verdict:
     """Measure a candidate against a baseline and decide.
 
@@ -58,7 +59,7 @@ def gate(
         config: floors, tolerance and time.
         names: of baseline and candidate, for the reader.
         accuracy: of both, where it is known.
-        progress: called with the share that is done.
+        progress: told how far it is.
 
     Raises:
         MeasurementError: other subjects than those three.
@@ -93,7 +94,7 @@ def verdict_of(
     )
 
 
-def _measure(launch: Open, config: GateConfig, progress: Progress | None) -> tuple[list[Launch], list[Conditions]]:
+def _measure(launch: Open, config: GateConfig, progress: Update | None) -> tuple[list[Launch], list[Conditions]]:
     """Launches until the answer is clear, the intervals are narrow, or time is up."""
     found: list[Launch] = []
     conditions: list[Conditions] = []

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.decide import compare_stored
-from edgeopt.gate.rounds import Progress, measure_rounds, too_few
+from edgeopt.gate.rounds import measure_rounds, too_few
 from edgeopt.gate.run import verdict_of
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Subject
+from edgeopt.progress import Update
 from edgeopt.spec import replace
 
 STORED_FLOOR = 0.13
@@ -30,7 +31,7 @@ def gate_stored(
     names: tuple[str, str] = ("stored results", "candidate"),
     accuracy: AccuracyFinding | None = None,
     sensors: Sensors | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> Verdict:
     """Measure a candidate against the block medians of an earlier benchmark on the same machine.
 
@@ -45,7 +46,7 @@ def gate_stored(
         names: of both, for the reader.
         accuracy: of both, where it is known.
         sensors: of this machine.
-        progress: called with the share that is done.
+        progress: told how far it is.
 
     Raises:
         MeasurementError: the stored results are from another machine, or none.

@@ -101,7 +101,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
             read_graph(graph),
             feeds(dataset, read_spec(graph)),
             job.config.calibrate,
-            lambda done: job.progress.update(done, images),
+            lambda done, *_: job.progress.update(done, images),
         )
         table.save(folder / _TABLE)
         return f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {table.convergence.summary()}"

@@ -25,6 +25,7 @@ from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
 from edgeopt.passes.repair.divergence import output_error
 from edgeopt.preprocess import Image
+from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
@@ -44,8 +45,6 @@ FLOAT: Plan = frozenset()
 
 Outputs: TypeAlias = list[NDArray[np.float32]]
 """Of one image."""
-Progress = Callable[[float, float, str], None]
-"""Called with steps done, their number as far as it is known, and what is being done."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def search_plan(
     budget: Budget,
     folder: Path,
     settings: Settings | None = None,
-    progress: Progress | None = None,
+    progress: Update | None = None,
 ) -> tuple[SearchResult, ir.Model]:
     """Find the fastest plan within the budget, and the graph to ship.
 
@@ -101,7 +100,7 @@ def search_plan(
 class _Plans:
     """Graphs and engines of plans, and what the search asks about them."""
 
-    def __init__(self, subject: Subject, folder: Path, progress: Progress | None = None) -> None:
+    def __init__(self, subject: Subject, folder: Path, progress: Update | None = None) -> None:
         self._subject, self._folder = subject, folder
         groups = movable_groups(subject.quantized)
         self._layers = {"+".join(group): group for group in groups}

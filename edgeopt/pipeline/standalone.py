@@ -87,7 +87,7 @@ def quantize_file(
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
-    table = calibrate(model, images, calibrate_config, lambda done: progress.update(done, len(images)))
+    table = calibrate(model, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")

@@ -146,7 +146,7 @@ def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
                 images,
                 job.config.benchmark,
                 baseline=baseline,
-                progress=lambda share: job.progress.update(share, 1.0),
+                progress=job.progress.update,
             )
         (folder / "latency.json").write_bytes(msgspec.json.encode(results))
         fastest = min(results.values(), key=lambda result: result.end_to_end.p50_ms)
