@@ -39,7 +39,7 @@ from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.export import export
 from edgeopt.graph.edit import producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
-from edgeopt.metrics import kl
+from edgeopt.metrics import Discrepancy, OutputReading, kl, readings_of
 from edgeopt.passes.quantize.scheme import scheme as named
 from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images, repair
 from edgeopt.passes.rewrite.fold_normalization import fold_normalization
@@ -73,6 +73,7 @@ class Work:
     config: CalibrateConfig
     scheme: str
     repairs: tuple[str, ...]
+    readings: tuple[OutputReading, ...]
 
 
 def main() -> None:
@@ -165,7 +166,7 @@ def measure(prepared: Prepared, scheme: str, method: str, choice: str) -> dict[s
         graph, out = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         ir.save(prepared.model, graph)
         config = replace(prepared.config, method=method)
-        work = Work(graph, out, prepared.images, config, scheme, CHOICES[choice])
+        work = Work(graph, out, prepared.images, config, scheme, CHOICES[choice], readings_of(prepared.spec))
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             cost = process.submit(quantized, work).result()
         run = compiled(ir.load(out), ENGINES[scheme])
@@ -195,7 +196,14 @@ def quantized(work: Work) -> dict[str, Any]:
     table = calibrate(model, work.images, work.config)
     epochs = QuantizeConfig().distillation_epochs
     repaired = repair(
-        model, table, named(work.scheme), work.images, work.repairs, progress=_tell, distillation_epochs=epochs
+        model,
+        table,
+        named(work.scheme),
+        work.images,
+        Discrepancy(work.readings),
+        work.repairs,
+        progress=_tell,
+        distillation_epochs=epochs,
     )
     ir.save(repaired.model, work.out)
     return {

@@ -19,6 +19,7 @@ PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
 Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Size: TypeAlias = tuple[PositiveInt, PositiveInt]
 """(height, width) in pixels."""
+Activation: TypeAlias = Literal["softmax", "sigmoid", "none"]
 Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area"]
 """``auto``: area when shrinking, linear when enlarging."""
 
@@ -123,7 +124,11 @@ class Preprocessing(Struct):
 class ClassificationDecoding(Struct, tag="classification"):
     """Scores from one output of shape (N, classes)."""
 
-    activation: Literal["softmax", "sigmoid", "none"] = "softmax"
+    activation: Activation = "softmax"
+    """What makes scores of the network's output."""
+    applied: Activation = "none"
+    """What the network itself has applied already, where `activation` is none: its output is then compared as the
+    probabilities that it holds. An ``.onnx`` file and an export find it in the graph."""
     top_k: PositiveInt = 5
 
 

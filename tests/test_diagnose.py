@@ -36,6 +36,8 @@ from edgeopt.diagnose import (
     input_figures,
 )
 from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
+from edgeopt.metrics import Discrepancy
+from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
     activation_quantizers,
@@ -44,11 +46,11 @@ from edgeopt.passes.qdq.select import (
 )
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, QuantScheme
-from edgeopt.passes.repair.divergence import output_error
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.report import write_page
 
+RAW = Discrepancy([RawReading()])
 NETWORK = """
 network (float[1, 3, 16, 16] x, float[16, 3, 3, 3] w1, float[16] wb1, float[16, 16, 3, 3] w2, float[16] wb2,
          float[16, 16, 3, 3] w3, float[16] wb3, float[10, 16] w4, float[10] wb4) => (float[1, 10] y)
@@ -104,7 +106,7 @@ def numbers(noise: dict[str, tuple[float, float]]) -> Subject:
         rest = [other for other in noise if other != name]
         return [Repair("mse ranges", "method = mse", lambda: outputs(list(noise), rest))]
 
-    return Subject({name: Traits(operator="Conv") for name in noise}, reference, outputs, repairs=repairs)
+    return Subject({name: Traits(operator="Conv") for name in noise}, reference, RAW, outputs, repairs=repairs)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-3, 0.05), min_size=2), st.data())
@@ -157,14 +159,14 @@ def test_the_share_that_is_done_reaches_one() -> None:
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="images"):
-        diagnose(Subject({}, [], lambda weights, activations: []))
+        diagnose(Subject({}, [], RAW, lambda weights, activations: []))
 
 
 def test_a_diagnosis_survives_json_even_where_outputs_are_equal_or_nan() -> None:
     subject = numbers({"a": (0.0, 0.0)})
     same = diagnose(subject)
     assert msgspec.json.decode(msgspec.json.encode(same), type=Diagnosis) == same
-    assert effect([[np.ones(3)]], [[np.full(3, np.nan)]]).sqnr_db < -100
+    assert effect([[np.ones(3)]], [[np.full(3, np.nan)]], RAW).sqnr_db < -100
 
 
 def test_a_detectors_scores_are_not_drowned_by_its_boxes() -> None:
@@ -172,8 +174,11 @@ def test_a_detectors_scores_are_not_drowned_by_its_boxes() -> None:
     scores_lost, boxes_moved = exact.copy(), exact.copy()
     scores_lost[..., 4:] = 0.0
     boxes_moved[..., :4] += 2.0
-    plain = [effect([[exact]], [[other]]).sqnr_db for other in (scores_lost, boxes_moved)]
-    fair = [effect([[exact]], [[other]], noise=output_error).sqnr_db for other in (scores_lost, boxes_moved)]
+    reading = DetectionReading(boxes=Columns(stop=4), scores=Columns(start=4))
+    plain, fair = (
+        [effect([[exact]], [[other]], discrepancy).sqnr_db for other in (scores_lost, boxes_moved)]
+        for discrepancy in (RAW, Discrepancy([reading]))
+    )
     assert plain[0] > plain[1]
     assert fair[0] < 1.0 < 30.0 < fair[1]
 

@@ -151,7 +151,17 @@ class TestClassification:
         p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
         assert comparison.kl == pytest.approx((p * np.log(p / q)).sum(axis=1).mean(), rel=1e-4)
 
-    def test_scores_that_are_no_softmax_have_no_divergence(self, dataset):
+    def test_several_labels_diverge_by_each(self, dataset):
+        spec = classifier(activation="sigmoid")
+        runs = [classify(factor=4.0), classify(0.1, factor=4.0)]
+        baseline, other = (Runner(run, spec) for run in runs)
+        comparison = evaluate(other, dataset, baseline=evaluate(baseline, dataset)).comparison
+        images = np.stack([np.full((1, 4, 4), dataset.image(index).mean() / 255) for index in range(6)])
+        p, q = (1.0 / (1.0 + np.exp(-run({"x": images})["y"].astype(float))) for run in runs)
+        expected = (p * np.log(p / q) + (1.0 - p) * np.log((1.0 - p) / (1.0 - q))).sum(axis=1).mean()
+        assert comparison.kl == pytest.approx(expected, rel=1e-3)
+
+    def test_scores_that_are_no_probabilities_have_no_divergence(self, dataset):
         spec = classifier(activation="none")
         baseline = evaluate(Runner(classify(), spec), dataset)
         assert evaluate(Runner(classify(), spec), dataset, baseline=baseline).comparison.kl is None

@@ -505,7 +505,7 @@ def test_takes_an_onnx_classifier(tmp_path: Path) -> None:
     assert source.has_weights
     assert source.spec.input.name == "pixels"
     assert source.spec.outputs[0].shape == ("N", 3)
-    assert source.spec.decoding == ClassificationDecoding(activation="none")
+    assert source.spec.decoding == ClassificationDecoding(activation="none", applied="softmax")
     assert source_files(onnx_config(), tmp_path) == [tmp_path / "m.onnx"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -16,6 +16,8 @@ CHUNK_BYTES = 256 << 20
 
 Feeds = Mapping[str, NDArray[Any]]
 """The network's inputs for one image, by name."""
+Outputs = list[list[NDArray[Any]]]
+"""Every output, image by image."""
 
 
 class Tap:
@@ -54,6 +56,16 @@ def open_session(model: ir.Model, *, fused: bool = True) -> Any:
         return ort.InferenceSession(ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class of their own
         raise ModelError(f"onnxruntime cannot run the model: {error}") from error
+
+
+def outputs_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Outputs:
+    """Every output of `model` on every image, with Q/DQ computed as written: kernels that saturate are not asked.
+
+    Raises:
+        ModelError: onnxruntime cannot run it.
+    """
+    session = open_session(model, fused=False)
+    return [session.run(None, dict(image)) for image in feeds]
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

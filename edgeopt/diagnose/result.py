@@ -16,10 +16,10 @@ class Effect(Struct):
     """How far the network's outputs are from the float model's."""
 
     sqnr_db: float
-    """Signal-to-quantization-noise ratio; with several outputs the mean of their noise-to-signal ratios. Of a detector:
-    of its scores and of the boxes that they belong to."""
+    """Signal-to-quantization-noise ratio of the mean noise over images and outputs (see `Discrepancy.noise`). Of a
+    detector: of its scores and of the boxes that they belong to."""
     kl: float | None = None
-    """Mean divergence of the class distribution, in nats; None where the output is none."""
+    """Mean divergence of the class probabilities, in nats; None where no output is such."""
 
 
 class LayerDiagnosis(Struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from edgeopt.diagnose.figures import InputFigures, LayerSignals, decibel
 from edgeopt.diagnose.result import Cause, Diagnosis, Effect, LayerDiagnosis, Tried
 from edgeopt.errors import DataError
-from edgeopt.metrics import kl
+from edgeopt.metrics import Discrepancy
 from edgeopt.spec import Struct, replace
 
 Array: TypeAlias = NDArray[Any]
@@ -22,7 +22,6 @@ Outputs: TypeAlias = Sequence[Sequence[Array]]
 
 FLOAT = "float"
 """The repair that leaves a layer unquantized."""
-Noise: TypeAlias = Callable[[Sequence[Array], Sequence[Array]], float]
 REPAIRED_LAYERS = 3
 """How many of the worst layers repairs are tried on, and of those where something stands out."""
 EXCLUDED_LAYERS = 16
@@ -68,6 +67,8 @@ class Subject:
     """Of the quantized layers, in graph order."""
     reference: Outputs
     """Of the float model."""
+    discrepancy: Discrepancy
+    """What the outputs mean, and so what an error of theirs costs."""
     run: Callable[[Collection[str], Collection[str]], Outputs]
     """Outputs with only these layers' weights, and these layers' activations, quantized."""
     observe: Callable[[], Iterable[tuple[str, Array, Array]]] = tuple
@@ -76,11 +77,6 @@ class Subject:
     """What can be tried on a layer."""
     together: Callable[[Sequence[tuple[str, str]]], Outputs] | None = None
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
-    scores: Literal["logits", "probabilities"] | None = None
-    """What the only output is, of a classifier."""
-    noise: Noise | None = None
-    """Noise over signal power of one image's outputs where plain sums would mislead, as for a detector, whose box
-    coordinates drown its scores."""
     knows_weights: bool = True
     """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
@@ -104,25 +100,13 @@ def diagnose(subject: Subject, progress: Callable[[float], None] | None = None) 
 def effect(
     reference: Outputs,
     outputs: Outputs,
-    scores: Literal["logits", "probabilities"] | None = None,
-    noise: Noise | None = None,
+    discrepancy: Discrepancy,
 ) -> Effect:
     """Compare outputs with the float model's on the same images."""
-    if noise is None:
-        ratio = _noise_to_signal(reference, outputs)
-    else:
-        ratio = float(np.mean([noise(exact, other) for exact, other in zip(reference, outputs, strict=True)]))
-    return Effect(sqnr_db=decibel(ratio), kl=None if scores is None else _kl(reference, outputs, scores))
-
-
-def _noise_to_signal(reference: Outputs, outputs: Outputs) -> float:
-    """Over all images; with several outputs the mean of their ratios."""
-    ratios = []
-    for exact, other in zip(zip(*reference, strict=True), zip(*outputs, strict=True), strict=True):
-        signal = sum(float(np.vdot(each, each)) for each in _wide(exact))
-        noise = sum(float(np.vdot(d, d)) for d in (a - b for a, b in zip(_wide(exact), _wide(other), strict=True)))
-        ratios.append(noise / signal if signal > 0.0 else (np.inf if noise > 0.0 else 0.0))
-    return float(np.mean(ratios))
+    pairs = list(zip(reference, outputs, strict=True))
+    divergences = [found for pair in pairs if (found := discrepancy.divergence(*pair)) is not None]
+    noise = float(np.mean([discrepancy.noise(*pair) for pair in pairs]))
+    return Effect(sqnr_db=decibel(noise), kl=float(np.mean(divergences)) if divergences else None)
 
 
 class _Run:
@@ -172,7 +156,7 @@ class _Run:
         return found
 
     def _compare(self, outputs: Outputs) -> Effect:
-        return effect(self._subject.reference, outputs, self._subject.scores, self._subject.noise)
+        return effect(self._subject.reference, outputs, self._subject.discrepancy)
 
     def _signals(self) -> Mapping[str, LayerSignals]:
         signals: dict[str, LayerSignals] = {}
@@ -304,15 +288,3 @@ def _sentence(whole: Effect, layer: LayerDiagnosis, tried: Tried, *, is_first: b
 def _removed(whole: Effect, mended: Effect) -> float:
     """Noise power, relative to the signal, that a repair takes away."""
     return float(10.0 ** (-whole.sqnr_db / 10.0) - 10.0 ** (-mended.sqnr_db / 10.0))
-
-
-def _kl(reference: Outputs, outputs: Outputs, scores: Literal["logits", "probabilities"]) -> float:
-    exact, other = (np.concatenate([np.atleast_2d(image[0]) for image in each]) for each in (reference, outputs))
-    if scores == "probabilities":
-        tiny = np.finfo(np.float32).tiny
-        exact, other = np.log(np.maximum(exact, tiny)), np.log(np.maximum(other, tiny))
-    return float(kl(exact, other).mean())
-
-
-def _wide(arrays: Sequence[Array]) -> list[NDArray[np.float64]]:
-    return [np.asarray(each, np.float64) for each in arrays]

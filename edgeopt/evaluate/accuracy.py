@@ -205,9 +205,10 @@ class Comparison(Struct):
     agreement: float
     """Classification: share of images with the same best class. Detection: Dice's coefficient of what is found."""
     kl: float | None = None
-    """Mean divergence of the scores from the baseline's, in nats, over the baseline's best classes and the rest as one.
+    """Mean divergence of the scores from the baseline's, in nats, over the baseline's best classes, and the rest as one
+    where classes exclude each other.
 
-    None where the scores are no softmax, and for detectors.
+    None where the scores are no probabilities, and for detectors.
     """
     lost: tuple[ClassChange, ...] = ()
     """Classes that lost much, worst first, whatever the main metric says: a mean hides one of many."""

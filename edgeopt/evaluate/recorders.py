@@ -20,7 +20,6 @@ from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
 _KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
-_TINY = float(np.finfo(np.float32).tiny)  # stands for the score 0 in a logarithm
 _CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))  # score thresholds that a detector's curve is read at
 _MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO uses 100 of each class
 
@@ -85,15 +84,11 @@ class ClassificationRecorder:
     def _comparison(self, found: Accuracy, predicted: NDArray[np.int64]) -> Comparison | None:
         if self._baseline is None or self._reference is None or self._reference_top is None:
             return None
-        divergence = None
-        match self._spec.decoding:
-            case ClassificationDecoding(activation="softmax"):
-                expected, own = self._reference.scores.unpack(), np.concatenate(self._at_reference)
-                divergence = float(metrics.kl(_log_with_rest(expected), _log_with_rest(own)).mean())
+        expected, own = self._reference.scores.unpack(), np.concatenate(self._at_reference)
         return Comparison(
             metric_drop=self._baseline.value - found.value,
             agreement=metrics.agreement(self._reference_top[:, 0], predicted),
-            kl=divergence,
+            kl=_divergence(expected, own, self._spec),
             lost=lost_much(self._baseline, found, self._spec.labels),
         )
 
@@ -173,12 +168,22 @@ def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None)
     return DetectionRecorder(spec, config, baseline)
 
 
-def _log_with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, k + 1) logarithms of some classes' probabilities and of what is left for all others."""
+def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: ModelSpec) -> float | None:
+    """Mean over images of (n, k) scores of some classes, after their activation; None where they are no probabilities.
+
+    What is left for all others is one class more where classes exclude each other.
+    """
+    (reading,) = metrics.readings_of(spec)
+    if not isinstance(reading, metrics.ClassReading):
+        return None
+    first, second = (_with_rest(each) if reading.exclusive else each.astype(np.float64) for each in (expected, own))
+    return float(metrics.divergence(first, second, "none", reading.exclusive).mean())
+
+
+def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n, k + 1) some classes' probabilities, and what is left for all others."""
     some = scores.astype(np.float64)
-    rest = 1.0 - some.sum(axis=1, keepdims=True)
-    logarithms: NDArray[np.float64] = np.log(np.maximum(np.concatenate([some, rest], axis=1), _TINY))
-    return logarithms
+    return np.concatenate([some, np.maximum(1.0 - some.sum(axis=1, keepdims=True), 0.0)], axis=1)
 
 
 def _detections(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:

@@ -17,6 +17,7 @@ from edgeopt.export.batch import free_batch
 from edgeopt.export.clean import clean
 from edgeopt.export.parity import Reference, difference, onnx_reference, torch_reference
 from edgeopt.export.tracing import trace, translate
+from edgeopt.graph.ending import with_applied
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.spec import ModelSpec
 
@@ -67,7 +68,8 @@ def export(source: Exportable, config: ExportConfig) -> Exported:
         config: the recipe's ``[export]``.
 
     Raises:
-        ModelError: torch or the ONNX version converter cannot express the model.
+        ModelError: torch or the ONNX version converter cannot express the model, or its decoding applies an activation
+            that the network applies already.
         ParityError: the graph computes something else than the source, by more than ``config.tolerance``.
     """
     model, reference = _graph(source, config)
@@ -78,7 +80,7 @@ def export(source: Exportable, config: ExportConfig) -> Exported:
     else:
         parity = difference(reference, model, spec, config.tolerance, counts=[batch])
         model, spec = _with_free_batch(model, spec, config.tolerance, batch)
-    return Exported(model=clean(model, spec.name), spec=spec, parity=parity)
+    return Exported(model=clean(model, spec.name), spec=with_applied(spec, model.graph.outputs[0]), parity=parity)
 
 
 def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, AbstractContextManager[Reference]]:

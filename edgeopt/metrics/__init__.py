@@ -19,6 +19,7 @@ from edgeopt.metrics.detection import (
     precision_recall_curve,
     summarize,
 )
+from edgeopt.metrics.discrepancy import ClassReading, Discrepancy, OutputReading, divergence, readings_of
 from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, match, pair
 from edgeopt.metrics.similarity import agreement, kl, sqnr_db
 
@@ -27,9 +28,12 @@ __all__ = [
     "IOU_THRESHOLDS",
     "NOTHING",
     "ClassMetrics",
+    "ClassReading",
     "ClassificationMetrics",
     "DetectionMetrics",
+    "Discrepancy",
     "Matches",
+    "OutputReading",
     "PrecisionRecall",
     "PrecisionRecallCurve",
     "agreement",
@@ -38,12 +42,14 @@ __all__ = [
     "confusion_matrix",
     "detection_agreement",
     "detection_confusion",
+    "divergence",
     "hits_in_top_k",
     "kl",
     "match",
     "pair",
     "precision_recall",
     "precision_recall_curve",
+    "readings_of",
     "sqnr_db",
     "summarize",
     "top_k_accuracy",

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeopt.metrics.discrepancy import divergence
+
 
 def agreement(a: ArrayLike, b: ArrayLike) -> float:
     """Share of images that two models put into the same class.
@@ -31,9 +33,9 @@ def kl(p_logits: NDArray[Any], q_logits: NDArray[Any]) -> NDArray[np.float64]:
     Returns:
         (n,) float64, not negative.
     """
-    p, q = _log_softmax(p_logits), _log_softmax(q_logits)
-    divergence: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
-    return np.maximum(divergence, 0.0)  # equal inputs leave a rounding error of either sign
+    p, q = (np.asarray(each, np.float64) for each in (p_logits, q_logits))
+    found: NDArray[np.float64] = divergence(p, q, "softmax")
+    return found
 
 
 def sqnr_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
@@ -50,11 +52,3 @@ def sqnr_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
     if signal_power == 0.0:
         return float("-inf")
     return float(10.0 * np.log10(signal_power / noise_power))
-
-
-def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Over the last axis, in double precision."""
-    shifted = logits.astype(np.float64)
-    shifted = shifted - shifted.max(axis=-1, keepdims=True)
-    normalized: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return normalized

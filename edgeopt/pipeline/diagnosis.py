@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from onnx_ir.passes import common
 
 from edgeopt.bundle import Bundle
 from edgeopt.calibrate import CalibrationTable, TensorStatistics, calibrate, find_range
-from edgeopt.calibrate.tap import Feeds, Tap, open_session
+from edgeopt.calibrate.tap import Feeds, Tap, outputs_as_written
 from edgeopt.config import CalibrateConfig, CalibrationMethod, ExportConfig
 from edgeopt.dataset import Dataset
 from edgeopt.diagnose import (
@@ -33,7 +33,9 @@ from edgeopt.diagnose import (
 )
 from edgeopt.errors import DataError, ModelError
 from edgeopt.graph.edit import node_name
+from edgeopt.graph.ending import with_applied
 from edgeopt.graph.operators import LINEAR_OPS, weight_axis
+from edgeopt.metrics import Discrepancy, OutputReading, readings_of
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants, restore_activations
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
@@ -48,10 +50,10 @@ from edgeopt.passes.qdq.select import (
 )
 from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
-from edgeopt.passes.repair.divergence import output_error
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.graphs import feeds as image_feeds
+from edgeopt.pipeline.outputs import read_outputs
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
@@ -107,17 +109,24 @@ def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, 
     """
     progress.begin("load")
     exact, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
-    return _diagnosed(exact, model, image_feeds(images, bundle.spec(variant)), limit, progress)
+    spec = with_applied(bundle.spec(variant), exact.graph.outputs[0])
+    return _diagnosed(exact, model, image_feeds(images, spec), limit, progress, readings_of(spec))
 
 
 def _diagnosed(
-    exact: ir.Model, model: ir.Model, samples: Iterator[tuple[str, Feeds]], images: int, progress: Progress
+    exact: ir.Model,
+    model: ir.Model,
+    samples: Iterator[tuple[str, Feeds]],
+    images: int,
+    progress: Progress,
+    readings: Sequence[OutputReading] | None = None,
 ) -> Diagnosis:
+    """The diagnosis; without `readings` the outputs are what they look like."""
     _check_interfaces(exact, model)
     taken = list(itertools.islice(samples, images))
     if not taken:
         raise DataError("a diagnosis needs images that are like those in use: none were given")
-    pair = _Pair(exact, model, taken)
+    pair = _Pair(exact, model, taken, readings)
     progress.end(f"{len(pair.layers)} quantized layers, {len(taken)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
@@ -147,9 +156,16 @@ def _onnx(bundle: Bundle, variant: str) -> Path:
 class _Pair:
     """Both models and the images, with what the diagnosis asks of them."""
 
-    def __init__(self, exact: ir.Model, quantized: ir.Model, feeds: Sequence[tuple[str, Feeds]]) -> None:
+    def __init__(
+        self,
+        exact: ir.Model,
+        quantized: ir.Model,
+        feeds: Sequence[tuple[str, Feeds]],
+        readings: Sequence[OutputReading] | None,
+    ) -> None:
         self._feeds = feeds
-        self._reference = self._outputs(exact)
+        self._reference = outputs_as_written(exact, [each for _, each in feeds])
+        self._discrepancy = Discrepancy(readings or read_outputs(exact, self._reference).readings)
         self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
         _refuse_quantized(exact)
         matches = match_layers(quantized, exact)
@@ -165,12 +181,11 @@ class _Pair:
         return Subject(
             layers={name: self._traits(layer) for name, layer in self.layers.items()},
             reference=self._reference,
+            discrepancy=self._discrepancy,
             run=self._run,
             observe=self._observe,
             repairs=self._repairs,
             together=self._together,
-            scores=_scores(self._quantized),
-            noise=output_error if _detects(self._reference) else None,
             knows_weights=bool(self._originals) or not any(layer.weights for layer in self.layers.values()),
             notes=self._notes,
         )
@@ -179,7 +194,8 @@ class _Pair:
         """Float weights from the float file, where the quantized graph differs from it in rounding alone."""
         originals = original_constants(self._quantized, self.layers.values(), matches)
         strange = misfits(self._quantized, originals)
-        found = effect(self._reference, self._outputs(select_quantizers(self._quantized, (), (), originals)))
+        bare = self._outputs(select_quantizers(self._quantized, (), (), originals))
+        found = effect(self._reference, bare, self._discrepancy)
         if strange or found.sqnr_db < _SAME_DB:
             note = (
                 "the float file's weights are not those of the quantized graph (equalized, fine-tuned or another "
@@ -192,9 +208,7 @@ class _Pair:
         return originals, (note,) if unknown else ()
 
     def _outputs(self, model: ir.Model) -> Outputs:
-        """Q/DQ runs as written: kernels that saturate are another question."""
-        session = open_session(model, fused=False)
-        return [session.run(None, dict(feeds)) for _, feeds in self._feeds]
+        return outputs_as_written(model, [feeds for _, feeds in self._feeds])
 
     def _run(self, weights: Collection[str], activations: Collection[str]) -> Outputs:
         return self._outputs(select_quantizers(self._quantized, weights, activations, self._originals))
@@ -315,21 +329,6 @@ def _interface(model: ir.Model) -> tuple[list[str | None], int]:
     """Names of the inputs and number of outputs: tools rename outputs."""
     inputs = [value.name for value in model.graph.inputs if value.name not in model.graph.initializers]
     return inputs, len(model.graph.outputs)
-
-
-def _scores(model: ir.Model) -> Literal["logits", "probabilities"] | None:
-    """What a classifier's output is; None where the outputs are no class scores."""
-    outputs = model.graph.outputs
-    shape = outputs[0].shape
-    if len(outputs) != 1 or shape is None or len(shape) != 2 or shape[1] == 1:
-        return None
-    node = outputs[0].producer()
-    return "probabilities" if node is not None and node.op_type == "Softmax" else "logits"
-
-
-def _detects(reference: Outputs) -> bool:
-    """Whether outputs are decoded candidates with their features, as detectors give."""
-    return any(output.ndim == 3 for output in reference[0])
 
 
 def _scheme(quantizer: ActivationQuantizer) -> QuantScheme | None:

@@ -15,6 +15,7 @@ from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError
+from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.pipeline.job import Job, is_published
 from edgeopt.pipeline.training import WEIGHTS, source_hashes
 from edgeopt.pipeline.workspace import Artifact
@@ -130,6 +131,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             read_table(calibration),
             named(scheme),
             images,
+            Discrepancy(readings_of(spec)),
             config.repairs,
             config.exclude,
             progress=lambda text: job.progress.update(0.0, 1.0, text),
@@ -172,7 +174,7 @@ def read_table(artifact: Artifact) -> CalibrationTable:
 
 
 def read_repairs(artifact: Artifact) -> list[dict[str, Any]]:
-    """Which repairs `quantized` tried, and the outputs' divergence from the float network's before and after."""
+    """Which repairs `quantized` tried, and the outputs' discrepancy from the float network's before and after."""
     return from_json(artifact.file(REPAIRS).read_bytes(), list[dict[str, Any]])
 
 

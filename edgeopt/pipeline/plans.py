@@ -20,16 +20,15 @@ from edgeopt.config import BenchmarkConfig, EvaluateConfig, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.intervals import Indices, Interval
-from edgeopt.metrics import kl
+from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
-from edgeopt.passes.repair.divergence import output_error
 from edgeopt.preprocess import Image
 from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
-from edgeopt.spec import ClassificationDecoding, ModelSpec, Task, replace
+from edgeopt.spec import ModelSpec, Task, replace
 from edgeopt.targets import CompileOptions, target
 
 IMAGES = 16
@@ -103,6 +102,7 @@ class _Plans:
     def __init__(self, subject: Subject, folder: Path, progress: Update | None = None) -> None:
         self._subject, self._folder = subject, folder
         groups = movable_groups(subject.quantized)
+        self._discrepancy = Discrepancy(readings_of(subject.spec))
         self._layers = {"+".join(group): group for group in groups}
         matches = match_layers(subject.quantized, subject.exact)
         originals = original_constants(subject.quantized, quantized_layers(subject.quantized), matches)
@@ -155,7 +155,7 @@ class _Plans:
             item = len(errors)
             if plan == FLOAT:
                 self._keep_reference(item, outputs)
-            errors.append(0.0 if plan == FLOAT else self._difference(self._exact(item), outputs))
+            errors.append(0.0 if plan == FLOAT else float(self._discrepancy(self._exact(item), outputs)))
 
         with self._opened(plan) as predictor:
             config = replace(self._subject.evaluate, limit=None)
@@ -196,14 +196,15 @@ class _Plans:
         self._steps += 1
 
     def _distance_of(self, predictor: Predictor, item: int) -> float:
-        return self._difference(self._exact(item), _outputs(predictor.infer(self._prepare(predictor, item))))
+        inferred = predictor.infer(self._prepare(predictor, item))
+        return float(self._discrepancy(self._exact(item), _outputs(inferred, self._subject.spec)))
 
     def _exact(self, item: int) -> Outputs:
         """The float model's outputs for an image."""
         if item in self._references:
             return self._references[item]
         predictor = self._open(FLOAT)
-        outputs = _outputs(predictor.infer(self._prepare(predictor, item)))
+        outputs = _outputs(predictor.infer(self._prepare(predictor, item)), self._subject.spec)
         self._keep_reference(item, outputs)
         return outputs
 
@@ -219,13 +220,6 @@ class _Plans:
         if (len(self._prepared) + 1) * prepared.tensor.nbytes <= KEPT_BYTES:
             self._prepared[item] = prepared
         return prepared
-
-    def _difference(self, exact: Outputs, other: Outputs) -> float:
-        """KL divergence of a classifier's softmax; else the relative error of what a detector finds."""
-        decoding = self._subject.spec.decoding
-        if isinstance(decoding, ClassificationDecoding) and decoding.activation == "softmax":
-            return float(kl(exact[0], other[0])[0])
-        return output_error(exact, other)
 
     def _benchmark(self, predictors: Mapping[Plan, Predictor], share: float = 1.0) -> dict[Plan, LatencyResult]:
         """The first is the baseline; `share` is of the recipe's duration."""
@@ -273,13 +267,14 @@ class _Recording:
         """See `Predictor.infer`."""
         inferred = self._predictor.infer(prepared)
         for row in range(len(prepared.geometries)):
-            self._keep(_outputs(inferred, row))
+            self._keep(_outputs(inferred, self.spec, row))
         return inferred
 
 
-def _outputs(inferred: Inferred, row: int = 0) -> Outputs:
-    """All outputs of one image, batch 1; copies, for engines reuse their memory."""
-    return [np.array(array[row : row + 1], np.float32) for array in inferred.outputs.values()]
+def _outputs(inferred: Inferred, spec: ModelSpec, row: int = 0) -> Outputs:
+    """All outputs of one image in the specification's order, batch 1; copies, for engines reuse their memory."""
+    arrays = (inferred.outputs[tensor.name] for tensor in spec.outputs)
+    return [np.array(array[row : row + 1], np.float32) for array in arrays]
 
 
 def _name(plan: Plan) -> str:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
@@ -22,6 +23,7 @@ from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.outputs import READ_IMAGES, read_outputs
 from edgeopt.pipeline.precision import describe_kept, halve
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
@@ -91,11 +93,13 @@ def quantize_file(
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
+    read = read_outputs(model, outputs_as_written(model, [feeds for _, feeds in images[:READ_IMAGES]]))
     result = repair(
         model,
         table,
         scheme(quantize_config.scheme),
         images,
+        read.discrepancy,
         quantize_config.repairs,
         quantize_config.exclude,
         progress=lambda text: progress.update(0.0, 1.0, text),

@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError, TargetError
+from edgeopt.graph.ending import applied_activation
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.source.specification import read_labels, specify
 from edgeopt.source.weights import check_file
@@ -32,11 +33,9 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
     names = read_labels(model, root) or labels
     network_input = _image_input(network, model, path)
     output = _output(network, network_input, path)
-    ends_in_probabilities = (node := network.graph.outputs[0].producer()) is not None and node.op_type in (
-        "Softmax",
-        "Sigmoid",
-    )
-    decoding = ClassificationDecoding(activation="none") if ends_in_probabilities and len(output.shape) == 2 else None
+    applied = applied_activation(network.graph.outputs[0])
+    is_applied = applied != "none" and len(output.shape) == 2
+    decoding = ClassificationDecoding(activation="none", applied=applied) if is_applied else None
     return network, specify(model, path.stem, names, network_input, output, decoding=decoding)
 
 

@@ -11,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig
+from edgeopt.metrics import ClassReading, Discrepancy
+from edgeopt.metrics.discrepancy import Columns, DetectionReading, OutputReading, RawReading
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT
 from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
@@ -20,7 +23,6 @@ from edgeopt.passes.repair.distill.fake_quantize import fake_quantize
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
 from edgeopt.passes.repair.distill.ties import tied_scales
-from edgeopt.passes.repair.divergence import divergence, outputs
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
 
@@ -43,6 +45,7 @@ g (float[1,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,16,3,3] w2, 
 }
 """
 X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
+SCORES = Discrepancy([ClassReading()])
 FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
 
 
@@ -118,17 +121,17 @@ def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
     bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(0.2), name="w_b2")  # something to learn
     plain = quantized(worn, scheme)
     before = ir.to_proto(plain).SerializeToString()
-    reference = outputs(model, FEEDS[16:])
+    reference = outputs_as_written(model, FEEDS[16:])
 
     def judge(candidate: ir.Model) -> float:
-        return divergence(reference, outputs(candidate, FEEDS[16:]))
+        return SCORES.mean(reference, outputs_as_written(candidate, FEEDS[16:]))
 
     told: list[str] = []
-    learned, lowest = distill(model, plain, FEEDS[:16], judge, epochs=4, progress=told.append)
+    learned, lowest = distill(model, plain, FEEDS[:16], SCORES.readings, judge, epochs=4, progress=told.append)
     assert lowest == judge(learned) < judge(plain)
     assert len(told) == 4
     assert ir.to_proto(plain).SerializeToString() == before
-    again, _ = distill(model, plain, FEEDS[:16], judge, epochs=4)
+    again, _ = distill(model, plain, FEEDS[:16], SCORES.readings, judge, epochs=4)
     assert arrays(again)["w2/int8"].tobytes() == arrays(learned)["w2/int8"].tobytes()
 
 
@@ -136,23 +139,25 @@ def test_a_network_that_gets_no_better_comes_back_as_it_was():
     model = network()
     plain = quantized(model, OPENVINO)
     verdicts = iter([1.0, 2.0, 3.0])
-    assert distill(model, plain, FEEDS[:4], lambda _: next(verdicts), epochs=2) == (plain, 1.0)
+    assert distill(model, plain, FEEDS[:4], SCORES.readings, lambda _: next(verdicts), epochs=2) == (plain, 1.0)
 
 
 def test_an_operator_without_a_torch_function_is_named():
     model = model_of("g (float[1,8] x) => (float y) { y = Det(x) }")
     with pytest.raises(UnsupportedOperatorError, match="Det"):
-        distill(model, model, [], lambda _: 0.0)
+        distill(model, model, [], SCORES.readings, lambda _: 0.0)
 
 
 def test_repair_tries_it_last_and_only_if_asked():
     model = network()
     images = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
     table = calibrate(model, images, CalibrateConfig(method="minmax"))
-    assert "distillation" not in [trial.name for trial in repair(model, table, OPENVINO, images).trials]
-    repaired = repair(model, table, OPENVINO, images, ("bias_correction", "distillation"), distillation_epochs=1)
+    assert "distillation" not in [trial.name for trial in repair(model, table, OPENVINO, images, SCORES).trials]
+    repaired = repair(
+        model, table, OPENVINO, images, SCORES, ("bias_correction", "distillation"), distillation_epochs=1
+    )
     assert [trial.name for trial in repaired.trials] == ["bias_correction", "distillation"]
-    assert repaired.divergence == repaired.trials[-1].after <= repaired.trials[-1].before
+    assert repaired.discrepancy == repaired.trials[-1].after <= repaired.trials[-1].before
 
 
 def test_repair_says_which_operator_it_could_not_learn_through():
@@ -163,7 +168,7 @@ def test_repair_says_which_operator_it_could_not_learn_through():
     model = optimize(model_of(text))
     images = [(str(i), {"x": X[i : i + 1, :, :6, :6]}) for i in range(16)]
     table = calibrate(model, images, CalibrateConfig())
-    (trial,) = repair(model, table, OPENVINO, images, ("distillation",)).trials
+    (trial,) = repair(model, table, OPENVINO, images, SCORES, ("distillation",)).trials
     assert not trial.is_kept
     assert "Celu" in trial.declined
 
@@ -178,18 +183,35 @@ def test_rounding_passes_gradients_inside_the_grid_and_moves_its_scale_as_lsq_do
     np.testing.assert_allclose(scale.grad, -2 + (1 - 0.8) + (1 - 1.2) + 4, atol=1e-6)
 
 
-@given(st.sampled_from([(1, 7), (1, 6, 20), (1, 20, 6), (1, 4, 5, 5)]), st.integers(0, 100))
-def test_what_is_learned_is_what_is_judged(shape, seed):
+READINGS: list[tuple[tuple[int, ...], OutputReading]] = [
+    ((1, 7), ClassReading()),
+    ((1, 7), ClassReading(activation="none")),
+    ((1, 7), ClassReading(activation="sigmoid", exclusive=False)),
+    ((1, 7), ClassReading(activation="none", exclusive=False)),
+    ((1, 6, 20), DetectionReading(boxes=Columns(axis=1, stop=4), scores=Columns(axis=1, start=4))),
+    ((1, 4, 5, 5), RawReading()),
+]
+
+
+@given(st.sampled_from(READINGS), st.integers(0, 100))
+def test_what_is_learned_is_what_is_judged_and_of_classes_their_logits(case, seed):
+    shape, reading = case
     random = np.random.default_rng(seed)
-    first, second = (random.normal(size=shape).astype(np.float32) for _ in range(2))
-    if len(shape) == 3:
-        first[:, :3, :3] = np.abs(first[:, :3, :3]) % 1
-    loss = float(distillation_loss([torch.from_numpy(first)], [torch.from_numpy(second)]))
-    expected = divergence([[first]], [[second]])
-    if len(shape) == 2:  # scores count even where the probabilities hardly change
-        centred = [scores - scores.mean() for scores in (first, second)]
-        expected += np.square(centred[1] - centred[0]).sum() / np.square(centred[0]).sum()
-    assert loss == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    first, second = (random.random(size=shape).astype(np.float32) for _ in range(2))
+    if isinstance(reading, ClassReading) and reading.exclusive and reading.activation == "none":
+        first, second = first / first.sum(), second / second.sum()
+    loss = float(distillation_loss([reading])([torch.from_numpy(first)], [torch.from_numpy(second)]))
+    expected = Discrepancy([reading])([first], [second])
+    if isinstance(reading, ClassReading):  # scores count even where the probabilities hardly change
+        expected += logit_error(reading, first, second)
+    assert loss == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def logit_error(reading: ClassReading, *scores: np.ndarray) -> float:
+    if reading.activation == "none":
+        scores = tuple(np.log(each) if reading.exclusive else np.log(each / (1 - each)) for each in scores)
+    first, second = (each - each.mean() if reading.exclusive else each for each in scores)
+    return float(np.square(second - first).sum() / np.square(first).sum())
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

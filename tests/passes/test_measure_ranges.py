@@ -10,6 +10,8 @@ from graphs import model_of, run
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ConfigError
+from edgeopt.metrics import Discrepancy
+from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import choose_ranges, quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
@@ -21,6 +23,7 @@ from edgeopt.spec import replace
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(16, 4, 8, 8)).astype(np.float32)
 FEEDS = [{"x": X[index : index + 1]} for index in range(len(X))]
+RAW = Discrepancy([RawReading()])
 IMAGES = [(str(index), feeds) for index, feeds in enumerate(FEEDS)]
 
 
@@ -61,7 +64,7 @@ def test_what_does_not_reach_the_output_does_not_widen_a_range(scheme):
     model = network(loud=4.0)
     before = ir.to_proto(model).SerializeToString()
     known = choose_ranges(place(model.clone(), scheme), table(model), scheme)
-    measured = measure_ranges(model, table(model), scheme, FEEDS)
+    measured = measure_ranges(model, table(model), scheme, FEEDS, RAW)
     assert ir.to_proto(model).SerializeToString() == before
     assert measured.ranges["r"][1] < 0.75 * known["r"][1]
     plain, better = (quantize(model, table(model), scheme, ranges=each) for each in (known, measured.ranges))
@@ -73,21 +76,21 @@ def test_a_range_stays_where_no_other_is_clearly_better():
     config = CalibrateConfig(minimum_images=1, method="mse")
     calibrated = calibrate(model, IMAGES, config)
     known = choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO)
-    assert measure_ranges(model, calibrated, OPENVINO, FEEDS).ranges["r"] == known["r"]
+    assert measure_ranges(model, calibrated, OPENVINO, FEEDS, RAW).ranges["r"] == known["r"]
 
 
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
     model = network(loud=4.0)
     monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)
     told: list[str] = []
-    measured = measure_ranges(model, table(model), OPENVINO, FEEDS, progress=told.append)
+    measured = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW, progress=told.append)
     assert len(told) == 1
     assert set(measured.harm) == {("x",), ("r",)}
 
 
 def test_harm_is_what_quantizing_one_tensor_does():
     model = network(unheard=1.0)
-    measured = measure_ranges(model, table(model), OPENVINO, FEEDS)
+    measured = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW)
     assert set(measured.harm) == {("x",), ("r",)}
     exact = run(model, x=X)["y"]
     for (tensor,), harm in measured.harm.items():
@@ -128,7 +131,7 @@ def deep() -> ir.Model:
 def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
     model = deep()
     name = model.graph[3].name
-    harm = measure_ranges(model, table(model), OPENVINO, FEEDS).harm
+    harm = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW).harm
     assert max(harm, key=harm.get) == ("r",)
     assert dominated_layers(model, OPENVINO, harm)[0] == name
     assert dominated_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
@@ -142,7 +145,7 @@ def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
 def test_repairing_leaves_it_float_and_says_so():
     model = deep()
     name = model.graph[3].name
-    repaired = repair(model, table(model), OPENVINO, IMAGES, repairs=("exemption",))
+    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",))
     (trial,) = repaired.trials
     assert (trial.name, trial.is_kept) == (f"exemption of {name}", True)
     assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), OPENVINO))
@@ -152,14 +155,14 @@ def test_repairing_leaves_it_float_and_says_so():
 
 def test_nothing_is_exempt_where_nothing_dominates():
     model = network(unheard=1.0)
-    (trial,) = repair(model, table(model), OPENVINO, IMAGES, repairs=("exemption",)).trials
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",)).trials
     assert (trial.name, trial.is_kept) == ("exemption", False)
     assert trial.after == trial.before
 
 
 def test_ranges_need_no_other_repair_and_know_the_layers_that_stay_float():
     model = network(loud=4.0)
-    (trial,) = repair(model, table(model), OPENVINO, IMAGES, repairs=("ranges",)).trials
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("ranges",)).trials
     assert trial.is_kept
     with pytest.raises(ConfigError, match="matches no layer"):
-        measure_ranges(model, table(model), OPENVINO, FEEDS, exclude=("none",))
+        measure_ranges(model, table(model), OPENVINO, FEEDS, RAW, exclude=("none",))

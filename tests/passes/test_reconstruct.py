@@ -8,11 +8,12 @@ import pytest
 from graphs import model_of, run
 
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
+from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.passes.quantize.insert import quantize, quantize_weight
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
-from edgeopt.passes.repair.divergence import divergence, outputs
 from edgeopt.passes.repair.gptq import round_second_order
 from edgeopt.passes.repair.layerwise import walk
 from edgeopt.passes.repair.patches import input_samples, output_samples, weight_from_matrix, weight_matrix, window_of
@@ -38,6 +39,7 @@ g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, f
 """
 X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
 FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
+SCORES = Discrepancy([ClassReading()])
 IMAGES = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
 
 
@@ -63,8 +65,8 @@ def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
     repaired, layers = reconstruct(model, plain, FEEDS)
     assert [layer.name for layer in layers] == ["a", "d", "f", "y"]
     assert all(layer.after <= layer.before for layer in layers)
-    reference = outputs(model, FEEDS)
-    assert divergence(reference, outputs(repaired, FEEDS)) < divergence(reference, outputs(plain, FEEDS))
+    reference, before, after = (outputs_as_written(each, FEEDS) for each in (model, plain, repaired))
+    assert SCORES.mean(reference, after) < SCORES.mean(reference, before)
 
 
 def test_a_layer_whose_activation_cuts_off_nearly_everything():
@@ -155,10 +157,10 @@ def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():
 
 def test_repair_is_never_worse_on_the_images_it_is_judged_by_and_says_what_it_tried():
     model = network()
-    repaired = repair(model, table(model), TENSORRT, IMAGES)
+    repaired = repair(model, table(model), TENSORRT, IMAGES, SCORES)
     names = ["equalization", "ranges", "exemption", "bias_correction+weight_clipping+gptq"]
     assert [trial.name for trial in repaired.trials] == names
-    assert repaired.divergence <= repaired.trials[0].before
-    plain = repair(model, table(model), TENSORRT, IMAGES, repairs=())
+    assert repaired.discrepancy <= repaired.trials[0].before
+    plain = repair(model, table(model), TENSORRT, IMAGES, SCORES, repairs=())
     assert plain.trials == ()
-    assert plain.divergence == repaired.trials[0].before
+    assert plain.discrepancy == repaired.trials[0].before

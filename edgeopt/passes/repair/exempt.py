@@ -28,7 +28,7 @@ def dominated_layers(
     Args:
         model: the optimized float network; not modified.
         scheme: placement.
-        harm: divergence that quantizing each group of tensors alone causes (see `measure_ranges`).
+        harm: discrepancy that quantizing each group of tensors alone causes (see `measure_ranges`).
         exclude: as in `quantize`.
     """
     placement = place(model.clone(), scheme, exclude)

@@ -2,8 +2,8 @@
 
 A histogram tells how many values are rounded and cut off, and not what that does to the result: the first feature map
 of a detector can do more harm than all others together, and want a much narrower range than its own error asks for.
-Here one tensor after another is quantized by itself, all else staying float, and the outputs' divergence on calibration
-images decides. Errors of different tensors nearly add up, so that tensors can be settled one by one.
+Here one tensor after another is quantized by itself, all else staying float, and how far that moves the outputs on
+calibration images decides. Errors of different tensors nearly add up, so that tensors can be settled one by one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.calibrate import CalibrationTable, Range
-from edgeopt.calibrate.tap import Feeds, open_session
+from edgeopt.calibrate.tap import Feeds, Outputs, open_session, outputs_as_written
 from edgeopt.config import CalibrationMethod
 from edgeopt.graph.operators import QUANTIZERS, macs
+from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import choose_ranges, insert_quantizers, scale_and_zero_point
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
-from edgeopt.passes.repair.divergence import Floats, divergence, outputs
 from edgeopt.spec import replace
 
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ class MeasuredRanges:
     ranges: dict[str, Range]
     """What was chosen, by tensor name."""
     harm: dict[tuple[str, ...], float]
-    """Divergence of the outputs that quantizing each group of tensors alone causes, with these ranges."""
+    """Discrepancy of the outputs that quantizing each group of tensors alone causes, with these ranges."""
 
 
 def measure_ranges(
@@ -63,6 +63,7 @@ def measure_ranges(
     table: CalibrationTable,
     scheme: QuantScheme,
     feeds: Sequence[Feeds],
+    discrepancy: Discrepancy,
     exclude: tuple[str, ...] = (),
     progress: Callable[[str], None] | None = None,
 ) -> MeasuredRanges:
@@ -73,6 +74,7 @@ def measure_ranges(
         table: its calibration. Its method's ranges stay where no other is clearly better.
         scheme: number formats and placement.
         feeds: inputs of calibration images, batch 1; a few spread evenly over them are used.
+        discrepancy: what an error of the outputs costs.
         exclude: as in `quantize`.
         progress: told the name of each tensor whose range is searched.
     """
@@ -81,8 +83,8 @@ def measure_ranges(
     ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
     images = _spread(feeds, _IMAGES)
-    sample = _Sample(images, outputs(model, images))
-    glance = _Sample(_spread(sample.feeds, _GLANCES), _spread(sample.reference, _GLANCES))
+    sample = _Sample(images, outputs_as_written(model, images), discrepancy)
+    glance = _Sample(_spread(sample.feeds, _GLANCES), _spread(sample.reference, _GLANCES), discrepancy)
     harm = {group: _Probe(model, scheme, group, exclude).harm(ranges[group[0]], glance) for group in placement.groups}
     least, effort = _MATTERS * sum(harm.values()), 0
     image = sum(macs(node) for node in model.graph)
@@ -124,7 +126,8 @@ class _Sample:
     """Images, and what the float network says about them."""
 
     feeds: list[Feeds]
-    reference: list[list[Floats]]
+    reference: Outputs
+    discrepancy: Discrepancy
 
 
 class _Probe:
@@ -142,12 +145,12 @@ class _Probe:
         self._session = open_session(network, fused=False)
 
     def harm(self, limits: Range, sample: _Sample) -> float:
-        """Divergence of the outputs with the group's tensors in this range."""
+        """Discrepancy of the outputs with the group's tensors in this range."""
         scale, zero_point = scale_and_zero_point(limits, self._scheme)
         parameters = dict.fromkeys(self._scales, np.array(scale))
         parameters |= dict.fromkeys(self._zero_points, np.array(zero_point, self._scheme.dtype))
         values = [self._session.run(None, {**feeds, **parameters}) for feeds in sample.feeds]
-        return divergence(sample.reference, values)
+        return sample.discrepancy.mean(sample.reference, values)
 
 
 def _as_inputs(graph: ir.Graph, value: ir.Value | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Repair: quantize, then keep each accuracy repair that measurably helps on calibration images.
 
 Every repair is a pass of its own; this module only tries them in order and measures. Judged are images that no repair
-was fitted on, by the divergence of the network's outputs from the float network's: no labels are needed.
+was fitted on, by how far the network's outputs are from the float network's: no labels are needed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from edgeopt.calibrate import CalibrationTable, Range, calibrate
-from edgeopt.calibrate.tap import Feeds
+from edgeopt.calibrate.tap import Feeds, outputs_as_written
 from edgeopt.errors import requires_extra
+from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import QuantScheme
-from edgeopt.passes.repair.divergence import Floats, divergence, outputs
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
@@ -43,7 +43,7 @@ class RepairTrial:
 
     name: str
     before: float
-    """Divergence of the outputs from the float network's on held-out calibration images (see `divergence`). Of
+    """Discrepancy of the outputs from the float network's on held-out calibration images (see `Discrepancy`). Of
     ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
     after: float
     declined: str = ""
@@ -60,7 +60,7 @@ class Repaired:
     """A quantized network and what was tried on it."""
 
     model: ir.Model
-    divergence: float
+    discrepancy: float
     trials: tuple[RepairTrial, ...]
 
 
@@ -69,6 +69,7 @@ def repair(
     table: CalibrationTable,
     scheme: QuantScheme,
     images: Images,
+    discrepancy: Discrepancy,
     repairs: Sequence[str] = REPAIRS,
     exclude: tuple[str, ...] = (),
     progress: Progress | None = None,
@@ -81,6 +82,7 @@ def repair(
         table: its calibration.
         scheme: number formats and placement.
         images: calibration images, readable more than once: name and network inputs, batch 1.
+        discrepancy: what an error of the outputs costs.
         repairs: which to try, of `REPAIRS` and `DISTILLATION`. The last three of `REPAIRS` refit layers one after
             another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.
@@ -94,17 +96,17 @@ def repair(
         MissingExtraError: distillation is asked for and torch is not installed.
     """
     tell = progress or _ignore
-    judge = _Judge(model, images)
+    judge = _Judge(model, images, discrepancy)
     plain = quantize(model, table, scheme, exclude)
     now = _Standing(model, table, exclude, plain, judge.measure(plain))
-    first = now.divergence
+    first = now.discrepancy
     trials: list[RepairTrial] = []
     if "equalization" in repairs:
         tell("equalization")
         equal = equalize(model, table, insert=scheme.fuses_scales)
         calibrated = calibrate(equal, images, table.config)
         candidate = quantize(equal, calibrated, scheme, exclude)
-        trials.append(RepairTrial("equalization", now.divergence, judge.measure(candidate)))
+        trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
     if "ranges" in repairs or EXEMPTION in repairs:
@@ -115,10 +117,10 @@ def repair(
         trials.append(now.try_instead(steps.name, candidate, judge))
     if DISTILLATION in repairs:
         trials.append(_distill(now, judge, distillation_epochs, tell))
-    if now.divergence > first:
+    if now.discrepancy > first:
         undone = "the repairs that helped one by one did not together"
         return Repaired(plain, first, tuple(replace(trial, declined=trial.declined or undone) for trial in trials))
-    return Repaired(now.quantized, now.divergence, tuple(trials))
+    return Repaired(now.quantized, now.discrepancy, tuple(trials))
 
 
 @dataclass
@@ -131,29 +133,30 @@ class _Standing:
     """Of `base`."""
     exclude: tuple[str, ...]
     quantized: ir.Model
-    divergence: float
+    discrepancy: float
 
     def try_instead(self, name: str, candidate: ir.Model, judge: _Judge) -> RepairTrial:
         """Measure `candidate`, and keep it if it is better."""
-        trial = RepairTrial(name, self.divergence, judge.measure(candidate))
+        trial = RepairTrial(name, self.discrepancy, judge.measure(candidate))
         if trial.is_kept:
-            self.quantized, self.divergence = candidate, trial.after
+            self.quantized, self.discrepancy = candidate, trial.after
         return trial
 
 
 class _Judge:
     """The float network's outputs on the images that are held out: the last of every four."""
 
-    def __init__(self, model: ir.Model, images: Images) -> None:
+    def __init__(self, model: ir.Model, images: Images, discrepancy: Discrepancy) -> None:
         feeds = [each for _, each in images]
         self._feeds = feeds[HELD_OUT - 1 :: HELD_OUT] or feeds
         self.others: list[Feeds] = [each for index, each in enumerate(feeds) if index % HELD_OUT != HELD_OUT - 1]
         self.fitted: list[Feeds] = [feeds[index] for index in _spread(len(feeds))]
-        self._reference: list[list[Floats]] = outputs(model, self._feeds)
+        self.discrepancy = discrepancy
+        self._reference = outputs_as_written(model, self._feeds)
 
     def measure(self, model: ir.Model) -> float:
-        """Divergence of `model` from the float network."""
-        return divergence(self._reference, outputs(model, self._feeds))
+        """Discrepancy of `model` from the float network."""
+        return self.discrepancy.mean(self._reference, outputs_as_written(model, self._feeds))
 
 
 def _spread(count: int) -> list[int]:
@@ -172,7 +175,7 @@ def _settle_activations(
         return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
 
     tell("ranges")
-    measured = measure_ranges(now.base, now.table, scheme, judge.fitted, now.exclude, tell)
+    measured = measure_ranges(now.base, now.table, scheme, judge.fitted, judge.discrepancy, now.exclude, tell)
     ranges, before = measured.known, harm(measured.known, now.exclude)
     trials = []
     if "ranges" in repairs:
@@ -189,7 +192,7 @@ def _settle_activations(
         if trials[-1].is_kept:
             now.exclude = exclude
     now.quantized = quantize(now.base, now.table, scheme, now.exclude, ranges)
-    now.divergence = judge.measure(now.quantized)
+    now.discrepancy = judge.measure(now.quantized)
     return trials
 
 
@@ -198,14 +201,14 @@ def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> Repa
     requires_extra("torch", "build")
     from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
 
-    before = now.divergence
+    before = now.discrepancy
     try:
-        now.quantized, now.divergence = distill(
-            now.base, now.quantized, judge.others, judge.measure, epochs, progress=tell
+        now.quantized, now.discrepancy = distill(
+            now.base, now.quantized, judge.others, judge.discrepancy.readings, judge.measure, epochs, progress=tell
         )
     except UnsupportedOperatorError as error:
         return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")
-    return RepairTrial(DISTILLATION, before, now.divergence)
+    return RepairTrial(DISTILLATION, before, now.discrepancy)
 
 
 def _ignore(_: str) -> None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 
 from edgeopt.calibrate.tap import Feeds, open_session
+from edgeopt.metrics import OutputReading
 from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
@@ -31,6 +32,7 @@ def distill(
     model: ir.Model,
     quantized: ir.Model,
     feeds: Sequence[Feeds],
+    readings: Sequence[OutputReading],
     judge: Callable[[ir.Model], float],
     epochs: int = 12,
     seed: int = 0,
@@ -42,18 +44,19 @@ def distill(
         model: the float network, the teacher.
         quantized: what `quantize` or `reconstruct` made of it; not modified.
         feeds: inputs of calibration images, batch 1, none of which the judge looks at.
-        judge: the divergence of a Q/DQ model on held-out images; asked after every epoch.
+        readings: what the outputs mean (see `metrics.discrepancy`).
+        judge: the discrepancy of a Q/DQ model on held-out images; asked after every epoch.
         epochs: passes over the images, each time changed a little (see `augment`).
         seed: of order and changes; the same seed gives the same network.
         progress: told about each epoch.
 
     Returns:
-        The network of the best epoch with its divergence, or `quantized` itself where none is better.
+        The network of the best epoch with its discrepancy, or `quantized` itself where none is better.
 
     Raises:
         UnsupportedOperatorError: `quantized` has an operator that gradients cannot flow through.
     """
-    network = LearnedNetwork(quantized)
+    network, loss = LearnedNetwork(quantized), distillation_loss(readings)
     teacher = open_session(model)
     groups = [
         {"params": network.weights, "lr": _WEIGHT_RATE},
@@ -73,13 +76,13 @@ def distill(
             for image in batch:
                 reference = [torch.from_numpy(array) for array in teacher.run(None, image)]
                 values = network.run({name: torch.from_numpy(array) for name, array in image.items()})
-                (distillation_loss(reference, values) / len(batch)).backward()  # type: ignore[no-untyped-call]
+                (loss(reference, values) / len(batch)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         candidate = network.model()
-        divergence = judge(candidate)
-        if divergence < lowest:
-            best, lowest = candidate, divergence
+        found = judge(candidate)
+        if found < lowest:
+            best, lowest = candidate, found
         if progress is not None:
-            progress(f"distillation, epoch {epoch + 1} of {epochs}: divergence {divergence:.5f}")
+            progress(f"distillation, epoch {epoch + 1} of {epochs}: discrepancy {found:.5f}")
     return best, lowest

@@ -1,0 +1,50 @@
+"""What a network applies to its outputs itself, as the graph says it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError
+from edgeopt.spec import Activation, ClassificationDecoding, ModelSpec, replace
+
+_MOVES = (
+    "Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "QuantizeLinear", "DequantizeLinear",
+)  # fmt: skip
+"""Operators that change no value, but for rounding."""
+_ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
+
+
+def applied_activation(output: ir.Value) -> Activation:
+    """The activation that makes `output`; none where it is made by something else."""
+    node = last_operator(output)
+    return "none" if node is None else _ACTIVATIONS.get(node.op_type, "none")
+
+
+def last_operator(output: ir.Value) -> ir.Node | None:
+    """The node that computes the values of `output`, which others may have moved; None for an input or a constant."""
+    node = output.producer()
+    while node is not None and node.op_type in _MOVES:
+        first = node.inputs[0]
+        node = None if first is None else first.producer()
+    return node
+
+
+def with_applied(spec: ModelSpec, output: ir.Value) -> ModelSpec:
+    """`spec`, with what the network itself applies to its scores where its decoding applies nothing.
+
+    Args:
+        spec: of the model that gives `output`.
+        output: its first.
+
+    Raises:
+        ModelError: the decoding would apply a second activation to a classifier's probabilities.
+    """
+    decoding, applied = spec.decoding, applied_activation(output)
+    if not isinstance(decoding, ClassificationDecoding) or applied == "none":
+        return spec
+    if decoding.activation != "none":
+        raise ModelError(
+            f"{spec.name} ends in a {applied}, and its decoding applies {decoding.activation} to that: the scores "
+            'would be wrong. Set [model.decoding] type = "classification", activation = "none"'
+        )
+    return replace(spec, decoding=replace(decoding, applied=applied))

@@ -1,0 +1,240 @@
+"""Discrepancy: how far two models' outputs are apart, as one number that needs no labels.
+
+What an output means decides how its error counts. Class scores are compared as the probabilities that they stand for,
+candidates of a detector by what their scores let through, and any other tensor by its relative squared error. What an
+output means is no guess from its shape: it follows from the model's specification (`readings_of`), or someone says it.
+
+The arithmetic is written over an array namespace, so that a fine-tune in torch descends on what judges it in numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from edgeopt.spec import Activation, ClassificationDecoding, ModelSpec, Struct, YoloDecoding, YoloxDecoding
+
+_TINY = float(np.finfo(np.float32).tiny)
+"""Stands for the probability 0 in a logarithm."""
+_LEAST_SIGNAL = 1e-12
+"""Of a tensor of zeros, so that any error of it counts as a large one."""
+_LEAST_SCORES = 0.25
+"""Squared probabilities of an image, at least: one that shows nothing counts as if it showed one object at even odds.
+Otherwise the faintest candidate there would outweigh all other images."""
+_BOX = 4
+"""Columns of a box."""
+
+
+class Columns(Struct):
+    """Part of one output: the entries `start` to `stop` (exclusive; None: the last) along `axis`."""
+
+    output: int = 0
+    """Which one, in the order of the graph's outputs."""
+    axis: int = -1
+    start: int = 0
+    stop: int | None = None
+
+
+class ClassReading(Struct, tag="classification"):
+    """Scores of classes, of an image or of each of its places."""
+
+    scores: Columns = Columns()
+    activation: Activation = "softmax"
+    """What makes probabilities of them; none: they are probabilities."""
+    exclusive: bool = True
+    """The probabilities sum to one; otherwise each class is there or not, whatever the others are."""
+
+
+class DetectionReading(Struct, tag="detection"):
+    """Boxes and the scores of their classes, candidate by candidate in an order that is the same for every model.
+
+    Boxes may count pixels, shares of the image or steps of a grid: their error is relative.
+    """
+
+    boxes: Columns
+    scores: Columns
+    objectness: Columns | None = None
+    """Multiplies the scores."""
+    activation: Activation = "none"
+    """What makes probabilities of scores and objectness; none: they are probabilities."""
+    background: Literal["none", "first", "last"] = "none"
+    """The class that stands for no object."""
+
+
+class RawReading(Struct, tag="raw"):
+    """Numbers that are neither, such as an embedding or a measurement."""
+
+    output: int = 0
+
+
+OutputReading: TypeAlias = ClassReading | DetectionReading | RawReading
+"""What some of the outputs mean."""
+
+
+def readings_of(spec: ModelSpec) -> tuple[OutputReading, ...]:
+    """What a model's outputs mean by its specification: that is what its decoding makes of them."""
+    match spec.decoding:
+        case ClassificationDecoding() as decoding:
+            return (_classes(decoding, spec),)
+        case YoloxDecoding():
+            boxes, objectness = Columns(stop=_BOX), Columns(start=_BOX, stop=_BOX + 1)
+            return (DetectionReading(boxes=boxes, objectness=objectness, scores=Columns(start=_BOX + 1)),)
+        case YoloDecoding():
+            return (DetectionReading(boxes=Columns(axis=1, stop=_BOX), scores=Columns(axis=1, start=_BOX)),)
+
+
+def _classes(decoding: ClassificationDecoding, spec: ModelSpec) -> OutputReading:
+    shape = spec.outputs[0].shape
+    scores = Columns(axis=1 if len(shape) > 1 and shape[1] == len(spec.labels) else -1)
+    means = decoding.applied if decoding.activation == "none" else decoding.activation
+    if means == "none":
+        return RawReading()
+    return ClassReading(scores=scores, activation=decoding.activation, exclusive=means == "softmax")
+
+
+class Discrepancy:
+    """How far a model's outputs for an image are from a reference's.
+
+    Args:
+        readings: what the outputs mean; what none of them reads does not count.
+        namespace: whose arrays the outputs are: numpy, or torch, whose result has gradients.
+    """
+
+    def __init__(self, readings: Sequence[OutputReading], namespace: Any = np) -> None:
+        if not readings:
+            raise ValueError("a discrepancy needs to know what at least one output means")
+        self.readings = tuple(readings)
+        self._xp = namespace
+
+    def __call__(self, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        """Mean over what is read of one image's outputs (each of batch 1); 0 where they are equal.
+
+        Of classes it is the KL divergence from the reference's probabilities in nats, summed over classes that do not
+        exclude each other. Of a detector it is the relative squared error of its scores, plus that of its boxes, each
+        weighted by the best score that the reference gives it: where it sees background, a box means nothing. Of
+        anything else it is the relative squared error: noise power over signal power.
+        """
+        pairs = self._wide(reference), self._wide(values)
+        return sum(self._distance(reading, *pairs) for reading in self.readings) / len(self.readings)
+
+    def mean(self, reference: Sequence[Sequence[Any]], values: Sequence[Sequence[Any]]) -> float:
+        """Mean over images, each a list of outputs."""
+        return float(np.mean([self(first, second) for first, second in zip(reference, values, strict=True)]))
+
+    def noise(self, reference: Sequence[Any], values: Sequence[Any]) -> float:
+        """Noise power over signal power of one image's outputs, for decibels: of class scores too, as they are."""
+        pairs = self._wide(reference), self._wide(values)
+        errors = [self._noise(reading, *pairs) for reading in self.readings]
+        return float(sum(errors)) / len(errors)
+
+    def divergence(self, reference: Sequence[Any], values: Sequence[Any]) -> float | None:
+        """KL divergence of one image's classes in nats, mean over the outputs that are such; None where none is."""
+        pairs = self._wide(reference), self._wide(values)
+        classes = [reading for reading in self.readings if isinstance(reading, ClassReading)]
+        found = [self._distance(reading, *pairs) for reading in classes]
+        return float(sum(found)) / len(found) if found else None
+
+    def score_error(self, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        """Relative squared error of the classes' logits, mean over what is read; 0 where there are no classes.
+
+        The divergence says next to nothing about classes that the reference is certain of, and these are most: a
+        fine-tune needs this too.
+        """
+        pairs = self._wide(reference), self._wide(values)
+        errors = [self._logit_error(each, *pairs) for each in self.readings if isinstance(each, ClassReading)]
+        return sum(errors) / len(self.readings)
+
+    def _wide(self, outputs: Sequence[Any]) -> list[Any]:
+        return [np.asarray(each, np.float64) if self._xp is np else each for each in outputs]
+
+    def _distance(self, reading: OutputReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        if isinstance(reading, ClassReading):
+            first, second = (self._columns(reading.scores, each) for each in (reference, values))
+            return self._xp.mean(divergence(first, second, reading.activation, reading.exclusive, self._xp))
+        if isinstance(reading, DetectionReading):
+            return self._detector_error(reading, reference, values)
+        return self._relative_error(reference[reading.output], values[reading.output])
+
+    def _noise(self, reading: OutputReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        if isinstance(reading, ClassReading):
+            return self._relative_error(*(self._columns(reading.scores, each) for each in (reference, values)))
+        return self._distance(reading, reference, values)
+
+    def _logit_error(self, reading: ClassReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        parts = [self._columns(reading.scores, each) for each in (reference, values)]
+        first, second = (self._logits(part, reading) for part in parts)
+        return self._relative_error(first, second)
+
+    def _logits(self, scores: Any, reading: ClassReading) -> Any:
+        """Scores before their activation; exclusive ones less their mean, which means nothing."""
+        if reading.activation == "none":
+            logarithms = _logarithms(scores, "none", reading.exclusive, self._xp)
+            scores = logarithms[0] if reading.exclusive else logarithms[0] - logarithms[1]
+        return scores - self._xp.mean(scores, axis=-1, keepdims=True) if reading.exclusive else scores
+
+    def _detector_error(self, reading: DetectionReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
+        exact, other = (self._probabilities(reading, each) for each in (reference, values))
+        salience = self._xp.amax(exact, axis=-1, keepdims=True)
+        boxes = [self._columns(reading.boxes, each) * salience for each in (reference, values)]
+        return self._relative_error(exact, other, _LEAST_SCORES) + self._relative_error(*boxes)
+
+    def _probabilities(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
+        """(1, candidates, classes) of what the decoding compares with its threshold."""
+        found = self._activated(self._columns(reading.scores, outputs), reading.activation)
+        if reading.background != "none":
+            found = found[..., 1:] if reading.background == "first" else found[..., :-1]
+        if reading.objectness is None:
+            return found
+        return found * self._activated(self._columns(reading.objectness, outputs), reading.activation)
+
+    def _activated(self, scores: Any, activation: Activation) -> Any:
+        if activation == "none":
+            return scores
+        return self._xp.exp(_logarithms(scores, activation, activation == "softmax", self._xp)[0])
+
+    def _columns(self, columns: Columns, outputs: Sequence[Any]) -> Any:
+        """What `columns` says, with its axis last."""
+        return self._xp.moveaxis(outputs[columns.output], columns.axis, -1)[..., columns.start : columns.stop]
+
+    def _relative_error(self, reference: Any, values: Any, least: float = _LEAST_SIGNAL) -> Any:
+        signal = self._xp.sum(self._xp.square(reference))
+        return self._xp.sum(self._xp.square(values - reference)) / self._xp.clip(signal, least, None)
+
+
+def divergence(reference: Any, values: Any, activation: Activation, exclusive: bool = True, namespace: Any = np) -> Any:  # noqa: FBT001, FBT002 - as the fields of `ClassReading`
+    """KL divergence of the classes' probabilities from the reference's, in nats; never negative.
+
+    Args:
+        reference: (..., classes) scores.
+        values: of the same shape.
+        activation: what makes probabilities of the scores.
+        exclusive: see `ClassReading`. Otherwise each class is a distribution of its own over yes and no, and the
+            divergences are summed. Probabilities that do not sum to one, such as rounded ones, count by how far they
+            fail to (the generalized divergence, which is the same where they do).
+        namespace: whose arrays these are.
+
+    Returns:
+        (...), of the type of `values`.
+    """
+    pairs = zip(*(_logarithms(each, activation, exclusive, namespace) for each in (reference, values)), strict=True)
+    return sum(_generalized(first, second, namespace) for first, second in pairs)
+
+
+def _generalized(reference: Any, values: Any, xp: Any) -> Any:
+    """Of logarithms: ``sum(p log(p / q) - p + q)``, no term of which is negative."""
+    p, q = xp.exp(reference), xp.exp(values)
+    return xp.sum(xp.clip(p * (reference - values) - p + q, 0.0, None), axis=-1)
+
+
+def _logarithms(scores: Any, activation: Activation, exclusive: bool, xp: Any) -> list[Any]:  # noqa: FBT001
+    """Logarithms of the probabilities; where classes do not exclude each other those of their complements besides."""
+    if activation == "softmax":
+        shifted = scores - xp.amax(scores, axis=-1, keepdims=True)
+        return [shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))]
+    if activation == "sigmoid":
+        zeros = xp.zeros_like(scores)
+        return [-xp.logaddexp(zeros, -scores), -xp.logaddexp(zeros, scores)]
+    sides = [scores] if exclusive else [scores, 1.0 - scores]
+    return [xp.log(xp.clip(each, _TINY, None)) for each in sides]

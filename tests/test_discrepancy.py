@@ -1,0 +1,323 @@
+"""How far two models' outputs are apart: by what they mean, the same in numpy and torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from passes.graphs import model_of
+
+from edgeopt.errors import ConfigError, ModelError
+from edgeopt.graph.ending import applied_activation, with_applied
+from edgeopt.metrics import ClassReading, Discrepancy, OutputReading, readings_of
+from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
+from edgeopt.pipeline.outputs import read_outputs
+from edgeopt.spec import (
+    ClassificationDecoding,
+    Decoding,
+    ModelSpec,
+    Preprocessing,
+    TensorSpec,
+    YoloDecoding,
+    YoloxDecoding,
+)
+
+RANDOM = np.random.default_rng(0)
+SCORES = arrays(np.float32, (1, 5), elements=st.floats(-8, 8, width=32))
+BOXES = DetectionReading(boxes=Columns(stop=4), scores=Columns(start=4))
+READINGS: dict[str, OutputReading] = {
+    "softmax": ClassReading(),
+    "probabilities": ClassReading(activation="none"),
+    "sigmoid": ClassReading(activation="sigmoid", exclusive=False),
+    "independent": ClassReading(activation="none", exclusive=False),
+    "boxes": BOXES,
+    "transposed": DetectionReading(boxes=Columns(axis=1, stop=4), scores=Columns(axis=1, start=4)),
+    "objectness": DetectionReading(
+        boxes=Columns(stop=4), objectness=Columns(start=4, stop=5), scores=Columns(start=5), activation="sigmoid"
+    ),
+    "background": DetectionReading(
+        boxes=Columns(stop=4), scores=Columns(start=4), activation="softmax", background="last"
+    ),
+    "raw": RawReading(),
+}
+
+
+def spec(decoding: Decoding, shape: tuple[int, ...], classes: int = 3) -> ModelSpec:
+    return ModelSpec(
+        name="m",
+        task="classification" if isinstance(decoding, ClassificationDecoding) else "detection",
+        input=TensorSpec(name="x", shape=("N", 3, 8, 8)),
+        outputs=(TensorSpec(name="y", shape=("N", *shape)),),
+        preprocessing=Preprocessing(),
+        decoding=decoding,
+        labels=tuple(map(str, range(classes))),
+    )
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def distance(reading: OutputReading, first: np.ndarray, second: np.ndarray) -> float:
+    return float(Discrepancy([reading])([first], [second]))
+
+
+def detections(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes, scores], axis=1)[None].astype(np.float32)
+
+
+# Classes
+
+
+def test_a_network_that_ends_in_softmax_is_judged_by_its_probabilities():
+    exact = 6.0 * np.eye(1000, dtype=np.float32)[:1]
+    wrong = 6.0 * np.eye(1000, dtype=np.float32)[1:2]
+    (applied,) = readings_of(spec(ClassificationDecoding(activation="none", applied="softmax"), (1000,), 1000))
+    by_logits = distance(READINGS["softmax"], exact, wrong)
+    assert by_logits > 1.0
+    assert distance(applied, softmax(exact), softmax(wrong)) == pytest.approx(by_logits, rel=1e-6)
+    assert distance(READINGS["softmax"], softmax(exact), softmax(wrong)) < 0.001, "what a second softmax makes of it"
+
+
+@given(SCORES, SCORES)
+def test_several_labels_cost_the_divergence_of_each(first, second):
+    p, q = (1.0 / (1.0 + np.exp(-each.astype(float))) for each in (first, second))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum()
+    assert distance(READINGS["sigmoid"], first, second) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert distance(READINGS["independent"], p, q) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_probabilities_that_rounding_took_to_zero_do_not_cost_the_world():
+    exact, rounded = np.array([[0.9, 0.098, 0.002]]), np.array([[0.9, 0.1, 0.0]])
+    assert 0.0 < distance(READINGS["probabilities"], exact, rounded) < 0.5
+
+
+def test_the_class_axis_is_where_the_labels_are():
+    scores = [RANDOM.normal(size=(1, 3, 1, 1)) for _ in range(2)]
+    (reading,) = readings_of(spec(ClassificationDecoding(), (3, 1, 1)))
+    flat = (each.reshape(1, 3) for each in scores)
+    assert distance(reading, *scores) == pytest.approx(distance(ClassReading(), *flat))
+
+
+# Detectors
+
+
+def test_normalized_boxes_are_no_scores_and_background_counts_as_background():
+    """(1, 300, 4 + classes) with boxes from 0 to 1, as RT-DETR gives them."""
+    boxes, scores = RANDOM.random((300, 4)), np.full((300, 3), 0.001)
+    scores[:5, 1] = 0.9
+    exact = detections(boxes, scores)
+    background, objects = exact.copy(), exact.copy()
+    background[:, 5:, :4] = RANDOM.random((295, 4))
+    objects[:, :5, :4] = RANDOM.random((5, 4))
+    assert distance(BOXES, exact, background) < 1e-3
+    assert distance(BOXES, exact, objects) > 100 * distance(BOXES, exact, background)
+
+
+@pytest.mark.parametrize("size", [1.0, 640.0])
+def test_neither_the_boxes_unit_nor_the_layout_changes_anything(size):
+    boxes, scores = [RANDOM.random((20, 4)) for _ in range(2)], [RANDOM.random((20, 3)) for _ in range(2)]
+    first, second = (detections(size * box, score) for box, score in zip(boxes, scores, strict=True))
+    expected = distance(BOXES, *(detections(box, score) for box, score in zip(boxes, scores, strict=True)))
+    assert distance(BOXES, first, second) == pytest.approx(expected, rel=1e-5)
+    turned = (np.swapaxes(each, 1, 2) for each in (first, second))
+    assert distance(READINGS["transposed"], *turned) == pytest.approx(expected, rel=1e-5)
+
+
+def test_boxes_and_scores_in_outputs_of_their_own_cost_the_same_as_in_one():
+    reading = DetectionReading(boxes=Columns(output=1), scores=Columns(output=0))
+    first, second = (detections(RANDOM.random((20, 4)), RANDOM.random((20, 3))) for _ in range(2))
+    apart = ([each[..., 4:], each[..., :4]] for each in (first, second))
+    assert Discrepancy([reading])(*apart) == pytest.approx(distance(BOXES, first, second))
+
+
+def test_what_the_decoding_multiplies_is_multiplied():
+    """An anchor without an object may be sure of its class: YOLOX's are."""
+    exact = np.zeros((1, 50, 8), np.float32)
+    exact[..., :4], exact[..., 5:] = 0.5, 0.9
+    exact[:, 0, 4] = 0.8
+    (reading,) = readings_of(spec(YoloxDecoding(strides=(32,)), (50, 8)))
+    background = exact.copy()
+    background[:, 1:, :4] *= 3.0
+    background[:, 1:, 5:] *= 0.1
+    assert distance(reading, exact, background) == 0.0
+
+
+def test_the_class_that_stands_for_background_makes_no_box_count():
+    exact = np.zeros((1, 10, 8), np.float32)
+    exact[..., :4], exact[..., 7] = 0.5, 9.0  # all are background, and sure of it
+    moved = exact.copy()
+    moved[..., :4] = 0.9
+    nothing = distance(READINGS["background"], exact, moved)
+    with_objects = np.concatenate([exact, exact], axis=1)
+    with_objects[:, 0, 4] = 20.0
+    moved_too = with_objects.copy()
+    moved_too[:, 0, :4] = 0.9
+    assert distance(READINGS["background"], with_objects, moved_too) > 0.5
+    assert Discrepancy([READINGS["background"]]).noise([exact], [exact]) == 0.0
+    assert nothing == pytest.approx(0.64, rel=0.1), "relative: nothing else is there"
+
+
+def test_an_image_that_shows_nothing_does_not_outweigh_all_others():
+    empty, faint = np.zeros((1, 300, 6), np.float32), np.zeros((1, 300, 6), np.float32)
+    faint[0, 0, 4] = 0.1
+    assert distance(BOXES, empty, faint) < 0.1
+
+
+# All of them
+
+
+def test_other_numbers_cost_their_relative_squared_error():
+    first, second = RANDOM.normal(size=(1, 64)), RANDOM.normal(size=(1, 64))
+    expected = np.square(second - first).sum() / np.square(first).sum()
+    assert distance(RawReading(), first, second) == pytest.approx(expected)
+    assert Discrepancy([RawReading()]).divergence([first], [second]) is None
+
+
+def test_outputs_that_nothing_reads_do_not_count_and_the_others_are_averaged():
+    first = [RANDOM.normal(size=(1, 4)) for _ in range(3)]
+    second = [first[0], first[1] + 1.0, first[2] + 100.0]
+    one = Discrepancy([RawReading(output=1)])(first, second)
+    assert Discrepancy([RawReading(output=0), RawReading(output=1)])(first, second) == pytest.approx(one / 2)
+
+
+@pytest.mark.parametrize("name", READINGS)
+@given(seed=st.integers(0, 1000))
+def test_numpy_and_torch_agree_and_equals_cost_nothing(name, seed):
+    random = np.random.default_rng(seed)
+    reading = READINGS[name]
+    shape = (1, 9, 20) if name == "transposed" else (1, 20, 9) if isinstance(reading, DetectionReading) else (1, 9)
+    first, second = (random.random(shape) for _ in range(2))
+    if name == "probabilities":
+        first, second = first / first.sum(), second / second.sum()
+    here = Discrepancy([reading])
+    there = Discrepancy([reading], torch)
+    tensors = [torch.from_numpy(each).requires_grad_() for each in (first, second)]
+    found = there([tensors[0]], [tensors[1]])
+    assert found.item() == pytest.approx(here([first], [second]), rel=1e-9)
+    assert here([first], [second]) > 0.0
+    assert here([first], [first]) == pytest.approx(0.0, abs=1e-12)
+    found.backward()
+    assert torch.isfinite(tensors[1].grad).all()
+    assert tensors[1].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("decoding", "reading"),
+    [
+        (ClassificationDecoding(), ClassReading(scores=Columns(axis=1))),
+        (
+            ClassificationDecoding(activation="sigmoid"),
+            ClassReading(scores=Columns(axis=1), activation="sigmoid", exclusive=False),
+        ),
+        (
+            ClassificationDecoding(activation="none", applied="sigmoid"),
+            ClassReading(scores=Columns(axis=1), activation="none", exclusive=False),
+        ),
+        (ClassificationDecoding(activation="none"), RawReading()),
+    ],
+)
+def test_a_specification_says_what_a_classifiers_output_means(decoding, reading):
+    assert readings_of(spec(decoding, (3,))) == (reading,)
+
+
+def test_a_specification_says_which_columns_of_a_detector_are_scores():
+    (yolo,) = readings_of(spec(YoloDecoding(), (7, 84)))
+    assert (yolo.boxes, yolo.scores) == (Columns(axis=1, stop=4), Columns(axis=1, start=4))
+    (yolox,) = readings_of(spec(YoloxDecoding(), (84, 8)))
+    assert yolox.objectness == Columns(start=4, stop=5)
+
+
+# Files without a specification
+
+
+def graph(ending: str, shape: str = "1, 10") -> ir.Model:
+    return model_of(f"g (float[{shape}] x) => (float[{shape}] y) {{ {ending} }}")
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind", "why"),
+    [
+        ("y = Relu(x)", "softmax", "ends in a Relu and no activation"),
+        ("y = Softmax(x)", "probabilities", "ends in a Softmax"),
+        ("s = Softmax(x)  y = Identity(s)", "probabilities", "ends in a Softmax"),
+        ("y = Sigmoid(x)", "independent", "ends in a Sigmoid"),
+    ],
+)
+def test_class_scores_are_told_by_the_graph_and_said(ending, kind, why):
+    read = read_outputs(graph(ending), [[RANDOM.random((1, 10))]])
+    (reason,) = read.reasons
+    assert f"'y' (1, 10): {kind}" in reason
+    assert why in reason
+    expected = READINGS[kind]
+    assert (read.readings[0].activation, read.readings[0].exclusive) == (expected.activation, expected.exclusive)
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 7), (1, 7, 40)])
+def test_candidates_are_told_by_columns_that_are_probabilities(shape):
+    array = RANDOM.random(shape)
+    (reading,) = read_outputs(graph("y = Relu(x)", "1, 40, 7"), [[array]]).readings
+    axis = shape.index(7)
+    assert reading == DetectionReading(boxes=Columns(axis=axis, stop=4), scores=Columns(axis=axis, start=4))
+    (reading,) = read_outputs(graph("y = Relu(x)", "1, 40, 7"), [[array], [3.0 * array]]).readings
+    assert reading == RawReading()
+
+
+def test_two_outputs_of_boxes_and_scores_are_one_detector():
+    model = model_of("g (float[1, 40, 4] x, float[1, 40, 9] s) => (a, b) { a = Identity(x)  b = Sigmoid(s) }")
+    scores, boxes = RANDOM.random((1, 40, 9)), 99.0 * RANDOM.random((1, 40, 4))
+    for pair in ([scores, boxes], [boxes, scores]):
+        (reading,) = read_outputs(model, [pair]).readings
+        at = int(pair[1] is boxes)
+        assert reading == DetectionReading(boxes=Columns(output=at), scores=Columns(output=1 - at))
+
+
+def test_an_embedding_of_one_number_and_whole_feature_maps_are_raw():
+    assert read_outputs(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]]).readings == (RawReading(),)
+    assert read_outputs(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]).readings == (RawReading(),)
+
+
+def test_what_the_user_says_is_taken_and_what_cannot_be_is_refused():
+    scores = [[RANDOM.random((1, 10))]]
+    assert read_outputs(graph("y = Relu(x)"), scores, "raw").readings == (RawReading(),)
+    assert read_outputs(graph("y = Relu(x)"), scores, "raw").reasons == ("'y': raw, as told",)
+    with pytest.raises(ConfigError, match="say probabilities"):
+        read_outputs(graph("y = Softmax(x)"), scores, "softmax")
+    with pytest.raises(ConfigError, match="no scores of several classes"):
+        read_outputs(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]], "sigmoid")
+    with pytest.raises(ConfigError, match="is not detection"):
+        read_outputs(graph("y = Relu(x)"), scores, "detection")
+
+
+def test_integers_are_not_compared():
+    model = model_of("g (float[1, 10] x) => (a, b) { a = ArgMax(x)  b = Relu(x) }")
+    classes, scores = np.zeros((1, 1), np.int64), RANDOM.random((1, 10))
+    (reading,) = read_outputs(model, [[classes, scores]]).readings
+    assert reading.scores.output == 1
+    with pytest.raises(ModelError, match="no floating-point output"):
+        read_outputs(model, [[classes, classes]])
+
+
+# Networks that apply their activation themselves
+
+
+def test_an_activation_is_found_behind_what_moves_values():
+    output = graph("s = Softmax(x)  y = Cast<to=1>(s)").graph.outputs[0]
+    assert applied_activation(output) == "softmax"
+    assert applied_activation(graph("s = Softmax(x)  y = Relu(s)").graph.outputs[0]) == "none"
+    assert applied_activation(graph("y = Identity(x)").graph.outputs[0]) == "none"
+
+
+def test_a_second_activation_is_an_error_that_says_what_to_set():
+    output = graph("y = Softmax(x)").graph.outputs[0]
+    noted = with_applied(spec(ClassificationDecoding(activation="none"), (3,)), output)
+    assert noted.decoding == ClassificationDecoding(activation="none", applied="softmax")
+    with pytest.raises(ModelError, match='activation = "none"'):
+        with_applied(spec(ClassificationDecoding(), (3,)), output)
+    detector = spec(YoloDecoding(), (7, 84))
+    assert with_applied(detector, output) is detector
