@@ -485,7 +485,7 @@ class TestBundle:
             def begin(self, stage):
                 self.lines += (f"begin {stage}",)
 
-            def update(self, done, total, text=""):
+            def update(self, done, total=1.0, text=""):
                 assert 0 < done <= total
 
             def end(self, summary, *, reused):
