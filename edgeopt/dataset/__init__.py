@@ -1,7 +1,8 @@
 """Images with labels: read from the usual formats, checked, and split without overlap."""
 
+from edgeopt.boxes import Boxes
 from edgeopt.dataset.loading import load
-from edgeopt.dataset.samples import ArrayPicture, Boxes, Dataset, FilePicture, Picture, Sample, Target
+from edgeopt.dataset.samples import ArrayPicture, Dataset, FilePicture, Picture, Sample, Target
 from edgeopt.dataset.splits import Splits, imbalance, load_splits, refuse_overlap
 
 __all__ = [

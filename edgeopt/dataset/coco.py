@@ -7,10 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.files import image_files
 from edgeopt.dataset.listing import Labels, Listing, annotations_of, class_index, draft_of_file, path_of, refuse_split
-from edgeopt.dataset.samples import Boxes
 from edgeopt.errors import DataError
 from edgeopt.typed import from_json
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import DataFormat, DataSource
 from edgeopt.dataset.coco import read_coco
 from edgeopt.dataset.digits import read_digits
@@ -18,7 +19,7 @@ from edgeopt.dataset.files import FileFacts, inspect_all
 from edgeopt.dataset.folders import read_image_folder, read_images
 from edgeopt.dataset.idx import read_idx
 from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
-from edgeopt.dataset.samples import Boxes, Dataset, FilePicture, Sample, Target
+from edgeopt.dataset.samples import Dataset, FilePicture, Sample, Target
 from edgeopt.dataset.sampling import draw
 from edgeopt.dataset.scenes import read_digit_scenes
 from edgeopt.dataset.table import read_csv

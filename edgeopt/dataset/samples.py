@@ -11,46 +11,11 @@ from typing import Protocol, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Boxes
 from edgeopt.dataset.files import inspect, pixel_digest
 from edgeopt.errors import DataError
 from edgeopt.preprocess import Image, read_image
 from edgeopt.spec import Task
-
-
-@dataclass(frozen=True, eq=False)
-class Boxes:
-    """What is to be found in one image.
-
-    Attributes:
-        boxes: (n, 4) float32: left, top, right, bottom in pixels of the original image.
-        classes: (n,) int64 indices into `Dataset.labels`.
-        crowd: (n,) bool: regions of many objects, which neither count as found nor as missed (COCO's ``iscrowd``).
-    """
-
-    boxes: NDArray[np.float32]
-    classes: NDArray[np.int64]
-    crowd: NDArray[np.bool_]
-
-    def __post_init__(self) -> None:
-        count = len(self.boxes)
-        if self.boxes.shape != (count, 4) or self.classes.shape != (count,) or self.crowd.shape != (count,):
-            shapes = f"{self.boxes.shape}, {self.classes.shape} and {self.crowd.shape}"
-            raise ValueError(f"boxes, classes and crowd must be (n, 4), (n,) and (n,), not {shapes}")
-
-    @classmethod
-    def of(cls, rows: Iterable[Sequence[float]], classes: Iterable[int], crowd: Iterable[bool] | None = None) -> Boxes:
-        """Build from any numbers; `crowd` defaults to none of them."""
-        indices = np.array(list(classes), np.int64)
-        flags = np.zeros(len(indices), np.bool_) if crowd is None else np.array(list(crowd), np.bool_)
-        return cls(np.array(list(rows), np.float32).reshape(-1, 4), indices, flags)
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def keep(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes:
-        """The boxes that a mask or indices select."""
-        return Boxes(self.boxes[which], self.classes[which], self.crowd[which])
-
 
 Target: TypeAlias = int | Boxes | None
 """A class index, the boxes of a detection image, or nothing where there are no labels."""

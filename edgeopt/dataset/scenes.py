@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.digits import DIGIT_LABELS, check_split, digits, installed_file
 from edgeopt.dataset.listing import Draft, Labels, Listing
-from edgeopt.dataset.samples import Boxes
 from edgeopt.preprocess import Image, read_image
 
 SIDE = 320

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.files import image_files
 from edgeopt.dataset.listing import Draft, Labels, Listing, annotations_of, class_index, draft_of_file, path_of
-from edgeopt.dataset.samples import Boxes
 from edgeopt.errors import DataError
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.files import image_files
 from edgeopt.dataset.listing import (
@@ -17,7 +18,6 @@ from edgeopt.dataset.listing import (
     path_of,
     refuse_split,
 )
-from edgeopt.dataset.samples import Boxes
 from edgeopt.errors import DataError
 
 _COLUMNS = 5

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt import metrics
+from edgeopt.boxes import Boxes
 from edgeopt.config import EvaluateConfig
-from edgeopt.dataset import Boxes
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
 from edgeopt.evaluate.accuracy import Accuracy, ClassificationOutcomes, Comparison, DetectionOutcomes, PackedArray

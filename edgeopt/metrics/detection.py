@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.dataset import Boxes
+from edgeopt.boxes import Boxes
 from edgeopt.errors import DataError
 from edgeopt.metrics.matching import IOU_THRESHOLDS, NOTHING, Floats, Integers, Matches, match, pair
 from edgeopt.postprocess import Detections

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.dataset import Boxes
+from edgeopt.boxes import Boxes
 from edgeopt.postprocess import Detections
 
 Flags: TypeAlias = NDArray[np.bool_]

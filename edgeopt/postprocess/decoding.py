@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Geometry
 from edgeopt.errors import ModelError
 from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
 from edgeopt.postprocess.suppression import nms
-from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, YoloDecoding, YoloxDecoding
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]

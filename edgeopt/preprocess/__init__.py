@@ -6,14 +6,13 @@ them, until `preprocess` has turned them into the network's channels, layout and
 
 from __future__ import annotations
 
+from edgeopt.boxes import Geometry
 from edgeopt.preprocess.color import adjust
-from edgeopt.preprocess.geometry import Boxes, Geometry
 from edgeopt.preprocess.image import Image, read_image
 from edgeopt.preprocess.plan import Scratch, batch, preprocess
 from edgeopt.preprocess.tensor import Tensor, to_pictures
 
 __all__ = [
-    "Boxes",
     "Geometry",
     "Image",
     "Scratch",

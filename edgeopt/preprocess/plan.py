@@ -8,8 +8,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Geometry
 from edgeopt.errors import DataError
-from edgeopt.preprocess.geometry import Geometry
 from edgeopt.preprocess.image import Image, as_bgr
 from edgeopt.preprocess.steps import Planner, Room
 from edgeopt.preprocess.tensor import Tensor, TensorForm

@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import cv2
 
+from edgeopt.boxes import Geometry
 from edgeopt.preprocess.color import adjust
-from edgeopt.preprocess.geometry import Geometry
 from edgeopt.preprocess.image import Image
 from edgeopt.spec import Adjust, CenterCrop, Interpolation, Letterbox, Resize, ResizeShorterSide, Size, Step
 

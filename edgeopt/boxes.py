@@ -1,15 +1,51 @@
-"""Geometry: where the network's pixels lie in the original image."""
+"""Boxes of objects, in pixels, and where the network's pixels lie in the original image."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Boxes: TypeAlias = NDArray[np.float32]
+Corners: TypeAlias = NDArray[np.float32]
 """(n, 4) float32: left, top, right, bottom in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Boxes:
+    """What is to be found in one image.
+
+    Attributes:
+        boxes: (n, 4) float32: left, top, right, bottom in pixels of the original image.
+        classes: (n,) int64 indices into `Dataset.labels`.
+        crowd: (n,) bool: regions of many objects, which neither count as found nor as missed (COCO's ``iscrowd``).
+    """
+
+    boxes: NDArray[np.float32]
+    classes: NDArray[np.int64]
+    crowd: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4) or self.classes.shape != (count,) or self.crowd.shape != (count,):
+            shapes = f"{self.boxes.shape}, {self.classes.shape} and {self.crowd.shape}"
+            raise ValueError(f"boxes, classes and crowd must be (n, 4), (n,) and (n,), not {shapes}")
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[float]], classes: Iterable[int], crowd: Iterable[bool] | None = None) -> Boxes:
+        """Build from any numbers; `crowd` defaults to none of them."""
+        indices = np.array(list(classes), np.int64)
+        flags = np.zeros(len(indices), np.bool_) if crowd is None else np.array(list(crowd), np.bool_)
+        return cls(np.array(list(rows), np.float32).reshape(-1, 4), indices, flags)
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def keep(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes:
+        """The boxes that a mask or indices select."""
+        return Boxes(self.boxes[which], self.classes[which], self.crowd[which])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +60,15 @@ class Geometry:
     """Of the original image, in pixels."""
     height: int
 
-    def to_network(self, boxes: Boxes) -> Boxes:
+    def to_network(self, boxes: Corners) -> Corners:
         """Map (n, 4) xyxy boxes from the original image to the network's input."""
         return (boxes * self._scale + self._offset).astype(np.float32)
 
-    def to_original(self, boxes: Boxes) -> Boxes:
+    def to_original(self, boxes: Corners) -> Corners:
         """Map (n, 4) xyxy boxes from the network's input to the original image; nothing is clipped."""
         return ((boxes - self._offset) / self._scale).astype(np.float32)
 
-    def clip(self, boxes: Boxes) -> Boxes:
+    def clip(self, boxes: Corners) -> Corners:
         """Cut (n, 4) xyxy boxes at the border of the original image."""
         corner = np.array([self.width, self.height] * 2, np.float32)
         return np.minimum(np.maximum(boxes, np.float32(0)), corner)  # np.clip, at a quarter of its time for few boxes
