@@ -16,6 +16,7 @@ import tiny
 from edgeopt.bundle import Bundle, EngineSettings, Golden, Manifest, pack, write_bundle
 from edgeopt.errors import BundleError, DataError, TargetError
 from edgeopt.postprocess import Classification, Detections
+from edgeopt.preprocess import to_bgr
 from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.verify import difference
@@ -66,6 +67,97 @@ def test_it_takes_a_path_or_bytes(classifier: Predictor, tmp_path: Path) -> None
         assert classifier.predict(source).label == "blue"
     with pytest.raises(DataError, match=r"none\.png"):
         classifier.predict(tmp_path / "none.png")
+
+
+def test_a_pil_image_is_rgb_and_turned_as_its_file(classifier: Predictor, tmp_path: Path) -> None:
+    images = pytest.importorskip("PIL.Image", reason="Pillow is not installed: PIL images not tested")
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), tiny.colour("blue"))
+    for mode in ("RGB", "RGBA", "P"):
+        assert classifier.predict(images.open(path).convert(mode)).label == "blue"
+    grey = images.open(path).convert("L")
+    np.testing.assert_array_equal(to_bgr(grey), np.stack([np.asarray(grey)] * 3, axis=-1))
+    exif = images.Exif()
+    exif[0x0112] = 6  # orientation: turn right
+    images.open(path).save(tmp_path / "turned.png", exif=exif)
+    assert to_bgr(images.open(tmp_path / "turned.png")).shape == (30, 20, 3)
+    with pytest.raises(DataError, match="mode I;16 is not 8-bit"):
+        classifier.predict(images.new("I;16", (4, 4)))
+
+
+def test_channels_in_the_other_order(classifier: Predictor) -> None:
+    rgb = np.ascontiguousarray(tiny.colour("blue")[..., ::-1])
+    assert classifier.predict(rgb).label == "red"
+    assert classifier.predict(rgb, color="RGB").label == "blue"
+    assert [each.label for each in classifier.predict_batch(np.stack([rgb, rgb]), color="RGB")] == ["blue", "blue"]
+    with pytest.raises(DataError, match="color is 'rgb'"):
+        classifier.predict(rgb, color="rgb")
+
+
+@pytest.mark.parametrize(
+    ("image", "cure"),
+    [
+        (None, "cv2.imread"),
+        ([[0, 1], [2, 3]], "predict_batch"),
+        (3, "of type int is not an image"),
+        (np.zeros((4, 4, 3)), "Scale 16-bit and float images"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_the_cure(classifier: Predictor, image: Any, cure: str) -> None:
+    with pytest.raises(DataError, match=cure):
+        classifier.predict(image)
+    with pytest.raises(DataError, match=cure):
+        classifier.predict_batch([image])
+
+
+@pytest.mark.parametrize(
+    "image", ["a.jpg", b"bytes", Path("a.jpg"), tiny.colour("red")], ids=lambda each: type(each).__name__
+)
+def test_one_image_where_several_are_due(classifier: Predictor, image: Any) -> None:
+    with pytest.raises(DataError, match="was given one image"):
+        classifier.predict_batch(image)
+
+
+def test_a_score_of_the_call(detector: Predictor) -> None:
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, 32:] = tiny.colour("red", 32, 32)
+    every = detector.predict(image, score=0.0)
+    best = float(every.scores[0])
+    assert len(every) > len(detector.predict(image)) > len(detector.predict(image, score=min(1.0, best + 1e-3))) == 0
+    assert len(detector.predict_batch([image], score=best)[0]) >= 1
+    with pytest.raises(DataError, match="from 0 to 1"):
+        detector.predict(image, score=30)
+
+
+def test_a_classifier_has_no_score_threshold(classifier: Predictor) -> None:
+    with pytest.raises(DataError, match="is a classifier"):
+        classifier.predict(tiny.colour("red"), score=0.5)
+
+
+def test_it_says_what_it_is(classifier: Predictor) -> None:
+    assert classifier.labels == tiny.COLOURS
+    assert "tiny-classifier" in repr(classifier)
+    assert classifier.variant.name in repr(classifier)
+    classifier.close()
+    assert "closed" in repr(classifier)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_output_that_is_no_number_is_an_error(
+    classifier: Predictor, detector: Predictor, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    for network in (classifier, detector):
+        run = network._session.run
+
+        def broken(inputs: Any, run: Callable[..., Any] = run) -> dict[str, np.ndarray]:
+            outputs = {name: array.copy() for name, array in run(inputs).items()}
+            for array in outputs.values():
+                array[0, -1] = value
+            return outputs
+
+        monkeypatch.setattr(network._session, "run", broken)
+        with pytest.raises(TargetError, match="not finite"):
+            network.predict(tiny.colour("red"))
 
 
 def test_boxes_are_in_the_original_images_pixels(detector: Predictor) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -13,6 +14,8 @@ from edgeopt.errors import DataError
 
 Image: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) uint8, blue first."""
+Color: TypeAlias = Literal["BGR", "RGB"]
+"""The order of an array's channels: OpenCV's, or everybody else's."""
 
 
 def read_image(source: str | Path | bytes) -> Image:
@@ -38,6 +41,75 @@ def read_image(source: str | Path | bytes) -> Image:
     if image is None:
         raise DataError(f"{name} is corrupt or of a format OpenCV cannot read. Remove it or convert it")
     return image.astype(np.uint8, copy=False)
+
+
+class PillowImage(Protocol):
+    """What is asked of a `PIL.Image.Image`."""
+
+    @property
+    def mode(self) -> str:
+        """Its kind of pixels, such as ``RGB`` or ``L``."""
+
+    def convert(self, mode: str) -> Any:
+        """The same picture in another mode."""
+
+
+Source: TypeAlias = Image | PillowImage | str | Path | bytes
+"""What `to_bgr` takes for an image."""
+
+
+def to_bgr(source: Source, color: Color = "BGR") -> Image:
+    """Whatever a caller calls an image, as (H, W, 3) uint8 BGR; an array that is said to be BGR comes back as it is.
+
+    Args:
+        source: the path or the bytes of an image file; a `PIL.Image.Image`, which is RGB and whose EXIF orientation is
+            applied as a file's is; or an array of (H, W, 3), (H, W, 4) or (H, W) uint8 pixels.
+        color: the order of an array's channels; the others know theirs.
+
+    Raises:
+        DataError: it is none of them, or cannot be read.
+    """
+    if color not in ("BGR", "RGB"):
+        raise DataError(f"color is {color!r}; an array's channels are 'BGR' (OpenCV, the default) or 'RGB'")
+    if isinstance(source, np.ndarray):
+        return source if color == "BGR" else _swapped(as_bgr(source))
+    if isinstance(source, (str, Path, bytes)):
+        return read_image(source)
+    if isinstance(source, (bytearray, memoryview)):
+        return read_image(bytes(source))
+    pillow = sys.modules.get("PIL.Image")  # whoever has such an image has imported it
+    if pillow is not None and isinstance(source, pillow.Image):
+        return _of_pillow(source)
+    raise DataError(_no_image(source))
+
+
+def _of_pillow(image: Any) -> Image:
+    if image.mode == "F" or image.mode.startswith("I"):  # 32 and 16 bits, which convert() would cut off
+        raise DataError(f"a PIL image of mode {image.mode} is not 8-bit. Scale it to 0-255 and convert it to RGB first")
+    from PIL import ImageOps
+
+    return _swapped(np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+
+
+def _swapped(image: Image) -> Image:
+    return cv2.cvtColor(image, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
+
+
+def _no_image(source: Any) -> str:
+    if source is None:
+        return (
+            "the image is None, which is what cv2.imread gives where it cannot read a file. Check the path, or give "
+            "the path itself"
+        )
+    if isinstance(source, (list, tuple)):
+        return (
+            f"one image was expected, not a {type(source).__name__} of {len(source)}. Give several images to "
+            "predict_batch(), and pixels as a numpy array"
+        )
+    return (
+        f"an object of type {type(source).__name__} is not an image. Give a (H, W, 3) uint8 numpy array, a PIL "
+        "image, a path, or the bytes of an image file"
+    )
 
 
 def as_bgr(image: Image) -> Image:

@@ -16,15 +16,13 @@ import numpy as np
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
 from edgeopt.hardware import processor_fingerprint
-from edgeopt.postprocess import Classification, Detections, decode
-from edgeopt.preprocess import Geometry, Image, Scratch, preprocess, read_image
+from edgeopt.postprocess import Classification, Detections, decode, require_numbers
+from edgeopt.preprocess import Color, Geometry, Scratch, Source, preprocess, to_bgr
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.session import Array, Session, availability, open_session
-from edgeopt.spec import ModelSpec, replace
+from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
 Result: TypeAlias = Classification | Detections
-Source: TypeAlias = Image | str | Path | bytes
-"""A decoded (H, W, 3) uint8 BGR image, the path of an image file, or its bytes."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,16 +52,26 @@ class Predictor:
     Threads may share it: its memory is reused from image to image, so that one predicts while the others wait. To
     predict in parallel load one for each thread, or call the stages from a thread each, as `runtime.stream` does:
     `prepare` with memory of its own (`out`), `infer` with `copy`; `decode` keeps no state.
+
+    An image is the path or the bytes of a file, a PIL image, or a numpy array of (H, W, 3) uint8 pixels (also grey, or
+    with alpha) in OpenCV's order, blue first; say ``color="RGB"`` of an array in the other order: nothing can tell them
+    apart.
+
+    Attributes:
+        spec: what the model takes and gives.
+        labels: the names of its classes, by number.
+        variant: as it runs: with the engine's settings on this machine, and without what was measured.
+        rejected: why each other variant was not chosen, by its name.
     """
 
     def __init__(
         self, session: Session, spec: ModelSpec, variant: Variant, rejected: Mapping[str, str] | None = None
     ) -> None:
         self.spec = spec
+        self.labels = spec.labels
         self.variant = variant
-        """As it runs: with the engine's settings on this machine, and without what was measured."""
         self.rejected = dict(rejected or {})
-        """Why each other variant was not chosen, by its name."""
+        self._closed = False
         self._session = session
         self._name, shape, dtype = _network_input(session, spec)
         self._fixed_batch = shape[0] if isinstance(shape[0], int) else None
@@ -78,49 +86,67 @@ class Predictor:
         self._resources = ExitStack()
         self._resources.enter_context(session)
 
-    def predict(self, image: Source) -> Result:
+    def predict(self, image: Source, *, color: Color = "BGR", score: float | None = None) -> Result:
         """Classify or detect in one image.
 
+        Args:
+            image: see the class.
+            color: the order of an array's channels.
+            score: of a detector: objects below it are left out. Default: the threshold that the bundle says.
+
         Raises:
-            DataError: the image cannot be read.
-            TargetError: the predictor is closed, or its engine failed.
+            DataError: not an image, or one that cannot be read; or a `score` that is none.
+            TargetError: the predictor is closed, its engine failed, or it answered NaN.
         """
         with self._preparing, self._running:
-            return self.decode(self.infer(self.prepare(image)))
+            return self.decode(self.infer(self.prepare(image, color=color)), score=score)
 
-    def predict_batch(self, images: Sequence[Source]) -> list[Result]:
+    def predict_batch(
+        self, images: Sequence[Source], *, color: Color = "BGR", score: float | None = None
+    ) -> list[Result]:
         """Classify or detect in several images; a network with a fixed batch size takes them in portions.
 
         Args:
-            images: any number of them, each of any size.
+            images: any number of them, each of any size; also one (N, H, W, 3) array.
+            color: as in `predict`.
+            score: as in `predict`.
 
         Returns:
             One result an image, in order.
+
+        Raises:
+            DataError: one of them is not an image, or cannot be read; or it is one image instead of several.
+            TargetError: as `predict`.
         """
+        _check_several(images)
         results: list[Result] = []
         for portion in _portions(images, self._fixed_batch or max(1, len(images))):
             with self._preparing, self._running:
-                results += self.decode_batch(self.infer(self.prepare_batch(portion)))
+                results += self.decode_batch(self.infer(self.prepare_batch(portion, color=color)), score=score)
         return results
 
     def buffer(self, count: int = 1) -> Array:
         """New memory for `prepare`'s or `prepare_batch`'s `out`: input of `count` images (of the fixed batch size)."""
         return np.zeros((self._fixed_batch or count, *self._item_shape), dtype=self._dtype)
 
-    def prepare(self, image: Source, out: Array | None = None) -> Prepared:
+    def prepare(self, image: Source, out: Array | None = None, *, color: Color = "BGR") -> Prepared:
         """Preprocess one image.
 
         Args:
             image: what to preprocess.
             out: memory from `buffer` to write to; without, the predictor's own, which the next call overwrites.
+            color: the order of an array's channels.
+
+        Raises:
+            DataError: not an image, or one that cannot be read.
         """
         tensor = self._single if out is None else out
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        pixels = to_bgr(image, color)
         with self._preparing:
             _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
         return Prepared(tensor, (geometry,))
 
-    def prepare_batch(self, images: Sequence[Source], out: Array | None = None) -> Prepared:
+    def prepare_batch(self, images: Sequence[Source], out: Array | None = None, *, color: Color = "BGR") -> Prepared:
         """Preprocess several images into one tensor; one of fixed batch size is filled up with what it held.
 
         Raises:
@@ -131,7 +157,7 @@ class Predictor:
             raise DataError(f"the network takes 1 to {len(tensor)} images at once, and was given {len(images)}")
         geometries = []
         for image, item in zip(images, tensor, strict=False):
-            pixels = image if isinstance(image, np.ndarray) else read_image(image)
+            pixels = to_bgr(image, color)
             with self._preparing:
                 geometries.append(preprocess(pixels, self.spec.preprocessing, item, self._scratch)[1])
         return Prepared(tensor, tuple(geometries))
@@ -150,18 +176,34 @@ class Predictor:
                 outputs = {name: array[:count].copy() for name, array in outputs.items()}
         return Inferred(outputs, prepared.geometries)
 
-    def decode(self, inferred: Inferred) -> Result:
-        """Turn the network's answer to one image into a result, which is the caller's own."""
-        return decode(inferred.outputs, self.spec, inferred.geometries)[0]
+    def decode(self, inferred: Inferred, *, score: float | None = None) -> Result:
+        """Turn the network's answer to one image into a result, which is the caller's own; `score` as in `predict`."""
+        return self.decode_batch(inferred, score=score)[0]
 
-    def decode_batch(self, inferred: Inferred) -> list[Result]:
-        """Turn the network's answer into one result an image."""
-        return list(decode(inferred.outputs, self.spec, inferred.geometries))
+    def decode_batch(self, inferred: Inferred, *, score: float | None = None) -> list[Result]:
+        """Turn the network's answer into one result an image; `score` as in `predict`.
+
+        Raises:
+            DataError: a `score` that is none.
+            TargetError: the network answered NaN.
+        """
+        spec = self.spec if score is None else _with_threshold(self.spec, score)
+        require_numbers(inferred.outputs, spec)
+        return [*decode(inferred.outputs, spec, inferred.geometries)]
 
     def close(self) -> None:
         """Free the engine and its buffers, once no thread uses them."""
         with self._preparing, self._running:
+            self._closed = True
             self._resources.close()
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self._item_shape))
+        state = ", closed" if self._closed else ""
+        return (
+            f"<Predictor '{self.spec.name}' by {self.variant.name}: {self.spec.task}, {len(self.labels)} classes, "
+            f"input {size} {self._dtype}{state}>"
+        )
 
     def __enter__(self) -> Predictor:
         return self
@@ -263,6 +305,22 @@ def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | 
             f"the engine's input '{tensor.name}' has no fixed image size: {tensor.shape}. Export it with one"
         )
     return tensor.name, tensor.shape, tensor.dtype
+
+
+def _with_threshold(spec: ModelSpec, score: float) -> ModelSpec:
+    """The same detector with another score threshold."""
+    if isinstance(spec.decoding, ClassificationDecoding):
+        raise DataError(f"'{spec.name}' is a classifier, which ranks all classes: score is for detectors")
+    if not 0 <= score <= 1:
+        raise DataError(f"score is {score}; it must be from 0 to 1")
+    return replace(spec, decoding=replace(spec.decoding, score_threshold=score))
+
+
+def _check_several(images: object) -> None:
+    """Refuse one image where several are due: of an array each row would count as an image, of a text each letter."""
+    one = images.ndim < 4 if isinstance(images, np.ndarray) else not isinstance(images, Sequence)
+    if one or isinstance(images, (str, bytes, bytearray)):
+        raise DataError("predict_batch() takes a list of images, and was given one image. Use predict()")
 
 
 def _portions(images: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
