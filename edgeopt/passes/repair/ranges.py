@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -24,9 +23,8 @@ from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import choose_ranges, insert_quantizers, scale_and_zero_point
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.repair.split import spread
 from edgeopt.spec import replace
-
-Item = TypeVar("Item")
 
 _METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
 _SHARES = (0.85, 0.7, 0.5)
@@ -54,8 +52,10 @@ class MeasuredRanges:
     """What the table's method finds, by tensor name."""
     ranges: dict[str, Range]
     """What was chosen, by tensor name."""
+    known_harm: dict[tuple[str, ...], float]
+    """Discrepancy of the outputs that quantizing each group of tensors alone causes, with the known ranges."""
     harm: dict[tuple[str, ...], float]
-    """Discrepancy of the outputs that quantizing each group of tensors alone causes, with these ranges."""
+    """The same with the chosen ranges."""
 
 
 def measure_ranges(
@@ -73,7 +73,7 @@ def measure_ranges(
         model: the optimized float network; not modified.
         table: its calibration. Its method's ranges stay where no other is clearly better.
         scheme: number formats and placement.
-        feeds: inputs of calibration images, batch 1; a few spread evenly over them are used.
+        feeds: inputs of calibration images that nothing is judged by, batch 1; a few spread evenly over them are used.
         discrepancy: what an error of the outputs costs.
         exclude: as in `quantize`.
         progress: told the name of each tensor whose range is searched.
@@ -82,10 +82,13 @@ def measure_ranges(
     known = choose_ranges(placement, table, scheme)
     ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
-    images = _spread(feeds, _IMAGES)
+    images = spread(feeds, _IMAGES)
     sample = _Sample(images, outputs_as_written(model, images), discrepancy)
-    glance = _Sample(_spread(sample.feeds, _GLANCES), _spread(sample.reference, _GLANCES), discrepancy)
-    harm = {group: _Probe(model, scheme, group, exclude).harm(ranges[group[0]], glance) for group in placement.groups}
+    glance = _Sample(spread(sample.feeds, _GLANCES), spread(sample.reference, _GLANCES), discrepancy)
+    known_harm = {
+        group: _Probe(model, scheme, group, exclude).harm(known[group[0]], glance) for group in placement.groups
+    }
+    harm = dict(known_harm)
     least, effort = _MATTERS * sum(harm.values()), 0
     image = sum(macs(node) for node in model.graph)
     for group in sorted((one for one in harm if harm[one] > least), key=lambda one: -harm[one]):
@@ -97,10 +100,12 @@ def measure_ranges(
         others = [limits[group[0]] for limits in found.values()]
         others += [(low * share, high * share) for share in _SHARES]
         probe = _Probe(model, scheme, group, exclude)
-        best, harm[group] = _least_harm(probe, (low, high), others, sample)
+        tried = _tried(probe, (low, high), others, sample)
+        best = _best_of(tried, (low, high))
+        known_harm[group], harm[group] = tried[low, high], tried[best]
         effort += (1 + len(others)) * len(images) * image
         ranges |= dict.fromkeys(group, best)
-    return MeasuredRanges(known, ranges, harm)
+    return MeasuredRanges(known, ranges, known_harm, harm)
 
 
 def quantize_activations(
@@ -165,15 +170,19 @@ def _as_inputs(graph: ir.Graph, value: ir.Value | None) -> list[str]:
     return [name]
 
 
-def _least_harm(probe: _Probe, known: Range, others: Sequence[Range], sample: _Sample) -> tuple[Range, float]:
-    """The best range, or the known one where no other is clearly better; and its harm."""
+def _tried(probe: _Probe, known: Range, others: Sequence[Range], sample: _Sample) -> dict[Range, float]:
+    """The harm of each range that differs from those before it."""
     tried = {known: probe.harm(known, sample)}
     for limits in others:
         if not any(_alike(limits, one) for one in tried):
             tried[limits] = probe.harm(limits, sample)
+    return tried
+
+
+def _best_of(tried: Mapping[Range, float], known: Range) -> Range:
+    """The range of least harm, or the known one where no other is clearly better."""
     best = min(tried, key=lambda limits: tried[limits])
-    chosen = best if tried[best] < _WORTHWHILE * tried[known] else known
-    return chosen, tried[chosen]
+    return best if tried[best] < _WORTHWHILE * tried[known] else known
 
 
 def _alike(first: Range, second: Range) -> bool:
@@ -183,8 +192,3 @@ def _alike(first: Range, second: Range) -> bool:
 
 def _by(table: CalibrationTable, method: CalibrationMethod) -> CalibrationTable:
     return dataclasses.replace(table, config=replace(table.config, method=method))
-
-
-def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, evenly from the first on."""
-    return [items[index * len(items) // count] for index in range(count)] if len(items) > count else list(items)

@@ -31,13 +31,12 @@ from edgeopt.passes.repair.patches import (
     weight_matrix,
     window_of,
 )
+from edgeopt.passes.repair.split import Split
 
 Floats = NDArray[np.float32]
 
 _SAMPLES = 8192
 """Positions over all images that a layer is fitted on, unless its rows have more than 1/4 as many weights."""
-HELD_OUT = 4
-"""Every fourth image judges and is not fitted."""
 _RIDGES = (0.03, 0.3)
 """Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
 _STEPS = 3
@@ -142,7 +141,7 @@ def reconstruct(
     Args:
         model: the float network; it computes the targets.
         quantized: what `quantize` made of it; not modified.
-        feeds: inputs of calibration images, batch 1; every fourth judges and is not fitted.
+        feeds: inputs of calibration images, batch 1; `Split` says which of them a layer is fitted on.
         steps: which may be taken; all by default.
         progress: told the name of each layer that is done.
 
@@ -225,10 +224,9 @@ def _samples(
     """Samples to fit on, and those of held-out images to judge by."""
     window = window_of(node)
     patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in range(len(inputs))]
-    held_out = range(HELD_OUT - 1, len(patches), HELD_OUT)
-    fitted = [image for image in range(len(patches)) if image not in held_out]
+    split = Split.of(range(len(patches)))
     parts = []
-    for images in (fitted, held_out if len(held_out) else fitted):
+    for images in (split.fit, split.judge):
         chosen = [patches[image] for image in images]
         outputs = np.concatenate([targets[image] for image in images])
         weights = np.ones(len(outputs), np.float32)

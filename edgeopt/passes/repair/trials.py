@@ -1,7 +1,8 @@
 """Repair: quantize, then keep each accuracy repair that measurably helps on calibration images.
 
-Every repair is a pass of its own; this module only tries them in order and measures. Judged are images that no repair
-was fitted on, by how far the network's outputs are from the float network's: no labels are needed.
+Every repair is a pass of its own; this module only tries them in order and measures by how far the network's outputs
+are from the float network's: no labels are needed. The images that judge are none that a repair was fitted on (see
+`Split`); only the statistics of the calibration table are those of all images, for every trial alike.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
-from edgeopt.passes.repair.reconstruct import HELD_OUT, Steps, reconstruct
+from edgeopt.passes.repair.reconstruct import Steps, reconstruct
+from edgeopt.passes.repair.split import Split, spread
 
 Images = Sequence[tuple[str, Feeds]]
 Progress = Callable[[str], None]
@@ -34,7 +36,7 @@ DISTILLATION = "distillation"
 _WORTH_FLOAT = 0.75
 """A float layer costs time: it must lower the harm of quantized activations to this share."""
 FITTED_IMAGES = 128
-"""Most images that reconstruction is fitted on and judged by, spread evenly over the calibration set."""
+"""Most images that reconstruction looks at, spread evenly over those that may be fitted on."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ def repair(
         MissingExtraError: distillation is asked for and torch is not installed.
     """
     tell = progress or _ignore
-    judge = _Judge(model, images, discrepancy)
+    split = Split.of([feeds for _, feeds in images])
+    judge = _Judge(model, split.judge, discrepancy)
     plain = quantize(model, table, scheme, exclude)
     now = _Standing(model, table, exclude, plain, judge.measure(plain))
     first = now.discrepancy
@@ -110,13 +113,13 @@ def repair(
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
     if "ranges" in repairs or EXEMPTION in repairs:
-        trials += _settle_activations(now, scheme, judge, repairs, tell)
+        trials += _settle_activations(now, scheme, split, judge, repairs, tell)
     steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
     if steps.any:
-        candidate, _ = reconstruct(now.base, now.quantized, judge.fitted, steps, progress)
+        candidate, _ = reconstruct(now.base, now.quantized, spread(split.fit, FITTED_IMAGES), steps, progress)
         trials.append(now.try_instead(steps.name, candidate, judge))
     if DISTILLATION in repairs:
-        trials.append(_distill(now, judge, distillation_epochs, tell))
+        trials.append(_distill(now, split.fit, judge, distillation_epochs, tell))
     if now.discrepancy > first:
         undone = "the repairs that helped one by one did not together"
         return Repaired(plain, first, tuple(replace(trial, declined=trial.declined or undone) for trial in trials))
@@ -144,48 +147,38 @@ class _Standing:
 
 
 class _Judge:
-    """The float network's outputs on the images that are held out: the last of every four."""
+    """The float network's outputs on the images that are held out."""
 
-    def __init__(self, model: ir.Model, images: Images, discrepancy: Discrepancy) -> None:
-        feeds = [each for _, each in images]
-        self._feeds = feeds[HELD_OUT - 1 :: HELD_OUT] or feeds
-        self.others: list[Feeds] = [each for index, each in enumerate(feeds) if index % HELD_OUT != HELD_OUT - 1]
-        self.fitted: list[Feeds] = [feeds[index] for index in _spread(len(feeds))]
+    def __init__(self, model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> None:
+        self._feeds = feeds
         self.discrepancy = discrepancy
-        self._reference = outputs_as_written(model, self._feeds)
+        self._reference = outputs_as_written(model, feeds)
 
     def measure(self, model: ir.Model) -> float:
         """Discrepancy of `model` from the float network."""
         return self.discrepancy.mean(self._reference, outputs_as_written(model, self._feeds))
 
 
-def _spread(count: int) -> list[int]:
-    """At most `FITTED_IMAGES` indices: whole runs of `HELD_OUT`, the last of each held out, evenly over `count`."""
-    runs = max(1, count // HELD_OUT)
-    chosen = range(0, runs, max(1, -(-runs * HELD_OUT // FITTED_IMAGES)))
-    return [index for run in chosen for index in range(run * HELD_OUT, min(run * HELD_OUT + HELD_OUT, count))]
-
-
 def _settle_activations(
-    now: _Standing, scheme: QuantScheme, judge: _Judge, repairs: Sequence[str], tell: Progress
+    now: _Standing, scheme: QuantScheme, split: Split[Feeds], judge: _Judge, repairs: Sequence[str], tell: Progress
 ) -> list[RepairTrial]:
     """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
 
-    def harm(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> float:
+    def cost(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> float:
         return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
 
     tell("ranges")
-    measured = measure_ranges(now.base, now.table, scheme, judge.fitted, judge.discrepancy, now.exclude, tell)
-    ranges, before = measured.known, harm(measured.known, now.exclude)
+    measured = measure_ranges(now.base, now.table, scheme, split.fit, judge.discrepancy, now.exclude, tell)
+    ranges, harm, before = measured.known, measured.known_harm, cost(measured.known, now.exclude)
     trials = []
     if "ranges" in repairs:
-        trials.append(RepairTrial("ranges", before, harm(measured.ranges, now.exclude)))
+        trials.append(RepairTrial("ranges", before, cost(measured.ranges, now.exclude)))
         if trials[-1].is_kept:
-            ranges, before = measured.ranges, trials[-1].after
+            ranges, harm, before = measured.ranges, measured.harm, trials[-1].after
     if EXEMPTION in repairs:
-        layers = dominated_layers(now.base, scheme, measured.harm, now.exclude)
+        layers = dominated_layers(now.base, scheme, harm, now.exclude)
         exclude = (*now.exclude, *map(glob.escape, layers))
-        after = harm(ranges, exclude) if layers else before
+        after = cost(ranges, exclude) if layers else before
         declined = "" if after <= _WORTH_FLOAT * before or not layers else "it gains too little for layers in float"
         name = f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION
         trials.append(RepairTrial(name, before, after, declined))
@@ -196,7 +189,7 @@ def _settle_activations(
     return trials
 
 
-def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> RepairTrial:
+def _distill(now: _Standing, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Progress) -> RepairTrial:
     """Fine-tune where that helps; say why not where an operator does not let it."""
     requires_extra("torch", "build")
     from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
@@ -204,7 +197,7 @@ def _distill(now: _Standing, judge: _Judge, epochs: int, tell: Progress) -> Repa
     before = now.discrepancy
     try:
         now.quantized, now.discrepancy = distill(
-            now.base, now.quantized, judge.others, judge.discrepancy.readings, judge.measure, epochs, progress=tell
+            now.base, now.quantized, fit, judge.discrepancy.readings, judge.measure, epochs, progress=tell
         )
     except UnsupportedOperatorError as error:
         return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")

@@ -1,0 +1,154 @@
+"""Repairs are judged by images that none of them was fitted on, and what helped alone but not together is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.metrics import Discrepancy
+from edgeopt.metrics.discrepancy import RawReading
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.repair import distill, trials
+from edgeopt.passes.repair.split import Split, spread
+from edgeopt.passes.repair.trials import repair
+from edgeopt.passes.rewrite.optimize import optimize
+
+RAW = Discrepancy([RawReading()])
+X = np.random.default_rng(0).normal(size=(200, 4, 6, 6)).astype(np.float32)
+IMAGES = [(str(index), {"x": X[index : index + 1]}) for index in range(len(X))]
+NETWORK = """
+g (float[1,4,6,6] x, float[16,4,1,1] w1, float[16,16,3,3] w2) => (float[1,16,4,4] y)
+{ a = Conv(x, w1)  r = Relu(a)  y = Conv(r, w2) }
+"""
+
+
+def network() -> ir.Model:
+    """Two layers; one channel between them is large and goes nowhere, so that a narrower range is better."""
+    random = np.random.default_rng(1)
+    first, second = random.normal(size=(16, 4, 1, 1)), random.normal(size=(16, 16, 3, 3))
+    first[0] *= 16.0
+    second[:, 0] = 0.0
+    return optimize(model_of(NETWORK, w1=first.astype(np.float32), w2=second.astype(np.float32)))
+
+
+def table(model: ir.Model, count: int = 16) -> CalibrationTable:
+    return calibrate(model, IMAGES[:count], CalibrateConfig(minimum_images=1))
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the judge will say, in order."""
+    said: list[float] = []
+    following: Iterator[float] = (said.pop(0) for _ in range(99))
+    monkeypatch.setattr(trials._Judge, "measure", lambda *_: next(following))
+    return said
+
+
+@given(st.integers(1, 300))
+def test_a_split_loses_nothing_and_shares_nothing(count):
+    split = Split.of(range(count))
+    assert sorted({*split.fit, *split.judge}) == list(range(count))
+    assert split.judge
+    assert split.fit
+    assert count == 1 or not {*split.fit} & {*split.judge}
+    assert count < 4 or len(split.judge) == count // 4
+
+
+@given(st.integers(0, 300), st.integers(1, 130))
+def test_items_are_spread_over_all(count, most):
+    chosen = spread(range(count), most)
+    assert len(chosen) == min(count, most)
+    assert chosen == sorted(set(chosen))
+    assert not chosen or chosen[-1] >= count - 1 - -(-count // most)
+
+
+@pytest.mark.parametrize("count", [13, 128, 200])
+def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch):
+    fitted: dict[str, list[object]] = {}
+    judged: list[object] = []
+
+    def watch(name: str, position: int) -> None:
+        run = getattr(trials, name)
+
+        def watched(*arguments, **options):
+            fitted[name] = list(arguments[position])
+            return run(*arguments, **options)
+
+        monkeypatch.setattr(trials, name, watched)
+
+    def measured(model, feeds):
+        judged.extend(feeds)
+        return outputs(model, feeds)
+
+    def distilled(model, candidate, feeds, *_, **__):
+        fitted["distill"] = list(feeds)
+        return candidate, 0.0
+
+    outputs = trials.outputs_as_written
+    watch("measure_ranges", 3)
+    watch("reconstruct", 2)
+    monkeypatch.setattr(trials, "outputs_as_written", measured)
+    monkeypatch.setattr(distill, "distill", distilled)
+    model = network()
+    repair(model, table(model), OPENVINO, IMAGES[:count], RAW, (*trials.REPAIRS, trials.DISTILLATION))
+    assert set(fitted) == {"measure_ranges", "reconstruct", "distill"}
+    judges = {id(feeds) for feeds in judged}
+    assert len(judges) == count // 4
+    for name, images in fitted.items():
+        assert images, name
+        assert not judges & {id(feeds) for feeds in images}, name
+
+
+def test_what_helped_one_by_one_and_not_together_is_undone(verdicts):
+    model = network()
+    plain, activations, better, together = 1.0, 0.8, 0.4, 1.5
+    verdicts += [plain, activations, better, together]
+    repaired = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, ("ranges",))
+    (trial,) = repaired.trials
+    assert (trial.before, trial.after) == (activations, better)
+    assert trial.declined == "the repairs that helped one by one did not together"
+    assert not trial.is_kept
+    assert repaired.discrepancy == plain
+    expected = quantize(model, table(model), OPENVINO)
+    assert ir.to_proto(repaired.model).SerializeToString() == ir.to_proto(expected).SerializeToString()
+
+
+def test_a_repair_that_was_declined_keeps_its_own_reason_when_all_is_undone(verdicts):
+    model = network()
+    verdicts += [1.0, 0.8, 0.9, 1.5]
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, ("ranges",)).trials
+    assert trial.after > trial.before
+    assert not trial.is_kept
+
+
+@pytest.mark.parametrize(("after", "kept"), [(0.4, True), (0.9, False)])
+def test_exempt_layers_are_chosen_by_the_harm_of_the_ranges_in_use(after, kept, verdicts, monkeypatch):
+    seen: dict[str, object] = {}
+    measure = trials.measure_ranges
+
+    def measured(*arguments, **options):
+        seen["measured"] = measure(*arguments, **options)
+        return seen["measured"]
+
+    def dominated(model, scheme, harm, exclude):
+        seen["harm"] = harm
+        return ()
+
+    monkeypatch.setattr(trials, "measure_ranges", measured)
+    monkeypatch.setattr(trials, "dominated_layers", dominated)
+    verdicts += [1.0, 0.8, after, 0.7]
+    model = network()
+    first, _ = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, ("ranges", "exemption")).trials
+    assert first.is_kept == kept
+    found = seen["measured"]
+    assert found.harm[("r",)] < 0.9 * found.known_harm[("r",)], "the two differ"
+    assert seen["harm"] == (found.harm if kept else found.known_harm)
