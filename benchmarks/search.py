@@ -35,7 +35,7 @@ from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.preprocess import preprocess
 from edgeopt.search import Budget, SearchResult
 from edgeopt.spec import ModelSpec
-from edgeopt.targets import target
+from edgeopt.targets import find_target
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "search.json"
@@ -83,7 +83,7 @@ def _prepare(job: Job) -> _Prepared:
     exact = graphs.optimized(job, graphs.exported(job, trained(job)))
     start = time.perf_counter()
     calibration = graphs.calibrated(job, exact)
-    quantized = graphs.quantized(job, exact, calibration, target(name).scheme)
+    quantized = graphs.quantized(job, exact, calibration, find_target(name).scheme)
     seconds = None if calibration.reused or quantized.reused else time.perf_counter() - start
     return _Prepared(exact, quantized, graphs.read_spec(exact), name, seconds)
 

@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
+from edgeopt.doors import TARGETS
 from edgeopt.errors import ConfigError, did_you_mean, storage_errors
+from edgeopt.references import check, named
 from edgeopt.renamed import use_present_names
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 from edgeopt.typed import convert
@@ -30,7 +32,7 @@ Repair: TypeAlias = Literal[
     "equalization", "ranges", "exemption", "bias_correction", "weight_clipping", "gptq", "distillation"
 ]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
-TargetName: TypeAlias = Literal["ort", "ov", "trt", "rtx"]
+TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 
 
 class ModelConfig(Struct):
@@ -196,12 +198,6 @@ class PrecisionConfig(Struct):
     cpu: Literal["bf16", "fp32"] = "fp32"
     """Of ``ov``, as a setting of the engine; bf16 needs a processor that has it (avx512_bf16, amx_bf16 or Arm's)."""
 
-    def reduced(self, target: TargetName) -> Literal["fp16", "bf16"] | None:
-        """The precision below FP32 that a target's float layers get; None: they stay FP32."""
-        if target in ("trt", "rtx"):
-            return None if self.gpu == "fp32" else self.gpu
-        return self.cpu if target == "ov" and self.cpu != "fp32" else None
-
 
 class BudgetConfig(Struct):
     """``[budget]``: what INT8 may cost. With it, layers stay float where they cost more accuracy than they save time.
@@ -226,6 +222,10 @@ class CompileConfig(Struct):
 
     The keys are those of `runtime.trt.options.EngineOptions` and `runtime.trt.settings.RunOptions`.
     """
+
+    def __post_init__(self) -> None:
+        for target in self.targets:
+            check(target, TARGETS, "target")
 
 
 class EvaluateConfig(Struct):

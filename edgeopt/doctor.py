@@ -9,27 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 import edgeopt
-from edgeopt.errors import MissingExtraError
 from edgeopt.hardware import JETPACKS, Device, JetPack, Machine, machine
 from edgeopt.hardware import device as board
 from edgeopt.runtime.cuda import importable_providers
 from edgeopt.runtime.session import availability
-from edgeopt.runtime.trt import FLAVOURS
-from edgeopt.runtime.trt.builder import describe
-from edgeopt.runtime.trt.library import load_library
 from edgeopt.spec import Struct
-from edgeopt.targets import TARGETS, target
+from edgeopt.targets import TARGETS, find_target
 
-_PACKAGES = (
-    "numpy",
-    "opencv-python",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu13-bindings",
-    "pycuda",
-    "cuda-bindings",
-)
+_PACKAGES = ("numpy", "opencv-python", "pycuda", "cuda-bindings")
+"""Beside what the targets stand on."""
 
 
 class TargetState(Struct):
@@ -49,7 +37,7 @@ class DoctorReport(Struct):
 
     machine: Machine
     versions: dict[str, str]
-    """Of edgeopt and the packages of `_PACKAGES`; absent ones are left out."""
+    """Of edgeopt, of what its targets stand on and of the packages of `_PACKAGES`; absent ones are left out."""
     cuda_providers: dict[str, str]
     """Each package that can talk to CUDA, with why it cannot be imported; empty where it can."""
     targets: tuple[TargetState, ...]
@@ -79,7 +67,7 @@ def doctor(device: str | None = None) -> DoctorReport:
 
 def _versions() -> dict[str, str]:
     found = {"edgeopt": edgeopt.__version__}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *(name for target in TARGETS for name in find_target(target).distributions)):
         installed = _version(name)
         if installed is not None:
             found[name] = installed
@@ -94,30 +82,14 @@ def _version(package: str) -> str | None:
 
 
 def _state(name: str, here: Machine) -> TargetState:
-    runs = availability(name)
+    runs, target = availability(name), find_target(name)
     return TargetState(
         name=name,
-        compiles=target(name).is_available().ok,
+        compiles=target.can_compile().ok,
         runs=runs.ok,
         problem=runs.reason,
-        offers=_offers(name, here),
+        offers=target.offers(here),
     )
-
-
-def _offers(name: str, here: Machine) -> str:
-    """What is worth knowing of a target on this machine."""
-    if name not in FLAVOURS:
-        return _offers_of_cpu(name, here)
-    try:
-        return describe(load_library(FLAVOURS[name]).capabilities)
-    except MissingExtraError:
-        return "any machine can put its graph into a bundle; the engine is built on the device" if name == "trt" else ""
-
-
-def _offers_of_cpu(name: str, here: Machine) -> str:
-    int8, bf16 = here.cpu.int8_instruction, here.cpu.bf16_instruction
-    fast = f"INT8 by {int8}" if int8 else "this processor has no INT8 dot product: INT8 saves memory, hardly time"
-    return f'{fast}; BF16 by {bf16} ([precision] cpu = "bf16")' if name == "ov" and bf16 else fast
 
 
 def render(report: DoctorReport) -> RenderableType:

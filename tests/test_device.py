@@ -31,8 +31,9 @@ sys.meta_path.insert(0, Blocked())
 
 PREDICT = """
 import tiny
+from edgeopt.bundle import EngineSettings
 from edgeopt.runtime import load, open_session, verify
-from edgeopt.targets import CompileOptions, target
+from edgeopt.targets import find_target
 
 folder, targets = tiny.Path(sys.argv[1]), sys.argv[2:]
 for spec in (tiny.CLASSIFIER, tiny.DETECTOR):
@@ -40,7 +41,7 @@ for spec in (tiny.CLASSIFIER, tiny.DETECTOR):
     for variant in bundle.manifest.variants:
         if variant.target in targets:
             open_session(bundle.file(variant.name), variant.target).__exit__(None, None, None)
-            target(variant.target).compile(bundle.file(variant.name).read_bytes(), CompileOptions())
+            find_target(variant.target).compile(bundle.file(variant.name).read_bytes(), EngineSettings())
             with load(bundle.path, variant=variant.name) as predictor:
                 assert set(predictor.predict(tiny.colour("green")).labels) >= {"green"}
     assert verify(bundle.path).ok

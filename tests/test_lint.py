@@ -336,7 +336,7 @@ def test_a_bundle_on_a_board_is_linted_as_its_engines(tmp_path, monkeypatch):
     content = plain.file("ort-fp32").read_bytes()
     described = replace(plain.manifest, variants=(tensorrt,), baseline="trt-fp32")
     bundle = write_bundle(tmp_path / "board.edgeopt", described, {tensorrt.file: content})
-    monkeypatch.setattr("edgeopt.lint.linting.availability", lambda target: Availability(ok=True))
+    monkeypatch.setattr("edgeopt.lint.linting.availability", lambda _: Availability(ok=True))
     monkeypatch.setattr("edgeopt.runtime.trt.open_engine", open_engine)
     report = lint(bundle.path)
     assert {finding.rule for finding in report.findings} == {"reformat", "int8-float-output", "no-tensor-cores"}

@@ -28,7 +28,7 @@ from edgeopt.runtime.trt.loading import load_plan
 from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.runtime.trt.reproducible import build_reproducibly
-from edgeopt.targets import CompileOptions, rtx
+from edgeopt.targets import rtx
 
 available = rtx.is_available()
 pytestmark = pytest.mark.skipif(
@@ -135,18 +135,18 @@ def test_yolox_nano_as_published(library, shared):
 def test_the_target_compiles(tmp_path):
     model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
     settings = EngineSettings(tensorrt={"build": {"batch": {"max": 4}, "compute_capabilities": ["SM86", "SM89"]}})
-    assert rtx.compile(model, CompileOptions(engine=settings))
+    assert rtx.compile(model, settings)
 
 
 def test_what_the_process_of_a_build_says_is_an_error_of_ours(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match="empty"):
-        rtx.compile(b"", CompileOptions())
+        rtx.compile(b"", EngineSettings())
     crashing = tmp_path / "python"
     crashing.write_text("#!/bin/sh\necho 'Segmentation fault' >&2\nexit 139\n")
     crashing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crashing))
     with pytest.raises(TargetError, match="status 139 while it built: Segmentation fault"):
-        rtx.compile((tiny.DATA / "tiny_classifier.onnx").read_bytes(), CompileOptions())
+        rtx.compile((tiny.DATA / "tiny_classifier.onnx").read_bytes(), EngineSettings())
 
 
 without_gpu = pytest.mark.skipif(
@@ -384,7 +384,7 @@ def test_dynamic_batch_without_range_gets_batch_1(library, graph):
 
 
 def test_fixed_batch_from_the_settings(graph):
-    assert rtx.compile(graph("mobilenet_v2", "int8"), CompileOptions(engine=EngineSettings(batch=2)))
+    assert rtx.compile(graph("mobilenet_v2", "int8"), EngineSettings(batch=2))
 
 
 def test_too_small_a_workspace(library, graph):

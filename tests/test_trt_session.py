@@ -26,7 +26,6 @@ from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import replace
-from edgeopt.targets import CompileOptions
 from edgeopt.targets import trt as trt_target
 
 NEWEST = "tensorrt-11.4.0.106"
@@ -355,12 +354,12 @@ def test_implicit_int8_for_dla(board, monkeypatch):
     monkeypatch.setattr(trt_target, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
     monkeypatch.setattr(trt_target, "open_cuda", board.open_cuda)
     model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
-    options = CompileOptions(engine=EngineSettings(batch=2, tensorrt={"build": {"dla_core": 1}}))
+    options = EngineSettings(batch=2, tensorrt={"build": {"dla_core": 1}})
     batches = [{"image": images(2, seed)} for seed in range(4)]
     assert trt_target.compile_implicit(model, batches, "photos", options)
     assert board.world.flags >= {"INT8", "FP16", "GPU_FALLBACK"}
     assert not board.world.cuda.leaks
-    ranged = CompileOptions(engine=EngineSettings(tensorrt={"build": {"batch": {"max": 4}}}))
+    ranged = EngineSettings(tensorrt={"build": {"batch": {"max": 4}}})
     with pytest.raises(ConfigError, match="one batch size, not 1 to 4"):
         trt_target.compile_implicit(model, batches, "photos", ranged)
 

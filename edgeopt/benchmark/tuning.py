@@ -18,9 +18,9 @@ from edgeopt.metrics import agreement, detection_agreement
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.progress import Update
 from edgeopt.runtime import Predictor, open_variant, settings_here
+from edgeopt.runtime.session import find_target
 from edgeopt.spec import Struct, replace
 
-TUNABLE = ("ov", "ort")
 _SCENARIOS: dict[Mode, ScenarioName] = {"latency": "singlestream", "throughput": "offline"}
 _WORTH = 0.02
 """A setting must be faster than the present one by this share, with the whole interval, to replace it."""
@@ -69,7 +69,7 @@ def tune(
         bundle: an opened bundle; its manifest is changed on disk, its files are not.
         images: decoded (H, W, 3) uint8 BGR images; with fewer than 32, bfloat16 is not tried.
         config: warm-up and duration of each setting.
-        variant: of target ``ov`` or ``ort``.
+        variant: of a target with settings to choose, such as ``ov`` or ``ort``.
         mode: time single images, or many at once.
         progress: told how far it is.
 
@@ -81,8 +81,8 @@ def tune(
         MeasurementError: the machine was disturbed; nothing is changed.
     """
     present = bundle.variant(variant)
-    if present.target not in TUNABLE:
-        raise TargetError(f"variant '{variant}' has target '{present.target}'; only {', '.join(TUNABLE)} can be tuned")
+    if not find_target(present.target).tunable:
+        raise TargetError(f"variant '{variant}' has target '{present.target}', which has no settings to choose")
     here = processor_fingerprint()
     choices = {describe(settings): settings for settings in candidates(present, machine().cpu, mode)}
     with ExitStack() as stack:
@@ -102,17 +102,19 @@ def tune(
 def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
     """Settings to try, each once: the present ones first, then those without tuning.
 
-    Threads: one, half of the cores (the physical ones, where two share a core), all. For throughput on OpenVINO so many
-    streams, and its latency hint. The FP32 baseline is never tried in bf16: it stays what its name says.
+    Threads: one, half of the cores (the physical ones, where two share a core), all. For throughput so many streams
+    where the target has them, and its latency hint. The FP32 baseline is never tried in bf16: it stays what it is
+    called.
     """
     counts = sorted({min(count, _MOST_THREADS) for count in (1, max(1, cpu.cores // 2), cpu.cores)})
     plain = settings_here(replace(variant, tuned={}), mode)
     found = [settings_here(variant, mode), plain]
-    if mode == "throughput" and variant.target == "ov":
+    tunable = find_target(variant.target).tunable
+    if mode == "throughput" and "streams" in tunable:
         found += [replace(plain, streams=count) for count in counts] + [replace(plain, hint="latency")]
-    else:
+    elif "threads" in tunable:
         found += [replace(plain, threads=count) for count in counts]
-    if variant.target == "ov" and variant.precision != "fp32" and not _BF16.isdisjoint(cpu.features):
+    if "precision" in tunable and variant.precision != "fp32" and not _BF16.isdisjoint(cpu.features):
         found += [replace(settings, precision="bf16") for settings in found]
     return list({describe(settings): settings for settings in found}.values())
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-if TYPE_CHECKING:
-    from edgeopt.config import TargetName
+from edgeopt.cli.options import Named
+from edgeopt.doors import TARGETS
 
 
 @click.command("compile")
 @click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="MODEL|BUNDLE")
-@click.option("--target", required=True, type=click.Choice(["ort", "ov", "trt", "rtx"]))
+@click.option("--target", required=True, type=Named(TARGETS, "target"))
 @click.option(
     "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The engine's file; of a bundle none."
 )
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 )
 def compile_(
     model: Path,
-    target: TargetName,
+    target: str,
     out: Path | None,
     batch: int | None,
     implicit_int8: bool,  # noqa: FBT001 - a click flag
@@ -67,13 +66,14 @@ def compile_(
     _plain(model, target, out, batch)
 
 
-def _plain(model: Path, target: TargetName, out: Path, batch: int | None) -> None:
+def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     from edgeopt.bundle import EngineSettings
-    from edgeopt.targets.files import compile_file
+    from edgeopt.targets import compile_file, find_target
 
     settings = EngineSettings(tensorrt={"build": {"batch": {"max": batch}}} if batch else {})
     size = compile_file(model, target, out, settings)
-    note = "; RTX plans hold kernels too, and say nothing about a Jetson" if target == "rtx" else ""
+    about = find_target(target).about_files
+    note = f"; {about}" if about else ""
     click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import as_json
+from edgeopt.cli.options import Named, as_json
 from edgeopt.cli.output import print_json
-
-if TYPE_CHECKING:
-    from edgeopt.config import TargetName
+from edgeopt.doors import TARGETS
 
 
 @click.command()
@@ -32,11 +29,11 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
-@click.option("--target", type=click.Choice(["trt", "rtx"]), default="trt", show_default=True)
+@click.option("--target", type=Named(TARGETS, "target"), default="trt", show_default=True, help="Whose rules apply.")
 @click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
 @as_json
 @click.pass_context
-def lint(context: click.Context, path: Path, target: TargetName, device: str | None, as_json: bool) -> None:  # noqa: FBT001
+def lint(context: click.Context, path: Path, target: str, device: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something.
 
     MODEL is an .onnx file. ENGINE is a .plan or .engine (on the GPU that runs it), or the .json that trtexec

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
+
+
+class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releases only
+    """One of ours by name, or ``package.module:NAME`` of the user's, which may then run until the command ends."""
+
+    name = "name"
+
+    def __init__(self, table: Mapping[str, Any], kind: str) -> None:
+        self._table, self._kind = table, kind
+
+    def get_metavar(self, *_: Any, **__: Any) -> str:
+        """Our names, and the form of others."""
+        return f"[{'|'.join(self._table)}|PACKAGE.MODULE:NAME]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form, and allow code that is named here."""
+        from edgeopt.references import UnknownNameError, check, importable
+
+        try:
+            check(value, self._table, self._kind)
+        except UnknownNameError as error:
+            self.fail(str(error), param, ctx)
+        if ctx is not None:
+            ctx.with_resource(importable(Path.cwd(), value))
+        return str(value)
+
 
 recipe = click.argument("recipe", default="edgeopt.toml")
 bundle = click.argument("bundle", type=click.Path(path_type=Path))

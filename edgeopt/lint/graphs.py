@@ -12,8 +12,8 @@ from edgeopt.errors import ModelError
 from edgeopt.lint import rejected, slow
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted
+from edgeopt.runtime.session import known_target
 
-_TENSORRT = ("trt", "rtx")
 _INFERENCE = "shape-inference"
 _GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "empty-graph": rejected.empty_graph,
@@ -24,7 +24,7 @@ _GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "half-quantized": slow.half_quantized,
     "needless-qdq": slow.needless_quantizers,
 }
-_FOR_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "nms-in-graph": rejected.in_graph_nms,
     "data-dependent-shape": rejected.data_dependent,
     "int32-bias": rejected.integer_bias,
@@ -39,6 +39,8 @@ _FOR_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "weight-axis": slow.weight_axis,
     "grouped-int8": slow.grouped_int8,
 }
+GROUPS = {"tensorrt": _TENSORRT}
+"""What `Target.lint_rules` may name."""
 
 
 def rules(target: str) -> tuple[str, ...]:
@@ -61,7 +63,10 @@ def lint_graph(path: Path, target: str) -> list[Finding]:
 
 
 def _rules(target: str) -> dict[str, Callable[[Linted], Iterator[Finding]]]:
-    return {**_GENERAL, **(_FOR_TENSORRT if target in _TENSORRT else {})}
+    known = known_target(target)
+    return _GENERAL | {
+        name: rule for group in (known.lint_rules if known else ()) for name, rule in GROUPS[group].items()
+    }
 
 
 def _read(path: Path) -> ir.Model:

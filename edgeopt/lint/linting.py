@@ -13,10 +13,9 @@ from edgeopt.errors import MissingExtraError, ModelError, TargetError, requires_
 from edgeopt.hardware import device as board
 from edgeopt.lint import engine_rules
 from edgeopt.lint.findings import Finding, LintReport
-from edgeopt.runtime.session import availability
+from edgeopt.runtime.session import availability, find_target, known_target
 from edgeopt.spec import replace
 
-_TENSORRT = ("trt", "rtx")
 _UNREAD, _BATCH = "not-read", "dynamic-batch"
 
 
@@ -79,8 +78,9 @@ def _lint_bundle(path: Path, bandwidth_gb_s: float | None) -> LintReport:
 
 
 def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) -> tuple[list[Finding], tuple[str, ...]]:
-    """The engine where TensorRT runs it here (which builds it at first), else the graph."""
-    if variant.target in _TENSORRT and availability(variant.target).ok:
+    """The engine where its layers can be listed here (which builds it at first), else the graph."""
+    target = known_target(variant.target)
+    if target is not None and target.list_layers is not None and availability(variant.target).ok:
         layers = _inspect(file, variant.target, variant.engine)
         return _layer_findings(layers, bandwidth_gb_s), tuple(engine_rules.RULES)
     if file.suffix != ".onnx":
@@ -95,11 +95,11 @@ def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) ->
 
 
 def _inspect(path: Path, target: str, settings: EngineSettings) -> str:
-    from edgeopt.runtime.trt import open_engine  # only engines need TensorRT
-
+    list_layers = find_target(target).list_layers
+    if list_layers is None:
+        raise TargetError(f"target '{target}' cannot list the layers of an engine. Lint its ONNX graph")
     try:
-        with open_engine(path, target, settings, reuse_outputs=False) as session:
-            return session.layers_json()
+        return list_layers(path, settings=settings)
     except TargetError as error:
         raise TargetError(
             f"the layers of {path} can be listed only where it runs, and here: {str(error).rstrip('.')}. Lint its ONNX "

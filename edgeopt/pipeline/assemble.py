@@ -27,12 +27,13 @@ from edgeopt.pipeline.variants import Engine
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import ModelSpec
-from edgeopt.targets import target
+from edgeopt.targets import find_target
 
 GOLDEN_IMAGES = 4
 _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-2, "int8": 1e-1}
 """Rounding flips of INT8 depend on the processor's kernels; a saturating or otherwise broken kernel is far beyond."""
-_LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "tensorrt", "numpy")
+_LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+"""Beside those of the targets."""
 _GOLDEN_INPUTS = "golden/inputs.npz"
 
 
@@ -77,6 +78,8 @@ def assemble(
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each.engine, inputs))
+    targets = [find_target(each.engine.target) for each in measured]
+    libraries = dict.fromkeys((*_LIBRARIES, *(name for target in targets for name in target.distributions)))
     manifest = Manifest(
         name=job.config.name,
         created=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
@@ -84,7 +87,7 @@ def assemble(
         baseline=measured[0].engine.name,
         variants=tuple(variants),
         calibration=None if calibration is None else examined(job, calibration, [each.engine for each in measured]),
-        versions={name: found for name in _LIBRARIES if (found := version(name))},
+        versions={name: found for name in libraries if (found := version(name))},
         machine=msgspec.to_builtins(machine()),
         parity=parity,
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
@@ -117,7 +120,7 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         precision=engine.precision,
         scheme=engine.scheme,
         engine=engine.settings,
-        file=f"{folder}/engine{target(engine.target).file_suffix}",
+        file=f"{folder}/engine{find_target(engine.target).file_suffix}",
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=msgspec.to_builtins(each.accuracy),

@@ -21,6 +21,7 @@ from edgeopt.pipeline.precision import GUARD_IMAGES, halve
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
 from edgeopt.spec import ModelSpec
+from edgeopt.targets import find_target
 from edgeopt.typed import from_json
 
 _DROP = "0.5%"
@@ -39,7 +40,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         TargetError: the target's engine does not run here.
     """
     dataset = job.split("validation")
-    reduced = job.config.precision.reduced(target)
+    reduced = find_target(target).reduced(job.config.precision)
 
     def make(folder: Path, scratch: Path) -> str:
         config, spec = job.config, read_spec(exact)
@@ -72,7 +73,9 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "machine": machine(),
     }
     code = ("edgeopt.pipeline.plans", "edgeopt.passes.rewrite.float16", "edgeopt.calibrate", *FEEDS)
-    found = job.stage("search", determinants, make, ("onnx-ir", "onnxruntime", "openvino"), code)
+    found = job.stage(
+        "search", determinants, make, ("onnx-ir", "onnxruntime", *find_target(target).distributions), code
+    )
     result = read_search(found)
     if result is not None and result.status == "no_plan":
         raise AccuracyError(

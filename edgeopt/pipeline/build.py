@@ -22,7 +22,7 @@ from edgeopt.pipeline.training import WEIGHTS, trained
 from edgeopt.pipeline.variants import Engine
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
-from edgeopt.targets import target
+from edgeopt.targets import find_target
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _float_graph(job: Job) -> tuple[Artifact, float]:
 def _needed_splits(config: Config) -> list[str]:
     """The sets of images that the recipe cannot do without."""
     quantizing, budget = config.quantize.enabled, config.budget is not None
-    halving = any(config.precision.reduced(name) == "fp16" for name in config.compile.targets)
+    halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
     return [
         "test",
         *(["calibration"] if quantizing or halving else []),
@@ -125,7 +125,7 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | 
     quantize = job.config.quantize
     calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
     schemes: dict[str, SchemeName] = {
-        name: quantize.scheme or target(name).scheme for name in job.config.compile.targets
+        name: quantize.scheme or find_target(name).scheme for name in job.config.compile.targets
     }
     quantized = {
         scheme: graphs.quantized(job, float_graph, calibration, scheme)
@@ -135,7 +135,7 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | 
     engines = []
     for name in job.config.compile.targets:
         engines.append(variants.compiled(job, float_graph, name, "fp32", None))
-        reduced = job.config.precision.reduced(name)
+        reduced = find_target(name).reduced(job.config.precision)
         if reduced is not None:
             engines.append(variants.compiled(job, _in(reduced, job, float_graph), name, reduced, None))
         if graph := quantized.get(schemes[name]):

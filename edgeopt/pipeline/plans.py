@@ -29,7 +29,7 @@ from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
 from edgeopt.spec import ModelSpec, Task, replace
-from edgeopt.targets import CompileOptions, target
+from edgeopt.targets import find_target
 
 IMAGES = 16
 """Different images that latency is measured on."""
@@ -238,14 +238,13 @@ class _Plans:
 
     def _opened(self, plan: Plan, *, shipped: bool = False) -> Predictor:
         """A plan's engine, compiled when first asked for; use the result as a context manager."""
-        module, settings = target(self._subject.target), self._subject.engine if shipped else EngineSettings()
-        path = self._folder / f"{_name(plan)}{'-shipped' if shipped else ''}{module.file_suffix}"
+        target, settings = find_target(self._subject.target), self._subject.engine if shipped else EngineSettings()
+        path = self._folder / f"{_name(plan)}{'-shipped' if shipped else ''}{target.file_suffix}"
         if not path.exists():
             graph = self.graph(plan)
             if shipped and self._subject.ship is not None:
                 graph = self._subject.ship(graph)
-            options = CompileOptions(engine=settings)
-            path.write_bytes(module.compile(ir.to_proto(graph).SerializeToString(), options))
+            path.write_bytes(target.compile(ir.to_proto(graph).SerializeToString(), settings))
         session = open_session(path, self._subject.target, settings=settings)
         precision: Precision = "fp32" if plan == FLOAT else "int8"
         variant = Variant(name=_name(plan), target=self._subject.target, precision=precision, file=path.name)

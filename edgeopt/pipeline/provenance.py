@@ -18,6 +18,8 @@ import edgeopt
 
 PACKAGE = Path(edgeopt.__file__).parent
 _NAME = PACKAGE.name
+_DOORS = f"{_NAME}.doors"
+"""It names all that a recipe may ask for, and imports nothing: a stage says itself what it computes with."""
 _FROM_IMPORT = re.compile(rf"^[ \t]*from ({_NAME}[\w.]*) import (\([^)]*\)|[^\n]*)", re.MULTILINE)
 _DOTTED = re.compile(rf"""(?:^[ \t]*import |["'])({_NAME}(?:\.\w+)+)""", re.MULTILINE)
 """An import of a whole module, or the name of one in a table of what is imported when it is needed."""
@@ -67,8 +69,8 @@ def _modules(package: Path) -> dict[str, _Module]:
     for path in package.rglob("*.py"):
         parts = path.relative_to(package.parent).with_suffix("").parts
         source = path.read_bytes()
-        references = tuple(_references(source.decode("utf-8", errors="replace")))
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        references = () if name == _DOORS else tuple(_references(source.decode("utf-8", errors="replace")))
         found[name] = _Module(hashlib.sha256(source).digest(), references)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,28 +12,23 @@ import msgspec
 
 from edgeopt.benchmark import LatencyResult, benchmark_variants
 from edgeopt.bundle import EngineSettings, Precision, Variant
-from edgeopt.config import SchemeName, TargetName
+from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import MODEL, read_spec
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact
+from edgeopt.references import code_of
 from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
-from edgeopt.targets import CompileOptions, target
+from edgeopt.spec import replace
+from edgeopt.targets import Target, find_target
 from edgeopt.typed import from_json
 
 BENCHMARK_IMAGES = 16
 """Different images that a latency measurement goes around: caches see real variety, memory stays small."""
-_ON_DEVICE: tuple[TargetName, ...] = ("trt", "rtx")
-_LIBRARIES: Mapping[TargetName, tuple[str, ...]] = {
-    "ort": ("onnxruntime",),
-    "ov": ("openvino",),
-    "trt": ("tensorrt",),
-    "rtx": ("tensorrt-rtx",),
-}
 
 
 @dataclass(frozen=True)
@@ -51,12 +46,12 @@ class Engine:
     @property
     def file(self) -> Path:
         """The engine's file."""
-        return self.compiled.file(f"engine{target(self.target).file_suffix}")
+        return self.compiled.file(f"engine{find_target(self.target).file_suffix}")
 
     @property
     def absent(self) -> str:
         """Why it has to wait for the device, as TensorRT's engines do without a GPU; empty where it runs here."""
-        return availability(self.target).reason if self.target in _ON_DEVICE else ""
+        return availability(self.target).reason
 
     def session(self, *, reuse_outputs: bool = False) -> Session:
         """Load it, or where it cannot run here its graph as written in ONNX Runtime, which computes the same slower."""
@@ -79,27 +74,25 @@ def compiled(
     Raises:
         TargetError: the target cannot compile here, or refuses the graph.
     """
-    module = target(target_name)
-    settings = _settings(job, target_name, precision)
+    target = find_target(target_name)
+    settings = _settings(job.config, target, precision)
 
     def make(folder: Path, _scratch: Path) -> str:
-        available = module.is_available()
+        available = target.can_compile()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
-        engine = module.compile(graph.file(MODEL).read_bytes(), CompileOptions(engine=settings))
-        (folder / f"engine{module.file_suffix}").write_bytes(engine)
+        engine = target.compile(graph.file(MODEL).read_bytes(), settings)
+        (folder / f"engine{target.file_suffix}").write_bytes(engine)
         return f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB"
 
-    determinants = {"graph": graph.key, "target": target_name, "settings": settings}
-    artifact = job.stage("compile", determinants, make, _LIBRARIES[target_name], ("edgeopt.targets",))
-    return Engine(f"{target_name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
+    determinants = {"graph": graph.key, "target": target_name, "code": code_of(target_name), "settings": settings}
+    artifact = job.stage("compile", determinants, make, target.distributions, (target.compile.__module__,))
+    return Engine(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
-def _settings(job: Job, target_name: TargetName, precision: Precision) -> EngineSettings:
-    if target_name in _ON_DEVICE:
-        return EngineSettings(tensorrt=job.config.compile.tensorrt)
-    reduced = precision != "fp32" and job.config.precision.reduced(target_name) == "bf16"
-    return EngineSettings(precision="bf16" if reduced else "fp32")
+def _settings(config: Config, target: Target, precision: Precision) -> EngineSettings:
+    reduced = precision != "fp32" and target.reduced(config.precision) == "bf16"
+    return replace(target.settings(config.compile), precision="bf16" if reduced else "fp32")
 
 
 def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
@@ -121,7 +114,7 @@ def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
         "data": dataset.fingerprint(),
     }
     code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")
-    return job.stage("evaluate", determinants, make, _LIBRARIES[engine.target], code)
+    return job.stage("evaluate", determinants, make, find_target(engine.target).distributions, code)
 
 
 def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
@@ -159,7 +152,9 @@ def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
         "machine": machine(),
         "data": dataset.fingerprint(),
     }
-    libraries = tuple(sorted(set(itertools.chain.from_iterable(_LIBRARIES[engine.target] for engine in present))))
+    libraries = tuple(
+        sorted(set(itertools.chain.from_iterable(find_target(engine.target).distributions for engine in present)))
+    )
     code = ("edgeopt.benchmark", "edgeopt.runtime", "edgeopt.dataset")
     return job.stage("benchmark", determinants, make, libraries, code)
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.errors import TargetError
-from edgeopt.runtime.session import Availability
+from edgeopt.runtime.session import Availability, known_target
 
-_ACCELERATED = ("trt", "rtx")
-"""Targets that come before those on the CPU wherever they run: a bundle built elsewhere has no latency for them."""
 _PRECISIONS = ("int8", "fp16", "bf16", "fp32")
 """The order of what was not measured."""
 
@@ -65,11 +63,17 @@ def _rank(variant: Variant) -> tuple[bool, bool, float, int]:
     """Sort key: accelerators first, then what was measured by its latency, then by precision."""
     measured = variant.p50_ms is not None
     return (
-        variant.target not in _ACCELERATED,
+        not _accelerated(variant),
         not measured,
         variant.p50_ms or 0.0,
         _PRECISIONS.index(variant.precision),
     )
+
+
+def _accelerated(variant: Variant) -> bool:
+    """Whether its target comes before those on the CPU: a bundle built elsewhere has no latency for it."""
+    target = known_target(variant.target)
+    return target is not None and target.accelerated
 
 
 def _not_accepted(variant: Variant) -> str:
@@ -79,6 +83,6 @@ def _not_accepted(variant: Variant) -> str:
 def _worse(variant: Variant, chosen: Variant) -> str:
     if variant.p50_ms is None:
         return f"not measured, and '{chosen.name}' comes before it"
-    if chosen.p50_ms is None or (chosen.target in _ACCELERATED) != (variant.target in _ACCELERATED):
+    if chosen.p50_ms is None or _accelerated(chosen) != _accelerated(variant):
         return f"'{chosen.name}' runs on this machine's accelerator"
     return f"slower: {variant.p50_ms:.3g} ms where '{chosen.name}' takes {chosen.p50_ms:.3g} ms"

@@ -19,7 +19,7 @@ from edgeopt.hardware import processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_numbers
 from edgeopt.preprocess import Color, Geometry, Scratch, Source, preprocess, to_bgr
 from edgeopt.runtime.choice import Candidates
-from edgeopt.runtime.session import Array, Session, availability, open_session
+from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
 Result: TypeAlias = Classification | Detections
@@ -285,10 +285,11 @@ def open_variant(
 
 
 def settings_here(variant: Variant, mode: Mode = "latency") -> EngineSettings:
-    """How a variant runs on this machine: as tuned here, else as its bundle says, with OpenVINO's hint of `mode`."""
+    """How a variant runs on this machine: as tuned here, else as its bundle says, with a hint where heeded."""
     if variant.tuned and (tuned := variant.tuned.get(processor_fingerprint(), {}).get(mode)) is not None:
         return tuned
-    return replace(variant.engine, hint=mode) if mode == "throughput" and variant.target == "ov" else variant.engine
+    hinted = mode == "throughput" and "hint" in find_target(variant.target).tunable
+    return replace(variant.engine, hint=mode) if hinted else variant.engine
 
 
 def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | str, ...], str]:

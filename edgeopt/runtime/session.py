@@ -1,22 +1,27 @@
-"""Session: what every engine looks like to the rest of edgeopt, and the one table of engines."""
+"""Session and Target: what every engine looks like to the rest of edgeopt, and what makes and opens it."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.errors import TargetError, did_you_mean
+from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName
+from edgeopt.doors import TARGETS
+from edgeopt.errors import TargetError
+from edgeopt.hardware import Machine
+from edgeopt.references import resolve
 from edgeopt.spec import TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
+Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision"]
 
 
 class Session(Protocol):
@@ -55,20 +60,24 @@ class Availability(NamedTuple):
     """Empty when it can."""
 
 
-class Engine(Protocol):
-    """What a module of the table offers: it opens engine files of the targets that name it."""
+def _nothing(_: Machine) -> str:
+    return ""
 
-    def availability(self, target: str) -> Availability:
-        """Whether this machine can run engines of `target`; imports the engine's library to find out."""
 
-    def open_engine(
-        self, path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool, content: bytes | None = None
+def _plain_settings(_: CompileConfig) -> EngineSettings:
+    return EngineSettings()
+
+
+class OpenEngine(Protocol):
+    """How an engine's file is loaded."""
+
+    def __call__(
+        self, path: Path, settings: EngineSettings, *, reuse_outputs: bool, content: bytes | None = None
     ) -> Session:
         """Load an engine file.
 
         Args:
             path: the file; its ending may say of which kind it is.
-            target: one of those that name this module.
             settings: how it runs.
             reuse_outputs: give out the session's own output buffers.
             content: of the file, where it was read (and checked) before; then it is not opened again.
@@ -79,23 +88,69 @@ class Engine(Protocol):
         """
 
 
-_ENGINES: dict[str, str] = {
-    "ort": "edgeopt.runtime.ort",
-    "ov": "edgeopt.runtime.ov",
-    "trt": "edgeopt.runtime.trt",
-    "rtx": "edgeopt.runtime.trt",
-}
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A kind of engine: how its files are made and opened, and all that the rest of edgeopt has to know of it.
+
+    A user's own is a value of this type too, which a recipe names as ``package.module:NAME``.
+    """
+
+    name: str
+    """Variants are called after it, as ``ort-int8``."""
+    compile: Callable[[bytes, EngineSettings], bytes]
+    """An ONNX graph to the content of an engine's file. It raises TargetError, with the engine's reason, where it
+    rejects the graph, and MissingExtraError where its library is not installed."""
+    open_engine: OpenEngine
+    can_run: Callable[[], Availability]
+    """Whether this machine can run its engines; imports the library to find out."""
+    can_compile: Callable[[], Availability]
+    """Whether this machine can make them, which may be so where it cannot run them."""
+    scheme: SchemeName = "onnxruntime"
+    """The quantization scheme that its kernels want."""
+    file_suffix: str = ".onnx"
+    """Of the engine's file, with the dot."""
+    accelerated: bool = False
+    """It goes before targets on the processor wherever it runs."""
+    distributions: tuple[str, ...] = ()
+    """Packages whose versions its results depend on."""
+    float_layers: Literal["gpu", "cpu"] | None = None
+    """The key of ``[precision]`` that says what layers compute in that are not quantized: ``gpu``, in the graph, or
+    ``cpu``, as a setting of the engine. None: always FP32."""
+    settings: Callable[[CompileConfig], EngineSettings] = _plain_settings
+    """How its engines run, as far as ``[compile]`` says."""
+    tunable: frozenset[Tunable] = frozenset()
+    """The `EngineSettings` that it heeds and that `edgeopt tune` may choose."""
+    lint_rules: tuple[str, ...] = ()
+    """Beside the general ones: groups of `lint.graphs`, or references to rules."""
+    list_layers: Callable[..., str] | None = None
+    """(path, settings=EngineSettings) to the layers of an engine, as JSON of TensorRT's inspector, for lint."""
+    offers: Callable[[Machine], str] = _nothing
+    """What is worth knowing of it on a machine, for `edgeopt doctor`."""
+    about_files: str = ""
+    """What a person has to know of its files."""
+
+    def reduced(self, precision: PrecisionConfig) -> Literal["fp16", "bf16"] | None:
+        """What the recipe's float layers compute in below FP32; None: they stay FP32."""
+        chosen = None if self.float_layers is None else getattr(precision, self.float_layers)
+        return None if chosen == "fp32" else chosen
 
 
-def engine(target: str) -> Engine:
-    """The module that runs engines of `target`.
+def find_target(reference: str) -> Target:
+    """The target that is called so, or that ``package.module:NAME`` names.
 
     Raises:
-        TargetError: no such target.
+        TargetError: there is none, or it is code that is not allowed here.
     """
-    if target not in _ENGINES:
-        raise TargetError(f"there is no target '{target}'.{did_you_mean(target, _ENGINES)}")
-    return cast("Engine", importlib.import_module(_ENGINES[target]))
+    found: Target = resolve(reference, TARGETS, "target", expected=Target, error=TargetError)
+    return found
+
+
+def known_target(reference: str) -> Target | None:
+    """`find_target`, or None where a bundle names one that this machine cannot import or may not."""
+    try:
+        return find_target(reference)
+    except TargetError:
+        return None
 
 
 def open_session(
@@ -111,7 +166,7 @@ def open_session(
 
     Args:
         path: what the target's `compile` made.
-        target: ``ort``, ``ov``, ``trt`` or ``rtx``.
+        target: ``ort``, ``ov``, ``trt``, ``rtx`` or a reference to one of the user's.
         threads: of the engine; 0 leaves it to `settings`.
         settings: how it runs, as its bundle says. Default: `EngineSettings()`.
         reuse_outputs: give out the session's own output buffers, which the next `run` overwrites, instead of copies.
@@ -124,9 +179,12 @@ def open_session(
     settings = settings or EngineSettings()
     if threads:
         settings = replace(settings, threads=threads)
-    return engine(target).open_engine(path, target, settings, reuse_outputs=reuse_outputs, content=content)
+    return find_target(target).open_engine(path, settings=settings, reuse_outputs=reuse_outputs, content=content)
 
 
 def availability(target: str) -> Availability:
     """Whether this machine can run engines of `target`, and why not; imports the engine's library to find out."""
-    return engine(target).availability(target)
+    try:
+        return find_target(target).can_run()
+    except TargetError as error:
+        return Availability(ok=False, reason=str(error))

@@ -1,59 +1,32 @@
-"""Targets: ONNX bytes to an engine, one module a target."""
+"""Targets: ONNX bytes to an engine, one module a target, each with all that edgeopt has to know of it."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Protocol, cast
+from pathlib import Path
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.config import SchemeName
-from edgeopt.errors import TargetError, did_you_mean
-from edgeopt.runtime.session import Availability
-from edgeopt.spec import Struct
+from edgeopt.doors import TARGETS
+from edgeopt.errors import storage_errors
+from edgeopt.runtime.session import Target, find_target
+
+__all__ = ["TARGETS", "Target", "compile_file", "find_target"]
 
 
-class CompileOptions(Struct):
-    """What may be decided when an engine is compiled. There is no precision: that is in the graph."""
+def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | None = None) -> int:
+    """Compile one ONNX file, without a recipe or a bundle, and write the engine; its size in bytes.
 
-    engine: EngineSettings = EngineSettings()
-
-
-class Target(Protocol):
-    """What every target's module offers."""
-
-    name: str
-    scheme: SchemeName
-    """The quantization scheme that its kernels want."""
-    file_suffix: str
-    """Of the engine's file, with the dot."""
-
-    def is_available(self) -> Availability:
-        """Whether this machine can compile for the target and run the result."""
-
-    def compile(self, onnx: bytes, options: CompileOptions) -> bytes:
-        """Make the engine's file.
-
-        Raises:
-            MissingExtraError: the engine's library is not installed.
-            TargetError: the engine rejects the graph; the message has its reason.
-        """
-
-
-TARGETS: dict[str, str] = {
-    "ort": "edgeopt.targets.ort",
-    "ov": "edgeopt.targets.ov",
-    "trt": "edgeopt.targets.trt",
-    "rtx": "edgeopt.targets.rtx",
-}
-"""Modules by target name, imported when they are asked for."""
-
-
-def target(name: str) -> Target:
-    """The module of the target called `name`.
+    Args:
+        path: the graph.
+        target: whose engine: a name, or a reference to one of the user's.
+        out: the file to write.
+        settings: how the engine is built and run.
 
     Raises:
-        TargetError: there is none.
+        MissingExtraError: the engine's library is not installed.
+        TargetError: the target is not available here, or refuses the graph.
+        StorageError: `out` cannot be written.
     """
-    if name not in TARGETS:
-        raise TargetError(f"there is no target '{name}'.{did_you_mean(name, TARGETS)}")
-    return cast("Target", importlib.import_module(TARGETS[name]))
+    engine = find_target(target).compile(path.read_bytes(), settings or EngineSettings())
+    with storage_errors(out):
+        out.write_bytes(engine)
+    return len(engine)

@@ -22,7 +22,6 @@ from edgeopt.preprocess import preprocess
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.trt.calibrator import Batch
 from edgeopt.spec import ModelSpec, replace
-from edgeopt.targets import CompileOptions
 from edgeopt.targets.trt import compile_implicit
 
 NOT_MEASURED = (
@@ -62,7 +61,7 @@ def add_implicit_variant(
         bundle.file(source.name).read_bytes(),
         image_batches(dataset, spec, batch),
         _fingerprint(dataset.fingerprint(), msgspec.json.encode(spec.preprocessing), batch),
-        CompileOptions(engine=settings),
+        settings,
     )
     name = "trt-int8-implicit" if dla_core is None else f"trt-int8-dla{dla_core}"
     variant = Variant(
@@ -108,7 +107,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
         path.read_bytes(),
         batches,
         _fingerprint(sha256(content), b"", batch),
-        CompileOptions(engine=_settings({}, batch, dla_core)),
+        _settings({}, batch, dla_core),
     )
     with storage_errors(out):
         out.write_bytes(plan)

@@ -7,29 +7,41 @@ units and this onnxruntime version, and a bundle has to outlive both.
 
 from __future__ import annotations
 
-from edgeopt.config import SchemeName
-from edgeopt.runtime.ort import OrtSession, availability
-from edgeopt.runtime.session import Availability
-from edgeopt.targets import CompileOptions
+from functools import partial
+
+from edgeopt.bundle import EngineSettings
+from edgeopt.hardware import Machine
+from edgeopt.runtime import ort
+from edgeopt.runtime.session import Target
 from edgeopt.targets.trial import run_once
 
-name = "ort"
-scheme: SchemeName = "onnxruntime"
-file_suffix = ".onnx"
 
-
-def is_available() -> Availability:
-    """Whether onnxruntime can be imported."""
-    return availability(name)
-
-
-def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 - the Target protocol's verb
+def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the verb of every target
     """The graph as it is, once the CPU provider has run all of it.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
         TargetError: onnxruntime does not take the graph, or gives no finite numbers.
     """
-    with OrtSession(onnx, options.engine) as session:
+    with ort.OrtSession(onnx, settings) as session:
         run_once(session)
     return onnx
+
+
+def offers(here: Machine) -> str:
+    """How fast INT8 is on this processor."""
+    int8 = here.cpu.int8_instruction
+    return f"INT8 by {int8}" if int8 else "this processor has no INT8 dot product: INT8 saves memory, hardly time"
+
+
+TARGET = Target(
+    name="ort",
+    compile=compile,
+    open_engine=partial(ort.open_engine, target="ort"),
+    can_run=ort.availability,
+    can_compile=ort.availability,
+    scheme="onnxruntime",
+    distributions=("onnxruntime",),
+    tunable=frozenset(("threads",)),
+    offers=offers,
+)

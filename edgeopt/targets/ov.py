@@ -8,29 +8,43 @@ bundle has to outlive both.
 
 from __future__ import annotations
 
-from edgeopt.config import SchemeName
-from edgeopt.runtime.ov import OvSession, availability
-from edgeopt.runtime.session import Availability
-from edgeopt.targets import CompileOptions
+from functools import partial
+
+from edgeopt.bundle import EngineSettings
+from edgeopt.hardware import Machine
+from edgeopt.runtime import ov
+from edgeopt.runtime.session import Target
+from edgeopt.targets import ort
 from edgeopt.targets.trial import run_once
 
-name = "ov"
-scheme: SchemeName = "openvino"
-file_suffix = ".onnx"
 
-
-def is_available() -> Availability:
-    """Whether openvino can be imported and has its CPU plugin."""
-    return availability(name)
-
-
-def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 - the Target protocol's verb
+def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the verb of every target
     """The graph as it is, once the CPU plugin has compiled and run all of it.
 
     Raises:
         MissingExtraError: openvino is not installed.
         TargetError: OpenVINO does not take the graph, or gives no finite numbers.
     """
-    with OvSession(onnx, options.engine) as session:
+    with ov.OvSession(onnx, settings) as session:
         run_once(session)
     return onnx
+
+
+def offers(here: Machine) -> str:
+    """How fast INT8 and BF16 are on this processor."""
+    bf16 = here.cpu.bf16_instruction
+    return ort.offers(here) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
+
+
+TARGET = Target(
+    name="ov",
+    compile=compile,
+    open_engine=partial(ov.open_engine, target="ov"),
+    can_run=ov.availability,
+    can_compile=ov.availability,
+    scheme="openvino",
+    distributions=("openvino",),
+    float_layers="cpu",
+    tunable=frozenset(("threads", "streams", "hint", "precision")),
+    offers=offers,
+)

@@ -8,20 +8,17 @@ options give the same bytes (see `runtime.trt.reproducible`).
 from __future__ import annotations
 
 import logging
+from functools import partial
 
-from edgeopt.config import SchemeName
+from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError
-from edgeopt.runtime.session import Availability
+from edgeopt.runtime import trt
+from edgeopt.runtime.session import Availability, Target
 from edgeopt.runtime.trt.library import load_library
 from edgeopt.runtime.trt.reproducible import build_reproducibly
 from edgeopt.runtime.trt.settings import trt_settings
-from edgeopt.targets import CompileOptions
 
 _LOG = logging.getLogger(__name__)
-
-name = "rtx"
-scheme: SchemeName = "tensorrt"
-file_suffix = ".plan"
 
 
 def is_available() -> Availability:
@@ -33,7 +30,7 @@ def is_available() -> Availability:
     return Availability(ok=True)
 
 
-def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the verb of every target)
+def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the verb of every target)
     """Build a plan.
 
     Raises:
@@ -41,7 +38,7 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
         ModelError: the bytes are no ONNX model.
         TargetError: TensorRT-RTX rejects the graph; the message has its reason.
     """
-    engine = build_reproducibly("tensorrt_rtx", onnx, trt_settings(options.engine).build)
+    engine = build_reproducibly("tensorrt_rtx", onnx, trt_settings(settings).build)
     _LOG.info(
         "TensorRT-RTX plan: %.1f MB from an ONNX file of %.1f MB, in %.1f s (a plan also holds kernels: its size is "
         "not the model's)",
@@ -50,3 +47,22 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
         engine.seconds,
     )
     return engine.plan
+
+
+TARGET = Target(
+    name="rtx",
+    compile=compile,
+    open_engine=partial(trt.open_engine, target="rtx"),
+    can_run=partial(trt.availability, "rtx"),
+    can_compile=is_available,
+    scheme="tensorrt",
+    file_suffix=".plan",
+    accelerated=True,
+    distributions=("tensorrt-rtx",),
+    float_layers="gpu",
+    settings=lambda config: EngineSettings(tensorrt=config.tensorrt),
+    lint_rules=("tensorrt",),
+    list_layers=partial(trt.list_layers, target="rtx"),
+    offers=partial(trt.offers, "rtx"),
+    about_files="RTX plans hold kernels too, and say nothing about a Jetson",
+)

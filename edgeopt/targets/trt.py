@@ -7,21 +7,19 @@ machine with that GPU can build it. So compiling here means: check that this is 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
-from edgeopt.config import SchemeName
+from edgeopt.bundle import EngineSettings
+from edgeopt.hardware import Machine
+from edgeopt.runtime import trt
 from edgeopt.runtime.cuda import open_cuda
 from edgeopt.runtime.engine_cache import cache_folder
-from edgeopt.runtime.session import Availability
+from edgeopt.runtime.session import Availability, Target
 from edgeopt.runtime.trt.calibrator import Batch
 from edgeopt.runtime.trt.library import load_library
 from edgeopt.runtime.trt.on_device import build_implicit_int8
 from edgeopt.runtime.trt.onnx_header import read_header
 from edgeopt.runtime.trt.settings import trt_settings
-from edgeopt.targets import CompileOptions
-
-name = "trt"
-scheme: SchemeName = "tensorrt"
-file_suffix = ".onnx"
 
 
 def is_available() -> Availability:
@@ -29,7 +27,7 @@ def is_available() -> Availability:
     return Availability(ok=True)
 
 
-def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the verb of every target)
+def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the verb of every target)
     """Check the model and the options, and return the model.
 
     Raises:
@@ -37,11 +35,11 @@ def compile(onnx: bytes, options: CompileOptions) -> bytes:  # noqa: A001 (the v
         ConfigError: options that no TensorRT takes.
     """
     read_header(onnx)
-    trt_settings(options.engine)
+    trt_settings(settings)
     return onnx
 
 
-def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, options: CompileOptions) -> bytes:
+def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, settings: EngineSettings) -> bytes:
     """An INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
 
     Its accuracy has to be measured here: TensorRT chooses ranges and fusions, and no other engine computes the same.
@@ -50,13 +48,13 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, op
         onnx: the float model.
         batches: calibration arrays by input name, each of one and the same batch size (`EngineSettings.batch`).
         fingerprint: of the calibration images.
-        options: its `engine.tensorrt` may name a DLA core.
+        settings: they may name a DLA core.
 
     Raises:
         MissingExtraError: TensorRT or a CUDA package is missing.
         TargetError: no calibrator in this TensorRT, no such DLA core, or it cannot build.
     """
-    chosen = trt_settings(options.engine)
+    chosen = trt_settings(settings)
     library = load_library("tensorrt")
     cuda = open_cuda(chosen.run.cuda, chosen.run.device)
     try:
@@ -65,3 +63,25 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, op
         ).plan
     finally:
         cuda.close()
+
+
+def offers(here: Machine) -> str:
+    """What the installed TensorRT can do."""
+    return trt.offers("trt", here) or "any machine can put its graph into a bundle; the engine is built on the device"
+
+
+TARGET = Target(
+    name="trt",
+    compile=compile,
+    open_engine=partial(trt.open_engine, target="trt"),
+    can_run=partial(trt.availability, "trt"),
+    can_compile=is_available,
+    scheme="tensorrt",
+    accelerated=True,
+    distributions=("tensorrt",),
+    float_layers="gpu",
+    settings=lambda config: EngineSettings(tensorrt=config.tensorrt),
+    lint_rules=("tensorrt",),
+    list_layers=partial(trt.list_layers, target="trt"),
+    offers=offers,
+)

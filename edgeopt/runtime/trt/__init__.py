@@ -17,6 +17,7 @@ from edgeopt.runtime.cuda import importable_providers, open_cuda
 from edgeopt.runtime.engine_cache import cache_folder
 from edgeopt.runtime.session import Availability
 from edgeopt.runtime.trt.buffers import Memory
+from edgeopt.runtime.trt.builder import describe
 from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.on_device import obtain_engine
@@ -77,6 +78,24 @@ def open_engine(
         )
 
     return open_with(_memory(chosen.run, here, open_with))
+
+
+def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
+    """The layers of an engine as JSON of TensorRT's inspector.
+
+    Raises:
+        MissingExtraError, TargetError: as `open_engine`.
+    """
+    with open_engine(path, target, settings, reuse_outputs=False) as session:
+        return session.layers_json()
+
+
+def offers(target: str, _: Machine) -> str:
+    """What the installed library can do; empty where there is none."""
+    try:
+        return describe(load_library(FLAVOURS[target]).capabilities)
+    except MissingExtraError:
+        return ""
 
 
 def _read(path: Path) -> bytes:
