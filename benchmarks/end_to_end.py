@@ -20,14 +20,13 @@ from typing import Any
 from edgeopt.benchmark import LatencyResult, measure
 from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import BenchmarkConfig, Config
+from edgeopt.config import BenchmarkConfig
 from edgeopt.dataset import load
 from edgeopt.gate.bundles import open_subject
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Subject
 from edgeopt.measure.worker import Worker
 from edgeopt.runtime import Result, open_variant
-from edgeopt.typed import convert
 
 RESULTS = Path(__file__).resolve().parent / "results" / "end_to_end.json"
 EAGER = "torch-eager-fp32"
@@ -57,8 +56,9 @@ def compare(bundle: Bundle, root: Path, config: BenchmarkConfig) -> dict[str, La
     """All of them in alternation, PyTorch as the baseline."""
     from benchmarks.eager import eager_subject, open_eager  # torch: the other engines' processes do without
 
-    recipe = convert(bundle.manifest.recipe, Config)
+    recipe = bundle.manifest.recipe
     labels, threads = bundle.manifest.spec.labels, config.threads
+    assert recipe is not None
     assert recipe.data.test is not None
     dataset = load(recipe.data.test, root, labels=labels)
     images = [dataset.image(index) for index in range(min(IMAGES, len(dataset)))]

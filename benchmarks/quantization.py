@@ -24,6 +24,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import openvino
@@ -208,7 +209,7 @@ def quantized(work: Work) -> dict[str, Any]:
     ir.save(repaired.model, work.out)
     return {
         "int8_macs": _integer_share(repaired.model),
-        "repairs": [dataclasses.asdict(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
+        "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

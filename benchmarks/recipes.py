@@ -12,17 +12,14 @@ from typing import Any
 
 import click
 
-from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import find_recipe
 from edgeopt.errors import DataError, ModelError
-from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import Machine
 from edgeopt.metrics import DetectionMetrics
 from edgeopt.pipeline import build
-from edgeopt.typed import convert
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "recipes.json"
@@ -64,8 +61,9 @@ def _recorded() -> dict[str, list[dict[str, Any]]]:
 
 
 def _row(name: str, manifest: Manifest, variant: Variant) -> dict[str, Any]:
-    accuracy = convert(variant.accuracy, Accuracy)
-    latency = convert(variant.latency, LatencyResult)
+    accuracy, latency = variant.accuracy, variant.latency
+    assert accuracy is not None
+    assert latency is not None
     comparison, ratio, whole = accuracy.comparison, latency.ratio, latency.end_to_end
     metrics = accuracy.metrics
     return {

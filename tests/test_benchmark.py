@@ -321,16 +321,15 @@ class TestBundles:
     def test_the_artifacts_accuracy_stands_beside_its_latency(self, tmp_path):
         pytest.importorskip("onnxruntime", reason="measures a real engine")
         bundle = tiny.write(tmp_path / "t.edgeopt", variants=tiny.manifest().variants[:2])
-        evaluated = {"metric": "top1", "data": "images"}
-        bundle.record("ort-fp32", accuracy={**evaluated, "value": 0.80})
-        bundle = bundle.record("ort-int8", accuracy={**evaluated, "value": 0.79})
+        bundle.record("ort-fp32", accuracy=tiny.accuracy(0.80))
+        bundle = bundle.record("ort-int8", accuracy=tiny.accuracy(0.79))
         results = benchmark.benchmark_bundle(bundle, images(), CONFIG)
         assert results["ort-int8"].accuracy.kept == pytest.approx(0.9875)
         assert results["ort-int8"].engine == EngineSettings()
         benchmark.require_accuracy(results, 98.0)
         with pytest.raises(AccuracyError, match=r"of accuracy class 99:\n  ort-int8: keeps 98\.75% of FP32's top1"):
             benchmark.require_accuracy(results, 99.0)
-        other = bundle.record("ort-int8", accuracy={**evaluated, "value": 0.79, "data": "other images"})
+        other = bundle.record("ort-int8", accuracy=tiny.accuracy(0.79, data="other images"))
         with pytest.raises(AccuracyError, match="ort-int8: not known"):
             benchmark.require_accuracy(benchmark.benchmark_bundle(other, images(), CONFIG), 98.0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import errno
 import io
 import json
@@ -11,10 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -34,7 +34,10 @@ from edgeopt.bundle import (
     unpack,
     write_bundle,
 )
+from edgeopt.bundle.records import ImplicitCalibration, RepairTrial, StageRecords
+from edgeopt.config import CalibrateConfig, Config, ModelConfig
 from edgeopt.errors import BundleError, StorageError
+from edgeopt.hardware.probing import CudaDriverState, machine
 from edgeopt.spec import replace
 
 
@@ -100,45 +103,106 @@ def test_equal_content_makes_equal_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a/manifest.json").read_bytes() == (tmp_path / "b/manifest.json").read_bytes()
 
 
-text = st.text(max_size=8)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | text,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
-    max_leaves=8,
-)
-opaque = st.dictionaries(text, values, max_size=3)
-
-
-@given(
-    recipe=opaque,
-    machine=opaque,
-    accuracy=st.none() | opaque,
-    latency=st.none() | opaque,
-    p50_ms=st.none() | st.floats(1e-6, 1e6),
-    versions=st.dictionaries(text, text, max_size=3),
-    parity=st.none() | st.floats(0, 1),
-    names=st.lists(text, max_size=3),
-    created=st.datetimes(timezones=st.just(datetime.timezone.utc)),
-    nodes=st.dictionaries(text, st.integers(0, 2**60), max_size=3),
-)
-def test_a_manifest_survives_json(
-    recipe: dict, machine: dict, accuracy: Any, latency: Any, p50_ms: Any, versions: dict, parity: Any,
-    names: list, created: datetime.datetime, nodes: dict,
-) -> None:  # fmt: skip
-    plain = tiny.manifest()
-    measured = {"accuracy": accuracy, "latency": latency, "p50_ms": p50_ms, "nodes": nodes}
-    whole = replace(
-        plain,
-        created=created,
-        variants=(replace(plain.variants[0], **measured), *plain.variants[1:]),
-        calibration=Calibration(method="mse", images=3, fingerprint="f", names=tuple(names), settings=recipe),
-        versions=versions,
-        machine=machine,
-        parity=parity,
-        recipe=recipe,
-        files={variant.file: FileRecord(sha256="0" * 64, size=1) for variant in plain.variants},
+def fill(whole: Manifest) -> Manifest:
+    """A manifest with every kind of record."""
+    first, second, *others = whole.variants
+    tried = RepairTrial("ranges", float("nan"), 0.5)
+    stages = StageRecords(repairs=(tried,), kept_float32={"node": "reaches 900"}, evaluated_in="ONNX Runtime")
+    first = replace(first, accuracy=tiny.accuracy(0.9), latency=tiny.latency(2.0), p50_ms=2.0, nodes={"Conv": 3})
+    second = replace(second, stages=stages, diagnosis=tiny.diagnosis())
+    return replace(
+        whole,
+        variants=(first, second, *others),
+        calibration=Calibration(method="mse", images=1, fingerprint="f", names=("a",), settings=CalibrateConfig()),
+        versions={"edgeopt": "0.1.0"},
+        machine=machine(cuda=CudaDriverState(problem="not asked")),
+        parity=1e-7,
+        recipe=Config(name="tiny", model=ModelConfig(source="tiny.onnx")),
+        files={variant.file: FileRecord(sha256="0" * 64, size=1) for variant in whole.variants},
     )
+
+
+def test_a_manifest_survives_json() -> None:
+    whole = fill(tiny.manifest())
     assert manifest.decode(manifest.encode(whole), "test") == whole
+
+
+def test_a_manifest_holds_no_untyped_table() -> None:
+    """But for what belongs to others: a network's constructor, and the options of a target."""
+    untyped = {path for path, kind in fields_of(Manifest) if kind == dict[str, Any]}
+    assert {path.rsplit(".", 2)[-2:][-1] for path in untyped} == {"tensorrt", "arguments"}
+
+
+def fields_of(kind: Any, path: str = "manifest") -> Iterator[tuple[str, Any]]:
+    """Every field that a structure or the structures in it have, with its type."""
+    yield path, kind
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        for field in msgspec.structs.fields(kind):
+            yield from fields_of(field.type, f"{path}.{field.name}")
+    elif kind != dict[str, Any]:
+        for argument in get_args(kind):
+            yield from fields_of(argument, path)
+
+
+# Bundles of earlier versions
+
+VERSION_1 = sorted(tiny.DATA.glob("manifest_v1_*.json"))
+
+
+@pytest.mark.parametrize("path", VERSION_1, ids=[path.stem for path in VERSION_1])
+def test_a_bundle_of_schema_version_1_opens_with_all_that_it_holds(path: Path, tmp_path: Path) -> None:
+    """Their manifests were written by the last edgeopt of that version; the engines here are zeros."""
+    for name, record in json.loads(path.read_text())["files"].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(record["size"]))
+    (tmp_path / "manifest.json").write_bytes(path.read_bytes())
+    opened = Bundle.open(tmp_path, check_hashes=False)
+    int8 = opened.variant("ort-int8")
+    assert int8.accuracy.images == 40
+    assert int8.latency.ratio.baseline == "ort-fp32"
+    assert int8.stages.helped[0] == "equalization"
+    assert "gptq" in opened.manifest.recipe.quantize.repairs
+    assert opened.manifest.machine.cpu.model == "AMD EPYC"
+    assert opened.manifest.calibration.settings.images == 200
+    if "trt" in path.stem:
+        half = opened.variant("trt-fp16")
+        assert "tensorrt" in half.stages.evaluated_in
+        assert half.stages.kept_float32 == {}
+        assert int8.diagnosis.layers
+        assert opened.variant("ort-fp32").tuned["0123456789abcdef"]["latency"].threads == 2
+    else:
+        assert int8.stages.search.status == "refused"
+    recorded = opened.record("ort-int8", verdict="seen")
+    assert Bundle.open(tmp_path, check_hashes=False) == recorded
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 2
+
+
+def test_implicit_int8_of_schema_version_1(bundle: Bundle) -> None:
+    def older(content: dict[str, Any]) -> None:
+        content["schema_version"] = 1
+        for each in content["variants"]:
+            del each["stages"]
+        made = {"calibrated by": "TensorRT's entropy calibrator", "images": 7, "of": "trt-fp32"}
+        content["variants"][0]["settings"] = made
+
+    rewrite(bundle, older)
+    again = Bundle.open(bundle.path).manifest.variants[0]
+    assert again.stages.implicit == ImplicitCalibration(source="trt-fp32", images=7)
+
+
+@pytest.mark.parametrize("record", ["accuracy", "latency", "stages"])
+def test_a_record_of_a_newer_edgeopt_gives_one_message(bundle: Bundle, record: str) -> None:
+    path = bundle.path / "manifest.json"
+    filled = fill(bundle.manifest)
+    content = json.loads(manifest.encode(replace(filled, files=bundle.manifest.files)))
+    content["variants"][0][record]["something_new"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=rf"unknown field `something_new` - at `\$\.variants\[0\]\.{record}`"):
+        Bundle.open(bundle.path)
+    content["versions"] = {"edgeopt": "99.1"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"written by edgeopt 99\.1, and edgeopt .* cannot read it: .*Install that"):
+        Bundle.open(bundle.path)
 
 
 # What readers refuse
@@ -178,7 +242,7 @@ def test_a_changed_byte_of_the_manifest_is_found_or_changes_no_reference(bundle:
 def test_a_cut_manifest(bundle: Bundle, cut: int) -> None:
     path = bundle.path / "manifest.json"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BundleError, match=r"is not a bundle's manifest"):
+    with pytest.raises(BundleError, match=r"is not a manifest of edgeopt"):
         Bundle.open(bundle.path)
 
 
@@ -294,23 +358,23 @@ def test_hostile_manifests(bundle: Bundle, change: Callable[[dict[str, Any]], No
 
 
 def test_another_schema_version_says_what_to_do(bundle: Bundle) -> None:
-    rewrite(bundle, hostile(schema_version=2, something_new=1))
-    with pytest.raises(BundleError, match="has schema version 2; this edgeopt reads version 1"):
+    rewrite(bundle, hostile(schema_version=3, something_new=1))
+    with pytest.raises(BundleError, match="has schema version 3; this edgeopt reads versions 1 to 2"):
         Bundle.open(bundle.path)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"null", b'{"name": "\xff"}'])
 def test_manifests_that_are_not_even_json(bundle: Bundle, content: bytes) -> None:
     (bundle.path / "manifest.json").write_bytes(content)
-    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+    with pytest.raises(BundleError, match="is not a manifest of edgeopt"):
         Bundle.open(bundle.path)
 
 
 def test_deeply_nested_results_are_refused(bundle: Bundle) -> None:
     path = bundle.path / "manifest.json"
     deep = b"[" * 100_000 + b"]" * 100_000
-    path.write_bytes(path.read_bytes().replace(b'"recipe": {}', b'"recipe": {"x": ' + deep + b"}"))
-    with pytest.raises(BundleError, match="is not a bundle's manifest"):
+    path.write_bytes(path.read_bytes().replace(b'"recipe": null', b'"recipe": ' + deep))
+    with pytest.raises(BundleError, match="is not a manifest of edgeopt"):
         Bundle.open(bundle.path)
 
 
@@ -374,10 +438,10 @@ def test_golden_arrays_of_a_variant(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_results_are_replaced_and_nothing_else(bundle: Bundle) -> None:
-    changed = bundle.record("ov-int8", accuracy={"top1": 0.9}, latency={"p50_ms": 2.0}, p50_ms=2.0)
+    changed = bundle.record("ov-int8", accuracy=tiny.accuracy(0.9), latency=tiny.latency(2.0), p50_ms=2.0)
     changed = changed.record("ov-fp32", accepted=False, verdict="too low")
     assert Bundle.open(bundle.path) == changed
-    assert changed.variant("ov-int8").accuracy == {"top1": 0.9}
+    assert changed.variant("ov-int8").accuracy == tiny.accuracy(0.9)
     assert changed.variant("ov-fp32").verdict == "too low"
     assert changed.manifest.files == bundle.manifest.files
     assert [path.name for path in bundle.path.parent.iterdir()] == ["x.edgeopt"]
@@ -385,7 +449,7 @@ def test_results_are_replaced_and_nothing_else(bundle: Bundle) -> None:
 
 def test_an_old_handle_does_not_undo_what_another_recorded(bundle: Bundle) -> None:
     bundle.record("ov-int8", p50_ms=2.0)
-    assert bundle.record("ov-int8", accuracy={}).variant("ov-int8").p50_ms == 2.0
+    assert bundle.record("ov-int8", accuracy=tiny.accuracy(0.9)).variant("ov-int8").p50_ms == 2.0
 
 
 def test_only_results_can_be_recorded(bundle: Bundle) -> None:

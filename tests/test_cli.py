@@ -30,6 +30,7 @@ from edgeopt.errors import (
     StorageError,
 )
 from edgeopt.measure.sensors import Reading, Sensors
+from edgeopt.spec import replace
 
 
 def run(*arguments: object) -> Result:
@@ -208,7 +209,7 @@ def test_an_accuracy_class_that_is_not_held_is_an_exit_code(bundle: Path) -> Non
     opened = Bundle.open(bundle)
     accuracy = opened.variant("ort-int8").accuracy
     assert accuracy is not None
-    opened.record("ort-int8", accuracy={**accuracy, "value": 0.01})
+    opened.record("ort-int8", accuracy=replace(accuracy, value=0.01))
     try:
         result = run("benchmark", bundle, *quick[:-2], "ort-int8", "--accuracy-class", 99)
     finally:

@@ -337,7 +337,7 @@ def test_a_bundles_variant_is_diagnosed_on_its_calibration_images_and_keeps_the_
     assert answer["notes"] == []
     recorded = Bundle.open(bundle).variant("ort-int8").diagnosis
     assert recorded is not None
-    assert recorded["suggestion"] == answer["suggestion"]
+    assert recorded.suggestion == answer["suggestion"]
     assert "Diagnosis, ort-int8" in write_page(Bundle.open(bundle), tmp_path / "page.html").read_text()
     for wrong, code in (
         (("--variant", "ort-fp32"), ModelError.exit_code),

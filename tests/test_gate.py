@@ -346,7 +346,7 @@ class TestBundles:
 
     def test_accuracies_of_the_same_images_are_compared_and_others_refused(self, bundle):
         def evaluated(name, value, data):
-            bundle.record(name, accuracy={"metric": "top1", "value": value, "data": data})
+            bundle.record(name, accuracy=tiny.accuracy(value, data=data))
 
         sides = Side(bundle.path, "ort-fp32"), Side(bundle.path, "ort-int8")
         evaluated("ort-fp32", 0.9, "same")

@@ -13,6 +13,7 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import World, fake_tensorrt
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.records import ImplicitCalibration
 from edgeopt.cli import main
 from edgeopt.errors import BundleError, DataError, TargetError
 from edgeopt.runtime.choice import choose
@@ -84,7 +85,7 @@ def test_the_command_adds_a_variant_for_a_dla_core(board) -> None:
     assert variant.file.endswith(".plan")
     assert bundle.file(variant.name).stat().st_size > 0
     assert {*bundle.manifest.files} == {*before.manifest.files, variant.file}
-    assert variant.settings["images"] == 5
+    assert variant.stages.implicit == ImplicitCalibration(source="ort-fp32", images=5)
 
 
 def test_a_variant_of_unknown_accuracy_is_not_chosen(board) -> None:

@@ -47,11 +47,14 @@ def test_a_value_of_the_wrong_type_is_still_refused(table: str) -> None:
 
 def test_a_bundle_with_former_names_opens(tmp_path: Path) -> None:
     document = json.loads(encode(tiny.write(tmp_path / "old").manifest))
-    document["recipe"] = {"quantize": {"scheme": "x86", "repairs": ["ranges", "adaround"]}}
+    document["schema_version"] = 1
+    quantize = {"scheme": "x86", "repairs": ["ranges", "adaround"]}
+    document["recipe"] = {"name": "old", "model": {"source": "edgeopt:lenet5"}, "quantize": quantize}
     variant = next(each for each in document["variants"] if each["precision"] == "int8")
     variant["scheme"] = "x86"
     variant["engine"]["precision"] = "f32"
     variant["tuned"] = {"cpu": {"latency": {"precision": "f32"}}}
+    del variant["stages"]
     variant["settings"] = {
         "repairs": [{"name": "bias_correction+adaround", "before": 1.0, "after": 0.5, "declined": ""}],
         "kept in float32": {"node": "reason"},
@@ -60,9 +63,9 @@ def test_a_bundle_with_former_names_opens(tmp_path: Path) -> None:
     read = again.variant(variant["name"])
     assert read.scheme == "openvino"
     assert read.engine.precision == read.tuned["cpu"]["latency"].precision == "fp32"
-    assert read.settings["repairs"][0]["name"] == "bias_correction+gptq"
-    assert read.settings["kept_float32"] == {"node": "reason"}
-    assert again.recipe["quantize"] == {"scheme": "openvino", "repairs": ["ranges", "gptq"]}
+    assert read.stages.helped == ("bias_correction+gptq",)
+    assert read.stages.kept_float32 == {"node": "reason"}
+    assert (again.recipe.quantize.scheme, again.recipe.quantize.repairs) == ("openvino", ("ranges", "gptq"))
 
 
 @pytest.mark.parametrize("document", ["[]", "3", '{"schema_version": 1, "variants": 3}', '{"schema_version": 1}'])

@@ -439,9 +439,12 @@ def test_differences() -> None:
 
 
 def test_a_predictor_does_not_carry_what_was_measured(tmp_path: Path) -> None:
-    bundle = tiny.write(tmp_path / "t.edgeopt").record("ort-fp32", accuracy={"per_class": [0.5] * 1000})
+    bundle = tiny.write(tmp_path / "t.edgeopt").record(
+        "ort-fp32", accuracy=tiny.accuracy(0.5), latency=tiny.latency(1.0)
+    )
     with load(bundle.path, variant="ort-fp32") as predictor:
         assert predictor.variant.accuracy is None
+        assert predictor.variant.latency is None
     assert Bundle.open(bundle.path).variant("ort-fp32").accuracy is not None
 
 

@@ -8,6 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.bundle import Bundle, Golden, Manifest, Variant, pack, write_bundle
+from edgeopt.bundle.records import (
+    Accuracy,
+    ClassificationOutcomes,
+    Conditions,
+    Diagnosis,
+    Effect,
+    LatencyResult,
+    PackedArray,
+    Series,
+)
+from edgeopt.measure.environment import environment
+from edgeopt.measure.latency import distribution, histogram
+from edgeopt.metrics import classification_report, confusion_matrix
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime import availability, open_session
 from edgeopt.runtime.verify import record_outputs
@@ -75,6 +88,50 @@ def _variant(target: str, precision: str) -> Variant:
         file=f"variants/{name}/model.onnx",
         scheme="openvino" if precision == "int8" else None,
     )
+
+
+def accuracy(value: float, *, data: str = "images", images: int = 100) -> Accuracy:
+    """An evaluation in which so large a share of the images was right."""
+    true = np.zeros(images, np.int64)
+    top = np.where(np.arange(images) < round(value * images), 0, 1)[:, None]
+    outcomes = ClassificationOutcomes(
+        true=PackedArray.of(true), top=PackedArray.of(top), scores=PackedArray.of(np.ones((images, 1), np.float32))
+    )
+    metrics = classification_report(confusion_matrix(true, top[:, 0], len(COLOURS)), COLOURS)
+    return Accuracy(
+        task="classification", metric="top1", value=value, images=images, unreadable=0, data=data, metrics=metrics,
+        outcomes=outcomes,
+    )  # fmt: skip
+
+
+def latency(p50_ms: float, **fields: object) -> LatencyResult:
+    """A measurement in which every query took so long. `fields` are of the result."""
+    values = {
+        "name": "model",
+        "scenario": "singlestream",
+        "end_to_end": distribution(np.full(64, p50_ms)),
+        "stages": {},
+        "samples_per_query": 1,
+        "throughput_per_s": 1e3 / p50_ms,
+        "histogram": histogram(np.full(64, p50_ms)),
+        "series": Series(at_s=(0.0,), median_ms=(p50_ms,), conditions=(Conditions(seconds=1.0),)),
+        "ratio": None,
+        "warmup_stable": True,
+        "environment": environment(),
+        "peak_memory_mib": 100.0,
+        "conditions": Conditions(seconds=1.0),
+        "quick": True,
+    }
+    return LatencyResult(**{**values, **fields})
+
+
+def diagnosis() -> Diagnosis:
+    """One that found nothing."""
+    effect = Effect(sqnr_db=30.0)
+    return Diagnosis(
+        images=1, whole=effect, weights_only=effect, activations_only=effect, cause="none", layers=(), tried=(),
+        suggestion="nothing to repair",
+    )  # fmt: skip
 
 
 def manifest(spec: ModelSpec = CLASSIFIER, **fields: object) -> Manifest:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from edgeopt.benchmark.bundles import benchmark_bundle
 from edgeopt.benchmark.images import golden_pictures
 from edgeopt.benchmark.results import (
-    LatencyResult,
-    ScenarioName,
     json_schema,
     read_results,
     require_accuracy,
@@ -20,6 +18,7 @@ from edgeopt.benchmark.results import (
 from edgeopt.benchmark.run import benchmark, benchmark_scenario, benchmark_variants, compare, measure
 from edgeopt.benchmark.scenarios import SCENARIOS
 from edgeopt.benchmark.tuning import Tuning, tune
+from edgeopt.bundle.records import LatencyResult, ScenarioName
 
 __all__ = [
     "SCENARIOS",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from edgeopt.benchmark.results import LatencyResult, ScenarioName
 from edgeopt.benchmark.run import benchmark_scenario
 from edgeopt.bundle import Bundle, Mode, Variant
 from edgeopt.bundle.accuracy import accuracy_beside
+from edgeopt.bundle.records import LatencyResult, ScenarioName
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import TargetError
 from edgeopt.progress import Update

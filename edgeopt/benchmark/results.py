@@ -4,68 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import msgspec
 
-from edgeopt.bundle import EngineSettings
-from edgeopt.bundle.accuracy import AccuracyBeside
+from edgeopt.bundle.records import LatencyResult
+from edgeopt.bundle.records.latency import SCHEMA_VERSION
 from edgeopt.errors import AccuracyError, MeasurementError, StorageError
-from edgeopt.measure.environment import Environment
-from edgeopt.measure.latency import Distribution, Histogram, Ratio, Series
-from edgeopt.measure.sensors import Conditions
-from edgeopt.spec import Struct
 from edgeopt.typed import from_json
-
-SCHEMA_VERSION = 1
-
-ScenarioName: TypeAlias = Literal["singlestream", "multistream", "offline", "server"]
-
-
-class LatencyResult(Struct):
-    """One model's latency on one machine."""
-
-    name: str
-    scenario: ScenarioName
-    end_to_end: Distribution
-    """Of one query."""
-    stages: dict[str, Distribution]
-    """Empty where only the whole was timed."""
-    samples_per_query: int
-    throughput_per_s: float
-    """Samples (images) a second: while queries ran, or with the pauses between arrivals in ``server``."""
-    histogram: Histogram
-    series: Series
-    ratio: Ratio | None
-    """Against the baseline of the same run; None for the baseline itself and for a model measured alone."""
-    warmup_stable: bool
-    environment: Environment
-    peak_memory_mib: float
-    """Of the whole process, with all models of the run."""
-    conditions: Conditions
-    """Of the machine while this one ran."""
-    quick: bool
-    """Shorter than MLPerf's rules ask: 600 s, and for ``offline`` 24,576 samples."""
-    engine: EngineSettings | None = None
-    """How it ran, where it is of a bundle."""
-    accuracy: AccuracyBeside | None = None
-    """Of the same artifact, as its bundle records it."""
-    target_per_s: float | None = None
-    """Rate of arrivals, in ``server``."""
-    invalid: tuple[str, ...] = ()
-    """Why the figures are not to be believed; empty where they are."""
-    partial: bool = False
-    """Interrupted before it had run as long as asked."""
-    schema_version: int = SCHEMA_VERSION
-
-    @property
-    def figure(self) -> tuple[str, float | None]:
-        """The scenario's own figure, with its name; None where the run was too short for it."""
-        if self.scenario == "singlestream":
-            return "p90 bound, ms", self.end_to_end.bound_p90_ms
-        if self.scenario == "offline":
-            return "samples a second", self.throughput_per_s
-        return "p99 bound, ms", self.end_to_end.bound_p99_ms
 
 
 def require_valid(results: Mapping[str, LatencyResult]) -> None:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeopt.benchmark.results import LatencyResult, ScenarioName
 from edgeopt.benchmark.scenarios import SCENARIOS, Arrivals, BatchStages, Scenario, duration, is_quick, subject
+from edgeopt.bundle.records import Environment, LatencyResult, ScenarioName
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
 from edgeopt.measure import latency, validity
-from edgeopt.measure.environment import Environment, environment, peak_memory_mib
+from edgeopt.measure.environment import environment, peak_memory_mib
 from edgeopt.measure.interleave import Block, Plan, Warmup, done, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Stages, Subject, Timed

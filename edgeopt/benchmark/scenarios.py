@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from edgeopt.benchmark.results import ScenarioName
+from edgeopt.bundle.records import ScenarioName
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
 from edgeopt.intervals import minimum_queries

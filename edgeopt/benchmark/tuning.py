@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import cast
 
-from edgeopt.benchmark.results import LatencyResult, ScenarioName
 from edgeopt.benchmark.run import benchmark_scenario
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
+from edgeopt.bundle.records import LatencyResult, ScenarioName
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, TargetError
 from edgeopt.hardware import Cpu, machine, processor_fingerprint

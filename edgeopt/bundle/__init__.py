@@ -8,14 +8,13 @@ from edgeopt.bundle.golden import pack, unpack
 from edgeopt.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
-    EngineSettings,
     FileRecord,
     Golden,
     Manifest,
-    Mode,
     Precision,
     Variant,
 )
+from edgeopt.bundle.settings import EngineSettings, Mode
 
 __all__ = [
     "MANIFEST_NAME",

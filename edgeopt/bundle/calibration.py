@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
-import msgspec
 from msgspec import Meta
 
+from edgeopt.config import CalibrateConfig
 from edgeopt.spec import Struct
 
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
@@ -94,7 +94,8 @@ class Calibration(Struct):
     """Sha256 of the network inputs that some of the images gave, when calibrated and when evaluated alike."""
     compared: Count = 0
     """Images whose network inputs were compared byte by byte with those that the evaluation feeds."""
-    settings: dict[str, Any] = msgspec.field(default_factory=dict)
+    settings: CalibrateConfig | None = None
+    """What the recipe asked for."""
 
     def findings(self) -> dict[str, str]:
         """What the calibration doctor says, one line a subject."""

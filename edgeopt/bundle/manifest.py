@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
+from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
-from edgeopt.config import SchemeName, TargetName
+from edgeopt.bundle.earlier import from_version_1
+from edgeopt.bundle.records import Accuracy, Diagnosis, LatencyResult, StageRecords
+from edgeopt.bundle.settings import EngineSettings, Mode
+from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.errors import BundleError, did_you_mean
-from edgeopt.renamed import use_present_names_in_manifest
-from edgeopt.spec import ModelSpec, PositiveInt, Struct, replace
-from edgeopt.typed import convert, from_json
+from edgeopt.hardware import Machine
+from edgeopt.spec import ModelSpec, Struct, replace
+from edgeopt.typed import from_json
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 MANIFEST_NAME = "manifest.json"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 """POSIX path from the bundle's folder; `check_references` refuses one that leaves it."""
-
-
-class EngineSettings(Struct):
-    """How an engine runs, as chosen when it was compiled or tuned; a caller may override the threads."""
-
-    threads: Count = 0
-    """0: the engine's own default."""
-    batch: PositiveInt | None = None
-    """Fixes a dynamic batch dimension, which lets an engine specialise. None: as the graph says."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """What float layers compute in (OpenVINO only). Never lower than asked for, whatever the CPU would prefer."""
-    hint: Literal["latency", "throughput"] = "latency"
-    """OpenVINO's performance hint."""
-    streams: Count = 0
-    """OpenVINO's parallel streams; 0: what the hint gives."""
-    tensorrt: dict[str, Any] = msgspec.field(default_factory=dict)
-    """TensorRT's builder options, as `runtime.trt` reads them."""
-
-
-Mode: TypeAlias = Literal["latency", "throughput"]
-"""One image as soon as possible, or as many images a second as possible."""
 
 
 class FileRecord(Struct):
@@ -79,23 +63,23 @@ class Variant(Struct):
     engine: EngineSettings = EngineSettings()
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     """What was fastest where it was measured (`edgeopt tune`), by `hardware.processor_fingerprint`."""
-    settings: dict[str, Any] = msgspec.field(default_factory=dict)
-    """What the stages were told; not interpreted here."""
+    stages: StageRecords = StageRecords()
+    """What the stages that made it found."""
     nodes: dict[str, Count] = msgspec.field(default_factory=dict)
     """Nodes of the graph by operator."""
     golden: Golden | None = None
-    accuracy: dict[str, Any] | None = None
-    """As `evaluate` wrote it; not interpreted here."""
+    accuracy: Accuracy | None = None
+    """On the test set, where it was built."""
     accepted: bool = True
     """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
     verdict: str = ""
     """Why it was or was not accepted, for people."""
-    latency: dict[str, Any] | None = None
-    """As `benchmark` wrote it; not interpreted here."""
+    latency: LatencyResult | None = None
+    """Where it was built."""
     p50_ms: Annotated[float, Meta(gt=0.0)] | None = None
     """Median latency, end to end at batch 1, which the runtime chooses by. None: not measured."""
-    diagnosis: dict[str, Any] | None = None
-    """As `diagnose` wrote it; not interpreted here."""
+    diagnosis: Diagnosis | None = None
+    """Why it loses accuracy, where that was asked."""
 
 
 class Manifest(Struct):
@@ -107,17 +91,17 @@ class Manifest(Struct):
     baseline: str
     """Name of the fp32 variant that the others are compared with."""
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     calibration: Calibration | None = None
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     """Of edgeopt and the libraries that made the bundle."""
-    machine: dict[str, Any] = msgspec.field(default_factory=dict)
+    machine: Machine | None = None
     """What it was made on."""
     parity: float | None = None
     """Largest difference between the model and its exported graph."""
     datasets: dict[str, str] = msgspec.field(default_factory=dict)
     """Fingerprints by role: train, validation, test, calibration."""
-    recipe: dict[str, Any] = msgspec.field(default_factory=dict)
+    recipe: Config | None = None
     """The configuration that was built."""
     build_key: str = ""
     """Hash over everything that the build depended on: a build with the same key would give the same bundle."""
@@ -160,26 +144,37 @@ def decode(text: bytes, origin: str) -> Manifest:
     """Manifest from JSON, with its references checked.
 
     Args:
-        text: the content of manifest.json.
+        text: the content of manifest.json, of this or an earlier schema version.
         origin: names it in errors.
 
     Raises:
-        BundleError: not JSON, another schema version, a wrong type or value, or references that do not hold.
+        BundleError: not JSON, a later schema version, a wrong type or value, a key that this version does not know, or
+            references that do not hold.
     """
     try:
-        version = from_json(text, _Versioned).schema_version
-        if version != SCHEMA_VERSION:
+        written = from_json(text, _Written)
+        if not 1 <= written.schema_version <= SCHEMA_VERSION:
             raise BundleError(
-                f"{origin} has schema version {version}; this edgeopt reads version {SCHEMA_VERSION}. "
-                "Rebuild the bundle, or install the edgeopt that wrote it"
+                f"{origin} has schema version {written.schema_version}; this edgeopt reads versions 1 to "
+                f"{SCHEMA_VERSION}. Rebuild the bundle, or install the edgeopt that wrote it"
             )
-        document = from_json(text, dict[str, Any])
-        use_present_names_in_manifest(document)
-        manifest = convert(document, Manifest)
+        manifest = from_json(text if written.schema_version == SCHEMA_VERSION else from_version_1(text), Manifest)
     except msgspec.DecodeError as error:
-        raise BundleError(f"{origin} is not a bundle's manifest: {error}. Rebuild or copy the bundle again") from error
+        raise BundleError(_unreadable(origin, text, error)) from error
     check_references(manifest, origin)
     return manifest
+
+
+def _unreadable(origin: str, text: bytes, error: Exception) -> str:
+    """Why a manifest cannot be read; where another version wrote it, that is the likeliest reason."""
+    with contextlib.suppress(msgspec.DecodeError):
+        writer = from_json(text, _Written).versions.get("edgeopt", "")
+        if writer and writer != __version__:
+            return (
+                f"{origin} was written by edgeopt {writer}, and edgeopt {__version__} cannot read it: {error}. "
+                "Install that version, or build the bundle again"
+            )
+    return f"{origin} is not a manifest of edgeopt {__version__}: {error}. Rebuild or copy the bundle again"
 
 
 def check_references(manifest: Manifest, origin: str) -> None:
@@ -216,7 +211,8 @@ def is_inside(path: str) -> bool:
     )
 
 
-class _Versioned(msgspec.Struct):
+class _Written(msgspec.Struct):
     """Just enough of a manifest to tell an old or new one from a broken one."""
 
     schema_version: int
+    versions: dict[str, str] = {}

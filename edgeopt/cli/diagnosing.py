@@ -84,8 +84,6 @@ def _of_files(
 
 def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images: int, progress: Progress) -> Diagnosis:
     """Diagnose, and record it in the bundle."""
-    import msgspec
-
     from edgeopt.bundle import Bundle
     from edgeopt.errors import BundleError
     from edgeopt.pipeline.diagnosis import diagnose_variant
@@ -96,20 +94,19 @@ def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images
     if name is None:
         raise BundleError(f"{path} has no INT8 variant: there is nothing to diagnose")
     diagnosis = diagnose_variant(bundle, name, _images(bundle, calibration), images, progress)
-    bundle.record(name, diagnosis=msgspec.to_builtins(diagnosis))
+    bundle.record(name, diagnosis=diagnosis)
     return diagnosis
 
 
 def _images(bundle: Bundle, folder: Path | None) -> Dataset:
     """The images of a folder, or those that the bundle was calibrated on."""
-    from edgeopt.config import Config, DataSource
+    from edgeopt.config import DataSource
     from edgeopt.dataset import load, load_splits
     from edgeopt.errors import ConfigError
-    from edgeopt.typed import convert
 
     if folder is not None:
         return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
-    config = convert(bundle.manifest.recipe, Config) if bundle.manifest.recipe else None
+    config = bundle.manifest.recipe
     splits = config and load_splits(
         config.data,
         Path.cwd(),

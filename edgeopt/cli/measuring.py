@@ -356,15 +356,14 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
 
 def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
     """The images that the user names, or else those of the bundle's recipe."""
-    from edgeopt.config import Config, data_source
+    from edgeopt.config import data_source
     from edgeopt.dataset import load
     from edgeopt.errors import ConfigError
-    from edgeopt.typed import convert
 
     if reference is not None:
         source = data_source(reference)
     else:
-        test = convert(bundle.manifest.recipe, Config).data.test if bundle.manifest.recipe else None
+        test = bundle.manifest.recipe.data.test if bundle.manifest.recipe is not None else None
         if test is None:
             raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
         source = test

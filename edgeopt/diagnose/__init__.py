@@ -3,8 +3,8 @@
 The algorithm knows neither graphs nor engines: it asks the callables of a `Subject`.
 """
 
-from edgeopt.diagnose.figures import InputFigures, LayerSignals, Observed, channel_range_ratio, input_figures
-from edgeopt.diagnose.result import Diagnosis, Effect, LayerDiagnosis, Tried
+from edgeopt.bundle.records import Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.diagnose.figures import LayerSignals, Observed, channel_range_ratio, input_figures
 from edgeopt.diagnose.run import FLOAT, Outputs, Repair, Subject, Traits, diagnose, effect
 
 __all__ = [

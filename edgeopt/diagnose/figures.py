@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.spec import Struct
+from edgeopt.bundle.records import InputFigures
 
 MAXIMUM_DB = 150.0
 """Stands for "equal": float32 carries about 144 dB."""
@@ -63,30 +63,6 @@ class LayerSignals:
         """Divergence of the quantized values' distribution from the float values', in nats."""
         p, q = (self._counts + 1e-3) / (self._counts + 1e-3).sum(axis=1, keepdims=True)
         return float(max(0.0, (p * np.log(p / q)).sum()))
-
-
-class InputFigures(Struct):
-    """One quantized activation of a layer: what its quantizer covers and what the float values need."""
-
-    tensor: str
-    low: float
-    """Smallest value that the quantizer represents."""
-    high: float
-    minimum: float
-    """Smallest value that was seen."""
-    maximum: float
-    bulk: float
-    """Magnitude that all but `OUTLIERS` of the values stay below."""
-    outlier_share: float
-    """Share of the quantizer's reach that serves only outliers: near 1 the other values have few steps left."""
-    clipped_share: float
-    """Share of the values beyond the quantizer's range by more than half a step."""
-    channel_range_ratio: float
-    """Largest over median magnitude of the channels."""
-    histogram: tuple[float, ...] = ()
-    """Shares of the values in equal bins from `minimum` to `maximum`."""
-    channels: tuple[float, ...] = ()
-    """Magnitudes of the channels, the largest first; evenly thinned out where there are many."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.diagnose.figures import InputFigures, LayerSignals, decibel
-from edgeopt.diagnose.result import Cause, Diagnosis, Effect, LayerDiagnosis, Tried
+from edgeopt.bundle.records import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.diagnose.figures import LayerSignals, decibel
 from edgeopt.errors import DataError
 from edgeopt.metrics import Discrepancy
 from edgeopt.spec import Struct, replace

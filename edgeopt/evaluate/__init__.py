@@ -1,6 +1,6 @@
 """Accuracy on labelled images, each variant beside its FP32 baseline on the same ones."""
 
-from edgeopt.evaluate.accuracy import (
+from edgeopt.bundle.records import (
     Accuracy,
     ClassChange,
     ClassificationOutcomes,

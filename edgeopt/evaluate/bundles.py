@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, TargetError
-from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.run import evaluate
 from edgeopt.progress import Progress, Silent
 from edgeopt.runtime import open_variant

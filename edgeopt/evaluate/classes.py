@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeopt.evaluate.accuracy import Accuracy, ClassChange, Values
+from edgeopt.bundle.records.accuracy import Accuracy, ClassChange, Values
 from edgeopt.intervals import bootstrap_draws
 from edgeopt.metrics import ClassificationMetrics
 

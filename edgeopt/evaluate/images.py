@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import Accuracy, DetectionOutcomes
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
-from edgeopt.evaluate.accuracy import Accuracy, DetectionOutcomes
 from edgeopt.evaluate.run import chosen_images, identity
 from edgeopt.metrics import NOTHING, pair
 from edgeopt.postprocess import Classification, Detections

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
-from edgeopt.evaluate.accuracy import Accuracy
 from edgeopt.evaluate.recorders import recorder
 from edgeopt.preprocess import Image, batch
 from edgeopt.progress import Update

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgeopt.bundle import Bundle
-from edgeopt.bundle.accuracy import StoredAccuracy, stored_accuracy
+from edgeopt.bundle.records import Accuracy
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
@@ -211,7 +211,7 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
     )
 
 
-def _accuracy(side: Side) -> StoredAccuracy | None:
+def _accuracy(side: Side) -> Accuracy | None:
     manifest = Bundle.open(side.path).manifest
     name = side.variant or choose(manifest, availability)[0]
-    return None if name is None else stored_accuracy(manifest.variant(name))
+    return None if name is None else manifest.variant(name).accuracy

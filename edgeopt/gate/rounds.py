@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import Conditions
 from edgeopt.gate.verdict import GateConfig
 from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
 from edgeopt.measure.latency import round_medians
-from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Subject
 from edgeopt.measure.validity import Limits, disturbed, whole
 from edgeopt.progress import Update

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeopt.bundle.records import Conditions
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.decide import EARLY_CONFIDENCE, FIRST_LOOK, Launch, compare, decide, precise
 from edgeopt.gate.rounds import Rounds, measure_rounds, too_few
 from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Verdict
 from edgeopt.measure.environment import environment
-from edgeopt.measure.sensors import Conditions, Sensors
+from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Subject
 from edgeopt.measure.validity import whole
 from edgeopt.progress import Update

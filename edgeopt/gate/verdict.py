@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
+from edgeopt.bundle.records import Conditions, Environment
 from edgeopt.config import Seconds
-from edgeopt.measure.environment import Environment
-from edgeopt.measure.sensors import Conditions
 from edgeopt.spec import Fraction, PositiveInt, Struct
 
 Outcome: TypeAlias = Literal["pass", "fail", "invalid"]

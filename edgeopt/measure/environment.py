@@ -10,24 +10,10 @@ from importlib.metadata import distributions
 import msgspec
 
 from edgeopt import __version__
+from edgeopt.bundle.records import Environment
 from edgeopt.hardware import Machine, machine
-from edgeopt.spec import Struct
 
 _PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-
-
-class Environment(Struct):
-    """The machine, the software and what this process was allowed of them."""
-
-    machine: Machine
-    fingerprint: str
-    """Equal on machines whose latencies may be compared: processor, cores allowed, GPUs, module, driver."""
-    threads: int
-    """Asked of the engine; 0: its own choice."""
-    affinity: tuple[int, ...]
-    """Logical processors that this process may use."""
-    versions: dict[str, str]
-    """Of edgeopt and the installed packages that take part."""
 
 
 def environment(threads: int = 0) -> Environment:

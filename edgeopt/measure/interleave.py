@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeopt.bundle.records import Conditions
 from edgeopt.errors import MeasurementError
-from edgeopt.measure.sensors import Conditions, Sensors, conditions
+from edgeopt.measure.sensors import Sensors, conditions
 from edgeopt.measure.subject import Nanoseconds, Subject
 
 _STABLE_WITHIN = 0.05

@@ -1,4 +1,4 @@
-"""What a measurement says: distributions, histogram, time series and ratio, as they are stored in bundles and files."""
+"""From blocks of queries to what a measurement says: distribution, histogram, time series and ratio."""
 
 from __future__ import annotations
 
@@ -8,62 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt import intervals
+from edgeopt.bundle.records import Distribution, Histogram, Ratio, Series
 from edgeopt.measure.interleave import Block
-from edgeopt.measure.sensors import Conditions
-from edgeopt.spec import Struct
 
 _BINS = 60
 _HISTOGRAM_REACH = 1.15
 """The histogram spans from the minimum to this times the 99th percentile; what lies beyond goes into the last bin."""
-
-
-class Distribution(Struct):
-    """Latencies in milliseconds."""
-
-    queries: int
-    minimum_ms: float
-    mean_ms: float
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    maximum_ms: float
-    bound_p90_ms: float | None
-    """MLPerf's early-stopping bound at confidence .99; None: too few queries (`intervals.tail_bound`)."""
-    bound_p99_ms: float | None
-    variation: float
-    """Coefficient of variation: standard deviation over mean."""
-
-
-class Histogram(Struct):
-    """Counts of queries between consecutive edges; the last bin also counts all slower ones."""
-
-    edges_ms: tuple[float, ...]
-    counts: tuple[int, ...]
-
-
-class Series(Struct):
-    """What each block showed, in the order they ran."""
-
-    at_s: tuple[float, ...]
-    median_ms: tuple[float, ...]
-    conditions: tuple[Conditions, ...]
-    variation: tuple[float, ...] = ()
-    """Coefficient of variation of each block's queries."""
-
-
-class Ratio(Struct):
-    """Latency of this one over the baseline's, measured in alternation; below 1 is faster."""
-
-    baseline: str
-    estimate: float
-    low: float
-    high: float
-    """Ends of the 95 % interval."""
-
-    @property
-    def speedup(self) -> float:
-        """How many times as fast as the baseline."""
-        return 1.0 / self.estimate
 
 
 def distribution(milliseconds: NDArray[np.float64]) -> Distribution:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
+from edgeopt.bundle.records import Conditions
 from edgeopt.measure.jetson_stats import BoardReading, JetsonStats, open_jetson_stats
 from edgeopt.measure.nvml import GpuReading, Nvml, open_nvml
 
@@ -44,25 +43,6 @@ class Reading:
     temperatures_c: dict[str, float] = field(default_factory=dict)
     rails_w: dict[str, float] = field(default_factory=dict)
     energy_uj: dict[str, int] = field(default_factory=dict)
-    power_mode: str | None = None
-
-
-class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The machine during one block or run."""
-
-    seconds: float
-    other_load: float | None = None
-    """Share of all processors' time that went to other processes."""
-    steal: float | None = None
-    """Share of all processors' time that the hypervisor gave to other guests."""
-    cpu_mhz: float | None = None
-    """Of the fastest core, lower of before and after."""
-    gpu_mhz: float | None = None
-    throttled: tuple[str, ...] = ()
-    """Throttle counters that rose, and reasons that a GPU gave before or after."""
-    temperature_c: float | None = None
-    """Of the hottest zone."""
-    power_w: float | None = None
     power_mode: str | None = None
 
 

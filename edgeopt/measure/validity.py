@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeopt.bundle.records import Conditions
 from edgeopt.measure.interleave import Block
-from edgeopt.measure.sensors import Conditions
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
+from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
@@ -88,10 +88,10 @@ def assemble(
         variants=tuple(variants),
         calibration=None if calibration is None else examined(job, calibration, [each.engine for each in measured]),
         versions={name: found for name in libraries if (found := version(name))},
-        machine=msgspec.to_builtins(machine()),
+        machine=machine(),
         parity=parity,
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
-        recipe=msgspec.to_builtins(job.config),
+        recipe=job.config,
         build_key=key,
     )
     return write_bundle(path, manifest, files)
@@ -103,14 +103,8 @@ def _variant(each: Measured, max_drop: float) -> Variant:
     found = read_search(engine.graph)
     refused = found is not None and found.status == "refused"
     accepted = drop <= max_drop and not refused
-    settings: dict[str, Any] = {"accuracy measured in": f"ONNX Runtime ({engine.absent})"} if engine.absent else {}
-    if engine.precision == "int8":
-        settings["repairs"] = read_repairs(engine.graph)
-    if (kept := read_kept(engine.graph)) is not None:
-        settings["kept_float32"] = kept
     verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
     if found is not None:
-        settings["search"] = msgspec.to_builtins(found)
         verdict = found.reason if refused else verdict
     folder = f"variants/{engine.name}"
     operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
@@ -121,14 +115,19 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         scheme=engine.scheme,
         engine=engine.settings,
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
+        stages=StageRecords(
+            repairs=read_repairs(engine.graph) if engine.precision == "int8" else (),
+            kept_float32=read_kept(engine.graph),
+            search=found,
+            evaluated_in=f"ONNX Runtime ({engine.absent})" if engine.absent else "",
+        ),
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
-        accuracy=msgspec.to_builtins(each.accuracy),
-        latency=None if each.latency is None else msgspec.to_builtins(each.latency),
+        accuracy=each.accuracy,
+        latency=each.latency,
         accepted=accepted,
         verdict=verdict,
         p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
-        settings=settings,
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from edgeopt.bundle import Calibration, ClassCoverage
 from edgeopt.calibrate import CalibrationTable, tensor_hash
 from edgeopt.errors import ModelError
@@ -44,7 +42,7 @@ def examined(job: Job, table: CalibrationTable, engines: Sequence[Engine]) -> Ca
         coverage=ClassCoverage.of(used.labels, counts.tolist()) if counts.any() else None,
         preprocessing=content_key("inputs", {"sha256": [image.sha256 for image in table.images[:compared]]}),
         compared=compared,
-        settings=msgspec.to_builtins(job.config.calibrate),
+        settings=job.config.calibrate,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
@@ -173,9 +174,9 @@ def read_table(artifact: Artifact) -> CalibrationTable:
     return CalibrationTable.load(artifact.file(_TABLE))
 
 
-def read_repairs(artifact: Artifact) -> list[dict[str, Any]]:
+def read_repairs(artifact: Artifact) -> tuple[RepairTrial, ...]:
     """Which repairs `quantized` tried, and the outputs' discrepancy from the float network's before and after."""
-    return from_json(artifact.file(REPAIRS).read_bytes(), list[dict[str, Any]])
+    return from_json(artifact.file(REPAIRS).read_bytes(), tuple[RepairTrial, ...])
 
 
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:

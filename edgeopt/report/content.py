@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
-import msgspec
-
-from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Manifest, Variant
-from edgeopt.diagnose import Diagnosis
-from edgeopt.errors import BundleError
-from edgeopt.evaluate import Accuracy
+from edgeopt.bundle.records import Accuracy, Diagnosis, LatencyResult, Ratio, SearchResult
 from edgeopt.intervals import Values, bootstrap_draws, interval
-from edgeopt.measure.latency import Ratio
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
-from edgeopt.search import SearchResult
 from edgeopt.spec import Struct
-from edgeopt.typed import convert
 
-_T = TypeVar("_T")
 _RESAMPLES = {"classification": 2000, "detection": 100}
 """Average precision takes milliseconds a draw, top-1 microseconds."""
 _METRIC_NAMES = {
@@ -134,13 +124,9 @@ def accuracy_kept(report: Report, name: str) -> float | None:
 
 
 def content(manifest: Manifest) -> Report:
-    """Read a bundle's manifest.
-
-    Raises:
-        BundleError: what was measured was written by another version of edgeopt.
-    """
+    """Arrange what a bundle's manifest says."""
     variants = manifest.variants
-    accuracies = _results(variants, "accuracy", lambda each: each.accuracy, Accuracy, "evaluate")
+    accuracies = {each.name: each.accuracy for each in variants if each.accuracy is not None}
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
     figures = _figures(accuracies, manifest.baseline)
     rows = tuple(_row(manifest, variant, *figures.get(variant.name, (None, None))) for variant in ordered)
@@ -151,8 +137,8 @@ def content(manifest: Manifest) -> Report:
         metrics=_metric_rows(accuracies),
         classes=_class_rows(accuracies, manifest.spec.labels),
         accuracies=accuracies,
-        searches=_results(variants, "search", lambda each: each.settings.get("search"), SearchResult, "build"),
-        diagnoses=_results(variants, "diagnosis", lambda each: each.diagnosis, Diagnosis, "diagnose"),
+        searches={each.name: each.stages.search for each in variants if each.stages.search is not None},
+        diagnoses={each.name: each.diagnosis for each in variants if each.diagnosis is not None},
     )
 
 
@@ -165,7 +151,7 @@ def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: 
         accuracy=accuracy,
         change=change,
         size_bytes=manifest.size_bytes(variant),
-        latency=_latency(variant),
+        latency=variant.latency,
         accepted=variant.accepted,
         verdict=variant.verdict,
     )
@@ -233,26 +219,3 @@ def _support(metrics: ClassificationMetrics | DetectionMetrics) -> tuple[int, ..
     if isinstance(metrics, ClassificationMetrics):
         return tuple(each.support for each in metrics.per_class)
     return metrics.support
-
-
-def _latency(variant: Variant) -> LatencyResult | None:
-    return _results((variant,), "latency", lambda each: each.latency, LatencyResult, "benchmark").get(variant.name)
-
-
-def _results(
-    variants: Iterable[Variant], what: str, part: Callable[[Variant], Any], kind: type[_T], command: str
-) -> dict[str, _T]:
-    """One of the results that a manifest carries without interpreting it, by variant, where it is there."""
-    found: dict[str, _T] = {}
-    for variant in variants:
-        written = part(variant)
-        if written is None:
-            continue
-        try:
-            found[variant.name] = convert(written, kind)
-        except msgspec.ValidationError as error:
-            raise BundleError(
-                f"the {what} of variant '{variant.name}' was not written by this version of edgeopt ({error}). "
-                f"Make it again with: edgeopt {command}"
-            ) from error
-    return found

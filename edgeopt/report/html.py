@@ -64,6 +64,7 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
         samples=[_pictures(sample) for sample in samples],
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
+        calibration_settings=_calibration_settings(report),
     )
 
 
@@ -74,6 +75,12 @@ def diagnosis_html(diagnosis: Diagnosis, title: str) -> str:
         MissingExtraError: jinja2 is not installed.
     """
     return render("diagnosed.html", title=title, diagnosis=_diagnosis("", diagnosis))
+
+
+def _calibration_settings(report: Report) -> dict[str, Any]:
+    calibration = report.manifest.calibration
+    settings = None if calibration is None else calibration.settings
+    return {} if settings is None else msgspec.to_builtins(settings)
 
 
 def _shown(report: Report) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
+from edgeopt.bundle.records import StageRecords
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
 from edgeopt.hardware import processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_numbers
@@ -280,7 +281,7 @@ def open_variant(
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }
     # What was measured stays in the bundle: of a thousand classes it would hold 10 MiB in every process that predicts.
-    light = replace(variant, engine=settings, accuracy=None, latency=None, diagnosis=None)
+    light = replace(variant, engine=settings, accuracy=None, latency=None, diagnosis=None, stages=StageRecords())
     return Predictor(session, bundle.manifest.spec_of(variant), light, others)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgeopt.bundle.records import Point, SearchResult, Status
 from edgeopt.errors import ConfigError
 from edgeopt.intervals import Indices, Interval, bootstrap_draws, interval
 from edgeopt.search.problem import Budget, Plan, Problem, Settings, Validation
-from edgeopt.search.result import Point, SearchResult, Status
 from edgeopt.spec import replace
 
 

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant, unpack, write_bundle
+from edgeopt.bundle.records import ImplicitCalibration, StageRecords
 from edgeopt.config import DataSource
 from edgeopt.dataset import Dataset, load
 from edgeopt.errors import BundleError, DataError, storage_errors
@@ -73,7 +74,7 @@ def add_implicit_variant(
         engine=settings,
         accepted=False,
         verdict=f"{NOT_MEASURED} {bundle.path} --variant {name}",
-        settings={"calibrated by": "TensorRT's entropy calibrator", "images": len(dataset), "of": source.name},
+        stages=StageRecords(implicit=ImplicitCalibration(source=source.name, images=len(dataset))),
     )
     return _with_variant(bundle, variant, plan), variant
 

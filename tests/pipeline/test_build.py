@@ -34,7 +34,7 @@ def test_the_bundle_records_both_precisions_measured(built) -> None:
     assert manifest.baseline == "ort-fp32"
     for variant in manifest.variants:
         assert variant.accuracy is not None
-        assert variant.accuracy["images"] == 60
+        assert variant.accuracy.images == 60
         assert variant.p50_ms is not None
     int8 = manifest.variant("ort-int8")
     assert int8.scheme == "onnxruntime"
@@ -82,7 +82,7 @@ def test_engines_for_another_device_carry_their_graph_and_no_latency(copy: Path,
     int8 = manifest.variant("trt-int8")
     assert (int8.scheme, int8.latency, int8.p50_ms) == ("tensorrt", None, None)
     assert int8.accuracy is not None
-    assert "ONNX Runtime" in int8.settings["accuracy measured in"]
+    assert "ONNX Runtime" in int8.stages.evaluated_in
     assert Path(int8.file).suffix == ".onnx"
     assert int8.engine.tensorrt == {"build": {"batch": {"max": 8}}}
     assert manifest.variant("ort-int8").p50_ms is not None
@@ -124,13 +124,13 @@ def test_an_interrupted_build_goes_on_where_it_was(stage: str, copy: Path, watch
     watch.interrupt_at = stage
     with pytest.raises(KeyboardInterrupt):
         rebuild(copy, watch, "export.opset=17")
-    before = Bundle.open(copy / "tiny.edgeopt").manifest.recipe["export"]["opset"]
+    before = Bundle.open(copy / "tiny.edgeopt").manifest.recipe.export.opset
     assert before == 18, "the old bundle stays whole until the new one is"
     again = Watch()
     rebuild(copy, again, "export.opset=17")
     finished = [name for name in watch.made if name not in ("data", stage)]
     assert not set(finished) & set(again.made)
-    assert Bundle.open(copy / "tiny.edgeopt").manifest.recipe["export"]["opset"] == 17
+    assert Bundle.open(copy / "tiny.edgeopt").manifest.recipe.export.opset == 17
 
 
 def test_a_variant_that_loses_too_much_is_not_chosen(copy: Path, watch: Watch) -> None:

@@ -102,7 +102,7 @@ def test_a_build_with_a_budget_records_its_search(built, tmp_path: Path) -> None
     assert "search" in watch.made
     assert "quantize" in watch.reused
     int8 = result.bundle.manifest.variant("ort-int8")
-    found = msgspec.convert(int8.settings["search"], SearchResult)
+    found = int8.stages.search
     if found.status == "refused":
         assert not int8.accepted
         assert int8.verdict == found.reason

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 from tiny_recipe import RECIPE, Watch
 
+from edgeopt.bundle.records import RepairTrial, StageRecords
 from edgeopt.calibrate import calibrate
 from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import CalibrateConfig, QuantizeConfig, parse_config
@@ -52,8 +53,8 @@ def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None
     names = [variant.name for variant in bundle.manifest.variants]
     assert names == ["ort-fp32", "ort-int8", "trt-fp32", "trt-fp16", "trt-int8"]
     for name in ("trt-fp16", "trt-int8"):
-        assert bundle.variant(name).settings["kept_float32"] == {}
-        assert bundle.variant(name).accuracy["comparison"] is not None
+        assert bundle.variant(name).stages.kept_float32 == {}
+        assert bundle.variant(name).accuracy.comparison is not None
         assert "FLOAT16" in types_in(bundle.file(name))
     assert bundle.variant("trt-fp16").precision == "fp16"
     assert "FLOAT16" not in types_in(bundle.file("trt-fp32")) | types_in(bundle.file("ort-int8"))
@@ -63,7 +64,7 @@ def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None
 
 def test_the_repairs_of_a_halved_graph_are_still_told(gpu) -> None:
     _, bundle, _ = gpu
-    assert bundle.variant("trt-int8").settings["repairs"]
+    assert bundle.variant("trt-int8").stages.repairs
 
 
 def test_a_second_build_makes_nothing(gpu) -> None:
@@ -78,13 +79,13 @@ def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -
     for name in ("rtx-fp32", "rtx-fp16", "rtx-int8"):
         assert bundle.file(name).suffix == ".plan"
         assert bundle.variant(name).engine.tensorrt["build"]["batch"]["max"] == 8
-        assert "ONNX Runtime" in bundle.variant(name).settings["accuracy measured in"]
+        assert "ONNX Runtime" in bundle.variant(name).stages.evaluated_in
 
 
 def test_inspect_shows_what_stayed_float32(gpu) -> None:
     bundle = gpu[1]
     kept = {f"node{number}": "tensor 'x' reaches 900" for number in range(7)}
-    half = replace(bundle.variant("trt-fp16"), settings={"kept_float32": kept})
+    half = replace(bundle.variant("trt-fp16"), stages=StageRecords(kept_float32=kept))
     console = Console(width=120)
     with console.capture() as captured:
         for table in bundle_tables(bundle.manifest.with_variant(half), None, {}):
@@ -98,8 +99,8 @@ def test_inspect_shows_which_repairs_helped(gpu) -> None:
     bundle = gpu[1]
     tried = [("equalization", 2.0, 1.0, ""), ("ranges", 1.0, 1.5, ""), ("exemption of stem", 1.0, 0.2, "")]
     tried.append(("distillation", 1.0, 0.5, "it was undone"))
-    trials = [dict(zip(("name", "before", "after", "declined"), trial, strict=True)) for trial in tried]
-    repaired = replace(bundle.variant("trt-int8"), settings={"repairs": trials})
+    trials = tuple(RepairTrial(*trial) for trial in tried)
+    repaired = replace(bundle.variant("trt-int8"), stages=StageRecords(repairs=trials))
     console = Console(width=120)
     with console.capture() as captured:
         for table in bundle_tables(bundle.manifest.with_variant(repaired), None, {}):
@@ -176,7 +177,7 @@ def test_openvino_computes_in_bfloat16_where_the_processor_has_it(tmp_path: Path
         ("ov-fp32", "fp32"),
         ("ov-bf16", "bf16"),
     ]
-    assert bundle.variant("ov-bf16").accuracy["comparison"] is not None
+    assert bundle.variant("ov-bf16").accuracy.comparison is not None
 
 
 def test_bfloat16_on_another_processor_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -108,16 +107,14 @@ def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str,
 def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Of each quantized variant, which repairs helped, and so which layers they left in float."""
     for variant in manifest.variants:
-        trials: list[dict[str, Any]] = variant.settings.get("repairs") or []
-        helped = [each["name"] for each in trials if each["after"] < each["before"] and not each["declined"]]
-        if helped:
+        if helped := variant.stages.helped:
             yield variant.name, f"repaired by {'; '.join(helped)}"
 
 
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Of each variant in FP16, which nodes stayed FP32 and why."""
     for variant in manifest.variants:
-        nodes: dict[str, str] = variant.settings.get("kept_float32") or {}
+        nodes = variant.stages.kept_float32 or {}
         if nodes:
             named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(nodes.items(), _SHOWN_NODES))
             more = f"; and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
@@ -187,6 +184,6 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _variant_cells(manifest: Manifest, variant: Variant) -> tuple[str, ...]:
-    accuracy = share(None if variant.accuracy is None else variant.accuracy["value"], 2)
+    accuracy = share(None if variant.accuracy is None else variant.accuracy.value, 2)
     latency = "–" if variant.p50_ms is None else f"{variant.p50_ms:.3f}"
     return variant.name, accuracy, latency, f"{manifest.size_bytes(variant) / 1e6:.2f}"

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import msgspec
 import onnx_ir as ir
 
+from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import CalibrationTable, Range, calibrate
 from edgeopt.calibrate.tap import Feeds, outputs_as_written
 from edgeopt.errors import requires_extra
@@ -37,24 +39,6 @@ _WORTH_FLOAT = 0.75
 """A float layer costs time: it must lower the harm of quantized activations to this share."""
 FITTED_IMAGES = 128
 """Most images that reconstruction looks at, spread evenly over those that may be fitted on."""
-
-
-@dataclass(frozen=True)
-class RepairTrial:
-    """One repair that was tried."""
-
-    name: str
-    before: float
-    """Discrepancy of the outputs from the float network's on held-out calibration images (see `Discrepancy`). Of
-    ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
-    after: float
-    declined: str = ""
-    """Why it could not be tried, or is not worth what it gains; otherwise empty."""
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it helped."""
-        return not self.declined and self.after < self.before
 
 
 @dataclass(frozen=True)
@@ -122,7 +106,8 @@ def repair(
         trials.append(_distill(now, split.fit, judge, distillation_epochs, tell))
     if now.discrepancy > first:
         undone = "the repairs that helped one by one did not together"
-        return Repaired(plain, first, tuple(replace(trial, declined=trial.declined or undone) for trial in trials))
+        declined = [msgspec.structs.replace(trial, declined=trial.declined or undone) for trial in trials]
+        return Repaired(plain, first, tuple(declined))
     return Repaired(now.quantized, now.discrepancy, tuple(trials))
 
 

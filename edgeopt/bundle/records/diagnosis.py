@@ -1,15 +1,38 @@
-"""What a diagnosis says."""
+"""What a diagnosis yields: why a quantized network loses accuracy, layer by layer."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from edgeopt.diagnose.figures import InputFigures
 from edgeopt.spec import Struct
 
 _TENTH_DB = 10.0
 """Above the whole network's ratio: a tenth of its noise."""
 Cause: TypeAlias = Literal["none", "weights", "activations", "both"]
+
+
+class InputFigures(Struct):
+    """One quantized activation of a layer: what its quantizer covers and what the float values need."""
+
+    tensor: str
+    low: float
+    """Smallest value that the quantizer represents."""
+    high: float
+    minimum: float
+    """Smallest value that was seen."""
+    maximum: float
+    bulk: float
+    """Magnitude that all but `OUTLIERS` of the values stay below."""
+    outlier_share: float
+    """Share of the quantizer's reach that serves only outliers: near 1 the other values have few steps left."""
+    clipped_share: float
+    """Share of the values beyond the quantizer's range by more than half a step."""
+    channel_range_ratio: float
+    """Largest over median magnitude of the channels."""
+    histogram: tuple[float, ...] = ()
+    """Shares of the values in equal bins from `minimum` to `maximum`."""
+    channels: tuple[float, ...] = ()
+    """Magnitudes of the channels, the largest first; evenly thinned out where there are many."""
 
 
 class Effect(Struct):

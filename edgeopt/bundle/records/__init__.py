@@ -1,0 +1,57 @@
+"""What was found of a variant, as typed data: every record that a manifest holds.
+
+They stand here, below all that makes them, so that whoever reads a bundle has their types at hand.
+"""
+
+from edgeopt.bundle.records.accuracy import (
+    Accuracy,
+    ClassChange,
+    ClassificationOutcomes,
+    Comparison,
+    DetectionOutcomes,
+    PackedArray,
+)
+from edgeopt.bundle.records.diagnosis import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.bundle.records.latency import (
+    AccuracyBeside,
+    Conditions,
+    Distribution,
+    Environment,
+    Histogram,
+    LatencyResult,
+    Ratio,
+    ScenarioName,
+    Series,
+)
+from edgeopt.bundle.records.search import Point, SearchResult, Status
+from edgeopt.bundle.records.stages import ImplicitCalibration, RepairTrial, StageRecords
+
+__all__ = [
+    "Accuracy",
+    "AccuracyBeside",
+    "Cause",
+    "ClassChange",
+    "ClassificationOutcomes",
+    "Comparison",
+    "Conditions",
+    "DetectionOutcomes",
+    "Diagnosis",
+    "Distribution",
+    "Effect",
+    "Environment",
+    "Histogram",
+    "ImplicitCalibration",
+    "InputFigures",
+    "LatencyResult",
+    "LayerDiagnosis",
+    "PackedArray",
+    "Point",
+    "Ratio",
+    "RepairTrial",
+    "ScenarioName",
+    "SearchResult",
+    "Series",
+    "StageRecords",
+    "Status",
+    "Tried",
+]

@@ -1,0 +1,60 @@
+"""What the stages of a build found on the way to one variant."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import msgspec
+
+from edgeopt.bundle.records.search import SearchResult
+from edgeopt.spec import PositiveInt, Struct
+
+
+class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One repair that was tried."""
+
+    name: str
+    before: float
+    """Discrepancy of the outputs from the float network's on held-out calibration images (see `Discrepancy`). Of
+    ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
+    after: float
+    declined: str = ""
+    """Why it could not be tried, or is not worth what it gains; otherwise empty."""
+
+    def __post_init__(self) -> None:
+        """Outputs that are NaN or infinite are as far away as can be; JSON has no word for either."""
+        for name in ("before", "after"):
+            if not math.isfinite(getattr(self, name)):
+                msgspec.structs.force_setattr(self, name, sys.float_info.max)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it helped."""
+        return not self.declined and self.after < self.before
+
+
+class ImplicitCalibration(Struct):
+    """INT8 by TensorRT's own entropy calibrator, on the device."""
+
+    source: str
+    """The float variant whose graph it is of."""
+    images: PositiveInt
+
+
+class StageRecords(Struct):
+    """What each stage found; a field is at its default where the stage did not run."""
+
+    repairs: tuple[RepairTrial, ...] = ()
+    kept_float32: dict[str, str] | None = None
+    """Why nodes of an FP16 graph stayed FP32, by name; None where it was never made FP16."""
+    search: SearchResult | None = None
+    """For the plan within the recipe's ``[budget]``."""
+    evaluated_in: str = ""
+    """What ran it for its accuracy, where that was not its own engine, and why."""
+    implicit: ImplicitCalibration | None = None
+
+    @property
+    def helped(self) -> tuple[str, ...]:
+        """Names of the repairs that were kept."""
+        return tuple(trial.name for trial in self.repairs if trial.is_kept)
