@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import ConfigError, DataError
-from edgeopt.preprocess import Scratch, adjust, batch, preprocess, read_image, to_pictures
+from edgeopt.preprocess import Scratch, adjust, batch, header, preprocess, read_image, to_pictures
+from edgeopt.preprocess.header import image_size
 from edgeopt.spec import (
     Adjust,
     CenterCrop,
@@ -27,6 +28,17 @@ sides = st.integers(1, 90)
 
 def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+FORMATS = (
+    *(".jpg", ".png", ".webp", ".gif", ".bmp", ".tif", ".avif", ".jp2"),
+    *(".ppm", ".pgm", ".pbm", ".pam", ".pfm", ".hdr", ".sr"),
+)
+
+
+def tiff_entry(tag: int, value: int) -> bytes:
+    """A big-endian directory entry: one LONG."""
+    return tag.to_bytes(2, "big") + b"\0\x04\0\0\0\x01" + value.to_bytes(4, "big")
 
 
 class TestReadImage:
@@ -66,6 +78,52 @@ class TestReadImage:
     def test_empty_bytes(self):
         with pytest.raises(DataError, match="0 bytes"):
             read_image(b"")
+
+    @pytest.mark.parametrize("suffix", FORMATS)
+    def test_the_header_says_how_large_it_is(self, suffix: str):
+        pixels = picture(37, 53)
+        if suffix in (".pgm", ".pbm"):
+            pixels = pixels[..., 0]
+        if suffix in (".hdr", ".pfm"):
+            pixels = pixels.astype(np.float32)
+        try:
+            content = cv2.imencode(suffix, pixels)[1].tobytes()
+        except cv2.error:
+            pytest.skip(f"this OpenCV does not write {suffix}: its header not tested")
+        assert image_size(content) == (37, 53)
+
+    def test_the_header_of_lossy_and_of_old_files(self):
+        lossy = cv2.imencode(".webp", picture(37, 53), [cv2.IMWRITE_WEBP_QUALITY, 50])[1].tobytes()
+        assert image_size(lossy) == (37, 53)
+        extended = b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\x34\0\0" + b"\x24\0\0"
+        assert image_size(extended) == (37, 53)
+        assert image_size(b"BM" + bytes(12) + b"\x0c\0\0\0" + b"\x35\0\x25\0") == (37, 53)
+        assert image_size(b"MM\0*\0\0\0\x08\0\x02" + tiff_entry(256, 53) + tiff_entry(257, 37)) == (37, 53)
+        assert image_size(b"P5 # a comment\n53 # another\n37 255\n") == (37, 53)
+
+    @given(st.binary(max_size=200), st.sampled_from([magic for magic, _ in header._READERS]))
+    def test_a_header_of_anything_is_a_size_or_none(self, content: bytes, magic: bytes):
+        size = image_size(magic + content)
+        assert size is None or (len(size) == 2 and min(size) >= 0)
+
+    def test_too_many_pixels_are_refused_before_memory_is_taken(self, monkeypatch: pytest.MonkeyPatch):
+        content = cv2.imencode(".png", picture(40, 50))[1].tobytes()
+        monkeypatch.setattr(header, "LARGEST_PIXELS", 1999)
+        with pytest.raises(DataError, match=r"50 x 40 pixels.*EDGEOPT_LARGEST_PIXELS"):
+            read_image(content)
+        monkeypatch.setenv("EDGEOPT_LARGEST_PIXELS", "2000")
+        assert read_image(content).shape == (40, 50, 3)
+        monkeypatch.setenv("EDGEOPT_LARGEST_PIXELS", "64M")
+        with pytest.raises(ConfigError, match="64M"):
+            read_image(content)
+
+    @pytest.mark.parametrize("name", ["bomb-32767.png", "bomb-32767-trunc.png", "lf-image-timeout-*"])
+    def test_files_that_unpack_into_all_memory(self, shared: Path, name: str):
+        files = sorted((shared.parent / "cases" / "hostile").glob(name))
+        if not files:
+            pytest.skip(f"{name} is not here: not tested on it")
+        with pytest.raises(DataError, match="million"):
+            read_image(files[0])
 
 
 class TestScratch:
@@ -178,6 +236,20 @@ class TestSteps:
     def test_resize_shorter_side(self, shape, expected):
         tensor, _ = preprocess(picture(*shape), Preprocessing(steps=(ResizeShorterSide(pixels=50),)))
         assert tensor.shape[1:] == expected
+
+    @pytest.mark.parametrize("shape", [(1, 65_500, 3), (1_000_000, 1, 3)])
+    def test_a_thin_strip_is_not_scaled_into_all_memory(self, shape):
+        spec = Preprocessing(steps=(ResizeShorterSide(pixels=256), CenterCrop(size=(224, 224))))
+        with pytest.raises(DataError, match="as preprocessing scales it"):
+            preprocess(np.zeros(shape, np.uint8), spec)
+
+    def test_memory_of_a_huge_image_is_given_back(self):
+        spec = Preprocessing(steps=(ResizeShorterSide(pixels=256), CenterCrop(size=(224, 224))))
+        scratch = Scratch()
+        preprocess(np.zeros((10, 2000, 3), np.uint8), spec, scratch=scratch)
+        assert sum(memory.nbytes for memory in scratch._memory.values()) > 30e6
+        preprocess(np.zeros((300, 300, 3), np.uint8), spec, scratch=scratch)
+        assert sum(memory.nbytes for memory in scratch._memory.values()) < 1e6
 
     def test_center_crop_cuts_the_middle(self):
         image = picture(11, 9)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
+from edgeopt.preprocess.header import check_size, image_size
 
 Image: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) uint8, blue first."""
@@ -22,7 +23,7 @@ def read_image(source: str | Path | bytes) -> Image:
     """Decode an image file, or the bytes of one, to (H, W, 3) uint8 BGR; the EXIF orientation is applied.
 
     Raises:
-        DataError: the file cannot be read, is empty, or is not a whole image.
+        DataError: the file cannot be read, is empty, is not a whole image, or announces too many pixels.
     """
     if isinstance(source, bytes):
         name, content = f"image of {len(source)} bytes", source
@@ -34,6 +35,8 @@ def read_image(source: str | Path | bytes) -> Image:
             raise DataError(f"cannot read the image {name}: {error.strerror}. Check the path") from error
     if not content:
         raise DataError(f"{name} is empty (0 bytes). Remove it or fetch it again")
+    if (size := image_size(content)) is not None:
+        check_size(size, name)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:

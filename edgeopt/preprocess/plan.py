@@ -15,6 +15,10 @@ from edgeopt.preprocess.steps import Planner, Room
 from edgeopt.preprocess.tensor import Tensor, TensorForm
 from edgeopt.spec import Preprocessing, Size
 
+_SPARE = 4
+"""So many times as large as needed may memory be to be kept: one huge image should not hold it for ever."""
+_SMALL_BYTES = 16 << 20
+
 
 class Scratch:
     """What `preprocess` keeps for the next image: memory for what it makes on its way, and the plan for the size.
@@ -37,7 +41,7 @@ class Scratch:
     def _piece(self, number: int, height: int, width: int) -> Image:
         size = height * width * 3
         memory = self._memory.get(number)
-        if memory is None or memory.size < size:
+        if memory is None or not size <= memory.size <= max(_SPARE * size, _SMALL_BYTES):
             memory = self._memory[number] = np.empty(size, np.uint8)
         return memory[:size].reshape(height, width, 3)
 

@@ -10,6 +10,7 @@ import cv2
 
 from edgeopt.boxes import Geometry
 from edgeopt.preprocess.color import adjust
+from edgeopt.preprocess.header import check_size
 from edgeopt.preprocess.image import Image
 from edgeopt.spec import Adjust, CenterCrop, Interpolation, Letterbox, Resize, ResizeShorterSide, Size, Step
 
@@ -54,6 +55,8 @@ class Planner:
 
     def _resize(self, size: Size, interpolation: Interpolation) -> None:
         height, width = self.size
+        # Of an image of 1 x 65,500 pixels, scaling the shorter side to 256 makes 4.3 billion.
+        check_size(size, f"an image of {width} x {height} pixels, as preprocessing scales it,")
         self.geometry = self.geometry.scaled(size[1] / width, size[0] / height)
         if size != self.size:
             memory = self._room(*size)
