@@ -29,7 +29,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.hardware import machine
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
-from edgeopt.pipeline.plans import Subject, search_plan
+from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.preprocess import preprocess
@@ -90,7 +90,7 @@ def _prepare(job: Job) -> _Prepared:
 
 def _ours(job: Job, prepared: _Prepared, budget: str, out: Path) -> dict[str, Any]:
     config, dataset = job.config, job.split("validation")
-    subject = Subject(
+    subject = SearchedModel(
         graphs.read_graph(prepared.exact),
         graphs.read_graph(prepared.quantized),
         prepared.spec,

@@ -23,7 +23,7 @@ from edgeopt.errors import AccuracyError, MeasurementError, StorageError, Target
 from edgeopt.hardware import Cpu, processor_fingerprint
 from edgeopt.measure import latency
 from edgeopt.measure.environment import environment
-from edgeopt.measure.interleave import Plan, Warmup, rounds, warm_up
+from edgeopt.measure.interleave import Schedule, Warmup, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Staged, Timed
 from edgeopt.runtime import load, open_variant, settings_here
@@ -97,14 +97,14 @@ class TestRounds:
     def test_two_run_as_abba_and_then_baab(self):
         subjects = {name: Scripted(lambda number: 1e6) for name in "AB"}
         warmups = dict.fromkeys("AB", Warmup(8, 0.0, 1e6, stable=True))
-        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
+        generator = rounds(subjects, warmups, Schedule(), NO_SENSORS)
         assert "".join(block.subject for block in next(generator)) == "ABBA"
         assert "".join(block.subject for block in next(generator)) == "BAAB"
 
     def test_every_subject_is_first_last_and_twice_in_a_row_equally_often(self):
         subjects = {name: Scripted(lambda number: 1e6) for name in "ABC"}
         warmups = dict.fromkeys("ABC", Warmup(8, 0.0, 1e6, stable=True))
-        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
+        generator = rounds(subjects, warmups, Schedule(), NO_SENSORS)
         orders = ["".join(block.subject for block in next(generator)) for _ in range(3)]
         assert orders == ["ABCCBA", "BCAACB", "CABBAC"]
 
@@ -112,14 +112,14 @@ class TestRounds:
     def test_all_subjects_run_the_same_queries(self, medians, count):
         subjects = {str(index): Scripted(lambda number: 1e6) for index in range(len(medians))}
         warmups = {name: Warmup(8, 0.0, median, stable=True) for name, median in zip(subjects, medians, strict=True)}
-        generator = rounds(subjects, warmups, Plan(), NO_SENSORS)
+        generator = rounds(subjects, warmups, Schedule(), NO_SENSORS)
         for _ in range(count):
             next(generator)
         assert len({tuple(sorted(subject.calls)) for subject in subjects.values()}) == 1
 
     def test_nothing_to_measure(self):
         with pytest.raises(MeasurementError, match="nothing to measure"):
-            next(rounds({}, {}, Plan(), NO_SENSORS))
+            next(rounds({}, {}, Schedule(), NO_SENSORS))
 
 
 class TestMeasure:

@@ -26,9 +26,9 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.diagnose import (
     Diagnosis,
     LayerSignals,
+    ModelPair,
     Observed,
-    Repair,
-    Subject,
+    Remedy,
     Traits,
     channel_range_ratio,
     diagnose,
@@ -94,7 +94,7 @@ def names(model: ir.Model) -> list[str]:
 # The algorithm on numbers
 
 
-def numbers(noise: dict[str, tuple[float, float]]) -> Subject:
+def numbers(noise: dict[str, tuple[float, float]]) -> ModelPair:
     """A model whose output is 1 plus the noise of each layer's weights and activations."""
     reference = [[np.ones((1, 50))] for _ in range(3)]
 
@@ -102,11 +102,11 @@ def numbers(noise: dict[str, tuple[float, float]]) -> Subject:
         power = sum(noise[name][0] ** 2 for name in weights) + sum(noise[name][1] ** 2 for name in activations)
         return [[np.full((1, 50), 1.0 + np.sqrt(power))] for _ in reference]
 
-    def repairs(name: str) -> list[Repair]:
+    def repairs(name: str) -> list[Remedy]:
         rest = [other for other in noise if other != name]
-        return [Repair("mse ranges", "method = mse", lambda: outputs(list(noise), rest))]
+        return [Remedy("mse ranges", "method = mse", lambda: outputs(list(noise), rest))]
 
-    return Subject({name: Traits(operator="Conv") for name in noise}, reference, RAW, outputs, repairs=repairs)
+    return ModelPair({name: Traits(operator="Conv") for name in noise}, reference, RAW, outputs, repairs=repairs)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-3, 0.05), min_size=2), st.data())
@@ -159,7 +159,7 @@ def test_the_share_that_is_done_reaches_one() -> None:
 
 def test_no_images_is_an_error() -> None:
     with pytest.raises(DataError, match="images"):
-        diagnose(Subject({}, [], RAW, lambda weights, activations: []))
+        diagnose(ModelPair({}, [], RAW, lambda weights, activations: []))
 
 
 def test_a_diagnosis_survives_json_even_where_outputs_are_equal_or_nan() -> None:

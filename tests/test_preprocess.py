@@ -145,9 +145,9 @@ class TestScratch:
 
     def test_images_of_one_size_are_planned_once(self):
         spec, scratch = Preprocessing(steps=(ResizeShorterSide(pixels=9),)), Scratch()
-        plan = scratch.plan(spec, (48, 64))
-        assert scratch.plan(spec, (48, 64)) is plan
-        assert scratch.plan(spec, (64, 48)) is not plan
+        preparation = scratch.preparation(spec, (48, 64))
+        assert scratch.preparation(spec, (48, 64)) is preparation
+        assert scratch.preparation(spec, (64, 48)) is not preparation
 
     def test_another_specification_is_another_plan(self):
         scratch = Scratch()

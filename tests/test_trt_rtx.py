@@ -96,9 +96,9 @@ def to_int8(model: ir.Model) -> ir.Model:
 def to_half(model: ir.Model) -> ir.Model:
     """As a build makes ``fp16`` variants, and with Q/DQ what INT8 leaves float."""
     from edgeopt.config import CalibrateConfig
-    from edgeopt.pipeline.precision import halve
+    from edgeopt.pipeline.precision import to_float16
 
-    return halve(model, images(model), CalibrateConfig()).model
+    return to_float16(model, images(model), CalibrateConfig()).model
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError
 from edgeopt.measure import latency, validity
 from edgeopt.measure.environment import environment, peak_memory_mib
-from edgeopt.measure.interleave import Block, Plan, Warmup, done, rounds, warm_up
+from edgeopt.measure.interleave import Block, Schedule, Warmup, done, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Stages, Subject, Timed
 from edgeopt.progress import Update
@@ -114,12 +114,12 @@ def measure(
     reference = baseline or next(iter(subjects), "")
     if reference not in subjects:
         raise MeasurementError(f"the baseline '{reference}' is not among what is measured: {', '.join(subjects)}")
-    plan = Plan(config.warmup_s, config.duration_s, config.minimum_queries)
+    schedule = Schedule(config.warmup_s, config.duration_s, config.minimum_queries)
     if scenario.name == "server":
-        plan = replace(plan, block_s=_SERVER_BLOCK_S, settle=0)
-    warmups = {name: warm_up(subject, plan.warmup_s) for name, subject in subjects.items()}
-    endless = rounds(subjects, warmups, plan, Sensors() if sensors is None else sensors)
-    blocks, partial = _collect(endless, plan, progress)
+        schedule = replace(schedule, block_s=_SERVER_BLOCK_S, settle=0)
+    warmups = {name: warm_up(subject, schedule.warmup_s) for name, subject in subjects.items()}
+    endless = rounds(subjects, warmups, schedule, Sensors() if sensors is None else sensors)
+    blocks, partial = _collect(endless, schedule, progress)
     run = _Run(scenario, is_quick(scenario, config), reference, environment(config.threads), peak_memory_mib(), partial)
     return {name: _result(name, subject, warmups[name], blocks, run) for name, subject in subjects.items()}
 
@@ -137,7 +137,7 @@ class _Run:
 
 
 def _collect(
-    endless: Iterator[list[Block]], plan: Plan, progress: Update | None
+    endless: Iterator[list[Block]], schedule: Schedule, progress: Update | None
 ) -> tuple[dict[str, list[Block]], bool]:
     """Blocks by subject, and whether Ctrl-C ended the run early."""
     blocks: dict[str, list[Block]] = {}
@@ -146,8 +146,8 @@ def _collect(
             for block in of_round:
                 blocks.setdefault(block.subject, []).append(block)
             if progress is not None:
-                progress(done(blocks, plan))
-            if done(blocks, plan) >= 1.0:
+                progress(done(blocks, schedule))
+            if done(blocks, schedule) >= 1.0:
                 break
     except KeyboardInterrupt:
         if not blocks:

@@ -1,11 +1,11 @@
 """Diagnose: why a quantized model loses accuracy, layer by layer, and which repair brings it back.
 
-The algorithm knows neither graphs nor engines: it asks the callables of a `Subject`.
+The algorithm knows neither graphs nor engines: it asks the callables of a `ModelPair`.
 """
 
 from edgeopt.bundle.records import Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
 from edgeopt.diagnose.figures import LayerSignals, Observed, channel_range_ratio, input_figures
-from edgeopt.diagnose.run import FLOAT, Outputs, Repair, Subject, Traits, diagnose, effect
+from edgeopt.diagnose.run import FLOAT, ModelPair, Outputs, Remedy, Traits, diagnose, effect
 
 __all__ = [
     "FLOAT",
@@ -14,10 +14,10 @@ __all__ = [
     "InputFigures",
     "LayerDiagnosis",
     "LayerSignals",
+    "ModelPair",
     "Observed",
     "Outputs",
-    "Repair",
-    "Subject",
+    "Remedy",
     "Traits",
     "Tried",
     "channel_range_ratio",

@@ -46,7 +46,7 @@ class Traits(Struct):
 
 
 @dataclass(frozen=True)
-class Repair:
+class Remedy:
     """Something that can be tried on one layer."""
 
     name: str
@@ -55,12 +55,12 @@ class Repair:
     run: Callable[[], Outputs]
 
 
-def _no_repairs(_layer: str) -> Iterable[Repair]:
+def _no_repairs(_layer: str) -> Iterable[Remedy]:
     return ()
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelPair:
     """A pair of models as the diagnosis sees it."""
 
     layers: Mapping[str, Traits]
@@ -73,7 +73,7 @@ class Subject:
     """Outputs with only these layers' weights, and these layers' activations, quantized."""
     observe: Callable[[], Iterable[tuple[str, Array, Array]]] = tuple
     """Layer by layer and image by image: name, its output in float, and in the quantized model."""
-    repairs: Callable[[str], Iterable[Repair]] = _no_repairs
+    repairs: Callable[[str], Iterable[Remedy]] = _no_repairs
     """What can be tried on a layer."""
     together: Callable[[Sequence[tuple[str, str]]], Outputs] | None = None
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
@@ -82,7 +82,7 @@ class Subject:
     notes: tuple[str, ...] = field(default=())
 
 
-def diagnose(subject: Subject, progress: Callable[[float], None] | None = None) -> Diagnosis:
+def diagnose(subject: ModelPair, progress: Callable[[float], None] | None = None) -> Diagnosis:
     """Find what a quantized model loses where.
 
     Args:
@@ -112,7 +112,7 @@ def effect(
 class _Run:
     """One diagnosis."""
 
-    def __init__(self, subject: Subject, progress: Callable[[float], None]) -> None:
+    def __init__(self, subject: ModelPair, progress: Callable[[float], None]) -> None:
         self._subject, self._progress = subject, progress
         self._all = tuple(subject.layers)
         self._done, self._total = 0, 3 + len(self._all) + min(EXCLUDED_LAYERS, len(self._all))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle.records import Conditions
 from edgeopt.gate.verdict import GateConfig
-from edgeopt.measure.interleave import Block, Plan, rounds, warm_up
+from edgeopt.measure.interleave import Block, Schedule, rounds, warm_up
 from edgeopt.measure.latency import round_medians
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Subject
@@ -73,7 +73,7 @@ def measure_rounds(
     warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
     measured = Rounds(config)
     start = time.perf_counter()
-    for number, blocks in enumerate(rounds(subjects, warmups, Plan(block_s=config.block_s), sensors), 1):
+    for number, blocks in enumerate(rounds(subjects, warmups, Schedule(block_s=config.block_s), sensors), 1):
         measured.add(blocks)
         used = (time.perf_counter() - start) / max(seconds, 1e-9)
         done = max(measured.count / wanted, number / (_MOST_DISTURBED * wanted), used)

@@ -23,7 +23,7 @@ _WARM_UP_FACTOR = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long and how finely to alternate."""
 
     warmup_s: float = 0.5
@@ -85,7 +85,7 @@ def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
 
 
 def rounds(
-    subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], plan: Plan, sensors: Sensors
+    subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], schedule: Schedule, sensors: Sensors
 ) -> Iterator[list[Block]]:
     """Endless rounds of blocks: every subject forth and back, starting with another one in every round.
 
@@ -97,7 +97,7 @@ def rounds(
     Args:
         subjects: what to measure, by name.
         warmups: of the same names, from `warm_up`.
-        plan: how large the blocks are.
+        schedule: how large the blocks are.
         sensors: read before and after each block.
 
     Yields:
@@ -106,9 +106,9 @@ def rounds(
     if not subjects:
         raise MeasurementError("there is nothing to measure: give at least one model")
     slowest_s = max(warmup.median_ns for warmup in warmups.values()) / 1e9
-    queries = min(max(plan.minimum_block, int(plan.block_s / max(slowest_s, 1e-9))), plan.maximum_block)
+    queries = min(max(schedule.minimum_block, int(schedule.block_s / max(slowest_s, 1e-9))), schedule.maximum_block)
     names = list(subjects)
-    run = _Blocks(subjects, queries, plan.settle, sensors)
+    run = _Blocks(subjects, queries, schedule.settle, sensors)
     number = 0
     while True:
         order = [names[(place + number) % len(names)] for place in range(len(names))]
@@ -134,12 +134,12 @@ class _Blocks:
         return Block(name, number, before.at_s - self._start, samples, meanwhile)
 
 
-def done(blocks: Mapping[str, list[Block]], plan: Plan) -> float:
-    """How much of the plan's duration and number of queries the slowest to get there has, up to 1."""
-    return min(1.0, *(_share(own, plan) for own in blocks.values()))
+def done(blocks: Mapping[str, list[Block]], schedule: Schedule) -> float:
+    """How much of the schedule's duration and number of queries the slowest to get there has, up to 1."""
+    return min(1.0, *(_share(own, schedule) for own in blocks.values()))
 
 
-def _share(blocks: list[Block], plan: Plan) -> float:
+def _share(blocks: list[Block], schedule: Schedule) -> float:
     queries = sum(len(block.samples_ns) for block in blocks)
     seconds = sum(block.conditions.seconds for block in blocks)
-    return min(queries / plan.minimum_queries, seconds / plan.duration_s if plan.duration_s else 1.0)
+    return min(queries / schedule.minimum_queries, seconds / schedule.duration_s if schedule.duration_s else 1.0)

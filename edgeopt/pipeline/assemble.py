@@ -23,7 +23,7 @@ from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.precision import read_kept
-from edgeopt.pipeline.variants import Engine
+from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import ModelSpec
@@ -41,7 +41,7 @@ _GOLDEN_INPUTS = "golden/inputs.npz"
 class Measured:
     """An engine with what was measured on it."""
 
-    engine: Engine
+    engine: BuiltVariant
     accuracy: Accuracy
     latency: LatencyResult | None
     """None: it cannot run on this machine."""
@@ -139,6 +139,6 @@ def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
     return {spec.input.name: np.concatenate(tensors)}
 
 
-def _golden_outputs(engine: Engine, inputs: dict[str, Array]) -> dict[str, Any]:
+def _golden_outputs(engine: BuiltVariant, inputs: dict[str, Array]) -> dict[str, Any]:
     with engine.session() as session:
         return record_outputs(session, inputs)

@@ -16,8 +16,8 @@ from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.plans import Subject, search_plan
-from edgeopt.pipeline.precision import GUARD_IMAGES, halve
+from edgeopt.pipeline.plans import SearchedModel, search_plan
+from edgeopt.pipeline.precision import GUARD_IMAGES, to_float16
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.search import Budget, SearchResult
 from edgeopt.spec import ModelSpec
@@ -44,7 +44,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
 
     def make(folder: Path, scratch: Path) -> str:
         config, spec = job.config, read_spec(exact)
-        subject = Subject(
+        subject = SearchedModel(
             read_graph(exact),
             read_graph(quantized),
             spec,
@@ -52,7 +52,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
             dataset,
             config.evaluate,
             config.benchmark,
-            ship=partial(_halved, job, spec) if reduced == "fp16" else None,
+            ship=partial(_to_float16, job, spec) if reduced == "fp16" else None,
             engine=EngineSettings(precision="bf16") if reduced == "bf16" else EngineSettings(),
         )
         result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
@@ -85,9 +85,9 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
     return found
 
 
-def _halved(job: Job, spec: ModelSpec, model: ir.Model) -> ir.Model:
+def _to_float16(job: Job, spec: ModelSpec, model: ir.Model) -> ir.Model:
     """A plan's graph in float16 between its INT8 layers, as the build will make it."""
-    return halve(
+    return to_float16(
         model, itertools.islice(feeds(job.split("calibration"), spec), GUARD_IMAGES), job.config.calibrate
     ).model
 

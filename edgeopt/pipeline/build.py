@@ -16,10 +16,10 @@ from edgeopt.pipeline import graphs, variants
 from edgeopt.pipeline.assemble import Measured, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
-from edgeopt.pipeline.precision import halved
+from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.training import WEIGHTS, trained
-from edgeopt.pipeline.variants import Engine
+from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
 from edgeopt.targets import find_target
@@ -120,7 +120,7 @@ def _needed_splits(config: Config) -> list[str]:
     ]
 
 
-def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | None]:
+def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:
     """Each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
     quantize = job.config.quantize
     calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
@@ -147,10 +147,10 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[Engine], Artifact | 
 
 def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:
     """The graph whose float part is in a precision; BF16 is the engine's affair."""
-    return halved(job, graph) if reduced == "fp16" else graph
+    return in_float16(job, graph) if reduced == "fp16" else graph
 
 
-def _measured(job: Job, engines: list[Engine]) -> tuple[list[Measured], list[str]]:
+def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Measured], list[str]]:
     """Every engine with its accuracy and latency, the baseline first; and the keys of all that went into them."""
     baseline, *_ = engines
     reference = variants.evaluated(job, baseline, None)

@@ -8,14 +8,14 @@ from edgeopt.bundle import Calibration, ClassCoverage
 from edgeopt.calibrate import CalibrationTable, tensor_hash
 from edgeopt.errors import ModelError
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.variants import Engine
+from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import content_key
 
 COMPARED_IMAGES = 4
 """Images whose network inputs are made again as the evaluation makes them."""
 
 
-def examined(job: Job, table: CalibrationTable, engines: Sequence[Engine]) -> Calibration:
+def examined(job: Job, table: CalibrationTable, engines: Sequence[BuiltVariant]) -> Calibration:
     """What the bundle says about its calibration.
 
     That no calibration image is also evaluated on was made sure of when the data were loaded
@@ -46,7 +46,7 @@ def examined(job: Job, table: CalibrationTable, engines: Sequence[Engine]) -> Ca
     )
 
 
-def _require_parity(job: Job, table: CalibrationTable, engine: Engine, compared: int) -> None:
+def _require_parity(job: Job, table: CalibrationTable, engine: BuiltVariant, compared: int) -> None:
     """Prepare some images as the evaluation of `engine` does, and compare the bytes."""
     dataset = job.split("calibration")
     with engine.open() as predictor:

@@ -21,10 +21,10 @@ from edgeopt.dataset import Dataset
 from edgeopt.diagnose import (
     FLOAT,
     Diagnosis,
+    ModelPair,
     Observed,
     Outputs,
-    Repair,
-    Subject,
+    Remedy,
     Traits,
     channel_range_ratio,
     diagnose,
@@ -176,9 +176,9 @@ class _Pair:
         self._quantizers = {name: activation_quantizers(model, layer) for name, layer in self.layers.items()}
         self._table = self._observe_inputs()
 
-    def subject(self) -> Subject:
+    def subject(self) -> ModelPair:
         """The pair as `diagnose` sees it."""
-        return Subject(
+        return ModelPair(
             layers={name: self._traits(layer) for name, layer in self.layers.items()},
             reference=self._reference,
             discrepancy=self._discrepancy,
@@ -254,13 +254,13 @@ class _Pair:
         step = quantization_step(self._nodes[layer.name].inputs[_WEIGHT])
         return step is not None and step.size == 1
 
-    def _repairs(self, name: str) -> Iterator[Repair]:
+    def _repairs(self, name: str) -> Iterator[Remedy]:
         for method in _METHODS:
             if self._requantizers(name, method):
                 chosen = [(name, f"{method}{_RANGES}")]
-                yield Repair(chosen[0][1], f'[calibrate] method = "{method}"', partial(self._together, chosen))
+                yield Remedy(chosen[0][1], f'[calibrate] method = "{method}"', partial(self._together, chosen))
         if self._has_uneven_weight(name):
-            yield Repair(_CHANNELS, _PER_CHANNEL, partial(self._together, [(name, _CHANNELS)]))
+            yield Remedy(_CHANNELS, _PER_CHANNEL, partial(self._together, [(name, _CHANNELS)]))
 
     def _together(self, chosen: Sequence[tuple[str, str]]) -> Outputs:
         """Outputs with repairs of several layers, by name of layer and repair."""

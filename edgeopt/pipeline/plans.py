@@ -47,7 +47,7 @@ Outputs: TypeAlias = list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Subject:
+class SearchedModel:
     """What is searched, and how it is measured."""
 
     exact: ir.Model
@@ -69,7 +69,7 @@ class Subject:
 
 
 def search_plan(
-    subject: Subject,
+    subject: SearchedModel,
     budget: Budget,
     folder: Path,
     settings: Settings | None = None,
@@ -99,7 +99,7 @@ def search_plan(
 class _Plans:
     """Graphs and engines of plans, and what the search asks about them."""
 
-    def __init__(self, subject: Subject, folder: Path, progress: Update | None = None) -> None:
+    def __init__(self, subject: SearchedModel, folder: Path, progress: Update | None = None) -> None:
         self._subject, self._folder = subject, folder
         groups = movable_groups(subject.quantized)
         self._discrepancy = Discrepancy(readings_of(subject.spec))

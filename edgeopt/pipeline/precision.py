@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.passes.rewrite.float16 import SCALE_OPSET, Halved, float16
+from edgeopt.passes.rewrite.float16 import SCALE_OPSET, Float16Result, float16
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
@@ -30,14 +30,14 @@ _NAMED = 3
 """Nodes that a line of the build's output names; the bundle names them all."""
 
 
-def halved(job: Job, graph: Artifact) -> Artifact:
+def in_float16(job: Job, graph: Artifact) -> Artifact:
     """`graph` (float or Q/DQ) in float16 inside, but for the nodes that measured overflow keeps in float32."""
     dataset = job.split("calibration")
 
     def make(folder: Path, _scratch: Path) -> str:
         spec = read_spec(graph)
         images = itertools.islice(feeds(dataset, spec), GUARD_IMAGES)
-        result = halve(read_graph(graph), images, job.config.calibrate)
+        result = to_float16(read_graph(graph), images, job.config.calibrate)
         for found in (name for name in (REPAIRS, SEARCH) if graph.file(name).exists()):
             shutil.copyfile(graph.file(found), folder / found)
         write_graph(folder, result.model, spec)
@@ -49,7 +49,9 @@ def halved(job: Job, graph: Artifact) -> Artifact:
     return job.stage("float16", determinants, make, ("onnx", "onnx-ir", "onnxruntime"), code)
 
 
-def halve(model: ir.Model, images: Iterable[tuple[str, dict[str, NDArray[Any]]]], config: CalibrateConfig) -> Halved:
+def to_float16(
+    model: ir.Model, images: Iterable[tuple[str, dict[str, NDArray[Any]]]], config: CalibrateConfig
+) -> Float16Result:
     """Measure `model` on `images` and turn it into float16.
 
     Args:

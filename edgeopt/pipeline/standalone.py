@@ -24,13 +24,13 @@ from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.outputs import READ_IMAGES, read_outputs
-from edgeopt.pipeline.precision import describe_kept, halve
+from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
 from edgeopt.spec import Preprocessing, Struct
 
-Feeds = Iterator[tuple[str, dict[str, NDArray[Any]]]]
+Samples = Iterator[tuple[str, dict[str, NDArray[Any]]]]
 
 
 class InputSpec(Struct):
@@ -107,7 +107,7 @@ def quantize_file(
     )
     finished, kept_float = result.model, None
     if float_rest == "fp16":
-        finished, kept_float = halve(result.model, images, calibrate_config)
+        finished, kept_float = to_float16(result.model, images, calibrate_config)
     with storage_errors(out):
         ir.save(finished, out)
     sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
@@ -136,7 +136,7 @@ def _pictures(folder: Path) -> Dataset:
     return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
 
 
-def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Feeds:
+def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Samples:
     """Name and network inputs of each sample of an ``.npz``, or of each image of a folder (which needs `spec`).
 
     Raises:
@@ -147,7 +147,7 @@ def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Feed
     return array_feeds(calibration) if calibration.suffix == ".npz" else image_feeds(model, calibration, spec)
 
 
-def array_feeds(path: Path) -> Feeds:
+def array_feeds(path: Path) -> Samples:
     """Sample after sample of the arrays in an ``.npz``."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -161,7 +161,7 @@ def array_feeds(path: Path) -> Feeds:
         yield f"{path.name}[{row}]", {name: array[row : row + 1] for name, array in arrays.items()}
 
 
-def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Feeds:
+def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Samples:
     """Image after image of a folder, as the network's only input takes it."""
     if spec is None:
         raise ConfigError(

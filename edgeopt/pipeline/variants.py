@@ -32,7 +32,7 @@ BENCHMARK_IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltVariant:
     """One variant on its way: the graph it came from and the compiled file."""
 
     name: str
@@ -68,7 +68,7 @@ class Engine:
 
 def compiled(
     job: Job, graph: Artifact, target_name: TargetName, precision: Precision, scheme: SchemeName | None
-) -> Engine:
+) -> BuiltVariant:
     """The engine of `graph` for a target.
 
     Raises:
@@ -87,7 +87,7 @@ def compiled(
 
     determinants = {"graph": graph.key, "target": target_name, "code": code_of(target_name), "settings": settings}
     artifact = job.stage("compile", determinants, make, target.distributions, (target.compile.__module__,))
-    return Engine(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
+    return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
 def _settings(config: Config, target: Target, precision: Precision) -> EngineSettings:
@@ -95,7 +95,7 @@ def _settings(config: Config, target: Target, precision: Precision) -> EngineSet
     return replace(target.settings(config.compile), precision="bf16" if reduced else "fp32")
 
 
-def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
+def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Artifact:
     """``accuracy.json``: accuracy on the test set, beside the baseline's."""
     dataset = job.split("test")
 
@@ -117,7 +117,7 @@ def evaluated(job: Job, engine: Engine, baseline: Artifact | None) -> Artifact:
     return job.stage("evaluate", determinants, make, find_target(engine.target).distributions, code)
 
 
-def benchmarked(job: Job, engines: Sequence[Engine], baseline: str) -> Artifact:
+def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Artifact:
     """``latency.json``: all engines measured in alternation, in one run on this machine.
 
     Engines that cannot run here are left out; so is everything when the baseline is among them.

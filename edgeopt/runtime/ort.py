@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
-from edgeopt.runtime.feeds import Feeds
+from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec, replace
 
@@ -45,7 +45,7 @@ def open_engine(
     reuse_outputs: bool,
     content: bytes | None = None,
 ) -> OrtSession:
-    """See `runtime.session.Engine.open_engine`."""
+    """See `runtime.session.OpenEngine`."""
     return OrtSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 
@@ -77,7 +77,7 @@ class OrtSession:
         self.outputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_outputs())
         self._reuse_outputs = reuse_outputs
         self._binding = self._session.io_binding()
-        self._feeds = Feeds(self.inputs)
+        self._bindings = Bindings(self.inputs)
         self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._results: dict[str, Array] = {}
 
@@ -90,10 +90,10 @@ class OrtSession:
         """
         if self._session is None:
             raise TargetError("this session is closed; open another one")
-        for name in self._feeds.update(inputs):
-            self._binding.bind_cpu_input(name, self._feeds.arrays[name])
+        for name in self._bindings.update(inputs):
+            self._binding.bind_cpu_input(name, self._bindings.arrays[name])
         try:
-            if self._feeds.shapes != self._shapes:
+            if self._bindings.shapes != self._shapes:
                 self._allocate()
             else:
                 self._session.run_with_iobinding(self._binding)
@@ -107,10 +107,10 @@ class OrtSession:
     def _allocate(self) -> None:
         """Run unbound once: the outputs of these input shapes are the buffers of the runs that follow."""
         names = [output.name for output in self.outputs]
-        self._results = dict(zip(names, self._session.run(names, self._feeds.arrays), strict=True))
+        self._results = dict(zip(names, self._session.run(names, self._bindings.arrays), strict=True))
         for name, array in self._results.items():
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._shapes = self._feeds.shapes
+        self._shapes = self._bindings.shapes
 
     def __enter__(self) -> OrtSession:
         return self

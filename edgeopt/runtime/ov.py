@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
-from edgeopt.runtime.feeds import Feeds
+from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.ov_streams import Streams
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec
@@ -69,7 +69,7 @@ def open_engine(
     reuse_outputs: bool,
     content: bytes | None = None,
 ) -> OvSession:
-    """See `runtime.session.Engine.open_engine`."""
+    """See `runtime.session.OpenEngine`."""
     return OvSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 
@@ -111,7 +111,7 @@ class OvSession:
         self._request: Any = None
         self._streams: Streams | None = None
         """Several images at once where the settings ask for throughput."""
-        self._feeds = Feeds(self.inputs)
+        self._bindings = Bindings(self.inputs)
         self._positions = {spec.name: position for position, spec in enumerate(self.inputs)}
         self._shapes: tuple[tuple[int, ...], ...] | None = None
         self._results: dict[str, Array] = {}
@@ -125,9 +125,9 @@ class OvSession:
         """
         if self._closed:
             raise TargetError("this session is closed; open another one")
-        changed = self._feeds.update(inputs)
+        changed = self._bindings.update(inputs)
         try:
-            if self._feeds.shapes != self._shapes:
+            if self._bindings.shapes != self._shapes:
                 self._allocate()
             elif self._streams is not None:
                 self._streams.run(self._ordered_feeds(), tuple(self._results.values()))
@@ -146,13 +146,13 @@ class OvSession:
 
         OpenVINO's own output memory moves when a shape changes, under the feet of whoever still looks at it.
         """
-        shapes = self._feeds.shapes
+        shapes = self._bindings.shapes
         if self._side_by_side(shapes):
             self._allocate_streams(shapes[0][0])
         else:
             self._streams = None
             self._request = request = self._compiled_for(shapes).create_infer_request()
-            self._bind(self._feeds.arrays)
+            self._bind(self._bindings.arrays)
             request.infer(share_outputs=True)
             self._results = _output_arrays(request, self.outputs)
             for position, array in enumerate(self._results.values()):
@@ -178,7 +178,7 @@ class OvSession:
         return self.settings.hint == "throughput" and batched and len(counts) == 1 and counts != {1}
 
     def _ordered_feeds(self) -> tuple[Array, ...]:
-        return tuple(self._feeds.arrays[spec.name] for spec in self.inputs)
+        return tuple(self._bindings.arrays[spec.name] for spec in self.inputs)
 
     def _compiled_for(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
         single = self._dynamic and all(shape[0] == 1 for shape in shapes)
@@ -189,7 +189,7 @@ class OvSession:
 
     def _bind(self, names: Iterable[str]) -> None:
         for name in names:
-            self._request.set_input_tensor(self._positions[name], self._shared(self._feeds.arrays[name]))
+            self._request.set_input_tensor(self._positions[name], self._shared(self._bindings.arrays[name]))
 
     def _shared(self, array: Array) -> Any:
         return self._openvino.Tensor(array, shared_memory=True)

@@ -18,7 +18,7 @@ from edgeopt.errors import AccuracyError, ConfigError
 from edgeopt.pipeline import build
 from edgeopt.pipeline.budget import budget_of
 from edgeopt.pipeline.graphs import MODEL
-from edgeopt.pipeline.plans import FLOAT, Subject, _Plans, search_plan
+from edgeopt.pipeline.plans import FLOAT, SearchedModel, _Plans, search_plan
 from edgeopt.search import Budget, Point, SearchResult, Settings
 from edgeopt.spec import ModelSpec
 
@@ -27,16 +27,18 @@ QUICK = BenchmarkConfig(warmup_s=0.0, duration_s=0.02, minimum_queries=8)
 
 
 @pytest.fixture(scope="module")
-def subject(built) -> Subject:
+def subject(built) -> SearchedModel:
     folder, _ = built
     exact, quantized = (next((folder / "work").glob(f"{stage}-*")) for stage in ("optimize", "quantize"))
     spec = msgspec.json.decode((exact / "spec.json").read_bytes(), type=ModelSpec)
     source = DataSource(format="digits", split="validation", limit=40)
     dataset = load(source, Path.cwd(), labels=spec.labels)
-    return Subject(ir.load(exact / MODEL), ir.load(quantized / MODEL), spec, "ort", dataset, EvaluateConfig(), QUICK)
+    return SearchedModel(
+        ir.load(exact / MODEL), ir.load(quantized / MODEL), spec, "ort", dataset, EvaluateConfig(), QUICK
+    )
 
 
-def test_the_search_ends_with_a_graph_that_is_its_plan(subject: Subject, tmp_path: Path) -> None:
+def test_the_search_ends_with_a_graph_that_is_its_plan(subject: SearchedModel, tmp_path: Path) -> None:
     result, graph = search_plan(subject, Budget(0.5), tmp_path, Settings(worst_items=8, resamples=50))
     assert result.status in ("met", "no_plan", "refused")
     assert result.reason
@@ -47,7 +49,7 @@ def test_the_search_ends_with_a_graph_that_is_its_plan(subject: Subject, tmp_pat
     assert is_quantized == (result.status == "met")
 
 
-def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Subject, tmp_path: Path) -> None:
+def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: SearchedModel, tmp_path: Path) -> None:
     plans = _Plans(subject, tmp_path)
     exact = plans.validate(FLOAT)
     np.testing.assert_array_equal(exact.errors, 0.0)
@@ -63,7 +65,7 @@ def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Subje
     assert 0 < sum(node.op_type == "QuantizeLinear" for node in one.graph) < 3
 
 
-def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: Subject, tmp_path: Path) -> None:
+def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: SearchedModel, tmp_path: Path) -> None:
     shipped: list[int] = []
 
     def ship(model: ir.Model) -> ir.Model:
@@ -80,7 +82,9 @@ def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: Subject, tmp
     assert len(shipped) == 2
 
 
-def test_outputs_that_do_not_fit_into_memory_are_made_again(subject: Subject, tmp_path: Path, monkeypatch) -> None:
+def test_outputs_that_do_not_fit_into_memory_are_made_again(
+    subject: SearchedModel, tmp_path: Path, monkeypatch
+) -> None:
     def distances() -> tuple[float, list[float]]:
         with _Plans(subject, tmp_path) as plans:
             everything = frozenset(plans.problem().groups)

@@ -21,7 +21,7 @@ from edgeopt.hardware import machine
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import TENSORRT
 from edgeopt.pipeline import build
-from edgeopt.pipeline.precision import describe_kept, halve
+from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.runtime import ov
 from edgeopt.runtime.ort import OrtSession
@@ -62,7 +62,7 @@ def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None
     assert half < 0.6 * full
 
 
-def test_the_repairs_of_a_halved_graph_are_still_told(gpu) -> None:
+def test_the_repairs_of_a_float16_graph_are_still_told(gpu) -> None:
     _, bundle, _ = gpu
     assert bundle.variant("trt-int8").stages.repairs
 
@@ -137,7 +137,7 @@ def test_the_build_says_which_nodes_stay_float32_and_why() -> None:
     for node in model.graph:
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 4, 4))
     images = [("bright.jpg", {"x": np.ones((1, 16, 4, 4), np.float32)})]
-    kept = halve(model, images, CalibrateConfig()).kept
+    kept = to_float16(model, images, CalibrateConfig()).kept
     assert kept == {"up": "tensor 'a' reaches 1000", "down": "tensor 'a' reaches 1000"}
     assert "2 kept in float32 (up: tensor 'a' reaches 1000; down" in describe_kept(kept)
     assert "and 2 more" in describe_kept(dict.fromkeys("abcde", "reason"))
@@ -158,7 +158,7 @@ def test_a_quantized_graph_of_any_opset_gets_float16_scales(opset: int) -> None:
     images = [(str(one), {"x": np.random.default_rng(one).normal(size=(1, 16, 4, 4)).astype(np.float32)})
               for one in range(4)]  # fmt: skip
     config = CalibrateConfig(minimum_images=1)
-    half = halve(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
+    half = to_float16(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
     assert half.opset_imports[""] == max(opset, 19)
     for node in half.graph:
         if node.op_type == "DequantizeLinear":  # the quantizer of the float32 input stays what the input is
@@ -229,7 +229,7 @@ def test_float16_scales_run_as_written_where_onnxruntime_would_round_biases_away
         node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", 16, 4, 4))
     images = [(str(one), {"x": random.normal(size=(1, 16, 4, 4)).astype(np.float32)}) for one in range(4)]
     config = CalibrateConfig(minimum_images=1)
-    half = halve(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
+    half = to_float16(quantize(model, calibrate(model, images, config), TENSORRT), images, config).model
     with OrtSession(ir.to_proto(model).SerializeToString()) as exact:
         wanted = exact.run(images[0][1])["y"]
     with OrtSession(ir.to_proto(half).SerializeToString(), as_written=True) as session:

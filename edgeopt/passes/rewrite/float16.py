@@ -32,7 +32,7 @@ _ROUNDING = 2.0**-11
 _FLOAT32, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
-class Halved(NamedTuple):
+class Float16Result(NamedTuple):
     """What `float16` made of a model."""
 
     model: ir.Model
@@ -40,7 +40,7 @@ class Halved(NamedTuple):
     """Why each node that stayed float32 did, by its name."""
 
 
-def float16(model: ir.Model, table: CalibrationTable) -> Halved:
+def float16(model: ir.Model, table: CalibrationTable) -> Float16Result:
     """Turn `model` into float16 inside; its inputs and outputs keep their types.
 
     Args:
@@ -65,7 +65,7 @@ def float16(model: ir.Model, table: CalibrationTable) -> Halved:
     for node in list(result.graph):
         _convert(node, _wanted(node, kept), values)
     _restore_outputs(result.graph)
-    return Halved(result, kept)
+    return Float16Result(result, kept)
 
 
 def _has_subgraph(node: ir.Node) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgeopt.errors import DataError, TargetError
+from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.cuda import Cuda
-from edgeopt.runtime.feeds import Feeds
 from edgeopt.runtime.session import Array, Tensors
 from edgeopt.runtime.trt.buffers import Memory, Shape, TensorBuffer
 from edgeopt.runtime.trt.library import Library
@@ -85,7 +85,7 @@ class TrtSession:
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
         self.outputs = output_specs(self._loaded, self._tensors)
-        self._feeds = Feeds(self.inputs)
+        self._bindings = Bindings(self.inputs)
         self._stream = self._cuda.create_stream()
         self._resources.callback(self._cuda.destroy_stream, self._stream)
         self._resources.callback(self._drop_graph)
@@ -167,11 +167,11 @@ class TrtSession:
 
     def _prepare(self, inputs: Tensors) -> None:
         """Check the inputs, adapt to their shapes, and copy them to page-locked memory."""
-        self._feeds.update(inputs)
-        if self._feeds.shapes != self._shapes:
-            self._adapt(self._feeds.shapes)
+        self._bindings.update(inputs)
+        if self._bindings.shapes != self._shapes:
+            self._adapt(self._bindings.shapes)
         for buffer in self._in:
-            np.copyto(buffer.array, self._feeds.arrays[buffer.name])
+            np.copyto(buffer.array, self._bindings.arrays[buffer.name])
 
     def _adapt(self, shapes: tuple[Shape, ...]) -> None:
         """Set new input shapes. A captured graph holds the old ones and is dropped."""

@@ -1,4 +1,4 @@
-"""Feeds: checked input arrays, bound to an engine only when they are not the ones bound before."""
+"""Bindings: checked input arrays, bound to an engine only when they are not the ones bound before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeopt.runtime.session import Array, Tensors
 from edgeopt.spec import TensorSpec
 
 
-class Feeds:
+class Bindings:
     """The input arrays that an engine reads from.
 
     An array that comes again, refilled, costs one identity check: no copy, no validation, no call into the engine.

@@ -21,7 +21,7 @@ _SMALL_BYTES = 16 << 20
 
 
 class Scratch:
-    """What `preprocess` keeps for the next image: memory for what it makes on its way, and the plan for the size.
+    """Memory that `preprocess` reuses for the next image, and how images of the last size are prepared.
 
     New memory for every image costs page faults, which can take longer than the work itself; and right after an engine
     has filled the caches, so does working out what the image before already told. For one thread at a time.
@@ -29,14 +29,14 @@ class Scratch:
 
     def __init__(self) -> None:
         self._memory: dict[int, NDArray[np.uint8]] = {}
-        self._plan: Plan | None = None
+        self._preparation: Preparation | None = None
 
-    def plan(self, spec: Preprocessing, size: Size) -> Plan:
-        """How images of (height, width) pixels are treated. An earlier plan's memory may go to it."""
-        if self._plan is None or self._plan.spec is not spec or self._plan.size != size:
+    def preparation(self, spec: Preprocessing, size: Size) -> Preparation:
+        """How images of (height, width) pixels are prepared. It may take the memory of an earlier preparation."""
+        if self._preparation is None or self._preparation.spec is not spec or self._preparation.size != size:
             numbers = count()
-            self._plan = Plan(spec, size, lambda height, width: self._piece(next(numbers), height, width))
-        return self._plan
+            self._preparation = Preparation(spec, size, lambda height, width: self._piece(next(numbers), height, width))
+        return self._preparation
 
     def _piece(self, number: int, height: int, width: int) -> Image:
         size = height * width * 3
@@ -46,8 +46,8 @@ class Scratch:
         return memory[:size].reshape(height, width, 3)
 
 
-class Plan:
-    """What becomes of images of one size. For one thread at a time: its steps write to the same memory each time."""
+class Preparation:
+    """How images of one size are prepared. For one thread at a time: its steps write to the same memory each time."""
 
     def __init__(self, spec: Preprocessing, size: Size, room: Room) -> None:
         self.spec, self.size = spec, size
@@ -85,8 +85,8 @@ def preprocess(
         ConfigError: mean and std do not fit the channels.
     """
     image = as_bgr(image)
-    plan = (scratch or Scratch()).plan(spec, (image.shape[0], image.shape[1]))
-    return plan.run(image, out), plan.geometry
+    preparation = (scratch or Scratch()).preparation(spec, (image.shape[0], image.shape[1]))
+    return preparation.run(image, out), preparation.geometry
 
 
 def batch(images: Sequence[Image], spec: Preprocessing) -> tuple[Tensor, list[Geometry]]:
