@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.doors import TARGETS
+from edgeopt.doors import DATA_FORMATS, TARGETS
 from edgeopt.errors import ConfigError, did_you_mean, storage_errors
-from edgeopt.references import check, named
+from edgeopt.references import UnknownNameError, check, is_code, named
 from edgeopt.renamed import use_present_names
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 from edgeopt.typed import convert
@@ -26,7 +26,7 @@ else:
 
 _T = TypeVar("_T")
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
-DataFormat: TypeAlias = Literal["image_folder", "csv", "coco", "voc", "yolo", "idx", "images", "digits", "digit_scenes"]
+DataFormat: TypeAlias = Annotated[str, named(DATA_FORMATS)]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Literal[
     "equalization", "ranges", "exemption", "bias_correction", "weight_clipping", "gptq", "distillation"
@@ -63,6 +63,7 @@ class DataSource(Struct):
     """One set of images with its labels."""
 
     format: DataFormat
+    """One of ours, or ``package.module:callable``: a `dataset.listing.Reader`."""
     path: str | None = None
     """The image folder (for ``csv`` the file; for ``idx`` the image file). Built-in formats take none."""
     annotations: str | None = None
@@ -79,6 +80,13 @@ class DataSource(Struct):
     exclude: tuple[str, ...] = ()
     """Glob patterns of file names to leave out."""
     seed: int = 0
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
+    """For a format of your own, which finds them in the source that it is given."""
+
+    def __post_init__(self) -> None:
+        check(self.format, DATA_FORMATS, "data format")
+        if self.arguments and not is_code(self.format):
+            raise UnknownNameError(f"data of format '{self.format}' takes no arguments. Remove them")
 
 
 class DataConfig(Struct):
@@ -269,6 +277,13 @@ class Config(Struct):
 
 
 RECIPE_FILE = "edgeopt.toml"
+
+
+def named_code(config: Config) -> tuple[str, ...]:
+    """What a recipe names that may be the user's code."""
+    sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
+    formats = [source.format for source in sources if source is not None]
+    return (config.model.source, *formats, *config.compile.targets)
 
 
 def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+DATA_FORMATS: Mapping[str, str] = {
+    "image_folder": "edgeopt.dataset.folders:read_image_folder",
+    "csv": "edgeopt.dataset.table:read_csv",
+    "coco": "edgeopt.dataset.coco:read_coco",
+    "voc": "edgeopt.dataset.voc:read_voc",
+    "yolo": "edgeopt.dataset.yolo:read_yolo",
+    "idx": "edgeopt.dataset.idx:read_idx",
+    "images": "edgeopt.dataset.folders:read_images",
+    "digits": "edgeopt.dataset.digits:read_digits",
+    "digit_scenes": "edgeopt.dataset.scenes:read_digit_scenes",
+}
+"""``[data.*] format``: each is a `dataset.listing.Reader`."""
+
 TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
     "ov": "edgeopt.targets.ov:TARGET",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeopt.config import Config, data_source, find_recipe, json_schema, parse_config, shipped_recipes, write_starter
+from edgeopt.config import (
+    Config,
+    data_source,
+    find_recipe,
+    json_schema,
+    named_code,
+    parse_config,
+    shipped_recipes,
+    write_starter,
+)
 from edgeopt.errors import ConfigError
 from edgeopt.spec import Letterbox, Normalization, YoloxDecoding
 
@@ -50,7 +60,7 @@ def test_preprocessing_and_decoding_are_tagged_data() -> None:
         ("[calibrat]\nimages = 3", r"unknown key 'calibrat'. Did you mean 'calibrate'\?"),
         ('[calibrate]\nmethod = "median"', "'median' - at `calibrate.method`"),
         ("[calibrate]\nimages = 0", "calibrate.images"),
-        ('[data.train]\nformat = "zip"', "'zip' - at `data.train.format`"),
+        ('[data.train]\nformat = "zip"', "no data format 'zip'.* - at `data.train`"),
         ("[compile]\ntargets = []", "compile.targets"),
         ("[model", "not valid TOML"),
     ],
@@ -148,3 +158,33 @@ def test_data_is_recognised_by_what_it_is(tmp_path: Path) -> None:
     assert data_source(str(tmp_path / "instances.json")).path == str(tmp_path / "images")
     with pytest.raises(ConfigError, match="no data set"):
         data_source("nothing.xyz")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[data.train]\nformat = "cocoo"', r"no data format 'cocoo'\. Did you mean 'coco'\?.*at `data\.train"),
+        ('[data.train]\nformat = "csv"\narguments = {a = 1}', "takes no arguments"),
+        ('[compile]\ntargets = ["ort", "onnx"]', r"no target 'onnx'.*package\.module:callable.*at `compile"),
+    ],
+)
+def test_a_name_of_nothing_is_answered_with_the_closest(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        parse_config(f'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n{text}')
+
+
+def test_code_of_the_users_may_stand_for_names_of_ours_and_is_not_imported_yet() -> None:
+    recipe = """
+        name = "x"
+        model = {source = "mine.nets:net"}
+        data.train = {format = "mine.data:read", arguments = {depth = 2}}
+        compile.targets = ["ort", "mine.npu:TARGET"]
+    """
+    config = parse_config(recipe)
+    assert named_code(config) == ("mine.nets:net", "mine.data:read", "ort", "mine.npu:TARGET")
+
+
+def test_the_schema_tells_editors_our_names_and_the_form_of_others() -> None:
+    definition = json_schema()["$defs"]["DataSource"]["properties"]["format"]
+    assert "coco" in definition["anyOf"][0]["enum"]
+    assert re.match(definition["anyOf"][1]["pattern"], "mine.data:read")

@@ -359,15 +359,16 @@ def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
     from edgeopt.config import data_source
     from edgeopt.dataset import load
     from edgeopt.errors import ConfigError
+    from edgeopt.references import importable
 
     if reference is not None:
         source = data_source(reference)
-    else:
-        test = bundle.manifest.recipe.data.test if bundle.manifest.recipe is not None else None
-        if test is None:
-            raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
-        source = test
-    return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
+        with importable(Path(reference).parent, source.format):  # it is the user who names this code
+            return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
+    test = bundle.manifest.recipe.data.test if bundle.manifest.recipe is not None else None
+    if test is None:
+        raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
+    return load(test, Path.cwd(), labels=bundle.manifest.spec.labels)
 
 
 def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:

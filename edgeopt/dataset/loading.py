@@ -12,34 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.boxes import Boxes
-from edgeopt.config import DataFormat, DataSource
-from edgeopt.dataset.coco import read_coco
-from edgeopt.dataset.digits import read_digits
+from edgeopt.config import DataSource
 from edgeopt.dataset.files import FileFacts, inspect_all
-from edgeopt.dataset.folders import read_image_folder, read_images
-from edgeopt.dataset.idx import read_idx
 from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
 from edgeopt.dataset.samples import Dataset, FilePicture, Sample, Target
 from edgeopt.dataset.sampling import draw
-from edgeopt.dataset.scenes import read_digit_scenes
-from edgeopt.dataset.table import read_csv
-from edgeopt.dataset.voc import read_voc
-from edgeopt.dataset.yolo import read_yolo
+from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import DataError
+from edgeopt.references import resolve
 
 logger = logging.getLogger(__name__)
 
-READERS: dict[DataFormat, Reader] = {
-    "image_folder": read_image_folder,
-    "csv": read_csv,
-    "coco": read_coco,
-    "voc": read_voc,
-    "yolo": read_yolo,
-    "idx": read_idx,
-    "images": read_images,
-    "digits": read_digits,
-    "digit_scenes": read_digit_scenes,
-}
 _SHOWN = 3  # examples in a message
 _MOST_BAD_BOXES = 0.5  # share of boxes outside their images above which the labels cannot belong to them
 
@@ -59,10 +42,11 @@ def listed(source: DataSource, root: Path, labels: Labels | None = None) -> List
 
     Raises:
         DataError: nothing there, an image listed twice, or labels that do not match.
-        ConfigError: a table that lacks what its format needs.
+        ConfigError: a table that lacks what its format needs, or a format of the user's that cannot be imported.
         MissingExtraError: a built-in set whose package is not installed.
     """
-    listing = READERS[source.format](source, root, source.labels or labels)
+    reader: Reader = resolve(source.format, DATA_FORMATS, "data format")
+    listing = reader(source, root, source.labels or labels)
     if labels is not None:
         listing = _relabel(listing, labels)
     drafts = _without_excluded(listing, source.exclude)

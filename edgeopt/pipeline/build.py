@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, Precision
-from edgeopt.config import Config, SchemeName
+from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
@@ -22,6 +22,7 @@ from edgeopt.pipeline.training import WEIGHTS, trained
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
+from edgeopt.references import importable
 from edgeopt.targets import find_target
 
 
@@ -99,7 +100,7 @@ def export_model(config: Config, root: Path, work: Path, out: Path, progress: Pr
 
 @contextmanager
 def _job(config: Config, root: Path, work: Path, progress: Progress) -> Iterator[Job]:
-    with Workspace(work).held() as workspace:
+    with Workspace(work).held() as workspace, importable(root, *named_code(config)):
         yield open_job(config, root, workspace, progress)
 
 
