@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from edgeopt import doctor as room
-from edgeopt.doctor import DoctorReport, doctor, render
+from edgeopt.cli.views.doctor import doctor_tables
+from edgeopt.doctor import DoctorReport, doctor
 from edgeopt.errors import ConfigError
 from edgeopt.hardware import DEVICES, CudaDriverState, Gpu, machine
 from edgeopt.runtime.session import Availability
@@ -17,7 +18,7 @@ from edgeopt.targets import TARGETS
 def shown(report: DoctorReport) -> str:
     console = Console(width=240)
     with console.capture() as captured:
-        console.print(render(report))
+        console.print(doctor_tables(report))
     return captured.get()
 
 

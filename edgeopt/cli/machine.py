@@ -17,14 +17,14 @@ from edgeopt.doors import TARGETS
 def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click flag
     """Say what this machine is, what each target can do here, and why not otherwise."""
     from edgeopt.cli.console import console
+    from edgeopt.cli.views.doctor import doctor_tables
     from edgeopt.doctor import doctor as examine
-    from edgeopt.doctor import render
 
     report = examine(device)
     if as_json:
         print_json(report)
     else:
-        console().print(render(report))
+        console().print(doctor_tables(report))
 
 
 @click.command()
@@ -40,14 +40,14 @@ def lint(context: click.Context, path: Path, target: str, device: str | None, as
     --exportLayerInfo --profilingVerbosity=detailed writes. Of a BUNDLE every variant's graph is read.
     """
     from edgeopt.cli.console import console
+    from edgeopt.cli.views.lint import lint_table
     from edgeopt.lint import lint as run
-    from edgeopt.lint import render
 
     report = run(path, target, device)
     if as_json:
         print_json(report)
     else:
-        console().print(render(report))
+        console().print(lint_table(report))
     context.exit(0 if report.ok else 1)
 
 

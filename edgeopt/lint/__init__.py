@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.lint.findings import Finding, LintReport, render
+from edgeopt.lint.findings import Finding, LintReport
 from edgeopt.lint.linting import lint
 
-__all__ = ["Finding", "LintReport", "lint", "render"]
+__all__ = ["Finding", "LintReport", "lint"]
