@@ -12,8 +12,9 @@ import tiny
 from rich.console import Console
 
 from edgeopt.bundle import EngineSettings, write_bundle
+from edgeopt.cli.views.lint import lint_table
 from edgeopt.errors import ConfigError, ModelError, TargetError
-from edgeopt.lint import Finding, LintReport, lint, render
+from edgeopt.lint import Finding, LintReport, lint
 from edgeopt.runtime.session import Availability
 from edgeopt.spec import replace
 
@@ -277,7 +278,7 @@ def test_the_table_shows_the_worst_first(tmp_path):
     )
     shown = Console(width=160)
     with shown.capture() as captured:
-        shown.print(render(report))
+        shown.print(lint_table(report))
     lines = captured.get().splitlines()
     assert "trt-int8: [x]" in lines[1]
     assert "this (much)" in lines[1]
