@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from edgeopt.cli.output import printable
 from edgeopt.errors import EdgeoptError, did_you_mean, missing_package
 
 INTERRUPTED = 130
@@ -31,7 +32,7 @@ class Commands(click.Group):
             # A command of the workstation on a device: its modules import torch, onnx_ir and others at their top.
             _fail(ctx, missing_package(error.name, "build", error))
         except (KeyboardInterrupt, click.Abort):
-            _say(f"{click.style('interrupted:', fg='yellow', bold=True)} finished work is kept; run it again to go on.")
+            _say("interrupted:", "yellow", "finished work is kept; run it again to go on.")
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.
@@ -59,7 +60,7 @@ def errors_reported() -> Iterator[None]:
 def configure_logging(*, verbose: bool) -> None:
     """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("edgeopt")
     logger.handlers = [handler]
     logger.propagate = False
@@ -72,8 +73,17 @@ def _fail(ctx: click.Context, error: EdgeoptError) -> NoReturn:
 
 
 def _report(error: EdgeoptError) -> None:
-    _say(f"{click.style('error:', fg='red', bold=True)} {error}")
+    _say("error:", "red", str(error))
 
 
-def _say(message: str) -> None:
-    click.echo(message, err=True)
+def _say(title: str, colour: str, message: str) -> None:
+    """A message on standard error; its further lines are indented, so that a name in it cannot pass for a message."""
+    first, *others = message.split("\n")
+    click.echo(f"{click.style(title, fg=colour, bold=True)} {printable(first)}", err=True)
+    for line in others:
+        click.echo(f"  {printable(line)}", err=True)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n  ".join(map(printable, super().format(record).split("\n")))

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgeopt.cli.options import Named
+from edgeopt.cli.output import echo
 from edgeopt.doors import TARGETS
 
 
@@ -74,7 +75,7 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     size = compile_file(model, target, out, settings)
     about = find_target(target).about_files
     note = f"; {about}" if about else ""
-    click.echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
+    echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
 
 
 def _implicit(
@@ -95,14 +96,14 @@ def _implicit(
         if out is not None or not calibration.is_dir():
             raise click.UsageError("a bundle takes --calibration FOLDER, and no --out: the engine joins the bundle")
         _, variant = add_implicit_variant(Bundle.open(model), calibration, count=images, batch=batch, dla_core=dla_core)
-        click.echo(f"variant {variant.name} joined {model}: {variant.verdict}")
+        echo(f"variant {variant.name} joined {model}: {variant.verdict}")
         return
     if out is None or calibration.suffix != ".npz":
         raise click.UsageError(
             "an ONNX file takes --calibration FILE.npz and --out; images need a bundle, which says how"
         )
     size = compile_arrays(model, calibration, out, batch=batch, dla_core=dla_core)
-    click.echo(f"engine {out} ({size / 1e6:.2f} MB). Its accuracy has to be measured on this device")
+    echo(f"engine {out} ({size / 1e6:.2f} MB). Its accuracy has to be measured on this device")
 
 
 COMMANDS = (compile_,)

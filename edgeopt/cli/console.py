@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 
+from edgeopt.cli.output import printable_block
 
-def console() -> Console:
-    """Standard output."""
-    return Console(highlight=False)
+
+class SafeConsole(Console):
+    """A console whose texts cannot command the terminal, whatever names are in them; its own styles can."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `Console.render`."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable_block(segment.text), segment.style)
+
+
+def console(*, stderr: bool = False) -> SafeConsole:
+    """Standard output, or standard error."""
+    return SafeConsole(highlight=False, stderr=stderr)
 
 
 class StageDisplay:
     """The pipeline's progress on standard error, so that standard output stays a machine's."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or SafeConsole(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("  [bold]{task.fields[stage]:<10}"),
             BarColumn(bar_width=28),

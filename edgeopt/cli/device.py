@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeopt.cli.options import as_json, bundle, threads, variant
-from edgeopt.cli.output import print_json
+from edgeopt.cli.output import echo, print_json, printable
 
 if TYPE_CHECKING:
     from edgeopt.runtime.stream import WhenFull
@@ -82,9 +82,9 @@ def verify(bundle: Path, threads: int, as_json: bool) -> None:  # noqa: FBT001
     else:
         for name, replayed in verification.replayed.items():
             state = "ok" if replayed.ok else "DIFFERS"
-            click.echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")
+            echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")
         for name, reason in verification.skipped.items():
-            click.echo(f"{name}: not run: {reason}")
+            echo(printable(f"{name}: not run: {reason}"))
     verification.require()
 
 

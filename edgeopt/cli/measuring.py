@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeopt.cli.options import as_json, bundle, data, pictures, threads, variant
-from edgeopt.cli.output import print_json
+from edgeopt.cli.output import echo, print_json
 
 if TYPE_CHECKING:
     from edgeopt.benchmark import ScenarioName
@@ -98,7 +98,7 @@ def _write_confusions(folder: Path, results: dict[str, Accuracy], dataset: Datas
         if picture := confusion_picture(matrix, labels):
             _write(folder / f"confusion-{name}.svg", picture)
         else:
-            click.echo(f"{name}: no picture of {len(labels)} classes: its cells would be too small to see", err=True)
+            echo(f"{name}: no picture of {len(labels)} classes: its cells would be too small to see", err=True)
 
 
 def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click calls it
@@ -281,7 +281,7 @@ def gate(
         else:
             first = Side.parse(baseline)
             verdict = gate_bundles(first, side, images, config, threads=threads, progress=display.update)
-    click.echo(to_json(verdict).decode() if as_json else to_markdown(verdict))
+    echo(to_json(verdict).decode() if as_json else to_markdown(verdict))
     _write_summaries(verdict, junit, markdown)
     context.exit(verdict.exit_code)
 
@@ -318,15 +318,15 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
         opened = Bundle.open(path)
         found = read_report(opened.manifest)
         if as_json:
-            click.echo(to_json(found).decode())
+            echo(to_json(found).decode())
         elif markdown:
-            click.echo(to_markdown(found))
+            echo(to_markdown(found))
         else:
             console().print(to_terminal(found))
             if opened.manifest.calibration is not None:
                 console().print(calibration_table(opened.manifest.calibration))
             page = write_page(opened, path.with_suffix(".html"), _pictures(opened, data))
-            click.echo(f"bundle  {path}\nreport  {page}\n")
+            echo(f"bundle  {path}\nreport  {page}\n")
 
 
 def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGES) -> list[Image]:
@@ -345,7 +345,7 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
         if reference is not None:
             raise
         pictures = golden_pictures(bundle)
-        click.echo(
+        echo(
             f"measured with the {len(pictures)} golden inputs of the bundle, because {error}\nThey have the network's "
             "own size: larger photographs take longer to preprocess. Give any folder of them with --data",
             err=True,
@@ -380,7 +380,7 @@ def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:
     except EdgeoptError as error:
         if reference is not None:
             raise
-        click.echo(f"the page has no pictures: {error}", err=True)
+        echo(f"the page has no pictures: {error}", err=True)
         return None
 
 

@@ -7,11 +7,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import click
 import msgspec
-from rich.console import Console
 from rich.live import Live
 
+from edgeopt.cli.console import console as standard
+from edgeopt.cli.output import echo, printable
 from edgeopt.cli.views.tables import result_line
 from edgeopt.draw import draw, write_image
 from edgeopt.errors import ConfigError
@@ -43,10 +43,14 @@ class Sink:
         frame = answer.frame
         name = str(Path(source.name) / frame.name) if isinstance(source, FolderSource) else frame.name
         if self._as_json:
-            line = {"image": name, "frame": frame.number, **answer.result.to_dict()}
-            click.echo(msgspec.json.encode(line).decode())
+            line = {
+                "image": name.encode(errors="backslashreplace").decode(),
+                "frame": frame.number,
+                **answer.result.to_dict(),
+            }
+            echo(msgspec.json.encode(line).decode())
         else:
-            click.echo(f"{name}: {result_line(answer.result)}")
+            echo(printable(f"{name}: {result_line(answer.result)}"))
         if self._out is not None:
             self._draw(self._out, source, answer)
 
@@ -96,7 +100,7 @@ def follow(source: Source, predictor: Predictor, when_full: WhenFull | None, sin
 @contextmanager
 def _status(stream: Stream) -> Iterator[None]:
     """A line on standard error that follows the stream where a person watches, and stays when it ends."""
-    console = Console(stderr=True, highlight=False)
+    console = standard(stderr=True)
     if not console.is_terminal:
         yield
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
+from edgeopt.cli.output import echo
 from edgeopt.renamed import SCHEMES, present_name
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click 
     from edgeopt.config import write_starter
 
     write_starter(out, task, replace=force)
-    click.echo(f"wrote {out}. Set its paths, then run: edgeopt build {out}")
+    echo(f"wrote {out}. Set its paths, then run: edgeopt build {out}")
 
 
 @click.command()
@@ -69,13 +70,13 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
         page = write_page(built.bundle, built.path.with_suffix(".html"), built.test)
         display.end(str(page), reused=False)
     if as_json:
-        click.echo(to_json(content(built.bundle.manifest)).decode())
+        echo(to_json(content(built.bundle.manifest)).decode())
         return
     console().print(to_terminal(content(built.bundle.manifest)))
     if (calibration := built.bundle.manifest.calibration) is not None:
         console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
-    click.echo(f"{state}\nbundle  {built.path}\nreport  {page}")
+    echo(f"{state}\nbundle  {built.path}\nreport  {page}")
 
 
 @click.command()
@@ -87,7 +88,7 @@ def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str
     """Train a recipe's model; a killed training resumes from its last checkpoint."""
     from edgeopt.pipeline import train_model
 
-    click.echo(f"weights {_produce(train_model, recipe, overrides, work, out, '.safetensors')}")
+    echo(f"weights {_produce(train_model, recipe, overrides, work, out, '.safetensors')}")
 
 
 @click.command()
@@ -99,7 +100,7 @@ def export(recipe: str, out: Path | None, work: Path | None, overrides: tuple[st
     """Export a recipe's model to optimized ONNX, checked against torch (training it first where it must)."""
     from edgeopt.pipeline import export_model
 
-    click.echo(f"graph {_produce(export_model, recipe, overrides, work, out, '.onnx')}")
+    echo(f"graph {_produce(export_model, recipe, overrides, work, out, '.onnx')}")
 
 
 def _produce(
@@ -197,12 +198,12 @@ def quantize(
             float_rest=float_rest,
         )
     if as_json:
-        click.echo(json.dumps({"out": str(out), **result}))
+        echo(json.dumps({"out": str(out), **result}))
     else:
         for repair, reason in result["declined"].items():
-            click.echo(f"{repair} was left out: {reason}")
-        click.echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
-        click.echo(f"quantized {out}")
+            echo(f"{repair} was left out: {reason}")
+        echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
+        echo(f"quantized {out}")
 
 
 COMMANDS = (init, build, train, export, quantize)
