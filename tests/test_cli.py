@@ -315,6 +315,32 @@ def test_quantize_takes_arrays_too_and_says_what_is_wrong_with_them(graph: Path,
     assert again.exit_code == ModelError.exit_code
 
 
+def test_quantize_says_what_it_took_the_outputs_for_and_is_told_otherwise(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+    command = ("quantize", graph, "--calibration", tmp_path / "x.npz", "-o", tmp_path / "int8.onnx")
+    seen = run(*command, "--repairs", "none")
+    assert "was taken for softmax: it ends in a Gemm and no activation" in " ".join(seen.output.split())
+    assert "say it with --outputs" in seen.output
+    told = json.loads(run(*command, "--repairs", "none", "--outputs", "raw", "--json").stdout)
+    assert [(each["kind"], each["why"]) for each in told["outputs"]] == [("raw", "as told")]
+    refused = run(*command, "--outputs", "detection")
+    assert refused.exit_code == ConfigError.exit_code
+    assert "is not detection" in " ".join(refused.output.split())
+
+
+def test_quantize_tries_the_repairs_that_it_is_told(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+    command = ("quantize", graph, "--calibration", tmp_path / "x.npz", "-o", tmp_path / "int8.onnx", "--json")
+    assert json.loads(run(*command, "--repairs", "none").stdout)["tried"] == []
+    some = json.loads(run(*command, "--repairs", "bias_correction, ranges").stdout)
+    assert [trial["name"] for trial in some["tried"]] == ["ranges", "bias_correction"]
+    assert all(trial["before"] > 0.0 < trial["after"] for trial in some["tried"])
+    assert some["repairs"] == [trial["name"] for trial in some["tried"] if trial["kept"]]
+    wrong = run(*command, "--repairs", "range")
+    assert wrong.exit_code == ConfigError.exit_code
+    assert "Did you mean 'ranges'" in " ".join(wrong.output.split())
+
+
 def test_calibration_images_that_are_evaluated_on_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:
     calibration, evaluation = tmp_path / "calibration", tmp_path / "evaluation"
     for folder, name in ((calibration, "photo.png"), (evaluation, "copy.bmp")):

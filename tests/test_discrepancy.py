@@ -15,7 +15,7 @@ from edgeopt.errors import ConfigError, ModelError
 from edgeopt.graph.ending import applied_activation, with_applied
 from edgeopt.metrics import ClassReading, Discrepancy, OutputReading, readings_of
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
-from edgeopt.pipeline.outputs import read_outputs
+from edgeopt.pipeline.outputs import read_outputs, told_kinds
 from edgeopt.spec import (
     ClassificationDecoding,
     Decoding,
@@ -236,6 +236,10 @@ def test_a_specification_says_which_columns_of_a_detector_are_scores():
 # Files without a specification
 
 
+def readings(model: ir.Model, reference: list[list[np.ndarray]], *told: str) -> tuple[OutputReading, ...]:
+    return tuple(each.reading for each in read_outputs(model, reference, told_kinds(told)))
+
+
 def graph(ending: str, shape: str = "1, 10") -> ir.Model:
     return model_of(f"g (float[{shape}] x) => (float[{shape}] y) {{ {ending} }}")
 
@@ -250,21 +254,20 @@ def graph(ending: str, shape: str = "1, 10") -> ir.Model:
     ],
 )
 def test_class_scores_are_told_by_the_graph_and_said(ending, kind, why):
-    read = read_outputs(graph(ending), [[RANDOM.random((1, 10))]])
-    (reason,) = read.reasons
-    assert f"'y' (1, 10): {kind}" in reason
-    assert why in reason
+    (read,) = read_outputs(graph(ending), [[RANDOM.random((1, 10))]])
+    assert (read.output, read.kind) == ("y", kind)
+    assert why in read.why
     expected = READINGS[kind]
-    assert (read.readings[0].activation, read.readings[0].exclusive) == (expected.activation, expected.exclusive)
+    assert (read.reading.activation, read.reading.exclusive) == (expected.activation, expected.exclusive)
 
 
 @pytest.mark.parametrize("shape", [(1, 40, 7), (1, 7, 40)])
 def test_candidates_are_told_by_columns_that_are_probabilities(shape):
     array = RANDOM.random(shape)
-    (reading,) = read_outputs(graph("y = Relu(x)", "1, 40, 7"), [[array]]).readings
+    (reading,) = readings(graph("y = Relu(x)", "1, 40, 7"), [[array]])
     axis = shape.index(7)
     assert reading == DetectionReading(boxes=Columns(axis=axis, stop=4), scores=Columns(axis=axis, start=4))
-    (reading,) = read_outputs(graph("y = Relu(x)", "1, 40, 7"), [[array], [3.0 * array]]).readings
+    (reading,) = readings(graph("y = Relu(x)", "1, 40, 7"), [[array], [3.0 * array]])
     assert reading == RawReading()
 
 
@@ -272,32 +275,44 @@ def test_two_outputs_of_boxes_and_scores_are_one_detector():
     model = model_of("g (float[1, 40, 4] x, float[1, 40, 9] s) => (a, b) { a = Identity(x)  b = Sigmoid(s) }")
     scores, boxes = RANDOM.random((1, 40, 9)), 99.0 * RANDOM.random((1, 40, 4))
     for pair in ([scores, boxes], [boxes, scores]):
-        (reading,) = read_outputs(model, [pair]).readings
+        (reading,) = readings(model, [pair])
         at = int(pair[1] is boxes)
         assert reading == DetectionReading(boxes=Columns(output=at), scores=Columns(output=1 - at))
 
 
 def test_an_embedding_of_one_number_and_whole_feature_maps_are_raw():
-    assert read_outputs(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]]).readings == (RawReading(),)
-    assert read_outputs(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]).readings == (RawReading(),)
+    assert readings(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]]) == (RawReading(),)
+    assert readings(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]) == (RawReading(),)
 
 
 def test_what_the_user_says_is_taken_and_what_cannot_be_is_refused():
     scores = [[RANDOM.random((1, 10))]]
-    assert read_outputs(graph("y = Relu(x)"), scores, "raw").readings == (RawReading(),)
-    assert read_outputs(graph("y = Relu(x)"), scores, "raw").reasons == ("'y': raw, as told",)
+    (read,) = read_outputs(graph("y = Relu(x)"), scores, told_kinds(["raw"]))
+    assert (read.reading, read.why) == (RawReading(), "as told")
+    assert readings(graph("y = Relu(x)"), scores, "softmax", "y=raw") == (RawReading(),)
     with pytest.raises(ConfigError, match="say probabilities"):
-        read_outputs(graph("y = Softmax(x)"), scores, "softmax")
+        readings(graph("y = Softmax(x)"), scores, "softmax")
     with pytest.raises(ConfigError, match="no scores of several classes"):
-        read_outputs(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]], "sigmoid")
+        readings(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]], "sigmoid")
     with pytest.raises(ConfigError, match="is not detection"):
-        read_outputs(graph("y = Relu(x)"), scores, "detection")
+        readings(graph("y = Relu(x)"), scores, "detection")
+    with pytest.raises(ConfigError, match="no output 'z'"):
+        readings(graph("y = Relu(x)"), scores, "z=raw")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["sofmax"], "Did you mean 'softmax'"), (["raw", "softmax"], "say one"), (["y="], "Say one of")],
+)
+def test_kinds_of_outputs_that_nobody_knows_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        told_kinds(options)
 
 
 def test_integers_are_not_compared():
     model = model_of("g (float[1, 10] x) => (a, b) { a = ArgMax(x)  b = Relu(x) }")
     classes, scores = np.zeros((1, 1), np.int64), RANDOM.random((1, 10))
-    (reading,) = read_outputs(model, [[classes, scores]]).readings
+    (reading,) = readings(model, [[classes, scores]])
     assert reading.scores.output == 1
     with pytest.raises(ModelError, match="no floating-point output"):
         read_outputs(model, [[classes, classes]])

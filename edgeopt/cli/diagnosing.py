@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import as_json
+from edgeopt.cli.options import as_json, outputs
 from edgeopt.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML that says how images become the input ([preprocessing]); needed with images for files.",
 )
+@outputs
 @click.option("--variant", help="Of the bundle. Default: its first INT8 variant.")
 @click.option("--images", type=click.IntRange(1), default=32, show_default=True, help="At most so many.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page with plots.")
@@ -40,6 +41,7 @@ def diagnose(
     quantized: Path | None,
     calibration: Path | None,
     spec: Path | None,
+    outputs: tuple[str, ...],
     variant: str | None,
     images: int,
     html: Path | None,
@@ -56,9 +58,11 @@ def diagnose(
         if reference.is_dir():
             if quantized is not None:
                 raise click.UsageError("a bundle holds both models: give it alone")
+            if outputs:
+                raise click.UsageError("a bundle says itself what its outputs are: leave --outputs out")
             diagnosis = _of_bundle(reference, variant, calibration, images, display)
         else:
-            diagnosis = _of_files(reference, quantized, calibration, spec, images, display)
+            diagnosis = _of_files(reference, quantized, calibration, spec, outputs, images, display)
     if html is not None:
         _write_page(diagnosis, html, reference.stem if quantized is None else quantized.stem)
     if as_json:
@@ -72,14 +76,16 @@ def _of_files(
     quantized: Path | None,
     calibration: Path | None,
     spec: Path | None,
+    outputs: tuple[str, ...],
     images: int,
     progress: Progress,
 ) -> Diagnosis:
     from edgeopt.pipeline.diagnosis import diagnose_files
+    from edgeopt.pipeline.outputs import told_kinds
 
     if quantized is None or calibration is None:
         raise click.UsageError("two ONNX files need images: give FLOAT, QUANTIZED and --calibration")
-    return diagnose_files(reference, quantized, calibration, spec, images, progress)
+    return diagnose_files(reference, quantized, calibration, spec, images, progress, told_kinds(outputs))
 
 
 def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images: int, progress: Progress) -> Diagnosis:

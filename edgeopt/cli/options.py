@@ -63,4 +63,12 @@ pictures = click.option(
 )
 variant = click.option("--variant", help="Default: the best one that this machine can run.")
 threads = click.option("--threads", type=click.IntRange(0), default=0, help="Of the engine; 0: its own choice.")
+outputs = click.option(
+    "--outputs",
+    multiple=True,
+    metavar="[NAME=]KIND",
+    help="What the outputs are, of all or of one: softmax (class scores before it), probabilities (after it), sigmoid "
+    "(scores of several labels before it), independent (after it), detection (boxes and scores from 0 to 1) or raw "
+    "(anything else). Errors count by that. Default: what they look like, which is said.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")

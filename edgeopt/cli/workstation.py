@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from edgeopt.cli.options import as_json, out_folder, overrides, recipe, work_folder
+from edgeopt.cli.options import as_json, out_folder, outputs, overrides, recipe, work_folder
 from edgeopt.cli.output import echo
 from edgeopt.renamed import SCHEMES, present_name
 
@@ -143,6 +143,13 @@ def _produce(
     help="The images that accuracy will be measured on: refused where calibration has one of them.",
 )
 @click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
+@outputs
+@click.option(
+    "--repairs",
+    metavar="NAMES",
+    help="Which repairs to try, separated by commas, or none. Default: equalization,ranges,exemption,bias_correction,"
+    "weight_clipping,gptq. Each is kept only where it helps on images that it was not fitted on.",
+)
 @click.option(
     "--distill",
     type=click.IntRange(0),
@@ -169,6 +176,8 @@ def quantize(
     images: int,
     evaluation: Path | None,
     exclude: tuple[str, ...],
+    outputs: tuple[str, ...],
+    repairs: str | None,
     distill: int,
     float_rest: Literal["fp32", "fp16"],
     out: Path,
@@ -177,13 +186,17 @@ def quantize(
     """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
+    from edgeopt.pipeline.outputs import told_kinds
     from edgeopt.pipeline.standalone import quantize_file
     from edgeopt.typed import convert
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
     wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude}
+    chosen = QuantizeConfig().repairs if repairs is None else _repairs(repairs)
     if distill:
-        wanted |= {"repairs": (*QuantizeConfig().repairs, "distillation"), "distillation_epochs": distill}
+        wanted["distillation_epochs"] = distill
+        chosen = (*(name for name in chosen if name != "distillation"), "distillation")
+    wanted["repairs"] = chosen
     quantize_config = convert(wanted, QuantizeConfig)
     with StageDisplay() as display:
         result = quantize_file(
@@ -196,14 +209,30 @@ def quantize(
             display,
             evaluation=evaluation,
             float_rest=float_rest,
+            outputs=told_kinds(outputs),
         )
     if as_json:
         echo(json.dumps({"out": str(out), **result}))
     else:
+        for read in result["outputs"]:
+            hint = "" if outputs else ". Where that is wrong, say it with --outputs"
+            echo(f"output {read['output']} was taken for {read['kind']}: {read['why']}{hint}")
         for repair, reason in result["declined"].items():
             echo(f"{repair} was left out: {reason}")
         echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
         echo(f"quantized {out}")
+
+
+def _repairs(listed: str) -> tuple[str, ...]:
+    """The repairs that a list with commas names; ``none`` is empty."""
+    from edgeopt.config import Repair
+    from edgeopt.errors import ConfigError, did_you_mean
+
+    names = () if listed.strip() == "none" else tuple(name.strip() for name in listed.split(","))
+    known = get_args(Repair)
+    if unknown := next((name for name in names if name not in known), None):
+        raise ConfigError(f"there is no repair '{unknown}'.{did_you_mean(unknown, known)}")
+    return names
 
 
 COMMANDS = (init, build, train, export, quantize)

@@ -80,6 +80,8 @@ class ModelPair:
     knows_weights: bool = True
     """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
+    outputs: tuple[str, ...] = ()
+    """What each output was taken for and why, where no specification says it."""
 
 
 def diagnose(subject: ModelPair, progress: Callable[[float], None] | None = None) -> Diagnosis:
@@ -141,6 +143,7 @@ class _Run:
             together=together,
             suggestion=_suggest(whole, cause, layers, suggested, together),
             notes=self._subject.notes,
+            outputs=self._subject.outputs,
         )
 
     def _together(self, chosen: Sequence[Tried]) -> Effect | None:

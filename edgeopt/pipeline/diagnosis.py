@@ -53,7 +53,7 @@ from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.graphs import feeds as image_feeds
-from edgeopt.pipeline.outputs import read_outputs
+from edgeopt.pipeline.outputs import OutputKind, read_outputs
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
@@ -70,7 +70,13 @@ _PER_CHANNEL = "quantize weights per channel, as `edgeopt quantize` always does"
 
 
 def diagnose_files(
-    reference: Path, quantized: Path, calibration: Path, spec: Path | None, images: int, progress: Progress
+    reference: Path,
+    quantized: Path,
+    calibration: Path,
+    spec: Path | None,
+    images: int,
+    progress: Progress,
+    outputs: Mapping[str, OutputKind] | None = None,
 ) -> Diagnosis:
     """Say why `quantized` computes something else than `reference`.
 
@@ -81,6 +87,7 @@ def diagnose_files(
         spec: TOML with ``[preprocessing]``; needed with images.
         images: use at most so many.
         progress: told about each stage.
+        outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
 
     Raises:
         ModelError: a file that is no such model, or the two have different inputs or outputs.
@@ -89,7 +96,7 @@ def diagnose_files(
     """
     progress.begin("load")
     exact, model = _float_graph(reference), _quantized_graph(quantized)
-    return _diagnosed(exact, model, network_feeds(exact, calibration, spec), images, progress)
+    return _diagnosed(exact, model, network_feeds(exact, calibration, spec), images, progress, outputs or {})
 
 
 def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, progress: Progress) -> Diagnosis:
@@ -119,14 +126,14 @@ def _diagnosed(
     samples: Iterator[tuple[str, Feeds]],
     images: int,
     progress: Progress,
-    readings: Sequence[OutputReading] | None = None,
+    outputs: Mapping[str, OutputKind] | Sequence[OutputReading],
 ) -> Diagnosis:
-    """The diagnosis; without `readings` the outputs are what they look like."""
+    """The diagnosis; `outputs` is what they mean, by a specification, or what the user says of them."""
     _check_interfaces(exact, model)
     taken = list(itertools.islice(samples, images))
     if not taken:
         raise DataError("a diagnosis needs images that are like those in use: none were given")
-    pair = _Pair(exact, model, taken, readings)
+    pair = _Pair(exact, model, taken, outputs)
     progress.end(f"{len(pair.layers)} quantized layers, {len(taken)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
@@ -161,11 +168,13 @@ class _Pair:
         exact: ir.Model,
         quantized: ir.Model,
         feeds: Sequence[tuple[str, Feeds]],
-        readings: Sequence[OutputReading] | None,
+        outputs: Mapping[str, OutputKind] | Sequence[OutputReading],
     ) -> None:
         self._feeds = feeds
         self._reference = outputs_as_written(exact, [each for _, each in feeds])
-        self._discrepancy = Discrepancy(readings or read_outputs(exact, self._reference).readings)
+        self._read = read_outputs(exact, self._reference, outputs) if isinstance(outputs, Mapping) else ()
+        readings = outputs if not isinstance(outputs, Mapping) else [each.reading for each in self._read]
+        self._discrepancy = Discrepancy(readings)
         self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
         _refuse_quantized(exact)
         matches = match_layers(quantized, exact)
@@ -188,6 +197,7 @@ class _Pair:
             together=self._together,
             knows_weights=bool(self._originals) or not any(layer.weights for layer in self.layers.values()),
             notes=self._notes,
+            outputs=tuple(f"{each.output} was taken for {each.kind}: {each.why}" for each in self._read),
         )
 
     def _find_originals(self, matches: Mapping[str, ir.Node]) -> tuple[Constants, tuple[str, ...]]:

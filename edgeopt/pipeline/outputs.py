@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.errors import ConfigError, ModelError
+from edgeopt.errors import ConfigError, ModelError, did_you_mean
 from edgeopt.graph.ending import applied_activation, last_operator
-from edgeopt.metrics import Discrepancy, OutputReading
+from edgeopt.metrics import OutputReading
 from edgeopt.metrics.discrepancy import ClassReading, Columns, DetectionReading, RawReading
+from edgeopt.spec import Struct
 
 OutputKind: TypeAlias = Literal["softmax", "probabilities", "sigmoid", "independent", "detection", "raw"]
 """``softmax``: class scores that a softmax makes probabilities of; ``probabilities``: it was applied already.
@@ -38,54 +38,71 @@ Images: TypeAlias = Sequence[Sequence[NDArray[Any]]]
 """The float network's outputs, image by image."""
 
 
-@dataclass(frozen=True)
-class ReadOutputs:
-    """What the outputs were taken for."""
+class ReadOutput(Struct):
+    """What one output, or two that belong together, was taken for."""
 
-    readings: tuple[OutputReading, ...]
-    reasons: tuple[str, ...]
-    """One sentence a reading: what it is, and why."""
-
-    @property
-    def discrepancy(self) -> Discrepancy:
-        """What an error of these outputs costs."""
-        return Discrepancy(self.readings)
+    output: str
+    """Its name."""
+    kind: OutputKind
+    why: str
+    reading: OutputReading
 
 
-def read_outputs(model: ir.Model, reference: Images, kind: OutputKind | None = None) -> ReadOutputs:
+def told_kinds(options: Sequence[str]) -> dict[str, OutputKind]:
+    """Kinds by output name from ``KIND`` (of all, under the name "") and ``NAME=KIND``.
+
+    Raises:
+        ConfigError: no such kind, or an output that is given two.
+    """
+    told: dict[str, OutputKind] = {}
+    for option in options:
+        name, _, kind = option.rpartition("=")
+        if kind not in KINDS:
+            raise ConfigError(
+                f"outputs cannot be '{kind}'.{did_you_mean(kind, KINDS)} Say one of {', '.join(KINDS)}, or NAME=KIND"
+            )
+        if name in told:
+            raise ConfigError(f"outputs are said to be {told[name]} and {kind}{f' of {name}' if name else ''}: say one")
+        told[name] = kind
+    return told
+
+
+def read_outputs(
+    model: ir.Model, reference: Images, told: Mapping[str, OutputKind] | None = None
+) -> tuple[ReadOutput, ...]:
     """Say what the outputs of `model` mean.
 
     Args:
         model: the float network.
         reference: its outputs on a few images.
-        kind: what the user says they are, all of them.
+        told: what the user says, by output name; under the name "" of all others.
 
     Raises:
-        ConfigError: the outputs cannot be of that kind.
+        ConfigError: an output cannot be what the user says, or there is none of that name.
         ModelError: no output holds numbers that can be compared.
     """
+    told, outputs = told or {}, list(model.graph.outputs)
+    names = [output.name or "" for output in outputs]
+    if unknown := next((name for name in told if name and name not in names), None):
+        raise ConfigError(f"the model has no output '{unknown}'.{did_you_mean(unknown, names)}")
     floats = [index for index, array in enumerate(reference[0]) if array.dtype.kind == "f"]
     if not floats:
         raise ModelError("the model has no floating-point output that quantized ones could be compared with")
-    outputs = list(model.graph.outputs)
-    if kind is not None:
-        found = [_as_told(kind, index, outputs[index], reference) for index in floats]
-        return ReadOutputs(tuple(found), tuple(f"{_named(outputs, one)}: {kind}, as told" for one in found))
-    pair = _boxes_and_scores(reference, floats)
+    pair = _boxes_and_scores(reference, floats) if told in ({}, {"": "detection"}) else None
     if pair is not None:
-        boxes, scores = (outputs[each.output].name for each in (pair.boxes, pair.scores))
-        reason = f"'{boxes}' and '{scores}': detection, for they hold four numbers and probabilities of each candidate"
-        return ReadOutputs((pair,), (reason,))
-    seen = [_as_seen(index, outputs[index], reference) for index in floats]
-    return ReadOutputs(tuple(reading for reading, _ in seen), tuple(reason for _, reason in seen))
+        both = " and ".join(names[each.output] for each in (pair.boxes, pair.scores))
+        why = "they hold the four numbers of a box and probabilities of each candidate"
+        return (ReadOutput(output=both, kind="detection", why=why, reading=pair),)
+    return tuple(_read(index, outputs[index], reference, told) for index in floats)
 
 
-def _named(outputs: Sequence[ir.Value], reading: OutputReading) -> str:
-    return f"'{outputs[_output_of(reading)].name}'"
-
-
-def _output_of(reading: OutputReading) -> int:
-    return reading.output if isinstance(reading, RawReading) else reading.scores.output
+def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, OutputKind]) -> ReadOutput:
+    name = output.name or ""
+    kind = told.get(name, told.get(""))
+    if kind is not None:
+        return ReadOutput(output=name, kind=kind, why="as told", reading=_as_told(kind, index, output, reference))
+    kind, why, reading = _as_seen(index, output, reference)
+    return ReadOutput(output=name, kind=kind, why=why, reading=reading)
 
 
 def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) -> OutputReading:
@@ -107,17 +124,16 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
     return _class_reading(kind, index, array)
 
 
-def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputReading, str]:
+def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKind, str, OutputReading]:
     array = reference[0][index]
-    subject = f"'{output.name}' {tuple(array.shape)}"
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
         columns = array.shape[found.scores.axis] - _BOX
-        reason = f"candidates have four numbers of a box and {columns} that stay between 0 and 1"
-        return found, f"{subject}: detection, for its {reason}"
+        return "detection", f"its candidates have four numbers of a box and {columns} between 0 and 1", found
     if array.ndim > 1 and array[0].size == max(array.shape[1:]) > 1:
-        kind, reason = _kind_of_classes(output)
-        return _class_reading(kind, index, array), f"{subject}: {kind}, for {reason}"
-    return RawReading(output=index), f"{subject}: raw, for its shape is neither that of class scores nor of candidates"
+        kind, why = _kind_of_classes(output)
+        return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
+    why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
+    return "raw", why, RawReading(output=index)
 
 
 def _kind_of_classes(output: ir.Value) -> tuple[OutputKind, str]:
@@ -128,7 +144,7 @@ def _kind_of_classes(output: ir.Value) -> tuple[OutputKind, str]:
         return "independent", "it ends in a Sigmoid"
     node = last_operator(output)
     ending = "no activation" if node is None else f"a {node.op_type} and no activation"
-    return "softmax", f"it has one number a class by its shape, and ends in {ending}"
+    return "softmax", f"it ends in {ending}"
 
 
 def _class_reading(kind: OutputKind, index: int, array: NDArray[Any]) -> ClassReading:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,12 +18,13 @@ from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
+from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
-from edgeopt.pipeline.outputs import READ_IMAGES, read_outputs
+from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
@@ -50,6 +51,7 @@ def quantize_file(
     evaluation: Path | None = None,
     *,
     float_rest: Literal["fp32", "fp16"] = "fp32",
+    outputs: Mapping[str, OutputKind] | None = None,
 ) -> dict[str, Any]:
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
@@ -63,15 +65,17 @@ def quantize_file(
         progress: told about each stage.
         evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
+        outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
 
     Returns:
-        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, the repairs that helped, and
-        why which nodes stayed FP32 where FP16 was asked for.
+        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, what the outputs were taken
+        for and why, the repairs that were tried and those that helped, and why which nodes stayed FP32 where FP16 was
+        asked for.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.
         DataError: calibration images or arrays that cannot be used, or that are evaluated on too.
-        ConfigError: images without a spec, or a spec that is not valid.
+        ConfigError: images without a spec, a spec that is not valid, or outputs that are not what they are said to be.
         StorageError: `out` cannot be written.
     """
     if quantize_config.scheme is None:
@@ -93,13 +97,13 @@ def quantize_file(
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
-    read = read_outputs(model, outputs_as_written(model, [feeds for _, feeds in images[:READ_IMAGES]]))
+    read = read_outputs(model, outputs_as_written(model, [feeds for _, feeds in images[:READ_IMAGES]]), outputs)
     result = repair(
         model,
         table,
         scheme(quantize_config.scheme),
         images,
-        read.discrepancy,
+        Discrepancy([each.reading for each in read]),
         quantize_config.repairs,
         quantize_config.exclude,
         progress=lambda text: progress.update(0.0, 1.0, text),
@@ -120,6 +124,8 @@ def quantize_file(
         "calibrated_on": {image.name: image.sha256 for image in table.images},
         "convergence": msgspec.to_builtins(table.convergence),
         "scheme": quantize_config.scheme,
+        "outputs": [{"output": each.output, "kind": each.kind, "why": each.why} for each in read],
+        "tried": [{**msgspec.to_builtins(trial), "kept": trial.is_kept} for trial in result.trials],
         "repairs": kept,
         "kept_float32": kept_float,
         "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},

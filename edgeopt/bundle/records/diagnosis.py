@@ -97,6 +97,8 @@ class Diagnosis(Struct):
     """What is suggested, the largest gain first."""
     together: Effect | None = None
     """Of all that is suggested at once; None: it is one repair, or none."""
+    outputs: tuple[str, ...] = ()
+    """What each output was taken for and why; empty where a specification says it."""
     notes: tuple[str, ...] = ()
     """What could not be told apart, and why."""
 

@@ -23,7 +23,7 @@ def diagnosis_view(diagnosis: Diagnosis) -> RenderableType:
         "in dB of the outputs with this layer alone quantized, and with all but it; own, KL: of its own output; "
         "weights, inputs: largest over median channel; outliers: share of the input's range for .1 % of its values."
     )
-    parts: list[RenderableType] = [_halves(diagnosis), layers]
+    parts: list[RenderableType] = [*(Text(f"output {line}") for line in diagnosis.outputs), _halves(diagnosis), layers]
     if diagnosis.tried:
         parts.append(_tried(diagnosis))
     return Group(*parts, *(Text(f"{line}\n") for line in (*findings, *diagnosis.notes)), _suggestion(diagnosis))
