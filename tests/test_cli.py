@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner, Result
+from fake_clock import FakeClock
 from tiny_recipe import RECIPE
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.cli import main
 from edgeopt.errors import (
     AccuracyError,
@@ -219,22 +221,51 @@ def test_an_accuracy_class_that_is_not_held_is_an_exit_code(bundle: Path) -> Non
     assert "ort-int8: keeps" in result.output
 
 
-def test_tune_shows_what_it_tried_and_what_it_chose(bundle: Path) -> None:
-    result = run("tune", bundle, "--variant", "ort-int8", "--duration", 0.1, "--json")
-    if result.exit_code == 0:
-        assert json.loads(result.stdout)["variant"] == "ort-int8"
-    else:
-        assert result.exit_code == MeasurementError.exit_code, "the machine was busy"
-        assert "nothing was tuned" in result.output
+def one_thread_is_best(_: int, settings: EngineSettings) -> float:
+    return 0.5 if settings.threads == 1 else 1.0
 
 
-def test_the_gate_answers_by_exit_code_and_writes_what_ci_reads(bundle: Path, tmp_path: Path) -> None:
-    sides = (f"{bundle}@ort-fp32", f"{bundle}@ort-fp32")
-    result = run("gate", *sides, "--maximum-s", 1, "--junit", tmp_path / "gate.xml", "--json")
+def test_tune_stores_the_fastest_settings_and_shows_what_it_tried(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, one_thread_is_best)
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
+    result = run("tune", copy, "--variant", "ort-int8", "--duration", 0.1, "--json")
+    assert result.exit_code == 0, result.output
+    tuning = json.loads(result.stdout)
+    assert (tuning["variant"], tuning["chosen"]["threads"]) == ("ort-int8", 1)
+    assert len(tuning["tried"]) >= 2
+    (modes,) = Bundle.open(copy).variant("ort-int8").tuned.values()
+    assert modes["latency"].threads == 1
+
+
+def test_tune_on_a_busy_machine_changes_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeClock(monkeypatch, one_thread_is_best).other_load = 0.5
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
+    result = run("tune", copy, "--variant", "ort-int8", "--duration", 0.1)
+    assert result.exit_code == MeasurementError.exit_code
+    assert "nothing was tuned" in result.output
+    assert "other processes took 50%" in result.output
+    assert Bundle.open(copy).variant("ort-int8").tuned == {}
+
+
+@pytest.mark.parametrize(
+    ("int8_ms", "load", "outcome", "code"), [(1.0, 0.0, "pass", 0), (2.0, 0.0, "fail", 1), (1.0, 0.9, "invalid", 3)]
+)
+def test_the_gate_answers_by_exit_code_and_writes_what_ci_reads(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8_ms: float, load: float, outcome: str, code: int
+) -> None:
+    FakeClock(monkeypatch, lambda quantizers, _: int8_ms if quantizers else 1.0).other_load = load
+    sides = (f"{bundle}@ort-fp32", f"{bundle}@ort-int8", "--accuracy-drop", 1.0)
+    result = run("gate", *sides, "--maximum-s", 60, "--junit", tmp_path / "gate.xml", "--json")
     verdict = json.loads(result.stdout)
-    assert result.exit_code == {"pass": 0, "fail": 1, "invalid": 3}[verdict["outcome"]]
-    assert verdict["accuracy"]["baseline"] == verdict["accuracy"]["candidate"]
-    assert "<testsuite" in (tmp_path / "gate.xml").read_text()
+    assert (verdict["outcome"], result.exit_code) == (outcome, code)
+    assert verdict["accuracy"]["baseline"] == Bundle.open(bundle).variant("ort-fp32").accuracy.value
+    (suite,) = ET.parse(tmp_path / "gate.xml").iter("testsuite")
+    assert int(suite.get("failures", 0)) == (outcome == "fail")
+
+
+def test_the_gate_needs_two_sides(bundle: Path) -> None:
     assert run("gate", bundle).exit_code == 2
 
 
@@ -254,8 +285,6 @@ def test_lint_names_the_rule_that_a_graph_breaks(bundle: Path) -> None:
 
 
 def test_a_changed_byte_is_refused_by_every_command(bundle: Path, photo: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
     engine = next(copy.glob("variants/*/engine.onnx"))
     content = bytearray(engine.read_bytes())

@@ -10,8 +10,10 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
+from fake_clock import FakeClock
 from tiny_recipe import RECIPE, Watch
 
+from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.config import BenchmarkConfig, BudgetConfig, DataSource, EvaluateConfig, parse_config
 from edgeopt.dataset import load
 from edgeopt.errors import AccuracyError, ConfigError
@@ -19,6 +21,8 @@ from edgeopt.pipeline import build
 from edgeopt.pipeline.budget import budget_of
 from edgeopt.pipeline.graphs import MODEL
 from edgeopt.pipeline.plans import FLOAT, SearchedModel, _Plans, search_plan
+from edgeopt.runtime.choice import choose
+from edgeopt.runtime.session import availability
 from edgeopt.search import Budget, Point, SearchResult, Settings
 from edgeopt.spec import ModelSpec
 
@@ -38,15 +42,48 @@ def subject(built) -> SearchedModel:
     )
 
 
-def test_the_search_ends_with_a_graph_that_is_its_plan(subject: SearchedModel, tmp_path: Path) -> None:
+def each_quantizer_saves(quantizers: int, _: EngineSettings) -> float:
+    return 2.0 - 0.1 * quantizers
+
+
+def each_quantizer_costs(quantizers: int, _: EngineSettings) -> float:
+    return 2.0 + 0.1 * quantizers
+
+
+def test_a_budget_that_all_groups_keep_ships_them_all(
+    subject: SearchedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, each_quantizer_saves)
     result, graph = search_plan(subject, Budget(0.5), tmp_path, Settings(worst_items=8, resamples=50))
-    assert result.status in ("met", "no_plan", "refused")
-    assert result.reason
-    assert set(result.gain_ms) == {
-        name for name in result.gain_ms if result.gain_ms[name].low <= result.gain_ms[name].high
-    }
-    is_quantized = any(node.op_type == "QuantizeLinear" for node in graph.graph)
-    assert is_quantized == (result.status == "met")
+    quantizers = sum(node.op_type == "QuantizeLinear" for node in subject.quantized.graph)
+    assert result.status == "met"
+    assert set(result.best.quantized) == set(result.gain_ms)
+    assert result.best.ratio is not None
+    assert result.best.ratio.estimate == pytest.approx(1.0 - 0.05 * quantizers)
+    assert all(gain.estimate > 0.0 for gain in result.gain_ms.values())
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.graph) == quantizers
+
+
+def test_int8_that_is_slower_is_refused_and_float_is_what_ships(
+    subject: SearchedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, each_quantizer_costs)
+    result, graph = search_plan(subject, Budget(0.5), tmp_path, Settings(worst_items=8, resamples=50))
+    assert (result.status, result.validations) == ("refused", 0)
+    assert "slower in INT8" in result.reason
+    assert not any(node.op_type == "QuantizeLinear" for node in graph.graph)
+
+
+def test_a_budget_of_latency_ships_no_more_int8_than_it_needs(
+    subject: SearchedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeClock(monkeypatch, each_quantizer_saves)
+    result, graph = search_plan(subject, Budget(None, latency_ms=1.9), tmp_path, Settings(worst_items=8, resamples=50))
+    assert result.status == "met"
+    assert 0 < len(result.best.quantized) < len(result.gain_ms)
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.graph) >= 1
+    assert result.best.ratio is not None
+    assert 2.0 * result.best.ratio.estimate <= 1.9 + 1e-9
 
 
 def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: SearchedModel, tmp_path: Path) -> None:
@@ -98,20 +135,37 @@ def test_outputs_that_do_not_fit_into_memory_are_made_again(
     np.testing.assert_allclose(again[1], kept[1], rtol=1e-4, atol=1e-9)
 
 
-def test_a_build_with_a_budget_records_its_search(built, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(built[0], tmp_path / "copy"))
-    watch = Watch()
-    overrides = ("budget.max_drop='60%'", "benchmark.duration_s=0.02")
-    result = build(parse_config(RECIPE, overrides=overrides), Path.cwd(), copy, copy / "work", watch)
+def build_with_budget(built, tmp_path: Path, budget: str) -> tuple[Bundle, Watch]:
+    copy, watch = Path(shutil.copytree(built[0], tmp_path / "copy")), Watch()
+    config = parse_config(RECIPE, overrides=(budget, "benchmark.duration_s=0.0"))
+    return build(config, Path.cwd(), copy, copy / "work", watch).bundle, watch
+
+
+def test_a_build_that_meets_its_budget_ships_the_plan(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeClock(monkeypatch, each_quantizer_saves)
+    bundle, watch = build_with_budget(built, tmp_path, "budget.max_drop='60%'")
     assert "search" in watch.made
     assert "quantize" in watch.reused
-    int8 = result.bundle.manifest.variant("ort-int8")
+    int8 = bundle.variant("ort-int8")
     found = int8.stages.search
-    if found.status == "refused":
-        assert not int8.accepted
-        assert int8.verdict == found.reason
-    else:
-        assert found.best.drop is not None
+    assert found is not None
+    assert found.status == "met"
+    assert found.best.drop is not None
+    assert found.best.drop.estimate <= found.allowed_drop
+    assert int8.accepted
+    assert int8.nodes["QuantizeLinear"] > 0
+    assert choose(bundle.manifest, availability)[0] == "ort-int8"
+
+
+def test_a_build_refuses_int8_that_is_slower(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeClock(monkeypatch, each_quantizer_costs)
+    bundle, _ = build_with_budget(built, tmp_path, "budget.max_drop='60%'")
+    int8 = bundle.variant("ort-int8")
+    assert int8.stages.search is not None
+    assert int8.stages.search.status == "refused"
+    assert not int8.accepted
+    assert int8.verdict == int8.stages.search.reason
+    assert choose(bundle.manifest, availability)[0] == "ort-fp32"
 
 
 def test_a_search_without_a_plan_is_kept_and_ends_the_build_each_time(built, tmp_path: Path, monkeypatch) -> None:
