@@ -23,6 +23,7 @@ from edgeopt.runtime import open_session
 from edgeopt.runtime.cuda import importable_providers
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.spec import Struct
+from edgeopt.typed import convert
 
 WARMUP = 20
 ROUNDS, RUNS = 10, 30
@@ -70,7 +71,9 @@ def measure(model: Path, target: str, options: list[dict[str, Any]]) -> list[Row
     """Open one session a configuration and run them in alternation."""
     with ExitStack() as stack:
         sessions = [
-            stack.enter_context(open_session(model, target, settings=EngineSettings(tensorrt={"run": run})))
+            stack.enter_context(
+                open_session(model, target, settings=convert({"tensorrt": {"run": run}}, EngineSettings))
+            )
             for run in options
         ]
         assert all(isinstance(session, TrtSession) for session in sessions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from edgeopt.doors import DATA_FORMATS, TARGETS
-from edgeopt.errors import ConfigError, did_you_mean, storage_errors
-from edgeopt.references import UnknownNameError, check, is_code, named
+from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
+from edgeopt.references import check, is_code, named
 from edgeopt.renamed import use_present_names
 from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 from edgeopt.typed import convert
@@ -86,7 +86,7 @@ class DataSource(Struct):
     def __post_init__(self) -> None:
         check(self.format, DATA_FORMATS, "data format")
         if self.arguments and not is_code(self.format):
-            raise UnknownNameError(f"data of format '{self.format}' takes no arguments. Remove them")
+            raise SettingError(f"data of format '{self.format}' takes no arguments. Remove them")
 
 
 class DataConfig(Struct):
@@ -221,19 +221,84 @@ class BudgetConfig(Struct):
     """End to end, on this machine."""
 
 
+class BatchRange(Struct):
+    """The batch sizes that one engine serves; it is tuned for `opt`."""
+
+    min: PositiveInt = 1
+    opt: PositiveInt = 1
+    max: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise SettingError(
+                f"batch sizes must satisfy min <= opt <= max, but are {self.min}, {self.opt}, {self.max}"
+            )
+
+    @property
+    def fixed(self) -> bool:
+        """One size only, as a DLA core demands."""
+        return self.min == self.max
+
+
+class TensorRTBuild(Struct):
+    """``[compile.tensorrt.build]``: everything that changes the engine that comes out; part of the cache's key.
+
+    There is no precision here: precision is in the ONNX graph.
+    """
+
+    batch: BatchRange = BatchRange()
+    """Used where the graph's batch dimension is dynamic."""
+    workspace_bytes: PositiveInt | None = None
+    """Scratch memory that tactics may use; None: decided from the device's free memory."""
+    optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
+    """0 builds fastest, 5 searches longest; None: the library's default (3). TensorRT 8.6 and newer."""
+    tf32: bool = True
+    """Let FP32 convolutions use TF32 tensor cores (Ampere and newer): 10-bit mantissa, much faster."""
+    hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    version_compatible: bool = False
+    dla_core: Annotated[int, Meta(ge=0)] | None = None
+    """Run on this DLA core, and on the GPU what it cannot do."""
+    compute_capabilities: tuple[str, ...] = ()
+    """TensorRT-RTX only: GPUs to build for, such as ``SM86``; none: all that it supports."""
+
+
+class TensorRTRun(Struct):
+    """``[compile.tensorrt.run]``: how an engine is run. Nothing here changes the engine."""
+
+    cuda: Literal["pycuda", "cuda-python", "auto"] = "auto"
+    device: int = 0
+    """Index of the GPU."""
+    cuda_graph: bool = True
+    """Launch the whole network as one piece of work; saves the processor the enqueueing of each layer."""
+    memory: Literal["auto", "copied", "mapped"] = "auto"
+    """See `runtime.trt.buffers.Memory`. ``auto``: where GPU and processor share memory, whichever is faster in a short
+    measurement; elsewhere ``copied``."""
+
+
+class TensorRTOptions(Struct):
+    """``[compile.tensorrt]``: how TensorRT builds and runs."""
+
+    build: TensorRTBuild = TensorRTBuild()
+    run: TensorRTRun = TensorRTRun()
+
+
 class CompileConfig(Struct):
     """``[compile]``."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
-    tensorrt: dict[str, Any] = msgspec.field(default_factory=dict)
-    """How TensorRT builds and runs: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…
-
-    The keys are those of `runtime.trt.options.EngineOptions` and `runtime.trt.settings.RunOptions`.
-    """
+    tensorrt: TensorRTOptions = TensorRTOptions()
+    """Of ``trt`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…"""
+    options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """Of targets of your own, by their reference: what their `Target.options` describes."""
 
     def __post_init__(self) -> None:
         for target in self.targets:
             check(target, TARGETS, "target")
+        for target in self.options:
+            if target not in self.targets:
+                raise SettingError(
+                    f"options of a target that is not built: '{target}'.{did_you_mean(target, self.targets)}"
+                )
 
 
 class EvaluateConfig(Struct):
@@ -335,9 +400,19 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
         for override in overrides:
             _override(document, override)
         use_present_names(document, origin)
-        return convert(document, kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    return checked_table(document, kind, origin)
+
+
+def checked_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
+    """A table that was read, as one of our specifications or of a user's.
+
+    Raises:
+        ConfigError: an unknown key (with the closest known one) or a value out of range.
+    """
+    try:
+        return convert(table, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{origin}: {_explain(str(error), kind)}") from error
 

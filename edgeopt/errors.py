@@ -43,6 +43,10 @@ class ConfigError(EdgeoptError):
     exit_code = 10
 
 
+class SettingError(ConfigError, ValueError):
+    """A setting that a specification's own check refuses; a ValueError too, so that msgspec adds where it stands."""
+
+
 class MissingExtraError(EdgeoptError):
     """A library of an extra is not installed."""
 

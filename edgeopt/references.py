@@ -26,7 +26,7 @@ from typing import Any
 
 from msgspec import Meta
 
-from edgeopt.errors import ConfigError, EdgeoptError, did_you_mean
+from edgeopt.errors import ConfigError, EdgeoptError, SettingError, did_you_mean
 
 ALLOWED_VARIABLE = "EDGEOPT_ALLOW_CODE"
 """Environment variable: packages, separated by commas, whose code a bundle may name."""
@@ -40,10 +40,6 @@ _folders: list[str] = []
 """Where the user's modules are looked for beside the usual places."""
 
 
-class UnknownNameError(ConfigError, ValueError):
-    """A name that is neither ours nor a reference. A ValueError too: msgspec adds where in the recipe it stands."""
-
-
 def is_code(reference: str) -> bool:
     """Whether `reference` has the form ``package.module:callable``."""
     return _REFERENCE.match(reference) is not None
@@ -53,10 +49,10 @@ def check(reference: str, table: Mapping[str, Any], kind: str) -> None:
     """Refuse what is neither a name of `table` nor a reference; nothing is imported.
 
     Raises:
-        UnknownNameError: with the closest name of the table.
+        SettingError: with the closest name of the table.
     """
     if reference not in table and not is_code(reference):
-        raise UnknownNameError(
+        raise SettingError(
             f"there is no {kind} '{reference}'.{did_you_mean(reference, table)} "
             "One of your own is named as package.module:callable"
         )
@@ -93,7 +89,7 @@ def resolve(
         return getattr(importlib.import_module(module_name), name)
     try:
         check(reference, table, kind)
-    except UnknownNameError as unknown:
+    except SettingError as unknown:
         raise error(f"{unknown}.") from None
     if not _is_allowed(reference):
         raise error(

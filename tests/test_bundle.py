@@ -130,7 +130,7 @@ def test_a_manifest_survives_json() -> None:
 def test_a_manifest_holds_no_untyped_table() -> None:
     """But for what belongs to others: a network's constructor, and the options of a target."""
     untyped = {path for path, kind in fields_of(Manifest) if kind == dict[str, Any]}
-    assert {path.rsplit(".", 2)[-2:][-1] for path in untyped} == {"tensorrt", "arguments"}
+    assert {path.rsplit(".", 2)[-2:][-1] for path in untyped} == {"options", "arguments"}
 
 
 def fields_of(kind: Any, path: str = "manifest") -> Iterator[tuple[str, Any]]:

@@ -165,6 +165,12 @@ def test_data_is_recognised_by_what_it_is(tmp_path: Path) -> None:
     [
         ('[data.train]\nformat = "cocoo"', r"no data format 'cocoo'\. Did you mean 'coco'\?.*at `data\.train"),
         ('[data.train]\nformat = "csv"\narguments = {a = 1}', "takes no arguments"),
+        (
+            "[compile.tensorrt.build]\ndla_cor = 0",
+            r"unknown key 'dla_cor' in \[compile\.tensorrt\.build\]\. Did you mean 'dla_core'",
+        ),
+        ("[compile.tensorrt.build.batch]\nmin = 2", r"min <= opt <= max.*at `compile\.tensorrt\.build\.batch"),
+        ('[compile.options."mine.npu:TARGET"]\ncores = 2', "options of a target that is not built"),
         ('[compile]\ntargets = ["ort", "onnx"]', r"no target 'onnx'.*package\.module:callable.*at `compile"),
     ],
 )

@@ -18,6 +18,7 @@ from fake_tensorrt import World, fake_tensorrt
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeopt.config import TensorRTBuild
 from edgeopt.errors import StorageError, TargetError
 from edgeopt.hardware import CudaDriverState, Gpu, machine
 from edgeopt.runtime.engine_cache import Built, cache_folder, obtain
@@ -25,7 +26,6 @@ from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.memory import available_host_memory, check_memory, workspace_for
 from edgeopt.runtime.trt.on_device import ProgressLog, TimingCache, engine_key, obtain_engine
-from edgeopt.runtime.trt.options import EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress
 
 KEY = {"gpu": "Orin", "tensorrt": "TensorRT 10.3.0"}
@@ -206,7 +206,7 @@ def engine(world: World, folder: Path, here: object = None, release: str = "tens
     return obtain_engine(
         library(world, release),
         MODEL,
-        EngineOptions(**options),
+        TensorRTBuild(**options),
         cuda=world.cuda,
         here=here or board(),
         device=0,
@@ -215,7 +215,7 @@ def engine(world: World, folder: Path, here: object = None, release: str = "tens
 
 
 def test_the_key_has_everything_that_a_plan_depends_on():
-    key = engine_key(library(World()), MODEL, EngineOptions(dla_core=1), board(), 0)
+    key = engine_key(library(World()), MODEL, TensorRTBuild(dla_core=1), board(), 0)
     assert set(key) == {
         "onnx", "options", "gpu", "compute capability", "tensorrt", "cuda", "driver", "jetpack", "dla core",
     }  # fmt: skip

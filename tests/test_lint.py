@@ -17,6 +17,7 @@ from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint
 from edgeopt.runtime.session import Availability
 from edgeopt.spec import replace
+from edgeopt.typed import convert
 
 
 def graph(body: str, inputs: str = "float[1, 16, 8, 8] x", outputs: str = "float[1, 16, 8, 8] y", opset: int = 17,
@@ -328,11 +329,11 @@ def test_a_bundle_on_a_board_is_linted_as_its_engines(tmp_path, monkeypatch):
             return json.dumps({"Layers": LAYERS})
 
     def open_engine(path: Path, target: str, settings: EngineSettings, *, reuse_outputs: bool) -> Opened:
-        assert settings.tensorrt == {"build": {"tf32": False}}
+        assert not settings.tensorrt.build.tf32
         return Opened()
 
     plain = tiny.write(tmp_path / "plain.edgeopt")
-    settings = EngineSettings(tensorrt={"build": {"tf32": False}})
+    settings = convert({"tensorrt": {"build": {"tf32": False}}}, EngineSettings)
     tensorrt = replace(plain.variant("ort-fp32"), name="trt-fp32", target="trt", engine=settings)
     content = plain.file("ort-fp32").read_bytes()
     described = replace(plain.manifest, variants=(tensorrt,), baseline="trt-fp32")
@@ -347,7 +348,7 @@ def test_a_bundle_on_a_board_is_linted_as_its_engines(tmp_path, monkeypatch):
 @pytest.mark.parametrize("batch", [{}, {"batch": {"max": 8}}])
 def test_a_batch_range_that_a_variant_has_needs_no_note(tmp_path, batch):
     plain = tiny.write(tmp_path / "plain.edgeopt")
-    settings = EngineSettings(tensorrt={"build": batch})
+    settings = convert({"tensorrt": {"build": batch}}, EngineSettings)
     tensorrt = replace(plain.variant("ort-fp32"), name="trt-fp32", target="trt", engine=settings)
     described = replace(plain.manifest, variants=(tensorrt,), baseline="trt-fp32")
     write_bundle(tmp_path / "x.edgeopt", described, {tensorrt.file: plain.file("ort-fp32").read_bytes()})

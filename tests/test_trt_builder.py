@@ -12,13 +12,13 @@ import pytest
 from fake_cuda import FakeCuda
 from fake_tensorrt import JETPACK_5, RELEASES, World, fake_tensorrt
 
+from edgeopt.config import BatchRange, TensorRTBuild
 from edgeopt.errors import ConfigError, DataError, MissingExtraError, ModelError, TargetError
 from edgeopt.runtime.trt import library as library_module
 from edgeopt.runtime.trt.builder import build_engine, describe
 from edgeopt.runtime.trt.calibrator import Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library, Messages, load_library
-from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress, run_cancellable
 
 EVERY = [*RELEASES, JETPACK_5]
@@ -89,7 +89,7 @@ def test_hardware_compatibility_by_release():
 def test_every_release_builds_what_the_graph_says(release, layers):
     world = World(layers=layers)
     engine = build_engine(
-        library(release, world), MODEL, EngineOptions(batch=BatchRange(max=8), workspace_bytes=1 << 20, tf32=False)
+        library(release, world), MODEL, TensorRTBuild(batch=BatchRange(max=8), workspace_bytes=1 << 20, tf32=False)
     )
     assert engine.plan
     assert engine.onnx_bytes == len(MODEL)
@@ -113,11 +113,11 @@ def flags_of(release: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("what", "asked"),
     [
-        ("an optimization level", EngineOptions(optimization_level=5)),
-        ("version-compatible", EngineOptions(version_compatible=True)),
-        ("hardware compatibility", EngineOptions(hardware_compatibility="same_compute_capability")),
-        ("a choice of GPUs", EngineOptions(compute_capabilities=("SM86",))),
-        ("DLA core 1", EngineOptions(dla_core=1)),
+        ("an optimization level", TensorRTBuild(optimization_level=5)),
+        ("version-compatible", TensorRTBuild(version_compatible=True)),
+        ("hardware compatibility", TensorRTBuild(hardware_compatibility="same_compute_capability")),
+        ("a choice of GPUs", TensorRTBuild(compute_capabilities=("SM86",))),
+        ("DLA core 1", TensorRTBuild(dla_core=1)),
     ],
 )
 def test_every_option_works_or_is_refused_by_name(release, what, asked):
@@ -129,36 +129,36 @@ def test_every_option_works_or_is_refused_by_name(release, what, asked):
 
 def test_compute_capability_that_the_library_does_not_take():
     with pytest.raises(TargetError, match=r"cannot build for SM87; it can for .*SM86"):
-        build_engine(library(RELEASES[-1]), MODEL, EngineOptions(compute_capabilities=("SM87",)))
+        build_engine(library(RELEASES[-1]), MODEL, TensorRTBuild(compute_capabilities=("SM87",)))
     with pytest.raises(TargetError, match="refuses SM75"):
-        build_engine(library(RELEASES[-1]), MODEL, EngineOptions(compute_capabilities=("SM75",)))
+        build_engine(library(RELEASES[-1]), MODEL, TensorRTBuild(compute_capabilities=("SM75",)))
 
 
 def test_dla_needs_a_core_and_one_batch_size():
     with pytest.raises(TargetError, match="DLA core 0: there is none"):
-        build_engine(library(OLD), MODEL, EngineOptions(dla_core=0))
+        build_engine(library(OLD), MODEL, TensorRTBuild(dla_core=0))
     with pytest.raises(TargetError, match="cores are 0 to 1"):
-        build_engine(library(OLD, World(dla_cores=2)), MODEL, EngineOptions(dla_core=2))
+        build_engine(library(OLD, World(dla_cores=2)), MODEL, TensorRTBuild(dla_core=2))
     with pytest.raises(TargetError, match="one batch size"):
-        build_engine(library(OLD, World(dla_cores=2)), MODEL, EngineOptions(dla_core=0, batch=BatchRange(max=2)))
+        build_engine(library(OLD, World(dla_cores=2)), MODEL, TensorRTBuild(dla_core=0, batch=BatchRange(max=2)))
 
 
 def test_dla_is_weakly_typed_up_to_10_and_rewritten_by_the_parser_from_11_4():
     world = World(dla_cores=2)
-    build_engine(library(OLD, world), MODEL, EngineOptions(dla_core=1))
+    build_engine(library(OLD, world), MODEL, TensorRTBuild(dla_core=1))
     assert world.network_flags == 0
     assert world.flags >= {"FP16", "GPU_FALLBACK"}
     with pytest.raises(TargetError, match="no Q/DQ graph by implicit"):
-        build_engine(library(OLD, World(dla_cores=2, layers=QDQ)), MODEL, EngineOptions(dla_core=1))
+        build_engine(library(OLD, World(dla_cores=2, layers=QDQ)), MODEL, TensorRTBuild(dla_core=1))
     newest = World(dla_cores=2, layers=QDQ)
-    build_engine(library(NEW, newest), MODEL, EngineOptions(dla_core=1))
+    build_engine(library(NEW, newest), MODEL, TensorRTBuild(dla_core=1))
     assert newest.parser_flags == {"ADJUST_FOR_DLA"}
     assert "FP16" not in newest.flags
 
 
 def test_rtx_ignores_dla_so_it_is_refused_there():
     with pytest.raises(TargetError, match="there is none"):
-        build_engine(library(RELEASES[-1], World(dla_cores=2)), MODEL, EngineOptions(dla_core=0))
+        build_engine(library(RELEASES[-1], World(dla_cores=2)), MODEL, TensorRTBuild(dla_core=0))
 
 
 def test_timing_cache_goes_in_and_comes_out():
@@ -173,7 +173,7 @@ def test_fixed_graphs_take_no_batch_range():
     fixed = World(inputs=[("image", (1, 3, 8, 8), "UINT8")])
     assert build_engine(library(NEW, fixed), MODEL).plan
     with pytest.raises(TargetError, match="batch is fixed at 1"):
-        build_engine(library(NEW, fixed), MODEL, EngineOptions(batch=BatchRange(max=8)))
+        build_engine(library(NEW, fixed), MODEL, TensorRTBuild(batch=BatchRange(max=8)))
 
 
 def test_only_the_batch_may_be_dynamic():
@@ -293,7 +293,7 @@ def test_implicit_int8_with_the_entropy_calibrator(tmp_path, release):
     feed = Feed([{"image": np.full((2, 3, 8, 8), value, np.uint8)} for value in range(3)], world.cuda)
     cache = calibration_cache_path(tmp_path, lib, MODEL, "data")
     calibrator = make_calibrator(lib, feed, 2, cache)
-    build_engine(lib, MODEL, EngineOptions(batch=BatchRange(min=2, opt=2, max=2)), calibrator=calibrator)
+    build_engine(lib, MODEL, TensorRTBuild(batch=BatchRange(min=2, opt=2, max=2)), calibrator=calibrator)
     assert feed.count == 3
     assert cache.read_bytes() == b"ranges of 3 batches"
     assert world.flags >= {"INT8", "FP16"}
@@ -302,7 +302,7 @@ def test_implicit_int8_with_the_entropy_calibrator(tmp_path, release):
     feed.close()
     assert not world.cuda.leaks
     again = Feed([], world.cuda)
-    build_engine(lib, MODEL, EngineOptions(batch=BatchRange(min=2, opt=2, max=2)),
+    build_engine(lib, MODEL, TensorRTBuild(batch=BatchRange(min=2, opt=2, max=2)),
                  calibrator=make_calibrator(lib, again, 2, cache))  # fmt: skip
     assert again.count == 0, "the cache replaces the images"
 

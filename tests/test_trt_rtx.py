@@ -17,6 +17,7 @@ import pytest
 import tiny
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.config import BatchRange, TensorRTBuild
 from edgeopt.errors import MissingExtraError, ModelError, StorageError, TargetError
 from edgeopt.hardware import machine
 from edgeopt.lint import lint
@@ -25,16 +26,16 @@ from edgeopt.runtime.trt import open_engine
 from edgeopt.runtime.trt.builder import build_engine
 from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.loading import load_plan
-from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.runtime.trt.reproducible import build_reproducibly
 from edgeopt.targets import rtx
+from edgeopt.typed import convert
 
 available = rtx.is_available()
 pytestmark = pytest.mark.skipif(
     not available.ok, reason=f"no engine was built with NVIDIA's parser and builder: {available.reason}"
 )
-UP_TO_8 = EngineOptions(batch=BatchRange(min=1, opt=4, max=8))
+UP_TO_8 = TensorRTBuild(batch=BatchRange(min=1, opt=4, max=8))
 SIZES = {"mobilenet_v2": (96, 96), "yolox_nano": (128, 128)}
 
 
@@ -109,7 +110,7 @@ def addresses_can_be_fixed() -> bool:
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16"])
-@pytest.mark.parametrize("options", [EngineOptions(), UP_TO_8], ids=["batch 1", "batch 1-8"])
+@pytest.mark.parametrize("options", [TensorRTBuild(), UP_TO_8], ids=["batch 1", "batch 1-8"])
 def test_our_networks_build_the_same_twice(library, graph, name, precision, options):
     model = graph(name, precision)
     if options.batch.fixed:
@@ -134,7 +135,9 @@ def test_yolox_nano_as_published(library, shared):
 
 def test_the_target_compiles(tmp_path):
     model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
-    settings = EngineSettings(tensorrt={"build": {"batch": {"max": 4}, "compute_capabilities": ["SM86", "SM89"]}})
+    settings = convert(
+        {"tensorrt": {"build": {"batch": {"max": 4}, "compute_capabilities": ["SM86", "SM89"]}}}, EngineSettings
+    )
     assert rtx.compile(model, settings)
 
 
@@ -336,14 +339,14 @@ def test_versions_that_tensorrt_takes_without_a_word(library, field, words):
 
 OPTIONS = {
     "a GPU that RTX does not know": (
-        EngineOptions(compute_capabilities=("SM87",)),
+        TensorRTBuild(compute_capabilities=("SM87",)),
         "cannot build for SM87; it can for",
     ),
-    "the GPU of this machine": (EngineOptions(compute_capabilities=("CURRENT",)), "cannot build for CURRENT"),
-    "a DLA core": (EngineOptions(dla_core=0), "DLA core 0: there is none"),
-    "version-compatible plans": (EngineOptions(version_compatible=True), "does not offer version-compatible"),
-    "Ampere and later": (EngineOptions(hardware_compatibility="ampere_plus"), "does not offer hardware compatibility"),
-    "a batch that the graph does not take": (EngineOptions(batch=BatchRange(max=8)), "batch is fixed at 1"),
+    "the GPU of this machine": (TensorRTBuild(compute_capabilities=("CURRENT",)), "cannot build for CURRENT"),
+    "a DLA core": (TensorRTBuild(dla_core=0), "DLA core 0: there is none"),
+    "version-compatible plans": (TensorRTBuild(version_compatible=True), "does not offer version-compatible"),
+    "Ampere and later": (TensorRTBuild(hardware_compatibility="ampere_plus"), "does not offer hardware compatibility"),
+    "a batch that the graph does not take": (TensorRTBuild(batch=BatchRange(max=8)), "batch is fixed at 1"),
 }
 
 
@@ -389,9 +392,9 @@ def test_fixed_batch_from_the_settings(graph):
 
 def test_too_small_a_workspace(library, graph):
     with pytest.raises(TargetError, match="more scratch memory"):
-        build_engine(library, graph("mobilenet_v2", "fp32"), EngineOptions(workspace_bytes=1))
+        build_engine(library, graph("mobilenet_v2", "fp32"), TensorRTBuild(workspace_bytes=1))
 
 
 def test_fp32_for_turing_is_refused_with_advice(library, graph):
     with pytest.raises(TargetError, match="leave SM75 out"):
-        build_engine(library, graph("mobilenet_v2", "fp32"), EngineOptions(compute_capabilities=("SM75",)))
+        build_engine(library, graph("mobilenet_v2", "fp32"), TensorRTBuild(compute_capabilities=("SM75",)))

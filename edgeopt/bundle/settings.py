@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from edgeopt.bundle.calibration import Count
+from edgeopt.config import TensorRTOptions
 from edgeopt.spec import PositiveInt, Struct
 
 Mode: TypeAlias = Literal["latency", "throughput"]
@@ -26,5 +27,6 @@ class EngineSettings(Struct):
     """OpenVINO's performance hint."""
     streams: Count = 0
     """OpenVINO's parallel streams; 0: what the hint gives."""
-    tensorrt: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Options of the target itself; of TensorRT those that `runtime.trt.settings` reads and checks."""
+    tensorrt: TensorRTOptions = TensorRTOptions()
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Of a target of the user's own, which described and checked them (`runtime.session.Target.options`)."""

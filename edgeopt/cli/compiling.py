@@ -69,9 +69,11 @@ def compile_(
 
 def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     from edgeopt.bundle import EngineSettings
+    from edgeopt.config import BatchRange, TensorRTBuild, TensorRTOptions
     from edgeopt.targets import compile_file, find_target
 
-    settings = EngineSettings(tensorrt={"build": {"batch": {"max": batch}}} if batch else {})
+    build = TensorRTBuild(batch=BatchRange(max=batch or 1))
+    settings = EngineSettings(tensorrt=TensorRTOptions(build=build))
     size = compile_file(model, target, out, settings)
     about = find_target(target).about_files
     note = f"; {about}" if about else ""

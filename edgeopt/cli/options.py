@@ -23,11 +23,12 @@ class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the form, and allow code that is named here."""
-        from edgeopt.references import UnknownNameError, check, importable
+        from edgeopt.errors import SettingError
+        from edgeopt.references import check, importable
 
         try:
             check(value, self._table, self._kind)
-        except UnknownNameError as error:
+        except SettingError as error:
             self.fail(str(error), param, ctx)
         if ctx is not None:
             ctx.with_resource(importable(Path.cwd(), value))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant
-from edgeopt.config import TargetName
+from edgeopt.config import BatchRange, TargetName
 from edgeopt.errors import MissingExtraError, ModelError, TargetError, requires_extra
 from edgeopt.hardware import device as board
 from edgeopt.lint import engine_rules
@@ -90,7 +90,7 @@ def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) ->
     except MissingExtraError as error:  # on a board the engines are what matters
         unread = Finding(rule=_UNREAD, severity="note", node="", reason=f"its graph was not read: {error}", fix="")
         return [unread], (_UNREAD,)
-    ranged = "batch" in variant.engine.tensorrt.get("build", {}) or variant.engine.batch is not None
+    ranged = variant.engine.tensorrt.build.batch != BatchRange() or variant.engine.batch is not None
     return [one for one in found if not (ranged and one.rule == _BATCH)], rules
 
 

@@ -24,7 +24,7 @@ from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.spec import replace
-from edgeopt.targets import Target, find_target
+from edgeopt.targets import find_target
 from edgeopt.typed import from_json
 
 BENCHMARK_IMAGES = 16
@@ -75,7 +75,7 @@ def compiled(
         TargetError: the target cannot compile here, or refuses the graph.
     """
     target = find_target(target_name)
-    settings = _settings(job.config, target, precision)
+    settings = _settings(job.config, target_name, precision)
 
     def make(folder: Path, _scratch: Path) -> str:
         available = target.can_compile()
@@ -90,9 +90,10 @@ def compiled(
     return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
-def _settings(config: Config, target: Target, precision: Precision) -> EngineSettings:
+def _settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
+    target = find_target(reference)
     reduced = precision != "fp32" and target.reduced(config.precision) == "bf16"
-    return replace(target.settings(config.compile), precision="bf16" if reduced else "fp32")
+    return replace(target.settings(config.compile, reference), precision="bf16" if reduced else "fp32")
 
 
 def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Artifact:

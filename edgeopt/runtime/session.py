@@ -8,16 +8,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName
+from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
 from edgeopt.doors import TARGETS
-from edgeopt.errors import TargetError
+from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import Machine
 from edgeopt.references import resolve
-from edgeopt.spec import TensorSpec, replace
+from edgeopt.spec import Struct, TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -62,10 +63,6 @@ class Availability(NamedTuple):
 
 def _nothing(_: Machine) -> str:
     return ""
-
-
-def _plain_settings(_: CompileConfig) -> EngineSettings:
-    return EngineSettings()
 
 
 class OpenEngine(Protocol):
@@ -116,8 +113,8 @@ class Target:
     float_layers: Literal["gpu", "cpu"] | None = None
     """The key of ``[precision]`` that says what layers compute in that are not quantized: ``gpu``, in the graph, or
     ``cpu``, as a setting of the engine. None: always FP32."""
-    settings: Callable[[CompileConfig], EngineSettings] = _plain_settings
-    """How its engines run, as far as ``[compile]`` says."""
+    options: type[Struct] | None = None
+    """What ``[compile.options]`` may say of it, which it finds in `EngineSettings.options`."""
     tunable: frozenset[Tunable] = frozenset()
     """The `EngineSettings` that it heeds and that `edgeopt tune` may choose."""
     lint_rules: tuple[str, ...] = ()
@@ -128,6 +125,22 @@ class Target:
     """What is worth knowing of it on a machine, for `edgeopt doctor`."""
     about_files: str = ""
     """What a person has to know of its files."""
+
+    def settings(self, config: CompileConfig, reference: str) -> EngineSettings:
+        """How its engines run, as far as ``[compile]`` says to the target that is named by `reference`.
+
+        Raises:
+            ConfigError: options that it does not have.
+        """
+        if self.options is TensorRTOptions:
+            return EngineSettings(tensorrt=config.tensorrt)
+        given = config.options.get(reference, {})
+        if self.options is None:
+            if given:
+                raise ConfigError(f"target '{reference}' has no options. Remove [compile.options]")
+            return EngineSettings()
+        checked = checked_table(given, self.options, f"[compile.options] of '{reference}'")
+        return EngineSettings(options=msgspec.to_builtins(checked))
 
     def reduced(self, precision: PrecisionConfig) -> Literal["fp16", "bf16"] | None:
         """What the recipe's float layers compute in below FP32; None: they stay FP32."""

@@ -6,16 +6,15 @@ one: its ranges and repairs were verified before they reached the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant, unpack, write_bundle
 from edgeopt.bundle.records import ImplicitCalibration, StageRecords
-from edgeopt.config import DataSource
+from edgeopt.config import BatchRange, DataSource, TensorRTOptions
 from edgeopt.dataset import Dataset, load
 from edgeopt.errors import BundleError, DataError, storage_errors
 from edgeopt.files import sha256
@@ -108,7 +107,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
         path.read_bytes(),
         batches,
         _fingerprint(sha256(content), b"", batch),
-        _settings({}, batch, dla_core),
+        _settings(TensorRTOptions(), batch, dla_core),
     )
     with storage_errors(out):
         out.write_bytes(plan)
@@ -137,12 +136,10 @@ def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Array:
     return np.stack(tensors).astype(spec.input.dtype, copy=False)
 
 
-def _settings(given: Mapping[str, Any], batch: int, dla_core: int | None) -> EngineSettings:
+def _settings(given: TensorRTOptions, batch: int, dla_core: int | None) -> EngineSettings:
     """The float variant's settings with the batch and the core of this build."""
-    build = {key: value for key, value in given.get("build", {}).items() if key not in ("batch", "dla_core")}
-    if dla_core is not None:
-        build["dla_core"] = dla_core
-    return EngineSettings(batch=batch, tensorrt={**given, "build": build})
+    build = replace(given.build, batch=BatchRange(), dla_core=dla_core)
+    return EngineSettings(batch=batch, tensorrt=replace(given, build=build))
 
 
 def _fingerprint(*parts: object) -> str:

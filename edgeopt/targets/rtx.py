@@ -11,6 +11,7 @@ import logging
 from functools import partial
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.config import TensorRTOptions
 from edgeopt.errors import MissingExtraError
 from edgeopt.runtime import trt
 from edgeopt.runtime.session import Availability, Target
@@ -60,7 +61,7 @@ TARGET = Target(
     accelerated=True,
     distributions=("tensorrt-rtx",),
     float_layers="gpu",
-    settings=lambda config: EngineSettings(tensorrt=config.tensorrt),
+    options=TensorRTOptions,
     lint_rules=("tensorrt",),
     list_layers=partial(trt.list_layers, target="rtx"),
     offers=partial(trt.offers, "rtx"),

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.config import TensorRTOptions
 from edgeopt.hardware import Machine
 from edgeopt.runtime import trt
 from edgeopt.runtime.cuda import open_cuda
@@ -80,7 +81,7 @@ TARGET = Target(
     accelerated=True,
     distributions=("tensorrt",),
     float_layers="gpu",
-    settings=lambda config: EngineSettings(tensorrt=config.tensorrt),
+    options=TensorRTOptions,
     lint_rules=("tensorrt",),
     list_layers=partial(trt.list_layers, target="trt"),
     offers=offers,

@@ -15,6 +15,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.runtime import Session, open_session
 from edgeopt.runtime.cuda import importable_providers
 from edgeopt.runtime.trt.session import TrtSession
+from edgeopt.typed import convert
 
 pytestmark = pytest.mark.gpu
 CLASSIFIER = tiny.DATA / "tiny_classifier.onnx"
@@ -37,7 +38,7 @@ def provider(request: pytest.FixtureRequest) -> str:
 
 
 def settings(build: dict | None = None, **run: object) -> EngineSettings:
-    return EngineSettings(tensorrt={"build": build or {}, "run": run})
+    return convert({"tensorrt": {"build": build or {}, "run": run}}, EngineSettings)
 
 
 def test_this_gpu_is_accepted_at_all(target):

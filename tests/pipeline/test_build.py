@@ -9,7 +9,7 @@ import pytest
 from tiny_recipe import RECIPE, Watch
 
 from edgeopt.bundle import Bundle
-from edgeopt.config import parse_config
+from edgeopt.config import BatchRange, parse_config
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
 from edgeopt.preprocess import preprocess
@@ -84,7 +84,7 @@ def test_engines_for_another_device_carry_their_graph_and_no_latency(copy: Path,
     assert int8.accuracy is not None
     assert "ONNX Runtime" in int8.stages.evaluated_in
     assert Path(int8.file).suffix == ".onnx"
-    assert int8.engine.tensorrt == {"build": {"batch": {"max": 8}}}
+    assert int8.engine.tensorrt.build.batch == BatchRange(max=8)
     assert manifest.variant("ort-int8").p50_ms is not None
     with load(copy / "tiny.edgeopt") as predictor:
         assert predictor.variant.target == "ort"

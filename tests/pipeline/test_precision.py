@@ -78,7 +78,7 @@ def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -
     bundle, _ = made(folder, 'compile.targets=["ort", "rtx"]', "compile.tensorrt.build.batch.max=8")
     for name in ("rtx-fp32", "rtx-fp16", "rtx-int8"):
         assert bundle.file(name).suffix == ".plan"
-        assert bundle.variant(name).engine.tensorrt["build"]["batch"]["max"] == 8
+        assert bundle.variant(name).engine.tensorrt.build.batch.max == 8
         assert "ONNX Runtime" in bundle.variant(name).stages.evaluated_in
 
 

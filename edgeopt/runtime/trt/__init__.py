@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.config import TensorRTOptions, TensorRTRun
 from edgeopt.errors import MissingExtraError, StorageError
 from edgeopt.files import sha256
 from edgeopt.hardware import Machine, machine
@@ -22,7 +23,7 @@ from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.on_device import obtain_engine
 from edgeopt.runtime.trt.session import TrtSession
-from edgeopt.runtime.trt.settings import RunOptions, TrtSettings, trt_settings
+from edgeopt.runtime.trt.settings import trt_settings
 
 FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
 """TensorRT's flavour by target."""
@@ -105,7 +106,7 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"cannot read the engine {path}: {error}") from error
 
 
-def _built(content: bytes, library: Library, chosen: TrtSettings, here: Machine) -> bytes:
+def _built(content: bytes, library: Library, chosen: TensorRTOptions, here: Machine) -> bytes:
     """The plan of an ONNX graph, built on this machine or kept from an earlier time."""
     cuda = open_cuda(chosen.run.cuda, chosen.run.device)
     try:
@@ -123,7 +124,7 @@ def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> 
     return cache_folder() / "kernels" / f"{sha256(chr(0).join(parts).encode())[:24]}.cache"
 
 
-def _memory(run: RunOptions, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:
+def _memory(run: TensorRTRun, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:
     """The memory to use, measured where it is not clear."""
     if run.memory != "auto":
         return run.memory

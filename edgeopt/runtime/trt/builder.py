@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeopt.config import BatchRange, TensorRTBuild
 from edgeopt.errors import TargetError
 from edgeopt.runtime.trt.calibrator import raise_calibration_error
 from edgeopt.runtime.trt.capabilities import Capabilities
 from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
-from edgeopt.runtime.trt.options import BatchRange, EngineOptions
 from edgeopt.runtime.trt.parse import fix_for, parse_onnx
 from edgeopt.runtime.trt.progress import ProgressCallback, make_monitor, run_cancellable
 
@@ -42,7 +42,7 @@ class Engine:
 def build_engine(
     library: Library,
     onnx: bytes,
-    options: EngineOptions | None = None,
+    options: TensorRTBuild | None = None,
     *,
     origin: Path | None = None,
     calibrator: Any = None,
@@ -67,7 +67,7 @@ def build_engine(
         TargetError: TensorRT rejects the graph or an option, or finds no way to build; says why.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """
-    options = options or EngineOptions()
+    options = options or TensorRTBuild()
     began = time.perf_counter()
     messages = Messages()
     log = make_logger(library.module, messages)
@@ -105,7 +105,7 @@ def build_engine(
     )
 
 
-def _implicit_types(library: Library, options: EngineOptions, calibrator: Any) -> bool:
+def _implicit_types(library: Library, options: TensorRTBuild, calibrator: Any) -> bool:
     """Whether TensorRT is to choose the types itself: for a calibrator, and for DLA as long as it knew no other way."""
     offered = library.capabilities
     if calibrator is not None and not offered.calibrator:
@@ -160,7 +160,7 @@ def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
     return quantized, half
 
 
-def _configure(library: Library, builder: Any, options: EngineOptions, messages: Messages) -> Any:
+def _configure(library: Library, builder: Any, options: TensorRTBuild, messages: Messages) -> Any:
     """A builder configuration with everything but types, profiles and the timing cache."""
     module, offered = library.module, library.capabilities
     config = builder.create_builder_config()

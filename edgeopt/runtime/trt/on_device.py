@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeopt.config import TensorRTBuild
 from edgeopt.errors import ConfigError
 from edgeopt.files import sha256
 from edgeopt.hardware import Machine
@@ -19,7 +20,6 @@ from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.calibrator import Batch, Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.memory import available_host_memory, check_memory, workspace_for
-from edgeopt.runtime.trt.options import EngineOptions
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.spec import replace
 
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 _REPORT_EVERY_S = 10.0
 
 
-def engine_key(library: Library, onnx: bytes, options: EngineOptions, here: Machine, device: int) -> dict[str, str]:
+def engine_key(library: Library, onnx: bytes, options: TensorRTBuild, here: Machine, device: int) -> dict[str, str]:
     """Everything that a plan depends on; TensorRT checks some of it at loading, but nothing that makes it slow."""
     gpu = here.gpus[device] if device < len(here.gpus) else None
     return {
@@ -50,7 +50,7 @@ def engine_slot(key: dict[str, str]) -> str:
 
 
 def obtain_engine(
-    library: Library, onnx: bytes, options: EngineOptions, *, cuda: Cuda, here: Machine, device: int, folder: Path
+    library: Library, onnx: bytes, options: TensorRTBuild, *, cuda: Cuda, here: Machine, device: int, folder: Path
 ) -> Cached:
     """The engine for this model on this device, from the cache or built now.
 
@@ -95,7 +95,7 @@ def obtain_engine(
 def build_implicit_int8(
     library: Library,
     onnx: bytes,
-    options: EngineOptions,
+    options: TensorRTBuild,
     *,
     batches: Iterable[Batch],
     fingerprint: str,

@@ -21,11 +21,11 @@ import msgspec
 
 import edgeopt
 from edgeopt import errors
+from edgeopt.config import TensorRTBuild
 from edgeopt.errors import EdgeoptError, TargetError
 from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import load_library
-from edgeopt.runtime.trt.options import EngineOptions
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
@@ -41,7 +41,7 @@ _MODEL, _REQUEST, _PLAN, _ANSWER = "model.onnx", "request.json", "engine.plan", 
 
 class _Request(Struct):
     flavour: Flavour
-    options: EngineOptions
+    options: TensorRTBuild
 
 
 class _Answer(Struct):
@@ -56,7 +56,7 @@ class _Answer(Struct):
     message: str = ""
 
 
-def build_reproducibly(flavour: Flavour, onnx: bytes, options: EngineOptions) -> Engine:
+def build_reproducibly(flavour: Flavour, onnx: bytes, options: TensorRTBuild) -> Engine:
     """As `build_engine`, with the same bytes for the same arguments wherever the kernel allows fixed addresses.
 
     Raises:
