@@ -178,6 +178,10 @@ class QuantizeConfig(Struct):
     """Default: what each target's kernels want."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of node names that stay float."""
+    ranges: dict[str, CalibrationMethod] = msgspec.field(default_factory=dict)
+    """How the ranges of some layers' inputs are found, by glob pattern of node names: ``"stem*" = "mse"``. Tensors that
+    share a scale with such an input follow; of several patterns the last one counts. The repair ``ranges`` leaves them
+    as they are. Default: ``[calibrate] method``."""
     repairs: tuple[Repair, ...] = (
         "equalization",
         "ranges",

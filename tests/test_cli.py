@@ -370,6 +370,27 @@ def test_quantize_tries_the_repairs_that_it_is_told(graph: Path, tmp_path: Path)
     assert "Did you mean 'ranges'" in " ".join(wrong.output.split())
 
 
+def test_quantize_finds_the_ranges_of_a_layer_as_it_is_told(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+    out = tmp_path / "int8.onnx"
+    command = ("quantize", graph, "--calibration", tmp_path / "x.npz", "-o", out, "--scheme", "openvino")
+
+    def scales(*options: str) -> list[float]:
+        assert run(*command, "--repairs", "none", *options).exit_code == 0
+        nodes = [node for node in ir.load(out).graph if node.op_type == "QuantizeLinear"]
+        return [float(node.inputs[1].const_value.numpy()) for node in nodes]
+
+    def layers() -> list[str]:
+        return [node.name for node in ir.load(out).graph if node.op_type in ("Conv", "Gemm")]
+
+    plain = scales()
+    told = scales("--range", f"{layers()[1]}=minmax")
+    assert sum(before != after for before, after in zip(plain, told, strict=True)) == 1
+    for wrong in ("mse", "conv=mean", "nothing=mse"):
+        refused = run(*command, "--range", wrong)
+        assert refused.exit_code == ConfigError.exit_code, refused.output
+
+
 def test_calibration_images_that_are_evaluated_on_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:
     calibration, evaluation = tmp_path / "calibration", tmp_path / "evaluation"
     for folder, name in ((calibration, "photo.png"), (evaluation, "copy.bmp")):

@@ -143,6 +143,13 @@ def _produce(
     help="The images that accuracy will be measured on: refused where calibration has one of them.",
 )
 @click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
+@click.option(
+    "--range",
+    "ranges",
+    multiple=True,
+    metavar="LAYER=METHOD",
+    help="How the ranges of a layer's inputs are found, by glob pattern of node names; may be repeated.",
+)
 @outputs
 @click.option(
     "--repairs",
@@ -176,6 +183,7 @@ def quantize(
     images: int,
     evaluation: Path | None,
     exclude: tuple[str, ...],
+    ranges: tuple[str, ...],
     outputs: tuple[str, ...],
     repairs: str | None,
     distill: int,
@@ -191,7 +199,7 @@ def quantize(
     from edgeopt.typed import convert
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
-    wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude}
+    wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude, "ranges": _methods(ranges)}
     chosen = QuantizeConfig().repairs if repairs is None else _repairs(repairs)
     if distill:
         wanted["distillation_epochs"] = distill
@@ -221,6 +229,21 @@ def quantize(
             echo(f"{repair} was left out: {reason}")
         echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
         echo(f"quantized {out}")
+
+
+def _methods(options: tuple[str, ...]) -> dict[str, str]:
+    """Methods of ``LAYER=METHOD``, by layer."""
+    from edgeopt.config import CalibrationMethod
+    from edgeopt.errors import ConfigError, did_you_mean
+
+    methods = {}
+    for option in options:
+        layer, _, method = option.rpartition("=")
+        if not layer or method not in get_args(CalibrationMethod):
+            hint = did_you_mean(method, get_args(CalibrationMethod))
+            raise ConfigError(f"range '{option}' is not LAYER=METHOD, as in 'stem*=mse'.{hint}")
+        methods[layer] = method
+    return methods
 
 
 def _repairs(listed: str) -> tuple[str, ...]:

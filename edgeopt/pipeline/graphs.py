@@ -137,6 +137,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             config.exclude,
             progress=lambda text: job.progress.update(0.0, 1.0, text),
             distillation_epochs=config.distillation_epochs,
+            methods=config.ranges,
         )
         write_graph(folder, result.model, spec)
         (folder / REPAIRS).write_bytes(msgspec.json.encode(result.trials))

@@ -108,6 +108,7 @@ def quantize_file(
         quantize_config.exclude,
         progress=lambda text: progress.update(0.0, 1.0, text),
         distillation_epochs=quantize_config.distillation_epochs,
+        methods=quantize_config.ranges,
     )
     finished, kept_float = result.model, None
     if float_rest == "fp16":

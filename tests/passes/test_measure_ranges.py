@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -111,6 +113,50 @@ def test_given_ranges_are_what_the_graph_gets(scheme):
         if node.op_type == "QuantizeLinear"
     }
     assert scales["r"] == pytest.approx(5.08 / (254 if scheme.symmetric else 255))
+
+
+def test_a_told_method_finds_the_range_of_what_the_layer_reads_and_nothing_changes_it():
+    model = network(loud=4.0)
+    calibrated, layer = table(model), model.graph[2].name
+    methods = {"*": "minmax", layer: "mse"}
+    by_method = {
+        method: choose_ranges(
+            place(model.clone(), OPENVINO),
+            dataclasses.replace(calibrated, config=CalibrateConfig(method=method)),
+            OPENVINO,
+        )
+        for method in ("minmax", "mse")
+    }
+    expected = {"x": by_method["minmax"]["x"], "r": by_method["mse"]["r"]}
+    assert choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO, methods) == expected
+    measured = measure_ranges(model, calibrated, OPENVINO, FEEDS, RAW, methods=methods)
+    assert measured.ranges == measured.known == expected
+    repaired = repair(model, calibrated, OPENVINO, IMAGES, RAW, ("ranges",), methods=methods).model
+    told = quantize(model, calibrated, OPENVINO, methods=methods)
+    assert ir.to_proto(repaired).SerializeToString() == ir.to_proto(told).SerializeToString()
+
+
+def test_a_told_range_holds_for_all_tensors_that_share_its_scale():
+    text = """
+    g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,4,1,1] w2, float[8,16,1,1] w3) => (y)
+    { a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  y = Conv(c, w3) }
+    """
+    arrays = {f"w{index}": RANDOM.normal(size=(8, 16 if index == 3 else 4, 1, 1)) for index in (1, 2, 3)}
+    model = typed(model_of(text, **arrays))
+    calibrated = calibrate(model, IMAGES, CalibrateConfig(minimum_images=1))
+    ranges = choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO, {"Conv y": "mse"})
+    plain = choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO)
+    shared = {name for name in ranges if ranges[name] == ranges["a"]}
+    assert {"a", "b"} <= shared
+    assert "x" not in shared
+    assert ranges["x"] == plain["x"]
+    assert ranges["a"] != plain["a"]
+
+
+def test_a_pattern_of_told_ranges_that_matches_nothing_is_an_error():
+    model = network()
+    with pytest.raises(ConfigError, match=r"'Conv z' matches no quantized layer\. Did you mean 'Conv y'"):
+        quantize(model, table(model), OPENVINO, methods={"Conv z": "mse"})
 
 
 DEEP = """

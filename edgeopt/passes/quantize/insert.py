@@ -6,6 +6,8 @@ Precision lives in the graph: every engine that reads explicit Q/DQ runs the sam
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -13,15 +15,19 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, Range, find_range
 from edgeopt.calibrate.table import merge
-from edgeopt.graph.edit import add_initializer, along, drop_unread_initializers, known_constant, make_node
+from edgeopt.config import CalibrationMethod
+from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.graph.edit import add_initializer, along, drop_unread_initializers, known_constant, make_node, node_name
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, weight_axis
-from edgeopt.passes.quantize.placement import Placement, place
+from edgeopt.passes.quantize.placement import Edge, Placement, place
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 WEIGHT_LIMIT = 127
 """Weights use -127 to 127: symmetric."""
 _DEAD = 1e-30
 """A range narrower than this is that of a tensor without values; its scale would leave float32."""
+Methods: TypeAlias = Mapping[str, CalibrationMethod]
+"""How ranges are found, by glob pattern of the names of the layers that read the tensors."""
 _DTYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -31,6 +37,7 @@ def quantize(
     scheme: QuantScheme,
     exclude: tuple[str, ...] = (),
     ranges: Mapping[str, Range] | None = None,
+    methods: Methods | None = None,
 ) -> ir.Model:
     """Quantize every layer that `scheme` can, weights rounded to nearest.
 
@@ -40,6 +47,7 @@ def quantize(
         scheme: number formats and placement.
         exclude: glob patterns of names of layers that stay float.
         ranges: of every quantized tensor, by name. Default: what the table's method finds.
+        methods: where `ranges` are not given, by glob pattern of names of the layers that read the tensors.
 
     Returns:
         A Q/DQ model with the same interface. Weights are int8 initializers behind a DequantizeLinear.
@@ -47,23 +55,47 @@ def quantize(
     Raises:
         ModelError: see `placement.place`.
         DataError: `table` belongs to another graph.
+        ConfigError: a pattern matches nothing.
     """
     copy = model.clone()
     placement = place(copy, scheme, exclude)
-    chosen = choose_ranges(placement, table, scheme) if ranges is None else ranges
+    chosen = choose_ranges(placement, table, scheme, methods) if ranges is None else ranges
     insert_quantizers(copy, placement, chosen, scheme)
     return copy
 
 
-def choose_ranges(placement: Placement, table: CalibrationTable, scheme: QuantScheme) -> dict[str, Range]:
-    """The range of every quantized tensor by the table's method; one for all tensors of a group."""
-    config = table.config
+def choose_ranges(
+    placement: Placement, table: CalibrationTable, scheme: QuantScheme, methods: Methods | None = None
+) -> dict[str, Range]:
+    """The range of every quantized tensor by the table's method or the told one; one for all tensors of a group.
+
+    Raises:
+        ConfigError: a pattern of `methods` matches nothing.
+    """
+    config, told = table.config, told_methods(placement, methods or {})
     ranges: dict[str, Range] = {}
     for group in placement.groups:
         statistics = merge([table[name] for name in group])
-        limits = find_range(statistics, config.method, scheme.grid, config.percentile)
+        limits = find_range(statistics, told.get(group, config.method), scheme.grid, config.percentile)
         ranges |= dict.fromkeys(group, limits)
     return ranges
+
+
+def told_methods(placement: Placement, methods: Methods) -> dict[tuple[str, ...], CalibrationMethod]:
+    """The groups of tensors whose method is told, with it.
+
+    Raises:
+        ConfigError: a pattern matches no node with a quantized input.
+    """
+    reads = [*placement.edges, *(Edge(layer, 0) for layer in placement.layers)]  # a carried scale leaves no edge
+    told: dict[tuple[str, ...], CalibrationMethod] = {}
+    for pattern, method in methods.items():
+        matched = {edge.tensor for edge in reads if fnmatchcase(node_name(edge.node), pattern)}
+        if not matched:
+            hint = did_you_mean(pattern, [node_name(edge.node) for edge in reads])
+            raise ConfigError(f"ranges pattern '{pattern}' matches no quantized layer.{hint}")
+        told |= {group: method for group in placement.groups if matched.intersection(group)}
+    return told
 
 
 def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str, Range], scheme: QuantScheme) -> None:

@@ -20,7 +20,7 @@ from edgeopt.calibrate.tap import Feeds, Outputs, open_session, outputs_as_writt
 from edgeopt.config import CalibrationMethod
 from edgeopt.graph.operators import QUANTIZERS, macs
 from edgeopt.metrics import Discrepancy
-from edgeopt.passes.quantize.insert import choose_ranges, insert_quantizers, scale_and_zero_point
+from edgeopt.passes.quantize.insert import Methods, choose_ranges, insert_quantizers, scale_and_zero_point, told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.split import spread
@@ -49,7 +49,7 @@ class MeasuredRanges:
     """What `measure_ranges` chose, and why."""
 
     known: dict[str, Range]
-    """What the table's method finds, by tensor name."""
+    """What the table's method finds, or the told one, by tensor name."""
     ranges: dict[str, Range]
     """What was chosen, by tensor name."""
     known_harm: dict[tuple[str, ...], float]
@@ -66,6 +66,7 @@ def measure_ranges(
     discrepancy: Discrepancy,
     exclude: tuple[str, ...] = (),
     progress: Callable[[str], None] | None = None,
+    methods: Methods | None = None,
 ) -> MeasuredRanges:
     """Choose the range of every tensor that `scheme` quantizes.
 
@@ -77,9 +78,10 @@ def measure_ranges(
         discrepancy: what an error of the outputs costs.
         exclude: as in `quantize`.
         progress: told the name of each tensor whose range is searched.
+        methods: as in `quantize`; what they are told for is not searched.
     """
     placement = place(model.clone(), scheme, exclude)
-    known = choose_ranges(placement, table, scheme)
+    known = choose_ranges(placement, table, scheme, methods)
     ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
     images = spread(feeds, _IMAGES)
@@ -91,7 +93,8 @@ def measure_ranges(
     harm = dict(known_harm)
     least, effort = _MATTERS * sum(harm.values()), 0
     image = sum(macs(node) for node in model.graph)
-    for group in sorted((one for one in harm if harm[one] > least), key=lambda one: -harm[one]):
+    told = told_methods(placement, methods or {})
+    for group in sorted((one for one in harm if harm[one] > least and one not in told), key=lambda one: -harm[one]):
         if effort > _EFFORT:
             break
         if progress is not None:

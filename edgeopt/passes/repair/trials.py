@@ -19,7 +19,7 @@ from edgeopt.calibrate import CalibrationTable, Range, calibrate
 from edgeopt.calibrate.tap import Feeds, outputs_as_written
 from edgeopt.errors import requires_extra
 from edgeopt.metrics import Discrepancy
-from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.insert import Methods, quantize
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
@@ -60,6 +60,7 @@ def repair(
     exclude: tuple[str, ...] = (),
     progress: Progress | None = None,
     distillation_epochs: int = 12,
+    methods: Methods | None = None,
 ) -> Repaired:
     """Quantize `model` and repair it.
 
@@ -74,6 +75,7 @@ def repair(
         exclude: glob patterns of names of layers that stay float.
         progress: told what is being done.
         distillation_epochs: passes of the fine-tune over the images that are not held out.
+        methods: how the ranges of some layers' inputs are found, as in `quantize`; no repair changes them.
 
     Returns:
         The best network found, never worse on the held-out images than plain `quantize`.
@@ -84,7 +86,7 @@ def repair(
     tell = progress or _ignore
     split = Split.of([feeds for _, feeds in images])
     judge = _Judge(model, split.judge, discrepancy)
-    plain = quantize(model, table, scheme, exclude)
+    plain = quantize(model, table, scheme, exclude, methods=methods)
     now = _Standing(model, table, exclude, plain, judge.measure(plain))
     first = now.discrepancy
     trials: list[RepairTrial] = []
@@ -92,12 +94,12 @@ def repair(
         tell("equalization")
         equal = equalize(model, table, insert=scheme.fuses_scales)
         calibrated = calibrate(equal, images, table.config)
-        candidate = quantize(equal, calibrated, scheme, exclude)
+        candidate = quantize(equal, calibrated, scheme, exclude, methods=methods)
         trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
     if "ranges" in repairs or EXEMPTION in repairs:
-        trials += _settle_activations(now, scheme, split, judge, repairs, tell)
+        trials += _settle_activations(now, scheme, split, judge, repairs, methods, tell)
     steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
     if steps.any:
         candidate, _ = reconstruct(now.base, now.quantized, spread(split.fit, FITTED_IMAGES), steps, progress)
@@ -145,7 +147,13 @@ class _Judge:
 
 
 def _settle_activations(
-    now: _Standing, scheme: QuantScheme, split: Split[Feeds], judge: _Judge, repairs: Sequence[str], tell: Progress
+    now: _Standing,
+    scheme: QuantScheme,
+    split: Split[Feeds],
+    judge: _Judge,
+    repairs: Sequence[str],
+    methods: Methods | None,
+    tell: Progress,
 ) -> list[RepairTrial]:
     """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
 
@@ -153,7 +161,7 @@ def _settle_activations(
         return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
 
     tell("ranges")
-    measured = measure_ranges(now.base, now.table, scheme, split.fit, judge.discrepancy, now.exclude, tell)
+    measured = measure_ranges(now.base, now.table, scheme, split.fit, judge.discrepancy, now.exclude, tell, methods)
     ranges, harm, before = measured.known, measured.known_harm, cost(measured.known, now.exclude)
     trials = []
     if "ranges" in repairs:
