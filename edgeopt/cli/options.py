@@ -35,15 +35,20 @@ class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         return str(value)
 
 
+OUT = "build"
+"""The folder that bundles go to."""
+WORK = ".edgeopt-work"
+
 recipe = click.argument("recipe", default="edgeopt.toml")
 bundle = click.argument("bundle", type=click.Path(path_type=Path))
 out_folder = click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default="build", show_default=True, help="Output folder."
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=OUT, show_default=True, help="Output folder."
 )
 work_folder = click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where stage results are kept for the next run. Default: .edgeopt-work beside the output.",
+    help=f"Where stage results are kept for the next run. Default: {WORK} in the folder of bundles, which is --out of "
+    f"build and {OUT} for train and export: a build goes on from what these made.",
 )
 overrides = click.option(
     "--set",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from edgeopt.cli.options import as_json, out_folder, outputs, overrides, recipe, work_folder
+from edgeopt.cli.options import OUT, WORK, as_json, out_folder, outputs, overrides, recipe, work_folder
 from edgeopt.cli.output import echo
 from edgeopt.renamed import SCHEMES, present_name
 
@@ -48,8 +48,16 @@ def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click 
 @out_folder
 @work_folder
 @overrides
+@click.option("--check", "only_check", is_flag=True, help="Only look for what would stop the build; nothing is made.")
 @as_json
-def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:  # noqa: FBT001
+def build(
+    recipe: str,
+    out: Path,
+    work: Path | None,
+    overrides: tuple[str, ...],
+    only_check: bool,  # noqa: FBT001 - a click flag
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
     """Build a recipe into a verified bundle, FP32 beside INT8.
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
@@ -57,6 +65,9 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
 
     A recipe is code: where it names package.module:callable, that is run. Build only recipes that you trust.
     """
+    if only_check:
+        _check(recipe, out, work, overrides, as_json=as_json)
+        return
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.views.tables import calibration_table
     from edgeopt.config import find_recipe
@@ -65,7 +76,7 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
 
     config, root = find_recipe(recipe, overrides)
     with StageDisplay() as display:
-        built = run(config, root, out, work or out / ".edgeopt-work", display)
+        built = run(config, root, out, work or out / WORK, display)
         display.begin("report")
         page = write_page(built.bundle, built.path.with_suffix(".html"), built.test)
         display.end(str(page), reused=False)
@@ -77,6 +88,21 @@ def build(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...],
         console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     echo(f"{state}\nbundle  {built.path}\nreport  {page}")
+
+
+def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+    """Say that nothing stands against a build, and what will be smaller than the recipe asks for."""
+    from edgeopt.config import find_recipe
+    from edgeopt.pipeline import check
+
+    config, root = find_recipe(recipe, overrides)
+    found = check(config, root, out, work or out / WORK)
+    if as_json:
+        echo(json.dumps({"checked": found.checked, "notes": found.notes}))
+        return
+    echo(f"nothing was found against building '{config.name}': {found.checked}")
+    for note in found.notes:
+        echo(f"note: {note}")
 
 
 @click.command()
@@ -118,7 +144,7 @@ def _produce(
     config, root = find_recipe(recipe, overrides)
     out = out or Path(f"{config.name}{suffix}")
     with StageDisplay() as display:
-        return make(config, root, work or out.parent / ".edgeopt-work", out, display)
+        return make(config, root, work or Path(OUT) / WORK, out, display)
 
 
 @click.command()

@@ -17,6 +17,7 @@ from edgeopt.pipeline.assemble import Measured, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
+from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.training import WEIGHTS, trained
 from edgeopt.pipeline.variants import BuiltVariant
@@ -56,9 +57,9 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
     Raises:
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
-    with _job(config, root, work, progress) as job:
-        for needed in _needed_splits(config):
-            job.split(needed)  # missing data must not come to light after hours of training
+    with _job(config, root, work, progress, out) as job:
+        if config.train is not None and config.quantize.enabled and config.quantize.exclude:
+            graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize.exclude)
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, engines)
@@ -85,23 +86,39 @@ def train_model(config: Config, root: Path, work: Path, out: Path, progress: Pro
     Raises:
         ConfigError: the recipe has no ``[train]``.
     """
-    with _job(config, root, work, progress) as job:
+    if config.train is None:
+        raise ConfigError(f"the recipe '{config.name}' has no [train] table: there is nothing to train")
+    with _job(config, root, work, progress, out.parent, "weights") as job:
         weights = trained(job)
-        if weights is None:
-            raise ConfigError(f"the recipe '{config.name}' has no [train] table: there is nothing to train")
+        assert weights is not None
         return _copy(weights.file(WEIGHTS), out)
 
 
 def export_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
     """Export as the recipe says (training first where it must) and write the optimized float graph to `out`."""
-    with _job(config, root, work, progress) as job:
+    with _job(config, root, work, progress, out.parent, "graph") as job:
         return _copy(_float_graph(job)[0].file(graphs.MODEL), out)
 
 
+def check(config: Config, root: Path, out: Path, work: Path) -> Preflight:
+    """Look for everything that would stop `build`, with the same arguments, and make nothing.
+
+    Raises:
+        EdgeoptError: the only problem that was found, or several of one type.
+        ConfigError: several, all of which it names.
+    """
+    with importable(root, *named_code(config)):
+        return preflight(config, root, (out, work))
+
+
 @contextmanager
-def _job(config: Config, root: Path, work: Path, progress: Progress) -> Iterator[Job]:
-    with Workspace(work).held() as workspace, importable(root, *named_code(config)):
-        yield open_job(config, root, workspace, progress)
+def _job(config: Config, root: Path, work: Path, progress: Progress, out: Path, goal: Goal = "bundle") -> Iterator[Job]:
+    with importable(root, *named_code(config)):
+        progress.begin("check")
+        found = preflight(config, root, (out, work), goal)
+        progress.end(found.checked, reused=False)
+        with Workspace(work).held() as workspace:
+            yield open_job(config, root, workspace, progress, found.listings)
 
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:
@@ -110,24 +127,13 @@ def _float_graph(job: Job) -> tuple[Artifact, float]:
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 
-def _needed_splits(config: Config) -> list[str]:
-    """The sets of images that the recipe cannot do without."""
-    quantizing, budget = config.quantize.enabled, config.budget is not None
-    halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
-    return [
-        "test",
-        *(["calibration"] if quantizing or halving else []),
-        *(["validation"] if quantizing and budget else []),
-    ]
-
-
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:
     """Each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
     quantize = job.config.quantize
+    schemes = _schemes(job.config)
+    if quantize.enabled:
+        graphs.refuse_unplaceable(float_graph, schemes.values(), quantize.exclude)
     calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
-    schemes: dict[str, SchemeName] = {
-        name: quantize.scheme or find_target(name).scheme for name in job.config.compile.targets
-    }
     quantized = {
         scheme: graphs.quantized(job, float_graph, calibration, scheme)
         for scheme in dict.fromkeys(schemes.values())
@@ -144,6 +150,11 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
                 graph = searched(job, job.config.budget, float_graph, graph, name)
             engines.append(variants.compiled(job, _in(reduced, job, graph), name, "int8", schemes[name]))
     return engines, calibration
+
+
+def _schemes(config: Config) -> dict[str, SchemeName]:
+    """By target."""
+    return {name: config.quantize.scheme or find_target(name).scheme for name in config.compile.targets}
 
 
 def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
-from edgeopt.errors import ModelError
 from edgeopt.metrics import Discrepancy, readings_of
-from edgeopt.pipeline.job import Job, is_published
-from edgeopt.pipeline.training import WEIGHTS, source_hashes
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.sources import source_hashes, source_to_export, source_to_train
+from edgeopt.pipeline.training import WEIGHTS
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.preprocess import preprocess
 from edgeopt.spec import ModelSpec, replace
@@ -36,27 +36,36 @@ FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
 """The code that `feeds` stands on."""
 
 
+def untrained(job: Job) -> Artifact:
+    """The network's graph before training, whose layers have the names that they will have after it."""
+
+    def make(folder: Path, _scratch: Path) -> str:
+        from edgeopt.export import export
+        from edgeopt.passes.rewrite.optimize import optimize
+
+        result = export(source_to_train(job.config, job.root, job.labels), job.config.export)
+        model = optimize(result.model)
+        write_graph(folder, model, result.spec)
+        return f"{len(model.graph)} nodes, to see which layers there are"
+
+    determinants = {
+        "model": job.config.model,
+        "files": source_hashes(job.config.model, job.root),
+        "export": job.config.export,
+        "labels": job.labels,
+    }
+    code = ("edgeopt.pipeline.sources", "edgeopt.export", "edgeopt.passes.rewrite.optimize")
+    return job.stage("layers", determinants, make, (*_TORCH, *_GRAPH), code)
+
+
 def exported(job: Job, weights: Artifact | None) -> Artifact:
     """The model as ONNX, checked against torch, and its specification."""
 
     def make(folder: Path, _scratch: Path) -> str:
         from edgeopt.export import export
-        from edgeopt.source import resolve
 
-        model = job.config.model
-        if weights is not None:
-            model = replace(model, weights=str(weights.file(WEIGHTS)))
-        is_file = model.source.endswith((".onnx", ".pt2"))
-        source = resolve(model, job.root, () if is_published(job.config) and not is_file else job.labels)
-        if not source.has_weights:
-            raise ModelError(
-                f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it"
-            )
-        if source.untrained and weights is None:
-            raise ModelError(
-                f"the weights of '{model.source}' are for other classes than {len(job.labels)} of this recipe: "
-                "add a [train] table to fine-tune them, or give weights for these classes"
-            )
+        trained = None if weights is None else weights.file(WEIGHTS)
+        source = source_to_export(job.config, job.root, job.labels, trained)
         result = export(source, job.config.export)
         write_graph(folder, result.model, result.spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
@@ -70,7 +79,7 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
         "export": job.config.export,
         "labels": job.labels,
     }
-    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), ("edgeopt.source", "edgeopt.export"))
+    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), ("edgeopt.pipeline.sources", "edgeopt.export"))
 
 
 def optimized(job: Job, export: Artifact) -> Artifact:
@@ -91,6 +100,21 @@ def optimized(job: Job, export: Artifact) -> Artifact:
     determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
     code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization")
     return job.stage("optimize", determinants, make, _GRAPH, code)
+
+
+def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], exclude: tuple[str, ...]) -> None:
+    """Check, before images are run through a graph, that it can be quantized and that each pattern excludes a layer.
+
+    Raises:
+        ConfigError: a pattern matches no layer.
+        ModelError: no layer can be quantized.
+    """
+    from edgeopt.passes.quantize.placement import place
+    from edgeopt.passes.quantize.scheme import scheme as named
+
+    model = read_graph(graph)
+    for scheme in schemes:
+        place(model, named(scheme), exclude)
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:

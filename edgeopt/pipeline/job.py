@@ -10,15 +10,23 @@ from typing import Any
 
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
+from edgeopt.dataset.listing import Listing
 from edgeopt.errors import DataError
 from edgeopt.pipeline.provenance import code_hash
+from edgeopt.pipeline.shortfalls import left_out, shortfalls
+from edgeopt.pipeline.sources import class_names
 from edgeopt.pipeline.workspace import Artifact, Make, Workspace
 from edgeopt.progress import Progress
 
 
 @dataclass(frozen=True)
 class Job:
-    """One build. `labels` are the model's class names in index order."""
+    """One build.
+
+    Attributes:
+        labels: the model's class names in index order.
+        notes: what is smaller than was asked for, one sentence each.
+    """
 
     config: Config
     root: Path
@@ -26,6 +34,7 @@ class Job:
     progress: Progress
     splits: Splits
     labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def stage(
         self,
@@ -61,31 +70,52 @@ class Job:
         """
         dataset: Dataset | None = getattr(self.splits, name)
         if dataset is None:
-            raise DataError(f"the recipe '{self.config.name}' has no {name} images: add [data.{name}] or [data.train]")
+            raise missing_split(self.config, name)
         return dataset
 
 
-def open_job(config: Config, root: Path, workspace: Workspace, progress: Progress) -> Job:
+def missing_split(config: Config, name: str) -> DataError:
+    """That a set is neither given nor can be held out."""
+    return DataError(f"the recipe '{config.name}' has no {name} images: add [data.{name}] or [data.train]")
+
+
+def open_job(
+    config: Config,
+    root: Path,
+    workspace: Workspace,
+    progress: Progress,
+    listings: Mapping[str, Listing] | None = None,
+) -> Job:
     """Read the recipe's data.
+
+    Args:
+        config: the recipe.
+        root: the folder that its relative paths start from.
+        workspace: where stages keep their results.
+        progress: told about each stage.
+        listings: what the recipe's sets list, where `preflight` has read it.
 
     Raises:
         DataError: data that cannot be used.
         ConfigError: class names that cannot be read.
     """
     progress.begin("data")
-    labels = _labels(config, root)
+    labels = class_names(config, root)
     splits = load_splits(
         config.data,
         root,
         calibration_images=config.calibrate.images,
         minimum_images=config.calibrate.minimum_images,
         labels=labels,
+        listings=listings,
     )
     present = splits.present()
     found = labels or next((dataset.labels for dataset in present.values() if dataset.labels), ())
-    counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in present.items()) or "none"
-    progress.end(f"{counts} images, {len(found)} classes", reused=False)
-    return Job(config, root, workspace, progress, splits, found)
+    counts = {name: len(dataset) for name, dataset in present.items()}
+    notes = (*shortfalls(config, counts), *left_out(present))
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+    progress.end("\n".join((f"{listed} images, {len(found)} classes", *notes)), reused=False)
+    return Job(config, root, workspace, progress, splits, found, notes)
 
 
 def version(distribution: str) -> str:
@@ -94,22 +124,3 @@ def version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _labels(config: Config, root: Path) -> tuple[str, ...] | None:
-    """The class names that the recipe or, where nothing is trained, the published network fixes; None: the data's."""
-    if config.model.labels is not None:
-        from edgeopt.source.specification import read_labels
-
-        return read_labels(config.model, root)
-    if is_published(config) and config.model.source.startswith("edgeopt:"):
-        from edgeopt.models import network
-
-        return network(config.model.source.removeprefix("edgeopt:")).labels
-    return None
-
-
-def is_published(config: Config) -> bool:
-    """Whether the network keeps the classes it was published with: nothing is trained, and the recipe names none."""
-    model = config.model
-    return config.train is None and model.labels is None and "num_classes" not in model.arguments

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from edgeopt.config import ModelConfig
-from edgeopt.errors import ModelError
-from edgeopt.files import sha256
 from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.sources import source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact
 
 WEIGHTS = "weights.safetensors"
@@ -28,7 +26,6 @@ def trained(job: Job) -> Artifact | None:
     def make(folder: Path, scratch: Path) -> str:
         from safetensors.torch import save_file
 
-        from edgeopt.source import resolve
         from edgeopt.train import TrainProgress
         from edgeopt.train import train as run
 
@@ -38,9 +35,8 @@ def trained(job: Job) -> Artifact | None:
             text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}{metric}"
             job.progress.update(done, state.epochs * state.steps, text)
 
-        source = resolve(job.config.model, job.root, job.labels)
-        if source.module is None:
-            raise ModelError(f"'{job.config.model.source}' cannot be trained: it is a graph. Remove [train]")
+        source = source_to_train(job.config, job.root, job.labels)
+        assert source.module is not None
         result = run(source.module, source.spec, train, validation, config, scratch, watch)
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
@@ -54,11 +50,4 @@ def trained(job: Job) -> Artifact | None:
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }
-    return job.stage("train", determinants, make, ("torch",), ("edgeopt.source", "edgeopt.train"))
-
-
-def source_hashes(model: ModelConfig, root: Path) -> list[str]:
-    """Sha256 of the files that the model comes from, so that a changed file is another model."""
-    from edgeopt.source import source_files
-
-    return [sha256(path) for path in source_files(model, root)]
+    return job.stage("train", determinants, make, ("torch",), ("edgeopt.pipeline.sources", "edgeopt.train"))

@@ -75,7 +75,7 @@ def compiled(
         TargetError: the target cannot compile here, or refuses the graph.
     """
     target = find_target(target_name)
-    settings = _settings(job.config, target_name, precision)
+    settings = engine_settings(job.config, target_name, precision)
 
     def make(folder: Path, _scratch: Path) -> str:
         available = target.can_compile()
@@ -90,7 +90,8 @@ def compiled(
     return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
-def _settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
+def engine_settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
+    """How the engine of a variant is built and runs, as far as the recipe says."""
     target = find_target(reference)
     reduced = precision != "fp32" and target.reduced(config.precision) == "bf16"
     return replace(target.settings(config.compile, reference), precision="bf16" if reduced else "fp32")

@@ -97,7 +97,7 @@ class OvSession:
         self._openvino = library()
         self._closed = False
         self._reuse_outputs = reuse_outputs
-        _check_precision(self._openvino, self.settings)
+        check_precision(self.settings)
         with _refusals(self._openvino, origin if isinstance(model, bytes) else str(model)):
             graph = _read(self._openvino, model)
             self.inputs = tuple(_spec(port, self.settings.batch) for port in graph.inputs)
@@ -225,11 +225,16 @@ def _refusals(openvino: Any, origin: str) -> Iterator[None]:
         ) from error
 
 
-def _check_precision(openvino: Any, settings: EngineSettings) -> None:
-    """Refuse bf16 where the processor lacks it: OpenVINO would run in fp32 without a word."""
+def check_precision(settings: EngineSettings) -> None:
+    """Refuse bf16 where the processor lacks it: OpenVINO would run in fp32 without a word.
+
+    Raises:
+        MissingExtraError: openvino cannot be imported.
+        TargetError: the processor lacks it.
+    """
     if settings.precision != "bf16":
         return
-    offered = [str(one) for one in openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")]
+    offered = [str(one) for one in library().Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")]
     if "BF16" not in offered:
         raise TargetError(
             f"this processor has no bf16 (OpenVINO offers {', '.join(offered)}). Use another variant, or "

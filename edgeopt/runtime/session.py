@@ -65,6 +65,10 @@ def _nothing(_: Machine) -> str:
     return ""
 
 
+def _anything(_: EngineSettings) -> None:
+    """Nothing to refuse."""
+
+
 class OpenEngine(Protocol):
     """How an engine's file is loaded."""
 
@@ -115,6 +119,8 @@ class Target:
     ``cpu``, as a setting of the engine. None: always FP32."""
     options: type[Struct] | None = None
     """What ``[compile.options]`` may say of it, which it finds in `EngineSettings.options`."""
+    check: Callable[[EngineSettings], None] = _anything
+    """Refuse settings that this machine cannot take, with a TargetError, before there is a graph."""
     tunable: frozenset[Tunable] = frozenset()
     """The `EngineSettings` that it heeds and that `edgeopt tune` may choose."""
     lint_rules: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from edgeopt.config import ModelConfig
 from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, did_you_mean
 from edgeopt.models.catalog import imagenet_preprocessing
 from edgeopt.references import code_files, importable, is_code, resolve
-from edgeopt.source.specification import override, read_labels, specify
+from edgeopt.source.specification import PREPROCESSING_FORM, override, read_labels, specify
 from edgeopt.spec import (
     CenterCrop,
     ModelSpec,
@@ -162,8 +162,9 @@ def _known(model: ModelConfig, brought: Any) -> ModelConfig:
 
 def _size(model: ModelConfig) -> Size:
     if model.input_size is None:
+        also = f" Nor how they become its input. {PREPROCESSING_FORM}" if model.preprocessing is None else ""
         raise ModelError(
-            f"{model.source} does not say the size of its images. Give [model] input_size = [height, width]."
+            f"{model.source} does not say the size of its images. Give [model] input_size = [height, width].{also}"
         )
     return model.input_size
 

@@ -27,7 +27,16 @@ from edgeopt.spec import (
 PUBLISHED_LABELS = {"edgeopt:coco": COCO, "edgeopt:imagenet": IMAGENET, "edgeopt:digits": DIGITS}
 """What `labels` may name instead of a file."""
 
+PREPROCESSING_FORM = (
+    'Give [model.preprocessing], as in: steps = [{ type = "resize", size = [height, width] }], channels = "RGB", '
+    "normalization = { mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }"
+)
+"""What to write where a recipe does not say how images become a network's input; the figures are ImageNet's."""
 _MAX_LABEL_BYTES = 10 << 20
+
+
+class UnnamedClassesError(ModelError):
+    """A network whose classes neither the recipe nor the data name."""
 
 
 def label_file(model: ModelConfig, root: Path) -> Path | None:
@@ -79,11 +88,10 @@ def specify(
     preprocessing = model.preprocessing or preprocessing
     if preprocessing is None:
         raise ModelError(
-            f"{model.source} does not say how images become its input {network_input.shape}. "
-            "Give [model.preprocessing] with steps, channels and normalization."
+            f"{model.source} does not say how images become its input {network_input.shape}. {PREPROCESSING_FORM}"
         )
     if not labels:
-        raise ModelError(
+        raise UnnamedClassesError(
             f"{model.source} does not name its classes. Give [model] labels: a list, a file with one name a line, or "
             f"one of {', '.join(PUBLISHED_LABELS)}."
         )

@@ -45,6 +45,7 @@ TARGET = Target(
     scheme="openvino",
     distributions=("openvino",),
     float_layers="cpu",
+    check=ov.check_precision,
     tunable=frozenset(("threads", "streams", "hint", "precision")),
     offers=offers,
 )

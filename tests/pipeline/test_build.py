@@ -10,7 +10,7 @@ from tiny_recipe import RECIPE, Watch
 
 from edgeopt.bundle import Bundle
 from edgeopt.config import BatchRange, parse_config
-from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.errors import ConfigError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime import availability, load, verify
@@ -94,19 +94,19 @@ def test_engines_for_another_device_carry_their_graph_and_no_latency(copy: Path,
 def test_nothing_is_made_twice(copy: Path, watch: Watch) -> None:
     result = rebuild(copy, watch)
     assert result.unchanged
-    assert watch.made == ["data"]
+    assert watch.made == ["check", "data"]
 
 
 def test_a_calibration_setting_redoes_from_calibration_on(copy: Path, watch: Watch) -> None:
     result = rebuild(copy, watch, "calibrate.method=minmax")
     assert not result.unchanged
-    assert list(dict.fromkeys(watch.made)) == ["data", *FROM_CALIBRATION]
+    assert list(dict.fromkeys(watch.made)) == ["check", "data", *FROM_CALIBRATION]
     assert {"train", "export", "optimize"} <= set(watch.reused)
 
 
 def test_a_benchmark_setting_measures_again_but_makes_nothing(copy: Path, watch: Watch) -> None:
     rebuild(copy, watch, "benchmark.minimum_queries=16")
-    assert watch.made == ["data", "benchmark", "bundle"]
+    assert watch.made == ["check", "data", "benchmark", "bundle"]
 
 
 def test_a_changed_byte_in_the_bundle_is_mended(copy: Path, watch: Watch) -> None:
@@ -115,7 +115,7 @@ def test_a_changed_byte_in_the_bundle_is_mended(copy: Path, watch: Watch) -> Non
     content[100] ^= 1
     engine.write_bytes(content)
     rebuild(copy, watch)
-    assert watch.made == ["data", "bundle"]
+    assert watch.made == ["check", "data", "bundle"]
     assert Bundle.open(copy / "tiny.edgeopt")
 
 
@@ -128,7 +128,7 @@ def test_an_interrupted_build_goes_on_where_it_was(stage: str, copy: Path, watch
     assert before == 18, "the old bundle stays whole until the new one is"
     again = Watch()
     rebuild(copy, again, "export.opset=17")
-    finished = [name for name in watch.made if name not in ("data", stage)]
+    finished = [name for name in watch.made if name not in ("check", "data", stage)]
     assert not set(finished) & set(again.made)
     assert Bundle.open(copy / "tiny.edgeopt").manifest.recipe.export.opset == 17
 
@@ -188,5 +188,5 @@ def test_a_model_without_weights_or_training_is_refused(tmp_path: Path, watch: W
 
 def test_a_recipe_without_test_images_is_refused(tmp_path: Path, watch: Watch) -> None:
     config = parse_config('name = "x"\n[model]\nsource = "edgeopt:lenet5"\n')
-    with pytest.raises(DataError, match=r"\[data\."):
+    with pytest.raises(ConfigError, match=r"no test images: add \[data\.test\]"):
         build(config, Path.cwd(), tmp_path, tmp_path / "work", watch)

@@ -1,0 +1,247 @@
+"""What stands against a build and can be known before it: from the recipe, this machine and the label files.
+
+No image is opened, nothing is trained and nothing is written. Everything that is found is told at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgeopt.config import Config
+from edgeopt.dataset.listing import Listing
+from edgeopt.dataset.loading import listed, too_few
+from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_too_few
+from edgeopt.errors import ConfigError, DataError, EdgeoptError, MissingExtraError, StorageError, TargetError
+from edgeopt.pipeline.job import missing_split
+from edgeopt.pipeline.shortfalls import shortfalls
+from edgeopt.pipeline.sources import class_names, source_to_export, source_to_train
+from edgeopt.pipeline.variants import engine_settings
+from edgeopt.targets import find_target
+
+if TYPE_CHECKING:
+    from edgeopt.source import Source
+
+Goal = Literal["weights", "graph", "bundle"]
+"""What is to be made: the weights that training ends with, the float graph, or everything."""
+
+_SPARE_BYTES = 64 << 20
+"""Beside copies of the network: calibration statistics, golden images, the report."""
+_TRAINING_COPIES = 5
+"""Of the network on disk: a checkpoint with an optimizer's two moments and averaged weights, and the result."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """A recipe that nothing was found against.
+
+    Attributes:
+        listings: what the recipe's sets list.
+        notes: what is smaller than was asked for, one sentence each, as far as label files tell.
+        checked: one line on what was looked at.
+    """
+
+    listings: dict[str, Listing]
+    notes: tuple[str, ...]
+    checked: str
+
+
+@dataclass
+class _Findings:
+    problems: list[EdgeoptError] = field(default_factory=list)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Keep an expected error, so that the next check can be made; what two targets say alike, once."""
+        try:
+            yield
+        except EdgeoptError as error:
+            if str(error) not in map(str, self.problems):
+                self.problems.append(error)
+
+    def refuse(self, name: str) -> None:
+        """Raise what was found: one problem as it is; several as a list, of their type where they share one."""
+        if len(self.problems) == 1:
+            raise self.problems[0]
+        if self.problems:
+            lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, start=1))
+            kinds = {type(problem) for problem in self.problems}
+            kind = kinds.pop() if len(kinds) == 1 else ConfigError
+            raise kind(f"{len(self.problems)} things stand against building '{name}':\n{lines}")
+
+
+def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal = "bundle") -> Preflight:
+    """Look for everything that would stop a build later.
+
+    Args:
+        config: the recipe.
+        root: the folder that its relative paths start from.
+        folders: what is made goes into these; they need not exist.
+        goal: how far the build goes.
+
+    Raises:
+        EdgeoptError: the only problem that was found, or several of one type.
+        ConfigError: several, all of which it names.
+    """
+    findings = _Findings()
+    with findings.collected():
+        _find_packages(config, goal)
+    if goal == "bundle":
+        for name in config.compile.targets:
+            with findings.collected():
+                _check_target(config, name)
+    labels: tuple[str, ...] | None = None
+    with findings.collected():
+        labels = class_names(config, root)
+    listings = _listings(config, root, labels, findings)
+    counts = _counts(config, listings, goal, findings)
+    found = labels or next((listing.labels for listing in listings.values() if listing.labels), ())
+    source = _source(config, root, found, findings)
+    for folder in folders:
+        with findings.collected():
+            _check_folder(folder, 0 if source is None else _needed_bytes(config, _size_bytes(source, config, root)))
+    findings.refuse(config.name)
+    targets = f", {len(config.compile.targets)} targets" if goal == "bundle" else ""
+    checked = f"{sum(len(listing.drafts) for listing in listings.values())} images listed, the network opened{targets}"
+    return Preflight(listings, shortfalls(config, counts), checked)
+
+
+def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
+    """The sets of images that the recipe cannot do without."""
+    if goal != "bundle":
+        return ["train"] if config.train is not None else []
+    quantizing, budget = config.quantize.enabled, config.budget is not None
+    halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
+    return [
+        *(["train"] if config.train is not None else []),
+        "test",
+        *(["calibration"] if quantizing or halving else []),
+        *(["validation"] if quantizing and budget else []),
+    ]
+
+
+def _find_packages(config: Config, goal: Goal) -> None:
+    """Packages that are imported late; those of the network, the data and the engines are found by opening them."""
+    wanted = [*(["safetensors"] if config.train is not None else []), *(["jinja2"] if goal == "bundle" else [])]
+    absent = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if absent:
+        raise MissingExtraError(
+            f"this needs the Python package '{absent[0]}', which is not installed. Install it with: "
+            "pip install 'edgeopt[build]'"
+        )
+
+
+def _check_target(config: Config, name: str) -> None:
+    target = find_target(name)
+    available = target.can_compile()
+    if not available.ok:
+        raise TargetError(f"target '{name}' is not available here: {available.reason}")
+    for precision in ("fp32", target.reduced(config.precision)):
+        if precision is not None:
+            target.check(engine_settings(config, name, precision))
+
+
+def _listings(config: Config, root: Path, labels: tuple[str, ...] | None, findings: _Findings) -> dict[str, Listing]:
+    """What each set lists, all with the labels of the first where the recipe gives none."""
+    listings: dict[str, Listing] = {}
+    for name, source in given_sources(config.data, config.calibrate.images).items():
+        with findings.collected():
+            listings[name] = listed(source, root, labels)
+            labels = labels or listings[name].labels or None
+    return listings
+
+
+def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, findings: _Findings) -> dict[str, int]:
+    """How many images each set will have at most; sets that cannot be read are not counted as missing."""
+    counts = {name: len(listing.drafts) for name, listing in listings.items()}
+    given = set(given_sources(config.data, config.calibrate.images))
+    calibrate = config.calibrate
+    if "calibration" in counts:
+        needed = min(calibrate.minimum_images, calibrate.images)
+        with findings.collected():
+            if counts["calibration"] < needed:
+                origin = listings["calibration"].origin
+                raise DataError(too_few(origin, counts["calibration"], counts["calibration"], needed))
+    if "train" in counts:
+        held_out = held_out_counts(
+            config.data,
+            given,
+            counts["train"],
+            calibration_images=calibrate.images,
+            minimum_images=calibrate.minimum_images,
+        )
+        with findings.collected():
+            refuse_too_few(held_out, counts["train"], listings["train"].origin)
+        counts |= held_out
+    for name in needed_splits(config, goal):
+        with findings.collected():
+            if name not in counts and name not in given and "train" not in given:
+                raise missing_split(config, name)
+    return counts
+
+
+def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Findings) -> Source | None:
+    """The network; what opening it warns of is said when a stage opens it."""
+    opened: Callable[[Config, Path, tuple[str, ...]], Source]
+    opened = source_to_export if config.train is None else source_to_train
+    logger = logging.getLogger("edgeopt.source")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    source: Source | None = None
+    try:
+        with findings.collected():
+            source = opened(config, root, labels)
+    finally:
+        logger.setLevel(before)
+    _forget_missing_labels(findings)
+    return source
+
+
+def _forget_missing_labels(findings: _Findings) -> None:
+    """Drop that nobody names the classes where something else was found before: most likely it is why."""
+    from edgeopt.source.specification import UnnamedClassesError
+
+    if len(findings.problems) > 1 and isinstance(findings.problems[-1], UnnamedClassesError):
+        findings.problems.pop()
+
+
+def _size_bytes(source: Source, config: Config, root: Path) -> int:
+    """Of the network's weights."""
+    if source.module is not None:
+        tensors = (*source.module.parameters(), *source.module.buffers())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    from edgeopt.source import source_files
+
+    return sum(path.stat().st_size for path in source_files(config.model, root))
+
+
+def _needed_bytes(config: Config, size: int) -> int:
+    """About what a build of a network of so many bytes writes into one folder, if all of it is made.
+
+    The exported and the optimized graph, and of each target the FP32 engine, a reduced and a quantized one, each with
+    its graph, in the work folder and again in the bundle.
+    """
+    training = _TRAINING_COPIES if config.train is not None else 0
+    return _SPARE_BYTES + size * (2 + training + 4 * len(config.compile.targets))
+
+
+def _check_folder(folder: Path, needed: int) -> None:
+    """Refuse a folder that cannot be written, or whose disk is too small."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise StorageError(f"cannot write into {folder}: {there} is a file. Choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write into {folder}: permission denied for {there}. Choose another folder")
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise StorageError(
+            f"{there} has {free / 1e6:.0f} MB free, and this build writes about {needed / 1e6:.0f} MB. Free some "
+            "space, or choose another folder"
+        )

@@ -1,0 +1,52 @@
+"""What is smaller than was asked for, in sentences: nothing gets silently smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from edgeopt.config import Config
+from edgeopt.dataset import Dataset
+
+
+def shortfalls(config: Config, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Of the sets of images that there are.
+
+    Args:
+        config: the recipe.
+        counts: images of each set.
+    """
+    return (*_calibration(config, counts), *_limits(config, counts))
+
+
+def left_out(splits: Mapping[str, Dataset]) -> Iterator[str]:
+    """Images that their label files name and that cannot be used."""
+    for name, dataset in splits.items():
+        if dataset.skipped:
+            listed = len(dataset) + len(dataset.skipped)
+            yield f"{name}: {len(dataset.skipped)} of {listed} images cannot be used and were left out."
+
+
+def _calibration(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
+    source = config.data.calibration
+    limit = None if source is None else source.limit
+    wanted = min(config.calibrate.images, limit or config.calibrate.images)
+    found = counts.get("calibration", wanted)
+    if not config.quantize.enabled or found >= wanted:
+        return
+    why = "[data.calibration] has no more"
+    if source is None:
+        why = (
+            f"they are held out from train, of which [data] holdout sets {config.data.holdout:.0%} aside. Give "
+            "[data.calibration], or a larger holdout"
+        )
+    yield f"calibration has {found} of the {wanted} images that [calibrate] images asks for: {why}."
+
+
+def _limits(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
+    """Of sets whose images are counted in the recipe; train is what is left after holding out."""
+    asked = {f"[data.{name}]": (name, getattr(config.data, name)) for name in ("validation", "test")}
+    limits = {table: (name, source.limit) for table, (name, source) in asked.items() if source is not None}
+    limits["[evaluate]"] = ("test", config.evaluate.limit)
+    for table, (name, limit) in limits.items():
+        if limit is not None and name in counts and counts[name] < limit:
+            yield f"{name} has {counts[name]} of the {limit} images that {table} limit asks for: there are no more."

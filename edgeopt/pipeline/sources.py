@@ -1,0 +1,92 @@
+"""The recipe's network before any stage ran: opened for training or for export, or refused with the remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeopt.config import Config, ModelConfig
+from edgeopt.errors import ModelError
+from edgeopt.files import sha256
+from edgeopt.spec import replace
+
+if TYPE_CHECKING:
+    from edgeopt.source import Source
+
+
+def source_to_train(config: Config, root: Path, labels: tuple[str, ...]) -> Source:
+    """The network as training starts with it.
+
+    Args:
+        config: the recipe.
+        root: the folder that its relative paths start from.
+        labels: class names of the recipe or of its data.
+
+    Raises:
+        ModelError: as `source.resolve`; or it is a graph, which cannot be trained.
+        MissingExtraError: a library that the reference needs is not installed.
+    """
+    from edgeopt.source import resolve
+
+    source = resolve(config.model, root, labels)
+    if source.module is None:
+        raise ModelError(f"'{config.model.source}' cannot be trained: it is a graph. Remove [train]")
+    return source
+
+
+def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weights: Path | None = None) -> Source:
+    """The network with its weights.
+
+    Args:
+        config: the recipe.
+        root: the folder that its relative paths start from.
+        labels: class names of the recipe or of its data.
+        weights: those that training made; None: the recipe has no ``[train]``.
+
+    Raises:
+        ModelError: as `source.resolve`; or there are no weights, or only some for other classes.
+        MissingExtraError: a library that the reference needs is not installed.
+    """
+    from edgeopt.source import resolve
+
+    model = config.model if weights is None else replace(config.model, weights=str(weights))
+    is_file = model.source.endswith((".onnx", ".pt2"))
+    source = resolve(model, root, () if is_published(config) and not is_file else labels)
+    if not source.has_weights:
+        raise ModelError(f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it")
+    if source.untrained and weights is None:
+        raise ModelError(
+            f"the weights of '{model.source}' are for other classes than {len(labels)} of this recipe: "
+            "add a [train] table to fine-tune them, or give weights for these classes"
+        )
+    return source
+
+
+def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
+    """The class names that the recipe or, where nothing is trained, the published network fixes; None: the data's.
+
+    Raises:
+        ModelError: a label file that cannot be used, or no such network.
+    """
+    if config.model.labels is not None:
+        from edgeopt.source.specification import read_labels
+
+        return read_labels(config.model, root)
+    if is_published(config) and config.model.source.startswith("edgeopt:"):
+        from edgeopt.models import network
+
+        return network(config.model.source.removeprefix("edgeopt:")).labels
+    return None
+
+
+def is_published(config: Config) -> bool:
+    """Whether the network keeps the classes it was published with: nothing is trained, and the recipe names none."""
+    model = config.model
+    return config.train is None and model.labels is None and "num_classes" not in model.arguments
+
+
+def source_hashes(model: ModelConfig, root: Path) -> list[str]:
+    """Sha256 of the files that the model comes from, so that a changed file is another model."""
+    from edgeopt.source import source_files
+
+    return [sha256(path) for path in source_files(model, root)]
