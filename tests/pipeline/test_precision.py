@@ -16,7 +16,7 @@ from edgeopt.bundle.records import RepairTrial, StageRecords
 from edgeopt.calibrate import calibrate
 from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import CalibrateConfig, QuantizeConfig, parse_config
-from edgeopt.errors import ConfigError, DataError, TargetError
+from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import machine
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import TENSORRT
@@ -120,7 +120,7 @@ def test_float16_needs_calibration_images_even_without_int8(tmp_path: Path) -> N
     recipe = RECIPE.replace('[data.calibration]\nformat = "digits"\nsplit = "calibration"\nlimit = 32\n', "")
     recipe = recipe.replace("[data.train]", "[data.validation]").replace("[train]\nepochs = 1\n", "")
     config = parse_config(recipe, overrides=(*GPU, "quantize.enabled=false"))
-    with pytest.raises(DataError, match="no calibration images"):
+    with pytest.raises(ConfigError, match="no calibration images"):
         build(config, Path.cwd(), tmp_path, tmp_path / "work", Watch())
 
 
