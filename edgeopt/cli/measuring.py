@@ -302,11 +302,19 @@ def _write_summaries(verdict: Verdict, junit: Path | None, markdown: Path | None
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data
 @click.option("--markdown", is_flag=True, help="Print Markdown instead of a terminal table.")
+@click.option("--force", is_flag=True, help="Write the page even where the pictures of the present one would be lost.")
 @as_json
-def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json: bool) -> None:  # noqa: FBT001
+def report(
+    bundles: tuple[Path, ...],
+    data: str | None,
+    markdown: bool,  # noqa: FBT001 - a click flag
+    force: bool,  # noqa: FBT001 - a click flag
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
     """Show a bundle's accuracy, latency and size beside FP32, and write its HTML page.
 
-    The page shows pictures where the answers differ when the images that the bundle was evaluated on can be found.
+    The page shows pictures with wrong and differing answers when the images that the bundle was evaluated on can be
+    found. Where they cannot, it keeps the pictures that it has.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
@@ -325,7 +333,8 @@ def report(bundles: tuple[Path, ...], data: str | None, markdown: bool, as_json:
             console().print(to_terminal(found))
             if opened.manifest.calibration is not None:
                 console().print(calibration_table(opened.manifest.calibration))
-            page = write_page(opened, path.with_suffix(".html"), _pictures(opened, data))
+            dataset, missing = _pictures(opened, data)
+            page = write_page(opened, path.with_suffix(".html"), dataset, missing=missing, force=force)
             echo(f"bundle  {path}\nreport  {page}\n")
 
 
@@ -371,17 +380,16 @@ def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
     return load(test, Path.cwd(), labels=bundle.manifest.spec.labels)
 
 
-def _pictures(bundle: Bundle, reference: str | None) -> Dataset | None:
-    """The images that the user names; else those of the recipe where they are still to be had."""
+def _pictures(bundle: Bundle, reference: str | None) -> tuple[Dataset | None, str]:
+    """The images that the user names; else those of the recipe, or why they are not to be had."""
     from edgeopt.errors import EdgeoptError
 
     try:
-        return _dataset(bundle, reference)
+        return _dataset(bundle, reference), ""
     except EdgeoptError as error:
         if reference is not None:
             raise
-        echo(f"the page has no pictures: {error}", err=True)
-        return None
+        return None, str(error)
 
 
 COMMANDS = (evaluate, benchmark, tune, gate, report)

@@ -6,13 +6,14 @@ from edgeopt.report.confusion_plot import confusion_picture
 from edgeopt.report.content import Report, accuracy_kept, content
 from edgeopt.report.html import diagnosis_html, to_html
 from edgeopt.report.page import write_page
-from edgeopt.report.samples import Sample, worst_disagreements
+from edgeopt.report.shots import Shot, choose_shots
 from edgeopt.report.text import to_json, to_markdown, to_terminal
 
 __all__ = [
     "Report",
-    "Sample",
+    "Shot",
     "accuracy_kept",
+    "choose_shots",
     "confusion_picture",
     "content",
     "diagnosis_html",
@@ -20,6 +21,5 @@ __all__ = [
     "to_json",
     "to_markdown",
     "to_terminal",
-    "worst_disagreements",
     "write_page",
 ]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
 
 from edgeopt.bundle import Manifest, Variant
-from edgeopt.bundle.records import Accuracy, Diagnosis, LatencyResult, Ratio, SearchResult
-from edgeopt.intervals import Values, bootstrap_draws, interval
-from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
+from edgeopt.bundle.records import Accuracy, ClassChange, Diagnosis, LatencyResult, Ratio, SearchResult
+from edgeopt.evaluate.classes import RESAMPLES, changes, per_class, supports
+from edgeopt.hardware import machine
+from edgeopt.intervals import Indices, Values, bootstrap_draws, interval
+from edgeopt.runtime import Availability, availability
+from edgeopt.runtime.choice import choose
 from edgeopt.spec import Struct
 
-_RESAMPLES = {"classification": 2000, "detection": 100}
-"""Average precision takes milliseconds a draw, top-1 microseconds."""
 _METRIC_NAMES = {
     "top1": "top-1",
     "top5": "top-5",
@@ -61,11 +65,10 @@ class Row(Struct):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What is wrong with this variant's figures."""
+        """What is wrong with the latency."""
         if self.latency is None:
             return ("latency was not measured",)
-        partial = ("latency: interrupted, partial",) if self.latency.partial else ()
-        return (*partial, *(f"latency not valid: {reason}" for reason in self.latency.invalid))
+        return (*(("interrupted, partial",) if self.latency.partial else ()), *self.latency.invalid)
 
 
 class MetricRow(Struct):
@@ -81,6 +84,25 @@ class ClassRow(Struct):
     label: str
     support: int
     values: dict[str, float | None]
+    changes: dict[str, ClassChange]
+    """Against the baseline, by variant that was evaluated on the same images."""
+
+    @property
+    def worst(self) -> float:
+        """The largest loss among the variants, negative; 0 where none lost."""
+        return min((each.change for each in self.changes.values()), default=0.0)
+
+
+class Runs(Struct):
+    """What the machine that wrote the report would run."""
+
+    machine: str
+    """Its processor, or accelerator."""
+    name: str | None
+    """The variant; None where none runs."""
+    because: str
+    rejected: dict[str, str]
+    """Why it is none of the others, by variant."""
 
 
 class Report(Struct):
@@ -89,8 +111,10 @@ class Report(Struct):
     manifest: Manifest
     rows: tuple[Row, ...]
     """The baseline first."""
+    runs: Runs
     candidate: str | None
-    """The variant that the headline is about: of those in a lower precision than the baseline, the fastest accepted."""
+    """The variant that the report opens with: the one that runs here, and where that is the baseline the best of those
+    in a lower precision."""
     metrics: tuple[MetricRow, ...]
     classes: tuple[ClassRow, ...]
     accuracies: dict[str, Accuracy]
@@ -98,6 +122,16 @@ class Report(Struct):
     """What the search for a plan within the budget found, by variant."""
     diagnoses: dict[str, Diagnosis]
     """Why a variant loses accuracy, where that was asked (`edgeopt diagnose BUNDLE`)."""
+
+    @property
+    def lost(self) -> dict[str, list[ClassChange]]:
+        """Classes that lost much, worst first, by variant; variants without any are left out."""
+        found: dict[str, list[ClassChange]] = {}
+        for row in sorted(self.classes, key=lambda row: row.worst):
+            for name, change in row.changes.items():
+                if change.lost_much:
+                    found.setdefault(name, []).append(change)
+        return found
 
     def row(self, name: str) -> Row:
         """The row of a variant."""
@@ -123,23 +157,57 @@ def accuracy_kept(report: Report, name: str) -> float | None:
     return None if before is None or after is None or not before.value else after.value / before.value
 
 
-def content(manifest: Manifest) -> Report:
-    """Arrange what a bundle's manifest says."""
+def content(manifest: Manifest, available: Callable[[str], Availability] = availability) -> Report:
+    """Arrange what a bundle's manifest says.
+
+    Args:
+        manifest: the bundle's.
+        available: whether a target can run on this machine.
+    """
     variants = manifest.variants
     accuracies = {each.name: each.accuracy for each in variants if each.accuracy is not None}
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
-    figures = _figures(accuracies, manifest.baseline)
+    draws = {name: _draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
+    figures = _figures(accuracies, draws, manifest.baseline)
     rows = tuple(_row(manifest, variant, *figures.get(variant.name, (None, None))) for variant in ordered)
+    runs = _runs(manifest, rows, available)
     return Report(
         manifest=manifest,
         rows=rows,
-        candidate=_candidate(rows),
+        runs=runs,
+        candidate=_candidate(rows, runs.name),
         metrics=_metric_rows(accuracies),
-        classes=_class_rows(accuracies, manifest.spec.labels),
+        classes=_class_rows(accuracies, draws, manifest),
         accuracies=accuracies,
         searches={each.name: each.stages.search for each in variants if each.stages.search is not None},
         diagnoses={each.name: each.diagnosis for each in variants if each.diagnosis is not None},
     )
+
+
+def _runs(manifest: Manifest, rows: tuple[Row, ...], available: Callable[[str], Availability]) -> Runs:
+    """The choice that `runtime.load` would make here, and why."""
+    name, rejected = choose(manifest, available)
+    here = machine()
+    accelerators = ", ".join(gpu.name for gpu in here.gpus)
+    return Runs(
+        machine=here.jetson.model if here.jetson is not None else accelerators or here.cpu.model,
+        name=name,
+        because=_because(rows, name),
+        rejected=rejected,
+    )
+
+
+def _because(rows: tuple[Row, ...], name: str | None) -> str:
+    """Why it is the variant `name`."""
+    row = next((row for row in rows if row.name == name), None)
+    if row is None:
+        return "no variant of the bundle can run here"
+    if row.is_baseline:
+        return "no quantized variant that runs here is accepted and faster"
+    if row.ratio is None:
+        return "it is accepted and comes before the others, of which none was measured here"
+    doubt = " by a measurement that was not valid" if row.marks else ""
+    return f"it is accepted and takes {row.ratio.estimate:.2f}× the time of {rows[0].name}{doubt}"
 
 
 def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: Figure | None) -> Row:
@@ -157,19 +225,38 @@ def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: 
     )
 
 
-def _figures(accuracies: Mapping[str, Accuracy], baseline: str) -> dict[str, tuple[Figure, Figure | None]]:
+class _Draws(NamedTuple):
+    """The main metric and that of each class on images drawn with replacement, the same ones for every variant."""
+
+    main: Values
+    """(resamples,)"""
+    classes: Values
+    """(resamples, classes); nan where a draw tells nothing of a class."""
+
+
+def _draws(accuracy: Accuracy, classes: int) -> _Draws:
+    outcomes = accuracy.outcomes
+    statistics: dict[str, Callable[[Indices], float | Values]] = {"classes": outcomes.by_class(classes)}
+    if accuracy.task == "classification":
+        statistics["main"] = outcomes.statistic()
+    found = bootstrap_draws(accuracy.images, statistics, resamples=RESAMPLES[accuracy.task])
+    by_class = found["classes"]
+    # A detector's AP is the mean over the classes that a draw shows, so that it need not be computed twice.
+    seen = np.maximum((~np.isnan(by_class)).sum(axis=1), 1)
+    return _Draws(found.get("main", np.nansum(by_class, axis=1) / seen), by_class)
+
+
+def _figures(
+    accuracies: Mapping[str, Accuracy], draws: Mapping[str, _Draws], baseline: str
+) -> dict[str, tuple[Figure, Figure | None]]:
     """The main metric of each variant and its change against the baseline, with intervals over the same draws."""
-    draws = {
-        name: bootstrap_draws(each.images, {"": each.statistic()}, resamples=_RESAMPLES[each.task])[""]
-        for name, each in accuracies.items()
-    }
     reference = accuracies.get(baseline)
     found: dict[str, tuple[Figure, Figure | None]] = {}
     for name, each in accuracies.items():
         change = None
         if reference is not None and name != baseline and each.data == reference.data:
-            change = _figure(each.value - reference.value, draws[name] - draws[baseline])
-        found[name] = (_figure(each.value, draws[name]), change)
+            change = _figure(each.value - reference.value, draws[name].main - draws[baseline].main)
+        found[name] = (_figure(each.value, draws[name].main), change)
     return found
 
 
@@ -178,8 +265,10 @@ def _figure(value: float, draws: Values) -> Figure:
     return Figure(value=value, low=found.low, high=found.high)
 
 
-def _candidate(rows: tuple[Row, ...]) -> str | None:
+def _candidate(rows: tuple[Row, ...], runs: str | None) -> str | None:
     """Other precisions than the baseline's come first: the report is about what quantization did."""
+    if runs is not None and runs != rows[0].name:
+        return runs
     precision = rows[0].precision
 
     def order(row: Row) -> tuple[bool, bool, float]:
@@ -198,24 +287,28 @@ def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
     return tuple(row for row in rows if any(value is not None for value in row.values.values()))
 
 
-def _class_rows(accuracies: Mapping[str, Accuracy], labels: tuple[str, ...]) -> tuple[ClassRow, ...]:
+def _class_rows(
+    accuracies: Mapping[str, Accuracy], draws: Mapping[str, _Draws], manifest: Manifest
+) -> tuple[ClassRow, ...]:
     """Classes that occur in the test set, in index order."""
-    columns = {name: _per_class(each.metrics) for name, each in accuracies.items()}
-    supports = next((_support(each.metrics) for each in accuracies.values()), ())
+    labels, reference = manifest.spec.labels, accuracies.get(manifest.baseline)
+    columns = {name: per_class(each) for name, each in accuracies.items()}
+    compared = {
+        name: {
+            each.label: each
+            for each in changes(reference, other, labels, draws[name].classes - draws[manifest.baseline].classes)
+        }
+        for name, other in accuracies.items()
+        if reference is not None and other is not reference and other.data == reference.data
+    }
+    counts = next((supports(each) for each in accuracies.values()), [])
     return tuple(
-        ClassRow(label=label, support=support, values={name: column[index] for name, column in columns.items()})
-        for index, (label, support) in enumerate(zip(labels, supports, strict=False))
+        ClassRow(
+            label=label,
+            support=support,
+            values={name: column[index] for name, column in columns.items()},
+            changes={name: found[label] for name, found in compared.items() if label in found},
+        )
+        for index, (label, support) in enumerate(zip(labels, counts, strict=False))
         if support
     )
-
-
-def _per_class(metrics: ClassificationMetrics | DetectionMetrics) -> list[float | None]:
-    if isinstance(metrics, ClassificationMetrics):
-        return [each.f1 for each in metrics.per_class]
-    return list(metrics.per_class)
-
-
-def _support(metrics: ClassificationMetrics | DetectionMetrics) -> tuple[int, ...]:
-    if isinstance(metrics, ClassificationMetrics):
-        return tuple(each.support for each in metrics.per_class)
-    return metrics.support

@@ -65,15 +65,34 @@ class Headline(NamedTuple):
     good: bool
 
 
+def class_metric(report: Report) -> str:
+    """What is said of each class."""
+    return "F1" if report.manifest.spec.task == "classification" else "AP"
+
+
 def headline(report: Report) -> list[Headline]:
-    """Accuracy, speed and size of the candidate against the baseline; nothing where there is no candidate."""
-    if report.candidate is None:
+    """What runs here: against the baseline, or the baseline's own figures where it is that; nothing where none runs."""
+    if report.runs.name is None:
         return []
-    before, after = report.baseline, report.row(report.candidate)
+    before, after = report.baseline, report.row(report.runs.name)
+    return _absolute(report, before) if after.is_baseline else _relative(report, before, after)
+
+
+def _absolute(report: Report, row: Row) -> list[Headline]:
     found = []
-    if (kept := accuracy_kept(report, report.candidate)) is not None:
-        values = f"{accuracy(before.accuracy)} → {accuracy(after.accuracy)}"
-        found.append(Headline("accuracy kept", share(kept), f"{report.metric_name} {values}", kept >= _CLASS_99))
+    if row.accuracy is not None:
+        found.append(Headline(report.metric_name, accuracy(row.accuracy), f"FP32, {row.name}", good=True))
+    if row.latency is not None:
+        text = f"{milliseconds(row.latency.end_to_end.p50_ms)} ms"
+        found.append(Headline("median latency", text, "from a decoded image to a result", good=True))
+    return [*found, Headline("size", size(row.size_bytes), "of the engine's file", good=True)]
+
+
+def _relative(report: Report, before: Row, after: Row) -> list[Headline]:
+    found = []
+    if (kept := accuracy_kept(report, after.name)) is not None:
+        values = f"{report.metric_name} {accuracy(before.accuracy)} → {accuracy(after.accuracy)}"
+        found.append(Headline("accuracy kept", share(kept), values, kept >= _CLASS_99))
     if after.ratio is not None and before.latency is not None and after.latency is not None:
         medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
         values = f"median {medians[0]} → {medians[1]} ms end to end"

@@ -1,7 +1,12 @@
-"""The report as one HTML page: no script, no request, readable offline and on a phone."""
+"""The report as one HTML page: no request, readable offline, on a phone, in the dark and on paper.
+
+Its policy (Content-Security-Policy) lets nothing run but our own script and nothing load but embedded pictures, so that
+a class or file that is called ``<script>`` would stay text even if an escape were forgotten.
+"""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.diagnose import Diagnosis
+from edgeopt.evaluate import confusion_csv, threshold_advice
 from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
-from edgeopt.postprocess import Detections
-from edgeopt.report import calibration_plot, diagnosis_plots, figures, search_plots, svg
-from edgeopt.report.content import Report, Row
-from edgeopt.report.samples import Sample, caption, picture
+from edgeopt.report import calibration_plot, curve_plot, diagnosis_plots, figures, latency_plots, search_plots, svg
+from edgeopt.report.content import ClassRow, Report, Row
+from edgeopt.report.kept import without_pictures
+from edgeopt.report.shots import KINDS, Shot
 from edgeopt.report.templates import render
 from edgeopt.search import SearchResult
 
 _LARGEST_MATRIX = 25
 """Classes; above, cells are too small to see and the table of confused pairs says more."""
 _MOST_PAIRS = 12
-_MOST_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,25 @@ class _Confusion:
     name: str
     drawing: str
     pairs: list[tuple[str, str, int]]
+    csv: str
+    """As a data URI."""
 
 
-def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
+@dataclass(frozen=True)
+class _Curve:
+    """One detector's precision and recall over the score threshold."""
+
+    name: str
+    drawing: str
+    advice: list[str]
+
+
+def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
     """Render the page.
 
     Args:
         report: what it says.
-        samples: pictures with both answers, worst first (`samples.worst_disagreements`).
+        shots: pictures with all answers (`choose_shots`).
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -48,12 +64,15 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
     return render(
         "report.html",
         report=report,
+        others=[name for name in report.accuracies if name != report.manifest.baseline],
         headline=figures.headline(report),
         marks=_marks(report),
         images=next((each.images for each in report.accuracies.values()), 0),
         confusions=_confusions(report),
+        curves=_curves(report),
         comparison=_comparison(report),
-        classes=_worst_classes(report),
+        metric=figures.class_metric(report),
+        by_change=_by_change,
         histograms=_histograms(report),
         stages=_stages(report),
         series=_series(report),
@@ -61,7 +80,9 @@ def to_html(report: Report, samples: Sequence[Sample] = ()) -> str:
         convergence=_convergence(report),
         searches=[_search(name, found) for name, found in report.searches.items()],
         diagnoses=[_diagnosis(name, found) for name, found in report.diagnoses.items()],
-        samples=[_pictures(sample) for sample in samples],
+        shots=shots,
+        stored=without_pictures(report, shots),
+        kinds=KINDS,
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
         calibration_settings=_calibration_settings(report),
@@ -83,19 +104,14 @@ def _calibration_settings(report: Report) -> dict[str, Any]:
     return {} if settings is None else msgspec.to_builtins(settings)
 
 
-def _shown(report: Report) -> list[str]:
-    """Baseline and candidate."""
-    return [name for name in (report.manifest.baseline, report.candidate) if name is not None]
-
-
 def _confusions(report: Report) -> list[_Confusion]:
-    """Of baseline and candidate, where they are classifiers."""
-    found = []
-    for name in _shown(report):
-        metrics = report.accuracies[name].metrics if name in report.accuracies else None
-        if isinstance(metrics, ClassificationMetrics):
-            found.append(_confusion(name, metrics.confusion_matrix(), report.manifest.spec.labels))
-    return found
+    """Of every variant, where they are classifiers."""
+    labels = report.manifest.spec.labels
+    return [
+        _confusion(name, each.metrics.confusion_matrix(), labels)
+        for name, each in report.accuracies.items()
+        if isinstance(each.metrics, ClassificationMetrics)
+    ]
 
 
 def _confusion(name: str, matrix: NDArray[np.int64], labels: tuple[str, ...]) -> _Confusion:
@@ -103,16 +119,36 @@ def _confusion(name: str, matrix: NDArray[np.int64], labels: tuple[str, ...]) ->
     np.fill_diagonal(wrong, 0)
     order = [index for index in np.argsort(-wrong, axis=None, kind="stable")[:_MOST_PAIRS] if wrong.flat[index]]
     pairs = [(labels[index // len(labels)], labels[index % len(labels)], int(wrong.flat[index])) for index in order]
-    drawing = svg.heat_matrix(matrix, labels, "true class", "predicted class") if len(labels) <= _LARGEST_MATRIX else ""
-    return _Confusion(name, drawing, pairs)
+    small = len(labels) <= _LARGEST_MATRIX
+    return _Confusion(
+        name=name,
+        drawing=svg.heat_matrix(matrix, labels, "true class", "predicted class") if small else "",
+        pairs=pairs,
+        csv=_data_uri(confusion_csv(matrix, labels)) if len(labels) <= 4 * _LARGEST_MATRIX else "",
+    )
 
 
-def _worst_classes(report: Report) -> list[Any]:
-    """Classes in index order, or the worst of many by what the candidate (else the baseline) makes of them."""
-    if len(report.classes) <= _MOST_CLASSES:
-        return list(report.classes)
-    by = report.candidate if report.candidate in report.accuracies else report.manifest.baseline
-    return sorted(report.classes, key=lambda row: row.values.get(str(by)) or 0.0)[:_MOST_CLASSES]
+def _data_uri(csv: str) -> str:
+    return "data:text/csv;base64," + base64.b64encode(csv.encode()).decode("ascii")
+
+
+def _curves(report: Report) -> list[_Curve]:
+    """Of every detector that was evaluated with one."""
+    return [
+        _Curve(
+            name,
+            curve_plot.thresholds(each.curve, each.score_threshold),
+            threshold_advice(each.curve, each.score_threshold),
+        )
+        for name, each in report.accuracies.items()
+        if each.curve is not None
+    ]
+
+
+def _by_change(classes: Sequence[ClassRow], name: str) -> list[ClassRow]:
+    """The classes that a variant changed or kept, the one that lost most first."""
+    compared = [row for row in classes if name in row.changes]
+    return sorted(compared, key=lambda row: row.changes[name].change)
 
 
 def _measured(report: Report) -> list[Row]:
@@ -149,17 +185,20 @@ def _series(report: Report) -> str:
         for row in report.rows
         if row.latency is not None
     }
-    return svg.time_series(lines, "ms") if lines else ""
+    return latency_plots.time_series(lines, "ms") if lines else ""
 
 
 def _pareto(report: Report) -> str:
     """Accuracy against latency; two variants need no plot."""
     points = [
-        svg.Point(row.name, row.latency.end_to_end.p50_ms, 100.0 * row.accuracy.value, row.name == report.candidate)
+        latency_plots.Point(
+            row.name, row.latency.end_to_end.p50_ms, 100.0 * row.accuracy.value, row.name == report.runs.name
+        )
         for row in report.rows
         if row.latency is not None and row.accuracy is not None
     ]
-    return svg.scatter(points, "median latency, ms", f"{report.metric_name}, %") if len(points) > 2 else ""
+    names = "median latency, ms", f"{report.metric_name}, %"
+    return latency_plots.scatter(points, *names) if len(points) > 2 else ""
 
 
 def _convergence(report: Report) -> str:
@@ -187,19 +226,6 @@ def _diagnosis(name: str, found: Diagnosis) -> dict[str, Any]:
         "layers": diagnosis_plots.layers(found),
         "outliers": diagnosis_plots.outliers(found),
         "channels": diagnosis_plots.channels(found),
-    }
-
-
-def _pictures(sample: Sample) -> dict[str, Any]:
-    """A classified image once with both rankings; a detector's twice, each with its boxes."""
-    answers = [("FP32", sample.baseline), ("quantized", sample.candidate)]
-    drawn = [picture(sample.image, answer) for _, answer in answers if isinstance(answer, Detections)]
-    return {
-        "name": sample.name,
-        "truth": sample.truth,
-        "disagreement": sample.disagreement,
-        "pictures": drawn or [picture(sample.image, sample.baseline)],
-        "answers": [(side, caption(answer)) for side, answer in answers],
     }
 
 
@@ -231,13 +257,9 @@ def _environment(report: Report) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _marks(report: Report) -> list[tuple[str, str]]:
-    """What is wrong with measured latencies; variants with the same fault share a line."""
-    faults: dict[str, list[str]] = {}
-    for row in report.rows:
-        for mark in row.marks if row.latency is not None else ():
-            faults.setdefault(mark, []).append(row.name)
-    return [(", ".join(names), mark) for mark, names in faults.items()]
+def _marks(report: Report) -> list[tuple[str, tuple[str, ...]]]:
+    """What is wrong with measured latencies, by variant."""
+    return [(row.name, row.marks) for row in report.rows if row.latency is not None and row.marks]
 
 
 def _comparison(report: Report) -> list[tuple[str, dict[str, str]]]:

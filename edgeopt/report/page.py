@@ -8,32 +8,41 @@ from pathlib import Path
 from edgeopt.bundle import Bundle
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, StorageError
+from edgeopt.evaluate import Accuracy
 from edgeopt.report.content import Report, content
 from edgeopt.report.html import to_html
-from edgeopt.report.samples import Sample, worst_disagreements
+from edgeopt.report.kept import pictures_of
+from edgeopt.report.shots import Shot, choose_shots
 
 _log = logging.getLogger(__name__)
 
 
-def write_page(bundle: Bundle, out: Path, dataset: Dataset | None = None) -> Path:
+def write_page(
+    bundle: Bundle, out: Path, dataset: Dataset | None = None, *, missing: str = "", force: bool = False
+) -> Path:
     """Write a bundle's report as one HTML file.
+
+    A page that has pictures is not replaced by one without: where the images cannot be found any more, the pictures of
+    the earlier page stay, if they show the same answers.
 
     Args:
         bundle: an opened bundle.
         out: the file to write.
-        dataset: what the bundle was evaluated on; its images are shown where the answers differ. Without it, or with
-            other images, the page has no pictures.
+        dataset: what the bundle was evaluated on; its images are shown where answers are wrong or differ.
+        missing: why there is no dataset, for messages.
+        force: replace even a page whose pictures would be lost.
 
     Returns:
         `out`.
 
     Raises:
         BundleError: the bundle's figures were written by another version of edgeopt.
+        DataError: `out` has pictures of other answers, which would be lost; with `force` it is not raised.
         MissingExtraError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
     report = content(bundle.manifest)
-    page = to_html(report, _samples(report, dataset))
+    page = to_html(report, _pictures(report, out, dataset, missing, force=force))
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -41,13 +50,30 @@ def write_page(bundle: Bundle, out: Path, dataset: Dataset | None = None) -> Pat
     return out
 
 
-def _samples(report: Report, dataset: Dataset | None) -> tuple[Sample, ...]:
-    baseline = report.accuracies.get(report.manifest.baseline)
-    candidate = None if report.candidate is None else report.accuracies.get(report.candidate)
-    if dataset is None or baseline is None or candidate is None:
+def _pictures(report: Report, out: Path, dataset: Dataset | None, missing: str, *, force: bool) -> tuple[Shot, ...]:
+    """New ones, or those that the earlier page has."""
+    if report.manifest.baseline not in report.accuracies:
         return ()
-    try:
-        return worst_disagreements(baseline, candidate, dataset)
-    except DataError as error:
-        _log.warning("the report has no pictures: %s", error)
-        return ()
+    if dataset is not None:
+        try:
+            return choose_shots(_alike(report), report.manifest.baseline, dataset)
+        except DataError as error:
+            missing = str(error)
+    reason = missing or "no images were given"
+    kept = pictures_of(out, report)
+    if kept is None and not force:
+        raise DataError(
+            f"{out} shows pictures with other answers than the bundle holds now, and new ones cannot be made: "
+            f"{reason}. Nothing was written. Give the images with --data, or --force to write a page without pictures"
+        )
+    if kept:
+        _log.warning("the report keeps the %d pictures that %s had: %s", len(kept), out, reason)
+    else:
+        _log.warning("the report has no pictures: %s", reason)
+    return kept or ()
+
+
+def _alike(report: Report) -> dict[str, Accuracy]:
+    """Accuracies of the same images as the baseline's."""
+    data = report.accuracies[report.manifest.baseline].data
+    return {name: each for name, each in report.accuracies.items() if each.data == data}

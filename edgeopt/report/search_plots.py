@@ -3,62 +3,43 @@
 from __future__ import annotations
 
 from edgeopt.intervals import Interval
-from edgeopt.report.svg import WIDTH, Bar, bars, drawing, padded, text, ticks
+from edgeopt.report.axes import Axes
+from edgeopt.report.svg import Bar, bars, padded
 from edgeopt.search import Point, SearchResult
 
 _SHOWN = 12
-_LEFT, _RIGHT = 46, 14
-_TOP, _BOTTOM = 12, 204
 
 
 def curve(found: SearchResult) -> str:
     """Change of the metric against latency for every plan that was validated, with intervals and the budget."""
     plans = [(point, point.drop) for point in found.curve if point.drop is not None]
-    x_low, x_high = padded([point.predicted_ms for point, _ in plans])
     ends = [100.0 * end for _, drop in plans for end in (-drop.low, -drop.high)]
     limit = found.allowed_drop
-    y_low, y_high = padded([*ends, 0.0, *([] if limit is None else [-100.0 * limit])])
-
-    def across(milliseconds: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - _RIGHT) * (milliseconds - x_low) / (x_high - x_low)
-
-    def down(change: float) -> float:
-        return _TOP + (_BOTTOM - _TOP) * (y_high - change) / (y_high - y_low)
-
-    def plan(point: Point, drop: Interval) -> str:
-        x, top, middle, bottom = (
-            across(point.predicted_ms),
-            *(down(-100.0 * value) for value in (drop.low, drop.estimate, drop.high)),
-        )
-        tone = "c1" if point == found.best else "c0"
-        count = f"{len(point.quantized)} groups in INT8" if point.quantized else "FP32"
-        return (
-            f"<g><title>{count}: {-100.0 * drop.estimate:+.2f} points, {point.predicted_ms:.3g} ms</title>"
-            f'<path class="line {tone}" d="M{x:.1f} {top:.1f}V{bottom:.1f}"/>'
-            f'<circle class="fill {tone}" cx="{x:.1f}" cy="{middle:.1f}" r="5"/></g>'
-        )
-
-    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{_BOTTOM}H{WIDTH - _RIGHT}"/>']
-    parts += [text(across(tick), _BOTTOM + 15, f"{tick:g}", "middle") for tick in ticks(x_low, x_high)]
-    for tick in ticks(y_low, y_high):
-        parts.append(f'<path class="grid" d="M{_LEFT} {down(tick):.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(text(_LEFT - 5, down(tick) + 4, f"{tick:+g}" if tick else "0", "end"))
+    axes = Axes(
+        padded([point.predicted_ms for point, _ in plans]),
+        padded([*ends, 0.0, *([] if limit is None else [-100.0 * limit])]),
+        "latency by the measured gains, ms",
+        "change, points",
+        signed=True,
+    )
+    parts = []
     if limit is not None:
-        budget = down(-100.0 * limit)
-        parts.append(f'<path class="mark" d="M{_LEFT} {budget:.1f}H{WIDTH - _RIGHT}"/>')
-        parts.append(text(_LEFT + 4, budget - 4, "budget", "start", "strong"))
-    front = [(across(each.predicted_ms), each.drop) for each in found.front]
-    line = " L".join(f"{x:.1f} {down(-100.0 * drop.estimate):.1f}" for x, drop in front if drop is not None)
-    parts.append(f'<path class="line" d="M{line}"/>')
-    parts += [plan(point, drop) for point, drop in plans]
-    for point, drop in plans:
-        name = "FP32" if not point.quantized else "chosen" if found.status == "met" and point == found.best else ""
-        side, anchor = (-9.0, "end") if across(point.predicted_ms) > 0.7 * WIDTH else (9.0, "start")
-        x, y = across(point.predicted_ms) + side, down(-100.0 * drop.estimate)
-        parts.append(text(x, y - 6 if name == "FP32" else y + 15, name, anchor, "strong"))
-    parts.append(text(WIDTH - _RIGHT, _BOTTOM + 31, "latency by the measured gains, ms", "end"))
-    parts.append(text(4, _BOTTOM + 31, "vertical: change, points", "start"))
-    return drawing(_BOTTOM + 40, parts, "Change of the metric against latency of the plans that were validated")
+        parts = [axes.level(-100.0 * limit), axes.words(axes.x[0], -100.0 * limit, "budget", lift=4.0)]
+    parts.append(axes.line([(p.predicted_ms, -100.0 * p.drop.estimate) for p in found.front if p.drop is not None]))
+    parts += [part for point, drop in plans for part in _plan(axes, found, point, drop)]
+    return axes.drawing(parts, "Change of the metric against latency of the plans that were validated")
+
+
+def _plan(axes: Axes, found: SearchResult, point: Point, drop: Interval) -> list[str]:
+    x, y = point.predicted_ms, -100.0 * drop.estimate
+    tone = "c1" if point == found.best else "c0"
+    count = f"{len(point.quantized)} groups in INT8" if point.quantized else "FP32"
+    name = "FP32" if not point.quantized else "chosen" if found.status == "met" and point == found.best else ""
+    return [
+        axes.whisker(x, -100.0 * drop.low, -100.0 * drop.high, tone),
+        axes.dot(x, y, tone, title=f"{count}: {y:+.2f} points, {x:.3g} ms"),
+        axes.words(x, y, name, lift=6.0 if name == "FP32" else -15.0),
+    ]
 
 
 def groups(found: SearchResult) -> str:

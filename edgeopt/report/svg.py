@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,6 @@ _ROW = 58
 _BAR = 36
 _NAME = 28
 """Most characters of a bar's name; its figures stand on the same line."""
-_LABEL = (70.0, 14.0)
-"""Width and height that a point's label takes."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +31,6 @@ class HistogramRow:
     counts: Sequence[int]
     marks: Mapping[str, float]
     """Vertical lines by name, such as ``{"p50": 3.1}``."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of `scatter`."""
-
-    label: str
-    x: float
-    y: float
-    emphasis: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,53 +120,13 @@ def heat_matrix(matrix: NDArray[np.int64], labels: Sequence[str], row_name: str,
             if count and size <= 14:
                 dark = "onfill" if _shade(share) > 0.55 else "soft"
                 parts.append(text(x + cell / 2, y + cell / 2 + 4, str(count), "middle", dark))
-    for column, name in enumerate(names):
-        x = left + (column + 0.5) * cell
-        anchor = (
-            f'text-anchor="middle" x="{x:.1f}" y="26"'
-            if len(name) * 7 <= cell
-            else (f'text-anchor="start" transform="translate({x:.1f} {30 + cell * size + 12:.0f}) rotate(40)"')
-        )
-        parts.append(f'<text class="soft" {anchor}>{escape(name)}</text>')
     slanted = any(len(name) * 7 > cell for name in names)
+    for column, name in enumerate(names):
+        x, below = left + (column + 0.5) * cell, 30 + cell * size + 10
+        place = f'text-anchor="end" transform="translate({x + 4:.1f} {below:.0f}) rotate(-40)"'
+        above = f'text-anchor="middle" x="{x:.1f}" y="26"'
+        parts.append(f'<text class="soft" {place if slanted else above}>{escape(name)}</text>')
     return drawing(int(34 + cell * size + (60 if slanted else 0)), parts, "Confusion matrix")
-
-
-def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
-    """Points with labels; those that no other beats (lower x, higher y) are joined."""
-    height, bottom, left = 260, 224, 46
-    x_low, x_high = padded([point.x for point in points])
-    y_low, y_high = padded([point.y for point in points])
-
-    def place(point: Point) -> tuple[float, float]:
-        x = left + (WIDTH - left - 16) * (point.x - x_low) / (x_high - x_low)
-        return x, 14 + (bottom - 14) * (y_high - point.y) / (y_high - y_low)
-
-    parts = [f'<path class="axis" d="M{left} 10V{bottom}H{WIDTH - 10}"/>']
-    for tick in ticks(x_low, x_high):
-        x, _ = place(Point("", tick, y_low))
-        parts.append(f'<path class="grid" d="M{x:.1f} 10V{bottom}"/>' + text(x, bottom + 15, f"{tick:g}", "middle"))
-    for tick in ticks(y_low, y_high):
-        _, y = place(Point("", x_low, tick))
-        parts.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - 10}"/>' + text(left - 5, y + 4, f"{tick:g}", "end")
-        )
-    best = " L".join("{:.1f} {:.1f}".format(*place(point)) for point in pareto(points))
-    parts.append(f'<path class="line" d="M{best}"/>')
-    placed: list[tuple[float, float]] = []
-    for point in points:
-        x, y = place(point)
-        tone = "c1" if point.emphasis else "c0"
-        anchor, offset = ("end", -8) if x > WIDTH * 0.7 else ("start", 8)
-        crowded = any(abs(x - other) < _LABEL[0] and abs(y - level) < _LABEL[1] for other, level in placed)
-        placed.append((x, y))
-        parts.append(f'<circle class="fill {tone}" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-        parts.append(
-            text(x + offset, y + 16 if crowded else y - 7, point.label, anchor, "strong" if point.emphasis else "soft")
-        )
-    parts.append(text(WIDTH - 10, height - 4, x_name, "end"))
-    parts.append(text(4, height - 4, f"vertical: {y_name}", "start"))
-    return drawing(height, parts, f"{y_name} against {x_name}")
 
 
 def bars(rows: Sequence[Bar], title: str) -> str:
@@ -192,42 +140,6 @@ def bars(rows: Sequence[Bar], title: str) -> str:
         width = max(1.0, (WIDTH - LEFT - RIGHT) * max(0.0, row.value) / high)
         parts.append(f'<rect class="fill {row.tone}" x="{LEFT}" y="{y + 17}" width="{width:.1f}" height="10"/>')
     return drawing(_BAR * len(rows) + 2, parts, title)
-
-
-def time_series(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], unit: str) -> str:
-    """Values over seconds, one line a name, from zero on: a steady run is flat."""
-    height, bottom, left = 190, 136, 46
-    seconds = max((x for xs, _ in lines.values() for x in xs), default=1.0) or 1.0
-    high = 1.1 * max((y for _, ys in lines.values() for y in ys), default=1.0)
-    parts = [f'<path class="axis" d="M{left} 6V{bottom}H{WIDTH - RIGHT}"/>']
-    for tick in ticks(0.0, high):
-        y = bottom - (bottom - 6) * tick / high
-        parts.append(
-            f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - RIGHT}"/>' + text(left - 5, y + 4, f"{tick:g}", "end")
-        )
-    parts += [
-        text(left + (WIDTH - left - RIGHT) * tick / seconds, bottom + 15, f"{tick:g}", "middle")
-        for tick in ticks(0.0, seconds)
-    ]
-    for index, (xs, ys) in enumerate(lines.values()):
-        path = " L".join(
-            f"{left + (WIDTH - left - RIGHT) * x / seconds:.1f} {bottom - (bottom - 6) * y / high:.1f}"
-            for x, y in zip(xs, ys, strict=True)
-        )
-        parts.append(f'<path class="line c{index}" d="M{path}"/>')
-    parts.append(text(WIDTH - RIGHT, bottom + 31, "seconds", "end"))
-    parts.append(text(4, bottom + 31, f"vertical: {unit}", "start"))
-    parts += legend({name: f"fill c{index}" for index, name in enumerate(lines)}, bottom + 38)
-    return drawing(height, parts, f"Block medians over time in {unit}")
-
-
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both lower x and higher y, by rising x."""
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (point.x, -point.y)):
-        if not best or point.y > best[-1].y:
-            best.append(point)
-    return best
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

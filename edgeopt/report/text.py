@@ -8,11 +8,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edgeopt.evaluate import class_sentence
 from edgeopt.report.content import Report, Row
 from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
 
 _NARROW = {"p90 ms": "p90", "p99 ms": "p99", "speed-up": "faster"}
 """Headings in a terminal, where 80 columns have to hold the table."""
+_NAMED_CLASSES = 5
 _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
 
 
@@ -30,7 +32,7 @@ def to_terminal(report: Report) -> Group:
         name = _NARROW.get(column, column)
         table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in report.rows:
-        style = "bold" if row.name == report.candidate else "" if row.accepted else "dim"
+        style = "bold" if row.name == report.runs.name else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
     notes = _notes(report)
     return Group(table, *([Text(notes, style="dim")] if notes else []))
@@ -55,6 +57,7 @@ def to_json(report: Report) -> bytes:
         "metric": report.metric_name,
         "baseline": manifest.baseline,
         "candidate": report.candidate,
+        "runs": report.runs,
         "variants": report.rows,
         "metrics": report.metrics,
         "classes": report.classes,
@@ -85,7 +88,17 @@ def _cells(row: Row) -> list[str]:
 
 def _notes(report: Report) -> str:
     """A line for each thing that qualifies the figures."""
-    notes = [f"* {row.name}: {'; '.join(row.marks)}" for row in report.rows if row.latency is not None and row.marks]
+    notes = []
+    if report.runs.name is not None:
+        notes.append(f"this machine runs {report.runs.name}, because {report.runs.because}")
+    marked = [row for row in report.rows if row.latency is not None and row.marks]
+    notes += [f"* {row.name}: latency not valid: {'; '.join(row.marks)}" for row in marked]
+    notes += [
+        f"{name} is accepted, but {class_sentence(each)}"
+        for name, changes in report.lost.items()
+        if report.row(name).accepted
+        for each in changes[:_NAMED_CLASSES]
+    ]
     notes += [f"{row.name}: {row.verdict}" for row in report.rows if not row.accepted and row.verdict]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
     return "\n".join(notes)
