@@ -375,8 +375,8 @@ def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, 
     if not shipped.is_file():
         known = shipped_recipes()
         raise ConfigError(
-            f"there is no recipe '{reference}'.{did_you_mean(reference, known)} Give a .toml file, or write a starter "
-            "one with: edgeopt init"
+            f"there is no recipe '{reference}'."
+            + did_you_mean(reference, known, "Give a .toml file, or write a starter one with: edgeopt init")
         )
     text = shipped.read_text(encoding="utf-8")
     return parse_config(text, origin=f"recipe {reference}", overrides=overrides), Path.cwd()

@@ -1,7 +1,8 @@
 """The errors a user can cause or meet, each with its exit code.
 
 Every expected failure is an `EdgeoptError` whose message says what happened, names the offending value and says what to
-do. `cli.main` prints it and exits with its code; an exception of any other type is a bug and keeps its traceback.
+do. Its last sentence has no full stop, so that a caller may go on. `cli.main` prints it and exits with its code; an
+exception of any other type is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -101,20 +102,24 @@ class MeasurementError(EdgeoptError):
     exit_code = 3
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+def did_you_mean(wrong: str, known: Iterable[str], advice: str = "") -> str:
     """Return ``" Did you mean 'x'?"`` for the closest of `known`, else the list of what there is, or its beginning.
+
+    `advice` is a sentence that follows. Like every message, the result ends without a full stop.
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"
     >>> did_you_mean("zzz", ["b", "a"])
-    ' Known: a, b.'
+    ' Known: a, b'
+    >>> did_you_mean("zzz", ["b", "a"], "Say one of them")
+    ' Known: a, b. Say one of them'
     """
     known = sorted(known)
     close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     if close:
-        return f" Did you mean '{close[0]}'?"
+        return f" Did you mean '{close[0]}'?{advice and ' ' + advice}"
     more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""
-    return f" Known: {', '.join(known[:_MOST_LISTED])}{more}."
+    return f" Known: {', '.join(known[:_MOST_LISTED])}{more}{advice and '. ' + advice}"
 
 
 def requires_extra(module: str, extra: str) -> ModuleType:
@@ -154,4 +159,4 @@ def storage_errors(path: Path) -> Iterator[None]:
         advice = _STORAGE_ERRNOS.get(error.errno or 0)
         if advice is None:
             raise
-        raise StorageError(f"cannot write {error.filename or path}: {advice}.") from error
+        raise StorageError(f"cannot write {error.filename or path}: {advice}") from error

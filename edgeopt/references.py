@@ -53,8 +53,8 @@ def check(reference: str, table: Mapping[str, Any], kind: str) -> None:
     """
     if reference not in table and not is_code(reference):
         raise SettingError(
-            f"there is no {kind} '{reference}'.{did_you_mean(reference, table)} "
-            "One of your own is named as package.module:callable"
+            f"there is no {kind} '{reference}'."
+            + did_you_mean(reference, table, "One of your own is named as package.module:callable")
         )
 
 

@@ -104,9 +104,10 @@ def class_index(name: str, labels: Labels, where: str) -> int:
     try:
         return labels.index(name)
     except ValueError:
+        example = f"[model] labels = [{json.dumps(name)}, ...]"
+        advice = f"If the network is for other classes, name all of them in its order: {example}"
         raise DataError(
-            f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels)} If the "
-            f"network is for other classes, name all of them in its order: [model] labels = [{json.dumps(name)}, ...]"
+            f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels, advice)}"
         ) from None
 
 

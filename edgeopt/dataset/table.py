@@ -62,7 +62,7 @@ def _columns(source: DataSource, columns: list[str], path: Path) -> tuple[str, s
     for key, name in (("image_column", source.image_column), ("label_column", label)):
         if name not in columns:
             raise DataError(
-                f"{path} has no column '{name}'.{did_you_mean(name, columns)} Set `{key}` in the [data] table"
+                f"{path} has no column '{name}'." + did_you_mean(name, columns, f"Set `{key}` in the [data] table")
             )
     return source.image_column, label
 

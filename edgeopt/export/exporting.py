@@ -92,7 +92,7 @@ def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, Abstract
     if source.program is not None:
         return translate(source.program, source.spec, config.opset), torch_reference(source.program.module())
     if source.onnx is None:
-        raise ModelError(f"{name} has nothing to export. Give [model] source.")
+        raise ModelError(f"{name} has nothing to export. Give [model] source")
     return raise_opset(source.onnx, config.opset, name), onnx_reference(source.onnx, source.spec)
 
 
@@ -104,7 +104,7 @@ def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: 
     except (ModelError, ParityError) as error:
         if batch != 1:
             raise ModelError(
-                f"{spec.name} takes exactly {batch} images at once. Export it again with a dynamic batch, or one of 1."
+                f"{spec.name} takes exactly {batch} images at once. Export it again with a dynamic batch, or one of 1"
             ) from error
         _log.warning("%s keeps its fixed batch of 1, because a dynamic one changes what it computes", spec.name)
         return model, spec

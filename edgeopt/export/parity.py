@@ -105,9 +105,9 @@ def onnx_reference(model: ir.Model, spec: ModelSpec) -> Iterator[Reference]:
 
 def _distance(name: str, expected: Array, actual: Array, tolerance: float) -> float:
     if expected.shape != actual.shape:
-        raise ParityError(f"output '{name}' has the shape {actual.shape} after export, {expected.shape} before.")
+        raise ParityError(f"output '{name}' has the shape {actual.shape} after export, {expected.shape} before")
     if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
-        raise ParityError(f"output '{name}' is not finite. Check the weights: they overflow on ordinary images.")
+        raise ParityError(f"output '{name}' is not finite. Check the weights: they overflow on ordinary images")
     largest = float(np.abs(expected).max(initial=0.0))
     absolute = float(np.abs(expected - actual).max(initial=0.0))
     relative = absolute / max(1.0, largest)
@@ -115,6 +115,6 @@ def _distance(name: str, expected: Array, actual: Array, tolerance: float) -> fl
         raise ParityError(
             f"output '{name}' changed by {absolute:.2e} in a batch of {len(actual)}, where the largest value is "
             f"{largest:.3g}: {relative:.2e} is more than [export] tolerance = {tolerance:.0e}. The exported graph "
-            "computes something else; raise the tolerance only if the values are known to be that uncertain."
+            "computes something else; raise the tolerance only if the values are known to be that uncertain"
         )
     return relative

@@ -33,7 +33,7 @@ def trace(module: nn.Module, spec: ModelSpec) -> ExportedProgram:
     except Exception as error:  # torch.export raises whatever the module's own code raises
         raise ModelError(
             f"torch.export cannot follow {spec.name}: {_first_lines(error)}. Its forward must take one tensor "
-            "(N, ...) of any N and must not branch on values."
+            "(N, ...) of any N and must not branch on values"
         ) from error
 
 
@@ -55,12 +55,12 @@ def translate(program: ExportedProgram, spec: ModelSpec, opset: int) -> ir.Model
                 verbose=False,
             )
     except Exception as error:  # torch.onnx wraps errors of any kind
-        raise ModelError(f"torch.onnx cannot express {spec.name} in opset {opset}: {_first_lines(error)}.") from error
+        raise ModelError(f"torch.onnx cannot express {spec.name} in opset {opset}: {_first_lines(error)}") from error
     assert result is not None
     model = result.model
     found = model.graph.opset_imports.get("")
     if found != opset:
-        raise ModelError(f"torch.onnx gave opset {found} for {spec.name} instead of {opset}. Set [export] opset to it.")
+        raise ModelError(f"torch.onnx gave opset {found} for {spec.name} instead of {opset}. Set [export] opset to it")
     _name_batch(model, spec)
     return model
 

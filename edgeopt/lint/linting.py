@@ -102,7 +102,7 @@ def _inspect(path: Path, target: str, settings: EngineSettings) -> str:
         return list_layers(path, settings=settings)
     except TargetError as error:
         raise TargetError(
-            f"the layers of {path} can be listed only where it runs, and here: {str(error).rstrip('.')}. Lint its ONNX "
+            f"the layers of {path} can be listed only where it runs, and here: {error}. Lint its ONNX "
             "graph, or the list that trtexec --exportLayerInfo=layers.json --profilingVerbosity=detailed writes there"
         ) from error
 

@@ -144,7 +144,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
             raise ModelError(f"{name} has no argument '{key}'.{did_you_mean(key, known)}")
     classes = arguments.get("num_classes", 1)
     if not isinstance(classes, int) or classes < 1:
-        raise ModelError(f"{name} cannot have num_classes = {classes!r}: give a whole number of at least 1.")
+        raise ModelError(f"{name} cannot have num_classes = {classes!r}: give a whole number of at least 1")
     return build(**arguments)
 
 
@@ -163,7 +163,7 @@ def default_spec(name: str, labels: tuple[str, ...], input_size: Size | None = N
     size = input_size or row.size
     _check_size(name, row, size)
     if not labels:
-        raise ModelError(f"{name} needs at least one class name. Give them as [model] labels or with the data.")
+        raise ModelError(f"{name} needs at least one class name. Give them as [model] labels or with the data")
     preprocessing = row.preprocessing(size)
     return ModelSpec(
         name=name,
@@ -181,12 +181,12 @@ def _check_size(name: str, row: Network, size: Size) -> None:
     if row.fixed_size and size != row.size:
         raise ModelError(
             f"{name} takes {row.size[0]} x {row.size[1]} pixels only, not {height} x {width}; "
-            "images of any size are resized to it. Leave [model] input_size out."
+            "images of any size are resized to it. Leave [model] input_size out"
         )
     if height % row.multiple_of or width % row.multiple_of:
         raise ModelError(
             f"{name} needs an input size of multiples of {row.multiple_of}, not {height} x {width}. "
-            "Change [model] input_size."
+            "Change [model] input_size"
         )
 
 

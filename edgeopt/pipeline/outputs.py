@@ -59,7 +59,8 @@ def told_kinds(options: Sequence[str]) -> dict[str, OutputKind]:
         name, _, kind = option.rpartition("=")
         if kind not in KINDS:
             raise ConfigError(
-                f"outputs cannot be '{kind}'.{did_you_mean(kind, KINDS)} Say one of {', '.join(KINDS)}, or NAME=KIND"
+                f"outputs cannot be '{kind}'."
+                + did_you_mean(kind, KINDS, f"Say one of {', '.join(KINDS)}, or NAME=KIND")
             )
         if name in told:
             raise ConfigError(f"outputs are said to be {told[name]} and {kind}{f' of {name}' if name else ''}: say one")

@@ -60,7 +60,7 @@ class Workspace:
 
         def busy() -> None:
             raise StorageError(
-                f"another build is using the work folder {self.folder}. Wait for it, or choose another with --work."
+                f"another build is using the work folder {self.folder}. Wait for it, or choose another with --work"
             )
 
         with ExitStack() as lock:

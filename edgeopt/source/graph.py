@@ -62,7 +62,7 @@ def read_onnx(path: Path) -> ir.Model:
         common.NameFixPass()(network)  # onnxruntime refuses nodes of the same name
         common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
     except ir.passes.PassError as error:
-        raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker.") from error
+        raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker") from error
     _refuse_custom(network, path)
     common.RemoveInitializersFromInputsPass()(network)
     return network
@@ -75,7 +75,7 @@ def _external_files(network: ir.Model, path: Path) -> list[Path]:
     for location in sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}):
         file = (folder / location).resolve()
         if not file.is_relative_to(folder):
-            raise ModelError(f"{path} keeps weights in {location}, outside its own folder. It is not opened.")
+            raise ModelError(f"{path} keeps weights in {location}, outside its own folder. It is not opened")
         files.append(check_file(file, f"{path} keeps its weights in {location}"))
     return files
 
@@ -85,7 +85,7 @@ def _load(path: Path) -> ir.Model:
     try:
         return ir.load(path)
     except (DecodeError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is no ONNX model: {error}. Check it with onnx.checker.") from error
+        raise ModelError(f"{path} is no ONNX model: {error}. Check it with onnx.checker") from error
 
 
 def _refuse_custom(network: ir.Model, path: Path) -> None:
@@ -93,7 +93,7 @@ def _refuse_custom(network: ir.Model, path: Path) -> None:
         if node.domain not in _STANDARD_DOMAINS:
             raise ModelError(
                 f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is no standard ONNX operator. "
-                "Export the model again without it, or replace it by standard ones."
+                "Export the model again without it, or replace it by standard ones"
             )
 
 
@@ -102,12 +102,12 @@ def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpe
     inputs = list(network.graph.inputs)
     if len(inputs) != 1:
         listed = ", ".join(f"'{value.name}'" for value in inputs) or "none"
-        raise ModelError(f"{path} has the inputs {listed}; a network must take one batch of images.")
+        raise ModelError(f"{path} has the inputs {listed}; a network must take one batch of images")
     (image,) = inputs
     if image.shape is None or len(image.shape) != 4 or image.dtype not in _IMAGE_TYPES:
         raise ModelError(
             f"{path} takes '{image.name}' {image.dtype} {image.shape}; "
-            "it must take images (N, C, H, W) or (N, H, W, C) of float32 or uint8."
+            "it must take images (N, C, H, W) or (N, H, W, C) of float32 or uint8"
         )
     _fix_size(image, _rows_axis(image.shape, path, image.name), model.input_size, path)
     assert image.name is not None
@@ -121,7 +121,7 @@ def _rows_axis(shape: ir.Shape, path: Path, name: str | None) -> int:
         return 2
     if shape[3] in _CHANNELS:
         return 1
-    raise ModelError(f"{path} takes '{name}' {shape}; it must have 1 or 3 channels, second or last.")
+    raise ModelError(f"{path} takes '{name}' {shape}; it must have 1 or 3 channels, second or last")
 
 
 def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None:
@@ -135,11 +135,11 @@ def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None
     if size is None and not all(isinstance(side, int) for side in found):
         raise ModelError(
             f"{path} takes images of any size ('{image.name}' {image.shape}), which edge engines cannot plan for. "
-            "Fix it with [model] input_size = [height, width], or export the model with a fixed size."
+            "Fix it with [model] input_size = [height, width], or export the model with a fixed size"
         )
     for side, wanted in zip(found, size or found, strict=True):
         if isinstance(side, int) and side != wanted:
-            raise ModelError(f"{path} takes {found[0]} x {found[1]} pixels. Leave [model] input_size out.")
+            raise ModelError(f"{path} takes {found[0]} x {found[1]} pixels. Leave [model] input_size out")
     dims = list(image.shape)
     dims[rows : rows + 2] = size or found
     image.shape = ir.Shape(dims)
@@ -150,7 +150,7 @@ def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorS
     outputs = list(network.graph.outputs)
     if len(outputs) != 1:
         listed = ", ".join(f"'{value.name}' {value.shape}" for value in outputs)
-        raise ModelError(f"{path} has the outputs {listed}; a network must have one. Cut the others off.")
+        raise ModelError(f"{path} has the outputs {listed}; a network must have one. Cut the others off")
     batch = network_input.shape[0]
     count = batch if isinstance(batch, int) else 1
     zeros = np.zeros((count, *(int(side) for side in network_input.shape[1:])), network_input.dtype)
@@ -158,8 +158,8 @@ def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorS
         with OrtSession(ir.to_proto(network).SerializeToString()) as session:
             shape = session.run({network_input.name: zeros})[str(outputs[0].name)].shape
     except TargetError as error:
-        raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker.") from error
+        raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker") from error
     if not shape or shape[0] != count:
-        raise ModelError(f"{path} gives '{outputs[0].name}' {shape} for {count} image(s); it must be (N, ...).")
+        raise ModelError(f"{path} gives '{outputs[0].name}' {shape} for {count} image(s); it must be (N, ...)")
     assert outputs[0].name is not None
     return TensorSpec(name=outputs[0].name, shape=(batch, *shape[1:]))

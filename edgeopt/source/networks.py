@@ -79,9 +79,9 @@ def _own(model: ModelConfig, labels: tuple[str, ...]) -> Network:
     if not labels:
         labels = row.labels
         if classes not in (None, len(labels)):
-            raise ModelError(f"{model.source} with num_classes = {classes} needs as many [model] labels.")
+            raise ModelError(f"{model.source} with num_classes = {classes} needs as many [model] labels")
     if classes not in (None, len(labels)):
-        raise ModelError(f"[model] arguments has num_classes = {classes}, but there are {len(labels)} labels.")
+        raise ModelError(f"[model] arguments has num_classes = {classes}, but there are {len(labels)} labels")
     return Network(
         module=models.create(name, **{**model.arguments, "num_classes": len(labels)}),
         spec=override(models.default_spec(name, labels, model.input_size), model),
@@ -155,7 +155,7 @@ def _known(model: ModelConfig, brought: Any) -> ModelConfig:
     except (msgspec.ValidationError, TypeError) as error:
         raise ModelError(
             f"{model.source} returns {brought!r} beside its network, where a ModelSpec or keys of [model] such as "
-            f"input_size, preprocessing, labels and decoding are taken: {error}."
+            f"input_size, preprocessing, labels and decoding are taken: {error}"
         ) from error
     return replace(model, **{key: getattr(said, key) for key in brought if getattr(model, key) is None})
 
@@ -188,14 +188,14 @@ def _observe(
     except Exception as error:  # a foreign network can raise anything
         raise ModelError(
             f"{model.source} cannot be run on float32 images of shape (2, {', '.join(map(str, shape))}): "
-            f"{type(error).__name__}: {error}. Check [model] input_size and preprocessing."
+            f"{type(error).__name__}: {error}. Check [model] input_size and preprocessing"
         ) from error
     finally:
         module.train(training)
     if not isinstance(output, torch.Tensor) or output.shape[:1] != (2,):
         raise ModelError(
             f"{model.source} gives {_kind(output)} for 2 images; a network must give one tensor (N, ...). "
-            "Wrap it in a module that returns the one to be decoded."
+            "Wrap it in a module that returns the one to be decoded"
         )
     return specify(
         model,
@@ -239,13 +239,13 @@ def _built(factory: Callable[..., Any], positional: tuple[Any, ...], arguments: 
         raise
     except Exception as error:  # the user's code can raise anything
         raise ModelError(
-            f"{source} cannot be built with {arguments}: {type(error).__name__}: {error}. Check [model] arguments."
+            f"{source} cannot be built with {arguments}: {type(error).__name__}: {error}. Check [model] arguments"
         ) from error
 
 
 def _module(built: Any, source: str) -> nn.Module:
     if not isinstance(built, nn.Module):
-        raise ModelError(f"{source} returns a {type(built).__name__}, not a torch.nn.Module.")
+        raise ModelError(f"{source} returns a {type(built).__name__}, not a torch.nn.Module")
     return built
 
 

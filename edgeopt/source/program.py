@@ -36,7 +36,7 @@ def open_program(
     network_input, output = _tensors(program, path)
     if model.input_size not in (None, network_input.shape[2:]):
         raise ModelError(
-            f"{path} was exported for {network_input.shape}. Leave [model] input_size out, or export again."
+            f"{path} was exported for {network_input.shape}. Leave [model] input_size out, or export again"
         )
     names = read_labels(model, root) or labels
     return program, specify(model, path.stem, names, network_input, output)
@@ -47,9 +47,9 @@ def _load(path: Path) -> ExportedProgram:
         with zipfile.ZipFile(path) as archive:
             pickled = [name for name in archive.namelist() if name.rpartition("/")[2].startswith(_PICKLED)]
     except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{path} is no torch.export program: {error}. Write one with torch.export.save.") from error
+        raise ModelError(f"{path} is no torch.export program: {error}. Write one with torch.export.save") from error
     if pickled:
-        raise ModelError(f"{path} holds a pickled object ({pickled[0]}) that could run any code; it is not opened.")
+        raise ModelError(f"{path} holds a pickled object ({pickled[0]}) that could run any code; it is not opened")
     try:
         with _tensors_only(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,7 +57,7 @@ def _load(path: Path) -> ExportedProgram:
     except Exception as error:  # an archive of another version or a damaged one can raise anything
         raise ModelError(
             f"{path} cannot be read as a torch.export program: {type(error).__name__}: {error}. "
-            f"Export it again with torch {torch.__version__}."
+            f"Export it again with torch {torch.__version__}"
         ) from error
 
 
@@ -84,13 +84,13 @@ def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSp
     for kind, names in (("input", signature.user_inputs), ("output", signature.user_outputs)):
         tensors = [values.get(str(name)) for name in names]
         if len(tensors) != 1 or not isinstance(tensors[0], torch.Tensor):
-            raise ModelError(f"{path} has the {kind}s {list(names)}; a network must have one tensor {kind}.")
+            raise ModelError(f"{path} has the {kind}s {list(names)}; a network must have one tensor {kind}")
         shapes.append(_shape(tensors[0]))
     image, output = shapes
     if len(image) != 4 or not all(isinstance(side, int) for side in image[1:]):
         raise ModelError(
             f"{path} takes {image}; it must take images of one size (N, C, H, W). "
-            "Export it again with only the batch dimension dynamic."
+            "Export it again with only the batch dimension dynamic"
         )
     return (
         TensorSpec(name="images", shape=image),

@@ -57,7 +57,7 @@ def read_labels(model: ModelConfig, root: Path) -> tuple[str, ...]:
         labels = PUBLISHED_LABELS[labels] if file is None else _read_names(file)
     if len(set(labels)) < len(labels):
         twice = next(label for label in labels if labels.count(label) > 1)
-        raise ModelError(f"[model] labels: '{twice}' occurs more than once. Give each class its own name.")
+        raise ModelError(f"[model] labels: '{twice}' occurs more than once. Give each class its own name")
     return labels
 
 
@@ -116,7 +116,7 @@ def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) 
         ModelError: the recipe contradicts the network.
     """
     if model.task not in (None, spec.task):
-        raise ModelError(f"{model.source} is for {spec.task}, not {model.task}. Leave [model] task out.")
+        raise ModelError(f"{model.source} is for {spec.task}, not {model.task}. Leave [model] task out")
     spec = replace(
         spec,
         preprocessing=model.preprocessing or spec.preprocessing,
@@ -136,7 +136,7 @@ def check_spec(spec: ModelSpec) -> None:
     _check_pixels(spec)
     classes, shape = len(spec.labels), spec.outputs[0].shape
     if spec.task != _task_of(spec.decoding):
-        raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(spec.decoding)}.")
+        raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(spec.decoding)}")
     match spec.decoding:
         case ClassificationDecoding():
             expected: tuple[int | str, ...] = (shape[0], classes)
@@ -147,7 +147,7 @@ def check_spec(spec: ModelSpec) -> None:
     if shape != expected:
         raise ModelError(
             f"{spec.name} gives {shape}, but {classes} labels and {type(spec.decoding).__name__} need {expected}. "
-            "Correct [model] labels or decoding."
+            "Correct [model] labels or decoding"
         )
 
 
@@ -167,20 +167,18 @@ def _check_pixels(spec: ModelSpec) -> None:
         raise ModelError(
             f"{spec.name} takes {size[0]} x {size[1]} pixels, but the preprocessing makes "
             f"{'images of different sizes' if made is None else f'{made[0]} x {made[1]}'}. "
-            "End its steps with a resize, center_crop or letterbox to the network's size, or change [model] input_size."
+            "End its steps with a resize, center_crop or letterbox to the network's size, or change [model] input_size"
         )
     channels = spec.input.shape[1 if preprocessing.layout == "NCHW" else 3]
     if channels != (1 if preprocessing.channels == "GRAY" else 3):
-        raise ModelError(
-            f"{spec.name} takes {channels} channels, but the preprocessing makes {preprocessing.channels}."
-        )
+        raise ModelError(f"{spec.name} takes {channels} channels, but the preprocessing makes {preprocessing.channels}")
     takes_bytes = spec.input.dtype == "uint8"
     if takes_bytes and preprocessing.normalization is not None:
-        raise ModelError(f"{spec.name} takes uint8 pixels: remove normalization from [model.preprocessing].")
+        raise ModelError(f"{spec.name} takes uint8 pixels: remove normalization from [model.preprocessing]")
     if not takes_bytes and preprocessing.normalization is None:
         raise ModelError(
             f"{spec.name} takes {spec.input.dtype}: give [model.preprocessing] normalization, "
-            "with scale = 1.0 for pixels of 0 to 255."
+            "with scale = 1.0 for pixels of 0 to 255"
         )
 
 
@@ -200,7 +198,7 @@ def _task(model: ModelConfig, output: TensorSpec) -> Task:
     if task is None or model.task not in (None, task):
         raise ModelError(
             f"{model.source} gives '{output.name}' {output.shape}, which is no {model.task or 'known task'}: "
-            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors)."
+            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors)"
         )
     return task
 
@@ -219,7 +217,7 @@ def _infer_decoding(
         return YoloDecoding()
     raise ModelError(
         f"{model.source} gives {output.shape}, which is neither YOLOX's (N, {cells}, {5 + classes}) nor YOLO's "
-        f"(N, {4 + classes}, {cells}) for {classes} labels. Correct [model] labels, or give [model.decoding]."
+        f"(N, {4 + classes}, {cells}) for {classes} labels. Correct [model] labels, or give [model.decoding]"
     )
 
 
@@ -235,13 +233,13 @@ def _read_names(path: Path) -> tuple[str, ...]:
     known = f"or one of {', '.join(PUBLISHED_LABELS)}"
     try:
         if path.stat().st_size > _MAX_LABEL_BYTES:
-            raise ModelError(f"[model] labels: {path} is too large for a list of names.")
+            raise ModelError(f"[model] labels: {path} is too large for a list of names")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(
-            f"[model] labels: cannot read {path}: {error}. Give a list, a file with one name a line, {known}."
+            f"[model] labels: cannot read {path}: {error}. Give a list, a file with one name a line, {known}"
         ) from error
     labels = tuple(line.strip() for line in lines if line.strip())
     if not labels:
-        raise ModelError(f"[model] labels: {path} names no class. Write one name a line.")
+        raise ModelError(f"[model] labels: {path} names no class. Write one name a line")
     return labels

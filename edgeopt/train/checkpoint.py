@@ -82,7 +82,7 @@ def save(state: State, work: Path, identity: str) -> None:
         write_atomically(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
         raise StorageError(
-            f"cannot write the checkpoint {path}: {error}. Free space or choose another folder."
+            f"cannot write the checkpoint {path}: {error}. Free space or choose another folder"
         ) from error
 
 
@@ -99,7 +99,7 @@ def restore(state: State, work: Path, identity: str) -> bool:
     if content.get("fingerprint") != identity:
         raise ModelError(
             f"the checkpoint {path} belongs to another training: the settings, the images or the first weights "
-            "have changed since. Delete it to start anew, or choose another folder."
+            "have changed since. Delete it to start anew, or choose another folder"
         )
     state.module.load_state_dict(content["module"])
     state.optimizer.load_state_dict(content["optimizer"])
@@ -114,12 +114,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ModelError(f"the checkpoint {path} cannot be read: {error}. Delete it to start anew.") from error
+        raise ModelError(f"the checkpoint {path} cannot be read: {error}. Delete it to start anew") from error
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ModelError(
             f"the checkpoint {path} cannot be read: it is damaged, or holds more than tensors and numbers. "
-            "Delete it to start anew."
+            "Delete it to start anew"
         ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is no checkpoint of a training. Delete it to start anew.")
+        raise ModelError(f"{path} is no checkpoint of a training. Delete it to start anew")
     return content

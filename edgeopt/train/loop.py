@@ -170,7 +170,7 @@ class _Run:
         if not math.isfinite(value):
             raise ModelError(
                 f"the loss is {value} in epoch {epoch + 1}, step {number + 1}, at learning rate {rate:.3g}: training "
-                "has diverged. Lower [train] learning_rate or raise warmup_epochs, and look for broken labels."
+                "has diverged. Lower [train] learning_rate or raise warmup_epochs, and look for broken labels"
             )
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
@@ -216,11 +216,11 @@ def _keep_if_best(state: State) -> None:
 def _check(spec: ModelSpec, datasets: list[Dataset]) -> None:
     for dataset in datasets:
         if not len(dataset):
-            raise DataError(f"{dataset.origin} has no image to train with. Check [data].")
+            raise DataError(f"{dataset.origin} has no image to train with. Check [data]")
         if dataset.task != spec.task:
-            raise DataError(f"'{spec.name}' does {spec.task}, but {dataset.origin} has labels for {dataset.task}.")
+            raise DataError(f"'{spec.name}' does {spec.task}, but {dataset.origin} has labels for {dataset.task}")
         if dataset.labels != spec.labels:
             raise DataError(
                 f"the classes of {dataset.origin} ({', '.join(dataset.labels)}) are not those of the model "
-                f"({', '.join(spec.labels)}). Correct [model] labels or the data."
+                f"({', '.join(spec.labels)}). Correct [model] labels or the data"
             )

@@ -50,7 +50,7 @@ class Classify:
     def __init__(self, config: TrainConfig, pictures: Pictures) -> None:
         if config.augmentation.mosaic:
             raise ConfigError(
-                "[train.augmentation] mosaic is for detection; a classified image cannot be joined of four."
+                "[train.augmentation] mosaic is for detection; a classified image cannot be joined of four"
             )
         self._config = config
         self._pictures = pictures
@@ -85,13 +85,11 @@ class Detect:
         if not isinstance(spec.decoding, YoloxDecoding):
             raise ModelError(
                 f"'{spec.name}' cannot be trained here: only detectors of the YOLOX kind can. Train it where it comes "
-                "from, and give its weights."
+                "from, and give its weights"
             )
         for change in ("rotate_deg", "shear_deg", "elastic"):
             if getattr(config.augmentation, change):
-                raise ConfigError(
-                    f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it."
-                )
+                raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
         self._strides = spec.decoding.strides
         self._changes = config.augmentation
         self._pictures = pictures

@@ -53,7 +53,7 @@ class Pictures:
         """
         target = self.dataset[index].target
         if not isinstance(target, int):
-            raise DataError(f"image {self.dataset[index].name} has no class label, so nothing can be learnt from it.")
+            raise DataError(f"image {self.dataset[index].name} has no class label, so nothing can be learnt from it")
         return target
 
     def truth(self, index: int) -> Boxes:
@@ -64,7 +64,7 @@ class Pictures:
         """
         target = self.dataset[index].target
         if not isinstance(target, Boxes):
-            raise DataError(f"image {self.dataset[index].name} has no boxes, so a detector cannot learn from it.")
+            raise DataError(f"image {self.dataset[index].name} has no boxes, so a detector cannot learn from it")
         return target
 
     def scene(self, index: int) -> Scene:

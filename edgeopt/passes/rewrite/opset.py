@@ -23,7 +23,7 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     """
     current = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
     if current is None:
-        raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker.")
+        raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker")
     if current >= lowest:
         return model.clone()
     try:
@@ -32,7 +32,7 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     except Exception as error:  # the converter's C++ part raises RuntimeError, its adapters more
         raise ModelError(
             f"{name} is of opset {current}, and cannot be raised to {opset}: {error}. "
-            f"Export the model again with opset {lowest} or later."
+            f"Export the model again with opset {lowest} or later"
         ) from error
     raised = ir.from_proto(proto)
     raised.ir_version = max(raised.ir_version, _LOWEST_IR)

@@ -1,0 +1,50 @@
+"""Messages have one form wherever they are raised."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import edgeopt
+from edgeopt import errors
+from edgeopt.errors import EdgeoptError, did_you_mean
+
+SOURCES = sorted(Path(edgeopt.__file__).parent.rglob("*.py"))
+KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, EdgeoptError)}
+
+
+def messages(source: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of the messages that a module writes out; what stands in braces is left open."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in KINDS and node.args:
+            text = node.args[0]
+            parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+            if all(isinstance(part, ast.Constant | ast.FormattedValue) for part in parts):
+                yield node.lineno, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_no_message_ends_with_a_full_stop(source: Path) -> None:
+    """Callers add sentences, and would have to take it off again."""
+    found = [f"{source}:{line}: {text}" for line, text in messages(source) if text.rstrip() != text or text[-1:] == "."]
+    assert found == []
+
+
+def test_the_scan_finds_messages() -> None:
+    assert sum(len(list(messages(source))) for source in SOURCES) > 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice", "said"),
+    [
+        ("epoch", "", " Did you mean 'epochs'?"),
+        ("epoch", "Look", " Did you mean 'epochs'? Look"),
+        ("zzz", "", " Known: epochs, seed"),
+        ("zzz", "Look", " Known: epochs, seed. Look"),
+    ],
+)
+def test_what_was_meant_is_suggested(wrong: str, advice: str, said: str) -> None:
+    assert did_you_mean(wrong, ["seed", "epochs"], advice) == said
