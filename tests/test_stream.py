@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import importlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import DataError, StorageError, TargetError
-from edgeopt.runtime.stream import Backoff, Frame, Stream, VideoSource, VideoWriter, open_source
+from edgeopt.runtime.stream import Backoff, Frame, Source, Stream, VideoSource, VideoWriter, open_source
+from edgeopt.runtime.stream.address import shown
 from edgeopt.runtime.stream.channel import Channel, Ended
+from edgeopt.runtime.stream.gstreamer import completed, opencv_has_gstreamer
 from edgeopt.runtime.stream.scheduling import give_way
 
 QUICK = Backoff(first_s=0.01, longest_s=0.02, attempts=3)
@@ -30,6 +35,7 @@ class Frames:
     name = "frames"
     rate = None
     reconnects = 0
+    damaged = 0
 
     def __init__(self, count: int, *, live: bool = False, pause_s: float = 0.0, error: Exception | None = None) -> None:
         self.count = count
@@ -303,7 +309,10 @@ def test_a_folder_is_a_stream_of_images_of_any_size(tmp_path: Path, caplog: pyte
     for number, side in enumerate((5, 9)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((side, 7, 3), number, np.uint8))
     (tmp_path / "2.png").write_bytes(b"broken")
-    frames = list(open_source(str(tmp_path)).frames(threading.Event()))
+    source, frames = open_source(str(tmp_path)), []
+    with pytest.raises(DataError, match="1 of 3 images could not be read"):
+        frames.extend(source.frames(threading.Event()))
+    assert source.damaged == 1
     assert [(frame.name, frame.image.shape) for frame in frames] == [("0.png", (5, 7, 3)), ("1.png", (9, 7, 3))]
     assert "left out" in caplog.text
     assert len(list(open_source(str(tmp_path / "1.png")).frames(threading.Event()))) == 1
@@ -318,7 +327,11 @@ def test_a_folder_of_broken_images_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nowhere.mp4", "neither a file or folder, nor a camera's number, nor a URL"),
+        ("nowhere.mp4", "nowhere.mp4 does not exist"),
+        ("no/such/film.mp4", "nor does the folder no/such"),
+        ("*.jpgg", r"no file named '\*\.jpgg': the shell names the files where the pattern stands without quotes"),
+        ("rtps://user:secret@h/live", r"^rtps://h/live is not an address that can be opened. Did you mean 'rtsps'"),
+        ("csi://front", "names no camera; CSI cameras are csi://0"),
         ("99", "camera 99 cannot be opened. Cameras are numbered from 0"),
         ("rtsp://user:secret@127.0.0.1:9/live", r"^rtsp://127.0.0.1:9/live cannot be opened"),
     ],
@@ -342,15 +355,21 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
 
 
 class Capture:
-    """Acts like cv2.VideoCapture: gives so many frames, then none."""
+    """Acts like cv2.VideoCapture: gives so many frames, then none; `pace` of the time that its rate says passes."""
 
-    def __init__(self, frames: int, announced: float = 0.0) -> None:
-        self._left = frames
+    def __init__(self, frames: int, announced: float = 0.0, pace: float = 1.0) -> None:
+        self._frames = self._left = frames
+        self._pace = pace
         self._announced = announced
         self.released = False
 
     def get(self, key: int) -> float:
-        return {cv2.CAP_PROP_FPS: 30.0, cv2.CAP_PROP_FRAME_COUNT: self._announced}[key]
+        position_ms = 1e3 * (self._frames - self._left) / 30.0
+        return {
+            cv2.CAP_PROP_FPS: 30.0,
+            cv2.CAP_PROP_FRAME_COUNT: self._announced,
+            cv2.CAP_PROP_POS_MSEC: position_ms * self._pace,
+        }[key]
 
     def read(self) -> tuple[bool, np.ndarray | None]:
         self._left -= 1
@@ -392,11 +411,85 @@ def test_waits_double_up_to_the_longest() -> None:
     assert list(Backoff(first_s=1, longest_s=5, attempts=5).waits()) == [1, 2, 4, 5, 5]
 
 
-def test_a_video_that_ends_early_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    source = VideoSource("short", lambda: Capture(3, announced=10), live=False)
+def drained(source: Source) -> tuple[int, str]:
+    """How many frames came, and the error that they ended with."""
+    count = 0
+    try:
+        for _ in source.frames(threading.Event()):
+            count += 1
+    except DataError as error:
+        return count, str(error)
+    finally:
+        source.close()
+    return count, ""
+
+
+def test_a_camera_that_opens_but_gives_no_frame_is_not_tried_for_ever() -> None:
+    opened = []
+
+    def connect() -> Capture:
+        opened.append(Capture(0))
+        return opened[-1]
+
+    count, error = drained(VideoSource("door", connect, live=True, backoff=QUICK))
+    assert (count, len(opened)) == (0, 1 + QUICK.attempts)
+    assert "did not come back in 3 attempts: it opens, but gives no frame" in error
+
+
+def test_a_video_that_ends_early_is_an_error_after_its_frames() -> None:
+    count, error = drained(VideoSource("short", lambda: Capture(3, announced=10), live=False))
+    assert count == 3
+    assert "short: 7 of 10 frames could not be read: it is damaged or cut off" in error
+
+
+def test_a_few_frames_too_few_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert len(list(source.frames(threading.Event()))) == 3
-    assert "short ended after 3 of 10 frames" in caplog.text
+        assert drained(VideoSource("short", lambda: Capture(95, announced=100, pace=0.5), live=False)) == (95, "")
+    assert "5 of 100 frames could not be read" in caplog.text
+
+
+def test_a_video_of_varying_rate_is_whole_when_its_time_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    """The container says 100 frames, which is its length by its mean rate; 50 came, the last at the end."""
+    assert drained(VideoSource("phone", lambda: Capture(50, announced=100, pace=2.0), live=False)) == (50, "")
+    assert not caplog.text
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of 300 frames that differ everywhere, as Motion JPEG."""
+    path = tmp_path_factory.mktemp("video") / "noise.avi"
+    random = np.random.default_rng(0)
+    with VideoWriter(path, 25.0) as writer:
+        for _ in range(300):
+            writer.write(random.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    return path.read_bytes()
+
+
+def damaged(content: bytes, places: int) -> bytes:
+    """With so many runs of 64 other bytes, not in its head."""
+    random = np.random.default_rng(1)
+    changed = bytearray(content)
+    for start in random.integers(8192, len(content) - 20_000, places):
+        changed[start : start + 64] = random.integers(0, 256, 64, dtype=np.uint8).tobytes()
+    return bytes(changed)
+
+
+def test_damaged_frames_are_left_out_and_counted(
+    noise: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.avi").write_bytes(damaged(noise, 24))
+    source = open_source(str(tmp_path / "a.avi"))
+    count, error = drained(source)
+    assert error == ""
+    assert 0 < source.damaged <= 300 - count < 30
+    assert f"{300 - count} of 300 frames could not be read" in caplog.text
+
+
+def test_a_video_of_which_much_is_lost_is_an_error_after_its_frames(noise: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.avi").write_bytes(noise[: len(noise) // 2])
+    count, error = drained(open_source(str(tmp_path / "a.avi")))
+    assert 100 < count < 160
+    assert f"{300 - count} of 300 frames could not be read" in error
 
 
 def test_a_video_without_a_frame_is_an_error() -> None:
@@ -405,9 +498,19 @@ def test_a_video_without_a_frame_is_an_error() -> None:
 
 
 class Camera(http.server.BaseHTTPRequestHandler):
-    """Motion JPEG over HTTP that hangs up after ten frames; an address that is not /live is refused."""
+    """Motion JPEG over HTTP that hangs up after ten frames, and a file; another address is refused."""
+
+    film = b""
 
     def do_GET(self) -> None:
+        if self.path.startswith("/film.avi"):
+            self.send_response(200)
+            self.send_header("Content-Type", "video/x-msvideo")
+            self.send_header("Content-Length", str(len(self.film)))
+            self.end_headers()
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.wfile.write(self.film)
+            return
         if self.path != "/live":
             self.send_error(404)
             return
@@ -444,9 +547,139 @@ def test_a_real_network_stream_is_reconnected(camera: str) -> None:
     assert stream.progress.reconnects >= 2
 
 
+@pytest.mark.parametrize("path", ["film.avi", "film.avi?token=secret"])
+def test_a_file_behind_http_is_a_file_and_ends(camera: str, video: Path, path: str) -> None:
+    Camera.film = video.read_bytes()
+    source = open_source(f"{camera}/{path}", backoff=QUICK)
+    assert not source.live
+    assert source.count == 12
+    frames = list(source.frames(threading.Event()))
+    source.close()
+    assert len(frames) == 12
+    assert source.reconnects == 0
+    assert "secret" not in frames[0].name
+
+
 def test_an_address_without_a_stream_is_an_error(camera: str) -> None:
     with pytest.raises(DataError, match=r"cannot be opened. Check address"):
         open_source(f"{camera}/other")
+
+
+# what may be shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("rtsp://user:secret@host:554/live", "rtsp://host:554/live"),
+        ("rtsp://host/live?user=user&password=secret", "rtsp://host/live?…"),
+        ("rtsp://host/live#secret", "rtsp://host/live#…"),
+        ("rtsp://user:se/cret@host/live", "rtsp://host/live"),
+        ("rtsp://user:se@cret@host/live", "rtsp://host/live"),
+        ("rtsp://user:se?cret@host/live", "rtsp://…"),
+        ("http://host/live?mail=user@secret", "http://…"),
+        ("rtsp://host/user=user&password=secret&channel=1.sdp", "rtsp://host/…"),
+        ("rtps://user:secret@host", "rtps://host"),
+        ("rtsp:/user:secret@host/live", "rtsp:/host/live"),
+        ("rtsp//user:secret@host/live", "rtsp//host/live"),
+        (
+            "rtspsrc location=rtsp://user:secret@host user-pw=secret ! decodebin ! appsink",
+            "rtspsrc ! decodebin ! appsink",
+        ),
+        ("http://[fe80::1]:80/film.mp4", "http://[fe80::1]:80/film.mp4"),
+        ("photos/cat@2x.jpg", "photos/cat@2x.jpg"),
+    ],
+)
+def test_an_address_is_shown_without_secrets(text: str, expected: str) -> None:
+    assert shown(text) == expected
+
+
+@given(st.text(min_size=1, max_size=12), st.text(alphabet="abc", min_size=1, max_size=8))
+def test_no_password_before_a_host_is_shown(password: str, host: str) -> None:
+    secret = f"<{password}>"
+    assert secret not in shown(f"rtsp://user:{secret}@{host}/live")
+
+
+# pipelines
+
+
+def test_a_pipeline_is_completed_to_give_bgr_pictures() -> None:
+    assert completed("videotestsrc ! appsink name=mine") == "videotestsrc ! appsink name=mine"
+    assert completed("videotestsrc").endswith(
+        "! videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+    )
+    assert "drop=true" not in completed("filesrc location=a.avi ! decodebin"), "every frame of a file counts"
+    csi = completed("csi://1")
+    assert csi.startswith("nvarguscamerasrc sensor-id=1 ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert")
+    assert completed("nvarguscamerasrc ! nvvidconv").count("nvvidconv") == 1
+
+
+def test_without_gstreamer_a_pipeline_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    if opencv_has_gstreamer():
+        pytest.skip("this OpenCV has GStreamer: being without it not tested")
+    monkeypatch.setitem(sys.modules, "gi", None)
+    with pytest.raises(
+        DataError, match=r"^nvarguscamerasrc ! appsink is a GStreamer pipeline, .*apt-get install python3-gi"
+    ):
+        open_source("nvarguscamerasrc sensor-id=0 ! appsink")
+
+
+runs_pipelines = pytest.mark.filterwarnings("ignore:DynamicImporter:ImportWarning")  # of PyGObject 3.42
+
+
+@pytest.fixture
+def gstreamer() -> None:
+    """Either of the two ways to run a pipeline."""
+    if opencv_has_gstreamer():
+        return
+    gi = pytest.importorskip("gi", reason="neither OpenCV's GStreamer nor PyGObject is here: pipelines not run")
+    try:
+        gi.require_version("Gst", "1.0")
+        plugins = importlib.import_module("gi.repository.Gst")
+    except (ImportError, ValueError):
+        pytest.skip("PyGObject has no GStreamer here: pipelines not run")
+    plugins.init(None)
+    if not plugins.ElementFactory.find("videotestsrc"):
+        pytest.skip("GStreamer's base plugins are not installed: pipelines not run")
+
+
+@runs_pipelines
+@pytest.mark.parametrize("colour", ["BGR", "RGB", "BGRx", "GRAY8"])
+def test_a_pipeline_gives_pictures(gstreamer: None, colour: str) -> None:
+    """50 pixels a row: rows of three bytes a pixel are padded to a multiple of four."""
+    red = "pattern=solid-color foreground-color=0xffff0000"
+    source = open_source(f"videotestsrc num-buffers=5 {red} ! video/x-raw,format={colour},width=50,height=30 ! appsink")
+    assert not source.live
+    frames = list(source.frames(threading.Event()))
+    source.close()
+    assert [frame.image.shape for frame in frames] == [(30, 50, 3)] * 5
+    assert frames[0].name == "videotestsrc ! video/x-raw ! appsink#0"
+    if colour != "GRAY8":
+        assert (frames[-1].image == (0, 0, 255)).all()
+
+
+@runs_pipelines
+def test_a_live_pipeline_is_live(gstreamer: None) -> None:
+    source = open_source("videotestsrc is-live=true")
+    assert source.live
+    assert next(iter(source.frames(threading.Event()))).image.shape[2] == 3
+    source.close()
+
+
+@runs_pipelines
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nosuchelement ! appsink", "nosuchelement ! appsink does not start.*nosuchelement"),
+        ("filesrc location=none.avi ! appsink", "does not start"),
+        ("videotestsrc num-buffers=1 ! video/x-raw,format=I420 ! appsink", "pictures of format I420"),
+    ],
+)
+def test_a_pipeline_that_does_not_run_says_why(gstreamer: None, text: str, message: str) -> None:
+    if opencv_has_gstreamer():
+        pytest.skip("OpenCV runs pipelines here, and tells no reasons")
+    with pytest.raises(DataError, match=message):
+        list(open_source(text).frames(threading.Event()))
 
 
 # writing

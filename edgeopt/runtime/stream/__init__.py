@@ -1,7 +1,9 @@
 """Predicting on what never stands still: videos, cameras and network streams, each stage in a thread of its own."""
 
-from edgeopt.runtime.stream.sources import Backoff, FolderSource, Frame, Source, VideoSource, open_source
+from edgeopt.runtime.stream.frames import Frame, Source
+from edgeopt.runtime.stream.sources import FolderSource, open_source
 from edgeopt.runtime.stream.stages import STAGES, Answer, Progress, StageName, Stages, Stream, WhenFull
+from edgeopt.runtime.stream.video import Backoff, VideoSource
 from edgeopt.runtime.stream.writer import VideoWriter
 
 __all__ = [

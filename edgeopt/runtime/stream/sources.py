@@ -1,141 +1,33 @@
-"""Where frames come from: a video file, a folder of images, a camera, or a network stream that may break and return."""
+"""Opening a source: an image, a folder, a video file, a camera, a network stream or a GStreamer pipeline."""
 
 from __future__ import annotations
 
 import logging
+import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
-import numpy as np
 
 from edgeopt.dataset.files import image_files, is_image_name
-from edgeopt.errors import DataError
-from edgeopt.preprocess import Image, read_image
+from edgeopt.errors import DataError, did_you_mean
+from edgeopt.preprocess import read_image
+from edgeopt.runtime.stream.address import NETWORK, is_network, shown
+from edgeopt.runtime.stream.frames import Frame, Source, require_most
+from edgeopt.runtime.stream.gstreamer import is_live, is_pipeline, open_pipeline
 from edgeopt.runtime.stream.quiet import quiet_opencv
 from edgeopt.runtime.stream.scheduling import give_way
+from edgeopt.runtime.stream.video import Backoff, VideoSource
 
 logger = logging.getLogger(__name__)
 
-_NETWORK = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "udp://", "tcp://", "srt://")
 _TIMEOUT_MS = 5000
 """How long a network stream may take to open, and to give its next frame."""
-_WHOLE = 0.9
-"""Share of a file's announced frames (an estimate in many containers) below which it counts as cut off."""
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One image of a stream: (H, W, 3) uint8 BGR, any size; `number` counts from 0."""
-
-    number: int
-    name: str
-    image: Image
-
-
-class Source(Protocol):
-    """Gives frames, one thread at a time."""
-
-    name: str
-    live: bool
-    """Frames come when they come, and one that waits is getting old."""
-    rate: float | None
-    """Frames a second, where known."""
-    count: int | None
-    """How many frames there will be, where known."""
-    reconnects: int
-    """How often it was lost and came back."""
-
-    def frames(self, stop: Event) -> Iterator[Frame]:
-        """The frames until the end, or until `stop` is set.
-
-        Raises:
-            DataError: no frame ever came, or a live stream was lost for good.
-        """
-
-    def close(self) -> None:
-        """Let go of the file or device."""
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How a lost live stream is opened again: `attempts` times in a row, with waits that double up to a longest one."""
-
-    first_s: float = 0.5
-    longest_s: float = 30.0
-    attempts: int = 8
-
-    def waits(self) -> Iterator[float]:
-        """The seconds to wait before each attempt."""
-        for attempt in range(self.attempts):
-            yield min(self.first_s * 2**attempt, self.longest_s)
-
-
-Connect = Callable[[], Any]
-"""Opens a ``cv2.VideoCapture``, or what acts like one; raises DataError."""
-
-
-class VideoSource:
-    """A video file, camera or network stream, as OpenCV reads them."""
-
-    def __init__(self, name: str, connect: Connect, *, live: bool, backoff: Backoff | None = None) -> None:
-        self.name = name
-        self.live = live
-        self.reconnects = 0
-        self._connect = connect
-        self._backoff = backoff or Backoff()
-        self._capture = connect()
-        self.rate = _positive(self._capture.get(cv2.CAP_PROP_FPS))
-        count = None if live else _positive(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.count = None if count is None else round(count)
-
-    def frames(self, stop: Event) -> Iterator[Frame]:
-        """Decode frame by frame; a live stream that breaks is opened again."""
-        number = 0
-        while not stop.is_set():
-            read, image = self._capture.read()
-            if read:
-                yield Frame(number, f"{self.name}#{number}", image)
-                number += 1
-            elif self.live:
-                self._reconnect(stop, number)
-            else:
-                self._check_end(number)
-                return
-
-    def close(self) -> None:
-        """Release the capture."""
-        self._capture.release()
-
-    def _reconnect(self, stop: Event, number: int) -> None:
-        self._capture.release()
-        logger.warning("%s broke off after %d frames; trying to open it again", self.name, number)
-        reason = ""
-        for wait in self._backoff.waits():
-            if stop.wait(wait):
-                return
-            try:
-                self._capture = self._connect()
-            except DataError as error:
-                reason = f": {error}"
-            else:
-                self.reconnects += 1
-                return
-        attempts = self._backoff.attempts
-        raise DataError(
-            f"{self.name} was lost after {number} frames and did not come back in {attempts} attempts{reason}"
-        )
-
-    def _check_end(self, number: int) -> None:
-        if number == 0:
-            raise DataError(
-                f"{self.name} opens, but no frame of it can be decoded. Convert it, for example with ffmpeg"
-            )
-        if self.count is not None and number < _WHOLE * self.count:
-            logger.warning("%s ended after %d of %d frames: it is damaged or cut off", self.name, number, self.count)
+_FILES_OVER_NETWORK = ("http://", "https://")
+"""Where a video with an end may lie as well as a camera."""
 
 
 class FolderSource:
@@ -147,6 +39,7 @@ class FolderSource:
 
     def __init__(self, folder: Path, files: list[Path]) -> None:
         self.name = str(folder)
+        self.damaged = 0
         self.count: int | None = len(files)
         self._folder = folder
         self._files = files
@@ -161,52 +54,102 @@ class FolderSource:
                 image = read_image(path)
             except DataError as error:
                 logger.warning("left out: %s", error)
+                self.damaged += 1
                 continue
             yield Frame(number, path.relative_to(self._folder).as_posix(), image)
             number += 1
         if number == 0:
             raise DataError(f"none of the {len(self._files)} images in {self.name} can be read")
+        require_most(self.name, number, self.damaged, "images")
 
     def close(self) -> None:
         """Nothing is held between frames."""
 
 
 def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
-    """Open what `text` names: a camera by its number, a stream by its URL, a folder, an image or a video file.
+    """Open what `text` names.
 
     Args:
-        text: ``0``, ``rtsp://…``, a path.
+        text: a path; ``0`` or ``/dev/video0``; ``rtsp://…``; ``csi://0``; a GStreamer pipeline, to whose end an appsink
+            is added where it has none.
         backoff: how a camera or stream that breaks off is opened again.
 
     Raises:
         DataError: there is no such thing, or it does not open.
     """
     if text.isdecimal():
-        return VideoSource(f"camera {text}", lambda: _open_camera(int(text)), live=True, backoff=backoff)
-    if text.lower().startswith(_NETWORK):
-        return VideoSource(_without_password(text), lambda: _open_stream(text), live=True, backoff=backoff)
+        return VideoSource(f"camera {text}", lambda: _open_camera(text, int(text)), live=True, backoff=backoff)
+    if is_network(text):
+        live = None if text.lower().startswith(_FILES_OVER_NETWORK) else True
+        return VideoSource(shown(text), lambda: _open_stream(text), live=live, backoff=backoff)
     path = Path(text)
-    if path.is_dir():
-        files = image_files(path)
-        if not files:
-            raise DataError(f"there are no images in {path}")
-        return FolderSource(path, files)
-    if not path.is_file():
-        raise DataError(f"{text} is neither a file or folder, nor a camera's number, nor a URL ({', '.join(_NETWORK)})")
-    if is_image_name(path.name):
-        return FolderSource(path.parent, [path])
-    return VideoSource(text, lambda: _open_file(text), live=False)
+    mode = _mode(path)
+    if stat.S_ISDIR(mode):
+        return _open_folder(path)
+    if stat.S_ISCHR(mode):
+        return VideoSource(text, lambda: _open_camera(text, text), live=True, backoff=backoff)
+    if stat.S_ISREG(mode):
+        if is_image_name(path.name):
+            return FolderSource(path.parent, [path])
+        return VideoSource(text, lambda: _open_file(text), live=False)
+    if is_pipeline(text):
+        return VideoSource(shown(text), lambda: _open_pipeline(text), live=is_live(text), backoff=backoff)
+    raise DataError(_absent(text))
 
 
-def _open_camera(index: int) -> Any:
+def _mode(path: Path) -> int:
+    """What kind of file it is, as `os.stat` says; 0 where there is none."""
+    try:
+        return path.stat().st_mode
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read: permission denied. Check who may read it") from error
+    except (OSError, ValueError):
+        return 0
+
+
+def _open_folder(path: Path) -> FolderSource:
+    files = image_files(path)
+    if not files:
+        raise DataError(f"there are no images in {path}")
+    return FolderSource(path, files)
+
+
+def _absent(text: str) -> str:
+    """Why `text` cannot be opened, and what may have been meant."""
+    path = Path(text)
+    if "://" in text or shown(text) != text:
+        return f"{shown(text)} is not an address that can be opened.{did_you_mean(text.partition(':')[0], NETWORK)}"
+    if has_magic(text):
+        return f"there is no file named '{text}': the shell names the files where the pattern stands without quotes" + (
+            f" ({found} match). Or give their folder" if (found := _matches(path)) else ", and here none matches"
+        )
+    if not path.parent.is_dir():
+        return f"{text} does not exist, nor does the folder {path.parent}. Check the path"
+    close = did_you_mean(path.name, [each.name for each in path.parent.iterdir()])
+    near = close if close.startswith(" Did") else ""
+    return f"{text} does not exist.{near} A source is a file, folder, camera (0), address (rtsp://…) or pipeline"
+
+
+def _matches(path: Path) -> int:
+    """How many files a pattern in the last part of a path matches."""
+    return 0 if has_magic(str(path.parent)) else len(list(path.parent.glob(path.name)))
+
+
+def _open_pipeline(text: str) -> Any:
+    with quiet_opencv(), give_way():
+        return open_pipeline(text)
+
+
+def _open_camera(name: str, which: int | str) -> Any:
     advice = "Cameras are numbered from 0; on Linux see /dev/video* and whether you may read it"
-    return _opened(f"camera {index}", advice, lambda: cv2.VideoCapture(index))
+    name = f"camera {name}" if isinstance(which, int) else name
+    return _opened(name, advice, lambda: cv2.VideoCapture(which))
 
 
 def _open_stream(url: str) -> Any:
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
     advice = "Check address, port, user and password, and that the server is up"
-    return _opened(_without_password(url), advice, lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits))
+    return _opened(shown(url), advice, lambda: cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits))
 
 
 def _open_file(path: str) -> Any:
@@ -220,15 +163,3 @@ def _opened(name: str, advice: str, capture: Callable[[], Any]) -> Any:
     if not opened.isOpened():
         raise DataError(f"{name} cannot be opened. {advice}")
     return opened
-
-
-def _without_password(url: str) -> str:
-    """The URL as it may be shown: user and password left out."""
-    scheme, _, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
-def _positive(value: float) -> float | None:
-    """What OpenCV knows; it says 0, -1 or not a number where it does not."""
-    return float(value) if np.isfinite(value) and value > 0 else None

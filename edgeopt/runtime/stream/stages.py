@@ -17,8 +17,8 @@ from edgeopt.preprocess import Image
 from edgeopt.runtime.predictor import Inferred, Prepared, Result
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.stream.channel import Channel, Ended
+from edgeopt.runtime.stream.frames import Frame, Source
 from edgeopt.runtime.stream.scheduling import give_way
-from edgeopt.runtime.stream.sources import Frame, Source
 
 WhenFull: TypeAlias = Literal["block", "drop_oldest"]
 StageName: TypeAlias = Literal["read", "preprocess", "inference", "postprocess"]
@@ -68,6 +68,7 @@ class Progress:
     Attributes:
         frames: results so far.
         dropped: frames thrown away because newer ones came.
+        damaged: frames that could not be decoded, and were left out.
         reconnects: how often the source was lost and came back.
         fps: results a second, over the last frames.
         stage_ms: mean time of each stage over the last frames, waiting for other stages not counted.
@@ -75,6 +76,7 @@ class Progress:
 
     frames: int
     dropped: int
+    damaged: int
     reconnects: int
     fps: float
     stage_ms: dict[StageName, float]
@@ -156,6 +158,7 @@ class Stream:
         return Progress(
             frames=self._count,
             dropped=self._frames.dropped,
+            damaged=self._source.damaged,
             reconnects=self._source.reconnects,
             fps=(len(arrivals) - 1) / elapsed if elapsed > 0 else 0.0,
             stage_ms={name: _mean(list(times)) * 1e3 for name, times in self._durations.items()},

@@ -1,0 +1,42 @@
+"""What a source may be called where others read along: its address without user, password, token or query."""
+
+from __future__ import annotations
+
+import re
+
+NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
+"""Schemes that OpenCV's FFmpeg opens."""
+_HIDDEN = "…"
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(:/*|//+)(.*)", re.DOTALL)
+_ELEMENT = re.compile(r"[A-Za-z0-9_./-]*")
+
+
+def is_network(text: str) -> bool:
+    """Whether `text` is a URL that is opened over the network."""
+    scheme, found, _ = text.partition("://")
+    return bool(found) and scheme.lower() in NETWORK
+
+
+def shown(text: str) -> str:
+    """A source as it may be shown.
+
+    Cameras take passwords before an ``@`` (with slashes in them, at times), in the query, and in the path
+    (``/user=admin&password=…``). What is typed wrong is hidden, too: ``rtps://u:p@h``, ``rtsp:/u:p@h``.
+
+    >>> shown("rtsp://admin:se/cret@10.0.0.1:554/live?token=1")
+    'rtsp://10.0.0.1:554/live?…'
+    >>> shown("photos/cat@2x.jpg")
+    'photos/cat@2x.jpg'
+    """
+    if "!" in text:
+        return " ! ".join(_ELEMENT.match(piece.strip())[0] or _HIDDEN for piece in text.split("!"))  # type: ignore[index]
+    found = _URL.fullmatch(text)
+    if found is None or not ("://" in text or "@" in text):
+        return text
+    scheme, separator, rest = found.groups()
+    before, _, rest = rest.rpartition("@")
+    if re.search("[?#]", before):  # an address with an @ in its query, or a password with a ? in it: who knows
+        return f"{scheme}{separator}{_HIDDEN}"
+    path, mark, _ = re.split("([?#])", rest, maxsplit=1) if re.search("[?#]", rest) else (rest, "", "")
+    parts = [_HIDDEN if "=" in part else part for part in path.split("/")]
+    return f"{scheme}{separator}{'/'.join(parts)}{mark + _HIDDEN if mark else ''}"
