@@ -110,6 +110,12 @@ def groups(node: ir.Node) -> int:
     return int(node.attributes.get_int("group", 1))
 
 
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether a convolution gives one channel for each that it reads, from that one alone."""
+    shape = _sizes(given(node, 1))
+    return node.op_type == "Conv" and groups(node) > 1 and shape[:2] == (groups(node), 1)
+
+
 def weight_axis(node: ir.Node) -> int:
     """The axis of a linear operator's weight that counts output channels."""
     match node.op_type:

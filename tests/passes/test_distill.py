@@ -16,6 +16,8 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, OutputReading, RawReading
 from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.matrix import weight_matrix
+from edgeopt.passes.quantize.saturation import pair_grid
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT
 from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
 from edgeopt.passes.repair.distill.augment import vary
@@ -25,6 +27,7 @@ from edgeopt.passes.repair.distill.network import LearnedNetwork
 from edgeopt.passes.repair.distill.ties import tied_scales
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.spec import replace
 
 SCHEMES = pytest.mark.parametrize("scheme", [OPENVINO, ARM, TENSORRT], ids=["openvino", "arm", "tensorrt"])
 NETWORK = """
@@ -66,14 +69,14 @@ def arrays(model: ir.Model) -> dict[str, np.ndarray]:
 def test_a_network_that_has_learned_nothing_computes_what_onnxruntime_computes(scheme):
     model = quantized(network(), scheme)
     expected = run(model, **FEEDS[0])["y"]
-    (actual,) = LearnedNetwork(model).run({"x": torch.from_numpy(FEEDS[0]["x"])})
+    (actual,) = LearnedNetwork(model, scheme).run({"x": torch.from_numpy(FEEDS[0]["x"])})
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
 @SCHEMES
 def test_a_network_that_has_learned_nothing_is_written_back_unchanged(scheme):
     model = quantized(network(), scheme)
-    before, after = arrays(model), arrays(LearnedNetwork(model).model())
+    before, after = arrays(model), arrays(LearnedNetwork(model, scheme).model())
     assert before.keys() == after.keys()
     for name, array in before.items():
         assert after[name].dtype == array.dtype
@@ -83,7 +86,7 @@ def test_a_network_that_has_learned_nothing_is_written_back_unchanged(scheme):
 @SCHEMES
 def test_what_was_learned_is_what_is_written(scheme):
     model = quantized(network(), scheme)
-    learned = LearnedNetwork(model)
+    learned = LearnedNetwork(model, scheme)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in [*learned.weights, *learned.biases]:
@@ -99,13 +102,27 @@ def test_what_was_learned_is_what_is_written(scheme):
     assert arrays(model)["w1/int8"].tobytes() == arrays(quantized(network(), scheme))["w1/int8"].tobytes()
 
 
+def test_pairs_that_would_saturate_are_written_smaller():
+    scheme = replace(OPENVINO, adds_pairs=True)
+    model = quantized(network(), scheme)
+    learned = LearnedNetwork(model, scheme)
+    with torch.no_grad():
+        for weight in learned.weights:
+            weight += 40.0
+    nodes = [node for node in learned.model().graph if node.op_type == "Conv"]
+    for node in nodes:
+        integers = weight_matrix(node, node.inputs[1].producer().inputs[0].const_value.numpy().astype(np.float32))
+        assert pair_grid(node).overflowing(integers) == 0.0
+        assert np.abs(integers).max() > 64 or pair_grid(node).pairings == ()
+
+
 @SCHEMES
 def test_scales_that_a_concatenation_carries_through_stay_one(scheme):
     model = quantized(network(), scheme)
     leader = tied_scales(model.graph)
     assert leader["e/scale"] == leader["f/scale"]
     assert leader["x/scale"] != leader["e/scale"]
-    learned = LearnedNetwork(model)
+    learned = LearnedNetwork(model, scheme)
     with torch.no_grad():
         for position, parameter in enumerate(learned.activation_scales):
             parameter += 0.01 * (position + 1)
@@ -127,11 +144,11 @@ def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
         return SCORES.mean(reference, outputs_as_written(candidate, FEEDS[16:]))
 
     told: list[str] = []
-    learned, lowest = distill(model, plain, FEEDS[:16], SCORES.readings, judge, epochs=4, progress=told.append)
+    learned, lowest = distill(model, plain, scheme, FEEDS[:16], SCORES.readings, judge, epochs=4, progress=told.append)
     assert lowest == judge(learned) < judge(plain)
     assert len(told) == 4
     assert ir.to_proto(plain).SerializeToString() == before
-    again, _ = distill(model, plain, FEEDS[:16], SCORES.readings, judge, epochs=4)
+    again, _ = distill(model, plain, scheme, FEEDS[:16], SCORES.readings, judge, epochs=4)
     assert arrays(again)["w2/int8"].tobytes() == arrays(learned)["w2/int8"].tobytes()
 
 
@@ -139,13 +156,16 @@ def test_a_network_that_gets_no_better_comes_back_as_it_was():
     model = network()
     plain = quantized(model, OPENVINO)
     verdicts = iter([1.0, 2.0, 3.0])
-    assert distill(model, plain, FEEDS[:4], SCORES.readings, lambda _: next(verdicts), epochs=2) == (plain, 1.0)
+    assert distill(model, plain, OPENVINO, FEEDS[:4], SCORES.readings, lambda _: next(verdicts), epochs=2) == (
+        plain,
+        1.0,
+    )
 
 
 def test_an_operator_without_a_torch_function_is_named():
     model = model_of("g (float[1,8] x) => (float y) { y = Det(x) }")
     with pytest.raises(UnsupportedOperatorError, match="Det"):
-        distill(model, model, [], SCORES.readings, lambda _: 0.0)
+        distill(model, model, OPENVINO, [], SCORES.readings, lambda _: 0.0)
 
 
 def test_repair_tries_it_last_and_only_if_asked():

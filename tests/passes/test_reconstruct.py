@@ -11,14 +11,18 @@ from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
+from edgeopt.graph.operators import LINEAR_OPS
 from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.passes.quantize.insert import quantize, quantize_weight
+from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
+from edgeopt.passes.quantize.saturation import WeightGrid, pair_grid
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
 from edgeopt.passes.repair.gptq import round_second_order
 from edgeopt.passes.repair.layerwise import walk
-from edgeopt.passes.repair.patches import input_samples, output_samples, weight_from_matrix, weight_matrix, window_of
+from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.reconstruct import Steps, reconstruct
 from edgeopt.passes.repair.trials import repair
+from edgeopt.spec import replace
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[24,16,1,1] w3, float[24,16] w4)
@@ -58,11 +62,14 @@ def table(model: ir.Model):
     return calibrate(model, IMAGES, CalibrateConfig(method="minmax"))
 
 
-@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT], ids=["openvino", "tensorrt"])
+PAIRS = replace(OPENVINO, adds_pairs=True)
+
+
+@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT, PAIRS], ids=["openvino", "tensorrt", "pairs"])
 def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
     model = network()
     plain = quantize(model, table(model), scheme)
-    repaired, layers = reconstruct(model, plain, FEEDS)
+    repaired, layers = reconstruct(model, plain, scheme, FEEDS)
     assert [layer.name for layer in layers] == ["a", "d", "f", "y"]
     assert all(layer.after <= layer.before for layer in layers)
     reference, before, after = (outputs_as_written(each, FEEDS) for each in (model, plain, repaired))
@@ -74,7 +81,7 @@ def test_a_layer_whose_activation_cuts_off_nearly_everything():
     bias = np.full(16, -1000.0, np.float32)
     bias[0] = -3.0  # awake at few positions
     model.graph.initializers["w_b1"].const_value = ir.tensor(bias, name="w_b1")
-    _, layers = reconstruct(model, quantize(model, table(model), OPENVINO), FEEDS)
+    _, layers = reconstruct(model, quantize(model, table(model), OPENVINO), OPENVINO, FEEDS)
     assert all(0.0 <= layer.after <= layer.before for layer in layers)
 
 
@@ -82,16 +89,28 @@ def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
     model = network()
     plain = quantize(model, table(model), OPENVINO)
     before = ir.to_proto(plain).SerializeToString()
-    repaired, _ = reconstruct(model, plain, FEEDS)
+    repaired, _ = reconstruct(model, plain, OPENVINO, FEEDS)
     assert ir.to_proto(plain).SerializeToString() == before
     integers = [value for value in repaired.graph.initializers.values() if value.dtype == ir.DataType.INT8]
     assert all(np.abs(value.const_value.numpy().astype(int)).max() <= 127 for value in integers)
 
 
+def test_no_refitted_pair_of_weights_saturates_where_the_scheme_asks_for_that():
+    model = network()
+    found = {}
+    for scheme in (OPENVINO, PAIRS):
+        repaired, _ = reconstruct(model, quantize(model, table(model), scheme), scheme, FEEDS)
+        layers = [node for node in repaired.graph if node.op_type in LINEAR_OPS]
+        stored = {node: node.inputs[1].producer().inputs[0].const_value.numpy().astype(np.float32) for node in layers}
+        found[scheme] = [pair_grid(node).overflowing(weight_matrix(node, array)) for node, array in stored.items()]
+    assert max(found[OPENVINO]) > 0.0
+    assert max(found[PAIRS]) == 0.0
+
+
 def test_bias_correction_alone_keeps_the_integers():
     model = network()
     plain = quantize(model, table(model), OPENVINO)
-    repaired, _ = reconstruct(model, plain, FEEDS, Steps(clip=False, rounding=False))
+    repaired, _ = reconstruct(model, plain, OPENVINO, FEEDS, Steps(clip=False, rounding=False))
 
     def integers(network: ir.Model) -> list[bytes]:
         dequantizers = [node for node in network.graph if node.op_type == "DequantizeLinear"]
@@ -105,7 +124,7 @@ def test_a_model_that_was_not_quantized_from_the_float_one_is_an_error():
     for node in other.graph:
         node.name = f"other_{node.name}"
     with pytest.raises(ModelError, match="lacks"):
-        reconstruct(other, quantize(model, table(model), OPENVINO), FEEDS)
+        reconstruct(other, quantize(model, table(model), OPENVINO), OPENVINO, FEEDS)
 
 
 def test_walking_gives_each_layer_the_inputs_of_the_whole_network():
@@ -149,7 +168,7 @@ def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():
     inputs = inputs.astype(np.float32)
     weight = random.normal(size=(1, 10, 80)).astype(np.float32)
     nearest, scale = quantize_weight(weight[0], 0)
-    rounded = round_second_order(weight.copy(), scale[None], (inputs.T @ inputs / 500)[None])[0]
+    rounded = round_second_order(weight.copy(), scale[None], (inputs.T @ inputs / 500)[None], WeightGrid(80))[0]
     assert np.abs(rounded).max() <= 127
     errors = [np.square(inputs @ (integers * scale[:, None] - weight[0]).T).mean() for integers in (rounded, nearest)]
     assert errors[0] < 0.3 * errors[1]

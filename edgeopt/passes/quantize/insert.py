@@ -19,11 +19,11 @@ from edgeopt.config import CalibrationMethod
 from edgeopt.errors import ConfigError, did_you_mean
 from edgeopt.graph.edit import add_initializer, along, drop_unread_initializers, known_constant, make_node, node_name
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, weight_axis
+from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.placement import Edge, Placement, place
+from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 
-WEIGHT_LIMIT = 127
-"""Weights use -127 to 127: symmetric."""
 _DEAD = 1e-30
 """A range narrower than this is that of a tensor without values; its scale would leave float32."""
 Methods: TypeAlias = Mapping[str, CalibrationMethod]
@@ -120,7 +120,7 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
         assert weight is not None
         name = weight.name or ""
         if name not in weights:
-            weights[name] = _quantize_weight(model.graph, node, weight)
+            weights[name] = _quantize_weight(model.graph, node, weight, weight_grid(node, scheme))
         node.replace_input_with(1, weights[name])
     drop_unread_initializers(model.graph)
 
@@ -138,16 +138,16 @@ def scale_and_zero_point(limits: Range, scheme: QuantScheme) -> tuple[np.float32
 
 
 def quantize_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Round to nearest, symmetric per channel.
+    """Round to nearest, symmetric per channel, without regard to what saturates.
 
     Returns:
         int8 of the weight's shape, and (channels,) strictly positive scales.
     """
-    others = tuple(index for index in range(weight.ndim) if index != axis)
-    largest = np.abs(weight).max(axis=others)
-    scale = np.where(largest > _DEAD, largest / WEIGHT_LIMIT, 1.0).astype(np.float32)
-    steps = np.round(weight / along(scale, weight.ndim, axis))
-    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), scale
+    rows = np.moveaxis(weight, axis, 0).reshape(1, weight.shape[axis], -1)
+    grid = WeightGrid(rows.shape[2])
+    scale = grid.scale(rows)
+    steps = np.round(weight / along(scale[0], weight.ndim, axis))
+    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), scale[0]
 
 
 def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: QuantScheme) -> ir.Value:
@@ -175,10 +175,16 @@ def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: Qu
     return dequantizer.outputs[0]
 
 
-def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> ir.Value:
+def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: WeightGrid) -> ir.Value:
     """Insert the int8 weight and its DQ before `node`; return the DQ's output."""
     axis = weight_axis(node)
-    integers, scale = quantize_weight(known_constant(weight), axis)
+    array = known_constant(weight)
+    matrix = weight_matrix(node, array)
+    scale = grid.scale(matrix)
+    if node.op_type == "ConvTranspose":  # its groups share their scales
+        scale = np.broadcast_to(scale.max(axis=0), scale.shape)
+    integers = weight_from_matrix(node, grid.nearest(matrix, scale), array.shape).astype(np.int8)
+    scale = scale[0] if node.op_type == "ConvTranspose" else scale.ravel()
     name = weight.name or ""
     inputs = [
         add_initializer(graph, f"{name}/int8", integers),

@@ -34,6 +34,8 @@ class QuantScheme(Struct):
     fuses_scales: bool = True
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
     which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
+    adds_pairs: bool = False
+    """Kernels of a processor that it is for add products in pairs in 16 bits (see `saturation`)."""
     minimum_channels: int = 0
     """Convolutions and matrix products with fewer input or output channels stay float but for the documented
     exceptions (see `eligibility`)."""

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
+from edgeopt.passes.quantize.saturation import WeightGrid
 
 Floats: TypeAlias = NDArray[np.float32]
 
@@ -30,16 +30,17 @@ def damped(hessian: Floats, share: float = _DAMPING) -> Floats:
     return result
 
 
-def round_second_order(weight: Floats, scale: Floats, hessian: Floats) -> Floats:
+def round_second_order(weight: Floats, scale: Floats, hessian: Floats, grid: WeightGrid) -> Floats:
     """Round each row of `weight` to integers on the grid of its scale, columns of largest curvature first.
 
     Args:
         weight: (groups, rows, K).
         scale: (groups, rows), strictly positive.
         hessian: (groups, K, K) second moments of the inputs, symmetric.
+        grid: what the integers may be; a column has the room that its settled neighbours leave it.
 
     Returns:
-        Integers in -127..127 as float32, of the weight's shape.
+        Integers as float32, of the weight's shape.
     """
     order = np.argsort(-np.diagonal(hessian, axis1=1, axis2=2), axis=1)
     columns = order[:, None, :]
@@ -47,23 +48,22 @@ def round_second_order(weight: Floats, scale: Floats, hessian: Floats) -> Floats
     # The upper Cholesky factor of the inverse holds, row by row, the compensation after each column is fixed.
     inverse = np.linalg.inv(permuted.astype(np.float64))
     factor = np.swapaxes(np.linalg.cholesky((inverse + np.swapaxes(inverse, 1, 2)) / 2), 1, 2).astype(np.float32)
-    rounded = _round_columns(np.take_along_axis(weight, columns, 2).astype(np.float32), scale, factor)
-    return np.take_along_axis(rounded, np.argsort(order, axis=1)[:, None, :], 2)
+    return _round_columns(np.take_along_axis(weight, columns, 2).astype(np.float32), scale, factor, order, grid)
 
 
-def _round_columns(weight: Floats, scale: Floats, factor: Floats) -> Floats:
-    """Round column after column of `weight`, which is used up, moving each error onto the columns to its right."""
-    rounded = np.empty_like(weight)
+def _round_columns(weight: Floats, scale: Floats, factor: Floats, order: NDArray[np.intp], grid: WeightGrid) -> Floats:
+    """Round column after column of permuted `weight`, which is used up, moving each error onto those to its right."""
     size = weight.shape[2]
+    rounded = np.zeros((*weight.shape[:2], size + 1), np.float32)
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
         errors = np.empty((*weight.shape[:2], stop - start), np.float32)
         for column in range(start, stop):
             current = weight[:, :, column]
-            nearest = np.clip(np.round(current / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT)
-            rounded[:, :, column] = nearest
+            nearest = np.clip(np.round(current / scale), *grid.room(rounded, order[:, column]))
+            np.put_along_axis(rounded, order[:, column, None, None], nearest[:, :, None], 2)
             error = (current - nearest * scale) / factor[:, None, column, column]
             weight[:, :, column + 1 : stop] -= error[:, :, None] * factor[:, None, column, column + 1 : stop]
             errors[:, :, column - start] = error
         weight[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return rounded
+    return rounded[:, :, :size]

@@ -1,8 +1,8 @@
-"""A layer as a linear map: samples of its input patches, its weight as a matrix, its output at the same positions."""
+"""A layer as a linear map: samples of its input patches, its output at the same positions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.operators import groups, weight_axis
+from edgeopt.graph.operators import groups
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -48,20 +48,6 @@ def window_of(node: ir.Node) -> Window | None:
         (bottom, right),
         groups(node),
     )
-
-
-def weight_matrix(node: ir.Node, weight: Floats) -> Floats:
-    """The weight as (groups, output channels a group, K)."""
-    if node.op_type == "Conv":
-        return weight.reshape(groups(node), weight.shape[0] // groups(node), -1)
-    return (weight if weight_axis(node) == 0 else weight.T)[None]
-
-
-def weight_from_matrix(node: ir.Node, matrix: Floats, shape: Sequence[int]) -> Floats:
-    """Undo `weight_matrix`."""
-    if node.op_type == "Conv":
-        return matrix.reshape(tuple(shape))
-    return matrix[0] if weight_axis(node) == 0 else np.ascontiguousarray(matrix[0].T)
 
 
 def positions(size: int, count: int, image: int) -> NDArray[np.int64]:

@@ -20,17 +20,13 @@ from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.errors import ModelError
 from edgeopt.graph.edit import constant, given, known_constant, producer, replace_constant
 from edgeopt.graph.operators import DEQUANTIZE
-from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
+from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
+from edgeopt.passes.quantize.saturation import WeightGrid, weight_grid
+from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.activation import Activation, activation_after
 from edgeopt.passes.repair.gptq import damped, round_second_order
 from edgeopt.passes.repair.layerwise import LayerInput, walk
-from edgeopt.passes.repair.patches import (
-    input_samples,
-    output_samples,
-    weight_from_matrix,
-    weight_matrix,
-    window_of,
-)
+from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.split import Split
 
 Floats = NDArray[np.float32]
@@ -132,6 +128,7 @@ class _Candidate:
 def reconstruct(
     model: ir.Model,
     quantized: ir.Model,
+    scheme: QuantScheme,
     feeds: Sequence[Feeds],
     steps: Steps | None = None,
     progress: Callable[[str], None] | None = None,
@@ -141,6 +138,7 @@ def reconstruct(
     Args:
         model: the float network; it computes the targets.
         quantized: what `quantize` made of it; not modified.
+        scheme: that it was quantized for, which bounds the integers.
         feeds: inputs of calibration images, batch 1; `Split` says which of them a layer is fitted on.
         steps: which may be taken; all by default.
         progress: told the name of each layer that is done.
@@ -164,7 +162,7 @@ def reconstruct(
             continue
         fit, judge = _samples(node, layer_input, targets.pop(name), budgets[name], activations[name])
         original = weight_matrix(node, float_weights[name])
-        best, before, after = _solve(original, _current(node), fit, judge, steps or Steps())
+        best, before, after = _solve(original, _current(node), fit, judge, steps or Steps(), weight_grid(node, scheme))
         if after < before:
             _write(result.graph, node, best)
         repairs.append(LayerRepair(name, before, min(before, after)))
@@ -235,7 +233,7 @@ def _samples(
 
 
 def _solve(
-    original: Floats, current: _Candidate, fit: _Samples, judge: _Samples, steps: Steps
+    original: Floats, current: _Candidate, fit: _Samples, judge: _Samples, steps: Steps, grid: WeightGrid
 ) -> tuple[_Candidate, float, float]:
     """The best candidate, the error of the layer as it is, and the candidate's."""
     fit, judge = _robust(fit, original, current.bias), _robust(judge, original, current.bias)
@@ -243,15 +241,15 @@ def _solve(
     centred = fit.inputs - mean[:, None, :].astype(np.float32)  # the bias is free and takes the means' part
     weighted = centred * (fit.weights / fit.weights.sum())[:, None]
     hessian = np.swapaxes(weighted, 1, 2) @ centred
-    proposals: list[tuple[Floats, Floats, Callable[[Floats, Floats, Floats], Floats]]]
+    proposals: list[tuple[Floats, Floats, Callable[[Floats, Floats, Floats, WeightGrid], Floats]]]
     proposals = [(original, current.bias, _nearest)] if steps.clip else []
     if steps.rounding:
         moved = _least_squares(original, current.bias, weighted, hessian, fit, judge)
         proposals += [(*start, round_second_order) for start in ((original, current.bias), moved) if start is not None]
     candidates = [current]
     for weight, bias, rounding in proposals:
-        scale = _clip_scale(weight, hessian, _SHRINK if steps.clip else _SHRINK[:1])
-        candidates.append(_Candidate(rounding(weight, scale, hessian), scale, bias))
+        scale = _clip_scale(weight, hessian, _SHRINK if steps.clip else _SHRINK[:1], grid)
+        candidates.append(_Candidate(rounding(weight, scale, hessian, grid), scale, bias))
     if steps.bias:
         candidates = [replace(layer, bias=fit.fit_bias(layer.weight, layer.bias)) for layer in candidates]
     before = judge.error(current.weight, current.bias)
@@ -308,21 +306,19 @@ def _least_squares(
     return best
 
 
-def _nearest(weight: Floats, scale: Floats, _: Floats) -> Floats:
+def _nearest(weight: Floats, scale: Floats, _: Floats, grid: WeightGrid) -> Floats:
     """Round to nearest, in the manner of `round_second_order`."""
-    result: Floats = np.clip(np.round(weight / scale[:, :, None]), -WEIGHT_LIMIT, WEIGHT_LIMIT)
-    return result
+    return grid.nearest(weight, scale)
 
 
-def _clip_scale(weight: Floats, hessian: Floats, shares: tuple[float, ...]) -> Floats:
+def _clip_scale(weight: Floats, hessian: Floats, shares: tuple[float, ...], grid: WeightGrid) -> Floats:
     """(groups, rows) scale of least rounding and clipping error, each weight's error counted by its input's power."""
     power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
-    largest = np.maximum(np.abs(weight).max(axis=2), 1e-12)
-    best, lowest = largest / 127, np.full(largest.shape, np.inf, np.float32)
+    whole = grid.scale(weight)
+    best, lowest = whole, np.full(whole.shape, np.inf, np.float32)
     for share in shares:
-        scale = largest * share / 127
-        nearest = np.clip(np.round(weight / scale[:, :, None]), -127, 127) * scale[:, :, None]
-        error = ((nearest - weight) ** 2 * power).sum(axis=2)
+        scale = whole * np.float32(share)
+        error = ((grid.nearest(weight, scale) * scale[:, :, None] - weight) ** 2 * power).sum(axis=2)
         best = np.where(error < lowest, scale, best)
         lowest = np.minimum(error, lowest)
     scales: Floats = best.astype(np.float32)

@@ -102,10 +102,10 @@ def repair(
         trials += _settle_activations(now, scheme, split, judge, repairs, methods, tell)
     steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
     if steps.any:
-        candidate, _ = reconstruct(now.base, now.quantized, spread(split.fit, FITTED_IMAGES), steps, progress)
+        candidate, _ = reconstruct(now.base, now.quantized, scheme, spread(split.fit, FITTED_IMAGES), steps, progress)
         trials.append(now.try_instead(steps.name, candidate, judge))
     if DISTILLATION in repairs:
-        trials.append(_distill(now, split.fit, judge, distillation_epochs, tell))
+        trials.append(_distill(now, scheme, split.fit, judge, distillation_epochs, tell))
     if now.discrepancy > first:
         undone = "the repairs that helped one by one did not together"
         declined = [msgspec.structs.replace(trial, declined=trial.declined or undone) for trial in trials]
@@ -182,7 +182,9 @@ def _settle_activations(
     return trials
 
 
-def _distill(now: _Standing, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Progress) -> RepairTrial:
+def _distill(
+    now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Progress
+) -> RepairTrial:
     """Fine-tune where that helps; say why not where an operator does not let it."""
     requires_extra("torch", "build")
     from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
@@ -190,7 +192,7 @@ def _distill(now: _Standing, fit: Sequence[Feeds], judge: _Judge, epochs: int, t
     before = now.discrepancy
     try:
         now.quantized, now.discrepancy = distill(
-            now.base, now.quantized, fit, judge.discrepancy.readings, judge.measure, epochs, progress=tell
+            now.base, now.quantized, scheme, fit, judge.discrepancy.readings, judge.measure, epochs, progress=tell
         )
     except UnsupportedOperatorError as error:
         return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")

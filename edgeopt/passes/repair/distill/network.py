@@ -18,7 +18,9 @@ from torch import Tensor
 
 from edgeopt.graph.edit import given, known_constant, producer, set_constant
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, weight_axis
-from edgeopt.passes.quantize.insert import WEIGHT_LIMIT
+from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
+from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, weight_grid
+from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.attributes import Attributes
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
 from edgeopt.passes.repair.distill.interpreter import Interpreter
@@ -36,10 +38,18 @@ class _Weight:
     """The scales that it came with, broadcast against `latent`."""
     gain: Tensor
     """Logarithms of what the scales are multiplied by."""
+    layer: ir.Node
+    """That reads it."""
 
     def integers(self) -> Tensor:
         """What is stored."""
         return rounded(self.latent, WEIGHT_LIMIT)
+
+    def fitting(self, scheme: QuantScheme) -> NDArray[np.int8]:
+        """The integers as `scheme` allows them: pairs that would saturate are pulled towards zero."""
+        integers = self.integers().detach().numpy()
+        matrix = weight_grid(self.layer, scheme).fit(weight_matrix(self.layer, integers))
+        return weight_from_matrix(self.layer, matrix, integers.shape).astype(np.int8)
 
     def scale(self) -> Tensor:
         """Strictly positive, one an output channel."""
@@ -67,13 +77,14 @@ class LearnedNetwork:
 
     Args:
         model: a Q/DQ model; not modified. Layers that it leaves in float stay as they are.
+        scheme: that it was quantized for, which bounds the integers.
 
     Raises:
         UnsupportedOperatorError: it has an operator that gradients cannot flow through.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        self._model = model
+    def __init__(self, model: ir.Model, scheme: QuantScheme) -> None:
+        self._model, self._scheme = model, scheme
         self._weights: dict[str, _Weight] = {}
         self._weight_scales: dict[str, str] = {}
         """Name of the scale's initializer, by that of the integers."""
@@ -121,7 +132,7 @@ class LearnedNetwork:
         """The network as it stands, as a Q/DQ graph."""
         result = self._model.clone()
         arrays: dict[str, Tensor] = {
-            **{name: weight.integers().to(torch.int8) for name, weight in self._weights.items()},
+            **{name: torch.from_numpy(weight.fitting(self._scheme)) for name, weight in self._weights.items()},
             **{self._weight_scales[name]: weight.scale() for name, weight in self._weights.items()},
             **{name: bias.value() for name, bias in self._biases.items()},
             **{name: self._scale(name) for name in self._leader},
@@ -162,7 +173,8 @@ class LearnedNetwork:
                 shape[node.attributes["axis"].as_int()] = steps.size
             latent = torch.from_numpy(integers.astype(np.float32)).requires_grad_()
             gain = torch.zeros(shape, requires_grad=True)
-            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain)
+            reader = next(iter(node.outputs[0].uses())).node
+            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain, reader)
             self._weight_scales[name] = scale.name or ""
         weight = self._weights[name]
         return lambda *_: weight.value()

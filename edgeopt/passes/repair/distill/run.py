@@ -11,6 +11,7 @@ import torch
 
 from edgeopt.calibrate.tap import Feeds, open_session
 from edgeopt.metrics import OutputReading
+from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
@@ -31,6 +32,7 @@ _MOMENTA = (0.9, 0.99)
 def distill(
     model: ir.Model,
     quantized: ir.Model,
+    scheme: QuantScheme,
     feeds: Sequence[Feeds],
     readings: Sequence[OutputReading],
     judge: Callable[[ir.Model], float],
@@ -43,6 +45,7 @@ def distill(
     Args:
         model: the float network, the teacher.
         quantized: what `quantize` or `reconstruct` made of it; not modified.
+        scheme: that it was quantized for.
         feeds: inputs of calibration images, batch 1, none of which the judge looks at.
         readings: what the outputs mean (see `metrics.discrepancy`).
         judge: the discrepancy of a Q/DQ model on held-out images; asked after every epoch.
@@ -56,7 +59,7 @@ def distill(
     Raises:
         UnsupportedOperatorError: `quantized` has an operator that gradients cannot flow through.
     """
-    network, loss = LearnedNetwork(quantized), distillation_loss(readings)
+    network, loss = LearnedNetwork(quantized, scheme), distillation_loss(readings)
     teacher = open_session(model)
     groups = [
         {"params": network.weights, "lr": _WEIGHT_RATE},

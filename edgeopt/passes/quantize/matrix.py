@@ -1,0 +1,39 @@
+"""A weight as the matrices that it is: one a group, a row for each output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.graph.operators import groups, weight_axis
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+def weight_matrix(node: ir.Node, weight: Floats) -> Floats:
+    """The weight of a linear operator as (groups, output channels a group, K)."""
+    count = groups(node)
+    match node.op_type:
+        case "Conv":
+            return weight.reshape(count, weight.shape[0] // count, -1)
+        case "ConvTranspose":
+            split = weight.reshape(count, weight.shape[0] // count, *weight.shape[1:])
+            return np.ascontiguousarray(np.swapaxes(split, 1, 2)).reshape(count, weight.shape[1], -1)
+        case _:
+            return (weight if weight_axis(node) == 0 else weight.T)[None]
+
+
+def weight_from_matrix(node: ir.Node, matrix: Floats, shape: Sequence[int]) -> Floats:
+    """Undo `weight_matrix`, for a weight of `shape`."""
+    match node.op_type:
+        case "Conv":
+            return matrix.reshape(tuple(shape))
+        case "ConvTranspose":
+            split = matrix.reshape(groups(node), shape[1], shape[0] // groups(node), *shape[2:])
+            return np.ascontiguousarray(np.swapaxes(split, 1, 2)).reshape(tuple(shape))
+        case _:
+            return matrix[0] if weight_axis(node) == 0 else np.ascontiguousarray(matrix[0].T)

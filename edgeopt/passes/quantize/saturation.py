@@ -1,0 +1,156 @@
+"""Saturation: integer weights whose products do not overflow where a processor adds them in pairs in 16 bits.
+
+x86 processors without VNNI multiply unsigned activations by signed weights with (v)pmaddubsw, which adds each product
+to its neighbour's in 16 bits and saturates: ``255 * 127 + 255 * 127`` is cut to 32767. Two neighbours of one sign may
+therefore not exceed 128 together. That is little to ask: weights are seldom large in pairs, so that a channel's scale
+grows by a fifth, where halving all weights would double it. Signed activations are shifted to unsigned ones first, and
+ask for the same. (oneDNN's and onnxruntime's documents on INT8 describe it; the kernels' arithmetic and their pairs are
+those that OpenVINO was measured to have, see tests/passes/saturating_kernels.py.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.graph.edit import given
+from edgeopt.graph.operators import is_depthwise, weight_axis
+from edgeopt.passes.quantize.scheme import QuantScheme
+
+Floats: TypeAlias = NDArray[np.float32]
+
+WEIGHT_LIMIT = 127
+"""Weights use -127 to 127: symmetric."""
+PAIR_LIMIT = 128
+"""What two weights of one sign that are added in 16 bits may be together: ``255 * 128`` is 32640."""
+_TINY = 1e-30
+"""A channel of smaller weights has none; any scale represents it."""
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """The integers that the rows of a layer's (groups, rows, K) matrix may be made of."""
+
+    columns: int
+    """K."""
+    pairings: tuple[NDArray[np.intp], ...] = ()
+    """Each (2, n): columns whose products are added in 16 bits, by one kernel or another."""
+
+    def scale(self, weight: Floats) -> Floats:
+        """(groups, rows) smallest strictly positive scales at which every weight and every pair fits."""
+        needed = np.abs(weight).max(axis=2, initial=0.0) / WEIGHT_LIMIT
+        for first, second in self.pairings:
+            for sign in (1.0, -1.0):
+                one, other = (np.maximum(sign * weight[:, :, columns], 0.0) for columns in (first, second))
+                needed = np.maximum(needed, (one + other).max(axis=2, initial=0.0) / PAIR_LIMIT)
+        scales: Floats = np.where(needed > _TINY, needed, 1.0).astype(np.float32)
+        return scales
+
+    def nearest(self, weight: Floats, scale: Floats) -> Floats:
+        """Round to nearest at (groups, rows) `scale`, and pull pairs that are too large towards zero."""
+        return self.fit(np.round(weight / scale[:, :, None]))
+
+    def fit(self, integers: Floats) -> Floats:
+        """The integers, those that are too large, alone or with a neighbour, made smaller."""
+        fitted: Floats = np.clip(integers, -WEIGHT_LIMIT, WEIGHT_LIMIT)
+        for first, second in self.pairings:
+            one, other = fitted[:, :, first], fitted[:, :, second]
+            excess = np.maximum(np.abs(one) + np.abs(other) - PAIR_LIMIT, 0.0) * (one * other > 0)
+            half = np.floor(excess / 2)
+            fitted[:, :, first] = one - np.sign(one) * half
+            fitted[:, :, second] = other - np.sign(other) * (excess - half)
+        return fitted
+
+    def room(self, fixed: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
+        """Smallest and largest integer that one column of each group may become.
+
+        Args:
+            fixed: (groups, rows, K + 1) integers of the columns that are settled, 0 elsewhere and in the last.
+            columns: (groups,) which one is next.
+
+        Returns:
+            Two arrays (groups, rows).
+        """
+        low = np.full(fixed.shape[:2], -WEIGHT_LIMIT, np.float32)
+        high = np.full(fixed.shape[:2], WEIGHT_LIMIT, np.float32)
+        for partners in self._partners:
+            partner = np.take_along_axis(fixed, partners[columns][:, None, None], 2)[:, :, 0]
+            low = np.maximum(low, -PAIR_LIMIT - np.minimum(partner, 0.0))
+            high = np.minimum(high, PAIR_LIMIT - np.maximum(partner, 0.0))
+        return low, high
+
+    def overflowing(self, integers: Floats) -> float:
+        """Largest share, over the pairings, of pairs that can overflow."""
+        shares = [0.0]
+        for first, second in self.pairings:
+            one, other = integers[:, :, first], integers[:, :, second]
+            if one.size:
+                shares.append(float(((one * other > 0) & (np.abs(one) + np.abs(other) > PAIR_LIMIT)).mean()))
+        return max(shares)
+
+    @cached_property
+    def _partners(self) -> tuple[NDArray[np.intp], ...]:
+        """By pairing, each column's partner; K for one that has none."""
+        found = []
+        for first, second in self.pairings:
+            partners = np.full(self.columns, self.columns, np.intp)
+            partners[first], partners[second] = second, first
+            found.append(partners)
+        return tuple(found)
+
+
+def weight_grid(node: ir.Node, scheme: QuantScheme) -> WeightGrid:
+    """What the integers of a linear operator's weight may be under `scheme`.
+
+    Depthwise convolutions have one product a channel and position, which kernels add in 32 bits.
+    """
+    pairs = scheme.adds_pairs and not is_depthwise(node)
+    shape = _kernel(node)
+    return WeightGrid(int(np.prod(shape)), _pairings(shape) if pairs else ())
+
+
+def pair_grid(node: ir.Node) -> WeightGrid:
+    """What the integers may be on the processors that add products in pairs, whatever the scheme."""
+    shape = _kernel(node)
+    return WeightGrid(int(np.prod(shape)), () if is_depthwise(node) else _pairings(shape))
+
+
+def _kernel(node: ir.Node) -> tuple[int, ...]:
+    """(input channels a group, then kernel sizes) of a weight: what the columns of its matrix are, in order."""
+    weight = given(node, 1)
+    assert weight is not None
+    assert weight.shape is not None
+    shape = tuple(int(size) for size in weight.shape.numpy())
+    match node.op_type:
+        case "Conv":
+            return shape[1:]
+        case "ConvTranspose":
+            return (shape[0] // int(node.attributes.get_int("group", 1)), *shape[2:])
+        case _:
+            return (shape[1 - weight_axis(node)],)
+
+
+def _pairings(shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
+    """Neighbours in the orders in which kernels take a weight's columns.
+
+    oneDNN pairs input channels at each position; onnxruntime's matrix products pair the columns of its patches, which
+    are in the order of channels and positions or of positions and channels.
+    """
+    columns = np.arange(int(np.prod(shape)), dtype=np.intp).reshape(shape)
+    even = columns[: shape[0] // 2 * 2]
+    pairings = [np.stack([even[0::2].ravel(), even[1::2].ravel()])]
+    for order in (columns.ravel(), np.moveaxis(columns, 0, -1).ravel()):
+        flat = order[: order.size // 2 * 2]
+        pairing = np.stack([flat[0::2], flat[1::2]])
+        if not any(_same(pairing, one) for one in pairings):
+            pairings.append(pairing)
+    return tuple(pairings)
+
+
+def _same(first: NDArray[np.intp], second: NDArray[np.intp]) -> bool:
+    return first.shape == second.shape and {*map(tuple, first.T)} == {*map(tuple, second.T)}
