@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.doors import DATA_FORMATS, TARGETS
+from edgeopt.doors import DATA_FORMATS, DECODINGS, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
-from edgeopt.references import check, is_code, named
+from edgeopt.references import check, is_code, named, resolve
 from edgeopt.renamed import use_present_names
-from edgeopt.spec import Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
+from edgeopt.spec import CodeDecoding, Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
 from edgeopt.typed import convert
 
 if sys.version_info >= (3, 11):
@@ -56,7 +56,23 @@ class ModelConfig(Struct):
     """Class names, a text file with one a line, or ``edgeopt:coco``, ``edgeopt:imagenet``, ``edgeopt:digits``.
     Default: those of the data."""
     preprocessing: Preprocessing | None = None
-    decoding: Decoding | None = None
+    decoding: Decoding | Annotated[str, named(DECODINGS)] | None = None
+    """How outputs become results: a table of one of ours (``type = "yolox"``…), its name alone for the defaults, or
+    ``package.module:callable``. Default: by the output's shape."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.decoding, str):
+            check(self.decoding, DECODINGS, "decoding")
+
+    @property
+    def decoder(self) -> Decoding | None:
+        """`decoding` as a table."""
+        if not isinstance(self.decoding, str):
+            return self.decoding
+        if is_code(self.decoding):
+            return CodeDecoding(call=self.decoding)
+        decoding: Decoding = resolve(self.decoding, DECODINGS, "decoding")()
+        return decoding
 
 
 class DataSource(Struct):
@@ -352,7 +368,13 @@ def named_code(config: Config) -> tuple[str, ...]:
     """What a recipe names that may be the user's code."""
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
-    return (config.model.source, *formats, *config.compile.targets)
+    return (config.model.source, *formats, *decoding_code(config), *config.compile.targets)
+
+
+def decoding_code(config: Config) -> tuple[str, ...]:
+    """The user's code that makes results of outputs, if a recipe names such."""
+    decoding = config.model.decoder
+    return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
 
 
 def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

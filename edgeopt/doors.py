@@ -21,6 +21,13 @@ DATA_FORMATS: Mapping[str, str] = {
 }
 """``[data.*] format``: each is a `dataset.listing.Reader`."""
 
+DECODINGS: Mapping[str, str] = {
+    "classification": "edgeopt.spec:ClassificationDecoding",
+    "yolox": "edgeopt.spec:YoloxDecoding",
+    "yolo": "edgeopt.spec:YoloDecoding",
+}
+"""``[model] decoding``: structs that `postprocess.decode` reads, by their tag; a user's is a `spec.CodeDecoding`."""
+
 TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
     "ov": "edgeopt.targets.ov:TARGET",

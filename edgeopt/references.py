@@ -90,12 +90,12 @@ def resolve(
     try:
         check(reference, table, kind)
     except SettingError as unknown:
-        raise error(f"{unknown}.") from None
+        raise error(str(unknown)) from None
     if not _is_allowed(reference):
         raise error(
             f"the {kind} '{reference}' is code that is no part of edgeopt, and runs only where that is allowed. If you "
             f"trust the package, install it here and allow it: {ALLOWED_VARIABLE}={_package(reference)}, or "
-            f'load(..., allow_code=["{_package(reference)}"]).'
+            f'load(..., allow_code=["{_package(reference)}"])'
         )
     module_name, _, name = reference.partition(":")
     try:
@@ -104,7 +104,7 @@ def resolve(
         places = " and ".join([*_folders, "the installed packages"])
         raise error(
             f"the {kind} '{reference}' cannot be imported: {type(problem).__name__}: {problem}. "
-            f"Module '{module_name}' was looked for in {places}."
+            f"Module '{module_name}' was looked for in {places}"
         ) from problem
     value = getattr(module, name, None)
     if not _fits(value, expected):
@@ -122,13 +122,17 @@ def _fits(value: object, expected: type | None) -> bool:
 
 
 def allow_code(*packages: str) -> None:
-    """Let references to these top-level packages be imported in this process, whoever names them."""
-    _allowed.update(packages)
+    """Let references to these top-level packages be imported, whoever names them: here, and in processes of ours."""
+    if packages:
+        os.environ[ALLOWED_VARIABLE] = ",".join(dict.fromkeys((*_allowed_everywhere(), *packages)))
+
+
+def _allowed_everywhere() -> list[str]:
+    return [name.strip() for name in os.environ.get(ALLOWED_VARIABLE, "").split(",") if name.strip()]
 
 
 def _is_allowed(reference: str) -> bool:
-    given = [name.strip() for name in os.environ.get(ALLOWED_VARIABLE, "").split(",")]
-    return _allowed[_package(reference)] > 0 or _package(reference) in given
+    return _allowed[_package(reference)] > 0 or _package(reference) in _allowed_everywhere()
 
 
 def _package(reference: str) -> str:

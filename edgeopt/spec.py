@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, 
 import msgspec
 from msgspec import Meta
 
+from edgeopt.errors import SettingError
+from edgeopt.references import is_code
+
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 
@@ -154,7 +157,29 @@ class YoloDecoding(Struct, tag="yolo"):
     class_agnostic: bool = False
 
 
-Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding
+class CodeDecoding(Struct, tag="code"):
+    """Results by the user's own code, which has to be installed, and allowed, wherever the model runs.
+
+    The callable takes the outputs by name (first dimension: image), the `ModelSpec` and one `preprocess.Geometry` an
+    image, and gives a list of one result an image: `postprocess.Classification`, or `postprocess.Detections` with boxes
+    in pixels of the original image. It finds the rest of this table in ``spec.decoding``: evaluation lowers the score
+    threshold to see nearly all detections.
+    """
+
+    call: str
+    """``package.module:callable``."""
+    score_threshold: Fraction = 0.3
+    iou_threshold: Fraction = 0.45
+    max_detections: PositiveInt = 300
+    arguments: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Whatever else the callable wants to be told."""
+
+    def __post_init__(self) -> None:
+        if not is_code(self.call):
+            raise SettingError(f"'{self.call}' is no package.module:callable")
+
+
+Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding | CodeDecoding
 DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
 
 

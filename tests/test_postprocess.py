@@ -58,7 +58,7 @@ class TestClassification:
     )
     def test_activations_stand_extreme_logits(self, activation, expected):
         spec = model(ClassificationDecoding(activation=activation))
-        scores = class_scores({"y": np.array([[-200.0, 0.0, 200.0]], np.float32)}, spec)
+        scores = class_scores({"y": np.array([[-200.0, 0.0, 200.0]], np.float32)}, spec, [])
         np.testing.assert_allclose(scores, [expected], atol=1e-7)
         assert scores.dtype == np.float32
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ import pytest
 import tiny
 
 from edgeopt.bundle import Bundle, EngineSettings, Golden, Manifest, pack, write_bundle
-from edgeopt.errors import BundleError, DataError, TargetError
+from edgeopt.errors import BundleError, DataError, ModelError, TargetError
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.preprocess import to_bgr
+from edgeopt.references import ALLOWED_VARIABLE
 from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.verify import difference
-from edgeopt.spec import TensorSpec, replace
+from edgeopt.spec import CodeDecoding, TensorSpec, replace
 
 MISSING = Availability(ok=False, reason="not here")
 
@@ -40,6 +42,75 @@ def classifier(bundle: Bundle) -> Iterator[Predictor]:
 def detector(tmp_path: Path) -> Iterator[Predictor]:
     with load(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR).path) as predictor:
         yield predictor
+
+
+# Code of others
+
+LAST = """
+import numpy as np
+from edgeopt.postprocess import Classification
+
+def last(outputs, spec, geometries):
+    label = spec.decoding.arguments.get("label", spec.labels[-1])
+    best = np.array([spec.labels.index(label)])
+    return [Classification(best, np.ones(1, np.float32), (label,)) for _ in geometries]
+
+def nothing(outputs, spec, geometries):
+    return []
+"""
+
+
+@pytest.fixture
+def coded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """Bundles whose results are made by a module that is installed, as far as Python can tell."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "theirs.py").write_text(LAST)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv(ALLOWED_VARIABLE, "")
+
+    def write(call: str, **arguments: str) -> Path:
+        spec = replace(tiny.CLASSIFIER, decoding=CodeDecoding(call=call, arguments=arguments))
+        return tiny.write(tmp_path / "coded.edgeopt", spec).path
+
+    yield write
+    sys.modules.pop("theirs", None)
+
+
+def test_code_that_a_bundle_names_runs_only_where_its_loader_allows_it(coded: Callable[..., Path]) -> None:
+    path = coded("theirs:last", label="green")
+    with pytest.raises(BundleError, match=f"'theirs:last' is code that is no part of edgeopt.*{ALLOWED_VARIABLE}"):
+        load(path)
+    assert "theirs" not in sys.modules
+    with load(path, allow_code=["theirs"]) as predictor:
+        assert predictor.predict(tiny.colour("red")).label == "green"
+        assert [result.label for result in predictor.predict_batch([tiny.colour("red")] * 3)] == ["green"] * 3
+    with load(path):  # once allowed, in this process
+        pass
+
+
+def test_code_that_a_bundle_names_has_to_be_installed(coded: Callable[..., Path]) -> None:
+    with pytest.raises(BundleError, match="cannot be imported: ModuleNotFoundError"):
+        load(coded("absent:last"), allow_code=["absent"])
+    with pytest.raises(BundleError, match=r"nothing callable named 'lst'\. Did you mean 'last'"):
+        load(coded("theirs:lst"), allow_code=["theirs"])
+
+
+def test_code_that_gives_no_results_is_named(coded: Callable[..., Path]) -> None:
+    with (
+        load(coded("theirs:nothing"), allow_code=["theirs"]) as predictor,
+        pytest.raises(ModelError, match=r"'theirs:nothing' must give a list of 1 Classification, .* gave \[\]"),
+    ):
+        predictor.predict(tiny.colour("red"))
+
+
+def test_a_target_of_others_is_not_chosen_where_it_is_not_allowed(tmp_path: Path) -> None:
+    plain = tiny.manifest()
+    foreign = replace(plain.variant("ort-int8"), name="npu-int8", target="theirs:NPU")
+    bundle = tiny.write(tmp_path / "npu.edgeopt", variants=plain.variants)
+    files = {name: bundle.path / name for name in bundle.manifest.files}
+    write_bundle(bundle.path, replace(bundle.manifest, variants=(foreign, *plain.variants)), files)
+    with load(bundle.path) as predictor:
+        assert "is code that is no part of edgeopt" in predictor.rejected["npu-int8"]
 
 
 # Predicting

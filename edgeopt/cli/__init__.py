@@ -12,9 +12,20 @@ from edgeopt.cli.boundary import Commands, configure_logging
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(edgeopt.__version__, prog_name="edgeopt")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is done in detail.")
-def main(verbose: bool) -> None:  # noqa: FBT001 - a click flag
+@click.option(
+    "--allow-code",
+    "packages",
+    multiple=True,
+    metavar="PACKAGE",
+    help="Let a bundle run code of this installed package, for its decoding or target; may be repeated.",
+)
+def main(verbose: bool, packages: tuple[str, ...]) -> None:  # noqa: FBT001 - a click flag
     """Compile image classifiers and detectors for edge devices, measured against their FP32 selves."""
     configure_logging(verbose=verbose)
+    if packages:
+        from edgeopt.references import allow_code
+
+        allow_code(*packages)
 
 
 _ROOMS = (workstation, compiling, diagnosing, device, measuring, machine)

@@ -48,9 +48,9 @@ class ClassificationRecorder:
         self._scores: list[NDArray[np.float32]] = []
         self._at_reference: list[NDArray[np.float32]] = []
 
-    def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:  # noqa: ARG002
+    def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
         """Rank the classes of each image."""
-        scores = class_scores(outputs, self._spec)
+        scores = class_scores(outputs, self._spec, geometries)
         top = np.argsort(-scores, axis=1, kind="stable")[:, :_KEPT_CLASSES]
         if self._reference_top is not None:
             rows = self._reference_top[len(self._true) : len(self._true) + len(scores)]
@@ -173,8 +173,8 @@ def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: M
 
     What is left for all others is one class more where classes exclude each other.
     """
-    (reading,) = metrics.readings_of(spec)
-    if not isinstance(reading, metrics.ClassReading):
+    reading, *others = metrics.readings_of(spec)
+    if others or not isinstance(reading, metrics.ClassReading):
         return None
     first, second = (_with_rest(each) if reading.exclusive else each.astype(np.float64) for each in (expected, own))
     return float(metrics.divergence(first, second, "none", reading.exclusive).mean())

@@ -14,7 +14,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgeopt.spec import Activation, ClassificationDecoding, ModelSpec, Struct, YoloDecoding, YoloxDecoding
+from edgeopt.spec import (
+    Activation,
+    ClassificationDecoding,
+    CodeDecoding,
+    ModelSpec,
+    Struct,
+    YoloDecoding,
+    YoloxDecoding,
+)
 
 _TINY = float(np.finfo(np.float32).tiny)
 """Stands for the probability 0 in a logarithm."""
@@ -83,6 +91,8 @@ def readings_of(spec: ModelSpec) -> tuple[OutputReading, ...]:
             return (DetectionReading(boxes=boxes, objectness=objectness, scores=Columns(start=_BOX + 1)),)
         case YoloDecoding():
             return (DetectionReading(boxes=Columns(axis=1, stop=_BOX), scores=Columns(axis=1, start=_BOX)),)
+        case CodeDecoding():  # only its author knows
+            return tuple(RawReading(output=index) for index in range(len(spec.outputs)))
 
 
 def _classes(decoding: ClassificationDecoding, spec: ModelSpec) -> OutputReading:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from edgeopt.postprocess.decoding import Outputs, class_scores, decode, require_numbers
+from edgeopt.postprocess.decoding import Outputs, class_scores, decode, require_decoding, require_numbers
 from edgeopt.postprocess.results import Classification, Detections
 from edgeopt.postprocess.suppression import nms
 
-__all__ = ["Classification", "Detections", "Outputs", "class_scores", "decode", "nms", "require_numbers"]
+__all__ = [
+    "Classification",
+    "Detections",
+    "Outputs",
+    "class_scores",
+    "decode",
+    "nms",
+    "require_decoding",
+    "require_numbers",
+]

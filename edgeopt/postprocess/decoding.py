@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.boxes import Geometry
-from edgeopt.errors import ModelError, TargetError
+from edgeopt.errors import EdgeoptError, ModelError, TargetError
 from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
 from edgeopt.postprocess.suppression import nms
-from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, YoloDecoding, YoloxDecoding
+from edgeopt.references import resolve
+from edgeopt.spec import ClassificationDecoding, CodeDecoding, DetectionDecoding, ModelSpec, YoloDecoding, YoloxDecoding
 
 Outputs: TypeAlias = Mapping[str, NDArray[Any]]
 Ranking: TypeAlias = tuple[list[int], list[float]]
@@ -46,6 +47,8 @@ def decode(
     decoding = spec.decoding
     if isinstance(decoding, ClassificationDecoding):
         return [_classification(row, decoding, spec.labels) for row in _logits(outputs, spec)]
+    if isinstance(decoding, CodeDecoding):
+        return _decoded_by_code(outputs, spec, geometries, decoding)
     raw = _first_output(outputs, spec)
     if raw.ndim != 3 or len(raw) != len(geometries):
         raise ModelError(
@@ -53,6 +56,31 @@ def decode(
             f"are needed to decode it as '{_tag(decoding)}'. Check the model's outputs and its decoding"
         )
     return [_detections(image, spec, decoding, geometry) for image, geometry in zip(raw, geometries, strict=True)]
+
+
+def require_decoding(spec: ModelSpec, error: type[EdgeoptError] = ModelError) -> None:
+    """Refuse a model whose results are made by code that cannot be imported here, or that is not allowed.
+
+    Raises:
+        EdgeoptError: of type `error`.
+    """
+    if isinstance(spec.decoding, CodeDecoding):
+        resolve(spec.decoding.call, {}, "decoding", error=error)
+
+
+def _decoded_by_code(
+    outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry], decoding: CodeDecoding
+) -> list[Classification] | list[Detections]:
+    """What the user's code makes of the outputs."""
+    call = resolve(decoding.call, {}, "decoding", error=ModelError)
+    results: Any = call(outputs, spec, geometries)
+    kind = Classification if spec.task == "classification" else Detections
+    if not isinstance(results, list) or [type(each) for each in results] != [kind] * len(geometries):
+        raise ModelError(
+            f"the decoding '{decoding.call}' must give a list of {len(geometries)} {kind.__name__}, one an image, and "
+            f"gave {results!r:.200}"
+        )
+    return results
 
 
 def require_numbers(outputs: Outputs, spec: ModelSpec) -> None:
@@ -71,12 +99,18 @@ def require_numbers(outputs: Outputs, spec: ModelSpec) -> None:
         )
 
 
-def class_scores(outputs: Outputs, spec: ModelSpec) -> Floats:
-    """(N, classes) float32 scores of a classifier, after its activation.
+def class_scores(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> Floats:
+    """(N, classes) float32 scores of a classifier, after its activation; 0 of what code of the user's leaves out.
 
     Raises:
         ModelError: the output is missing, or has not one value a label.
     """
+    if isinstance(spec.decoding, CodeDecoding):
+        scores = np.zeros((len(geometries), len(spec.labels)), np.float32)
+        results: Sequence[Any] = _decoded_by_code(outputs, spec, geometries, spec.decoding)
+        for row, result in enumerate(results):
+            scores[row, result.classes] = result.scores
+        return scores
     assert isinstance(spec.decoding, ClassificationDecoding)
     activate = _ACTIVATIONS[spec.decoding.activation]
     return np.array([activate(row) for row in _logits(outputs, spec)])

@@ -17,11 +17,12 @@ from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.bundle.records import StageRecords
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
 from edgeopt.hardware import processor_fingerprint
-from edgeopt.postprocess import Classification, Detections, decode, require_numbers
+from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
 from edgeopt.preprocess import Color, Geometry, Scratch, Source, preprocess, to_bgr
+from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
-from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
+from edgeopt.spec import ModelSpec, replace
 
 Result: TypeAlias = Classification | Detections
 
@@ -215,7 +216,9 @@ class Predictor:
         self.close()
 
 
-def load(path: str | Path, *, variant: str | None = None, threads: int = 0) -> Predictor:
+def load(
+    path: str | Path, *, variant: str | None = None, threads: int = 0, allow_code: Sequence[str] = ()
+) -> Predictor:
     """Open a bundle and load the best of its variants that this machine can run.
 
     Best is: of those whose accuracy was accepted, accelerators first, then the lowest measured latency, then the lowest
@@ -225,12 +228,16 @@ def load(path: str | Path, *, variant: str | None = None, threads: int = 0) -> P
         path: the bundle's folder.
         variant: load this one, whatever was measured.
         threads: of the engine; 0 means what the bundle says, else the engine's default.
+        allow_code: packages that the bundle may name for its decoding or its target, and that are installed here. No
+            other code of a bundle's is imported, for a bundle can come from anyone; `references.allow_code` and the
+            environment variable ``EDGEOPT_ALLOW_CODE`` do the same.
 
     Raises:
-        BundleError: not a whole bundle, or it has no such variant.
+        BundleError: not a whole bundle, it has no such variant, or it needs code that is not installed or not allowed.
         MissingExtraError: the library of the variant that was asked for is not installed.
         TargetError: no variant runs here, or not the one that was asked for.
     """
+    allow(*allow_code)
     bundle = Bundle.open(path)
     if variant is not None:
         return open_variant(bundle, bundle.variant(variant), threads=threads)
@@ -266,10 +273,12 @@ def open_variant(
         settings: how it runs. Default: what was tuned on this machine for `mode`, else what the bundle says.
 
     Raises:
-        BundleError: the engine's input is not what the specification says.
+        BundleError: the engine's input is not what the specification says, or results are made by code that is not
+            installed or not allowed here.
         MissingExtraError: the engine's library is not installed.
         TargetError: the engine does not load here.
     """
+    require_decoding(bundle.manifest.spec_of(variant), BundleError)
     settings = settings or settings_here(variant, mode)
     if threads:
         settings = replace(settings, threads=threads)
@@ -311,7 +320,7 @@ def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | 
 
 def _with_threshold(spec: ModelSpec, score: float) -> ModelSpec:
     """The same detector with another score threshold."""
-    if isinstance(spec.decoding, ClassificationDecoding):
+    if spec.task == "classification":
         raise DataError(f"'{spec.name}' is a classifier, which ranks all classes: score is for detectors")
     if not 0 <= score <= 1:
         raise DataError(f"score is {score}; it must be from 0 to 1")

@@ -10,6 +10,7 @@ from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
 from edgeopt.spec import (
     CenterCrop,
     ClassificationDecoding,
+    CodeDecoding,
     Decoding,
     Letterbox,
     ModelSpec,
@@ -102,7 +103,7 @@ def specify(
         input=network_input,
         outputs=(output,),
         preprocessing=preprocessing,
-        decoding=model.decoding or decoding or _infer_decoding(model, task, output, network_input, len(labels)),
+        decoding=model.decoder or decoding or _infer_decoding(model, task, output, network_input, len(labels)),
         labels=labels,
     )
     check_spec(spec)
@@ -120,7 +121,7 @@ def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) 
     spec = replace(
         spec,
         preprocessing=model.preprocessing or spec.preprocessing,
-        decoding=model.decoding or spec.decoding,
+        decoding=model.decoder or spec.decoding,
         labels=labels or spec.labels,
     )
     check_spec(spec)
@@ -135,6 +136,8 @@ def check_spec(spec: ModelSpec) -> None:
     """
     _check_pixels(spec)
     classes, shape = len(spec.labels), spec.outputs[0].shape
+    if isinstance(spec.decoding, CodeDecoding):  # its author knows what it reads
+        return
     if spec.task != _task_of(spec.decoding):
         raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(spec.decoding)}")
     match spec.decoding:
@@ -194,11 +197,14 @@ def _final_size(preprocessing: Preprocessing) -> Size | None:
 
 def _task(model: ModelConfig, output: TensorSpec) -> Task:
     """By the rank of the output, which the recipe must not contradict."""
+    if model.task is not None and isinstance(model.decoder, CodeDecoding):
+        return model.task
     task: Task | None = {2: "classification", 3: "detection"}.get(len(output.shape))  # type: ignore[assignment]
     if task is None or model.task not in (None, task):
         raise ModelError(
             f"{model.source} gives '{output.name}' {output.shape}, which is no {model.task or 'known task'}: "
-            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors)"
+            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors). With a "
+            "[model] decoding of your own, say the task"
         )
     return task
 
