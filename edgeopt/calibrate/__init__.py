@@ -1,4 +1,4 @@
-"""Calibrate: observe a network's activations on images, once, for every range method.
+"""Calibrate: observe a network's activations on images once, for every range method.
 
 Calibration only decides; quantization only applies. What is observed is kept in a `CalibrationTable`.
 """

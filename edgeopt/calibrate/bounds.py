@@ -1,4 +1,4 @@
-"""What a tensor's values are bounded by, from the graph alone."""
+"""Bound a tensor's values from the graph alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERYTHING = (-math.inf, math.inf)
 
 
 def bounds(graph: ir.Graph) -> dict[str, tuple[float, float]]:
-    """Lower and upper bound of every node's output, ``(-inf, inf)`` where the operator sets none."""
+    """Return the bounds of every node's output; ``(-inf, inf)`` where the operator sets none."""
     found: dict[str, tuple[float, float]] = {}
     for node in graph:
         limits = _of(node, found)

@@ -1,4 +1,4 @@
-"""How calibrated ranges move as images are added: whether there were enough of them."""
+"""Track how calibrated ranges move as images are added, to tell whether there were enough."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 0.95
 
 
 class RangeTrack:
-    """Looks at all ranges after 1, 2, 3, 4, 6, 8, 12… images: memory grows with the logarithm of their number.
+    """Records all ranges after 1, 2, 3, 4, 6, 8, 12… images. Memory grows with the logarithm of their number.
 
     Ranges that are searched for (``entropy``, ``mse``, ``auto``) are followed by their percentiles, which move as they
     do: to search them at every look would take longer than the calibration itself.
@@ -30,7 +30,7 @@ class RangeTrack:
         self._looks: dict[int, NDArray[np.float64]] = {}
 
     def look(self, images: int, sums: Mapping[str, TensorStatistics], *, is_last: bool = False) -> None:
-        """Remember the ranges where `images` is one of the numbers to look at.
+        """Record the ranges if `images` is one of the numbers to look at.
 
         Args:
             images: how many have been observed.
@@ -42,7 +42,7 @@ class RangeTrack:
             self._looks[images] = np.array(ranges, np.float64).reshape(-1, 2)
 
     def result(self) -> Convergence:
-        """The curve, against the last look."""
+        """Return the curve, relative to the last look."""
         final = list(self._looks.values())[-1]
         width = final[:, 1] - final[:, 0]
         alive = width > 0.0
@@ -64,5 +64,5 @@ class RangeTrack:
 
 
 def _is_look(images: int) -> bool:
-    """Powers of two, and what lies halfway between them: numbers whose odd part is 1 or 3."""
+    """Return True for powers of two and for numbers halfway between them, whose odd part is 1 or 3."""
     return images // (images & -images) in (1, 3)

@@ -1,4 +1,4 @@
-"""A histogram that grows with its data in constant memory."""
+"""Histogram that grows with its data in constant memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Histogram:
     """
 
     width: float = 0.0
-    """Of a bin; 0 while nothing but zeros has been seen."""
+    """Width of a bin; 0 while only zeros have been seen."""
     counts: NDArray[np.int64] = field(default_factory=_no_counts)
 
     def add(self, values: NDArray[Any]) -> None:
@@ -43,7 +43,7 @@ class Histogram:
         self.counts += np.bincount(bins + BINS_PER_SIDE, minlength=2 * BINS_PER_SIDE)
 
     def merge(self, other: Histogram) -> None:
-        """Add the counts of `other`, exactly."""
+        """Add the counts of `other`; the result is exact."""
         if other.width == 0.0:
             self.counts += other.counts
             return
@@ -57,18 +57,21 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many values were counted."""
+        """Number of counted values."""
         return int(self.counts.sum())
 
     def occupied(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Centres and counts of the bins that are not empty. The bin at zero counts as zero exactly: ReLU fills it."""
+        """Return centres and counts of the bins that are not empty.
+
+        The bin at zero counts as zero exactly: ReLU fills it.
+        """
         index = np.flatnonzero(self.counts)
         centres = (index - BINS_PER_SIDE + 0.5).astype(np.float64) * self.width
         centres[index == BINS_PER_SIDE] = 0.0
         return centres, self.counts[index].astype(np.float64)
 
     def percentile(self, share: float) -> float:
-        """The value below which `share` (0 to 1) of the counts lie, interpolated within its bin."""
+        """Return the value below which `share` (0 to 1) of the counts lie, interpolated within its bin."""
         cumulative = np.cumsum(self.counts)
         wanted = share * cumulative[-1]
         index = min(int(np.searchsorted(cumulative, wanted)), 2 * BINS_PER_SIDE - 1)

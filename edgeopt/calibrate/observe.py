@@ -1,4 +1,4 @@
-"""Run a network on images and gather statistics of its activations: one pass, whatever range method is used later."""
+"""Run a network on images and gather statistics of its activations, in one pass that serves every range method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgeopt.errors import DataError, ModelError
 from edgeopt.progress import Update
 
 SAMPLES_PER_IMAGE = 1 << 16
-"""Most values of one tensor of one image that enter its histogram; extremes and means see all of them."""
+"""Most values of a tensor that enter its histogram for one image. Extremes and means see all values."""
 
 
 def calibrate(
@@ -65,7 +65,7 @@ def calibrate(
 
 
 def tensor_hash(feeds: Feeds) -> str:
-    """Hexadecimal sha256 over the network's inputs for one image: names and bytes."""
+    """Return the hexadecimal sha256 over the network's inputs for one image: names and bytes."""
     digest = hashlib.sha256()
     for name in sorted(feeds):
         digest.update(name.encode())
@@ -74,7 +74,7 @@ def tensor_hash(feeds: Feeds) -> str:
 
 
 class _Observer:
-    """The statistics so far, and the sessions that give the tensors."""
+    """The statistics so far, and the sessions that compute the tensors."""
 
     def __init__(self, model: ir.Model, tensors: Collection[str] | None) -> None:
         values = list(_observed(model.graph, tensors))
@@ -83,7 +83,7 @@ class _Observer:
         computed = [value for value in values if not value.is_graph_input()]
         self._tap = Tap(model, [value.name or "" for value in computed])
         self.sums: dict[str, TensorStatistics] = {}
-        """Of all images so far; what `finish` makes means of are sums."""
+        """Sums over the images so far; `finish` turns them into means."""
         for value in values:
             low, high = limits.get(value.name or "", (-math.inf, math.inf))
             self.sums[value.name or ""] = TensorStatistics(lower_bound=low, upper_bound=high)
@@ -133,7 +133,7 @@ class _Observer:
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
-    """(C, values of the channel) of a (1, C, ...) tensor."""
+    """Return (C, values of the channel) of a (1, C, ...) tensor."""
     if array.ndim < 2:
         return array.reshape(1, -1)
     if array.shape[0] == 1:
@@ -142,7 +142,7 @@ def _channels_first(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _observed(graph: ir.Graph, tensors: Collection[str] | None) -> Iterator[ir.Value]:
-    """Float activations in the order they are computed, only those named in `tensors` if given."""
+    """Yield float activations in the order they are computed, only those named in `tensors` if given."""
     missing = set(tensors or ())
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
         missing.discard(value.name or "")

@@ -1,4 +1,4 @@
-"""From what was observed of a tensor to the range that its quantizer covers.
+"""Choose the range that a tensor's quantizer covers, from its statistics.
 
 Every method returns a range that contains zero, because a quantizer must represent zero exactly: padding and ReLU make
 it the most frequent value of a network.
@@ -18,10 +18,10 @@ from edgeopt.config import CalibrationMethod
 from edgeopt.errors import ConfigError
 
 Range: TypeAlias = tuple[float, float]
-"""Smallest and largest value that is represented, ``low <= 0 <= high``."""
+"""Smallest and largest representable value, ``low <= 0 <= high``."""
 
 _SHRINK = np.linspace(0.2, 1.0, 81)
-"""Shares of an extreme value that the search by error tries as its limit."""
+"""Shares of an extreme value that the search by error tries as limits."""
 
 _ROBUST = 1.4
 """Exponent of the error that ``auto`` minimizes. Below 2 a few far outliers, which belong to odd images, do not stretch
@@ -30,15 +30,15 @@ the range for all others: MobileNetV2 diverged least at 1.4, more at 2, and most
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What a quantizer can represent."""
+    """The values that a quantizer can represent."""
 
     levels: int = 256
     symmetric: bool = False
-    """Zero point 0: the range is ``[-high, high]`` and one level is lost, so that both sides have as many."""
+    """Zero point 0. The range is ``[-high, high]``, and one level is given up so that both sides have equally many."""
 
 
 def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, percentile: float = 99.99) -> Range:
-    """The range of `tensor` by `method`, inside the bounds that its operator has by definition.
+    """Choose the range of `tensor` by `method`, inside the bounds that its operator sets.
 
     Args:
         tensor: what was observed.
@@ -68,7 +68,7 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
 
 
 def quantization_error(histogram: Histogram, limits: Range, grid: Grid, power: float = 2.0) -> float:
-    """Mean of ``|value - quantized value| ** power`` over the counted values."""
+    """Return the mean of ``|value - quantized value| ** power`` over the counted values."""
     values, counts = histogram.occupied()
     if not len(values):
         return 0.0
@@ -76,7 +76,7 @@ def quantization_error(histogram: Histogram, limits: Range, grid: Grid, power: f
 
 
 def _settle(found: Range, tensor: TensorStatistics, grid: Grid) -> Range:
-    """Clip to the operator's own bounds, include zero, mirror where the grid is symmetric."""
+    """Clip to the operator's own bounds, include zero, and mirror where the grid is symmetric."""
     low, high = max(found[0], tensor.lower_bound), min(found[1], tensor.upper_bound)
     low, high = min(low, 0.0), max(high, 0.0)
     if grid.symmetric:
@@ -86,7 +86,7 @@ def _settle(found: Range, tensor: TensorStatistics, grid: Grid) -> Range:
 
 
 def _percentile(histogram: Histogram, percentile: float, grid: Grid) -> Range:
-    """Symmetric grids cut the magnitudes; others cut both ends."""
+    """Choose by percentile. Symmetric grids cut the magnitudes; others cut both ends."""
     if histogram.total == 0:
         return 0.0, 0.0
     share = percentile / 100.0
@@ -97,7 +97,7 @@ def _percentile(histogram: Histogram, percentile: float, grid: Grid) -> Range:
 
 
 def _magnitudes(histogram: Histogram) -> Histogram:
-    """The histogram of the absolute values."""
+    """Return the histogram of the absolute values."""
     counts = np.zeros_like(histogram.counts)
     counts[BINS_PER_SIDE:] = histogram.counts[BINS_PER_SIDE:] + histogram.counts[:BINS_PER_SIDE][::-1]
     return Histogram(histogram.width, counts)
@@ -131,7 +131,7 @@ def _errors(
     grid: Grid,
     power: float,
 ) -> NDArray[np.float64]:
-    """Mean error of each candidate range ``(lows[i], highs[i])`` on the weighted `values`."""
+    """Return the mean error of each candidate range ``(lows[i], highs[i])`` on the weighted `values`."""
     steps = grid.levels - 2 if grid.symmetric else grid.levels - 1
     scale = np.maximum((highs - lows) / steps, np.finfo(np.float64).tiny)[:, None]
     first = np.round(lows[:, None] / scale)
@@ -143,7 +143,7 @@ def _errors(
 
 
 def _entropy(histogram: Histogram, grid: Grid) -> Range:
-    """The threshold on magnitudes whose quantized distribution is closest to the clipped one.
+    """Choose the threshold on magnitudes whose quantized distribution is closest to the clipped one.
 
     Candidates are the ends of 128 to `BINS_PER_SIDE` bins, in steps of 2 %.
     """
@@ -160,7 +160,8 @@ def _entropy(histogram: Histogram, grid: Grid) -> Range:
 
 
 def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
-    """KL divergence of the first `end` bins, with the tail added to the last, from their `levels`-level version."""
+    """Return the KL divergence of the first `end` bins, with the tail in the last, from their `levels`-level
+    version."""
     reference = counts[:end].copy()
     candidate = reference.copy()
     reference[-1] += counts[end:].sum()
@@ -175,7 +176,7 @@ def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
 
 
 def _auto(tensor: TensorStatistics, grid: Grid, percentile: float) -> Range:
-    """The candidate with the least mean ``|error| ** _ROBUST``."""
+    """Choose the candidate with the least mean ``|error| ** _ROBUST``."""
     candidates = [
         (tensor.minimum, tensor.maximum),
         (tensor.mean_minimum, tensor.mean_maximum),

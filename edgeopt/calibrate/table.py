@@ -1,4 +1,4 @@
-"""CalibrationTable: everything that calibration observed, and where it came from."""
+"""CalibrationTable: the statistics that calibration observed, and where they came from."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channe
 
 
 class CalibratedImage(msgspec.Struct, frozen=True):
-    """One image that was run."""
+    """One calibration image."""
 
     name: str
     sha256: str
-    """Of the network's input tensors: what the network saw."""
+    """Hash of the network's input tensors, which are what the network saw."""
 
 
 @dataclass
@@ -39,18 +39,18 @@ class TensorStatistics:
     minimum: float = math.inf
     maximum: float = -math.inf
     mean_minimum: float = 0.0
-    """Mean over the images of each image's minimum."""
+    """Mean of each image's minimum over the images."""
     mean_maximum: float = 0.0
     lower_bound: float = -math.inf
-    """What the tensor's operator cannot fall below: 0 after ReLU, and so on."""
+    """Bound that the operator sets: 0 after ReLU, for example."""
     upper_bound: float = math.inf
     histogram: Histogram = field(default_factory=Histogram)
-    """Of at most `observe.SAMPLES_PER_IMAGE` values an image."""
+    """Histogram of at most `observe.SAMPLES_PER_IMAGE` values an image."""
     channel_minimum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    """(C,) over all images and positions."""
+    """Minimum over all images and positions: (C,)."""
     channel_maximum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     channel_mean_minimum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
-    """(C,) mean over the images of each image's minimum."""
+    """Mean of each image's minimum over the images: (C,)."""
     channel_mean_maximum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
 
@@ -63,10 +63,10 @@ class CalibrationTable:
     images: tuple[CalibratedImage, ...]
     config: CalibrateConfig
     convergence: Convergence
-    """How the ranges moved as images were added."""
+    """Movement of the ranges as images were added."""
 
     def __getitem__(self, name: str) -> TensorStatistics:
-        """The statistics of tensor `name`.
+        """Return the statistics of tensor `name`.
 
         Raises:
             DataError: it was not observed, so the table belongs to another graph.
@@ -94,7 +94,7 @@ class CalibrationTable:
 
     @classmethod
     def load(cls, path: Path) -> CalibrationTable:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             DataError: the file is missing, damaged or of another version.
@@ -113,7 +113,7 @@ class CalibrationTable:
 
 
 class _Versioned(msgspec.Struct):
-    """Just enough of a header to tell an old one from a damaged one."""
+    """The part of a header that tells an old one from a damaged one."""
 
     schema: int
 
@@ -136,7 +136,10 @@ def _statistics(arrays: Mapping[str, NDArray[Any]], index: int) -> TensorStatist
 
 
 def merge(tensors: Sequence[TensorStatistics]) -> TensorStatistics:
-    """The statistics of several tensors together, as for those that share a scale; per-channel ones are left empty."""
+    """Merge the statistics of several tensors, as for those that share a scale.
+
+    Per-channel statistics are left empty.
+    """
     if len(tensors) == 1:
         return tensors[0]
     histogram = Histogram()

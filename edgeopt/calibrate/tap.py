@@ -1,4 +1,4 @@
-"""Read any tensor inside a network: onnxruntime sessions whose outputs are the tensors asked for."""
+"""Read any tensor inside a network, with onnxruntime sessions whose outputs are the tensors asked for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from edgeopt.errors import ModelError, requires_extra
 
 CHUNK_BYTES = 256 << 20
-"""Most memory of tapped tensors that one run of a part gives; a larger network is run several times an image."""
+"""Most memory of tapped tensors in one run. A network with more is run several times an image."""
 
 Feeds = Mapping[str, NDArray[Any]]
-"""The network's inputs for one image, by name."""
+"""Inputs of the network for one image, by name."""
 Outputs = list[list[NDArray[Any]]]
-"""Every output, image by image."""
+"""All outputs, image by image."""
 
 
 class Tap:
-    """A network that gives the tensors `names`, in chunks of bounded memory."""
+    """A network that returns the tensors `names`, in chunks of bounded memory."""
 
     def __init__(self, model: ir.Model, names: Sequence[str], *, fused: bool = True) -> None:
         values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
@@ -32,13 +32,13 @@ class Tap:
         self._parts = [(open_session(_with_outputs(model, chunk), fused=fused), chunk) for chunk in chunks]
 
     def run(self, feeds: Feeds) -> Iterator[tuple[list[str], list[NDArray[Any]]]]:
-        """Names and arrays of each chunk."""
+        """Yield names and arrays of each chunk."""
         for session, names in self._parts:
             yield names, session.run(names, dict(feeds))
 
 
 def open_session(model: ir.Model, *, fused: bool = True) -> Any:
-    """An onnxruntime session on the CPU.
+    """Open an onnxruntime session on the CPU.
 
     Args:
         model: what to run.
@@ -59,7 +59,7 @@ def open_session(model: ir.Model, *, fused: bool = True) -> Any:
 
 
 def outputs_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Outputs:
-    """Every output of `model` on every image, with Q/DQ computed as written: kernels that saturate are not asked.
+    """Return every output of `model` on every image, with Q/DQ computed as written, not by kernels that may saturate.
 
     Raises:
         ModelError: onnxruntime cannot run it.

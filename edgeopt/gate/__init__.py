@@ -1,4 +1,7 @@
-"""gate: is the candidate slower or less accurate than the baseline? pass, fail or invalid, never a guess."""
+"""Gate: decide whether the candidate is slower or less accurate than the baseline.
+
+The answer is pass, fail or invalid, never a guess.
+"""
 
 from __future__ import annotations
 

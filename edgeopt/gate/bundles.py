@@ -1,4 +1,4 @@
-"""Gate what is in bundles: each side in a process of its own."""
+"""Gate variants of bundles, each side in a process of its own."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from edgeopt.typed import from_json
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the comparison: a bundle, and which of its variants."""
+    """One side of the comparison: a bundle and one of its variants."""
 
     path: Path
     variant: str | None = None
-    """None: the one that this machine would run."""
+    """None selects the variant that this machine would run."""
 
     @classmethod
     def parse(cls, reference: str) -> Side:
-        """``BUNDLE`` or ``BUNDLE@VARIANT``.
+        """Parse ``BUNDLE`` or ``BUNDLE@VARIANT``.
 
         >>> Side.parse("out/x.edgeopt@ov-int8").variant
         'ov-int8'
@@ -65,7 +65,7 @@ class _Series(msgspec.Struct):
 
 
 class _Result(msgspec.Struct):
-    """What the gate needs of a benchmark's result."""
+    """The part of a benchmark result that the gate reads."""
 
     scenario: str
     environment: _Environment
@@ -114,7 +114,7 @@ def gate_bundles(
 
 @contextmanager
 def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> Iterator[Opened]:
-    """Every subject in a new process; each launch starts with another one, since the order is seen to matter.
+    """Open every subject in a new process. Each launch starts with another subject, because the order affects latency.
 
     Args:
         makes: opens each subject, in its process.
@@ -141,7 +141,7 @@ def gate_file(
     threads: int = 0,
     progress: Update | None = None,
 ) -> Verdict:
-    """Gate a variant against stored results of this machine; see `gate_stored` about what that cannot see."""
+    """Gate a variant against stored results of this machine; `gate_stored` documents the limits of that."""
     with Worker(_opening(candidate, images, threads)) as worker:
         return gate_stored(
             stored.median_ms,
@@ -184,7 +184,7 @@ def read_stored(path: Path, name: str | None = None) -> Stored:
 
 
 def open_subject(path: Path, variant: str | None, images: Sequence[Array], threads: int) -> Subject:
-    """Load one side; called in its own process, which closes it by ending."""
+    """Load one side. This runs in the side's own process, which closes it by ending."""
     return Staged(load(path, variant=variant, threads=threads), images)
 
 
@@ -197,7 +197,7 @@ def _sensors(workers: Iterable[Worker]) -> Sensors:
 
 
 def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> AccuracyFinding | None:
-    """Both sides' main metric, or None where one was never evaluated."""
+    """Return the main metric of both sides, or None where one was never evaluated."""
     before, after = _accuracy(baseline), _accuracy(candidate)
     if before is None or after is None:
         return None

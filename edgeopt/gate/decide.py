@@ -1,4 +1,4 @@
-"""From measured launches to pass, fail or invalid: pure functions.
+"""Decide from measured launches: pass, fail or invalid. These functions are pure.
 
 A candidate fails only if the whole interval of its slowdown lies beyond both floors, and passes only if the interval
 excludes the slowdown that must not go through. What lies between was not measured well enough: invalid.
@@ -22,27 +22,27 @@ from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Interval, LatencyF
 _CONFIDENCE = 0.95
 EARLY_CONFIDENCE = 0.999
 FIRST_LOOK = 3
-"""Launches before any look, and the least to decide on."""
+"""Launches before the first look, and the least number to decide on."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What one set of processes showed."""
+    """The result of one set of processes."""
 
     baseline_ms: float
-    """Median."""
+    """Median latency of the baseline."""
     candidate_ms: float
     ratio: float
     """Candidate over baseline, median over rounds."""
     noise: float
     """The baseline's second instance over its first."""
     rounds: int
-    """That counted."""
+    """Undisturbed rounds."""
     disturbed: int
 
 
 def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = _CONFIDENCE) -> LatencyFinding:
-    """Candidate against baseline, with floors from the baseline against its twin.
+    """Compare the candidate with the baseline; the floors come from the baseline against its twin.
 
     With s the deviation of a process's log latency, a launch's log ratio varies by 1.5 s² (one candidate against the
     mean of two baselines) and its log noise by 2 s² around 0. Both estimate s together: few launches, but nearly
@@ -76,7 +76,7 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
 
 
 def _around(logarithm: float, reach: float) -> Interval:
-    """A ratio with its interval, from logarithms."""
+    """Build a ratio and its interval from logarithms."""
     low, middle, high = (math.exp(logarithm + side * reach) for side in (-1.0, 0.0, 1.0))
     return Interval(estimate=middle, low=low, high=high)
 
@@ -84,7 +84,9 @@ def _around(logarithm: float, reach: float) -> Interval:
 def compare_stored(
     stored_ms: Sequence[float], candidate_ms: Sequence[float], disturbed: int, config: GateConfig
 ) -> LatencyFinding:
-    """Candidate against block medians of an earlier run on the same machine: no pairing, so drift is not cancelled.
+    """Compare the candidate with block medians of an earlier run on the same machine.
+
+    Nothing is paired, so drift is not cancelled.
 
     Args:
         stored_ms: block medians of the stored run.
@@ -109,7 +111,7 @@ def compare_stored(
 def decide(
     latency: LatencyFinding | None, accuracy: AccuracyFinding | None, problems: Sequence[str], config: GateConfig
 ) -> tuple[Outcome, tuple[str, ...]]:
-    """The outcome and why. Lost accuracy fails whatever the machine did; latency counts only in a valid run."""
+    """Decide, with reasons. Lost accuracy fails whatever the machine did; latency counts only in a valid run."""
     if accuracy is not None and accuracy.drop > accuracy.allowed_drop:
         return "fail", (_lost(accuracy),)
     if problems or latency is None:
@@ -131,7 +133,7 @@ def decide(
 
 
 def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> bool:
-    """Whether a slowdown exceeds both a share and a time."""
+    """Return True if a slowdown exceeds both a share and a time."""
     return ratio - 1.0 > share and (ratio - 1.0) * baseline_ms > floor_ms
 
 
@@ -143,6 +145,9 @@ def _lost(accuracy: AccuracyFinding) -> str:
 
 
 def precise(latency: LatencyFinding, config: GateConfig) -> bool:
-    """Whether more launches would change little. It looks at the width only, which tells nothing of the decision."""
+    """Return True if more launches would change little.
+
+    Only the width is looked at, which does not depend on the decision.
+    """
     half_width = (latency.ratio.high - latency.ratio.low) / 2.0
     return latency.launches >= config.minimum_launches and half_width <= config.precision

@@ -1,4 +1,4 @@
-"""The verdict as JSON, JUnit XML and GitHub-flavoured Markdown."""
+"""Write the verdict as JSON, JUnit XML and GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
 def to_json(verdict: Verdict) -> bytes:
-    """Indented JSON of the whole verdict."""
+    """Return the whole verdict as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(verdict), indent=2) + b"\n"
 
 
 def to_junit(verdict: Verdict) -> bytes:
-    """One test case: a failure fails it, an invalid run is an error."""
+    """Return one test case: a failing gate is a failure, an invalid run is an error."""
     suite = ElementTree.Element(
         "testsuite",
         name="edgeopt gate",
@@ -42,7 +42,7 @@ def to_junit(verdict: Verdict) -> bytes:
 
 
 def to_markdown(verdict: Verdict) -> str:
-    """A summary for a pull request (``>> $GITHUB_STEP_SUMMARY``)."""
+    """Return a summary for a pull request (``>> $GITHUB_STEP_SUMMARY``)."""
     lines = [f"### Latency gate: {_SIGNS[verdict.outcome]}", ""]
     lines += [f"- {_cell(reason)}" for reason in verdict.reasons]
     lines += ["", f"| | {_cell(verdict.baseline)} | {_cell(verdict.candidate)} | change | allowed |", "|-|-:|-:|-:|-:|"]
@@ -71,7 +71,7 @@ def to_markdown(verdict: Verdict) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot break out of a table cell or become markup."""
+    """Escape text so that it cannot break out of a table cell or become markup."""
     for character in "\\|<>`*_[]":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Rounds of blocks in alternation, of which only the undisturbed ones count."""
+"""Run blocks in alternation, and count only undisturbed rounds."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from edgeopt.measure.validity import Limits, disturbed, whole
 from edgeopt.progress import Update
 
 _MOST_DISTURBED = 3
-"""For each round that is wanted at most so many are run: on a busy machine, or where it is over."""
+"""Rounds to run at most for each round that is wanted, on a busy machine."""
 
 
 class Rounds:
-    """Rounds so far."""
+    """The rounds so far."""
 
     def __init__(self, config: GateConfig) -> None:
         self._limits = Limits(other_load=config.other_load / 2.0, steal=config.steal / 2.0)
         self.conditions: list[Conditions] = []
-        """Of every round, the disturbed ones among them."""
+        """Conditions of every round, including disturbed ones."""
         self._kept: list[list[Block]] = []
 
     @property
     def count(self) -> int:
-        """Undisturbed rounds."""
+        """Number of undisturbed rounds."""
         return len(self._kept)
 
     @property
     def disturbed(self) -> int:
-        """Rounds that do not count."""
+        """Number of disturbed rounds, which do not count."""
         return len(self.conditions) - self.count
 
     def add(self, blocks: list[Block]) -> None:
-        """Take a round, if nothing disturbed it."""
+        """Add a round unless something disturbed it."""
         meanwhile = whole([block.conditions for block in blocks])
         self.conditions.append(meanwhile)
         if not disturbed(meanwhile, self._limits):
             self._kept.append(blocks)
 
     def medians(self, name: str) -> NDArray[np.float64]:
-        """(count,) ms of one subject."""
+        """Block medians of one subject: (count,) in ms."""
         return round_medians([block for blocks in self._kept for block in blocks if block.subject == name])
 
 
@@ -85,7 +85,7 @@ def measure_rounds(
 
 
 def too_few(what: str, conditions: list[Conditions]) -> str:
-    """Why there is not enough to decide on: `what` is lacking, and what took the machine's time."""
+    """Explain why there is not enough to decide on: `what` is lacking, and what took the machine's time."""
     run = whole(conditions)
     load = f"other processes took {run.other_load:.0%} of the processors" if run.other_load is not None else ""
     steal = f"the hypervisor {run.steal:.1%}" if run.steal is not None else ""

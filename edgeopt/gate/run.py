@@ -27,22 +27,23 @@ from edgeopt.measure.validity import whole
 from edgeopt.progress import Update
 
 _ENOUGH_SHARE = 0.5
-"""A launch with fewer than this share of the wanted rounds undisturbed does not count."""
+"""Share of the wanted rounds that must be undisturbed for a launch to count."""
 SIDES = ("baseline", "twin", "candidate")
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What one launch measures."""
+    """The subjects of one launch."""
 
     subjects: Mapping[str, Subject]
-    """By the names of `SIDES`: ``twin`` is a second instance of the baseline; each best in a process of its own."""
+    """Subjects by the names in `SIDES`. ``twin`` is a second instance of the baseline. Each should have a process of
+    its own."""
     sensors: Sensors
-    """Of this machine, told which processes are measured."""
+    """Sensors of this machine that know which processes are measured."""
 
 
 Open = Callable[[int], AbstractContextManager[Opened]]
-"""Starts launch number n (from 0) and ends it."""
+"""Function that starts launch number n (from 0) as a context manager."""
 
 
 def gate(
@@ -80,7 +81,7 @@ def verdict_of(
     conditions: Sequence[Conditions],
     config: GateConfig,
 ) -> Verdict:
-    """Decide, and put together what led to it."""
+    """Decide, and collect everything that led to the decision."""
     outcome, reasons = decide(finding, accuracy, problems, config)
     return Verdict(
         outcome=outcome,
@@ -96,7 +97,7 @@ def verdict_of(
 
 
 def _measure(launch: Open, config: GateConfig, progress: Update | None) -> tuple[list[Launch], list[Conditions]]:
-    """Launches until the answer is clear, the intervals are narrow, or time is up."""
+    """Launch until the answer is clear, the intervals are narrow, or time is up."""
     found: list[Launch] = []
     conditions: list[Conditions] = []
     start = time.perf_counter()
@@ -119,7 +120,7 @@ def _measure(launch: Open, config: GateConfig, progress: Update | None) -> tuple
 
 
 def _launch(measured: Rounds) -> Launch:
-    """Ratios of one launch: the median ignores the rounds that something else disturbed."""
+    """Compute the ratios of one launch. The median ignores rounds that something else disturbed."""
     baseline, twin, candidate = (measured.medians(name) for name in SIDES)
     # Against each instance by itself: latencies are skewed, and against an average a single one would seem fast.
     return Launch(
@@ -133,7 +134,7 @@ def _launch(measured: Rounds) -> Launch:
 
 
 def _settled(launches: Sequence[Launch], config: GateConfig) -> bool:
-    """Whether what was measured is enough to stop."""
+    """Return True if the launches so far are enough to stop."""
     if len(launches) < FIRST_LOOK:
         return False
     if precise(compare(launches, config), config):

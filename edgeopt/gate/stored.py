@@ -16,10 +16,10 @@ from edgeopt.progress import Update
 from edgeopt.spec import replace
 
 STORED_FLOOR = 0.13
-"""By how much absolute latencies were seen to differ between runs of one model on one machine."""
+"""Largest difference seen between absolute latencies of one model in different runs on one machine."""
 _ROUNDS = 20
 _ENOUGH = 10
-"""With fewer undisturbed rounds when time is up, the run is invalid."""
+"""Fewest undisturbed rounds; a run with fewer when time is up is invalid."""
 
 
 def gate_stored(

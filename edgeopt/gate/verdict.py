@@ -1,4 +1,4 @@
-"""What the gate says: one outcome, with everything that led to it."""
+"""The gate's answer: one outcome, with everything that led to it."""
 
 from __future__ import annotations
 
@@ -15,33 +15,34 @@ SCHEMA_VERSION = 1
 
 
 class GateConfig(Struct):
-    """How strict the gate is, and how long it may take."""
+    """Strictness of the gate, and its time limits."""
 
     relative_floor: Fraction = 0.01
-    """A slowdown below this share never fails, however certain. An A/A run may raise it, never lower it."""
+    """Slowdowns below this share never fail, however certain. An A/A run may raise this floor, never lower it."""
     absolute_floor_ms: float = 0.02
-    """Nor does one below so many milliseconds."""
+    """Slowdowns smaller than this many ms never fail."""
     tolerance: Fraction = 0.05
-    """The slowdown that must be ruled out for a pass; a run that can neither see nor exclude it is invalid."""
+    """Slowdown that a pass rules out. A run that can neither see nor exclude it is invalid."""
     accuracy_drop: Fraction = 0.01
     """Largest drop of the main metric."""
     precision: Fraction = 0.015
     """Launch new processes until the half-width of the interval is at most this share."""
     minimum_launches: PositiveInt = 5
-    """Sets of new processes."""
+    """Fewest launches, which are sets of new processes."""
     maximum_launches: PositiveInt = 16
     rounds: PositiveInt = 6
-    """Undisturbed ones in each launch."""
+    """Undisturbed rounds in each launch."""
     maximum_s: Seconds = 120.0
-    """Then decide with what there is."""
+    """Time limit; after it, the gate decides with the rounds there are."""
     warmup_s: Seconds = 0.25
-    """Of each model in each launch."""
+    """Warm-up of each model in each launch."""
     block_s: Seconds = 0.04
-    """Of one subject's queries in a row. Short blocks make many rounds, of which a short disturbance spoils few."""
+    """Duration of one block of queries of a subject. With short blocks there are many rounds, so that a short
+    disturbance spoils few."""
     other_load: Fraction = 0.15
-    """A round in which other processes took more of the processors is not counted."""
+    """A round is not counted if other processes took more than this share of the processors."""
     steal: Fraction = 0.05
-    """Nor one in which the hypervisor took more."""
+    """A round is not counted if the hypervisor took more than this share."""
     seed: int = 0
 
 
@@ -54,10 +55,10 @@ class Interval(Struct):
 
 
 class LatencyFinding(Struct):
-    """Candidate against baseline, measured in alternation."""
+    """Latency of the candidate against the baseline, measured in alternation."""
 
     baseline_ms: float
-    """Median."""
+    """Median latency of the baseline."""
     candidate_ms: float
     ratio: Interval
     """Candidate over baseline."""
@@ -66,14 +67,14 @@ class LatencyFinding(Struct):
     relative_floor: float
     absolute_floor_ms: float
     launches: int
-    """Sets of processes that it is from."""
+    """Number of launches, which are sets of processes."""
     rounds: int
-    """That counted."""
+    """Undisturbed rounds."""
     disturbed_rounds: int
 
 
 class AccuracyFinding(Struct):
-    """The main metric of both, as stored in their bundles."""
+    """The main metric of both sides, as stored in their bundles."""
 
     metric: str
     baseline: float
@@ -82,7 +83,7 @@ class AccuracyFinding(Struct):
 
     @property
     def drop(self) -> float:
-        """Positive where the candidate is worse."""
+        """The loss, positive where the candidate is worse."""
         return self.baseline - self.candidate
 
 
@@ -102,5 +103,5 @@ class Verdict(Struct):
 
     @property
     def exit_code(self) -> int:
-        """0 pass, 1 fail, 3 invalid."""
+        """Exit code: 0 for pass, 1 for fail, 3 for invalid."""
         return EXIT_CODES[self.outcome]

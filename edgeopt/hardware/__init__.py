@@ -1,4 +1,4 @@
-"""What this machine is, and what the boards that edgeopt knows can do."""
+"""Hardware: this machine, and the boards that edgeopt knows."""
 
 from __future__ import annotations
 

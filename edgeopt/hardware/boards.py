@@ -11,24 +11,25 @@ Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 
 
 class JetPack(Struct):
-    """One generation of NVIDIA's SDK for Jetson: what it pins is what a bundle meets there."""
+    """One generation of NVIDIA's SDK for Jetson, with the versions that it pins."""
 
     version: str
     l4t: tuple[str, ...]
-    """Prefixes of the L4T releases that it covers."""
+    """Prefixes of its L4T releases."""
     cuda: str
     tensorrt: str
     ubuntu: str
     python: str
     dla: Literal["none", "implicit", "strongly_typed"]
-    """How INT8 reaches a DLA core: the entropy calibrator (TensorRT up to 10.7), typed Q/DQ (11.4.1 on), or no way."""
+    """Way for INT8 to a DLA core: the entropy calibrator (TensorRT up to 10.7), typed Q/DQ (11.4.1 on), or none."""
     supported: bool
-    """Whether edgeopt runs there: TensorRT 8.5 or newer, and a Python of 3.10 or newer (own or installed beside)."""
+    """True if edgeopt runs there. It needs TensorRT 8.5 or newer, and Python 3.10 or newer (its own or installed
+    beside)."""
     note: str = ""
 
     @property
     def float16_scales(self) -> bool:
-        """Whether INT8 graphs may be FP16 between their quantizers: from TensorRT 10 on (8.x wants FP32 scales)."""
+        """True if INT8 graphs may be FP16 between their quantizers: from TensorRT 10 on (8.x wants FP32 scales)."""
         return not self.tensorrt.startswith("8.")
 
 
@@ -42,7 +43,7 @@ class Device(Struct):
     memory_gb: int
     bandwidth_gb_s: float | None
     performance: str
-    """The vendor's peak figure; INT8 with sparsity unless it says otherwise."""
+    """The vendor's peak figure, for INT8 with sparsity unless it says otherwise."""
     precisions: tuple[Precision, ...]
     dla_cores: int
     jetpacks: tuple[str, ...]
@@ -150,7 +151,7 @@ the datasheets' and were not checked on a board."""
 
 
 def jetpack_of(l4t: str) -> JetPack | None:
-    """The JetPack that ships L4T release `l4t`, or None: the longest matching prefix decides."""
+    """Return the JetPack that ships L4T release `l4t`, or None. The longest matching prefix decides."""
     matches = [(len(prefix), jetpack) for jetpack in JETPACKS for prefix in jetpack.l4t if _covers(prefix, l4t)]
     return max(matches, key=lambda match: match[0])[1] if matches else None
 
@@ -160,7 +161,7 @@ def _covers(prefix: str, version: str) -> bool:
 
 
 def device(name: str) -> Device:
-    """The board called `name`.
+    """Return the board called `name`.
 
     Raises:
         ConfigError: there is no such board in the table.

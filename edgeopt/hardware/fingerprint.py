@@ -1,4 +1,4 @@
-"""Which processor this is, in a few characters: settings that were measured on one are not another's."""
+"""Fingerprint of the processor, because settings measured on one processor do not hold on another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeopt.hardware.probing import CudaDriverState, machine
 
 
 def processor_fingerprint() -> str:
-    """16 hexadecimal digits of the processor, the cores that this process may use, and the board.
+    """Return 16 hexadecimal digits of the processor, the cores that this process may use, and the board.
 
     No GPU is asked for: that would start its driver, for what CPU engines do not depend on.
     """

@@ -1,4 +1,4 @@
-"""What this machine is.
+"""Probe this machine.
 
 Everything is read from files of the kernel and from the CUDA driver's C interface, so that no CUDA package has to be
 installed to ask.
@@ -48,20 +48,20 @@ class Cpu(Struct):
 
     model: str
     architecture: str
-    """As `platform.machine` says: ``x86_64``, ``aarch64``."""
+    """As `platform.machine` names it: ``x86_64``, ``aarch64``."""
     cores: int
-    """Logical processors that this process may be scheduled on."""
+    """Logical processors that this process may use."""
     features: tuple[str, ...] = ()
-    """Those of `CPU_FEATURES` that are present, sorted."""
+    """The `CPU_FEATURES` that are present, sorted."""
 
     @property
     def int8_instruction(self) -> str | None:
-        """The best int8 dot-product instruction set, or None: without one, INT8 rarely pays on a CPU."""
+        """Best int8 dot-product instruction set. None: INT8 rarely pays on this CPU."""
         return next((name for name in _INT8_FEATURES if name in self.features), None)
 
     @property
     def bf16_instruction(self) -> str | None:
-        """The best bfloat16 instruction set, or None: without one, bfloat16 is emulated or not there."""
+        """Best bfloat16 instruction set. None: bfloat16 is emulated or missing."""
         return next((name for name in _BF16_FEATURES if name in self.features), None)
 
 
@@ -73,20 +73,20 @@ class Gpu(Struct):
     """``major.minor``."""
     memory_bytes: int
     integrated: bool
-    """Shares its memory with the processor, as on every Jetson."""
+    """True if it shares its memory with the processor, as on every Jetson."""
 
 
 class Jetson(Struct):
-    """The NVIDIA module that this is."""
+    """An NVIDIA Jetson module."""
 
     model: str
     l4t: str | None
-    """Linux for Tegra release, such as ``36.4.3``; None where /etc/nv_tegra_release is missing (in a container)."""
+    """Linux for Tegra release, such as ``36.4.3``; None without /etc/nv_tegra_release, as in a container."""
     jetpack: str | None
 
 
 class Machine(Struct):
-    """This computer, as far as it decides which engine runs and how fast."""
+    """This computer: everything that decides which engine runs and how fast."""
 
     system: str
     python: str
@@ -97,13 +97,13 @@ class Machine(Struct):
     driver: str | None = None
     """Version of the NVIDIA kernel module."""
     cuda: str | None = None
-    """Newest CUDA version that the driver serves."""
+    """Newest CUDA version that the driver supports."""
     gpu_problem: str | None = None
-    """Why there are no `gpus`."""
+    """Reason why `gpus` is empty."""
 
 
 class CudaDriverState(Struct):
-    """What libcuda says of its devices."""
+    """The devices that libcuda reports."""
 
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
@@ -152,7 +152,7 @@ def cuda_driver_state(library: Any = None) -> CudaDriverState:
 
 
 def _gpu(lib: Any, index: int) -> Gpu:
-    """Device `index`. Attribute numbers are those of CUdevice_attribute in cuda.h."""
+    """Describe device `index`. Attribute numbers are those of CUdevice_attribute in cuda.h."""
     integrated, major, minor = 18, 75, 76
     device, value = ctypes.c_int(), ctypes.c_int()
     name, memory = ctypes.create_string_buffer(256), ctypes.c_size_t()
@@ -173,7 +173,7 @@ def _gpu(lib: Any, index: int) -> Gpu:
 
 
 def _read(path: Path) -> str:
-    """Text of a kernel file, or nothing where there is no such file."""
+    """Return the text of a kernel file, or nothing where there is no such file."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -209,7 +209,7 @@ def _driver_version(root: Path) -> str | None:
 
 
 def _jetson(root: Path) -> Jetson | None:
-    """The module's name from the device tree, L4T from the file that NVIDIA's boards carry."""
+    """Read the module's name from the device tree, and L4T from the file that NVIDIA's boards carry."""
     model = _read(root / "proc/device-tree/model").strip("\0\n ")
     release = re.search(r"# R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release"))
     tegra = "tegra" in _read(root / "proc/device-tree/compatible")

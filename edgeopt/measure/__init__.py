@@ -1,4 +1,4 @@
-"""How anything is timed: subjects in alternating blocks, the machine's state beside them, and when a run is invalid.
+"""Measure: time subjects in alternating blocks, record the machine's state beside them, and know when a run is invalid.
 
 `benchmark` and `gate` stand on it and never on each other.
 """

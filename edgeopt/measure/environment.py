@@ -1,4 +1,4 @@
-"""Where a measurement was taken: enough to tell whether another one may be compared with it."""
+"""Describe where a measurement was taken, so that only comparable ones are compared."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def environment(threads: int = 0) -> Environment:
 
 
 def fingerprint(here: Machine) -> str:
-    """16 hexadecimal digits of what decides a machine's speed; kernel and Python versions are left out."""
+    """Return 16 hexadecimal digits of what decides a machine's speed. Kernel and Python versions are left out."""
     parts = (here.cpu, here.gpus, here.jetson, here.driver)
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory that this process ever had, in MiB; 0 where the system does not tell (Windows)."""
+    """Return the largest resident memory that this process ever had, in MiB. Windows does not tell; there it is 0."""
     try:
         import resource
     except ImportError:

@@ -19,30 +19,31 @@ from edgeopt.measure.subject import Nanoseconds, Subject
 _STABLE_WITHIN = 0.05
 """Warm-up is over when a chunk's median differs from the one before it by less than this share."""
 _WARM_UP_FACTOR = 5.0
-"""A machine that never settles is measured all the same after so many times the asked warm-up."""
+"""A machine that never settles is measured after this many times the requested warm-up."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how finely to alternate."""
+    """Durations and block sizes of an alternating measurement."""
 
     warmup_s: float = 0.5
     duration_s: float = 3.0
-    """Least time of blocks for each subject."""
+    """Least total time of blocks for each subject."""
     minimum_queries: int = 64
     block_s: float = 0.1
-    """Aim for a block of the slowest subject: short against clock drift, long against a switch's cold caches."""
+    """Aimed duration of a block of the slowest subject: short against clock drift, long against the cold caches of a
+    switch."""
     minimum_block: int = 4
-    """Fewest queries a block."""
+    """Fewest queries in a block."""
     maximum_block: int = 2048
-    """Most queries a block; of models that take microseconds."""
+    """Most queries in a block, for models that take microseconds."""
     settle: int = 2
-    """Untimed queries at the start of each block: the other subject has just emptied the caches."""
+    """Untimed queries at the start of each block, because the other subject has just emptied the caches."""
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """What a subject did before it was measured."""
+    """The warm-up of one subject."""
 
     queries: int
     seconds: float
@@ -57,21 +58,21 @@ class Block:
     subject: str
     round: int
     started_s: float
-    """Since the first block began."""
+    """Seconds since the first block began."""
     samples_ns: Nanoseconds
-    """(queries, stages)."""
+    """Durations: (queries, stages)."""
     conditions: Conditions
-    """Of the machine meanwhile."""
+    """Conditions of the machine during the block."""
 
     @property
     def total_ns(self) -> Nanoseconds:
-        """(queries,) end to end."""
+        """Durations end to end: (queries,)."""
         totals: Nanoseconds = self.samples_ns.sum(axis=1)
         return totals
 
 
 def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
-    """Run until `seconds` have passed and the median has settled (or five times `seconds` have passed)."""
+    """Run until `seconds` have passed and the median has settled, or five times `seconds` have passed."""
     start = time.perf_counter()
     queries, previous = 0, float("inf")
     while True:
@@ -87,7 +88,7 @@ def warm_up(subject: Subject, seconds: float, chunk: int = 8) -> Warmup:
 def rounds(
     subjects: Mapping[str, Subject], warmups: Mapping[str, Warmup], schedule: Schedule, sensors: Sensors
 ) -> Iterator[list[Block]]:
-    """Endless rounds of blocks: every subject forth and back, starting with another one in every round.
+    """Yield rounds of blocks without end: every subject forth and back, starting with another one in every round.
 
     The last one forth is the first one back and finds its caches warm. Each round it is another's turn: were it always
     the same one, a model was seen to be 8 % faster than itself on a busy machine.
@@ -117,14 +118,14 @@ def rounds(
 
 
 class _Blocks:
-    """Runs single blocks, all of as many queries, on one clock."""
+    """Runs single blocks of equal size on one clock."""
 
     def __init__(self, subjects: Mapping[str, Subject], queries: int, settle: int, sensors: Sensors) -> None:
         self._subjects, self._queries, self._settle, self._sensors = subjects, queries, settle, sensors
         self._start = time.perf_counter()
 
     def block(self, name: str, number: int, half: int) -> Block:
-        """Block `half` (0 or 1) of a subject in round `number`."""
+        """Run block `half` (0 or 1) of a subject in round `number`."""
         subject, first = self._subjects[name], (2 * number + half) * self._queries
         if self._settle:
             subject.run(first, self._settle)
@@ -135,7 +136,7 @@ class _Blocks:
 
 
 def done(blocks: Mapping[str, list[Block]], schedule: Schedule) -> float:
-    """How much of the schedule's duration and number of queries the slowest to get there has, up to 1."""
+    """Return how much of the schedule's duration and queries the slowest subject has reached, up to 1."""
     return min(1.0, *(_share(own, schedule) for own in blocks.values()))
 
 

@@ -1,4 +1,4 @@
-"""What jetson-stats says about a Jetson, where that package and its service are installed.
+"""Read a Jetson's sensors from jetson-stats, where that package and its service are installed.
 
 The service runs as root and shares what it reads over a socket, so it also answers in a container without a sysfs of
 its own, and users who may not read all of it. It refreshes about once a second: sysfs, where it can be read, is newer.
@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _OFFLINE_C = -256
-"""What jetson-stats gives for a zone whose unit is switched off."""
+"""Value that jetson-stats gives for a zone whose unit is switched off."""
 
 
 @dataclass(frozen=True)
 class BoardReading:
-    """The board at one moment; what it does not tell is missing."""
+    """The board at one moment. Values that it does not tell are missing."""
 
     gpu_hz: int | None = None
     temperatures_c: dict[str, float] = field(default_factory=dict)
     rails_w: dict[str, float] = field(default_factory=dict)
-    """With ``VDD_IN`` for the whole board where it is measured."""
+    """Power by rail, with ``VDD_IN`` for the whole board where it is measured."""
     power_mode: str | None = None
 
 
@@ -37,7 +37,7 @@ class JetsonStats:
         self._client = client
 
     def read(self) -> BoardReading:
-        """What the service said last."""
+        """Return the service's latest values."""
         client = self._client
         clocks = [_number(gpu.get("freq", {}).get("cur")) for gpu in _mappings(client.gpu).values()]
         mode = getattr(client.nvpmodel, "name", None)
@@ -50,7 +50,7 @@ class JetsonStats:
 
 
 def open_jetson_stats(library: Any = None) -> JetsonStats | None:
-    """A client, or None where there is no such package, no service, or no right to ask it.
+    """Return a client, or None without the package, the service, or the right to ask it.
 
     Args:
         library: the package ``jtop`` (a fake in tests); None imports it.
@@ -68,7 +68,7 @@ def open_jetson_stats(library: Any = None) -> JetsonStats | None:
 
 
 def _temperatures(zones: Any) -> dict[str, float]:
-    """By zone; each is a number, or since version 4.2 a mapping with its state."""
+    """Return temperatures by zone. A zone is a number or, since version 4.2, a mapping with its state."""
     found = {}
     for name, zone in dict(zones or {}).items():
         celsius = _number(zone.get("temp") if isinstance(zone, Mapping) else zone)
@@ -78,7 +78,7 @@ def _temperatures(zones: Any) -> dict[str, float]:
 
 
 def _rails(power: Any) -> dict[str, float]:
-    """Watts by rail, from milliwatts; the total counts as a rail where it is one of the board's."""
+    """Return watts by rail from milliwatts. The total counts as a rail where it is one of the board's."""
     known = dict(power or {})
     rails = _mappings(known.get("rail"))
     total = known.get("tot")

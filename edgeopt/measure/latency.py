@@ -1,4 +1,4 @@
-"""From blocks of queries to what a measurement says: distribution, histogram, time series and ratio."""
+"""Summarise blocks of queries: distribution, histogram, time series and ratio."""
 
 from __future__ import annotations
 
@@ -54,13 +54,16 @@ def series(blocks: Sequence[Block]) -> Series:
 
 
 def ratio(name: str, baseline: Sequence[Block], candidate: Sequence[Block], seed: int = 0) -> Ratio:
-    """Compare two subjects of the same rounds; `name` is the baseline's."""
+    """Compare two subjects of the same rounds; `name` is the baseline's name."""
     interval = intervals.block_ratio_interval(round_medians(baseline), round_medians(candidate), seed=seed)
     return Ratio(baseline=name, estimate=interval.estimate, low=interval.low, high=interval.high)
 
 
 def round_medians(blocks: Sequence[Block]) -> NDArray[np.float64]:
-    """(rounds,) mean of the medians of a subject's two blocks a round, in ms: what drifts linearly cancels."""
+    """Return (rounds,) means, in ms, of the medians of a subject's two blocks in each round.
+
+    Linear drift cancels in them.
+    """
     medians: dict[int, list[float]] = {}
     for block in blocks:
         medians.setdefault(block.round, []).append(float(np.median(block.total_ns)) / 1e6)

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says about the first GPU, where the package nvidia-ml-py is installed.
+"""Read the first GPU's sensors from NVIDIA's management library, where the package nvidia-ml-py is installed.
 
 Discrete GPUs; a Jetson's own are read from sysfs. What the driver does not tell is missing from the reading.
 """
@@ -19,7 +19,7 @@ _THROTTLING = {
     0x40: "GPU thermal slowdown (hardware)",
     0x80: "GPU power brake",
 }
-"""Bits of nvmlClocksEventReasons that mean slower than could be; idle and user-set clocks are none. Source: nvml.h."""
+"""Bits of nvmlClocksEventReasons for slower than possible; idle and user-set clocks do not count. Source: nvml.h."""
 
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ class Nvml:
         self._library, self._handle = library, handle
 
     def read(self) -> GpuReading:
-        """Ask for everything; takes a few hundred microseconds."""
+        """Read every sensor; this takes a few hundred microseconds."""
         library, handle = self._library, self._handle
         megahertz = self._ask(lambda: int(library.nvmlDeviceGetClockInfo(handle, _SM_CLOCK)))
         reasons = self._ask(lambda: int(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
@@ -61,7 +61,7 @@ class Nvml:
 
 
 def open_nvml(library: Any = None) -> Nvml | None:
-    """The first GPU's sensors, or None where there is no such package, driver or GPU.
+    """Return the first GPU's sensors, or None without the package, driver or GPU.
 
     Args:
         library: the module pynvml (a fake in tests); None imports it.

@@ -1,4 +1,4 @@
-"""What the machine says about itself while something is measured: clocks, throttling, temperature, power, other load.
+"""Read the machine's sensors during a measurement: clocks, throttling, temperature, power and other load.
 
 Everything is a file of the kernel below a root folder, so that trees recorded on other machines can be read as well.
 What a machine does not have is missing from the reading, never a guess.
@@ -29,17 +29,17 @@ class Reading:
 
     at_s: float
     total_ticks: int = 0
-    """Of all processors together; 0: /proc/stat cannot be read."""
+    """Ticks of all processors together; 0 if /proc/stat cannot be read."""
     busy_ticks: int = 0
     own_ticks: int = 0
-    """Of the measured processes."""
+    """Ticks of the measured processes."""
     steal_ticks: int = 0
-    """Taken by the hypervisor for other guests."""
+    """Ticks that the hypervisor took for other guests."""
     cpu_khz: tuple[int, ...] = ()
     gpu_hz: int | None = None
     throttle_counts: dict[str, int] = field(default_factory=dict)
     throttling: tuple[str, ...] = ()
-    """Reasons for which a GPU runs slower than it could at this moment."""
+    """Reasons why a GPU runs slower than it could at this moment."""
     temperatures_c: dict[str, float] = field(default_factory=dict)
     rails_w: dict[str, float] = field(default_factory=dict)
     energy_uj: dict[str, int] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Sensors:
         self._power_mode = _power_mode_reader(root)
 
     def read(self) -> Reading:
-        """Read every sensor; takes a millisecond or few."""
+        """Read every sensor; this takes a few milliseconds."""
         total, busy, steal = _cpu_ticks(_text(self._stat))
         gpu = GpuReading() if self._nvml is None else self._nvml.read()
         board = BoardReading() if self._board is None else self._board.read()
@@ -101,7 +101,7 @@ class Sensors:
         )
 
     def _rail_powers(self) -> dict[str, float]:
-        """INA3221 gives mV and mA."""
+        """Return watts by rail. INA3221 gives mV and mA."""
         powers = {}
         for label, (millivolts, milliamperes) in self._rails.items():
             volts, amperes = _number(millivolts), _number(milliamperes)
@@ -111,7 +111,7 @@ class Sensors:
 
 
 def conditions(before: Reading, after: Reading) -> Conditions:
-    """What happened between two readings."""
+    """Return the conditions between two readings."""
     ticks = after.total_ticks - before.total_ticks
     busy = after.busy_ticks - before.busy_ticks
     own = after.own_ticks - before.own_ticks
@@ -138,7 +138,7 @@ def _throttled(before: Reading, after: Reading) -> tuple[str, ...]:
 
 
 def _power(before: Reading, after: Reading, seconds: float) -> float | None:
-    """Watts of the board's input rail (Jetson), or of all packages (RAPL; None across its counter's overflow)."""
+    """Return watts of the board's input rail (Jetson) or of all packages (RAPL). None if RAPL's counter overflowed."""
     if after.rails_w:
         whole = [name for name in after.rails_w if name in ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0")]
         rails = whole[:1] or list(after.rails_w)
@@ -148,7 +148,10 @@ def _power(before: Reading, after: Reading, seconds: float) -> float | None:
 
 
 def _cpu_ticks(stat: str) -> tuple[int, int, int]:
-    """(total, busy, steal) of the first line of /proc/stat: proc(5). Guest time is part of user and nice already."""
+    """Return (total, busy, steal) of the first line of /proc/stat: proc(5).
+
+    Guest time is part of user and nice already.
+    """
     match = re.match(r"cpu((?: +\d+){8})", stat)
     if match is None:
         return 0, 0, 0
@@ -158,13 +161,13 @@ def _cpu_ticks(stat: str) -> tuple[int, int, int]:
 
 
 def _process_ticks(stat: str) -> int:
-    """User and system time of a process with all its threads: fields 14 and 15 of /proc/PID/stat."""
+    """Return user and system time of a process with all its threads: fields 14 and 15 of /proc/PID/stat."""
     fields = stat.rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12]) if len(fields) > 12 else 0
 
 
 def _throttle_counters(sys: Path) -> dict[str, Path]:
-    """Event counters that rise when the hardware slows itself: x86 thermal interrupts, Jetson over-current."""
+    """Find event counters that rise when the hardware slows itself: x86 thermal interrupts, Jetson over-current."""
     found = {}
     for path in sorted(sys.glob("devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")):
         found[f"{path.parents[1].name} {path.stem.split('_')[0]}"] = path
@@ -174,7 +177,7 @@ def _throttle_counters(sys: Path) -> dict[str, Path]:
 
 
 def _ina3221_rails(sys: Path) -> dict[str, tuple[Path, Path]]:
-    """(voltage, current) files of each labelled rail of the board's power monitors."""
+    """Find the (voltage, current) files of each labelled rail of the board's power monitors."""
     rails = {}
     for monitor in sorted(sys.glob("class/hwmon/hwmon*")):
         if _text(monitor / "name").strip() != "ina3221":
@@ -188,7 +191,7 @@ def _ina3221_rails(sys: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _power_mode_reader(root: Path) -> Callable[[], str | None]:
-    """Jetson's nvpmodel by name, or the governor of cpufreq."""
+    """Return a reader of Jetson's nvpmodel by name, or of the governor of cpufreq."""
     names = dict(re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _text(root / "etc/nvpmodel.conf")))
     status = root / "var/lib/nvpmodel/status"
     governors = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))
@@ -210,7 +213,7 @@ def _numbers(paths: dict[str, Path]) -> dict[str, int]:
 
 
 def _number(path: Path) -> int | None:
-    """The integer in a kernel file; None where it cannot be read now (a thermal zone whose unit is off, say)."""
+    """Return the integer in a kernel file; None where it cannot be read now, as in a thermal zone whose unit is off."""
     try:
         return int(_text(path))
     except ValueError:
@@ -218,7 +221,10 @@ def _number(path: Path) -> int | None:
 
 
 def _text(path: Path) -> str:
-    """Text of a kernel file, or nothing: files come and go, and some are root's. open(2) without buffering is fast."""
+    """Return the text of a kernel file, or nothing. Files come and go, and some are root's.
+
+    open(2) without buffering is fast.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

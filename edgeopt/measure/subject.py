@@ -1,4 +1,4 @@
-"""Subject: something that can be timed, query by query, in stages."""
+"""Subject: something that is timed query by query, in stages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PREDICTOR_STAGES = ("preprocess", "network", "postprocess")
 
 
 class Subject(Protocol):
-    """What is measured. Query number n does the same work in every subject of a comparison."""
+    """Something that is timed. Query number n does the same work in every subject of a comparison."""
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """What each query consists of, in order; their sum is the query end to end."""
+        """Stages of each query, in order. Their sum is the query end to end."""
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """Run queries ``first … first + queries - 1`` back to back; (queries, stages) durations in ns."""
+        """Run queries ``first … first + queries - 1`` back to back; return (queries, stages) durations in ns."""
 
 
 class Stages(Protocol):
@@ -50,7 +50,7 @@ class Timed:
         self._query = query
 
     def run(self, first: int, queries: int) -> Nanoseconds:  # noqa: ARG002 - every query is the same
-        """Call it `queries` times; (queries, 1) ns."""
+        """Call it `queries` times; return (queries, 1) ns."""
         query, clock = self._query, time.perf_counter_ns
         marks = np.empty((queries, 2), dtype=np.int64)
         for row in marks:
@@ -75,7 +75,7 @@ class Staged:
         self._images = images
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """Predict `queries` images, from number ``first`` on and around again; (queries, 3) ns."""
+        """Predict `queries` images, from number ``first`` on and around again; return (queries, 3) ns."""
         prepare, infer, decode = self._predictor.prepare, self._predictor.infer, self._predictor.decode
         images, clock = self._images, time.perf_counter_ns
         marks = np.empty((queries, 4), dtype=np.int64)

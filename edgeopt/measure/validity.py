@@ -1,4 +1,4 @@
-"""When a measurement is not to be believed, and why."""
+"""Decide when a measurement is invalid, and say why."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from edgeopt.measure.interleave import Block
 
 @dataclass(frozen=True)
 class Limits:
-    """What a run may show and still count."""
+    """Limits that a valid run stays within."""
 
     other_load: float = 0.10
-    """Share of all processors' time that other processes may take."""
+    """Largest share of all processors' time for other processes."""
     steal: float = 0.02
-    """Share that the hypervisor may take."""
+    """Largest share for the hypervisor."""
     variation: float = 0.10
-    """Coefficient of variation of the blocks' medians. Fixed clocks stay under 0.025, what trtexec warns at."""
+    """Largest coefficient of variation of the blocks' medians. Fixed clocks stay under 0.025, where trtexec warns."""
     clock_drop: float = 0.10
-    """Share by which a clock may fall below its highest in the run."""
+    """Largest share by which a clock may fall below its highest in the run."""
 
 
 LIMITS = Limits()
 
 
 def whole(parts: Sequence[Conditions]) -> Conditions:
-    """The conditions of a run from those of its blocks."""
+    """Combine the conditions of blocks into those of the run."""
     seconds = np.array([part.seconds for part in parts])
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -51,7 +51,7 @@ def whole(parts: Sequence[Conditions]) -> Conditions:
 
 
 def problems(blocks: Sequence[Block], limits: Limits = LIMITS) -> tuple[str, ...]:
-    """Why the run that these blocks of one subject are of is invalid; nothing where it is valid."""
+    """Return the reasons why one subject's run is invalid; empty if it is valid."""
     parts = [block.conditions for block in blocks]
     run = whole(parts)
     medians = np.array([np.median(block.total_ns) for block in blocks])
@@ -75,7 +75,10 @@ def problems(blocks: Sequence[Block], limits: Limits = LIMITS) -> tuple[str, ...
 
 
 def disturbed(part: Conditions, limits: Limits = LIMITS) -> bool:
-    """Whether something else happened during one block. Its few clock ticks make twice the run's limits the line."""
+    """Return True if something disturbed one block.
+
+    A block has few clock ticks, so the limits are twice those of a run.
+    """
     return bool(
         (part.other_load is not None and part.other_load > 2.0 * limits.other_load)
         or (part.steal is not None and part.steal > 2.0 * limits.steal)

@@ -1,4 +1,4 @@
-"""A subject in a process of its own: its engine's idle threads, memory and allocator are not the other's."""
+"""Run a subject in a process of its own, whose idle threads, memory and allocator do not affect another's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeopt.errors import EdgeoptError, MeasurementError
 from edgeopt.measure.subject import Nanoseconds, Subject
 
 _OPENING_S = 600.0
-"""An engine may have to be built at first load."""
+"""Time limit of opening a subject; an engine may have to be built at first load."""
 _STOPPING_S = 10.0
 
 
@@ -37,16 +37,16 @@ class Worker:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Of the subject."""
+        """The subject's stages."""
         return self._stages
 
     @property
     def pid(self) -> int:
-        """Of the child."""
+        """Process number of the child."""
         return int(self._process.pid)
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """Run queries in the child; (queries, stages) ns as its clock saw them."""
+        """Run queries in the child; return (queries, stages) ns by its clock."""
         samples: Nanoseconds = np.frombuffer(self._ask((first, queries)), dtype=np.int64)
         return samples.reshape(queries, len(self._stages))
 
@@ -55,7 +55,7 @@ class Worker:
         return self.opened()
 
     def start(self) -> None:
-        """Start the child and do not wait for it: several open at the same time."""
+        """Start the child without waiting for it, so that several open at the same time."""
         # spawn: a forked child would share the parent's engine threads' locks, which nobody holds there any more.
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
@@ -111,7 +111,7 @@ class Worker:
         )
 
     def stop(self) -> None:
-        """End the child: closing the pipe does, and one that hangs in an engine is killed."""
+        """End the child by closing the pipe; kill one that hangs in an engine."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None
@@ -122,7 +122,7 @@ class Worker:
 
 
 def _serve(make: Callable[[], Subject], pipe: Connection[Any, Any]) -> None:
-    """The child: make the subject, then answer questions until the pipe closes."""
+    """Body of the child: make the subject, then answer questions until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which closes the pipe
     try:
         subject = make()

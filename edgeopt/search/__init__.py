@@ -1,4 +1,4 @@
-"""Search: which groups of layers are quantized, by measured accuracy and measured latency together.
+"""Search: choose which groups of layers are quantized, by measured accuracy and measured latency together.
 
 The algorithm knows neither graphs nor engines: it asks the callables of a `Problem`.
 """

@@ -1,4 +1,4 @@
-"""The search itself: rank groups once by what they cost and bring, then bisect how many of them go back to float.
+"""Search for a plan: rank groups once by their cost and gain, then bisect how many of them go back to float.
 
 Reverting the groups in the order of accuracy regained per millisecond lost is the greedy solution of the knapsack
 problem; bisecting the cut point (AIMET's mixed precision does so too) takes about log2(groups) full validations where
@@ -40,7 +40,7 @@ def search(problem: Problem, budget: Budget, settings: Settings | None = None) -
 
 
 class _Search:
-    """One search; what it measured so far."""
+    """One search, and its measurements so far."""
 
     def __init__(self, problem: Problem, budget: Budget, settings: Settings) -> None:
         self._problem, self._budget, self._settings = problem, budget, settings
@@ -54,7 +54,7 @@ class _Search:
         self._ratio: dict[int, Interval] = {}
 
     def run(self) -> SearchResult:
-        """See `search`."""
+        """Run the search; see `search`."""
         if not self._order:
             return self._result("refused", "every group of layers is slower in INT8 than in float on this target", 0)
         fastest = self._time(0)
@@ -67,7 +67,7 @@ class _Search:
         return self._judge(cut)
 
     def _least_drop(self) -> SearchResult:
-        """The plan that gives up the most groups and still keeps the latency; only that one is then validated."""
+        """Find the plan that gives up the most groups and still keeps the latency. Only that plan is then validated."""
         everything, limit_ms = len(self._order), self._budget.latency_ms
         if self._problem.float_ms <= (limit_ms or 0.0):
             return self._result("refused", f"float takes {self._problem.float_ms:.3g} ms, within {limit_ms:g} ms", 0)
@@ -89,7 +89,7 @@ class _Search:
         return f"{self._time(cut).estimate * self._problem.float_ms:.3g} ms"
 
     def _rank(self, everything: Validation) -> None:
-        """Order the groups by the distance regained per millisecond that reverting each alone costs.
+        """Order the groups by the distance regained per millisecond lost when each alone is reverted.
 
         Each is left out of all groups, slow ones included: those engines are there from measuring its gain.
         """
@@ -102,15 +102,18 @@ class _Search:
         self._order.sort(key=self._rate, reverse=True)
 
     def _rate(self, group: str) -> float:
-        """By the most that the group may save: an estimate near zero would let noise decide who goes first."""
+        """Return the group's rate for its largest possible saving.
+
+        An estimate near zero would let noise decide the order.
+        """
         return self._sensitivity[group] / self._gain[group].high
 
     def _bisect(self) -> int:
-        """The smallest number of reverted groups that keeps the budget, where fewer by one do not."""
+        """Find the smallest number of reverted groups that keeps the budget."""
         return 0 if self._keeps(0) else self._first(self._keeps, self._expected())
 
     def _expected(self) -> int:
-        """How many groups must be reverted if the drop falls as the predicted distance does."""
+        """Return how many groups must be reverted if the drop falls as the predicted distance does."""
         drop, left = self._validated[0][1].estimate, self._distance
         for cut, group in enumerate(self._order):
             if left * drop <= (self._allowed or 0.0) * self._distance:
@@ -119,7 +122,7 @@ class _Search:
         return len(self._order)
 
     def _first(self, holds: Callable[[int], bool], guess: int = 0) -> int:
-        """The smallest number of reverted groups for which `holds`: not 0, and at most all, the float model.
+        """Find the smallest number of reverted groups, of 1 to all, for which `holds`. All reverted is the float model.
 
         Asked about `guess` first, where that is between these.
         """
@@ -164,7 +167,7 @@ class _Search:
         return found
 
     def _drop(self, found: Validation) -> Interval:
-        """Float's metric less this one's, over the same draws of items."""
+        """Return the float model's metric less the plan's, over the same draws of items."""
         statistics = {"float": self._problem.baseline.statistic, "plan": found.statistic}
         settings = self._settings
         draws = bootstrap_draws(found.count, statistics, resamples=settings.resamples, seed=settings.seed)
@@ -177,7 +180,7 @@ class _Search:
         return self._ratio[cut]
 
     def _plan(self, cut: int) -> Plan:
-        """Everything but the first `cut` groups of the order."""
+        """Return all groups but the first `cut` of the order."""
         return frozenset(self._order[cut:])
 
     def _point(self, cut: int) -> Point:
@@ -197,7 +200,10 @@ class _Search:
         return point
 
     def _predicted_ms(self, plan: Plan) -> float:
-        """From the groups' gains, which do not quite add up, scaled to what all together were measured to gain."""
+        """Predict latency from the groups' gains.
+
+        These do not quite add up, so they are scaled to the gain measured for all groups.
+        """
         float_ms, everything = self._problem.float_ms, sum(self._gain[group].estimate for group in self._order)
         scale = 1.0
         if 0 in self._ratio and everything > 0.0:
@@ -220,7 +226,7 @@ class _Search:
 
 
 def _worst(validation: Validation, count: int) -> Indices:
-    """The numbers of the `count` items with the largest errors, in ascending order."""
+    """Return the numbers of the `count` items with the largest errors, in ascending order."""
     order = np.argsort(-validation.errors, kind="stable")
     return np.sort(order[:count])
 

@@ -1,4 +1,4 @@
-"""What a search is asked: groups of quantizers, how to judge a choice of them, and what may be lost."""
+"""The input of a search: groups of quantizers, how a choice of them is judged, and the budget."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Plan: TypeAlias = frozenset[str]
 
 @dataclass(frozen=True)
 class Budget:
-    """What quantization may cost, how long the result may take, or both."""
+    """Limits of a search: accuracy drop, latency, or both."""
 
     max_drop: float | None
-    """Of the main metric. None: as little as `latency_ms` allows."""
+    """Largest drop of the main metric. None: as small as `latency_ms` allows."""
     relative: bool = False
-    """`max_drop` is a share of the float model's metric, not points of it."""
+    """True if `max_drop` is a share of the float model's metric instead of points of it."""
     latency_ms: float | None = None
-    """What a plan may take at most."""
+    """Largest latency of a plan."""
 
     def __post_init__(self) -> None:
         if self.max_drop is None and self.latency_ms is None:
@@ -53,7 +53,7 @@ class Budget:
         return cls(value / 100.0 if relative else value, relative, latency_ms)
 
     def allowed(self, baseline: float) -> float | None:
-        """Largest drop, in points of a metric that is `baseline` in float; None: any."""
+        """Return the largest drop, in points of a metric that is `baseline` in float; None allows any."""
         if self.max_drop is None:
             return None
         return self.max_drop * baseline if self.relative else self.max_drop
@@ -61,33 +61,34 @@ class Budget:
 
 @dataclass(frozen=True)
 class Validation:
-    """What became of the whole validation set under one plan."""
+    """The outcome of the whole validation set under one plan."""
 
     count: int
-    """Items (images)."""
+    """Number of items (images)."""
     statistic: Callable[[Indices], float]
-    """The main metric, higher is better, of any items by their numbers (`evaluate.Accuracy.statistic`)."""
+    """Main metric, higher is better, of any items by their numbers (`evaluate.Accuracy.statistic`)."""
     errors: NDArray[np.float64]
-    """(count,) how far each item's output is from the float model's; zeros for the float model itself."""
+    """Distance of each item's output from the float model's: (count,). It is zero for the float model itself."""
 
     @property
     def value(self) -> float:
-        """The metric of all items."""
+        """Main metric of all items."""
         return float(self.statistic(np.arange(self.count)))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A model as the search sees it. Every callable measures; none is asked the same twice."""
+    """A model as the search sees it. Every callable measures, and is never asked the same question twice."""
 
     groups: tuple[str, ...]
-    """Quantizers that must move together, by name."""
+    """Names of the groups of quantizers; each group must move together."""
     baseline: Validation
-    """Of the float model."""
+    """Validation of the float model."""
     validate: Callable[[Plan], Validation]
-    """Full validation: what is expensive, and what `SearchResult.validations` counts."""
+    """Full validation. This is what is expensive, and what `SearchResult.validations` counts."""
     distance: Callable[[Plan, Indices], float]
-    """Mean distance of a plan's outputs from the float model's on some items: smooth, so that few items rank groups."""
+    """Mean distance of a plan's outputs from the float model's on some items. It is smooth, so that few items rank
+    groups."""
     gain_ms: Callable[[str], Interval]
     """Latency that quantizing one group saves on the target's engine, measured in alternation with its absence."""
     ratio: Callable[[Plan], Interval]
@@ -98,10 +99,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Settings:
-    """How finely to look."""
+    """Precision of a search."""
 
     worst_items: int = 300
-    """Items that rank the groups: those whose outputs suffer most when all is quantized (NNCF's accuracy control)."""
+    """Items that rank the groups. They are those that suffer most when all is quantized (NNCF's accuracy control)."""
     confidence: float = 0.95
     resamples: int = RESAMPLES
     seed: int = 0
