@@ -160,8 +160,7 @@ def _entropy(histogram: Histogram, grid: Grid) -> Range:
 
 
 def _divergence(counts: NDArray[np.float64], end: int, levels: int) -> float:
-    """Return the KL divergence of the first `end` bins, with the tail in the last, from their `levels`-level
-    version."""
+    """Return the KL divergence of the first `end` bins, the tail added to the last, from `levels` levels of them."""
     reference = counts[:end].copy()
     candidate = reference.copy()
     reference[-1] += counts[end:].sum()
