@@ -12,7 +12,7 @@ import tiny
 from rich.console import Console
 
 from edgeopt.bundle import EngineSettings, write_bundle
-from edgeopt.cli.views.lint import lint_table
+from edgeopt.cli.views.lint import lint_view
 from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint
 from edgeopt.runtime.session import Availability
@@ -277,13 +277,100 @@ def test_the_table_shows_the_worst_first(tmp_path):
             Finding(rule="a", severity="error", node="[x]", reason="this", fix="that", cost="much", variant="trt-int8"),
         ),
     )
-    shown = Console(width=160)
+    shown = Console(width=80)
     with shown.capture() as captured:
-        shown.print(lint_table(report))
-    lines = captured.get().splitlines()
-    assert "trt-int8: [x]" in lines[1]
-    assert "this (much)" in lines[1]
-    assert lines[-1] == "model.onnx for trt: 1 errors, 0 warnings, 1 notes from 2 rules"
+        shown.print(lint_view(report))
+    lines = [line.rstrip() for line in captured.get().splitlines()]
+    assert lines[:3] == ["error a  trt-int8 [x]", "  this (much)", "  → that"]
+    assert lines[-1] == "model.onnx for trt: 1 error, 0 warnings, 1 note from 2 rules"
+
+
+def quantized_then(rest: str) -> ir.Model:
+    """A quantized convolution, then something that makes `a` of its output `c`, then a quantizer."""
+    conv = QUANTIZED_CONV.replace("[conv] y =", f"[conv] {'c' if rest else 'a'} =")
+    return graph(f"{conv} {rest} [q2] yq = QuantizeLinear(a, s, z) [dq2] y = DequantizeLinear(yq, s, z)")
+
+
+SILU = "[sigmoid] g = Sigmoid(c) [mul] a = Mul(c, g)"
+RELU6 = "[clip] a = Clip(c, low, high)"
+
+
+@pytest.mark.parametrize(
+    ("rest", "dtype", "zero", "between"),
+    [
+        ("", np.uint8, 128, None),
+        (SILU, np.uint8, 10, "Mul, Sigmoid"),
+        ("[relu] a = Relu(c)", np.uint8, 0, None),
+        ("[relu] a = Relu(c)", np.uint8, 7, "Relu"),
+        ("[relu] a = Relu(c)", np.int8, 0, "Relu"),
+        (RELU6, np.uint8, 0, None),
+        (RELU6, np.uint8, 1, "Clip"),
+    ],
+)
+def test_what_onnxruntime_cannot_fuse_runs_in_float(tmp_path, rest, dtype, zero, between):
+    """The engine is asked, too: its optimized graph has the integer convolution where lint finds nothing."""
+    arrays = conv_arrays() | {"z": np.array(zero, dtype), "s": np.array(6 / 255, np.float32)}
+    if rest is RELU6:
+        arrays |= {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
+    findings = found(quantized_then(rest), tmp_path, "ort", **arrays)
+    assert ("float-kernel" in findings) == (between is not None)
+    if between is not None:
+        (finding,) = findings["float-kernel"]
+        assert f"1 of 1 quantized convolutions run in float, with {between} between" in finding.reason
+    assert "float-kernel" not in lint_rules_of(tmp_path, "ov")
+    ort = pytest.importorskip("onnxruntime", reason="needs onnxruntime: its own fusions were not looked at")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in ir.load(tmp_path / "optimized.onnx").graph]
+    assert ("QLinearConv" in kinds) == (between is None)
+
+
+def lint_rules_of(folder: Path, target: str) -> set[str]:
+    return {finding.rule for finding in lint(folder / "model.onnx", target).findings}
+
+
+def test_a_network_that_is_hardly_quantized(tmp_path):
+    model = graph("""
+    [q] xq = QuantizeLinear(x, s, z)
+    [dq] xd = DequantizeLinear(xq, s, z)
+    [wdq] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [small] c = Conv <pads = [1, 1, 1, 1]> (xd, wd)
+    [large] y = Conv <pads = [2, 2, 2, 2]> (c, v)
+    """)
+    (finding,) = found(model, tmp_path, "ov", **conv_arrays(), v=np.ones((16, 16, 5, 5), np.float32))["int8-coverage"]
+    assert "only 26% of the multiplications" in finding.reason
+    assert "'large' 74%" in finding.cost
+    assert "int8-coverage" not in found(graph(QUANTIZED_CONV), tmp_path, "ov", **conv_arrays())
+
+
+def test_signed_activations_are_noted_for_processors_only(tmp_path):
+    assert found(graph(QUANTIZED_CONV), tmp_path, "ort", **conv_arrays())["signed-activations"][0].severity == "note"
+    unsigned = conv_arrays() | {"z": np.array(128, np.uint8)}
+    assert "signed-activations" not in found(graph(QUANTIZED_CONV), tmp_path, "ort", **unsigned)
+    assert "signed-activations" not in found(graph(QUANTIZED_CONV), tmp_path, "trt", **conv_arrays())
+
+
+def test_an_operator_that_the_engine_does_not_have(tmp_path):
+    model = graph("[odd] y = com.example.Odd(x)")
+    (finding,) = found(model, tmp_path, "ort")["not-loaded"]
+    assert finding.severity == "error"
+    assert "Odd" in finding.reason
+
+
+def test_int8_that_was_measured_slower_than_its_float_graph(tmp_path):
+    bundle = tiny.write(tmp_path / "tiny.edgeopt")
+    fast, slow = tiny.latency(10.0), tiny.latency(25.0, invalid=("it was noisy",))
+    manifest = bundle.manifest.with_variant(replace(bundle.variant("ort-fp32"), latency=fast))
+    manifest = manifest.with_variant(replace(bundle.variant("ort-int8"), latency=slow, nodes={"Conv": 1}))
+    files = {each.file: bundle.file(each.name).read_bytes() for each in manifest.variants}
+    slower = write_bundle(tmp_path / "slower.edgeopt", replace(manifest, files={}), files)
+    findings = {each.rule: each for each in lint(slower.path).findings}
+    assert findings["slower-than-float"].reason == "runs at 0.40× the speed of 'ort-fp32'"
+    assert "not valid: it was noisy" in findings["slower-than-float"].cost
+    assert findings["slower-than-float"].variant == "ort-int8"
+    assert "no quantizer" in findings["not-quantized"].reason
 
 
 def test_a_layer_that_reads_quantized_tensors_by_way_of_a_concat_is_whole(tmp_path):

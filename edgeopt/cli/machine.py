@@ -40,14 +40,14 @@ def lint(context: click.Context, path: Path, target: str, device: str | None, as
     --exportLayerInfo --profilingVerbosity=detailed writes. Of a BUNDLE every variant's graph is read.
     """
     from edgeopt.cli.console import console
-    from edgeopt.cli.views.lint import lint_table
+    from edgeopt.cli.views.lint import lint_view
     from edgeopt.lint import lint as run
 
     report = run(path, target, device)
     if as_json:
         print_json(report)
     else:
-        console().print(lint_table(report))
+        console().print(lint_view(report))
     context.exit(0 if report.ok else 1)
 
 

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from edgeopt.errors import ModelError
-from edgeopt.lint import rejected, slow
+from edgeopt.lint import cpu, rejected, slow
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted
 from edgeopt.runtime.session import known_target
@@ -39,7 +39,14 @@ _TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "weight-axis": slow.weight_axis,
     "grouped-int8": slow.grouped_int8,
 }
-GROUPS = {"tensorrt": _TENSORRT}
+_CPU: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+    "int8-coverage": cpu.coverage,
+    "unfused-qdq": slow.split_fusion,
+    "weight-axis": slow.weight_axis,
+    "signed-activations": cpu.signed_activations,
+}
+_ONNXRUNTIME: dict[str, Callable[[Linted], Iterator[Finding]]] = {"float-kernel": cpu.float_kernels}
+GROUPS = {"tensorrt": _TENSORRT, "cpu": _CPU, "onnxruntime": _ONNXRUNTIME}
 """What `Target.lint_rules` may name."""
 
 

@@ -11,12 +11,12 @@ from edgeopt.bundle import Bundle, EngineSettings, Variant
 from edgeopt.config import BatchRange, TargetName
 from edgeopt.errors import MissingExtraError, ModelError, TargetError, requires_extra
 from edgeopt.hardware import device as board
-from edgeopt.lint import engine_rules
+from edgeopt.lint import engine_rules, measured
 from edgeopt.lint.findings import Finding, LintReport
-from edgeopt.runtime.session import availability, find_target, known_target
+from edgeopt.runtime.session import availability, find_target, known_target, open_session
 from edgeopt.spec import replace
 
-_UNREAD, _BATCH = "not-read", "dynamic-batch"
+_UNREAD, _BATCH, _UNLOADED = "not-read", "dynamic-batch", "not-loaded"
 
 
 def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> LintReport:
@@ -45,7 +45,21 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> L
         layers = _inspect(path, target, EngineSettings())
         return _report(path, target, _layer_findings(layers, bandwidth), tuple(engine_rules.RULES))
     found, rules = _graph_findings(path, target)
-    return _report(path, target, found, rules)
+    refused, asked = _load_findings(path, target, EngineSettings())
+    return _report(path, target, [*refused, *found], (*asked, *rules))
+
+
+def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[list[Finding], tuple[str, ...]]:
+    """What an engine that takes graphs as they are says of this one, where it is installed: it knows its operators."""
+    known = known_target(target)
+    if known is None or known.accelerated or path.suffix != ".onnx" or not availability(target).ok:
+        return [], ()
+    try:
+        with open_session(path, target, settings=settings):
+            return [], (_UNLOADED,)
+    except TargetError as error:
+        fix = "replace what it names, or build for another target"
+        return [Finding(rule=_UNLOADED, severity="error", node="", reason=str(error), fix=fix)], (_UNLOADED,)
 
 
 def _report(path: Path, target: str, found: list[Finding], rules: tuple[str, ...]) -> LintReport:
@@ -67,8 +81,8 @@ def _layer_findings(text: str, bandwidth_gb_s: float | None) -> list[Finding]:
 
 def _lint_bundle(path: Path, bandwidth_gb_s: float | None) -> LintReport:
     bundle = Bundle.open(path)
-    findings: list[Finding] = []
-    rules: dict[str, None] = {}
+    findings = list(measured.findings(bundle.manifest))
+    rules: dict[str, None] = dict.fromkeys(measured.RULES)
     for variant in bundle.manifest.variants:
         found, looked_for = _lint_variant(bundle.file(variant.name), variant, bandwidth_gb_s)
         findings += [replace(one, variant=variant.name) for one in found]
@@ -85,11 +99,13 @@ def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) ->
         return _layer_findings(layers, bandwidth_gb_s), tuple(engine_rules.RULES)
     if file.suffix != ".onnx":
         return [], ()
+    refused, asked = _load_findings(file, variant.target, variant.engine)
     try:
         found, rules = _graph_findings(file, variant.target)
     except MissingExtraError as error:  # on a board the engines are what matters
         unread = Finding(rule=_UNREAD, severity="note", node="", reason=f"its graph was not read: {error}", fix="")
-        return [unread], (_UNREAD,)
+        return [*refused, unread], (*asked, _UNREAD)
+    found, rules = [*refused, *found], (*asked, *rules)
     ranged = variant.engine.tensorrt.build.batch != BatchRange() or variant.engine.batch is not None
     return [one for one in found if not (ranged and one.rule == _BATCH)], rules
 

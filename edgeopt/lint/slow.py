@@ -80,7 +80,7 @@ def split_fusion(linted: Linted) -> Iterator[Finding]:
             yield finding(
                 "unfused-qdq", "warning", node,
                 f"stands between '{layer.name}' and its activation, which then cannot fuse",
-                "quantize after the activation: quantize with --scheme tensorrt",
+                "quantize after the activation, as edgeopt's schemes do (edgeopt quantize)",
             )  # fmt: skip
 
 

@@ -43,5 +43,6 @@ TARGET = Target(
     scheme="onnxruntime",
     distributions=("onnxruntime",),
     tunable=frozenset(("threads",)),
+    lint_rules=("cpu", "onnxruntime"),
     offers=offers,
 )

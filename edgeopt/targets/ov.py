@@ -47,5 +47,6 @@ TARGET = Target(
     float_layers="cpu",
     check=ov.check_precision,
     tunable=frozenset(("threads", "streams", "hint", "precision")),
+    lint_rules=("cpu",),
     offers=offers,
 )
