@@ -5,14 +5,15 @@ Networks and images are those of `RECIPES`; where they are not beside the checko
 said. Scheme ``openvino`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
 comparison; the others, whose own engines need other hardware, in ONNX Runtime on the same Q/DQ file. Each network is
 quantized in a process of its own, so that time and memory are those of calibration and repairs. Writes
-``results/quantization.json``: a row for each model, scheme, method and choice of repairs.
+``results/quantization.json``: a row for each model, scheme, method and choice of repairs. The float graphs are
+those of a build, kept in ``build/quantization``, and the quantizing is the build's own.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
+import itertools
 import json
 import multiprocessing
 import resource
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,31 +32,31 @@ import onnx_ir as ir
 import openvino
 from numpy.typing import NDArray
 
-from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import open_session
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, find_recipe
-from edgeopt.dataset import Dataset, load_splits
-from edgeopt.errors import DataError, ModelError
+from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
+from edgeopt.dataset import Dataset
+from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
-from edgeopt.export import export
 from edgeopt.graph.edit import producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
-from edgeopt.metrics import Discrepancy, OutputReading, kl, readings_of
-from edgeopt.passes.quantize.scheme import scheme as named
-from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images, repair
-from edgeopt.passes.rewrite.fold_normalization import fold_normalization
-from edgeopt.passes.rewrite.optimize import optimize
-from edgeopt.preprocess import preprocess
-from edgeopt.source import resolve
+from edgeopt.metrics import OutputReading, kl, readings_of
+from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import open_job
+from edgeopt.pipeline.quantizing import quantize_graph
+from edgeopt.pipeline.training import trained
+from edgeopt.pipeline.workspace import Workspace
+from edgeopt.progress import Silent
 from edgeopt.spec import ModelSpec, replace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
+WORK = Path("build/quantization")
 RECIPES = {"mobilenet_v2": "mobilenet-v2.toml", "yolox_nano": "yolox-nano-coco.toml"}
 CHOICES = {"none": (), "fast": REPAIRS, "all": (*REPAIRS, DISTILLATION)}
 """Repairs by the name of the choice."""
-ENGINES: dict[str, Literal["OpenVINO", "ONNX Runtime"]] = {
+ENGINES: dict[SchemeName, Literal["OpenVINO", "ONNX Runtime"]] = {
     "openvino": "OpenVINO",
     "tensorrt": "ONNX Runtime",
     "arm": "ONNX Runtime",
@@ -62,7 +64,7 @@ ENGINES: dict[str, Literal["OpenVINO", "ONNX Runtime"]] = {
 Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Work:
     """What the quantizing process is asked to do."""
 
@@ -71,9 +73,9 @@ class Work:
     out: Path
     """Where the Q/DQ network goes."""
     images: Images
-    config: CalibrateConfig
-    scheme: str
-    repairs: tuple[str, ...]
+    calibration: CalibrateConfig
+    quantization: QuantizeConfig
+    scheme: SchemeName
     readings: tuple[OutputReading, ...]
 
 
@@ -86,62 +88,56 @@ def main() -> None:
     arguments = parser.parse_args()
     for model in arguments.model or RECIPES:
         try:
-            prepared = Prepared(model)
-        except (DataError, ModelError) as error:
+            network = prepare(model)
+        except (ConfigError, DataError, ModelError) as error:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         for scheme in arguments.scheme or ("openvino", "tensorrt"):
             for choice in arguments.repairs or ("fast", "all"):
-                row = measure(prepared, scheme, arguments.method, choice)
+                row = measure(network, scheme, arguments.method, choice)
                 record(row)
                 print(json.dumps(row), flush=True)
 
 
-class Prepared:
-    """A float network, its images, and its accuracy."""
+@dataclass(frozen=True)
+class Network:
+    """A float network as a build makes it, its images, and its accuracy."""
 
-    def __init__(self, name: str) -> None:
-        config, root = find_recipe(str(HERE / "recipes" / RECIPES[name]))
-        self.name, self.config = name, config.calibrate
-        exported = export(resolve(config.model, root), config.export)
-        self.model, self.spec = fold_normalization(optimize(exported.model), exported.spec)
-        self.images, self.test = _data(config, root, self.spec)
-        self.baseline = self.evaluate(compiled(self.model, "OpenVINO"))
+    name: str
+    config: Config
+    graph: Path
+    spec: ModelSpec
+    images: Images
+    """For calibration."""
+    test: Dataset
+    baseline: Accuracy
 
-    def evaluate(self, run: Run, baseline: Accuracy | None = None) -> Accuracy:
-        """Accuracy on the test images."""
-        return evaluate(Runner(run, self.spec), self.test, baseline=baseline)
+    def evaluate(self, run: Run) -> Accuracy:
+        """Accuracy on the test images, beside the float network's."""
+        return evaluate(Runner(run, self.spec), self.test, self.config.evaluate, baseline=self.baseline)
 
     def divergence(self, run: Run) -> float | None:
         """Mean KL divergence of all classes' scores from the float network's, in nats; None for a detector."""
         if self.spec.task != "classification":
             return None
-        return float(np.mean(kl(self._scores(compiled(self.model, "OpenVINO")), self._scores(run))))
+        return float(np.mean(kl(self._scores(compiled(ir.load(self.graph), "OpenVINO")), self._scores(run))))
 
     def _scores(self, run: Run) -> NDArray[Any]:
-        tensors = (preprocess(self.test.image(index), self.spec.preprocessing)[0] for index in range(len(self.test)))
-        return np.concatenate(
-            [run({self.spec.input.name: tensor[None]})[self.spec.outputs[0].name] for tensor in tensors]
-        )
+        output = self.spec.outputs[0].name
+        return np.concatenate([run(feeds)[output] for _, feeds in graphs.feeds(self.test, self.spec)])
 
 
-def _data(config: Config, root: Path, spec: ModelSpec) -> tuple[Images, Dataset]:
-    wanted = config.calibrate
-    splits = load_splits(
-        config.data,
-        root,
-        calibration_images=wanted.images,
-        minimum_images=wanted.minimum_images,
-        labels=spec.labels,
-    )
-    calibration, test = splits.calibration, splits.test
-    if calibration is None or test is None:
-        raise DataError("the recipe gives no calibration or no test images")
-    images = [
-        (sample.name, {spec.input.name: preprocess(calibration.image(index), spec.preprocessing)[0][None]})
-        for index, sample in enumerate(calibration)
-    ]
-    return images[: wanted.images], test
+def prepare(name: str) -> Network:
+    """Run the stages of a recipe's build up to the float graph, which are kept in `WORK`."""
+    config, root = find_recipe(str(HERE / "recipes" / RECIPES[name]))
+    with Workspace(WORK).held() as workspace:
+        job = open_job(config, root, workspace, Silent())
+        exact = graphs.optimized(job, graphs.exported(job, trained(job)))
+    spec, test = graphs.read_spec(exact), job.split("test")
+    images = list(itertools.islice(graphs.feeds(job.split("calibration"), spec), config.calibrate.images))
+    graph = exact.file(graphs.MODEL)
+    baseline = evaluate(Runner(compiled(ir.load(graph), "OpenVINO"), spec), test, config.evaluate)
+    return Network(name, config, graph, spec, images, test, baseline)
 
 
 def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Run:
@@ -161,30 +157,30 @@ def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Ru
     return run
 
 
-def measure(prepared: Prepared, scheme: str, method: str, choice: str) -> dict[str, Any]:
+def measure(network: Network, scheme: SchemeName, method: str, choice: str) -> dict[str, Any]:
     """Quantize in a process of its own, and evaluate here."""
+    calibration = replace(network.config.calibrate, method=method)
+    quantization = replace(network.config.quantize, repairs=CHOICES[choice])
     with tempfile.TemporaryDirectory() as folder:
-        graph, out = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        ir.save(prepared.model, graph)
-        config = replace(prepared.config, method=method)
-        work = Work(graph, out, prepared.images, config, scheme, CHOICES[choice], readings_of(prepared.spec))
+        out, readings = Path(folder) / "int8.onnx", readings_of(network.spec)
+        work = Work(network.graph, out, network.images, calibration, quantization, scheme, readings)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             cost = process.submit(quantized, work).result()
         run = compiled(ir.load(out), ENGINES[scheme])
-    accuracy = prepared.evaluate(run, prepared.baseline)
+    accuracy = network.evaluate(run)
     comparison = accuracy.comparison
     return {
-        "model": prepared.name,
+        "model": network.name,
         "scheme": scheme,
         "method": method,
         "choice": choice,
         "engine": ENGINES[scheme],
         "metric": accuracy.metric,
-        "fp32": prepared.baseline.value,
+        "fp32": network.baseline.value,
         "int8": accuracy.value,
         "agreement": comparison and comparison.agreement,
-        "kl": prepared.divergence(run),
-        "calibration_images": len(prepared.images),
+        "kl": network.divergence(run),
+        "calibration_images": len(network.images),
         "test_images": accuracy.images,
         **cost,
     }
@@ -193,23 +189,19 @@ def measure(prepared: Prepared, scheme: str, method: str, choice: str) -> dict[s
 def quantized(work: Work) -> dict[str, Any]:
     """Calibrate, quantize, repair and write the network; what that took."""
     begun, processor = time.perf_counter(), time.process_time()
-    model = ir.load(work.graph)
-    table = calibrate(model, work.images, work.config)
-    epochs = QuantizeConfig().distillation_epochs
-    repaired = repair(
-        model,
-        table,
-        named(work.scheme),
+    result = quantize_graph(
+        ir.load(work.graph),
         work.images,
-        Discrepancy(work.readings),
-        work.repairs,
-        progress=_tell,
-        distillation_epochs=epochs,
+        work.calibration,
+        work.quantization,
+        work.scheme,
+        work.readings,
+        tell=_tell,
     )
-    ir.save(repaired.model, work.out)
+    ir.save(result.model, work.out)
     return {
-        "int8_macs": _integer_share(repaired.model),
-        "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in repaired.trials],
+        "int8_macs": _integer_share(result.model),
+        "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in result.trials],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
-from edgeopt.metrics import Discrepancy, readings_of
+from edgeopt.metrics import readings_of
 from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.sources import source_hashes, source_to_export, source_to_train
 from edgeopt.pipeline.training import WEIGHTS
 from edgeopt.pipeline.workspace import Artifact
@@ -146,26 +148,20 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
     dataset, config = job.split("calibration"), job.config.quantize
 
     def make(folder: Path, _scratch: Path) -> str:
-        from edgeopt.passes.quantize.scheme import scheme as named
-        from edgeopt.passes.repair.trials import repair
-
         spec = read_spec(graph)
-        images = list(feeds(dataset, spec))[: job.config.calibrate.images]
-        result = repair(
+        result = quantize_graph(
             read_graph(graph),
-            read_table(calibration),
-            named(scheme),
-            images,
-            Discrepancy(readings_of(spec)),
-            config.repairs,
-            config.exclude,
-            progress=lambda text: job.progress.update(0.0, 1.0, text),
-            distillation_epochs=config.distillation_epochs,
-            methods=config.ranges,
+            list(itertools.islice(feeds(dataset, spec), job.config.calibrate.images)),
+            job.config.calibrate,
+            config,
+            scheme,
+            readings_of(spec),
+            table=read_table(calibration),
+            tell=lambda text: job.progress.update(0.0, 1.0, text),
         )
         write_graph(folder, result.model, spec)
         (folder / REPAIRS).write_bytes(msgspec.json.encode(result.trials))
-        kept = ", ".join(trial.name for trial in result.trials if trial.is_kept) or "no repair"
+        kept = ", ".join(result.helped) or "no repair"
         return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB; {kept}"
 
     determinants = {
@@ -175,7 +171,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "data": dataset.fingerprint(),
     }
     learns = _TORCH if "distillation" in config.repairs else ()
-    code = ("edgeopt.passes.quantize.scheme", "edgeopt.passes.repair.trials", *FEEDS)
+    code = ("edgeopt.pipeline.quantizing", *FEEDS)
     return job.stage("quantize", determinants, make, (*learns, *_GRAPH), code)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +16,15 @@ from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
-from edgeopt.errors import ConfigError, DataError, ModelError, storage_errors
-from edgeopt.metrics import Discrepancy
+from edgeopt.dataset.arrays import read_arrays
+from edgeopt.errors import ConfigError, ModelError, storage_errors
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
-from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
+from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
@@ -98,17 +97,15 @@ def quantize_file(
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
     read = read_outputs(model, outputs_as_written(model, [feeds for _, feeds in images[:READ_IMAGES]]), outputs)
-    result = repair(
+    result = quantize_graph(
         model,
-        table,
-        scheme(quantize_config.scheme),
         images,
-        Discrepancy([each.reading for each in read]),
-        quantize_config.repairs,
-        quantize_config.exclude,
-        progress=lambda text: progress.update(0.0, 1.0, text),
-        distillation_epochs=quantize_config.distillation_epochs,
-        methods=quantize_config.ranges,
+        calibrate_config,
+        quantize_config,
+        quantize_config.scheme,
+        [each.reading for each in read],
+        table=table,
+        tell=lambda text: progress.update(0.0, 1.0, text),
     )
     finished, kept_float = result.model, None
     if float_rest == "fp16":
@@ -118,7 +115,6 @@ def quantize_file(
     sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
     summary = f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB"
     progress.end(summary if kept_float is None else f"{summary}, FP16: {describe_kept(kept_float)}", reused=False)
-    kept = [trial.name for trial in result.trials if trial.is_kept]
     return {
         **sizes,
         "images": len(table.images),
@@ -127,7 +123,7 @@ def quantize_file(
         "scheme": quantize_config.scheme,
         "outputs": [{"output": each.output, "kind": each.kind, "why": each.why} for each in read],
         "tried": [{**msgspec.to_builtins(trial), "kept": trial.is_kept} for trial in result.trials],
-        "repairs": kept,
+        "repairs": list(result.helped),
         "kept_float32": kept_float,
         "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},
     }
@@ -156,15 +152,8 @@ def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Samp
 
 def array_feeds(path: Path) -> Samples:
     """Sample after sample of the arrays in an ``.npz``."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
-    lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
-    if len(lengths) != 1 or lengths == {0}:
-        raise DataError(f"{path}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
-    for row in range(lengths.pop()):
+    arrays, samples = read_arrays(path)
+    for row in range(samples):
         yield f"{path.name}[{row}]", {name: array[row : row + 1] for name, array in arrays.items()}
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeopt.bundle import Bundle, EngineSettings, Variant, unpack, write_bundle
+from edgeopt.bundle import Bundle, EngineSettings, Variant, write_bundle
 from edgeopt.bundle.records import ImplicitCalibration, StageRecords
 from edgeopt.config import BatchRange, DataSource, TensorRTOptions
 from edgeopt.dataset import Dataset, load
+from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import BundleError, DataError, storage_errors
 from edgeopt.files import sha256
 from edgeopt.preprocess import preprocess
@@ -89,24 +90,19 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
         dla_core: the same.
 
     Raises:
-        DataError: arrays of different lengths, or fewer samples than a batch.
-        BundleError: `arrays` is no ``.npz`` of plain arrays.
+        DataError: `arrays` is no ``.npz`` of plain arrays, or has fewer samples than a batch.
         MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
         StorageError: `out` cannot be written.
     """
-    content = arrays.read_bytes()
-    inputs = unpack(content, origin=str(arrays))
-    lengths = {len(array) if array.ndim else 0 for array in inputs.values()}
-    if len(lengths) != 1:
-        raise DataError(f"{arrays}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
+    inputs, samples = read_arrays(arrays)
     batches: list[Batch] = [
         {name: array[rows.start : rows.stop] for name, array in inputs.items()}
-        for rows in _whole_batches(lengths.pop(), batch, "samples")
+        for rows in _whole_batches(samples, batch, "samples")
     ]
     plan = compile_implicit(
         path.read_bytes(),
         batches,
-        _fingerprint(sha256(content), b"", batch),
+        _fingerprint(sha256(arrays), b"", batch),
         _settings(TensorRTOptions(), batch, dla_core),
     )
     with storage_errors(out):

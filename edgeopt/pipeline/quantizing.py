@@ -1,0 +1,81 @@
+"""The one way from a float graph to a Q/DQ graph: for builds, for `edgeopt quantize` and for the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgeopt.bundle.records import RepairTrial
+from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
+from edgeopt.metrics import Discrepancy, OutputReading
+from edgeopt.passes.quantize.scheme import scheme as scheme_named
+from edgeopt.passes.repair.trials import Images, repair
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized graph, and what it rests on.
+
+    Attributes:
+        model: with Q/DQ.
+        table: the float graph's calibration.
+        trials: the repairs that were tried.
+    """
+
+    model: ir.Model
+    table: CalibrationTable
+    trials: tuple[RepairTrial, ...]
+
+    @property
+    def helped(self) -> tuple[str, ...]:
+        """Names of the repairs that were kept."""
+        return tuple(trial.name for trial in self.trials if trial.is_kept)
+
+
+def quantize_graph(
+    model: ir.Model,
+    images: Images,
+    calibration: CalibrateConfig,
+    quantization: QuantizeConfig,
+    scheme: SchemeName,
+    readings: Sequence[OutputReading],
+    *,
+    table: CalibrationTable | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Quantized:
+    """Calibrate a graph, quantize it, and keep the repairs that measurably help.
+
+    Args:
+        model: the optimized float graph; not modified.
+        images: name and network inputs of each, batch 1; those beyond what `calibration` wants are not used.
+        calibration: how ranges are observed.
+        quantization: what stays float and which repairs are tried; its own scheme does not count.
+        scheme: whose kernels the Q/DQ is for.
+        readings: what the outputs mean, by which repairs are judged.
+        table: the graph's calibration on these images, where it was made before.
+        tell: told what is being done.
+
+    Raises:
+        ModelError: no layer can be quantized, or an operator cannot be run.
+        DataError: too few images, or an activation that is not finite.
+        ConfigError: a pattern of `exclude`, or a layer of `ranges`, that is not in the graph.
+        MissingExtraError: distillation is asked for and torch is not installed.
+    """
+    used = images[: calibration.images]
+    table = calibrate(model, used, calibration) if table is None else table
+    repaired = repair(
+        model,
+        table,
+        scheme_named(scheme),
+        used,
+        Discrepancy(readings),
+        quantization.repairs,
+        quantization.exclude,
+        progress=tell,
+        distillation_epochs=quantization.distillation_epochs,
+        methods=quantization.ranges,
+    )
+    return Quantized(repaired.model, table, repaired.trials)
