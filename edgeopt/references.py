@@ -52,10 +52,9 @@ def check(reference: str, table: Mapping[str, Any], kind: str) -> None:
         SettingError: with the closest name of the table.
     """
     if reference not in table and not is_code(reference):
-        raise SettingError(
-            f"there is no {kind} '{reference}'."
-            + did_you_mean(reference, table, "One of your own is named as package.module:callable")
-        )
+        form = "One of your own is named as package.module:callable"
+        known = did_you_mean(reference, table, form) if table else f" {form}"
+        raise SettingError(f"there is no {kind} '{reference}'.{known}")
 
 
 def named(table: Mapping[str, Any]) -> Meta:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny
+from click.testing import CliRunner
 from rich.console import Console
 
 from edgeopt.bundle import EngineSettings, write_bundle
+from edgeopt.cli import main
 from edgeopt.cli.views.lint import lint_view
 from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint
@@ -441,3 +445,34 @@ def test_a_batch_range_that_a_variant_has_needs_no_note(tmp_path, batch):
     write_bundle(tmp_path / "x.edgeopt", described, {tensorrt.file: plain.file("ort-fp32").read_bytes()})
     rules = [finding.rule for finding in lint(tmp_path / "x.edgeopt").findings]
     assert ("dynamic-batch" in rules) == (not batch)
+
+
+OWN_RULE = """
+from edgeopt.lint.graph import finding
+
+def no_adding(linted):
+    for node in linted.of("Add"):
+        yield finding("no-adding", "error", node, "adds, which " + linted.target + " shall not", "subtract")
+"""
+
+
+def test_rules_of_the_users_own_join_those_of_the_target(tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(OWN_RULE)
+    path = tmp_path / "model.onnx"
+    ir.save(graph("[sum] y = Add(x, x)"), path)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["lint", str(path), "--target", "ort", "--rules", "my_rules:no_adding", "--json"])
+    report = msgspec.json.decode(done.stdout, type=LintReport)
+    (found,) = report.findings
+    assert (found.rule, found.node, found.reason) == ("no-adding", "sum (Add)", "adds, which ort shall not")
+    assert "my_rules:no_adding" in report.rules
+    assert done.exit_code == 1
+    assert "my_rules" not in sys.modules
+    done = CliRunner().invoke(main, ["lint", str(path), "--rules", "my_rules"])
+    assert (done.exit_code, "package.module:callable" in done.stderr) == (2, True)
+
+
+def test_rules_on_graphs_are_not_for_engines(tmp_path):
+    (tmp_path / "layers.json").write_text("{}")
+    with pytest.raises(ConfigError, match="are for graphs"):
+        lint(tmp_path / "layers.json", rules=["my_rules:no_adding"])

@@ -31,9 +31,22 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
 @click.option("--target", type=Named(TARGETS, "target"), default="trt", show_default=True, help="Whose rules apply.")
 @click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
+@click.option(
+    "--rules",
+    multiple=True,
+    type=Named({}, "lint rule"),
+    help="A rule of your own on graphs: it takes a lint.graph.Linted and gives Findings. May be repeated.",
+)
 @as_json
 @click.pass_context
-def lint(context: click.Context, path: Path, target: str, device: str | None, as_json: bool) -> None:  # noqa: FBT001
+def lint(
+    context: click.Context,
+    path: Path,
+    target: str,
+    device: str | None,
+    rules: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
     """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something.
 
     MODEL is an .onnx file. ENGINE is a .plan or .engine (on the GPU that runs it), or the .json that trtexec
@@ -43,7 +56,7 @@ def lint(context: click.Context, path: Path, target: str, device: str | None, as
     from edgeopt.cli.views.lint import lint_view
     from edgeopt.lint import lint as run
 
-    report = run(path, target, device)
+    report = run(path, target, device, rules)
     if as_json:
         print_json(report)
     else:

@@ -19,7 +19,7 @@ class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
 
     def get_metavar(self, *_: Any, **__: Any) -> str:
         """Our names, and the form of others."""
-        return f"[{'|'.join(self._table)}|PACKAGE.MODULE:NAME]"
+        return "|".join((*self._table, "PACKAGE.MODULE:NAME"))
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check the form, and allow code that is named here."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -12,10 +13,12 @@ from edgeopt.errors import ModelError
 from edgeopt.lint import cpu, rejected, slow
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted
+from edgeopt.references import resolve
 from edgeopt.runtime.session import known_target
 
+Rule: TypeAlias = Callable[[Linted], Iterable[Finding]]
 _INFERENCE = "shape-inference"
-_GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+_GENERAL: dict[str, Rule] = {
     "empty-graph": rejected.empty_graph,
     "dangling-input": rejected.dangling_inputs,
     "opset": rejected.versions,
@@ -24,7 +27,7 @@ _GENERAL: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "half-quantized": slow.half_quantized,
     "needless-qdq": slow.needless_quantizers,
 }
-_TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+_TENSORRT: dict[str, Rule] = {
     "nms-in-graph": rejected.in_graph_nms,
     "data-dependent-shape": rejected.data_dependent,
     "int32-bias": rejected.integer_bias,
@@ -39,41 +42,42 @@ _TENSORRT: dict[str, Callable[[Linted], Iterator[Finding]]] = {
     "weight-axis": slow.weight_axis,
     "grouped-int8": slow.grouped_int8,
 }
-_CPU: dict[str, Callable[[Linted], Iterator[Finding]]] = {
+_CPU: dict[str, Rule] = {
     "int8-coverage": cpu.coverage,
     "unfused-qdq": slow.split_fusion,
     "weight-axis": slow.weight_axis,
     "signed-activations": cpu.signed_activations,
 }
-_ONNXRUNTIME: dict[str, Callable[[Linted], Iterator[Finding]]] = {"float-kernel": cpu.float_kernels}
+_ONNXRUNTIME: dict[str, Rule] = {"float-kernel": cpu.float_kernels}
 GROUPS = {"tensorrt": _TENSORRT, "cpu": _CPU, "onnxruntime": _ONNXRUNTIME}
 """What `Target.lint_rules` may name."""
 
 
-def rules(target: str) -> tuple[str, ...]:
-    """Ids of all rules that a target's graphs are held against."""
-    return (_INFERENCE, *_rules(target))
+def rules(target: str, own: Sequence[str] = ()) -> tuple[str, ...]:
+    """Ids of all rules that a target's graphs are held against; of `own` ones their references."""
+    return (_INFERENCE, *_rules(target, own))
 
 
-def lint_graph(path: Path, target: str) -> list[Finding]:
-    """What `target` rejects or runs badly in an ONNX file.
+def lint_graph(path: Path, target: str, own: Sequence[str] = ()) -> list[Finding]:
+    """What `target` rejects or runs badly in an ONNX file, and what the user's `own` rules find.
 
     Raises:
         ModelError: the file cannot be read.
+        ConfigError: a rule of the user's that cannot be imported.
     """
     model, problem = _with_types(_read(path))
     linted = Linted(model, target)
     inconsistent = [
         Finding(rule=_INFERENCE, severity="error", node="", reason=problem, fix="export the model again")
     ] * bool(problem)
-    return inconsistent + [found for rule in _rules(target).values() for found in rule(linted)]
+    return inconsistent + [found for rule in _rules(target, own).values() for found in rule(linted)]
 
 
-def _rules(target: str) -> dict[str, Callable[[Linted], Iterator[Finding]]]:
-    known = known_target(target)
-    return _GENERAL | {
-        name: rule for group in (known.lint_rules if known else ()) for name, rule in GROUPS[group].items()
-    }
+def _rules(target: str, own: Sequence[str]) -> dict[str, Rule]:
+    known, found = known_target(target), dict(_GENERAL)
+    for name in (*(known.lint_rules if known else ()), *own):
+        found |= GROUPS[name] if name in GROUPS else {name: resolve(name, {}, "lint rule")}
+    return found
 
 
 def _read(path: Path) -> ir.Model:

@@ -5,11 +5,12 @@ Engines are looked at on the board, which has no onnx: what reads graphs is impo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant
 from edgeopt.config import BatchRange, TargetName
-from edgeopt.errors import MissingExtraError, ModelError, TargetError, requires_extra
+from edgeopt.errors import ConfigError, MissingExtraError, ModelError, TargetError, requires_extra
 from edgeopt.hardware import device as board
 from edgeopt.lint import engine_rules, measured
 from edgeopt.lint.findings import Finding, LintReport
@@ -19,7 +20,7 @@ from edgeopt.spec import replace
 _UNREAD, _BATCH, _UNLOADED = "not-read", "dynamic-batch", "not-loaded"
 
 
-def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> LintReport:
+def lint(path: Path, target: TargetName = "trt", device: str | None = None, rules: Sequence[str] = ()) -> LintReport:
     """Look for what a target rejects or runs badly.
 
     Args:
@@ -28,25 +29,30 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None) -> L
             the inspector's layer list of one (``.json``).
         target: whose rules apply; a bundle's variants each have their own.
         device: a board's name, for estimates from its memory bandwidth.
+        rules: more rules on graphs, of the user's own, as ``package.module:callable``: each is a `lint.graphs.Rule`.
 
     Raises:
         ModelError: the file cannot be read as any of these.
         MissingExtraError: a graph, where onnx is not installed.
         TargetError: an engine that does not run here.
-        ConfigError: no such device.
+        ConfigError: no such device, no such rule, or rules for something that is no graph.
         BundleError: the bundle is not whole.
     """
     bandwidth = board(device).bandwidth_gb_s if device else None
     if path.is_dir():
-        return _lint_bundle(path, bandwidth)
+        return _lint_bundle(path, bandwidth, rules)
+    if rules and path.suffix in (".json", ".plan", ".engine"):
+        raise ConfigError(
+            f"rules of your own are for graphs, and {path} is none: leave them out, or lint its ONNX file"
+        )
     if path.suffix == ".json":
         return _report(path, target, _layer_findings(_text(path), bandwidth), tuple(engine_rules.RULES))
     if path.suffix in (".plan", ".engine"):
         layers = _inspect(path, target, EngineSettings())
         return _report(path, target, _layer_findings(layers, bandwidth), tuple(engine_rules.RULES))
-    found, rules = _graph_findings(path, target)
+    found, looked_for = _graph_findings(path, target, rules)
     refused, asked = _load_findings(path, target, EngineSettings())
-    return _report(path, target, [*refused, *found], (*asked, *rules))
+    return _report(path, target, [*refused, *found], (*asked, *looked_for))
 
 
 def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[list[Finding], tuple[str, ...]]:
@@ -66,12 +72,12 @@ def _report(path: Path, target: str, found: list[Finding], rules: tuple[str, ...
     return LintReport(path=str(path), target=target, findings=tuple(found), rules=rules)
 
 
-def _graph_findings(path: Path, target: str) -> tuple[list[Finding], tuple[str, ...]]:
+def _graph_findings(path: Path, target: str, own: Sequence[str]) -> tuple[list[Finding], tuple[str, ...]]:
     """What a target would say of a graph, and the rules that were looked at."""
     requires_extra("onnx_ir", "build")
     from edgeopt.lint import graphs
 
-    return graphs.lint_graph(path, target), graphs.rules(target)
+    return graphs.lint_graph(path, target, own), graphs.rules(target, own)
 
 
 def _layer_findings(text: str, bandwidth_gb_s: float | None) -> list[Finding]:
@@ -79,19 +85,21 @@ def _layer_findings(text: str, bandwidth_gb_s: float | None) -> list[Finding]:
     return [found for rule in engine_rules.RULES.values() for found in rule(layers, bandwidth_gb_s)]
 
 
-def _lint_bundle(path: Path, bandwidth_gb_s: float | None) -> LintReport:
+def _lint_bundle(path: Path, bandwidth_gb_s: float | None, own: Sequence[str]) -> LintReport:
     bundle = Bundle.open(path)
     findings = list(measured.findings(bundle.manifest))
     rules: dict[str, None] = dict.fromkeys(measured.RULES)
     for variant in bundle.manifest.variants:
-        found, looked_for = _lint_variant(bundle.file(variant.name), variant, bandwidth_gb_s)
+        found, looked_for = _lint_variant(bundle.file(variant.name), variant, bandwidth_gb_s, own)
         findings += [replace(one, variant=variant.name) for one in found]
         rules |= dict.fromkeys(looked_for)
     targets = ", ".join(sorted({variant.target for variant in bundle.manifest.variants}))
     return _report(path, targets, findings, tuple(rules))
 
 
-def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) -> tuple[list[Finding], tuple[str, ...]]:
+def _lint_variant(
+    file: Path, variant: Variant, bandwidth_gb_s: float | None, own: Sequence[str]
+) -> tuple[list[Finding], tuple[str, ...]]:
     """The engine where its layers can be listed here (which builds it at first), else the graph."""
     target = known_target(variant.target)
     if target is not None and target.list_layers is not None and availability(variant.target).ok:
@@ -101,7 +109,7 @@ def _lint_variant(file: Path, variant: Variant, bandwidth_gb_s: float | None) ->
         return [], ()
     refused, asked = _load_findings(file, variant.target, variant.engine)
     try:
-        found, rules = _graph_findings(file, variant.target)
+        found, rules = _graph_findings(file, variant.target, own)
     except MissingExtraError as error:  # on a board the engines are what matters
         unread = Finding(rule=_UNREAD, severity="note", node="", reason=f"its graph was not read: {error}", fix="")
         return [*refused, unread], (*asked, _UNREAD)
