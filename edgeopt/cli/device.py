@@ -16,8 +16,28 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle
-@click.argument("sources", nargs=-1, required=True, metavar="IMAGES…|VIDEO|CAMERA|URL")
+@click.argument("sources", nargs=-1, metavar="IMAGES…|VIDEO|CAMERA|URL|PIPELINE")
 @click.option("--draw", type=click.Path(path_type=Path), help="Draw results: into a folder, or of one stream an .mp4.")
+@click.option(
+    "--score",
+    type=click.FloatRange(0, 1),
+    help="Leave out objects, or classes, with a lower score. Default: the bundle's threshold.",
+)
+@click.option(
+    "--labels", multiple=True, metavar="NAME,…", help="Only objects, or classes, of these names; may be repeated."
+)
+@click.option(
+    "--csv",
+    "table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a table: a row for each object, with its box in pixels; one with empty cells where there is none.",
+)
+@click.option(
+    "--jsonl",
+    "lines",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write a file of one line of JSON an image.",
+)
 @click.option(
     "--when-full",
     type=click.Choice(["block", "drop_oldest"]),
@@ -30,22 +50,42 @@ def run(
     bundle: Path,
     sources: tuple[str, ...],
     draw: Path | None,
+    score: float | None,
+    labels: tuple[str, ...],
+    table: Path | None,
+    lines: Path | None,
     when_full: WhenFull | None,
     variant: str | None,
     threads: int,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Classify or detect in images, folders, a video, a camera (its number) or a stream (rtsp://…).
+    """Classify or detect in images, folders, a video, a camera or a stream.
 
-    Decoding, preprocessing, inference and postprocessing overlap. With --json, one line of JSON an image.
+    A camera is its number (0), /dev/video0 or csi://0; a stream is rtsp://… or the like; a GStreamer pipeline is
+    'nvarguscamerasrc ! …'. Without a source, $EDGEOPT_SOURCE is read, which keeps a password out of the list of
+    processes.
+
+    Decoding, preprocessing, inference and postprocessing overlap. With --json, one line of JSON an image. What is
+    damaged is left out and counted; where that is more than a tenth, the exit code is 12.
     """
-    from edgeopt.cli.streaming import Sink, follow
-    from edgeopt.runtime import load
-    from edgeopt.runtime.stream import open_source
+    import os
 
-    with load(bundle, variant=variant, threads=threads) as predictor, Sink(draw, as_json=as_json) as sink:
-        for text in sources:
-            follow(open_source(text), predictor, when_full, sink)
+    from edgeopt.bundle import Bundle
+    from edgeopt.cli.results import Wanted
+    from edgeopt.cli.streaming import Sink, follow_all, say_what_runs
+    from edgeopt.runtime import load
+    from edgeopt.runtime.stream import check_source
+
+    sources = sources or tuple(filter(None, [os.environ.get("EDGEOPT_SOURCE")]))
+    if not sources:
+        raise click.UsageError("Say what to run on: images, a folder, a video, a camera or a stream.")
+    for text in sources:
+        check_source(text)
+    with load(bundle, variant=variant, threads=threads) as predictor:
+        wanted = Wanted.of(score, labels, predictor.labels)
+        say_what_runs(predictor, Bundle.open(bundle, check_hashes=False).manifest, score)
+        with Sink(wanted, draw=draw, as_json=as_json, table=table, lines=lines) as sink:
+            follow_all(sources, predictor, when_full, sink)
 
 
 @click.command()

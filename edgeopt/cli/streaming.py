@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import msgspec
 from rich.live import Live
 
+from edgeopt.bundle import Manifest
 from edgeopt.cli.console import console as standard
 from edgeopt.cli.output import echo, printable
-from edgeopt.cli.views.tables import result_line
+from edgeopt.cli.results import Wanted, Writer, csv_rows, json_lines, print_json_line, print_line
 from edgeopt.draw import draw, write_image
-from edgeopt.errors import ConfigError
+from edgeopt.errors import ConfigError, DataError
+from edgeopt.evaluate import threshold_advice
 from edgeopt.preprocess import Image
-from edgeopt.runtime import Predictor
-from edgeopt.runtime.stream import Answer, FolderSource, Progress, Source, Stream, VideoWriter, WhenFull
+from edgeopt.runtime import Predictor, Result
+from edgeopt.runtime.stream import (
+    MOST,
+    Answer,
+    FolderSource,
+    Frame,
+    Progress,
+    Source,
+    Stream,
+    VideoWriter,
+    WhenFull,
+    open_source,
+)
+
+logger = logging.getLogger(__name__)
 
 _DEFAULT_RATE = 25.0
 """Frames a second of a drawn video whose source does not tell its own."""
 
 
 class Sink:
-    """Where the answers of all sources go. A context manager."""
+    """Where the answers of all sources go. A context manager.
 
-    def __init__(self, out: Path | None, *, as_json: bool) -> None:
-        self._out = out
-        self._as_json = as_json
+    Args:
+        wanted: which of the results are asked for; the others are neither written nor drawn.
+        draw: a folder, or the name of a video.
+        as_json: print JSON instead of lines for people.
+        table: a CSV file to write.
+        lines: a file of JSON lines to write.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        *,
+        draw: Path | None = None,
+        as_json: bool = False,
+        table: Path | None = None,
+        lines: Path | None = None,
+    ) -> None:
+        self.wanted = wanted
+        self._out = draw
+        self._writers: list[Writer] = [print_json_line if as_json else print_line]
+        self._files = [*([csv_rows(table)] if table else []), *([json_lines(lines)] if lines else [])]
         self._written: set[Path] = set()
         self._videos: dict[str, VideoWriter] = {}
         self._resources = ExitStack()
 
     def put(self, source: Source, answer: Answer) -> None:
-        """Print an answer and draw it where that was asked for.
+        """Write an answer, and draw it where that was asked for.
 
         Raises:
             ConfigError: two images would be drawn into one file.
@@ -42,26 +76,21 @@ class Sink:
         """
         frame = answer.frame
         name = str(Path(source.name) / frame.name) if isinstance(source, FolderSource) else frame.name
-        if self._as_json:
-            line = {
-                "image": name.encode(errors="backslashreplace").decode(),
-                "frame": frame.number,
-                **answer.result.to_dict(),
-            }
-            echo(msgspec.json.encode(line).decode())
-        else:
-            echo(printable(f"{name}: {result_line(answer.result)}"))
+        result = self.wanted.among(answer.result)
+        for write in self._writers:
+            write(name, frame.number, result)
         if self._out is not None:
-            self._draw(self._out, source, answer)
+            self._draw(self._out, source, frame, result)
 
-    def _draw(self, out: Path, source: Source, answer: Answer) -> None:
-        picture = draw(answer.frame.image, answer.result)
+    def _draw(self, out: Path, source: Source, frame: Frame, result: Result) -> None:
+        picture = draw(frame.image, result)
         if isinstance(source, FolderSource):
-            self._write(out / answer.frame.name, picture)
+            self._write(out / frame.name, picture)
         elif out.suffix:
             self._video(out, source).write(picture)
         else:
-            self._write(out / f"{Path(source.name).stem}-{answer.frame.number:06d}.jpg", picture)
+            stem = re.sub(r"[^\w.-]+", "_", Path(source.name).stem)  # of an address or a pipeline
+            self._write(out / f"{stem}-{frame.number:06d}.jpg", picture)
 
     def _write(self, path: Path, picture: Image) -> None:
         if path in self._written:
@@ -78,6 +107,7 @@ class Sink:
         return self._videos[source.name]
 
     def __enter__(self) -> Sink:
+        self._writers += [self._resources.enter_context(file) for file in self._files]
         return self
 
     def __exit__(
@@ -86,15 +116,49 @@ class Sink:
         self._resources.close()
 
 
-def follow(source: Source, predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
-    """Run a source to its end, or to Ctrl-C, showing rate and stage times meanwhile.
+def follow_all(sources: Sequence[str], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
+    """Run each source to its end, or to Ctrl-C; one of several that cannot be read is left out, as in a folder.
 
     Raises:
-        DataError: the source gave no frame, or was lost for good.
+        DataError: the only source gave no frame, lost much or was lost for good; or so did a tenth of several.
     """
-    with Stream(source, predictor, when_full=when_full) as stream, _status(stream):
+    if len(sources) == 1:
+        _follow(sources[0], predictor, when_full, sink)
+        return
+    failed = [text for text in sources if not _can_follow(text, predictor, when_full, sink)]
+    if len(failed) > (1 - MOST) * len(sources):
+        raise DataError(f"{len(failed)} of {len(sources)} sources could not be read whole; each is named above")
+
+
+def _can_follow(text: str, predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> bool:
+    try:
+        _follow(text, predictor, when_full, sink)
+    except DataError as error:
+        logger.warning("%s", error)
+        return False
+    return True
+
+
+def _follow(text: str, predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
+    """Show rate and stage times while it runs."""
+    source = open_source(text)
+    score = None if predictor.spec.task == "classification" else sink.wanted.score
+    with Stream(source, predictor, when_full=when_full, score=score) as stream, _status(stream):
         for answer in stream:
             sink.put(source, answer)
+
+
+def say_what_runs(predictor: Predictor, manifest: Manifest, score: float | None) -> None:
+    """On standard error: which variant was chosen, why none of the others, and what the score threshold gives."""
+    variant = predictor.variant
+    echo(printable(f"{variant.name} runs ({variant.precision}, {variant.target})"), err=True)
+    for name, reason in predictor.rejected.items():
+        echo(printable(f"  not {name}: {reason}"), err=True)
+    accuracy = manifest.variant(variant.name).accuracy
+    if score is None and accuracy is not None and accuracy.curve is not None:
+        echo("score thresholds on the test set; choose another with --score:", err=True)
+        for line in threshold_advice(accuracy.curve, accuracy.score_threshold):
+            echo(f"  {line}", err=True)
 
 
 @contextmanager
@@ -111,5 +175,6 @@ def _status(stream: Stream) -> Iterator[None]:
 def _line(progress: Progress) -> str:
     stages = ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in progress.stage_ms.items())
     lost = f", {progress.dropped} dropped" if progress.dropped else ""
+    lost += f", {progress.damaged} damaged" if progress.damaged else ""
     again = f", {progress.reconnects} reconnects" if progress.reconnects else ""
     return f"{progress.frames} frames, {progress.fps:.1f} a second{lost}{again}: {stages}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +23,18 @@ class Classification:
     """(k,) float32."""
     labels: tuple[str, ...]
     """(k) class names."""
+
+    def above(self, score: float) -> Classification:
+        """The classes with at least this score, which may be none; then there is no best one."""
+        return self._picked(np.flatnonzero(self.scores >= score))
+
+    def only(self, labels: Collection[str]) -> Classification:
+        """The classes of these names, which may be none; then there is no best one."""
+        return self._picked(_places(self.labels, labels))
+
+    def _picked(self, places: Integers) -> Classification:
+        labels = tuple(self.labels[place] for place in places)
+        return Classification(self.classes[places], self.scores[places], labels)
 
     @property
     def label(self) -> str:
@@ -57,10 +70,15 @@ class Detections:
 
     def above(self, score: float) -> Detections:
         """Those with at least this score."""
-        keep = np.flatnonzero(self.scores >= score)
-        return Detections(
-            self.boxes[keep], self.scores[keep], self.classes[keep], tuple(self.labels[index] for index in keep)
-        )
+        return self._picked(np.flatnonzero(self.scores >= score))
+
+    def only(self, labels: Collection[str]) -> Detections:
+        """Those of classes with these names."""
+        return self._picked(_places(self.labels, labels))
+
+    def _picked(self, places: Integers) -> Detections:
+        labels = tuple(self.labels[place] for place in places)
+        return Detections(self.boxes[places], self.scores[places], self.classes[places], labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, ready for JSON."""
@@ -71,3 +89,7 @@ class Detections:
                 {"label": name, "class": index, "score": score, "box": box} for name, index, score, box in found
             ]
         }
+
+
+def _places(labels: tuple[str, ...], wanted: Collection[str]) -> Integers:
+    return np.array([place for place, label in enumerate(labels) if label in wanted], np.int64)

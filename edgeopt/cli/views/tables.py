@@ -147,10 +147,12 @@ def _sparkline(values: Sequence[float]) -> str:
 
 
 def result_line(result: Classification | Detections) -> str:
-    """One line on what was found in an image."""
+    """One line on what was found in an image; boxes are left, top, right and bottom in its pixels."""
+    scored = zip(result.labels, result.scores, strict=True)
     if isinstance(result, Classification):
-        return ", ".join(f"{label} {score:.3f}" for label, score in zip(result.labels, result.scores, strict=True))
-    found = [f"{label} {score:.2f}" for label, score in zip(result.labels, result.scores, strict=True)]
+        return ", ".join(f"{label} {score:.3f}" for label, score in scored) or "nothing of what was asked for"
+    corners = (" ".join(f"{side:.0f}" for side in box) for box in result.boxes)
+    found = [f"{label} {score:.2f} [{box}]" for (label, score), box in zip(scored, corners, strict=True)]
     more = f" and {len(found) - _SHOWN_DETECTIONS} more" if len(found) > _SHOWN_DETECTIONS else ""
     return (", ".join(found[:_SHOWN_DETECTIONS]) + more) or "nothing found"
 

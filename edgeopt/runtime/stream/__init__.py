@@ -1,12 +1,13 @@
 """Predicting on what never stands still: videos, cameras and network streams, each stage in a thread of its own."""
 
-from edgeopt.runtime.stream.frames import Frame, Source
-from edgeopt.runtime.stream.sources import FolderSource, open_source
+from edgeopt.runtime.stream.frames import MOST, Frame, Source
+from edgeopt.runtime.stream.sources import FolderSource, check_source, open_source
 from edgeopt.runtime.stream.stages import STAGES, Answer, Progress, StageName, Stages, Stream, WhenFull
 from edgeopt.runtime.stream.video import Backoff, VideoSource
 from edgeopt.runtime.stream.writer import VideoWriter
 
 __all__ = [
+    "MOST",
     "STAGES",
     "Answer",
     "Backoff",
@@ -20,5 +21,6 @@ __all__ = [
     "VideoSource",
     "VideoWriter",
     "WhenFull",
+    "check_source",
     "open_source",
 ]

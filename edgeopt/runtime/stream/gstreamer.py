@@ -95,7 +95,7 @@ def _gstreamer(text: str) -> Any:
     try:
         importlib.import_module("gi").require_version("Gst", "1.0")
         gst: Any = importlib.import_module("gi.repository.Gst")
-    except (ImportError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # also a folder named gi, or without GStreamer
         raise DataError(
             f"{shown(text)} is a GStreamer pipeline, and nothing here runs them: this OpenCV ({cv2.__version__}) was "
             f"built without GStreamer, and PyGObject cannot be loaded ({error}). Install it with: sudo apt-get install "

@@ -92,9 +92,18 @@ def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
         if is_image_name(path.name):
             return FolderSource(path.parent, [path])
         return VideoSource(text, lambda: _open_file(text), live=False)
-    if is_pipeline(text):
-        return VideoSource(shown(text), lambda: _open_pipeline(text), live=is_live(text), backoff=backoff)
-    raise DataError(_absent(text))
+    check_source(text)
+    return VideoSource(shown(text), lambda: _open_pipeline(text), live=is_live(text), backoff=backoff)
+
+
+def check_source(text: str) -> None:
+    """Refuse what names nothing, without opening anything: a typing error is told before an engine is built.
+
+    Raises:
+        DataError: no such file or folder, nor a camera, an address or a pipeline.
+    """
+    if not (text.isdecimal() or is_network(text) or is_pipeline(text) or _mode(Path(text))):
+        raise DataError(_absent(text))
 
 
 def _mode(path: Path) -> int:

@@ -42,8 +42,8 @@ class Stages(Protocol):
     def infer(self, prepared: Prepared, *, copy: bool = False) -> Inferred:
         """Network input to network output, which with `copy` stays as it is."""
 
-    def decode(self, inferred: Inferred) -> Result:
-        """Network output to result."""
+    def decode(self, inferred: Inferred, *, score: float | None = None) -> Result:
+        """Network output to result, of a detector with this score threshold instead of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,10 +101,19 @@ class Stream:
         predictor: stays open.
         when_full: what happens when inference is slower than the source: keep the source waiting, or throw away the
             oldest frame that waits. Default: drop for live sources, block for files.
+        score: of a detector: objects below it are left out. Default: the bundle's threshold.
         depth: frames that may wait before each stage; more evens out stages of uneven speed, and makes results older.
     """
 
-    def __init__(self, source: Source, predictor: Stages, *, when_full: WhenFull | None = None, depth: int = 2) -> None:
+    def __init__(
+        self,
+        source: Source,
+        predictor: Stages,
+        *,
+        when_full: WhenFull | None = None,
+        score: float | None = None,
+        depth: int = 2,
+    ) -> None:
         self._source = source
         drop = source.live if when_full is None else when_full == "drop_oldest"
         frames: Channel[_Item[Image]] = Channel(depth, drop_oldest=drop)
@@ -121,11 +130,12 @@ class Stream:
         # Frames reach inference in order, so that a buffer is free again when all the others have been filled after it:
         # `depth` may wait, one is being put, one is being read by the engine.
         buffers = itertools.cycle([predictor.buffer() for _ in range(depth + 3)])
+        decode = predictor.decode if score is None else partial(predictor.decode, score=score)
         self._threads = [
             self._thread("read", self._read, None, frames),
             self._stage("preprocess", lambda image: predictor.prepare(image, next(buffers)), frames, prepared),
             self._stage("inference", partial(predictor.infer, copy=True), prepared, inferred),
-            self._stage("postprocess", predictor.decode, inferred, answers),
+            self._stage("postprocess", decode, inferred, answers),
         ]
 
     def __iter__(self) -> Iterator[Answer]:
