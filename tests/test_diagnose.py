@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tiny_recipe import Watch
 
 from edgeopt.bundle import Bundle
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.cli import main
 from edgeopt.config import CalibrateConfig
 from edgeopt.diagnose import (
@@ -30,13 +32,14 @@ from edgeopt.diagnose import (
     Observed,
     Remedy,
     Traits,
+    Tried,
     channel_range_ratio,
     diagnose,
     effect,
     input_figures,
 )
 from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
-from edgeopt.metrics import Discrepancy
+from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
@@ -44,11 +47,17 @@ from edgeopt.passes.qdq.select import (
     quantized_layers,
     rescale,
 )
+from edgeopt.passes.qdq.ties import tied_tensors
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import OPENVINO, QuantScheme
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.report import write_page
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 RAW = Discrepancy([RawReading()])
 NETWORK = """
@@ -232,6 +241,12 @@ def diagnosis(folder: Path, name: str, count: int = 16) -> Diagnosis:
     return diagnose_files(folder / "float.onnx", folder / name, folder / "x.npz", None, count, Watch())
 
 
+def best_of_a_layer(found: Diagnosis) -> Tried:
+    """The repair of a single layer that gains most, float aside."""
+    tried = (each for each in found.tried if each.layer and each.repair != "float")
+    return max(tried, key=lambda each: each.gain_db)
+
+
 def test_the_layer_with_the_blown_up_range_is_named_with_the_repair_that_mends_it(files: Path) -> None:
     found, good = diagnosis(files, "broken.onnx"), diagnosis(files, "int8.onnx")
     culprit = next(layer for layer in found.layers if "r2" in [figures.tensor for figures in layer.inputs])
@@ -241,11 +256,80 @@ def test_the_layer_with_the_blown_up_range_is_named_with_the_repair_that_mends_i
     assert culprit.inputs[0].outlier_share > 0.9
     assert f"'{culprit.name}'" in found.suggestion
     assert "ranges" in found.suggestion
-    mended = max((tried for tried in found.tried if tried.repair != "float"), key=lambda tried: tried.gain_db)
+    mended = best_of_a_layer(found)
     assert mended.layer == culprit.name
     assert mended.effect.sqnr_db == pytest.approx(good.whole.sqnr_db, abs=1.5)
     assert mended.gain_db > 10
     assert found.notes == ()
+
+
+def test_quantizing_with_the_suggested_setting_gives_what_was_verified(network: ir.Model, files: Path) -> None:
+    found = best_of_a_layer(diagnosis(files, "broken.onnx"))
+    assert found.setting.startswith("[quantize.ranges]")
+    methods = tomllib.loads(found.setting.replace("] ", "]\n", 1))["quantize"]["ranges"]
+    assert [*methods.values()] == [found.repair.removesuffix(" ranges")]
+    named = [(f"{index}", feeds) for index, feeds in enumerate(images())]
+    table = calibrate(network, named, CalibrateConfig(method="mse"))
+    mended = quantize(network, table, OPENVINO, methods=methods)
+    exact, other = (outputs_as_written(model, images()) for model in (network, mended))
+    again = effect(exact, other, Discrepancy([ClassReading()]))
+    assert again.sqnr_db == pytest.approx(found.effect.sqnr_db, abs=0.01)
+
+
+def test_the_float_model_is_quantized_anew_and_judged_by_images_that_nothing_was_fitted_on(files: Path) -> None:
+    found = diagnosis(files, "broken.onnx")
+    anew = found.tried[-1]
+    assert anew.layer == ""
+    assert anew.gain_db > 10
+    assert anew.setting.startswith("edgeopt quantize --scheme openvino --repairs ")
+    assert f"Quantized anew by edgeopt with {anew.repair}" in found.suggestion
+    assert found.tried[-1] not in found.chosen
+
+
+def test_why_nothing_was_quantized_anew_is_noted(files: Path, tmp_path: Path) -> None:
+    few = diagnosis(files, "broken.onnx", 3)
+    assert all(tried.layer for tried in few.tried)
+    assert few.notes == ("edgeopt's own repairs were not tried: they need 4 images or more",)
+    wide = ir.load(files / "broken.onnx")
+    wide.opset_imports[""] = 21
+    for node in wide.graph:
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].dtype = ir.DataType.UINT16
+            zero_point = node.inputs[2]
+            zero_point.const_value = ir.tensor(zero_point.const_value.numpy().astype(np.uint16))
+            zero_point.dtype = ir.DataType.UINT16
+    for name in ("float.onnx", "x.npz"):
+        shutil.copyfile(files / name, tmp_path / name)
+    ir.save(wide, tmp_path / "int16.onnx")
+    assert "not in 8-bit integers" in diagnosis(tmp_path, "int16.onnx", 4).notes[-1]
+
+
+def test_tensors_that_share_a_scale_keep_it_when_their_range_is_found_again(tmp_path: Path) -> None:
+    text = """
+    network (float[1, 3, 16, 16] x, float[16, 3, 3, 3] w1, float[16, 3, 3, 3] w2, float[16, 32, 3, 3] w3)
+        => (float[1, 16, 10, 10] y)
+    {
+        a = Conv (x, w1)
+        b = Conv (x, w2)
+        c = Concat <axis = 1> (a, b)
+        d = MaxPool <kernel_shape = [3, 3]> (c)
+        y = Conv (d, w3)
+    }
+    """
+    model = optimize(model_of(text))
+    int8 = quantized(model, TENSORRT)
+    tied = tied_tensors(int8.graph)
+    assert set(tied["a"]) == set(tied["d"]) == {"a", "b", "c", "d"}
+    assert tied["x"] == ("x",)
+    ir.save(model, tmp_path / "float.onnx")
+    ir.save(int8, tmp_path / "int8.onnx")
+    np.savez(tmp_path / "x.npz", x=np.concatenate([each["x"] for each in images()]))
+    found = next(each for each in diagnosis(tmp_path, "int8.onnx").tried if each.repair == "minmax ranges")
+    methods = tomllib.loads(found.setting.replace("] ", "]\n", 1))["quantize"]["ranges"]
+    named = [(f"{index}", feeds) for index, feeds in enumerate(images())]
+    mended = quantize(model, calibrate(model, named, CalibrateConfig(method="mse")), TENSORRT, methods=methods)
+    exact, other = (outputs_as_written(each, images()) for each in (model, mended))
+    assert effect(exact, other, RAW).sqnr_db == pytest.approx(found.effect.sqnr_db, abs=0.01)
 
 
 def test_halves_and_every_layer_of_a_good_model_are_measured(files: Path) -> None:
@@ -287,7 +371,7 @@ def test_one_scale_for_uneven_weight_channels_is_found(network: ir.Model, tmp_pa
     assert worst.weight_range_ratio > 20
     assert "one scale" in worst.finding
     assert found.cause == "weights"
-    repair = max((tried for tried in found.tried if tried.repair != "float"), key=lambda tried: tried.gain_db)
+    repair = best_of_a_layer(found)
     assert repair.repair == "weights per channel"
     assert repair.gain_db > 1
 

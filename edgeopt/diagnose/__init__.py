@@ -5,7 +5,7 @@ The algorithm knows neither graphs nor engines: it asks the callables of a `Mode
 
 from edgeopt.bundle.records import Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
 from edgeopt.diagnose.figures import LayerSignals, Observed, channel_range_ratio, input_figures
-from edgeopt.diagnose.run import FLOAT, ModelPair, Outputs, Remedy, Traits, diagnose, effect
+from edgeopt.diagnose.run import FLOAT, ModelPair, Outputs, Remake, Remedy, Traits, diagnose, effect
 
 __all__ = [
     "FLOAT",
@@ -17,6 +17,7 @@ __all__ = [
     "ModelPair",
     "Observed",
     "Outputs",
+    "Remake",
     "Remedy",
     "Traits",
     "Tried",

@@ -42,6 +42,8 @@ class Traits(Struct):
     operator: str
     weight_range_ratio: float | None = None
     per_tensor_weights: bool = False
+    float_setting: str = ""
+    """How to leave it unquantized in edgeopt; empty: it cannot be left so by itself."""
     inputs: tuple[InputFigures, ...] = ()
 
 
@@ -53,6 +55,20 @@ class Remedy:
     setting: str
     """How to have it in edgeopt."""
     run: Callable[[], Outputs]
+
+
+@dataclass(frozen=True)
+class Remake:
+    """The float model quantized anew, with what edgeopt itself would do."""
+
+    repair: str
+    setting: str
+    """How to have it in edgeopt."""
+    reference: Outputs
+    """Of the float model, on images that nothing was fitted on."""
+    before: Outputs
+    """Of the quantized model as it is, on these."""
+    after: Outputs
 
 
 def _no_repairs(_layer: str) -> Iterable[Remedy]:
@@ -77,6 +93,8 @@ class ModelPair:
     """What can be tried on a layer."""
     together: Callable[[Sequence[tuple[str, str]]], Outputs] | None = None
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
+    remake: Callable[[], Remake | str] | None = None
+    """Quantize the float model anew, or say why it cannot be."""
     knows_weights: bool = True
     """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
@@ -117,7 +135,7 @@ class _Run:
     def __init__(self, subject: ModelPair, progress: Callable[[float], None]) -> None:
         self._subject, self._progress = subject, progress
         self._all = tuple(subject.layers)
-        self._done, self._total = 0, 3 + len(self._all) + min(EXCLUDED_LAYERS, len(self._all))
+        self._done, self._total = 0, 4 + len(self._all) + min(EXCLUDED_LAYERS, len(self._all))
 
     def result(self) -> Diagnosis:
         whole = self._effect(self._all, self._all)
@@ -131,6 +149,8 @@ class _Run:
         cause = _cause(whole, weights_only, activations_only, knows_weights=self._subject.knows_weights)
         suggested = _chosen(whole, layers, tried)
         together = self._together(suggested)
+        remade, reason = (None, "") if whole.sqnr_db >= _HEALTHY_DB else self._remake()
+        self._step()
         return Diagnosis(
             images=len(self._subject.reference),
             whole=whole,
@@ -138,11 +158,11 @@ class _Run:
             activations_only=activations_only,
             cause=cause,
             layers=tuple(layers),
-            tried=tuple(tried),
+            tried=(*tried, *([] if remade is None else [remade])),
             chosen=tuple(suggested),
             together=together,
-            suggestion=_suggest(whole, cause, layers, suggested, together),
-            notes=self._subject.notes,
+            suggestion=_suggest(whole, cause, layers, suggested, together, remade),
+            notes=(*self._subject.notes, *([reason] if reason else [])),
             outputs=self._subject.outputs,
         )
 
@@ -154,9 +174,22 @@ class _Run:
 
     def _effect(self, weights: Collection[str], activations: Collection[str]) -> Effect:
         found = self._compare(self._subject.run(weights, activations))
+        self._step()
+        return found
+
+    def _step(self) -> None:
         self._done += 1
         self._progress(self._done / self._total)
-        return found
+
+    def _remake(self) -> tuple[Tried | None, str]:
+        """The model quantized anew, beside the one that is there; or why there is none."""
+        remake = None if self._subject.remake is None else self._subject.remake()
+        if remake is None or isinstance(remake, str):
+            return None, remake or ""
+        before, after = (
+            effect(remake.reference, outputs, self._subject.discrepancy) for outputs in (remake.before, remake.after)
+        )
+        return _tried("", remake.repair, remake.setting, after, before), ""
 
     def _compare(self, outputs: Outputs) -> Effect:
         return effect(self._subject.reference, outputs, self._subject.discrepancy)
@@ -193,8 +226,8 @@ class _Run:
             for repair in self._subject.repairs(layer.name):
                 found = self._compare(repair.run())
                 tried.append(_tried(layer.name, repair.name, repair.setting, found, whole))
-            if layer.without is not None:
-                setting = f'[quantize] exclude = ["{layer.name}"]'
+            setting = self._subject.layers[layer.name].float_setting
+            if layer.without is not None and setting:
                 tried.append(_tried(layer.name, FLOAT, setting, layer.without, whole))
         return tried
 
@@ -249,21 +282,25 @@ def _chosen(whole: Effect, layers: Sequence[LayerDiagnosis], tried: Sequence[Tri
 
 
 def _suggest(
-    whole: Effect, cause: Cause, layers: Sequence[LayerDiagnosis], chosen: Sequence[Tried], together: Effect | None
+    whole: Effect,
+    cause: Cause,
+    layers: Sequence[LayerDiagnosis],
+    chosen: Sequence[Tried],
+    together: Effect | None,
+    remade: Tried | None,
 ) -> str:
     if cause == "none":
         return f"nothing to repair: the outputs keep {whole.sqnr_db:.1f} dB"
-    if not chosen:
-        return (
-            f"no single layer stands out: the loss comes from {'both halves' if cause == 'both' else cause} of many "
-            "layers. Try another range method ([calibrate] method), more calibration images, or the repairs of "
-            "[quantize] (equalization, bias correction, weight rounding), which work on all layers"
-        )
     sentences = [
         _sentence(whole, _layer(layers, each.layer), each, is_first=index == 0) for index, each in enumerate(chosen)
     ]
+    if not chosen:
+        half = "both halves" if cause == "both" else cause
+        sentences.append(f"No repair of a single layer helps: the loss comes from {half} of many layers")
     if together is not None:
         sentences.append(f"Together they bring the outputs to {together.sqnr_db:.1f} dB")
+    if remade is not None:
+        sentences.append(_anew(remade))
     return ". ".join(sentences)
 
 
@@ -285,6 +322,21 @@ def _sentence(whole: Effect, layer: LayerDiagnosis, tried: Tried, *, is_first: b
     return (
         f"Layer '{layer.name}' {costs}{because}: {tried.repair} for it alone brings the "
         f"outputs from {whole.sqnr_db:.1f} to {tried.effect.sqnr_db:.1f} dB, {tried.setting}"
+    )
+
+
+def _anew(remade: Tried) -> str:
+    """What quantizing the float model again does, on images that nothing was fitted on."""
+    after = remade.effect.sqnr_db
+    if remade.gain_db < _WORTHWHILE_DB:
+        return (
+            f"edgeopt's own repairs gain no more ({remade.gain_db:+.1f} dB). What is left are layers in float "
+            "([quantize] exclude, or a [budget] that chooses them), more calibration images, and a fine-tune "
+            '([quantize] repairs with "distillation")'
+        )
+    return (
+        f"Quantized anew by edgeopt with {remade.repair}, the outputs reach {after:.1f} instead of "
+        f"{after - remade.gain_db:.1f} dB on images that nothing was fitted on: {remade.setting}"
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
+import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +18,7 @@ from onnx_ir.passes import common
 
 from edgeopt.bundle import Bundle
 from edgeopt.calibrate import CalibrationTable, TensorStatistics, calibrate, find_range
+from edgeopt.calibrate.table import merge
 from edgeopt.calibrate.tap import Feeds, Tap, outputs_as_written
 from edgeopt.config import CalibrateConfig, CalibrationMethod, ExportConfig
 from edgeopt.dataset import Dataset
@@ -24,6 +28,7 @@ from edgeopt.diagnose import (
     ModelPair,
     Observed,
     Outputs,
+    Remake,
     Remedy,
     Traits,
     channel_range_ratio,
@@ -48,10 +53,12 @@ from edgeopt.passes.qdq.select import (
     rescale,
     select_quantizers,
 )
+from edgeopt.passes.qdq.ties import tied_tensors
 from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.anew import quantized_anew
 from edgeopt.pipeline.graphs import feeds as image_feeds
 from edgeopt.pipeline.outputs import OutputKind, read_outputs
 from edgeopt.pipeline.standalone import network_feeds
@@ -182,7 +189,10 @@ class _Pair:
         self._nodes = {node_name(node): node for node in model.graph}
         self._originals, self._notes = self._find_originals(matches)
         self._stripped = select_quantizers(model, (), (), self._originals)
+        self._exact = exact
+        self._float_names = {name: node_name(node) for name, node in matches.items()}
         self._quantizers = {name: activation_quantizers(model, layer) for name, layer in self.layers.items()}
+        self._tied = tied_tensors(model.graph)
         self._table = self._observe_inputs()
 
     def subject(self) -> ModelPair:
@@ -195,6 +205,7 @@ class _Pair:
             observe=self._observe,
             repairs=self._repairs,
             together=self._together,
+            remake=self._remake,
             knows_weights=bool(self._originals) or not any(layer.weights for layer in self.layers.values()),
             notes=self._notes,
             outputs=tuple(f"{each.output} was taken for {each.kind}: {each.why}" for each in self._read),
@@ -233,7 +244,12 @@ class _Pair:
 
     def _observe_inputs(self) -> CalibrationTable:
         """Statistics of what is quantized, in float."""
-        tensors = {each.tensor for quantizers in self._quantizers.values() for each in quantizers}
+        tensors = {
+            tensor
+            for quantizers in self._quantizers.values()
+            for each in quantizers
+            for tensor in self._tied.get(each.tensor, (each.tensor,))
+        }
         config = CalibrateConfig(images=len(self._feeds), minimum_images=1)
         return calibrate(self._stripped, self._feeds, config, tensors=tensors)
 
@@ -248,6 +264,7 @@ class _Pair:
             operator=layer.operator,
             weight_range_ratio=channel_range_ratio(array, axis),
             per_tensor_weights=array.shape[axis] > 1 and self._has_one_scale(layer),
+            float_setting=f"[quantize] exclude = [{self._pattern(layer.name)}]",
             inputs=inputs,
         )
 
@@ -268,9 +285,23 @@ class _Pair:
         for method in _METHODS:
             if self._requantizers(name, method):
                 chosen = [(name, f"{method}{_RANGES}")]
-                yield Remedy(chosen[0][1], f'[calibrate] method = "{method}"', partial(self._together, chosen))
+                setting = f'[quantize.ranges] {self._pattern(name)} = "{method}"'
+                yield Remedy(chosen[0][1], setting, partial(self._together, chosen))
         if self._has_uneven_weight(name):
             yield Remedy(_CHANNELS, _PER_CHANNEL, partial(self._together, [(name, _CHANNELS)]))
+
+    def _pattern(self, name: str) -> str:
+        """The layer as a recipe names it: as the float model does, in TOML, and nothing else that it could match."""
+        return json.dumps(glob.escape(self._float_names.get(name, name)), ensure_ascii=False)
+
+    def _remake(self) -> Remake | str:
+        """The float model quantized anew, for the kernels that most of the quantizers are for."""
+        grids = [_scheme(each) for each in itertools.chain(*self._quantizers.values())]
+        schemes = Counter(grid for grid in grids if grid is not None)
+        if not schemes:
+            return "edgeopt's own repairs were not tried: the activations are not in 8-bit integers"
+        ((scheme, _),) = schemes.most_common(1)
+        return quantized_anew(self._exact, self._quantized, scheme, self._feeds, self._reference, self._discrepancy)
 
     def _together(self, chosen: Sequence[tuple[str, str]]) -> Outputs:
         """Outputs with repairs of several layers, by name of layer and repair."""
@@ -291,17 +322,19 @@ class _Pair:
         return self._outputs(model)
 
     def _requantizers(self, name: str, method: CalibrationMethod) -> list[ActivationQuantizer]:
-        """The layer's quantizers with ranges by another method."""
-        return [found for each in self._quantizers[name] if (found := self._requantized(each, method)) is not None]
+        """The layer's quantizers, and those that share a scale with them, with ranges by another method."""
+        return [found for each in self._quantizers[name] for found in self._requantized(each, method)]
 
-    def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> ActivationQuantizer | None:
+    def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> list[ActivationQuantizer]:
+        """As `choose_ranges` would; nothing where no scheme has this quantizer's grid."""
         scheme = _scheme(quantizer)
         if scheme is None:
-            return None
-        config = self._table.config
-        limits = find_range(self._table[quantizer.tensor], method, scheme.grid, config.percentile)
+            return []
+        tensors = self._tied.get(quantizer.tensor, (quantizer.tensor,))
+        statistics = merge([self._table[tensor] for tensor in tensors])
+        limits = find_range(statistics, method, scheme.grid, self._table.config.percentile)
         scale, zero_point = scale_and_zero_point(limits, scheme)
-        return ActivationQuantizer(quantizer.tensor, float(scale), zero_point, quantizer.dtype)
+        return [ActivationQuantizer(tensor, float(scale), zero_point, quantizer.dtype) for tensor in tensors]
 
     def _has_uneven_weight(self, name: str) -> bool:
         layer = self.layers[name]

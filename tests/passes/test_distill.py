@@ -15,6 +15,7 @@ from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig
 from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, OutputReading, RawReading
+from edgeopt.passes.qdq.ties import tied_scales
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.matrix import weight_matrix
 from edgeopt.passes.quantize.saturation import pair_grid
@@ -24,7 +25,6 @@ from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
-from edgeopt.passes.repair.distill.ties import tied_scales
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.spec import replace

@@ -69,13 +69,14 @@ class Tried(Struct):
     """A repair that was run, on its own."""
 
     layer: str
+    """Empty: all of them, the float model quantized anew."""
     repair: str
     """Such as ``mse ranges`` or ``float``."""
     setting: str
     """How to have it in edgeopt."""
     effect: Effect
     gain_db: float
-    """Over the quantized model as it is."""
+    """Over the quantized model as it is. What was quantized anew is compared on images that no repair was fitted on."""
 
 
 class Diagnosis(Struct):
@@ -91,7 +92,7 @@ class Diagnosis(Struct):
     layers: tuple[LayerDiagnosis, ...]
     """The one that loses most alone first."""
     tried: tuple[Tried, ...]
-    """Repairs of the worst layers, each verified by running it."""
+    """Repairs of the worst layers and of all, each verified by running it."""
     suggestion: str
     chosen: tuple[Tried, ...] = ()
     """What is suggested, the largest gain first."""

@@ -62,9 +62,9 @@ def _layers(layers: tuple[LayerDiagnosis, ...]) -> Table:
 
 def _tried(diagnosis: Diagnosis) -> Table:
     table = _table("tried on", "repair", "SQNR dB", "KL", "gain dB")
-    before = ""
+    before = None
     for tried in diagnosis.tried:
-        name = "" if tried.layer == before else tried.layer
+        name = "" if tried.layer == before else tried.layer or "all layers, anew"
         before = tried.layer
         style = "bold" if tried in diagnosis.chosen else ""
         table.add_row(Text(name), tried.repair, *_effect(tried.effect), f"{tried.gain_db:+.1f}", style=style)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edgeopt.graph.edit import given, known_constant, producer, set_constant
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, weight_axis
+from edgeopt.passes.qdq.ties import tied_scales
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -25,7 +26,6 @@ from edgeopt.passes.repair.distill.attributes import Attributes
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
 from edgeopt.passes.repair.distill.interpreter import Interpreter
 from edgeopt.passes.repair.distill.operators import Operator
-from edgeopt.passes.repair.distill.ties import tied_scales
 
 
 @dataclass(frozen=True)

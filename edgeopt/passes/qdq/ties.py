@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgeopt.graph.disjoint_sets import DisjointSets
-from edgeopt.graph.edit import known_constant
+from edgeopt.graph.edit import constant
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, carries_scale
 
 
@@ -16,31 +16,45 @@ def tied_scales(graph: ir.Graph) -> dict[str, str]:
     its input, an interpolation values in between), nothing is tied.
     """
     tied = DisjointSets()
+    values: dict[str, ir.Value] = {}
     carried: dict[str, str] = {}
     """By tensor, a scale that its values are on the grid of."""
+
+    def equal(first: str, second: str) -> bool:
+        one, other = constant(values[first]), constant(values[second])
+        return one is not None and other is not None and one.shape == other.shape and bool((one == other).all())
+
     for node in graph:
         output = node.outputs[0].name or ""
         if node.op_type == QUANTIZE:
             scale = _name(node.inputs[1])
+            if node.inputs[1] is not None:
+                values[scale] = node.inputs[1]
             tied.find(scale)
             before = carried.get(_name(node.inputs[0]))
-            if before is not None and _equal(graph, before, scale):
+            if before is not None and equal(before, scale):
                 tied.join(before, scale)
         elif node.op_type == DEQUANTIZE and _name(node.inputs[1]) in tied:
             carried[output] = _name(node.inputs[1])
         elif carries_scale(node):
             scales = [carried[name] for value in node.inputs if (name := _name(value)) in carried]
             for scale in scales[1:]:
-                if _equal(graph, scales[0], scale):
+                if equal(scales[0], scale):
                     tied.join(scale, scales[0])
             if scales:
                 carried.update((each.name or "", scales[0]) for each in node.outputs)
     return tied.leaders()
 
 
+def tied_tensors(graph: ir.Graph) -> dict[str, tuple[str, ...]]:
+    """By name of every quantized activation those that share its scale, itself among them, in graph order."""
+    leaders = tied_scales(graph)
+    quantizers = [node for node in graph if node.op_type == QUANTIZE]
+    sets: dict[str, list[str]] = {}
+    for node in quantizers:
+        sets.setdefault(leaders[_name(node.inputs[1])], []).append(_name(node.inputs[0]))
+    return {_name(node.inputs[0]): tuple(sets[leaders[_name(node.inputs[1])]]) for node in quantizers}
+
+
 def _name(value: ir.Value | None) -> str:
     return "" if value is None else value.name or ""
-
-
-def _equal(graph: ir.Graph, first: str, second: str) -> bool:
-    return bool(known_constant(graph.initializers[first]) == known_constant(graph.initializers[second]))
