@@ -1,4 +1,4 @@
-"""Export: any source becomes one clean ONNX graph that provably computes the same."""
+"""Export: turn any source into one clean ONNX graph that provably computes the same."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from edgeopt.spec import ModelSpec, TensorSpec, replace
 
 
 def free_batch(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
-    """A copy of `model` that says to take any number of images, and its spec.
+    """Return a copy of `model` that takes any number of images, and its spec.
 
     The batch size is replaced where exporters write it: in the input, in recorded shapes, and as the first number of a
     Reshape. Whether the result computes the same is the caller's to find out.

@@ -1,4 +1,4 @@
-"""Give an exported graph one form: names that mean something and stay the same, and nothing that is not computed."""
+"""Give an exported graph one form: meaningful, stable names and no unused parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WEIGHT = ".weight"
 
 
 def clean(model: ir.Model, name: str) -> ir.Model:
-    """A copy of `model` without metadata, unused parts and anonymous nodes.
+    """Return a copy of `model` without metadata, unused parts and anonymous nodes.
 
     Nodes from torch are named by the module that they come from: one with weights as the weights are
     (``features.0.0``), others by module and operator (``features.0.2/Clip``). Nodes of a file keep their names where
@@ -36,7 +36,7 @@ def clean(model: ir.Model, name: str) -> ir.Model:
 
 
 def _path_of(node: ir.Node) -> str | None:
-    """Where in the torch module `node` comes from; None if it does not come from torch."""
+    """Return the path in the torch module that `node` comes from; None if it does not come from torch."""
     scopes = _scopes(node)
     if scopes is None:
         return None
@@ -56,7 +56,7 @@ def _scopes(node: ir.Node) -> list[str] | None:
 
 
 def _unique(name: str, taken: set[str]) -> str:
-    """`name`, or with the first number that makes it unique; adds the result to `taken`."""
+    """Return `name`, or with the first number that makes it unique, and add the result to `taken`."""
     candidate, number = name, 1
     while candidate in taken:
         number += 1
@@ -66,7 +66,7 @@ def _unique(name: str, taken: set[str]) -> str:
 
 
 def _name_values(graph: ir.Graph) -> None:
-    """Name what torch's nodes give after them; inputs, weights and outputs of the network keep their names."""
+    """Name the outputs of torch's nodes after them. Inputs, weights and outputs of the network keep their names."""
     kept = set(_names([*graph.inputs, *graph.initializers.values(), *graph.outputs]))
     for node in graph:
         if _scopes(node) is None:

@@ -1,4 +1,4 @@
-"""The stage: trace or take over the graph, bring it into one form, and compare it with what it came from."""
+"""The export stage: trace or take over the graph, bring it into one form, and compare it with its source."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _log = logging.getLogger(__name__)
 
 
 class Exportable(Protocol):
-    """What this stage needs of a source: one of three kinds of model, and its specification."""
+    """The part of a source that this stage needs: one of three kinds of model, and its specification."""
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model takes and gives."""
+        """Specification of the model's inputs and outputs."""
 
     @property
     def module(self) -> nn.Module | None:
@@ -51,13 +51,13 @@ class Exported:
     model: ir.Model
     """Standard operators; one float32 or uint8 image input of known size; uniquely named nodes; no metadata."""
     spec: ModelSpec
-    """What belongs to `model`; its batch dimension is ``N`` unless the source has a fixed batch of 1 built in."""
+    """Specification of `model`. Its batch dimension is ``N`` unless the source has a fixed batch of 1 built in."""
     parity: float
     """Largest difference between the outputs of the source and of `model`, relative to the largest output above 1."""
 
 
 def export(source: Exportable, config: ExportConfig) -> Exported:
-    """Make an ONNX graph of any source.
+    """Export any source to ONNX.
 
     The same source gives the same bytes every time. A torch model is exported at ``config.opset``; a graph from a file
     keeps its opset where that is 13 or more, which quantization per channel needs, and is raised to ``config.opset``
@@ -84,7 +84,7 @@ def export(source: Exportable, config: ExportConfig) -> Exported:
 
 
 def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, AbstractContextManager[Reference]]:
-    """The graph in its first form, and what it must agree with."""
+    """Return the graph in its first form, and the reference that it must agree with."""
     name = source.spec.name
     if source.module is not None:
         program = trace(source.module, source.spec)
@@ -97,7 +97,7 @@ def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, Abstract
 
 
 def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: int) -> tuple[ir.Model, ModelSpec]:
-    """`model` for any batch size, if the result proves right; else as it is, if it takes one image at a time."""
+    """Free the batch dimension of `model` if the result proves right; keep a model that takes one image at a time."""
     free, free_spec = free_batch(model, spec)
     try:
         difference(onnx_reference(model, spec), free, free_spec, tolerance, counts=[batch, 3 * batch])

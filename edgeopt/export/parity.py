@@ -1,4 +1,4 @@
-"""Compare an exported graph with what it came from."""
+"""Compare an exported graph with its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgeopt.spec import ModelSpec
 
 Array: TypeAlias = NDArray[Any]
 Reference: TypeAlias = Callable[[Array], list[Array]]
-"""Maps a batch (N, ...) of the network's input to its outputs."""
+"""Function from a batch (N, ...) of the network's input to its outputs."""
 
 _SEED = 20
 _ROUNDS = 2
@@ -34,7 +34,7 @@ def difference(
     tolerance: float,
     counts: Sequence[int] = (1, 3),
 ) -> float:
-    """The largest difference between `reference` and `model` on made-up images.
+    """Return the largest difference between `reference` and `model` on synthetic images.
 
     Args:
         reference: what is right.
@@ -60,7 +60,7 @@ def difference(
 
 
 def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> Array:
-    """A batch of what `spec.preprocessing` makes of smooth, noisy colour images."""
+    """Return a batch made by `spec.preprocessing` from smooth, noisy colour images."""
     height, width = _PICTURE
     images = []
     for _ in range(count):
@@ -73,7 +73,7 @@ def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> Arra
 
 @contextmanager
 def torch_reference(module: nn.Module) -> Iterator[Reference]:
-    """A torch network as a function of arrays."""
+    """Wrap a torch network as a function of arrays."""
 
     def run(images: Array) -> list[Array]:
         with torch.inference_mode():
@@ -84,7 +84,7 @@ def torch_reference(module: nn.Module) -> Iterator[Reference]:
 
 @contextmanager
 def onnx_reference(model: ir.Model, spec: ModelSpec) -> Iterator[Reference]:
-    """A graph in ONNX Runtime as a function of arrays; one with a fixed batch is run as often as needed.
+    """Wrap a graph in ONNX Runtime as a function of arrays. One with a fixed batch is run as often as needed.
 
     Raises:
         ModelError: ONNX Runtime refuses the graph, when opened or when called.

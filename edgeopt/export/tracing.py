@@ -1,4 +1,4 @@
-"""torch to ONNX, by torch.export and its translation; nothing of it reaches the terminal."""
+"""Trace torch to ONNX by torch.export and its translation, without output to the terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trace(module: nn.Module, spec: ModelSpec) -> ExportedProgram:
 
 
 def translate(program: ExportedProgram, spec: ModelSpec, opset: int) -> ir.Model:
-    """ONNX of `program`, simplified, with the names and the batch dimension of `spec`.
+    """Translate `program` to simplified ONNX, with the names and the batch dimension of `spec`.
 
     Raises:
         ModelError: an operator that ONNX cannot express at `opset`.
@@ -77,7 +77,7 @@ def _name_batch(model: ir.Model, spec: ModelSpec) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings and log messages about torch's own internals: what matters comes as an error."""
+    """Silence warnings and log messages about torch's own internals; failures still come as errors."""
     loggers = [logging.getLogger(name) for name in _NOISY]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -92,7 +92,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_lines(error: BaseException) -> str:
-    """The innermost cause, on one line of bearable length."""
+    """Return the innermost cause on one line of bounded length."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Lint: what a target will reject or run badly, found in the graph before a build and in the engine after it."""
+"""Lint: find what a target will reject or run badly, in the graph before a build and in the engine after it."""
 
 from __future__ import annotations
 

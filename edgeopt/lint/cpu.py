@@ -1,4 +1,4 @@
-"""Rules for engines on processors: what keeps an INT8 graph from running on integers there.
+"""Rules for engines on processors, about INT8 graphs that do not run on integers there.
 
 Sources: onnxruntime's QDQ selectors (a convolution becomes QLinearConv where a QuantizeLinear reads it, at most behind
 a Relu or Clip that the quantizer's range makes needless) and its guide to quantization (U8S8 on x86). Seen on
@@ -25,7 +25,7 @@ _ROUNDING = 1e-3
 
 
 def coverage(linted: Linted) -> Iterator[Finding]:
-    """How much of a quantized network is computed on integers at all."""
+    """Return the share of a quantized network that is computed on integers."""
     layers = {node: macs(node) for node in linted.of(*LINEAR_OPS)}
     total = sum(layers.values())
     left = {node: count for node, count in layers.items() if not _on_integers(node)}
@@ -41,7 +41,7 @@ def coverage(linted: Linted) -> Iterator[Finding]:
 
 
 def float_kernels(linted: Linted) -> Iterator[Finding]:
-    """Quantized convolutions that onnxruntime runs in float, dequantizing their weights at every inference."""
+    """Find quantized convolutions that onnxruntime runs in float, dequantizing their weights at every inference."""
     layers = [node for node in linted.of("Conv") if _on_integers(node)]
     unfused = {node: between for node in layers if (between := _before_quantizer(node)) is not None}
     if not unfused:
@@ -81,7 +81,7 @@ def _before_quantizer(node: ir.Node) -> list[str] | None:
 
 
 def _is_needless(node: ir.Node) -> bool:
-    """Whether a Relu or Clip cuts nothing that the range of the quantizer behind it would not: it is dropped then."""
+    """Return True for a Relu or Clip that cuts nothing beyond the next quantizer's range. It is dropped then."""
     readers = consumers(node)
     if node.op_type not in ("Relu", "Clip") or len(readers) != 1 or readers[0].op_type != QUANTIZE:
         return False

@@ -1,4 +1,4 @@
-"""Rules on a built engine: the layers as TensorRT's inspector lists them, whatever they were in the graph.
+"""Rules on a built engine, whose layers TensorRT's inspector lists.
 
 Layer types, format descriptions and tactic names as documented with the inspector; kernels' names are NVIDIA's own and
 no interface, so that a name which says nothing is no finding.
@@ -24,7 +24,7 @@ Layer = dict[str, Any]
 
 
 def read_layers(text: str) -> list[Layer]:
-    """The layers of the inspector's JSON.
+    """Return the layers in the inspector's JSON.
 
     Raises:
         ModelError: not the inspector's JSON, or of an engine that was built without layer details.
@@ -42,7 +42,7 @@ def read_layers(text: str) -> list[Layer]:
 
 
 def reformats(layers: list[Layer], bandwidth_gb_s: float | None) -> Iterator[Finding]:
-    """Copies from one memory layout to another."""
+    """Find copies from one memory layout to another."""
     for layer in layers:
         if layer.get("LayerType") != "Reformat" and "reformat" not in str(layer.get("Name", "")).lower():
             continue
@@ -59,7 +59,7 @@ def reformats(layers: list[Layer], bandwidth_gb_s: float | None) -> Iterator[Fin
 
 
 def float_outputs(layers: list[Layer], bandwidth_gb_s: float | None) -> Iterator[Finding]:
-    """An INT8 convolution that writes float: four (or two) times the bytes, and a quantizer after it."""
+    """Find INT8 convolutions that write float: four (or two) times the bytes, and a quantizer after it."""
     for layer in layers:
         if not _CONVOLUTION.search(str(layer.get("LayerType", ""))):
             continue
@@ -78,7 +78,7 @@ def float_outputs(layers: list[Layer], bandwidth_gb_s: float | None) -> Iterator
 
 
 def no_tensor_cores(layers: list[Layer], _bandwidth_gb_s: float | None) -> Iterator[Finding]:
-    """Convolutions whose kernel's name says that it runs on the ordinary cores."""
+    """Find convolutions whose kernel's name says that it runs on the ordinary cores."""
     for layer in layers:
         tactic = str(layer.get("TacticName", ""))
         if not _CONVOLUTION.search(str(layer.get("LayerType", ""))) or _TENSOR_CORE.search(tactic):
@@ -101,11 +101,11 @@ def _name(layer: Layer) -> str:
 
 
 def _type(tensor: Layer) -> str:
-    """The element type in a format's description ("Thirty-two wide channel vectorized row major Int8 format")."""
+    """Return the element type in a format's description, such as "Thirty-two wide channel vectorized Int8 format"."""
     described = str(tensor.get("Format/Datatype", tensor.get("Datatype", "")))
     return next((name for name in _BYTES if name in described), "")
 
 
 def _size(tensor: Layer) -> int:
-    """Bytes of a tensor; dynamic dimensions count as 1."""
+    """Return the bytes of a tensor; dynamic dimensions count as 1."""
     return math.prod(max(int(size), 1) for size in tensor.get("Dimensions", (0,))) * _BYTES.get(_type(tensor), 4)

@@ -1,4 +1,4 @@
-"""What lint found."""
+"""Findings of lint."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ Severity: TypeAlias = Literal["error", "warning", "note"]
 
 
 class Finding(Struct):
-    """One thing that is wrong, or slower than it need be."""
+    """Something that is wrong, or slower than it need be."""
 
     rule: str
     severity: Severity
     """``error``: the target rejects it. ``warning``: it costs time or accuracy. ``note``: good to know."""
     node: str
-    """Of the graph, or layer of the engine; empty where it is about the whole."""
+    """Node of the graph, or layer of the engine; empty for a finding about the whole."""
     reason: str
     fix: str
     cost: str = ""
-    """An estimate, where there is one."""
+    """Estimated cost, where there is an estimate."""
     variant: str = ""
-    """Of the bundle that was linted."""
+    """Variant of the bundle that was linted."""
 
 
 class LintReport(Struct):
@@ -32,13 +32,13 @@ class LintReport(Struct):
     target: str
     findings: tuple[Finding, ...]
     rules: tuple[str, ...]
-    """Ids of all rules that were looked for."""
+    """Ids of all rules that were checked."""
 
     @property
     def ok(self) -> bool:
-        """Nothing that the target rejects."""
+        """True if the target rejects nothing."""
         return all(finding.severity != "error" for finding in self.findings)
 
     def count(self, severity: Severity) -> int:
-        """How many findings of one severity."""
+        """Count the findings of one severity."""
         return sum(finding.severity == severity for finding in self.findings)

@@ -1,4 +1,4 @@
-"""Rules on graphs: which apply to a target, and one graph read and held against them."""
+"""Choose the rules of a target, and check one graph against them."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ _CPU: dict[str, Rule] = {
 }
 _ONNXRUNTIME: dict[str, Rule] = {"float-kernel": cpu.float_kernels}
 GROUPS = {"tensorrt": _TENSORRT, "cpu": _CPU, "onnxruntime": _ONNXRUNTIME}
-"""What `Target.lint_rules` may name."""
+"""Groups that `Target.lint_rules` may name."""
 
 
 def rules(target: str, own: Sequence[str] = ()) -> tuple[str, ...]:
-    """Ids of all rules that a target's graphs are held against; of `own` ones their references."""
+    """Return the ids of all rules for a target's graphs, and the references of the user's `own`."""
     return (_INFERENCE, *_rules(target, own))
 
 
 def lint_graph(path: Path, target: str, own: Sequence[str] = ()) -> list[Finding]:
-    """What `target` rejects or runs badly in an ONNX file, and what the user's `own` rules find.
+    """Find what `target` rejects or runs badly in an ONNX file, and what the user's `own` rules find.
 
     Raises:
         ModelError: the file cannot be read.
@@ -90,7 +90,7 @@ def _read(path: Path) -> ir.Model:
 
 
 def _with_types(model: ir.Model) -> tuple[ir.Model, str]:
-    """The graph with types and shapes between its nodes, as far as there are any, and what is inconsistent in them."""
+    """Return the graph with the types and shapes that can be inferred, and the inconsistencies in them."""
     proto, problem = ir.to_proto(model), ""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

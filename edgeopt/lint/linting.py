@@ -1,4 +1,4 @@
-"""The verb: a graph, an engine, its layer list, or a whole bundle → a report.
+"""Lint a graph, an engine, its layer list, or a whole bundle, and return a report.
 
 Engines are looked at on the board, which has no onnx: what reads graphs is imported only for them.
 """
@@ -21,7 +21,7 @@ _UNREAD, _BATCH, _UNLOADED = "not-read", "dynamic-batch", "not-loaded"
 
 
 def lint(path: Path, target: TargetName = "trt", device: str | None = None, rules: Sequence[str] = ()) -> LintReport:
-    """Look for what a target rejects or runs badly.
+    """Find what a target rejects or runs badly.
 
     Args:
         path: an ``.onnx`` graph; a bundle's folder (each variant's graph, and the engines of those that run on this
@@ -56,7 +56,7 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None, rule
 
 
 def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[list[Finding], tuple[str, ...]]:
-    """What an engine that takes graphs as they are says of this one, where it is installed: it knows its operators."""
+    """Load the graph with the target's engine, where that takes graphs as they are, and report what it refuses."""
     known = known_target(target)
     if known is None or known.accelerated or path.suffix != ".onnx" or not availability(target).ok:
         return [], ()
@@ -73,7 +73,7 @@ def _report(path: Path, target: str, found: list[Finding], rules: tuple[str, ...
 
 
 def _graph_findings(path: Path, target: str, own: Sequence[str]) -> tuple[list[Finding], tuple[str, ...]]:
-    """What a target would say of a graph, and the rules that were looked at."""
+    """Return what a target would say of a graph, and the rules that were checked."""
     requires_extra("onnx_ir", "build")
     from edgeopt.lint import graphs
 
@@ -100,7 +100,7 @@ def _lint_bundle(path: Path, bandwidth_gb_s: float | None, own: Sequence[str]) -
 def _lint_variant(
     file: Path, variant: Variant, bandwidth_gb_s: float | None, own: Sequence[str]
 ) -> tuple[list[Finding], tuple[str, ...]]:
-    """The engine where its layers can be listed here (which builds it at first), else the graph."""
+    """Lint the engine where its layers can be listed here (which builds it at first), else the graph."""
     target = known_target(variant.target)
     if target is not None and target.list_layers is not None and availability(variant.target).ok:
         layers = _inspect(file, variant.target, variant.engine)

@@ -1,4 +1,4 @@
-"""Rules on what a bundle's variants were measured to do."""
+"""Rules on the measurements of a bundle's variants."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOTICEABLE = 1.02
 
 
 def findings(manifest: Manifest) -> Iterator[Finding]:
-    """What is wrong with a bundle's INT8 variants, by their measurements and nodes."""
+    """Find what is wrong with a bundle's INT8 variants, by their measurements and nodes."""
     for variant in manifest.variants:
         if variant.precision != "int8":
             continue
@@ -31,7 +31,7 @@ def findings(manifest: Manifest) -> Iterator[Finding]:
 
 
 def _float_of(manifest: Manifest, variant: Variant) -> Variant | None:
-    """The FP32 variant of the same target."""
+    """Return the FP32 variant of the same target."""
     return next((each for each in manifest.variants if (each.target, each.precision) == (variant.target, "fp32")), None)
 
 

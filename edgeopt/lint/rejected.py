@@ -12,7 +12,7 @@ from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted, finding
 
 _NEWEST_IR, _NEWEST_OPSET = 14, 28
-"""Of onnx 1.23."""
+"""Newest versions in onnx 1.23."""
 _SAME_TYPED = ("Add", "Sub", "Mul", "Div", "Min", "Max", "Pow", "MatMul", "Gemm", "Conv", "Concat", "Where")
 _DATA_DEPENDENT = ("NonZero", "Unique", "Compress", "StringNormalizer")
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
@@ -20,13 +20,13 @@ _SYMMETRIC = "quantize with --scheme tensorrt"
 
 
 def empty_graph(linted: Linted) -> Iterator[Finding]:
-    """TensorRT parses a graph without outputs and fails later with another message."""
+    """TensorRT parses a graph without outputs, and fails later with another message."""
     if not linted.model.graph.outputs or not linted.nodes:
         yield finding("empty-graph", "error", None, "the graph has no nodes or no outputs", "export the model again")
 
 
 def dangling_inputs(linted: Linted) -> Iterator[Finding]:
-    """A node that reads what nothing makes."""
+    """A node reads a tensor that no node makes."""
     given_in = set(linted.model.graph.inputs)
     for node in linted.nodes:
         for value in node.inputs:
@@ -37,7 +37,7 @@ def dangling_inputs(linted: Linted) -> Iterator[Finding]:
 
 
 def versions(linted: Linted) -> Iterator[Finding]:
-    """Unknown versions are accepted silently by TensorRT and read with the newest meaning it knows."""
+    """TensorRT accepts unknown versions silently, and reads them with the newest meaning it knows."""
     if linted.opset > _NEWEST_OPSET or (linted.model.ir_version or 0) > _NEWEST_IR:
         reason = f"opset {linted.opset} and IR version {linted.model.ir_version} are newer than any known"
         yield finding("opset", "error", None, reason, "export with an opset from 13 to 23")
@@ -65,21 +65,21 @@ def custom_operators(linted: Linted) -> Iterator[Finding]:
 
 
 def in_graph_nms(linted: Linted) -> Iterator[Finding]:
-    """The parser says it supports NonMaxSuppression, and the builder finds no kernel."""
+    """The parser accepts NonMaxSuppression, but the builder finds no kernel."""
     for node in linted.of("NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "RoiAlign"):
         reason = "its result's size depends on the data, and TensorRT-RTX and DLA have no kernel for it"
         yield finding("nms-in-graph", "error", node, reason, "export the raw heads: edgeopt decodes boxes on the host")
 
 
 def data_dependent(linted: Linted) -> Iterator[Finding]:
-    """Sessions have fixed memory."""
+    """Output sizes that depend on data do not fit into the fixed memory of sessions."""
     for node in linted.of(*_DATA_DEPENDENT):
         reason = "the size of its result depends on the data, but a session's memory is fixed"
         yield finding("data-dependent-shape", "error", node, reason, "leave this part to the host")
 
 
 def integer_bias(linted: Linted) -> Iterator[Finding]:
-    """Onnxruntime's quantizer writes biases so; TensorRT's parser rejects them."""
+    """Integer biases come from onnxruntime's quantizer, and TensorRT's parser rejects them."""
     for node in linted.of(DEQUANTIZE):
         value = given(node, 0)
         if value is not None and value.dtype == ir.DataType.INT32:
@@ -97,7 +97,7 @@ def zero_points(linted: Linted) -> Iterator[Finding]:
 
 
 def quantized_types(linted: Linted) -> Iterator[Finding]:
-    """Only signed 8-bit integers run."""
+    """TensorRT runs only signed 8-bit integers."""
     for node in linted.of(QUANTIZE, DEQUANTIZE):
         zero = given(node, 2)
         if zero is not None and zero.dtype in (ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16):
@@ -106,7 +106,7 @@ def quantized_types(linted: Linted) -> Iterator[Finding]:
 
 
 def tensor_types(linted: Linted) -> Iterator[Finding]:
-    """Strings and doubles."""
+    """TensorRT supports neither strings nor doubles."""
     for value in (*linted.model.graph.inputs, *linted.model.graph.outputs):
         if value.dtype == ir.DataType.STRING:
             reason = f"tensor '{value.name}' holds strings"
@@ -127,7 +127,7 @@ def mixed_types(linted: Linted) -> Iterator[Finding]:
 
 
 def dynamic_shapes(linted: Linted) -> Iterator[Finding]:
-    """TensorRT needs a profile for what is dynamic; edgeopt makes one for the batch."""
+    """TensorRT needs a profile for dynamic dimensions; edgeopt makes one for the batch only."""
     for value in linted.model.graph.inputs:
         shape = list(value.shape) if value.shape is not None else []
         dynamic = [index for index, size in enumerate(shape) if not isinstance(size, int)]

@@ -15,18 +15,18 @@ from edgeopt.lint.graph import CONVOLUTIONS, Linted, consumers, finding, quantiz
 _INT8_ALIGNMENT, _FP16_ALIGNMENT = 16, 8
 """Channels that a tensor core takes at once (NVIDIA deep-learning performance guide: 16 bytes)."""
 _PICTURE = 4
-"""Channels that a picture has at most: the first layer has kernels of its own for them."""
+"""Most channels of a picture; the first layer has kernels of its own for them."""
 _WORTH_SAYING = 0.01
-"""Extra work, as a share of the network's, below which nothing is said."""
+"""Extra work, as a share of the network's, below which nothing is reported."""
 _LARGEST_HALF = 65504.0
 _LONG_REDUCTION = 4096
-"""Summing more FP16 values than that loses small ones (11 bits of mantissa); AutoCast has such a bound too."""
+"""Longest sum in FP16 that loses no small values (11 bits of mantissa); AutoCast has such a bound too."""
 _REDUCTIONS = ("ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "GlobalAveragePool")
 _UNBOUNDED = ("Exp", "Pow", "ReduceSumSquare", "ReduceL2")
 
 
 def channel_alignment(linted: Linted) -> Iterator[Finding]:
-    """Channels are padded up to what tensor cores take; the padding is computed too."""
+    """Channels are padded up to what tensor cores take, and the padding is computed too."""
     total = sum(macs(node) for node in linted.nodes) or 1
     for node in linted.of(*CONVOLUTIONS):
         shape, half = weight_shape(node), _is_half(node)
@@ -49,7 +49,7 @@ def channel_alignment(linted: Linted) -> Iterator[Finding]:
 
 
 def half_overflow(linted: Linted) -> Iterator[Finding]:
-    """Values that FP16 cannot hold, in weights and by the nature of an operator."""
+    """FP16 cannot hold some values, in weights or because of an operator."""
     for value in linted.model.graph.initializers.values():
         array = constant(value)
         if array is None or array.dtype.kind != "f" or array.size == 0:
@@ -85,7 +85,7 @@ def split_fusion(linted: Linted) -> Iterator[Finding]:
 
 
 def both_branches(linted: Linted) -> Iterator[Finding]:
-    """In a residual sum only the branch without the convolution is quantized."""
+    """In a residual sum, only the branch without the convolution is quantized."""
     for node in linted.of("Add"):
         if len(node.inputs) == 2 and quantized(node, 0) and quantized(node, 1):
             yield finding(
@@ -146,7 +146,7 @@ def _is_half(node: ir.Node) -> bool:
 
 
 def _reduced(node: ir.Node) -> int:
-    """How many values become one; 0 where shapes are unknown."""
+    """Return how many values become one; 0 where shapes are unknown."""
     value, out = given(node, 0), node.outputs[0]
     if value is None or value.shape is None or out.shape is None:
         return 0

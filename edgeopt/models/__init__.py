@@ -1,4 +1,4 @@
-"""Networks as plain torch modules, by name, and the ModelSpec that goes with each."""
+"""Models: networks as plain torch modules, by name, each with its ModelSpec."""
 
 from __future__ import annotations
 

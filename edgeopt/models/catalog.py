@@ -1,4 +1,4 @@
-"""The table of our networks: how each is built, and how images become its input and results come from its output."""
+"""Table of edgeopt's networks: how each is built, its preprocessing and its decoding."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from edgeopt.spec import (
 
 
 def digit_preprocessing(size: Size) -> Preprocessing:
-    """Grey images with the mean and standard deviation of MNIST's training pixels."""
+    """Return preprocessing to grey images with the mean and standard deviation of MNIST's training pixels."""
     return Preprocessing(
         steps=(Resize(size=size),), channels="GRAY", normalization=Normalization(mean=(0.1307,), std=(0.3081,))
     )
 
 
 def imagenet_preprocessing(size: Size) -> Preprocessing:
-    """Shorter side to 256/224 of the crop, then the middle; channel statistics of ImageNet, as torchvision has them."""
+    """Return ImageNet's preprocessing: shorter side to 256/224 of the crop, centre crop, its channel statistics."""
     return Preprocessing(
         steps=(ResizeShorterSide(pixels=round(max(size) * 256 / 224)), CenterCrop(size=size)),
         channels="RGB",
@@ -49,7 +49,7 @@ def imagenet_preprocessing(size: Size) -> Preprocessing:
 
 
 def yolox_preprocessing(size: Size) -> Preprocessing:
-    """BGR pixels as they are, letterboxed to the top left: what the published YOLOX weights were trained on."""
+    """Return the preprocessing of the published YOLOX weights: raw BGR, letterboxed to the top left."""
     return Preprocessing(
         steps=(Letterbox(size=size, anchor="top_left"),), channels="BGR", normalization=Normalization(scale=1.0)
     )
@@ -62,14 +62,14 @@ class Network:
     build: Callable[..., nn.Module]
     task: Task
     size: Size
-    """(height, width) that the published weights were trained at."""
+    """Input (height, width) of the published weights."""
     preprocessing: Callable[[Size], Preprocessing]
     labels: tuple[str, ...]
     """Class names of the published weights."""
     multiple_of: int = 1
-    """Both sides of the input must be multiples of this."""
+    """Number that both sides of the input must be multiples of."""
     fixed_size: bool = False
-    """Only `size` will do."""
+    """True if only `size` works."""
     class_layers: tuple[str, ...]
     """Key prefixes of the layers whose shape depends on the number of classes."""
 
@@ -117,7 +117,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def network(name: str) -> Network:
-    """The row of `NETWORKS` called `name`.
+    """Return the row of `NETWORKS` called `name`.
 
     Raises:
         ModelError: there is none; the message suggests the closest.
@@ -149,7 +149,7 @@ def create(name: str, **arguments: Any) -> nn.Module:
 
 
 def default_spec(name: str, labels: tuple[str, ...], input_size: Size | None = None) -> ModelSpec:
-    """The ModelSpec of the network called `name`, with the normalisation still outside the graph.
+    """Return the ModelSpec of the network called `name`, with the normalisation still outside the graph.
 
     Args:
         name: a key of `NETWORKS`.

@@ -1,4 +1,4 @@
-"""Names of the classes that published weights know, in index order."""
+"""Class names of published weights, in index order."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ConvBlock(nn.Module):
 
 
 class DepthwiseConvBlock(nn.Module):
-    """A per-channel convolution followed by a 1 x 1 one: what YOLOX-nano has for each larger kernel."""
+    """Per-channel convolution followed by a 1 x 1 one, which YOLOX-nano has for each larger kernel."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class DepthwiseConvBlock(nn.Module):
 
 
 def spatial_block(inputs: int, outputs: int, *, depthwise: bool, stride: int = 1) -> ConvBlock | DepthwiseConvBlock:
-    """The 3 x 3 convolution block of a plain or of a depthwise network."""
+    """Return the 3 x 3 convolution block of a plain or of a depthwise network."""
     return (DepthwiseConvBlock if depthwise else ConvBlock)(inputs, outputs, 3, stride)
 
 
@@ -102,7 +102,7 @@ class SpatialPyramidPooling(nn.Module):
 
 
 class Focus(nn.Module):
-    """The four pixels of each 2 x 2 cell become channels: half the size without losing any of the image."""
+    """Turn the four pixels of each 2 x 2 cell into channels: half the size, and nothing of the image is lost."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class CSPDarknet(nn.Module):
 
 
 def _keep_identity(batchnorm: nn.BatchNorm2d, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Let a BatchNorm that was folded into its convolution stay an identity under this network's epsilon.
+    """Keep a BatchNorm that was folded into its convolution an identity under this network's epsilon.
 
     Weights taken from an exported graph come with mean 0, variance 1 and the one gain ``sqrt(1 + eps)`` of the network
     they were written with. Its epsilon is not part of the state; left alone, each layer would be off by a factor of

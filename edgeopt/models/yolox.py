@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from edgeopt.models.darknet import ConvBlock, CSPDarknet, CSPLayer, spatial_block
 
 STRIDES = (8, 16, 32)
-"""Of the three levels: one prediction for each cell of so many pixels."""
+"""Strides of the three levels, in pixels per cell; each cell makes one prediction."""
 
 # Probability that an untrained network gives to an object and to each class, so that the many empty cells do not drown
 # the first steps of training (Lin et al. 2017, "Focal Loss", section 4.1).
@@ -72,7 +72,7 @@ class DecoupledHead(nn.Module):
             nn.init.constant_(bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each level: box offsets (N, 4, h, w), logits of object (N, 1, h, w) and of class (N, C, h, w)."""
+        """Return box offsets (N, 4, h, w), object logits (N, 1, h, w) and class logits (N, C, h, w) of each level."""
         levels = []
         for i, feature in enumerate(features):
             stem = self.stems[i](feature)
@@ -122,5 +122,5 @@ def yolox_s(num_classes: int = 80) -> YOLOX:
 
 
 def _double(x: Tensor) -> Tensor:
-    """Twice the height and width, each pixel repeated."""
+    """Double height and width by repeating each pixel."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -20,9 +20,10 @@ DYNAMIC_K_CANDIDATES = 10
 IOU_COST = 3.0
 """Weight of the -log(IoU) term beside the classification term in the assignment cost."""
 OUTSIDE_COST = 1e5
-"""Added for an anchor that is not both inside the object and near its centre: chosen only when nothing else is left."""
+"""Cost added for an anchor that is not both inside the object and near its centre; it is chosen only as the last
+resort."""
 EXCLUDED = 1e9
-"""Cost of an anchor that is no candidate at all."""
+"""Cost of an anchor that is not a candidate."""
 BOX_WEIGHT = 5.0
 """Weight of the IoU loss in the sum."""
 EPSILON = 1e-8
@@ -30,7 +31,7 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Objects:
-    """What is to be found in a batch, padded to the longest list.
+    """Objects of a batch, padded to the longest list.
 
     Attributes:
         boxes: (N, G, 4) float32 xyxy in network pixels.
@@ -58,7 +59,7 @@ class Objects:
         return objects
 
     def to(self, device: torch.device) -> Objects:
-        """The same on `device`."""
+        """Return the same objects on `device`."""
         return Objects(self.boxes.to(device), self.classes.to(device), self.present.to(device))
 
 
@@ -95,7 +96,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which anchor learns which object.
+    """The object that each anchor learns.
 
     Attributes:
         positive: (N, A) bool.
@@ -120,7 +121,7 @@ class LossTerms:
 
 
 def yolox_loss(levels: Sequence[Tensor], objects: Objects, strides: Sequence[int], *, l1: bool = False) -> LossTerms:
-    """The loss of a batch.
+    """Compute the loss of a batch.
 
     Args:
         levels: raw logits (N, 5 + C, h, w), one for each stride.
@@ -151,7 +152,9 @@ def yolox_loss(levels: Sequence[Tensor], objects: Objects, strides: Sequence[int
 
 @torch.no_grad()
 def assign(predictions: Predictions, objects: Objects) -> Assignment:
-    """SimOTA: each object takes its `k` cheapest anchors, `k` the sum of its best IoUs; an anchor serves one object.
+    """Assign by SimOTA: each object takes its `k` cheapest anchors.
+
+    `k` is the sum of its best IoUs, and an anchor serves one object.
 
     Cost = classification + 3 x -log(IoU), with a large surcharge outside of (object and centre square).
     """
@@ -206,7 +209,7 @@ def _anchors(levels: Sequence[Tensor], strides: Sequence[int]) -> tuple[Tensor, 
 
 
 def _near(predictions: Predictions, objects: Objects) -> tuple[Tensor, Tensor]:
-    """Two (N, G, A) masks: anchors in the object or in its centre square, and anchors in both.
+    """Return two (N, G, A) masks: anchors in the object or in its centre square, and anchors in both.
 
     An anchor is a candidate of every object of the image as soon as it is near one of them, as in the paper's code;
     the surcharge keeps it from those it is far from.

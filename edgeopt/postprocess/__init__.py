@@ -1,4 +1,4 @@
-"""From the network's outputs to results: the one interpreter of `spec.Decoding`."""
+"""Postprocess: turn the network's outputs into results. This is the one interpreter of `spec.Decoding`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding a network's outputs.
+"""Decode a network's outputs.
 
 Boxes of objects are filtered by score before anything is computed from them, because nearly all anchors see background:
 what a frame costs here depends on what is in it, not on the number of anchors. Right after an engine the caches hold
@@ -34,7 +34,7 @@ _LARGEST_EXPONENT = 20  # a box of e^20 cells is larger than any image, and a co
 def decode(
     outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]
 ) -> list[Classification] | list[Detections]:
-    """Turn the outputs of one batch into one result an image.
+    """Decode the outputs of one batch into one result per image.
 
     Args:
         outputs: what `Session.run` gave; the first output of `spec` is decoded.
@@ -59,7 +59,7 @@ def decode(
 
 
 def require_decoding(spec: ModelSpec, error: type[EdgeoptError] = ModelError) -> None:
-    """Refuse a model whose results are made by code that cannot be imported here, or that is not allowed.
+    """Refuse a model whose decoding is code that cannot be imported here, or that is not allowed.
 
     Raises:
         EdgeoptError: of type `error`.
@@ -71,7 +71,7 @@ def require_decoding(spec: ModelSpec, error: type[EdgeoptError] = ModelError) ->
 def _decoded_by_code(
     outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry], decoding: CodeDecoding
 ) -> list[Classification] | list[Detections]:
-    """What the user's code makes of the outputs."""
+    """Decode the outputs with the user's code."""
     call = resolve(decoding.call, {}, "decoding", error=ModelError)
     results: Any = call(outputs, spec, geometries)
     kind = Classification if spec.task == "classification" else Detections
@@ -84,7 +84,7 @@ def _decoded_by_code(
 
 
 def require_numbers(outputs: Outputs, spec: ModelSpec) -> None:
-    """Refuse an output that holds NaN, or infinity as its highest value: scores made of it would be no answer.
+    """Refuse an output that holds NaN, or whose highest value is infinite, because its scores would mean nothing.
 
     A maximum is NaN where one value is. Of a detector's 8400 x 85 values it takes 25 µs (AVX2).
 
@@ -100,7 +100,9 @@ def require_numbers(outputs: Outputs, spec: ModelSpec) -> None:
 
 
 def class_scores(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> Floats:
-    """(N, classes) float32 scores of a classifier, after its activation; 0 of what code of the user's leaves out.
+    """Return (N, classes) float32 scores of a classifier after its activation.
+
+    Classes that a user's code leaves out get 0.
 
     Raises:
         ModelError: the output is missing, or has not one value a label.
@@ -117,7 +119,7 @@ def class_scores(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometr
 
 
 def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
-    """(N, classes) float32: a classifier's output before its activation."""
+    """Return a classifier's output before its activation: (N, classes) float32."""
     logits = _first_output(outputs, spec)
     if logits.ndim != 2 or logits.dtype != _FLOAT32:
         logits = logits.reshape(len(logits), -1).astype(np.float32)
@@ -141,11 +143,11 @@ def _sigmoid(logits: Floats) -> Floats:
 
 
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"softmax": _softmax, "sigmoid": _sigmoid, "none": np.copy}
-"""From the (classes) logits of one image to scores in memory of their own."""
+"""Functions from one image's (classes) logits to scores in memory of their own."""
 
 
 def _classification(logits: Floats, decoding: ClassificationDecoding, labels: tuple[str, ...]) -> Classification:
-    """The best classes of one image."""
+    """Return the best classes of one image."""
     activate = _ACTIVATIONS[decoding.activation]
     ranking = _few_best(activate(logits), decoding.top_k) if decoding.top_k <= _FEW else None
     classes, scores = ranking or _best(activate(logits), decoding.top_k)
@@ -154,7 +156,7 @@ def _classification(logits: Floats, decoding: ClassificationDecoding, labels: tu
 
 
 def _few_best(scores: Floats, k: int) -> Ranking | None:
-    """`_best` in k passes, or None where one of them is not finite; overwrites `scores`."""
+    """Find the best in k passes, or return None where one of them is not finite. Overwrites `scores`."""
     classes, best = [], []
     for _ in range(min(k, len(scores))):
         index = int(scores.argmax())
@@ -165,7 +167,7 @@ def _few_best(scores: Floats, k: int) -> Ranking | None:
 
 
 def _best(scores: Floats, k: int) -> Ranking:
-    """The k best, of equals the first first; what is no number comes last."""
+    """Return the k best. Of equals the first comes first; NaN comes last."""
     classes = np.argsort(-scores, kind="stable")[:k]
     return classes.tolist(), scores[classes].tolist()
 
@@ -184,7 +186,7 @@ def _detections(raw: NDArray[Any], spec: ModelSpec, decoding: DetectionDecoding,
 
 
 def _yolox(raw: NDArray[Any], spec: ModelSpec, decoding: YoloxDecoding) -> tuple[Floats, Floats, Integers]:
-    """Candidates of one (anchors, 5 + classes) output: boxes in network pixels, scores, classes."""
+    """Return the candidates of one (anchors, 5 + classes) output: boxes in network pixels, scores, classes."""
     _check_classes(raw.shape[1] - 5, spec)
     table = _anchors(_input_size(spec), decoding.strides)
     if len(raw) != len(table):
@@ -203,7 +205,7 @@ def _yolox(raw: NDArray[Any], spec: ModelSpec, decoding: YoloxDecoding) -> tuple
 
 
 def _yolo(raw: NDArray[Any], spec: ModelSpec, decoding: YoloDecoding) -> tuple[Floats, Floats, Integers]:
-    """Candidates of one (4 + classes, anchors) output: boxes in network pixels, scores, classes."""
+    """Return the candidates of one (4 + classes, anchors) output: boxes in network pixels, scores, classes."""
     _check_classes(len(raw) - 4, spec)
     anchors = np.flatnonzero(raw[4:].max(axis=0) >= decoding.score_threshold)
     rows = raw[:, anchors].T.astype(np.float32, copy=False)
@@ -213,7 +215,7 @@ def _yolo(raw: NDArray[Any], spec: ModelSpec, decoding: YoloDecoding) -> tuple[F
 
 
 def _above(scores: Floats, decoding: DetectionDecoding) -> tuple[Integers, Integers, Floats]:
-    """Row, class and score of every score (anchors, classes) that reaches the threshold.
+    """Return row, class and score of every score (anchors, classes) that reaches the threshold.
 
     An anchor may stand for several classes, as in the evaluations of YOLOX and Ultralytics; where classes suppress each
     other it stands for its best one only.
@@ -231,7 +233,7 @@ def _above(scores: Floats, decoding: DetectionDecoding) -> tuple[Integers, Integ
 
 @lru_cache(maxsize=8)
 def _anchors(size: tuple[int, int], strides: tuple[int, ...]) -> Floats:
-    """(anchors, 4) grid position x and y, stride and half of it; finest stride first, row by row."""
+    """Return (anchors, 4): grid position x and y, stride and half of it; finest stride first, row by row."""
     levels = []
     for stride in strides:
         rows, columns = np.mgrid[: size[0] // stride, : size[1] // stride]
@@ -241,7 +243,7 @@ def _anchors(size: tuple[int, int], strides: tuple[int, ...]) -> Floats:
 
 
 def _input_size(spec: ModelSpec) -> tuple[int, int]:
-    """(height, width) of the network's input."""
+    """Return the (height, width) of the network's input."""
     shape = spec.input.shape
     height, width = shape[2:4] if spec.preprocessing.layout == "NCHW" else shape[1:3]
     if not isinstance(height, int) or not isinstance(width, int):
@@ -250,7 +252,7 @@ def _input_size(spec: ModelSpec) -> tuple[int, int]:
 
 
 def _first_output(outputs: Outputs, spec: ModelSpec) -> NDArray[Any]:
-    """The output that is decoded."""
+    """Return the output that is decoded."""
     name = spec.outputs[0].name
     if name not in outputs:
         raise ModelError(f"the specification names output '{name}', but the model gave: {', '.join(sorted(outputs))}")
@@ -258,7 +260,7 @@ def _first_output(outputs: Outputs, spec: ModelSpec) -> NDArray[Any]:
 
 
 def _check_classes(count: int, spec: ModelSpec) -> None:
-    """Refuse an output that is not of as many classes as there are labels."""
+    """Refuse an output whose number of classes differs from the number of labels."""
     if count != len(spec.labels):
         raise ModelError(
             f"output '{spec.outputs[0].name}' is of {count} classes, but model '{spec.name}' has {len(spec.labels)} "
@@ -267,5 +269,5 @@ def _check_classes(count: int, spec: ModelSpec) -> None:
 
 
 def _tag(decoding: DetectionDecoding) -> str:
-    """The name a decoding has in a recipe."""
+    """Return a decoding's name in a recipe."""
     return "yolox" if isinstance(decoding, YoloxDecoding) else "yolo"

@@ -1,4 +1,4 @@
-"""Non-maximum suppression: of boxes that show the same object, the best."""
+"""Non-maximum suppression: keep the best of the boxes that show the same object."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from edgeopt.postprocess.results import Floats, Integers
 
 _FEW = 96
-"""Up to so many candidates are compared in a plain loop: an engine leaves cold caches, and the loop is little code."""
+"""Up to this many candidates are compared in a plain loop, because an engine leaves cold caches and the loop is little
+code."""
 _BLOCK = 256
-"""Of more candidates, so many at once: their matrices then stay in the processor's cache."""
+"""Larger sets are compared this many at a time, so that their matrices stay in the processor's cache."""
 _BETTER = np.triu(np.ones((_BLOCK, _BLOCK), np.bool_), k=1)
-"""[i, j]: i stands before j."""
+"""True at [i, j] if i stands before j."""
 
 
 def nms(
@@ -25,7 +26,7 @@ def nms(
     class_agnostic: bool = False,  # noqa: FBT001, FBT002 - the name of the field of the decoding
     max_detections: int = 300,
 ) -> Integers:
-    """Greedy non-maximum suppression: keep a box unless a better kept one of its class overlaps it too much.
+    """Keep a box unless a better kept one of its class overlaps it too much (greedy non-maximum suppression).
 
     Few candidates are compared one by one: right after an engine that took a quarter of the time of the matrices which
     many are compared by, in blocks. Both end as soon as `max_detections` are kept.
@@ -49,7 +50,7 @@ def nms(
 
 
 def _one_by_one(boxes: Floats, groups: Integers, iou_threshold: float, most: int) -> Integers:
-    """Places of the kept ones among boxes that stand best first."""
+    """Return the places of the kept boxes among boxes ordered best first."""
     kept: list[int] = []
     by_group: dict[int, list[list[float]]] = {}
     for place, (box, group) in enumerate(zip(boxes.tolist(), groups.tolist(), strict=True)):
@@ -64,7 +65,7 @@ def _one_by_one(boxes: Floats, groups: Integers, iou_threshold: float, most: int
 
 
 def _overlap(a: list[float], b: list[float], iou_threshold: float) -> bool:
-    """Whether two boxes overlap by more than the threshold."""
+    """Return True if two boxes overlap by more than the threshold."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     if width <= 0 or height <= 0:
@@ -74,7 +75,7 @@ def _overlap(a: list[float], b: list[float], iou_threshold: float) -> bool:
 
 
 def _by_blocks(boxes: Floats, groups: Integers, iou_threshold: float, most: int) -> Integers:
-    """As `_one_by_one`: a block is compared with what has been kept so far and then with itself."""
+    """Do the same as `_one_by_one`, a block at a time: compare it with what is kept so far, then with itself."""
     ranked = _Boxes.of(boxes, groups)
     kept = np.empty(0, np.int64)
     for start in range(0, len(boxes), _BLOCK):
@@ -91,9 +92,9 @@ class _Boxes:
     """Boxes with their groups, laid out so that one operation covers both axes."""
 
     low: Floats
-    """(2, n) left and top."""
+    """Left and top: (2, n)."""
     high: Floats
-    """(2, n) right and bottom."""
+    """Right and bottom: (2, n)."""
     areas: Floats
     groups: Integers
 
@@ -105,11 +106,11 @@ class _Boxes:
         return cls(corners[:2], corners[2:], width * height, groups)
 
     def at(self, places: Integers | slice) -> _Boxes:
-        """Some of them."""
+        """Select some of the boxes."""
         return _Boxes(self.low[:, places], self.high[:, places], self.areas[places], self.groups[places])
 
     def overlaps(self, others: _Boxes, iou_threshold: float) -> NDArray[np.bool_]:
-        """(n, others) whether two boxes of one group overlap by more than the threshold."""
+        """Return (n, others): True where two boxes of one group overlap by more than the threshold."""
         sides = np.minimum(self.high[:, :, None], others.high[:, None])
         sides -= np.maximum(self.low[:, :, None], others.low[:, None])
         width, height = np.maximum(sides, 0, out=sides)
@@ -122,7 +123,7 @@ class _Boxes:
 
 
 def _survivors(block: _Boxes, iou_threshold: float, kept: _Boxes | None) -> Integers:
-    """Places of the boxes of a block, best first, that greedy suppression keeps beside those kept already.
+    """Return the places of the boxes of a block, best first, that greedy suppression keeps beside those kept already.
 
     The greedy answer is the one fixed point of "kept unless a better kept box overlaps". Iterating reaches it after as
     many rounds as the longest chain of boxes that suppress one another, which is a handful, instead of one a box.

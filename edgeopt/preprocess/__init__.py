@@ -1,4 +1,4 @@
-"""From an image to the network's input: the one interpreter of `spec.Preprocessing`.
+"""Preprocess: turn an image into the network's input. This is the one interpreter of `spec.Preprocessing`.
 
 Training, calibration, evaluation and the device run this very code. Images are (H, W, 3) uint8 BGR, as OpenCV decodes
 them, until `preprocess` has turned them into the network's channels, layout and element type.

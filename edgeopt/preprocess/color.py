@@ -1,4 +1,4 @@
-"""Brightness, contrast and colour balance."""
+"""Adjust brightness, contrast and colour balance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def adjust(image: Image, step: Adjust) -> Image:
 
 
 def _frequencies(image: Image) -> NDArray[np.float64]:
-    """(3, 256) share of the pixels of each channel that have each value."""
+    """Return the share of each channel's pixels that have each value: (3, 256)."""
     counts = [cv2.calcHist([image], [channel], None, [256], [0, 256]).reshape(256) for channel in range(3)]
     shares: NDArray[np.float64] = np.array(counts, np.float64) / (image.shape[0] * image.shape[1])
     return shares

@@ -1,4 +1,4 @@
-"""How large an image file's picture is, from its first bytes: asked before any memory is taken for the pixels."""
+"""Read an image's size from the file's first bytes, before any memory is allocated for its pixels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from edgeopt.errors import ConfigError, DataError
 from edgeopt.spec import Size
 
 LARGEST_PIXELS = 64_000_000
-"""A 243-byte JPEG unpacks to 135 million pixels, and a device has better uses for its memory: no camera gives as many
-as this (192 MB in three channels)."""
+"""Default limit. A 243-byte JPEG can unpack to 135 million pixels, and no camera gives as many as this limit (192 MB in
+three channels)."""
 LARGEST_PIXELS_VARIABLE = "EDGEOPT_LARGEST_PIXELS"
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers that give the size (ITU-T T.81, table B.1)."""
+"""Markers that hold the size (ITU-T T.81, table B.1)."""
 _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers that no length follows."""
+"""Markers without a length."""
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_SHORT = 3
 
 
 def largest_pixels() -> int:
-    """How many pixels a picture may have: `LARGEST_PIXELS`, or what the environment says.
+    """Return the limit on a picture's pixels: `LARGEST_PIXELS`, or the environment's value.
 
     Raises:
         ConfigError: the environment's value is no positive number.
@@ -39,7 +39,7 @@ def largest_pixels() -> int:
 
 
 def check_size(size: Size, what: str) -> None:
-    """Refuse a picture of too many pixels.
+    """Refuse a picture with too many pixels.
 
     Args:
         size: its (height, width).
@@ -57,7 +57,7 @@ def check_size(size: Size, what: str) -> None:
 
 
 def image_size(content: bytes) -> Size | None:
-    """(height, width) that an image file announces; None where its format is not known here, or its header is cut.
+    """Return the (height, width) in an image file's header; None if the format is unknown here or the header is cut.
 
     The formats are those that OpenCV's wheels decode: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000, PNM, PFM,
     Radiance HDR and Sun raster.
@@ -70,7 +70,7 @@ def image_size(content: bytes) -> Size | None:
 
 
 def _at(layout: str, offset: int) -> Callable[[bytes], Size]:
-    """A reader of two numbers at a fixed place: width, then height."""
+    """Return a reader of two numbers at a fixed place: width, then height."""
 
     def read(content: bytes) -> Size:
         width, height = struct.unpack_from(layout, content, offset)
@@ -119,7 +119,7 @@ def _tiff(content: bytes) -> Size:
 
 
 def _tiff_tags(content: bytes, order: str) -> Iterator[tuple[int, int]]:
-    """Number and value of the first directory's entries, as far as they are single whole numbers."""
+    """Return numbers and values of the first directory's entries that are single whole numbers."""
     start = struct.unpack_from(order + "I", content, 4)[0]
     for entry in range(struct.unpack_from(order + "H", content, start)[0]):
         tag, kind = struct.unpack_from(order + "HH", content, start + 2 + 12 * entry)
@@ -128,7 +128,7 @@ def _tiff_tags(content: bytes, order: str) -> Iterator[tuple[int, int]]:
 
 
 def _box(name: bytes, layout: str) -> Callable[[bytes], Size]:
-    """A reader of the two numbers in a box of the ISO media format."""
+    """Return a reader of the two numbers in a box of the ISO media format."""
 
     def read(content: bytes) -> Size:
         first, second = struct.unpack_from(layout, content, content.index(name) + len(name))
@@ -165,4 +165,4 @@ _READERS: tuple[tuple[bytes, Callable[[bytes], Size]], ...] = (
     (b"\xff\x4f\xff\x51", _at(">II", 8)),
     (b"\0\0\0", _box(b"ispe", ">4xII")),
 )
-"""By the bytes that a format begins with."""
+"""Readers by the first bytes of their format."""

@@ -16,7 +16,7 @@ from edgeopt.preprocess.header import check_size, image_size
 Image: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) uint8, blue first."""
 Color: TypeAlias = Literal["BGR", "RGB"]
-"""The order of an array's channels: OpenCV's, or everybody else's."""
+"""Order of an array's channels; OpenCV's is BGR."""
 
 
 def read_image(source: str | Path | bytes) -> Image:
@@ -47,22 +47,22 @@ def read_image(source: str | Path | bytes) -> Image:
 
 
 class PillowImage(Protocol):
-    """What is asked of a `PIL.Image.Image`."""
+    """The part of `PIL.Image.Image` that is used here."""
 
     @property
     def mode(self) -> str:
-        """Its kind of pixels, such as ``RGB`` or ``L``."""
+        """Kind of the pixels, such as ``RGB`` or ``L``."""
 
     def convert(self, mode: str) -> Any:
-        """The same picture in another mode."""
+        """Return the same picture in another mode."""
 
 
 Source: TypeAlias = Image | PillowImage | str | Path | bytes
-"""What `to_bgr` takes for an image."""
+"""Everything that `to_bgr` accepts as an image."""
 
 
 def to_bgr(source: Source, color: Color = "BGR") -> Image:
-    """Whatever a caller calls an image, as (H, W, 3) uint8 BGR; an array that is said to be BGR comes back as it is.
+    """Convert any kind of image to (H, W, 3) uint8 BGR. An array that is BGR already is returned as it is.
 
     Args:
         source: the path or the bytes of an image file; a `PIL.Image.Image`, which is RGB and whose EXIF orientation is
@@ -116,7 +116,7 @@ def _no_image(source: Any) -> str:
 
 
 def as_bgr(image: Image) -> Image:
-    """Check the element type and shape; bring grey and BGRA images to three channels.
+    """Check element type and shape, and convert grey and BGRA images to three channels.
 
     Raises:
         DataError: `image` is no 8-bit image.

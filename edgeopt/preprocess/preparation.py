@@ -1,4 +1,4 @@
-"""`preprocess`: what is done to images of one size is planned once, then done to each."""
+"""Preparation of images: the steps are planned once for a size, then run on each image."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgeopt.preprocess.tensor import Tensor, TensorForm
 from edgeopt.spec import Preprocessing, Size
 
 _SPARE = 4
-"""So many times as large as needed may memory be to be kept: one huge image should not hold it for ever."""
+"""Memory up to this many times as large as needed is kept. One huge image should not hold it for ever."""
 _SMALL_BYTES = 16 << 20
 
 
 class Scratch:
-    """Memory that `preprocess` reuses for the next image, and how images of the last size are prepared.
+    """Memory that `preprocess` reuses for the next image, with the plan for the last size.
 
     New memory for every image costs page faults, which can take longer than the work itself; and right after an engine
     has filled the caches, so does working out what the image before already told. For one thread at a time.
@@ -32,7 +32,7 @@ class Scratch:
         self._preparation: Preparation | None = None
 
     def preparation(self, spec: Preprocessing, size: Size) -> Preparation:
-        """How images of (height, width) pixels are prepared. It may take the memory of an earlier preparation."""
+        """Return the preparation of (height, width) images. It may take the memory of an earlier one."""
         if self._preparation is None or self._preparation.spec is not spec or self._preparation.size != size:
             numbers = count()
             self._preparation = Preparation(spec, size, lambda height, width: self._piece(next(numbers), height, width))
@@ -47,7 +47,7 @@ class Scratch:
 
 
 class Preparation:
-    """How images of one size are prepared. For one thread at a time: its steps write to the same memory each time."""
+    """Preparation of images of one size, for one thread at a time: its steps write to the same memory each time."""
 
     def __init__(self, spec: Preprocessing, size: Size, room: Room) -> None:
         self.spec, self.size = spec, size
@@ -59,7 +59,7 @@ class Preparation:
         self._form = TensorForm(spec, planner.size)
 
     def run(self, image: Image, out: Tensor | None) -> Tensor:
-        """See `preprocess`."""
+        """Prepare one image; see `preprocess`."""
         for operation in self._operations:
             image = operation(image)
         return self._form.fill(image, out)

@@ -1,4 +1,4 @@
-"""The steps of preprocessing, planned for images of one size: what follows from the size alone is worked out once."""
+"""Plan the steps of preprocessing for one image size, so that what depends on the size alone is computed once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edgeopt.preprocess.image import Image
 from edgeopt.spec import Adjust, CenterCrop, Interpolation, Letterbox, Resize, ResizeShorterSide, Size, Step
 
 Operation: TypeAlias = Callable[[Image], Image]
-"""A step; what it gives may lie in memory that the next image overwrites."""
+"""One step. Its result may lie in memory that the next image overwrites."""
 Room: TypeAlias = Callable[[int, int], Image]
-"""Gives (height, width, 3) memory, a new piece at each call."""
+"""Function that returns (height, width, 3) memory, a new piece at each call."""
 Window: TypeAlias = tuple[slice, slice]
-"""Rows and columns."""
+"""Slices of rows and columns."""
 
 _FLAGS = {
     "nearest": cv2.INTER_NEAREST,
@@ -30,7 +30,7 @@ _FLAGS = {
 
 
 class Planner:
-    """Plans one step after another, and knows what they have made of the image so far."""
+    """Plans one step after another, and tracks the image's size and geometry."""
 
     def __init__(self, size: Size, room: Room) -> None:
         self.size = size
@@ -63,7 +63,7 @@ class Planner:
             self._scale(memory, memory, interpolation)
 
     def _letterbox(self, step: Letterbox) -> None:
-        """Scale to fit, and fill the rest. The size is cut down to whole pixels, as YOLOX does."""
+        """Scale the image to fit, and fill the rest. The size is cut down to whole pixels, as YOLOX does."""
         height, width = self.size
         ratio = min(step.size[0] / height, step.size[1] / width)
         fitted = max(int(height * ratio), 1), max(int(width * ratio), 1)
@@ -109,7 +109,9 @@ def _scale(target: Image, size: tuple[int, int], flag: int, result: Image, image
 
 
 def _cut(result: Image, window: Window, image: Image) -> Image:
-    """Copy: cv2.split, next, takes up to 150 µs for a view, depending on its planes' alignment, and 7 for a copy.
+    """Copy the window.
+
+    The cv2.split that follows takes up to 150 µs for a view, depending on alignment, and 7 for a copy.
 
     Of 224 x 224 pixels; OpenCV 5.0 with AVX2. It starts anew at every row of a view, with stores that bypass the caches
     to lines that the row before left there.
@@ -124,7 +126,10 @@ def _paste(canvas: Image, window: Window, image: Image) -> Image:
 
 
 def _shorter_side(size: Size, pixels: int) -> Size:
-    """(height, width) where the shorter has `pixels`; the longer is cut down, as torchvision.transforms.Resize does."""
+    """Return (height, width) with `pixels` for the shorter side.
+
+    The longer is cut down, as torchvision's Resize does.
+    """
     height, width = size
     shorter = min(height, width)
     return pixels * height // shorter, pixels * width // shorter

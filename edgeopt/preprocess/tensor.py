@@ -1,4 +1,4 @@
-"""Tensors: pixels in the channels, layout and element type that the network takes."""
+"""Write pixels in the channels, layout and element type of the network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from edgeopt.spec import Normalization, Preprocessing, Size
 
 Tensor: TypeAlias = NDArray[Any]
 Lookup: TypeAlias = NDArray[np.float32]
-"""(channels, 256) float32: what each pixel value becomes. Cheaper than arithmetic on floats, and exact."""
+"""Table of each pixel value's result: (channels, 256) float32. It is cheaper than arithmetic on floats, and exact."""
 Order: TypeAlias = tuple[int, ...]
-"""Of a blue, green and red plane, which of the network's channels it is."""
+"""The network's channel for each of the blue, green and red planes."""
 Writer: TypeAlias = Callable[[Image, Tensor], None]
-"""Writes (H, W, 3) BGR pixels into a tensor."""
+"""Function that writes (H, W, 3) BGR pixels into a tensor."""
 
 
 class TensorForm:
-    """The tensor that images of one size become.
+    """Form of the tensor for images of one size.
 
     Raises:
         ConfigError: mean and std do not fit the channels.
@@ -54,7 +54,7 @@ class TensorForm:
 
 
 def to_pictures(tensors: Tensor, spec: Preprocessing) -> list[Image]:
-    """The way back from network inputs to pixels, as far as there is one: colours of a grey input are gone.
+    """Convert network inputs back to pixels as far as possible. The colours of a grey input are lost.
 
     Args:
         tensors: (N, C, H, W) or (N, H, W, C), as `spec` makes them.
@@ -74,7 +74,7 @@ def to_pictures(tensors: Tensor, spec: Preprocessing) -> list[Image]:
 
 
 def _writer(spec: Preprocessing, count: int) -> Writer:
-    """Choose what does it in the fewest passes over the pixels."""
+    """Choose the writer with the fewest passes over the pixels."""
     lookup = None if spec.normalization is None else _lookup(spec.normalization, count)
     if spec.channels == "GRAY":
         return _grey if lookup is None else partial(_grey_looked_up, lookup)
@@ -96,7 +96,7 @@ def _grey_looked_up(lookup: Lookup, image: Image, out: Tensor) -> None:
 
 
 def _planes(order: Order, image: Image, out: Tensor) -> None:
-    """One pass: extracting each channel by itself took six times as long."""
+    """Split the image in one pass. Extracting each channel by itself took six times as long."""
     cv2.split(image, [out[channel] for channel in order])
 
 

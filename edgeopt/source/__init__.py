@@ -1,4 +1,4 @@
-"""A model reference becomes a torch module, a torch.export program or an ONNX graph, and its ModelSpec."""
+"""Source: turn a model reference into a torch module, a torch.export program or an ONNX graph, with its ModelSpec."""
 
 from __future__ import annotations
 

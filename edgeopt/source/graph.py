@@ -40,7 +40,7 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
 
 
 def external_files(path: Path) -> list[Path]:
-    """The files that an ``.onnx`` keeps its larger tensors in.
+    """List the files that an ``.onnx`` keeps its larger tensors in.
 
     Raises:
         ModelError: one is missing or outside the model's folder.
@@ -98,7 +98,7 @@ def _refuse_custom(network: ir.Model, path: Path) -> None:
 
 
 def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpec:
-    """The one input, with its height and width fixed where the recipe gives them."""
+    """Return the one input, with its height and width fixed where the recipe gives them."""
     inputs = list(network.graph.inputs)
     if len(inputs) != 1:
         listed = ", ".join(f"'{value.name}'" for value in inputs) or "none"
@@ -116,7 +116,7 @@ def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpe
 
 
 def _rows_axis(shape: ir.Shape, path: Path, name: str | None) -> int:
-    """2 for (N, C, H, W), 1 for (N, H, W, C)."""
+    """Return the axis of rows: 2 for (N, C, H, W), 1 for (N, H, W, C)."""
     if shape[1] in _CHANNELS:
         return 2
     if shape[3] in _CHANNELS:
@@ -125,7 +125,7 @@ def _rows_axis(shape: ir.Shape, path: Path, name: str | None) -> int:
 
 
 def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None:
-    """Make height and width numbers.
+    """Set height and width to numbers.
 
     Raises:
         ModelError: they are dynamic and the recipe does not give them, or it contradicts them.
@@ -146,7 +146,7 @@ def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None
 
 
 def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorSpec:
-    """The one output; its shape is seen by running the model on zeros, for the file may not say it."""
+    """Return the one output. The model is run on zeros to see its shape, because the file may not hold it."""
     outputs = list(network.graph.outputs)
     if len(outputs) != 1:
         listed = ", ".join(f"'{value.name}' {value.shape}" for value in outputs)

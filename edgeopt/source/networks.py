@@ -1,4 +1,4 @@
-"""Torch modules by reference: our own networks, any callable, torchvision and timm."""
+"""Build torch modules by reference: edgeopt's networks, any callable, torchvision and timm."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A module that has been built, and what is known about it."""
+    """A built module, and what is known about it."""
 
     module: nn.Module
     spec: ModelSpec
     brings_weights: bool
     class_layers: tuple[str, ...]
-    """Key prefixes of the layers whose shape may follow the number of classes."""
+    """Key prefixes of the layers whose shape may depend on the number of classes."""
 
 
 def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
-    """Build the module that ``[model] source`` names; its random start is the same every time.
+    """Build the module that ``[model] source`` names. Its random initial weights are the same every time.
 
     Args:
         model: the recipe's ``[model]``.
@@ -128,7 +128,7 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
 
 
 def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
-    """``package.module:callable``. Its author answers for the weights: it may well load them itself."""
+    """Build ``package.module:callable``. Its author answers for the weights, which it may well load itself."""
     if not is_code(model.source):
         raise ModelError(
             f"[model] source = '{model.source}' is none of edgeopt:NAME, package.module:callable, torchvision:NAME, "
@@ -149,7 +149,7 @@ def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Networ
 
 
 def _known(model: ModelConfig, brought: Any) -> ModelConfig:
-    """The recipe's ``[model]``, filled up with the keys of it that a network's author returns beside the module."""
+    """Return the recipe's ``[model]``, completed with the keys that a network's author returns beside the module."""
     try:
         said = convert({"source": model.source, **brought}, ModelConfig)
     except (msgspec.ValidationError, TypeError) as error:
@@ -177,7 +177,7 @@ def _observe(
     size: Size,
     preprocessing: Preprocessing | None,
 ) -> ModelSpec:
-    """The specification of a module that does not come from us; its output's shape is seen by running it."""
+    """Derive the specification of a module of another package by running it once."""
     wanted = model.preprocessing or preprocessing or Preprocessing()
     channels = 1 if wanted.channels == "GRAY" else 3
     shape = (channels, *size) if wanted.layout == "NCHW" else (*size, channels)
@@ -212,7 +212,7 @@ def _kind(output: Any) -> str:
 
 
 def _with_classes(model: ModelConfig, labels: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments, with as many classes as there are labels where they do not say."""
+    """Return the arguments, with as many classes as there are labels unless they say otherwise."""
     return {"num_classes": len(labels), **model.arguments} if labels else dict(model.arguments)
 
 
@@ -250,7 +250,7 @@ def _module(built: Any, source: str) -> nn.Module:
 
 
 def module_files(source: str, root: Path) -> list[Path]:
-    """The user's files behind ``package.module:callable``."""
+    """List the user's files behind ``package.module:callable``."""
     if source.startswith((_OWN, _TORCHVISION, _TIMM)):
         return []
     with importable(root):

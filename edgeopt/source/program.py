@@ -77,7 +77,7 @@ def _tensors_only() -> Iterator[None]:
 
 
 def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """The image input and the output of `program`."""
+    """Return the image input and the output of `program`."""
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     shapes = []
@@ -99,6 +99,6 @@ def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSp
 
 
 def _shape(tensor: torch.Tensor) -> tuple[int | str, ...]:
-    """The shape, with a dynamic batch named N."""
+    """Return the shape, with a dynamic batch named N."""
     batch, *rest = (side if isinstance(side, int) else str(side) for side in tensor.shape)
     return (batch if isinstance(batch, int) else "N", *rest)

@@ -1,4 +1,4 @@
-"""Resolve ``[model]``: what is behind `source`, with which weights, and what its ModelSpec is."""
+"""Resolve ``[model]``: find the source, its weights, and its ModelSpec."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from edgeopt.spec import ModelSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A model before export: one of `module`, `program` and `onnx`, and what belongs to it."""
+    """A model before export: one of `module`, `program` and `onnx`, with what belongs to it."""
 
     spec: ModelSpec
-    """What the model takes and gives, with the normalisation still outside a torch model."""
+    """Specification of inputs and outputs, with the normalisation still outside a torch model."""
     module: nn.Module | None = None
-    """In evaluation mode. Only this kind can be trained."""
+    """Torch module in evaluation mode. Only this kind can be trained."""
     program: ExportedProgram | None = None
-    """Of a ``.pt2`` file."""
+    """Program from a ``.pt2`` file."""
     onnx: ir.Model | None = None
-    """Of an ``.onnx`` file: operators of the standard domain only, one image input of known size."""
+    """Graph from an ``.onnx`` file: operators of the standard domain only, one image input of known size."""
     has_weights: bool
-    """False: nothing was loaded, so the model must be trained."""
+    """False if nothing was loaded, so that the model must be trained."""
     untrained: tuple[str, ...] = ()
-    """Keys that kept their random start because the weights know other classes: fine-tuning must follow."""
+    """Keys that kept their random start because the weights are for other classes. They must be fine-tuned."""
 
 
 def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Source:
@@ -70,7 +70,7 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
 
 
 def source_files(model: ModelConfig, root: Path) -> list[Path]:
-    """The files that `resolve` reads, so that a change of one can be noticed.
+    """List the files that `resolve` reads, so that a change of one is noticed.
 
     Raises:
         ModelError: one is missing.
@@ -90,7 +90,7 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
 
 
 def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: str) -> Source:
-    """An ``.onnx`` or ``.pt2``, which bring their weights."""
+    """Open an ``.onnx`` or ``.pt2``, which contain their weights."""
     for key, value in (("weights", model.weights), ("arguments", model.arguments)):
         if value:
             raise ModelError(f"{model.source} brings its own weights. Remove [model] {key}")

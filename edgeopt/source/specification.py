@@ -1,4 +1,4 @@
-"""The ModelSpec of a model that is not ours: what the recipe says, checked against what the model takes and gives."""
+"""Derive the ModelSpec of a foreign model from the recipe, and check it against the model's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from edgeopt.spec import (
 )
 
 PUBLISHED_LABELS = {"edgeopt:coco": COCO, "edgeopt:imagenet": IMAGENET, "edgeopt:digits": DIGITS}
-"""What `labels` may name instead of a file."""
+"""Names that `labels` may hold instead of a file."""
 
 PREPROCESSING_FORM = (
     'Give [model.preprocessing], as in: steps = [{ type = "resize", size = [height, width] }], channels = "RGB", '
     "normalization = { mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }"
 )
-"""What to write where a recipe does not say how images become a network's input; the figures are ImageNet's."""
+"""Example in the message for a recipe that does not define preprocessing; the figures are ImageNet's."""
 _MAX_LABEL_BYTES = 10 << 20
 
 
 class UnnamedClassesError(ModelError):
-    """A network whose classes neither the recipe nor the data name."""
+    """Neither the recipe nor the data name the network's classes."""
 
 
 def label_file(model: ModelConfig, root: Path) -> Path | None:
-    """The file that ``[model] labels`` names, if it names one."""
+    """Return the file that ``[model] labels`` names, if it names one."""
     labels = model.labels
     return root / labels if isinstance(labels, str) and labels not in PUBLISHED_LABELS else None
 
 
 def read_labels(model: ModelConfig, root: Path) -> tuple[str, ...]:
-    """The class names that the recipe gives; empty if none.
+    """Read the class names that the recipe gives; empty if it gives none.
 
     Raises:
         ModelError: a label file that is missing, unreadable, too large or empty, or a name that occurs twice.
@@ -72,7 +72,7 @@ def specify(
     preprocessing: Preprocessing | None = None,
     decoding: Decoding | None = None,
 ) -> ModelSpec:
-    """Put together the ModelSpec of a model that brings none.
+    """Build the ModelSpec of a model that has none.
 
     Args:
         model: the recipe's ``[model]``, which decides where it says something.
@@ -111,7 +111,7 @@ def specify(
 
 
 def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) -> ModelSpec:
-    """`spec` with the preprocessing, the decoding and the class names (`labels`) of the recipe, where it has them.
+    """Return `spec` with the recipe's preprocessing, decoding and class names (`labels`), where it has them.
 
     Raises:
         ModelError: the recipe contradicts the network.
@@ -129,7 +129,7 @@ def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) 
 
 
 def check_spec(spec: ModelSpec) -> None:
-    """Check that preprocessing makes what the network takes, and that decoding reads what it gives.
+    """Check that preprocessing makes what the network takes, and that decoding reads what the network gives.
 
     Raises:
         ModelError: it does not; the message says which of the two to change.
@@ -155,7 +155,7 @@ def check_spec(spec: ModelSpec) -> None:
 
 
 def image_size(tensor: TensorSpec, layout: str) -> Size:
-    """(height, width) of an image input."""
+    """Return the (height, width) of an image input."""
     height, width = tensor.shape[2:4] if layout == "NCHW" else tensor.shape[1:3]
     assert isinstance(height, int)
     assert isinstance(width, int)
@@ -186,7 +186,7 @@ def _check_pixels(spec: ModelSpec) -> None:
 
 
 def _final_size(preprocessing: Preprocessing) -> Size | None:
-    """(height, width) after the last step that changes it; None where it depends on the image."""
+    """Return (height, width) after the last step that changes it; None where it depends on the image."""
     for step in reversed(preprocessing.steps):
         if isinstance(step, Resize | CenterCrop | Letterbox):
             return step.size
@@ -196,7 +196,7 @@ def _final_size(preprocessing: Preprocessing) -> Size | None:
 
 
 def _task(model: ModelConfig, output: TensorSpec) -> Task:
-    """By the rank of the output, which the recipe must not contradict."""
+    """Tell the task by the rank of the output, which the recipe must not contradict."""
     if model.task is not None and isinstance(model.decoder, CodeDecoding):
         return model.task
     task: Task | None = {2: "classification", 3: "detection"}.get(len(output.shape))  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Weights of a network: find the file, read tensors and nothing else from it, and put them in their places."""
+"""Load a network's weights: find the file, read only tensors from it, and put them in their places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeopt.errors import ModelError, requires_extra
 _log = logging.getLogger(__name__)
 
 MAX_BYTES = 4 << 30
-"""Larger files are refused before they are read: no network for an edge device comes near."""
+"""Largest file that is read. No network for an edge device comes near."""
 
 # Where training frameworks put the state dict inside their checkpoints, the averaged weights first.
 _NESTED = ("ema_state_dict", "state_dict", "model_state_dict", "model")
@@ -29,7 +29,7 @@ _SHOWN = 8
 
 
 def find_weights(reference: str, root: Path) -> Path:
-    """The file behind `reference`: a path, or ``package:NAME/PATH`` for a file of an installed package.
+    """Find the file behind `reference`: a path, or ``package:NAME/PATH`` for a file of an installed package.
 
     The package is not imported: its code never runs.
 
@@ -84,7 +84,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(
     module: nn.Module, state: Mapping[str, Tensor], *, class_layers: Sequence[str] = (), origin: str
 ) -> tuple[str, ...]:
-    """Put `state` into `module`. Every key must be there, and none besides.
+    """Put `state` into `module`. Every key must be there, and no other.
 
     Args:
         module: changed in place; unchanged when this raises.
@@ -116,7 +116,7 @@ def load_weights(
 
 
 def _problems(state: Mapping[str, Tensor], own: Mapping[str, Tensor], skipped: Sequence[str]) -> list[str]:
-    """What keeps `state` from filling `own` but for `skipped`."""
+    """List what keeps `state` from filling `own`, except `skipped`."""
     # Files of before BatchNorm counted its batches, and most safetensors, lack the counter; inference never reads it.
     missing = [
         key for key in own if key not in state and key not in skipped and not key.endswith("num_batches_tracked")
@@ -168,7 +168,7 @@ def _read_pickle(path: Path) -> Any:
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The mapping from names to tensors in `content` or under one of its usual keys; empty if there is none."""
+    """Return the mapping from names to tensors in `content` or under one of its usual keys; empty if there is none."""
     if not isinstance(content, Mapping):
         return {}
     for key in _NESTED:
@@ -180,7 +180,7 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
 
 
 def _package_folder(name: str) -> Path:
-    """Folder of the top-level package `name`; a distribution's dashes are the package's underscores."""
+    """Return the folder of the top-level package `name`; a distribution's dashes are the package's underscores."""
     module = name.replace("-", "_")
     spec: importlib.machinery.ModuleSpec | None = None
     if module.isidentifier():
