@@ -76,11 +76,12 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
     fitted: dict[str, list[object]] = {}
     judged: list[object] = []
 
-    def watch(name: str, position: int) -> None:
+    def watch(name: str) -> None:
         run = getattr(trials, name)
 
         def watched(*arguments, **options):
-            fitted[name] = list(arguments[position])
+            is_feeds = [isinstance(each, list | tuple) and isinstance(next(iter(each), 0), dict) for each in arguments]
+            fitted[name] = list(arguments[is_feeds.index(True)])
             return run(*arguments, **options)
 
         monkeypatch.setattr(trials, name, watched)
@@ -94,8 +95,8 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
         return candidate, 0.0
 
     outputs = trials.outputs_as_written
-    watch("measure_ranges", 3)
-    watch("reconstruct", 2)
+    watch("measure_ranges")
+    watch("reconstruct")
     monkeypatch.setattr(trials, "outputs_as_written", measured)
     monkeypatch.setattr(distill, "distill", distilled)
     model = network()
