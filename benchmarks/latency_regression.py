@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.figures import measured_on_one_machine
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.gate import EXIT_CODES, GateConfig, Side, Verdict, gate_bundles, to_json, to_junit, to_markdown
 
@@ -49,9 +50,11 @@ def pairs(bundles: list[Path], against: Path | None) -> Iterator[tuple[str, Side
     for path in bundles:
         manifest = Bundle.open(path).manifest
         quantized = [each for each in manifest.variants if each.precision == "int8" and each.accepted]
-        fastest = min(quantized, key=lambda each: each.p50_ms or float("inf"), default=None)
-        if fastest is not None:
-            yield f"{path.stem}-int8", Side(path, manifest.baseline), Side(path, fastest.name)
+        latencies = {name: each.latency for name, each in measured_on_one_machine(manifest).items()}
+        measured = {each.name: found.end_to_end.p50_ms for each in quantized if (found := latencies.get(each.name))}
+        if quantized:
+            fastest = min(measured or {quantized[0].name: 0.0}, key=lambda name: measured.get(name, 0.0))
+            yield f"{path.stem}-int8", Side(path, manifest.baseline), Side(path, fastest)
         if against is not None and (against / path.name).is_dir():
             yield f"{path.stem}-release", Side(against / path.name), Side(path)
 

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle.figures import measured_on_one_machine
 from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import find_recipe
@@ -61,7 +62,7 @@ def _recorded() -> dict[str, list[dict[str, Any]]]:
 
 
 def _row(name: str, manifest: Manifest, variant: Variant) -> dict[str, Any]:
-    accuracy, latency = variant.accuracy, variant.latency
+    accuracy, latency = variant.accuracy, measured_on_one_machine(manifest)[variant.name].latency
     assert accuracy is not None
     assert latency is not None
     comparison, ratio, whole = accuracy.comparison, latency.ratio, latency.end_to_end

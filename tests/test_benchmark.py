@@ -333,6 +333,19 @@ class TestBundles:
         with pytest.raises(AccuracyError, match="ort-int8: not known"):
             benchmark.require_accuracy(benchmark.benchmark_bundle(other, images(), CONFIG), 98.0)
 
+    def test_what_a_bundle_keeps_of_a_benchmark(self):
+        environment = tiny.latency(1.0).environment
+        results = {
+            "ort-fp32": tiny.latency(4.0),
+            "ort-int8": tiny.latency(3.0, invalid=("other processes ran",)),
+            "ov-fp32": tiny.latency(2.0, partial=True),
+            "ov-int8": tiny.latency(1.0, environment=replace(environment, threads=1)),
+        }
+        found = benchmark.found_here(results, tiny.manifest())
+        assert {name: each.latency.end_to_end.p50_ms for name, each in found.items()} == {"ort-fp32": 4.0}
+        assert found["ort-fp32"].machine == tiny.identity("ort")
+        assert benchmark.found_here({"ort-fp32": tiny.latency(4.0, scenario="offline")}, tiny.manifest()) == {}
+
     def test_offline_runs_for_throughput(self, tmp_path):
         pytest.importorskip("openvino", reason="measures a real engine")
         bundle = tiny.write(tmp_path / "t.edgeopt", baseline="ov-fp32", variants=tiny.manifest().variants[2:])

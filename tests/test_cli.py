@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from edgeopt.errors import (
     StorageError,
 )
 from edgeopt.measure.sensors import Reading, Sensors
+from edgeopt.runtime.choice import measured_here
 from edgeopt.spec import replace
 
 
@@ -132,7 +134,7 @@ def test_run_refuses_what_is_no_image(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_inspect_verify_and_report_read_the_bundle(bundle: Path) -> None:
-    assert "runs first" in run("inspect", bundle).output
+    assert "runs: it is the fastest that was measured here" in " ".join(run("inspect", bundle).output.split())
     assert json.loads(run("inspect", bundle, "--json").stdout)["name"] == "tiny"
     assert "ort-int8: ok" in run("verify", bundle).output
     assert "| ort-int8" in run("report", bundle, "--markdown").output
@@ -143,10 +145,34 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     assert accuracy["ort-fp32"]["images"] == 60
     assert accuracy["ort-int8"]["comparison"] is not None
     assert len(accuracy["ort-int8"]["per_image"]) == 60
+    found = measured_here(Bundle.open(bundle).manifest)
+    assert found["ort-int8"].accuracy.value == accuracy["ort-int8"]["value"]
     quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-int8", "--json")
     latency = json.loads(run("benchmark", bundle, *quick).stdout)
     assert set(latency) == {"ort-fp32", "ort-int8"}
     assert latency["ort-int8"]["end_to_end"]["p50_ms"] > 0
+
+
+def test_a_bundle_that_cannot_be_written_is_evaluated_all_the_same(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(_: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("edgeopt.bundle.folder.lock", read_only)
+    result = run("evaluate", bundle)
+    assert result.exit_code == 0
+    assert "nothing was recorded: cannot write" in result.stderr
+    assert "ort-int8" in result.stdout
+
+
+def test_other_images_than_the_bundles_are_not_recorded(bundle: Path, tmp_path: Path) -> None:
+    table = tmp_path / "few.toml"
+    table.write_text('format = "digits"\nsplit = "test"\nlimit = 5\n')
+    before = (bundle / "manifest.json").read_bytes()
+    result = run("evaluate", bundle, "--data", table)
+    assert "nothing was recorded: these are not the images that the bundle was built with" in result.stderr
+    assert (bundle / "manifest.json").read_bytes() == before
 
 
 def test_benchmark_takes_unlabelled_photographs_and_without_any_the_golden_inputs(

@@ -90,9 +90,9 @@ def test_the_command_adds_a_variant_for_a_dla_core(board) -> None:
 
 def test_a_variant_of_unknown_accuracy_is_not_chosen(board) -> None:
     bundle, _ = add_implicit_variant(Bundle.open(board.bundle), board.images)
-    chosen, rejected = choose(bundle.manifest, lambda target: Availability(ok=True))
-    assert chosen != "trt-int8-implicit"
-    assert "was not measured" in rejected["trt-int8-implicit"]
+    choice = choose(bundle.manifest, lambda target: Availability(ok=True))
+    assert choice.name != "trt-int8-implicit"
+    assert "was not measured" in choice.rejected["trt-int8-implicit"]
 
 
 def test_images_go_through_the_bundles_preprocessing(board, calibrated_on) -> None:

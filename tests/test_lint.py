@@ -366,8 +366,9 @@ def test_an_operator_that_the_engine_does_not_have(tmp_path):
 def test_int8_that_was_measured_slower_than_its_float_graph(tmp_path):
     bundle = tiny.write(tmp_path / "tiny.edgeopt")
     fast, slow = tiny.latency(10.0), tiny.latency(25.0, invalid=("it was noisy",))
-    manifest = bundle.manifest.with_variant(replace(bundle.variant("ort-fp32"), latency=fast))
-    manifest = manifest.with_variant(replace(bundle.variant("ort-int8"), latency=slow, nodes={"Conv": 1}))
+    fast, slow = (tiny.measured(tiny.identity(), latency=each) for each in (fast, slow))
+    manifest = bundle.manifest.with_variant(replace(bundle.variant("ort-fp32"), measured=fast))
+    manifest = manifest.with_variant(replace(bundle.variant("ort-int8"), measured=slow, nodes={"Conv": 1}))
     files = {each.file: bundle.file(each.name).read_bytes() for each in manifest.variants}
     slower = write_bundle(tmp_path / "slower.edgeopt", replace(manifest, files={}), files)
     findings = {each.rule: each for each in lint(slower.path).findings}

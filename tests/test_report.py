@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -45,6 +46,7 @@ from edgeopt.report.figures import headline
 from edgeopt.report.latency_plots import Point as Plotted
 from edgeopt.report.latency_plots import pareto, scatter
 from edgeopt.report.shots import caption, disagreement
+from edgeopt.runtime.choice import Choice
 from edgeopt.search import Point, SearchResult
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, YoloDecoding, replace
 
@@ -110,7 +112,7 @@ def manifest(dataset) -> Manifest:
             precision=name[3:],
             file=f"variants/{name}/engine.bin",
             accuracy=accuracy,
-            latency=latencies[name],
+            measured=tiny.measured(tiny.identity("ov"), latency=latencies[name]),
         )
         for name, accuracy in (("ov-int8", candidate), ("ov-fp32", baseline))
     )
@@ -146,9 +148,9 @@ def page(report, dataset) -> str:
 def chosen(monkeypatch):
     """Sets what this machine would run: the rules of that choice are the runtime's."""
 
-    def choose(name: str | None, **rejected: str) -> None:
+    def choose(name: str | None, because: str = "", **rejected: str) -> None:
         reasons = {key.replace("_", "-"): reason for key, reason in rejected.items()}
-        monkeypatch.setattr(sys.modules["edgeopt.report.content"], "choose", lambda *_: (name, reasons))
+        monkeypatch.setattr(sys.modules["edgeopt.report.content"], "choose", lambda *_: Choice(name, because, reasons))
 
     return choose
 
@@ -173,7 +175,7 @@ class TestContent:
         assert accuracy_kept(report, "ov-fp32") == 1.0
 
     def test_a_bundle_that_was_never_measured_can_be_reported(self, bundle):
-        bare = tuple(replace(each, accuracy=None, latency=None) for each in bundle.manifest.variants)
+        bare = tuple(replace(each, accuracy=None, measured={}) for each in bundle.manifest.variants)
         found = content(replace(bundle.manifest, variants=bare))
         assert found.rows[0].marks == ("latency was not measured",)
         assert "–" in to_markdown(found)
@@ -186,16 +188,15 @@ class TestContent:
         assert "lost 10 points" in text
 
     def test_the_headline_is_what_this_machine_runs(self, bundle, chosen):
-        chosen("ov-int8", ov_fp32="slower")
+        chosen("ov-int8", "it is the fastest", ov_fp32="slower")
         found = content(bundle.manifest)
-        assert found.runs.because == "it is accepted and takes 0.25× the time of ov-fp32"
         assert [each.figure for each in headline(found)] == ["90.0 %", "4.00×", "4.00×"]
         page = to_html(found)
-        assert "runs <b>ov-int8</b>, because it is accepted and takes 0.25× the time of ov-fp32." in page
+        assert "runs <b>ov-int8</b>, because it is the fastest." in page
         assert "<td>slower</td>" in page
 
     def test_a_refused_variant_is_never_the_headline(self, bundle, chosen):
-        chosen("ov-fp32", ov_int8="it was not accepted: lost 10 points")
+        chosen("ov-fp32", "INT8 was refused", ov_int8="it was not accepted: lost 10 points")
         found = content(with_variant(bundle, "ov-int8", accepted=False, verdict="lost 10 points"))
         assert found.candidate == "ov-int8", "whose details are shown, because it is the only other"
         assert [(each.what, each.figure) for each in headline(found)] == [
@@ -204,11 +205,16 @@ class TestContent:
             ("size", "4.0 kB"),
         ]
         page = to_html(found)
-        assert "runs <b>ov-fp32</b>, because no quantized variant that runs here is accepted and faster." in page
+        assert "runs <b>ov-fp32</b>, because INT8 was refused." in page
         assert "90.0 %" not in page
 
     def test_nothing_runs(self, bundle, chosen):
-        chosen(None, ov_fp32="openvino is not installed", ov_int8="openvino is not installed")
+        chosen(
+            None,
+            "no variant of the bundle can run here",
+            ov_fp32="openvino is not installed",
+            ov_int8="openvino is not installed",
+        )
         found = content(bundle.manifest)
         assert headline(found) == []
         assert "runs none of it: no variant of the bundle can run here" in to_html(found)
@@ -265,8 +271,9 @@ class TestTables:
 
     def test_doubtful_latency_is_marked_in_every_output(self, bundle):
         reason = "other processes took 50% of the processors"
-        latency = replace(bundle.variant("ov-int8").latency, invalid=(reason,), partial=True)
-        found = content(with_variant(bundle, "ov-int8", latency=latency))
+        (before,) = bundle.variant("ov-int8").measured.values()
+        latency = replace(before.latency, invalid=(reason,), partial=True)
+        found = content(with_variant(bundle, "ov-int8", measured=tiny.measured(before.machine, latency=latency)))
         console = Console(width=200)
         with console.capture() as capture:
             console.print(to_terminal(found))

@@ -15,12 +15,14 @@ import pytest
 import tiny
 
 from edgeopt.bundle import Bundle, EngineSettings, Golden, Manifest, pack, write_bundle
+from edgeopt.bundle.records import Acceptance, Ratio
 from edgeopt.errors import BundleError, DataError, ModelError, TargetError
+from edgeopt.hardware import ThisMachine
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.preprocess import to_bgr
 from edgeopt.references import ALLOWED_VARIABLE
 from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
-from edgeopt.runtime.choice import Candidates
+from edgeopt.runtime.choice import Candidates, choose
 from edgeopt.runtime.verify import difference
 from edgeopt.spec import CodeDecoding, TensorSpec, replace
 
@@ -345,52 +347,144 @@ def changed(**by_name: dict[str, Any]) -> Manifest:
     )
 
 
-def choose(described: Manifest, available: Callable[[str], Availability] = lambda _: Availability(ok=True)) -> Any:
-    """(name of the chosen variant, reasons of the others)."""
-    candidates = Candidates(described, available)
-    chosen = next(iter(candidates))
-    candidates.reject_rest(chosen)
-    return chosen.name, candidates.rejected
+def machine(**cpu: Any) -> ThisMachine:
+    """This machine with another processor."""
+    here = ThisMachine()
+    here.__dict__["processor"] = replace(here.processor, cpu=replace(here.processor.cpu, **cpu))
+    return here
 
 
-def test_the_fastest_measured_variant_is_chosen() -> None:
-    described = changed(ort_fp32={"p50_ms": 4.0}, ov_fp32={"p50_ms": 3.0}, ort_int8={"p50_ms": 5.0})
-    name, rejected = choose(described)
-    assert name == "ov-fp32"
-    assert rejected == {
-        "ort-fp32": "slower: 4 ms where 'ov-fp32' takes 3 ms",
-        "ort-int8": "slower: 5 ms where 'ov-fp32' takes 3 ms",
-        "ov-int8": "not measured, and 'ov-fp32' comes before it",
+def took(target: str, p50_ms: float, **ratio: float) -> dict[str, Any]:
+    """A latency measured here, and its ratio to the baseline."""
+    against = Ratio(baseline="ort-fp32", **ratio) if ratio else None
+    found = tiny.measured(tiny.identity(target), latency=tiny.latency(p50_ms, ratio=against))
+    return {"measured": found}
+
+
+def here(_: str) -> Availability:
+    return Availability(ok=True)
+
+
+def test_paired_ratios_decide_and_not_the_medians_of_a_drifting_machine() -> None:
+    described = changed(
+        ort_fp32=took("ort", 134.0), ov_fp32=took("ov", 140.0, estimate=0.86, low=0.84, high=0.88),
+        ort_int8=took("ort", 120.0, estimate=1.5, low=1.4, high=1.6),
+    )  # fmt: skip
+    choice = choose(described, here)
+    assert (choice.name, choice.hint) == ("ov-fp32", "")
+    assert choice.reason == "it is the fastest that was measured here, at 0.86× the latency of 'ort-fp32'"
+    assert choice.rejected == {
+        "ort-fp32": "slower here: 1.16× the latency of 'ov-fp32'",
+        "ort-int8": "slower here: 1.74× the latency of 'ov-fp32'",
+        "ov-int8": "it was not measured on this machine, and 'ov-fp32' goes before it until it is",
     }
+
+
+def test_int8_has_to_be_faster_beyond_doubt() -> None:
+    described = changed(
+        ort_fp32=took("ort", 10.0), ort_int8=took("ort", 9.0, estimate=0.97, low=0.91, high=1.03),
+        ov_int8=took("ov", 9.0, estimate=0.9, low=0.8, high=1.01),
+    )  # fmt: skip
+    choice = choose(described, here)
+    assert choice.name == "ort-fp32"
+    assert choice.rejected["ov-int8"] == (
+        "not faster beyond doubt here: 0.90× the latency of 'ort-fp32', up to 1.01×; INT8 has to be, since it costs "
+        "accuracy"
+    )
+    surely = changed(ort_fp32=took("ort", 10.0), ov_int8=took("ov", 9.0, estimate=0.9, low=0.8, high=0.99))
+    assert choose(surely, here).name == "ov-int8"
+
+
+def test_what_another_machine_measured_neither_decides_nor_is_quoted() -> None:
+    other = replace(tiny.identity("ov"), cpu=replace(tiny.identity("ov").cpu, model="Atom x7"))
+    described = changed(ov_int8={"measured": tiny.measured(other, 1.0)}, ort_fp32=took("ort", 5.0))
+    assert choose(described, here).name == "ort-fp32"
+    choice = choose(changed(ov_int8={"measured": tiny.measured(other, 7.125)}), here, machine(features=()))
+    assert choice.name == "ort-fp32"
+    assert choice.hint.startswith("'tiny-classifier' was not measured on this machine (")
+    assert "only on Atom x7, " in choice.hint
+    assert "7.1" not in str(choice)
+
+
+@pytest.mark.parametrize("field", ["cpu", "board", "power_mode", "libraries"])
+def test_a_machine_is_another_one_when(field: str) -> None:
+    plain = tiny.identity()
+    different = {"cpu": replace(plain.cpu, cores=99), "libraries": {"onnxruntime": "0.1"}}.get(field, "another")
+    other = replace(plain, **{field: different})
+    assert other.fingerprint != plain.fingerprint
+    assert choose(changed(ort_fp32={"measured": tiny.measured(other, 1.0)}), here).hint
+
+
+@pytest.mark.parametrize(
+    ("features", "name"), [(("avx2",), "ort-fp32"), (("avx2", "avx512_vnni"), "ov-int8"), (("asimddp",), "ov-int8")]
+)
+def test_the_default_order_of_a_processor(features: tuple[str, ...], name: str) -> None:
+    choice = choose(tiny.manifest(), here, machine(features=features))
+    assert choice.name == name
+    assert choice.reason == "nothing was measured here, and the default order for this processor begins with it"
 
 
 def test_an_unaccepted_accuracy_is_never_chosen() -> None:
     described = changed(
-        ov_int8={"p50_ms": 1.0, "accepted": False, "verdict": "top-1 fell by 3 points"}, ov_fp32={"p50_ms": 3.0}
+        ov_int8={"accepted": False, "verdict": "top-1 fell by 3 points", **took("ov", 1.0)}, ov_fp32=took("ov", 3.0)
     )
-    name, rejected = choose(described)
-    assert name == "ov-fp32"
-    assert rejected["ov-int8"] == "it was not accepted: top-1 fell by 3 points"
+    choice = choose(described, here)
+    assert choice.name == "ov-fp32"
+    assert choice.rejected["ov-int8"] == "it was not accepted: top-1 fell by 3 points"
 
 
-def test_what_was_not_measured_is_chosen_by_precision() -> None:
-    assert choose(tiny.manifest())[0] == "ort-int8"
-
-
-def test_a_target_that_is_not_here() -> None:
-    name, rejected = choose(
-        changed(ov_int8={"p50_ms": 1.0}), lambda target: MISSING if target == "ov" else Availability(ok=True)
+@pytest.mark.parametrize("accepted", [True, False])
+def test_what_was_accepted_here_decides_here_alone(*, accepted: bool) -> None:
+    found = Acceptance(accepted=accepted, verdict="it loses 9.00 points")
+    described = changed(
+        ov_int8={
+            "accepted": not accepted,
+            "measured": tiny.measured(tiny.identity("ov"), 1.0, accuracy=tiny.accuracy(0.5), acceptance=found),
+        },
+        ov_fp32=took("ov", 3.0),
     )
-    assert name == "ort-int8"
-    assert rejected["ov-int8"] == "target 'ov' cannot run here: not here"
+    choice = choose(described, here)
+    assert choice.name == ("ov-int8" if accepted else "ov-fp32")
+    if not accepted:
+        assert choice.rejected["ov-int8"] == "it was not accepted: it loses 9.00 points (measured here)"
 
 
-def test_an_accelerator_comes_first_where_there_is_one() -> None:
-    described = changed(ov_int8={"p50_ms": 1.0}, ort_fp32={"target": "trt", "precision": "fp16"})
-    name, rejected = choose(described)
-    assert name == "ort-fp32"
-    assert rejected["ov-int8"] == "'ort-fp32' runs on this machine's accelerator"
-    assert choose(described, lambda target: MISSING if target == "trt" else Availability(ok=True))[0] == "ov-int8"
+def test_an_absent_library_is_said_as_such() -> None:
+    described = changed(ov_int8=took("ov", 1.0), ort_fp32=took("ort", 2.0))
+    choice = choose(described, lambda target: MISSING if target == "ov" else Availability(ok=True))
+    assert choice.name == "ort-fp32"
+    assert choice.rejected["ov-int8"] == choice.rejected["ov-fp32"] == "target 'ov' cannot run here: not here"
+
+
+def gpu(name: str, precision: str) -> dict[str, Any]:
+    return {"target": "trt", "name": name, "precision": precision}
+
+
+def test_on_a_gpu_fp16_goes_before_int8_until_both_were_measured() -> None:
+    described = changed(ort_fp32=gpu("trt-fp16", "fp16"), ort_int8=gpu("trt-int8", "int8"), ov_int8=took("ov", 1.0))
+    described = replace(described, baseline="ov-fp32")
+    choice = choose(described, here)
+    assert choice.name == "trt-fp16"
+    assert (
+        choice.rejected["trt-int8"] == "it was not measured on this machine, and 'trt-fp16' goes before it until it is"
+    )
+    assert choice.rejected["ov-int8"] == "'trt-fp16' runs on this machine's GPU"
+    without = choose(described, lambda target: MISSING if target == "trt" else Availability(ok=True))
+    assert without.name == "ov-int8"
+
+
+def test_a_gpu_that_was_measured_to_be_slower_than_the_processor_is_not_used() -> None:
+    slow = Ratio(baseline="ov-fp32", estimate=3.0, low=2.9, high=3.1)
+    described = changed(
+        ort_fp32={
+            **gpu("trt-fp16", "fp16"),
+            "measured": tiny.measured(tiny.identity("trt"), latency=tiny.latency(9.0, ratio=slow)),
+        },
+        ov_fp32=took("ov", 3.0),
+    )  # fmt: skip
+    choice = choose(replace(described, baseline="ov-fp32"), here)
+    assert choice.name == "ov-fp32"
+    assert choice.rejected["trt-fp16"] == "slower here: 3.00× the latency of 'ov-fp32'"
 
 
 def test_engines_that_cannot_win_are_not_even_imported() -> None:
@@ -400,7 +494,7 @@ def test_engines_that_cannot_win_are_not_even_imported() -> None:
         asked.append(target)
         return Availability(ok=True)
 
-    choose(changed(ov_int8={"p50_ms": 1.0}), available)
+    next(iter(Candidates(changed(ov_int8=took("ov", 1.0)), available)))
     assert asked == ["ov"]
 
 
@@ -413,7 +507,7 @@ def test_nothing_runs_here(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_variant_that_does_not_load_is_passed_over_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = {variant.file: engine for variant, engine in tiny.engines()}
     files["variants/ov-int8/model.onnx"] = b"of another age"
-    path = write_bundle(tmp_path / "x.edgeopt", changed(ov_int8={"p50_ms": 1.0}, ort_fp32={"p50_ms": 2.0}), files).path
+    path = write_bundle(tmp_path / "x.edgeopt", changed(ov_int8=took("ov", 1.0), ort_fp32=took("ort", 2.0)), files).path
     with load(path) as found:
         assert found.variant.name == "ort-fp32"
         assert "does not load here: openvino" in found.rejected["ov-int8"]
@@ -510,12 +604,10 @@ def test_differences() -> None:
 
 
 def test_a_predictor_does_not_carry_what_was_measured(tmp_path: Path) -> None:
-    bundle = tiny.write(tmp_path / "t.edgeopt").record(
-        "ort-fp32", accuracy=tiny.accuracy(0.5), latency=tiny.latency(1.0)
-    )
+    bundle = tiny.write(tmp_path / "t.edgeopt").record("ort-fp32", accuracy=tiny.accuracy(0.5))
     with load(bundle.path, variant="ort-fp32") as predictor:
         assert predictor.variant.accuracy is None
-        assert predictor.variant.latency is None
+        assert predictor.variant.measured == {}
     assert Bundle.open(bundle.path).variant("ort-fp32").accuracy is not None
 
 

@@ -15,14 +15,17 @@ from edgeopt.bundle.records import (
     Diagnosis,
     Effect,
     LatencyResult,
+    Measured,
     PackedArray,
     Series,
 )
+from edgeopt.hardware import Identity, ThisMachine
 from edgeopt.measure.environment import environment
 from edgeopt.measure.latency import distribution, histogram
 from edgeopt.metrics import classification_report, confusion_matrix
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime import availability, open_session
+from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import (
     ClassificationDecoding,
@@ -123,6 +126,17 @@ def latency(p50_ms: float, **fields: object) -> LatencyResult:
         "quick": True,
     }
     return LatencyResult(**{**values, **fields})
+
+
+def identity(target: str = "ort") -> Identity:
+    """This machine, as a target's engines depend on it."""
+    return identity_of_target(target, ThisMachine())
+
+
+def measured(machine: Identity, p50_ms: float | None = None, **fields: object) -> dict[str, Measured]:
+    """What a machine found, as a variant keeps it: perhaps a latency, and `fields` of the record."""
+    found = None if p50_ms is None else latency(p50_ms)
+    return {machine.fingerprint: Measured(**{"machine": machine, "recorded": CREATED, "latency": found, **fields})}
 
 
 def diagnosis() -> Diagnosis:

@@ -6,7 +6,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 
 from __future__ import annotations
 
-from edgeopt.benchmark.bundles import benchmark_bundle
+from edgeopt.benchmark.bundles import benchmark_bundle, found_here
 from edgeopt.benchmark.images import golden_pictures
 from edgeopt.benchmark.results import (
     json_schema,
@@ -30,6 +30,7 @@ __all__ = [
     "benchmark_scenario",
     "benchmark_variants",
     "compare",
+    "found_here",
     "golden_pictures",
     "json_schema",
     "measure",

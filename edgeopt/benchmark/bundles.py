@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from edgeopt.benchmark.run import benchmark_scenario
-from edgeopt.bundle import Bundle, Mode, Variant
+from edgeopt.bundle import Bundle, Manifest, Mode, Variant
 from edgeopt.bundle.accuracy import accuracy_beside
-from edgeopt.bundle.records import LatencyResult, ScenarioName
+from edgeopt.bundle.records import LatencyResult, Measured, ScenarioName, now
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import TargetError
+from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Update
 from edgeopt.runtime import availability, open_variant
+from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.session import Array
 from edgeopt.spec import replace
 
@@ -54,6 +56,28 @@ def benchmark_bundle(
     return {
         name: replace(result, engine=predictors[name].variant.engine, accuracy=accuracy_beside(bundle.manifest, name))
         for name, result in results.items()
+    }
+
+
+def found_here(
+    results: Mapping[str, LatencyResult], manifest: Manifest, machine: ThisMachine | None = None
+) -> dict[str, Measured]:
+    """What a bundle keeps of a benchmark, by variant: undisturbed whole runs of single images, with its own threads.
+
+    Args:
+        results: of `benchmark_bundle`.
+        manifest: of the same bundle.
+        machine: that measured. Default: this one.
+    """
+    machine = machine or ThisMachine()
+    return {
+        name: Measured(
+            machine=identity_of_target(manifest.variant(name).target, machine), recorded=now(), latency=result
+        )
+        for name, result in results.items()
+        if result.scenario == "singlestream"
+        and not (result.invalid or result.partial)
+        and result.environment.threads == 0
     }
 
 

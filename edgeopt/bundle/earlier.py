@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import msgspec
 
+from edgeopt.bundle.records import LatencyResult, Measured
+from edgeopt.hardware import identity_of
 from edgeopt.renamed import use_present_names_in_manifest
-from edgeopt.typed import from_json
+from edgeopt.spec import replace
+from edgeopt.typed import convert, from_json
 
 _STAGES = {
     "repairs": "repairs",
@@ -18,6 +22,9 @@ _STAGES = {
 """Keys of a variant's ``settings`` in version 1, and of `StageRecords`."""
 _IMPLICIT = {"images": "images", "of": "source"}
 """The same of `ImplicitCalibration`."""
+_DISTRIBUTIONS = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt", "rtx": "tensorrt-rtx"}
+"""Packages by target; version 1 knew no others."""
+_ACCELERATED = ("trt", "rtx")
 
 
 def from_version_1(text: bytes) -> bytes:
@@ -38,9 +45,28 @@ def from_version_1(text: bytes) -> bytes:
         calibration["settings"] = calibration.get("settings") or None
     variants = manifest.get("variants")
     for variant in variants if isinstance(variants, list) else []:
-        if isinstance(variant, dict) and isinstance(settings := variant.pop("settings", {}), dict):
+        if not isinstance(variant, dict):
+            continue  # left for validation to refuse
+        if isinstance(settings := variant.pop("settings", {}), dict):
             variant["stages"] = _stages(settings)
+        variant.pop("p50_ms", None)
+        if (latency := variant.pop("latency", None)) is not None:
+            found = _measured(variant.get("target"), latency, manifest.get("created"))
+            variant["measured"] = {found.machine.fingerprint: msgspec.to_builtins(found)}
     return msgspec.json.encode(manifest)
+
+
+def _measured(target: object, latency: object, created: object) -> Measured:
+    """What was measured where the bundle was built."""
+    found = convert(latency, LatencyResult)
+    here = found.environment.machine
+    if target not in _ACCELERATED:
+        here = replace(here, gpus=())
+    libraries = {
+        name: version for name, version in found.environment.versions.items() if name == _DISTRIBUTIONS.get(str(target))
+    }
+    machine = identity_of(here, libraries, found.conditions.power_mode)
+    return Measured(machine=machine, recorded=convert(created, datetime.datetime), latency=found)
 
 
 def _stages(settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle.golden import unpack
 from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
+from edgeopt.bundle.records import Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
 from edgeopt.errors import BundleError, StorageError, storage_errors
 from edgeopt.files import sha256
@@ -93,8 +94,7 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``accuracy``, ``accepted``, ``verdict``, ``latency``, ``p50_ms``, ``engine``, ``diagnosis``,
-                ``tuned``.
+            results: any of ``accuracy``, ``accepted``, ``verdict``, ``engine``, ``diagnosis``, ``tuned``.
 
         Returns:
             The bundle with its new manifest.
@@ -105,15 +105,70 @@ class Bundle:
         """
         if unknown := sorted(set(results) - _RESULTS):
             raise BundleError(f"{', '.join(unknown)}: not a result of a variant. Known: {', '.join(sorted(_RESULTS))}")
+        return self._changed(lambda current: current.with_variant(replace(current.variant(variant), **results)))
+
+    def record_measured(self, found: Mapping[str, Measured]) -> Bundle:
+        """Keep what this machine found, beside what others did, and in place of what it found before.
+
+        Args:
+            found: by variant.
+
+        Returns:
+            The bundle with its new manifest.
+
+        Raises:
+            BundleError: no such variant, or the bundle was replaced by another one while it was measured.
+            StorageError: the disk refused, or the folder is read-only.
+        """
+
+        def change(current: Manifest) -> Manifest:
+            for name, new in found.items():
+                variant = self._same(current, name)
+                key = new.machine.fingerprint
+                merged = variant.measured[key].merged(new) if key in variant.measured else new
+                current = current.with_variant(replace(variant, measured={**variant.measured, key: merged}))
+            return current
+
+        return self._changed(change)
+
+    def add(self, variant: Variant, engine: bytes) -> Bundle:
+        """Put one more variant into the bundle, in place of one of its name; the folder is replaced in one step.
+
+        Raises:
+            BundleError: the bundle was replaced by another one since it was opened.
+            StorageError: the disk refused.
+        """
         with storage_errors(self.path), lock(self.path):
-            current = decode(_read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
-            changed = current.with_variant(replace(current.variant(variant), **results))
-            changed = decode(encode(changed), origin="the new manifest")  # refuses a result of the wrong type
-            replace_file(self.path / MANIFEST_NAME, encode(changed))
-        return Bundle(self.path, changed)
+            current = self._read()
+            for other in self.manifest.variants:
+                self._same(current, other.name)
+            others = tuple(one for one in current.variants if one.name != variant.name)
+            files: dict[str, bytes | Path] = {name: self.path / name for name in current.files}
+            manifest = replace(current, variants=(*others, variant))
+            return _write(self.path, manifest, {**files, variant.file: engine})
+
+    def _changed(self, change: Callable[[Manifest], Manifest]) -> Bundle:
+        """Replace the manifest by what `change` makes of the one that is there now."""
+        with storage_errors(self.path), lock(self.path):
+            changed = encode(change(self._read()))
+            manifest = decode(changed, origin="the new manifest")  # refuses a result of the wrong type
+            replace_file(self.path / MANIFEST_NAME, changed)
+        return Bundle(self.path, manifest)
+
+    def _read(self) -> Manifest:
+        return decode(_read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
+
+    def _same(self, current: Manifest, name: str) -> Variant:
+        """A variant as it is now, if its engine is still the one that was opened."""
+        variant = current.variant(name)
+        if current.files[variant.file] != self.manifest.files[self.variant(name).file]:
+            raise BundleError(
+                f"{self.path} was replaced meanwhile, and its variant '{name}' is another one now. Try again"
+            )
+        return variant
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "latency", "p50_ms", "engine", "diagnosis", "tuned"})
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "engine", "diagnosis", "tuned"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
@@ -132,8 +187,14 @@ def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes
     if path.is_symlink() or (path.exists() and not _may_replace(path)):
         raise BundleError(f"{path} is there and is not a bundle; choose another name or remove it")
     with storage_errors(path):
-        records = {name: _record(content) for name, content in files.items()}
-    manifest = replace(manifest, files=records)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with lock(path):
+            return _write(path, manifest, files)
+
+
+def _write(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:
+    """`write_bundle` for whoever holds the lock."""
+    manifest = replace(manifest, files={name: _record(content) for name, content in files.items()})
     check_references(manifest, origin=str(path))
     text = encode(manifest)
     manifest = decode(text, origin=str(path / MANIFEST_NAME))  # what readers will see; refuses wrong types now

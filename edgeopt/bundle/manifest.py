@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.bundle.earlier import from_version_1
-from edgeopt.bundle.records import Accuracy, Diagnosis, LatencyResult, StageRecords
+from edgeopt.bundle.records import Accuracy, Diagnosis, Measured, StageRecords
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.doors import TARGETS
@@ -28,6 +28,7 @@ MANIFEST_NAME = "manifest.json"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Fingerprint: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
 RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 """POSIX path from the bundle's folder; `check_references` refuses one that leaves it."""
 
@@ -71,15 +72,13 @@ class Variant(Struct):
     """Nodes of the graph by operator."""
     golden: Golden | None = None
     accuracy: Accuracy | None = None
-    """On the test set, where it was built."""
+    """On the test set, when it was built."""
     accepted: bool = True
     """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
     verdict: str = ""
-    """Why it was or was not accepted, for people."""
-    latency: LatencyResult | None = None
-    """Where it was built."""
-    p50_ms: Annotated[float, Meta(gt=0.0)] | None = None
-    """Median latency, end to end at batch 1, which the runtime chooses by. None: not measured."""
+    """Why it was not accepted, or why that is not certain, for people."""
+    measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
+    """What each kind of machine found, by `hardware.Identity.fingerprint`; it decides there, and nowhere else."""
     diagnosis: Diagnosis | None = None
     """Why it loses accuracy, where that was asked."""
 

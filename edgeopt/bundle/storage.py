@@ -26,7 +26,7 @@ def write_folder(path: Path, files: Mapping[str, bytes | Path]) -> None:
     """Write `files` as the folder `path`, replacing what is there in one step.
 
     A process killed at any moment leaves the old folder or the new one. What it was writing stays beside it under a
-    hidden name until the next write to `path` removes it.
+    hidden name until the next write to `path` removes it. The caller holds the `lock`.
 
     Args:
         path: the folder to make.
@@ -35,16 +35,14 @@ def write_folder(path: Path, files: Mapping[str, bytes | Path]) -> None:
     Raises:
         StorageError: the disk refused.
     """
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with lock(path), _temporary_sibling(path) as temporary:
-            for name, content in files.items():
-                _write(temporary / name, content)
-            temporary.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
-            for folder, _, _ in os.walk(temporary):
-                sync_folder(Path(folder))
-            _put_in_place(temporary, path)
-            sync_folder(path.parent)
+    with storage_errors(path), _temporary_sibling(path) as temporary:
+        for name, content in files.items():
+            _write(temporary / name, content)
+        temporary.chmod(0o755)  # mkdtemp's 0700 would hide the result from other users
+        for folder, _, _ in os.walk(temporary):
+            sync_folder(Path(folder))
+        _put_in_place(temporary, path)
+        sync_folder(path.parent)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -96,15 +96,13 @@ def inspect(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
     from edgeopt.cli.views.tables import bundle_tables
-    from edgeopt.runtime import availability
-    from edgeopt.runtime.choice import choose
+    from edgeopt.runtime.choice import choose, measured_here
 
     opened = Bundle.open(bundle)
     if as_json:
         print_json(opened.manifest)
         return
-    chosen, rejected = choose(opened.manifest, availability)
-    for table in bundle_tables(opened.manifest, chosen, rejected):
+    for table in bundle_tables(opened.manifest, choose(opened.manifest), measured_here(opened.manifest)):
         console().print(table)
 
 

@@ -11,8 +11,11 @@ from edgeopt.cli.options import as_json, bundle, data, pictures, threads, varian
 from edgeopt.cli.output import echo, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from edgeopt.benchmark import ScenarioName
     from edgeopt.bundle import Bundle
+    from edgeopt.bundle.records import Measured
     from edgeopt.dataset import Dataset
     from edgeopt.evaluate import Accuracy
     from edgeopt.gate import Verdict
@@ -55,13 +58,14 @@ def evaluate(
 ) -> None:
     """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images.
 
-    Also shows which classes changed and the surest mistakes. --json has everything, image by image.
+    Also shows which classes changed and the surest mistakes. --json has everything, image by image. The bundle keeps
+    what was found on the images that it was built with, for machines of this kind alone.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.views.answers import answers_view
     from edgeopt.cli.views.tables import accuracy_table
-    from edgeopt.evaluate import evaluate_bundle, images_csv, results_by_variant, results_json
+    from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
 
     opened = Bundle.open(bundle)
     dataset = _dataset(opened, data)
@@ -78,6 +82,23 @@ def evaluate(
     else:
         console().print(accuracy_table(results))
         console().print(answers_view(results, images, manifest, worst))
+    if found := found_here(results, manifest):
+        _record(opened, found)
+    else:
+        echo("nothing was recorded: these are not the images that the bundle was built with", err=True)
+
+
+def _record(bundle: Bundle, found: Mapping[str, Measured]) -> None:
+    """Keep in the bundle what this machine found; one that cannot be written is no reason to fail."""
+    from edgeopt.errors import StorageError
+
+    try:
+        bundle.record_measured(found)
+    except StorageError as error:
+        echo(f"nothing was recorded: {error}", err=True)
+        return
+    machines = "; ".join(sorted({each.machine.title for each in found.values()}))
+    echo(f"recorded in {bundle.path} for {machines}", err=True)
 
 
 def _write(path: Path, text: str) -> None:
@@ -143,9 +164,11 @@ def benchmark(
 ) -> None:
     """Measure latency: every variant that runs here, in alternation with FP32.
 
+    The bundle keeps what was found, for machines of this kind alone, and `edgeopt run` and `load` choose by it there.
+
     Ctrl-C gives what was measured so far, marked partial, and exits with 130.
     """
-    from edgeopt.benchmark import benchmark_bundle, require_accuracy, require_valid
+    from edgeopt.benchmark import benchmark_bundle, found_here, require_accuracy, require_valid
     from edgeopt.bundle import Bundle
     from edgeopt.cli.boundary import INTERRUPTED
     from edgeopt.cli.console import StageDisplay, console
@@ -167,6 +190,10 @@ def benchmark(
         print_json(results)
     else:
         console().print(latency_table(results))
+    if found := found_here(results, opened.manifest):
+        _record(opened, found)
+    elif scenario == "singlestream":
+        echo("nothing was recorded: the run was not valid, not whole, or with threads of its own", err=True)
     if partial:
         context.exit(INTERRUPTED)
     if accuracy_class is not None:

@@ -8,7 +8,7 @@ from edgeopt.bundle.records import (
     DetectionOutcomes,
     PackedArray,
 )
-from edgeopt.evaluate.bundles import evaluate_bundle
+from edgeopt.evaluate.bundles import evaluate_bundle, found_here
 from edgeopt.evaluate.classes import class_changes, class_sentence
 from edgeopt.evaluate.images import ImageResult, image_results, results_by_variant, surest_mistakes
 from edgeopt.evaluate.run import Evaluated, Runner, evaluate
@@ -31,6 +31,7 @@ __all__ = [
     "confusion_csv",
     "evaluate",
     "evaluate_bundle",
+    "found_here",
     "image_results",
     "images_csv",
     "results_by_variant",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
-from edgeopt.bundle import Bundle
-from edgeopt.bundle.records import Accuracy
+from edgeopt.bundle import Bundle, Manifest
+from edgeopt.bundle.records import Accuracy, Measured, now
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.evaluate.run import evaluate
+from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Progress, Silent
 from edgeopt.runtime import open_variant
+from edgeopt.runtime.choice import identity_of_target
 
 _LOG = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ def evaluate_bundle(
     Args:
         bundle: an opened bundle.
         dataset: labelled images; its class names must be the model's.
-        config: how many images, and how detections are filtered.
+        config: how many images, and how detections are filtered. Default: as the bundle's recipe says.
         variant: only this one and the baseline. Default: all that run here.
         threads: of the engines; 0 means what the bundle says.
         progress: told which variant it is at.
@@ -46,6 +49,7 @@ def evaluate_bundle(
         MissingExtraError: the library of the variant that was asked for is not installed.
     """
     _refuse_calibrated(bundle, dataset)
+    config = config or (bundle.manifest.recipe.evaluate if bundle.manifest.recipe is not None else None)
     display = progress or Silent()
     wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     baseline = bundle.variant(bundle.manifest.baseline)
@@ -68,6 +72,27 @@ def evaluate_bundle(
         names = ", ".join(each.name for each in bundle.manifest.variants)
         raise TargetError(f"no variant of {bundle.path} runs here ({names}). See: edgeopt inspect {bundle.path}")
     return results
+
+
+def found_here(
+    results: Mapping[str, Accuracy], manifest: Manifest, machine: ThisMachine | None = None
+) -> dict[str, Measured]:
+    """What a bundle keeps of an evaluation, by variant: that on the images which it was built with, by these kernels.
+
+    Args:
+        results: of `evaluate_bundle`.
+        manifest: of the same bundle.
+        machine: that evaluated. Default: this one.
+    """
+    machine = machine or ThisMachine()
+    baseline = manifest.variant(manifest.baseline).accuracy
+    return {
+        name: Measured(
+            machine=identity_of_target(manifest.variant(name).target, machine), recorded=now(), accuracy=accuracy
+        )
+        for name, accuracy in results.items()
+        if baseline is None or baseline.data == accuracy.data
+    }
 
 
 def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:

@@ -213,5 +213,5 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
 
 def _accuracy(side: Side) -> Accuracy | None:
     manifest = Bundle.open(side.path).manifest
-    name = side.variant or choose(manifest, availability)[0]
+    name = side.variant or choose(manifest, availability).name
     return None if name is None else manifest.variant(name).accuracy

@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from edgeopt.hardware.boards import DEVICES, JETPACKS, Device, JetPack, Precision, device, jetpack_of
-from edgeopt.hardware.fingerprint import processor_fingerprint
-from edgeopt.hardware.probing import Cpu, CudaDriverState, Gpu, Jetson, Machine, cuda_driver_state, machine
+from edgeopt.hardware.fingerprint import (
+    Identity,
+    ThisMachine,
+    identity_of,
+    machine_fingerprint,
+    processor_fingerprint,
+)
+from edgeopt.hardware.probing import (
+    Cpu,
+    CudaDriverState,
+    Gpu,
+    Jetson,
+    Machine,
+    cuda_driver_state,
+    machine,
+    power_mode_reader,
+)
 
 __all__ = [
     "DEVICES",
@@ -13,13 +28,18 @@ __all__ = [
     "CudaDriverState",
     "Device",
     "Gpu",
+    "Identity",
     "JetPack",
     "Jetson",
     "Machine",
     "Precision",
+    "ThisMachine",
     "cuda_driver_state",
     "device",
+    "identity_of",
     "jetpack_of",
     "machine",
+    "machine_fingerprint",
+    "power_mode_reader",
     "processor_fingerprint",
 ]

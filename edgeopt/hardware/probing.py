@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,17 @@ def _jetson(root: Path) -> Jetson | None:
     l4t = f"{release.group(1)}.{release.group(2)}" if release else None
     found = jetpack_of(l4t) if l4t else None
     return Jetson(model=model or "unknown", l4t=l4t, jetpack=found.version if found else None)
+
+
+def power_mode_reader(root: Path = Path("/")) -> Callable[[], str | None]:
+    """A function that reads Jetson's nvpmodel by name, or the governor of cpufreq, fast enough while measuring."""
+    names = dict(re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _read(root / "etc/nvpmodel.conf")))
+    status = root / "var/lib/nvpmodel/status"
+    governors = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))
+
+    def read() -> str | None:
+        if match := re.search(r"pmode:0*(\d+)", _read(status)):
+            return str(names.get(match.group(1), f"nvpmodel {match.group(1)}"))
+        return " ".join(sorted({_read(path).strip() for path in governors})) or None
+
+    return read

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from importlib.metadata import distributions
 
-import msgspec
-
 from edgeopt import __version__
 from edgeopt.bundle.records import Environment
-from edgeopt.hardware import Machine, machine
+from edgeopt.hardware import machine, machine_fingerprint
 
 _PACKAGES = ("numpy", "opencv-python", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
 
@@ -21,17 +18,11 @@ def environment(threads: int = 0) -> Environment:
     here = machine()
     return Environment(
         machine=here,
-        fingerprint=fingerprint(here),
+        fingerprint=machine_fingerprint(here),
         threads=threads,
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
         versions=_versions(),
     )
-
-
-def fingerprint(here: Machine) -> str:
-    """Return 16 hexadecimal digits of what decides a machine's speed. Kernel and Python versions are left out."""
-    parts = (here.cpu, here.gpus, here.jetson, here.driver)
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
 
 
 def peak_memory_mib() -> float:

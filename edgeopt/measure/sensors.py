@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeopt.bundle.records import Conditions
+from edgeopt.hardware import power_mode_reader
 from edgeopt.measure.jetson_stats import BoardReading, JetsonStats, open_jetson_stats
 from edgeopt.measure.nvml import GpuReading, Nvml, open_nvml
 
@@ -74,7 +75,7 @@ class Sensors:
         self._zones = _labelled(sys.glob("class/thermal/thermal_zone*"), "type", "temp")
         self._rails = _ina3221_rails(sys)
         self._rapl = _labelled(sys.glob("class/powercap/intel-rapl:[0-9]"), "name", "energy_uj")
-        self._power_mode = _power_mode_reader(root)
+        self._power_mode = power_mode_reader(root)
 
     def read(self) -> Reading:
         """Read every sensor; this takes a few milliseconds."""
@@ -188,20 +189,6 @@ def _ina3221_rails(sys: Path) -> dict[str, tuple[Path, Path]]:
             if current.exists():
                 rails[_text(label).strip()] = (monitor / f"in{number}_input", current)
     return rails
-
-
-def _power_mode_reader(root: Path) -> Callable[[], str | None]:
-    """Return a reader of Jetson's nvpmodel by name, or of the governor of cpufreq."""
-    names = dict(re.findall(r"POWER_MODEL ID=(\d+) NAME=(\S+)", _text(root / "etc/nvpmodel.conf")))
-    status = root / "var/lib/nvpmodel/status"
-    governors = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))
-
-    def read() -> str | None:
-        if match := re.search(r"pmode:0*(\d+)", _text(status)):
-            return str(names.get(match.group(1), f"nvpmodel {match.group(1)}"))
-        return " ".join(sorted({_text(path).strip() for path in governors})) or None
-
-    return read
 
 
 def _labelled(folders: Iterable[Path], label: str, value: str) -> dict[str, Path]:

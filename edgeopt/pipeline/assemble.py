@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +12,18 @@ import numpy as np
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
-from edgeopt.bundle.records import StageRecords
+from edgeopt.bundle.records import Measured, StageRecords, now
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
-from edgeopt.hardware import machine
+from edgeopt.hardware import ThisMachine
 from edgeopt.pipeline.budget import read_search
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.precision import read_kept
 from edgeopt.pipeline.variants import BuiltVariant
+from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import ModelSpec
@@ -38,7 +38,7 @@ _GOLDEN_INPUTS = "golden/inputs.npz"
 
 
 @dataclass(frozen=True)
-class Measured:
+class Result:
     """An engine with what was measured on it."""
 
     engine: BuiltVariant
@@ -59,7 +59,7 @@ def assemble(
     job: Job,
     path: Path,
     key: str,
-    measured: Sequence[Measured],
+    measured: Sequence[Result],
     calibration: CalibrationTable | None,
     parity: float,
 ) -> Bundle:
@@ -72,9 +72,9 @@ def assemble(
     spec = read_spec(measured[0].engine.graph)
     inputs = _golden_inputs(job, spec)
     files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
-    variants = []
+    here, variants = ThisMachine(), []
     for each in measured:
-        variants.append(_variant(each, job.config.evaluate.max_drop))
+        variants.append(_variant(each, job.config.evaluate.max_drop, here))
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each.engine, inputs))
@@ -82,13 +82,13 @@ def assemble(
     libraries = dict.fromkeys((*_LIBRARIES, *(name for target in targets for name in target.distributions)))
     manifest = Manifest(
         name=job.config.name,
-        created=datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0),
+        created=now(),
         spec=spec,
         baseline=measured[0].engine.name,
         variants=tuple(variants),
         calibration=None if calibration is None else examined(job, calibration, [each.engine for each in measured]),
         versions={name: found for name in libraries if (found := version(name))},
-        machine=machine(),
+        machine=here.whole,
         parity=parity,
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
         recipe=job.config,
@@ -97,7 +97,7 @@ def assemble(
     return write_bundle(path, manifest, files)
 
 
-def _variant(each: Measured, max_drop: float) -> Variant:
+def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
     engine = each.engine
     drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
     found = read_search(engine.graph)
@@ -124,11 +124,18 @@ def _variant(each: Measured, max_drop: float) -> Variant:
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=each.accuracy,
-        latency=each.latency,
         accepted=accepted,
         verdict=verdict,
-        p50_ms=None if each.latency is None else each.latency.end_to_end.p50_ms,
+        measured=_measured_here(each, machine),
     )
+
+
+def _measured_here(result: Result, machine: ThisMachine) -> dict[str, Measured]:
+    """What this machine found, where the engine runs here."""
+    if result.latency is None:
+        return {}
+    identity = identity_of_target(result.engine.target, machine)
+    return {identity.fingerprint: Measured(machine=identity, recorded=now(), latency=result.latency)}
 
 
 def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
-from edgeopt.pipeline.assemble import Measured, assemble, is_current
+from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
@@ -162,7 +162,7 @@ def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:
     return in_float16(job, graph) if reduced == "fp16" else graph
 
 
-def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Measured], list[str]]:
+def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Result], list[str]]:
     """Every engine with its accuracy and latency, the baseline first; and the keys of all that went into them."""
     baseline, *_ = engines
     reference = variants.evaluated(job, baseline, None)
@@ -170,7 +170,7 @@ def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Measured], li
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
     measured = [
-        Measured(engine, variants.read_accuracy(accuracy), latencies.get(engine.name))
+        Result(engine, variants.read_accuracy(accuracy), latencies.get(engine.name))
         for engine, accuracy in zip(engines, accuracies, strict=True)
     ]
     keys = [artifact.key for artifact in (benchmark, *accuracies)]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle.figures import measured_on_one_machine
 from edgeopt.bundle.records import Accuracy, ClassChange, Diagnosis, LatencyResult, Ratio, SearchResult
 from edgeopt.evaluate.classes import RESAMPLES, changes, per_class, supports
 from edgeopt.hardware import machine
@@ -169,8 +170,12 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
     draws = {name: _draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
     figures = _figures(accuracies, draws, manifest.baseline)
-    rows = tuple(_row(manifest, variant, *figures.get(variant.name, (None, None))) for variant in ordered)
-    runs = _runs(manifest, rows, available)
+    latencies = {name: found.latency for name, found in measured_on_one_machine(manifest).items()}
+    rows = tuple(
+        _row(manifest, variant, latencies.get(variant.name), *figures.get(variant.name, (None, None)))
+        for variant in ordered
+    )
+    runs = _runs(manifest, available)
     return Report(
         manifest=manifest,
         rows=rows,
@@ -184,33 +189,21 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
     )
 
 
-def _runs(manifest: Manifest, rows: tuple[Row, ...], available: Callable[[str], Availability]) -> Runs:
+def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
     """The choice that `runtime.load` would make here, and why."""
-    name, rejected = choose(manifest, available)
-    here = machine()
+    choice, here = choose(manifest, available), machine()
     accelerators = ", ".join(gpu.name for gpu in here.gpus)
     return Runs(
         machine=here.jetson.model if here.jetson is not None else accelerators or here.cpu.model,
-        name=name,
-        because=_because(rows, name),
-        rejected=rejected,
+        name=choice.name,
+        because=choice.reason,
+        rejected=choice.rejected,
     )
 
 
-def _because(rows: tuple[Row, ...], name: str | None) -> str:
-    """Why it is the variant `name`."""
-    row = next((row for row in rows if row.name == name), None)
-    if row is None:
-        return "no variant of the bundle can run here"
-    if row.is_baseline:
-        return "no quantized variant that runs here is accepted and faster"
-    if row.ratio is None:
-        return "it is accepted and comes before the others, of which none was measured here"
-    doubt = " by a measurement that was not valid" if row.marks else ""
-    return f"it is accepted and takes {row.ratio.estimate:.2f}× the time of {rows[0].name}{doubt}"
-
-
-def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: Figure | None) -> Row:
+def _row(
+    manifest: Manifest, variant: Variant, latency: LatencyResult | None, accuracy: Figure | None, change: Figure | None
+) -> Row:
     return Row(
         name=variant.name,
         target=variant.target,
@@ -219,7 +212,7 @@ def _row(manifest: Manifest, variant: Variant, accuracy: Figure | None, change: 
         accuracy=accuracy,
         change=change,
         size_bytes=manifest.size_bytes(variant),
-        latency=variant.latency,
+        latency=latency,
         accepted=variant.accepted,
         verdict=variant.verdict,
     )

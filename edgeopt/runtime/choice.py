@@ -1,16 +1,80 @@
-"""Choice: which variant of a bundle runs on this machine, and why not each other one."""
+"""Choice: which variant of a bundle runs on this machine, and why not each other one.
+
+It is decided by what was measured on this kind of machine, and by nothing that another one measured. Where variants
+were measured in alternation with the same baseline, their ratios decide; medians of different runs only where there is
+no such ratio. INT8 counts with the upper end of its interval: it has to be faster beyond doubt, since it costs
+accuracy.
+
+Where nothing was measured:
+
+* engines on a GPU go before those on the processor;
+* on a GPU FP16 goes before INT8, and that before FP32;
+* on a processor INT8 goes first where the processor multiplies bytes in one instruction and the target runs Q/DQ graphs
+  whole (OpenVINO); then BF16 where the processor has it, then FP32, then other INT8, which was seen to be slower than
+  FP32 with ONNX Runtime. Among equals the bundle's order decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle.records import Measured
 from edgeopt.errors import TargetError
-from edgeopt.runtime.session import Availability, known_target
+from edgeopt.hardware import Cpu, Identity, ThisMachine
+from edgeopt.runtime.session import Availability, availability, known_target
 
-_PRECISIONS = ("int8", "fp16", "bf16", "fp32")
-"""The order of what was not measured."""
+_ON_GPU = ("fp16", "bf16", "int8", "fp32")
+"""The order of what was not measured there."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long a variant takes here, as far as it was measured."""
+
+    p50_ms: float
+    """Median end to end; of measurements at first load, of the network alone."""
+    reference: str
+    """What `relative` refers to; the variant itself where it is the baseline of its run."""
+    relative: float = 1.0
+    """Its latency over the reference's, measured in alternation."""
+    high: float = 1.0
+    """Upper end of that ratio's 95 % interval."""
+    disturbed: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What this machine would run."""
+
+    name: str | None
+    """None: nothing of the bundle runs here."""
+    reason: str
+    """Why this one, as goes after "because"."""
+    rejected: dict[str, str]
+    """Why not each other one."""
+    hint: str = ""
+    """What would make the choice a better one; empty where nothing would."""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
+def identity_of_target(reference: str, machine: ThisMachine) -> Identity:
+    """What results of a target's engines depend on here."""
+    target = known_target(reference)
+    if target is None:
+        return machine.identity((), accelerated=False)
+    return machine.identity(target.distributions, accelerated=target.accelerated)
+
+
+def measured_here(manifest: Manifest, machine: ThisMachine | None = None) -> dict[str, Measured]:
+    """What this kind of machine found, by variant."""
+    machine = machine or ThisMachine()
+    keys = {target: identity_of_target(target, machine).fingerprint for target in {v.target for v in manifest.variants}}
+    return {v.name: v.measured[keys[v.target]] for v in manifest.variants if keys[v.target] in v.measured}
 
 
 @dataclass
@@ -18,28 +82,71 @@ class Candidates:
     """The variants of a bundle, best first, each tried at most once; `rejected` says what was wrong with the others."""
 
     manifest: Manifest
-    available: Callable[[str], Availability]
+    available: Callable[[str], Availability] = availability
     """Whether a target can run here; asked only for variants that come up, because it imports the engine's library."""
+    machine: ThisMachine = field(default_factory=ThisMachine)
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    """By variant, of those that were measured at first load."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Reason by variant name."""
 
     def __iter__(self) -> Iterator[Variant]:
         """Every variant that may be chosen and whose target is there."""
-        for variant in sorted(self.manifest.variants, key=_rank):
-            if not variant.accepted:
-                self.rejected[variant.name] = f"it was not accepted: {variant.verdict or 'no reason recorded'}"
-                continue
-            available = self.available(variant.target)
-            if available.ok:
+        for variant in sorted(self.manifest.variants, key=self._rank):
+            if reason := self.refusal(variant):
+                self.rejected[variant.name] = reason
+            elif self.runs(variant):
                 yield variant
-            else:
-                self.rejected[variant.name] = f"target '{variant.target}' cannot run here: {available.reason}"
+
+    def runs(self, variant: Variant) -> bool:
+        """Whether its target can run here; the reason is kept where it cannot."""
+        available = self.available(variant.target)
+        if not available.ok:
+            self.rejected[variant.name] = f"target '{variant.target}' cannot run here: {available.reason}"
+        return available.ok
+
+    def here(self, variant: Variant) -> Measured | None:
+        """What was recorded of it on this kind of machine."""
+        return variant.measured.get(self.fingerprint(variant.target)) if variant.measured else None
+
+    def fingerprint(self, target: str) -> str:
+        """Of this machine, as a target's engines depend on it."""
+        if target not in self._fingerprints:
+            self._fingerprints[target] = identity_of_target(target, self.machine).fingerprint
+        return self._fingerprints[target]
+
+    def refusal(self, variant: Variant) -> str:
+        """Why it must not be chosen; empty where it may be."""
+        found = self.here(variant)
+        if found is not None and found.acceptance is not None:
+            accepted, verdict = found.acceptance.accepted, f"{found.acceptance.verdict} (measured here)"
+        else:
+            accepted, verdict = variant.accepted, variant.verdict or "no reason recorded"
+        return "" if accepted else f"it was not accepted: {verdict}"
+
+    def speed(self, variant: Variant) -> Speed | None:
+        """How fast it is here; None: that was not measured."""
+        found = self.here(variant)
+        if found is None or found.latency is None:
+            return self.speeds.get(variant.name)
+        latency, ratio = found.latency, found.latency.ratio
+        p50_ms, disturbed = latency.end_to_end.p50_ms, bool(latency.invalid)
+        if ratio is None:
+            return Speed(p50_ms, variant.name, disturbed=disturbed)
+        return Speed(p50_ms, ratio.baseline, ratio.estimate, ratio.high, disturbed)
+
+    def is_accelerated(self, variant: Variant) -> bool:
+        """Whether it runs on a GPU."""
+        target = known_target(variant.target)
+        return target is not None and target.accelerated
 
     def reject_rest(self, chosen: Variant) -> None:
         """Give every variant that was not tried the reason that `chosen` is better."""
         for variant in self.manifest.variants:
-            if variant is not chosen and variant.name not in self.rejected:
-                self.rejected[variant.name] = _worse(variant, chosen) if variant.accepted else _not_accepted(variant)
+            if variant is chosen or variant.name in self.rejected:
+                continue
+            if known_target(variant.target) is not None or self.runs(variant):
+                self.rejected[variant.name] = self.refusal(variant) or self._worse(variant, chosen)
 
     def none_left(self) -> TargetError:
         """The error when nothing can run."""
@@ -49,40 +156,119 @@ class Candidates:
             "Install an engine, or build the bundle for a target that is here"
         )
 
+    def chosen(self, variant: Variant) -> Choice:
+        """`variant` as the choice, with its reason and the others'."""
+        self.reject_rest(variant)
+        return Choice(variant.name, self._why(variant), self.rejected, self._hint(variant))
 
-def choose(manifest: Manifest, available: Callable[[str], Availability]) -> tuple[str | None, dict[str, str]]:
-    """The variant that `load` would try first, and why none of the others; nothing is loaded."""
-    candidates = Candidates(manifest, available)
-    chosen = next(iter(candidates), None)
-    if chosen is not None:
-        candidates.reject_rest(chosen)
-    return (None if chosen is None else chosen.name), candidates.rejected
+    # Order
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {}
+
+    @cached_property
+    def _comparable(self) -> bool:
+        """Whether all that was measured here has ratios to one and the same reference."""
+        return len({speed.reference for each in self.manifest.variants if (speed := self.speed(each))}) == 1
+
+    @cached_property
+    def _gpu_first(self) -> bool:
+        """Whether engines on a GPU go first: unless all of them were measured, and so may be slower."""
+        return not self._comparable or any(
+            self.speed(each) is None
+            for each in self.manifest.variants
+            if self.is_accelerated(each) and not self.refusal(each)
+        )
+
+    def _rank(self, variant: Variant) -> tuple[bool, bool, float]:
+        """Sort key: GPUs first, then what was measured by its speed, then the rest by the default order."""
+        speed = self.speed(variant)
+        return (
+            self._gpu_first and not self.is_accelerated(variant),
+            speed is None,
+            self._default_order(variant) if speed is None else self._cost(variant, speed),
+        )
+
+    def _cost(self, variant: Variant, speed: Speed) -> float:
+        """What variants that were measured are ranked by."""
+        if not self._comparable:
+            return speed.p50_ms
+        return speed.high if variant.precision == "int8" else speed.relative
+
+    def _default_order(self, variant: Variant) -> int:
+        if self.is_accelerated(variant):
+            return _ON_GPU.index(variant.precision)
+        if variant.precision != "int8":
+            return 1 if variant.precision == "bf16" and self._cpu.bf16_instruction else 2
+        target = known_target(variant.target)
+        return 0 if self._cpu.int8_instruction and target is not None and target.scheme == "openvino" else 3
+
+    @property
+    def _cpu(self) -> Cpu:
+        return self.machine.processor.cpu
+
+    # Words
+
+    def _why(self, variant: Variant) -> str:
+        speed = self.speed(variant)
+        others = [each for each in self.manifest.variants if each is not variant and self.speed(each) is not None]
+        if speed is None:
+            device = "GPU" if self.is_accelerated(variant) else "processor"
+            return f"nothing was measured here, and the default order for this {device} begins with it"
+        doubt = ", while other processes ran" if speed.disturbed else ""
+        if speed.reference == variant.name or not others:
+            return f"it is the fastest that was measured here, at {_ms(speed.p50_ms)}{doubt}"
+        at = f"{speed.relative:.2f}× the latency of '{speed.reference}'"
+        return f"it is the fastest that was measured here, at {at}{doubt}"
+
+    def _worse(self, variant: Variant, chosen: Variant) -> str:
+        own, best = self.speed(variant), self.speed(chosen)
+        if own is None:
+            return f"it was not measured on this machine, and '{chosen.name}' goes before it until it is"
+        if best is None or (not self._comparable and self.is_accelerated(chosen) != self.is_accelerated(variant)):
+            return f"'{chosen.name}' runs on this machine's GPU"
+        if not self._comparable:
+            return f"slower here: {_ms(own.p50_ms)} where '{chosen.name}' takes {_ms(best.p50_ms)}"
+        ratio, bound = own.relative / best.relative, own.high / best.relative
+        if ratio < 1.0:
+            return (
+                f"not faster beyond doubt here: {ratio:.2f}× the latency of '{chosen.name}', up to {bound:.2f}×; INT8 "
+                "has to be, since it costs accuracy"
+            )
+        return f"slower here: {ratio:.2f}× the latency of '{chosen.name}'"
+
+    def _hint(self, chosen: Variant) -> str:
+        """What to measure, where the choice rests on no measurement."""
+        if self.speed(chosen) is not None:
+            return ""
+        elsewhere = sorted({found.machine.title for each in self.manifest.variants for found in each.measured.values()})
+        known = f", only on {'; '.join(elsewhere)}" if elsewhere else ""
+        here = identity_of_target(chosen.target, self.machine).title
+        return f"'{self.manifest.name}' was not measured on this machine ({here}){known}"
 
 
-def _rank(variant: Variant) -> tuple[bool, bool, float, int]:
-    """Sort key: accelerators first, then what was measured by its latency, then by precision."""
-    measured = variant.p50_ms is not None
-    return (
-        not _accelerated(variant),
-        not measured,
-        variant.p50_ms or 0.0,
-        _PRECISIONS.index(variant.precision),
-    )
+def choose(
+    manifest: Manifest,
+    available: Callable[[str], Availability] = availability,
+    machine: ThisMachine | None = None,
+    speeds: Mapping[str, Speed] | None = None,
+) -> Choice:
+    """The variant that `load` would try first, and why none of the others; nothing is loaded.
+
+    Args:
+        manifest: of the bundle.
+        available: whether a target can run here. It is asked for every variant that may be chosen, so that an absent
+            library is said as such.
+        machine: this one.
+        speeds: what was measured at first load, by variant.
+    """
+    candidates = Candidates(manifest, available, machine or ThisMachine(), speeds or {})
+    found = list(candidates)
+    if not found:
+        return Choice(None, "no variant of the bundle can run here", candidates.rejected)
+    return candidates.chosen(found[0])
 
 
-def _accelerated(variant: Variant) -> bool:
-    """Whether its target comes before those on the CPU: a bundle built elsewhere has no latency for it."""
-    target = known_target(variant.target)
-    return target is not None and target.accelerated
-
-
-def _not_accepted(variant: Variant) -> str:
-    return f"it was not accepted: {variant.verdict or 'no reason recorded'}"
-
-
-def _worse(variant: Variant, chosen: Variant) -> str:
-    if variant.p50_ms is None:
-        return f"not measured, and '{chosen.name}' comes before it"
-    if chosen.p50_ms is None or _accelerated(chosen) != _accelerated(variant):
-        return f"'{chosen.name}' runs on this machine's accelerator"
-    return f"slower: {variant.p50_ms:.3g} ms where '{chosen.name}' takes {chosen.p50_ms:.3g} ms"
+def _ms(value: float) -> str:
+    return f"{value:.3g} ms"

@@ -20,7 +20,7 @@ from edgeopt.hardware import processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
 from edgeopt.preprocess import Color, Geometry, Scratch, Source, preprocess, to_bgr
 from edgeopt.references import allow_code as allow
-from edgeopt.runtime.choice import Candidates
+from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
 from edgeopt.spec import ModelSpec, replace
 
@@ -63,16 +63,14 @@ class Predictor:
         spec: what the model takes and gives.
         labels: the names of its classes, by number.
         variant: as it runs: with the engine's settings on this machine, and without what was measured.
-        rejected: why each other variant was not chosen, by its name.
+        choice: why this variant, and why not each other one.
     """
 
-    def __init__(
-        self, session: Session, spec: ModelSpec, variant: Variant, rejected: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, session: Session, spec: ModelSpec, variant: Variant, choice: Choice | None = None) -> None:
         self.spec = spec
         self.labels = spec.labels
         self.variant = variant
-        self.rejected = dict(rejected or {})
+        self.choice = choice or Choice(variant.name, "it was asked for", {})
         self._closed = False
         self._session = session
         self._name, shape, dtype = _network_input(session, spec)
@@ -87,6 +85,11 @@ class Predictor:
         """Held by whoever runs the engine, and until its output was read; taken after `_preparing`."""
         self._resources = ExitStack()
         self._resources.enter_context(session)
+
+    @property
+    def rejected(self) -> dict[str, str]:
+        """Why each other variant was not chosen, by its name."""
+        return self.choice.rejected
 
     def predict(self, image: Source, *, color: Color = "BGR", score: float | None = None) -> Result:
         """Classify or detect in one image.
@@ -221,8 +224,9 @@ def load(
 ) -> Predictor:
     """Open a bundle and load the best of its variants that this machine can run.
 
-    Best is: of those whose accuracy was accepted, accelerators first, then the lowest measured latency, then the lowest
-    precision. `Predictor.rejected` says why it was none of the others.
+    Best is: of those whose accuracy was accepted, the fastest by what was measured on this kind of machine, and by
+    nothing that another one measured; `runtime.choice` has the order of what was not measured. `Predictor.choice` says
+    why it was this one and none of the others.
 
     Args:
         path: the bundle's folder.
@@ -249,8 +253,7 @@ def load(
             _LOG.warning("variant '%s' does not load here: %s", candidate.name, error)
             candidates.rejected[candidate.name] = f"does not load here: {error}"
             continue
-        candidates.reject_rest(candidate)
-        predictor.rejected = candidates.rejected
+        predictor.choice = candidates.chosen(candidate)
         return predictor
     raise candidates.none_left()
 
@@ -290,8 +293,8 @@ def open_variant(
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }
     # What was measured stays in the bundle: of a thousand classes it would hold 10 MiB in every process that predicts.
-    light = replace(variant, engine=settings, accuracy=None, latency=None, diagnosis=None, stages=StageRecords())
-    return Predictor(session, bundle.manifest.spec_of(variant), light, others)
+    light = replace(variant, engine=settings, accuracy=None, measured={}, diagnosis=None, stages=StageRecords())
+    return Predictor(session, bundle.manifest.spec_of(variant), light, Choice(variant.name, "it was asked for", others))
 
 
 def settings_here(variant: Variant, mode: Mode = "latency") -> EngineSettings:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeopt.bundle import Bundle, EngineSettings, Variant, write_bundle
+from edgeopt.bundle import Bundle, EngineSettings, Variant
 from edgeopt.bundle.records import ImplicitCalibration, StageRecords
 from edgeopt.config import BatchRange, DataSource, TensorRTOptions
 from edgeopt.dataset import Dataset, load
@@ -76,7 +76,7 @@ def add_implicit_variant(
         verdict=f"{NOT_MEASURED} {bundle.path} --variant {name}",
         stages=StageRecords(implicit=ImplicitCalibration(source=source.name, images=len(dataset))),
     )
-    return _with_variant(bundle, variant, plan), variant
+    return bundle.add(variant, plan), variant
 
 
 def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_core: int | None = None) -> int:
@@ -149,10 +149,3 @@ def _float_variant(bundle: Bundle) -> Variant:
     if not graphs:
         raise BundleError(f"{bundle.path} has no FP32 variant with an ONNX graph to calibrate. Build it with one")
     return min(graphs, key=lambda one: one.target != "trt")
-
-
-def _with_variant(bundle: Bundle, variant: Variant, plan: bytes) -> Bundle:
-    others = tuple(one for one in bundle.manifest.variants if one.name != variant.name)
-    files: dict[str, bytes | Path] = {name: bundle.path / name for name in bundle.manifest.files}
-    manifest = replace(bundle.manifest, variants=(*others, variant))
-    return write_bundle(bundle.path, manifest, {**files, variant.file: plan})

@@ -24,6 +24,7 @@ from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.runtime import ov
+from edgeopt.runtime.choice import Choice
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import replace
 from edgeopt.targets import rtx
@@ -88,7 +89,7 @@ def test_inspect_shows_what_stayed_float32(gpu) -> None:
     half = replace(bundle.variant("trt-fp16"), stages=StageRecords(kept_float32=kept))
     console = Console(width=120)
     with console.capture() as captured:
-        for table in bundle_tables(bundle.manifest.with_variant(half), None, {}):
+        for table in bundle_tables(bundle.manifest.with_variant(half), Choice(None, "", {})):
             console.print(table)
     shown = " ".join(captured.get().split())
     assert "trt-fp16 7 nodes stay FP32: node0: tensor 'x' reaches 900; node1" in shown
@@ -103,7 +104,7 @@ def test_inspect_shows_which_repairs_helped(gpu) -> None:
     repaired = replace(bundle.variant("trt-int8"), stages=StageRecords(repairs=trials))
     console = Console(width=120)
     with console.capture() as captured:
-        for table in bundle_tables(bundle.manifest.with_variant(repaired), None, {}):
+        for table in bundle_tables(bundle.manifest.with_variant(repaired), Choice(None, "", {})):
             console.print(table)
     shown = [line.strip() for line in captured.get().splitlines()]
     assert "trt-int8 repaired by equalization; exemption of stem" in shown

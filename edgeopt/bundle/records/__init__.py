@@ -23,10 +23,12 @@ from edgeopt.bundle.records.latency import (
     ScenarioName,
     Series,
 )
+from edgeopt.bundle.records.measured import Acceptance, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import ImplicitCalibration, RepairTrial, StageRecords
 
 __all__ = [
+    "Acceptance",
     "Accuracy",
     "AccuracyBeside",
     "Cause",
@@ -44,6 +46,7 @@ __all__ = [
     "InputFigures",
     "LatencyResult",
     "LayerDiagnosis",
+    "Measured",
     "PackedArray",
     "Point",
     "Ratio",
@@ -54,4 +57,5 @@ __all__ = [
     "StageRecords",
     "Status",
     "Tried",
+    "now",
 ]

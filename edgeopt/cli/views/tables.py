@@ -12,10 +12,12 @@ from rich.text import Text
 from edgeopt.benchmark import LatencyResult, Tuning
 from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
+from edgeopt.bundle.records import Measured
 from edgeopt.evaluate import Accuracy
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.report.figures import counted, points, share
+from edgeopt.runtime.choice import Choice
 
 _SHOWN_DETECTIONS = 10
 _SHOWN_NODES = 5
@@ -92,13 +94,22 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
             yield f"{name}: not valid: {reason}"
 
 
-def bundle_tables(manifest: Manifest, chosen: str | None, rejected: Mapping[str, str]) -> Iterator[Table]:
-    """What the bundle is, and its variants."""
+def bundle_tables(
+    manifest: Manifest, choice: Choice, measured: Mapping[str, Measured] | None = None
+) -> Iterator[Table]:
+    """What the bundle is, and its variants.
+
+    Args:
+        manifest: of the bundle.
+        choice: what this machine would run.
+        measured: what it found itself, by variant; figures of other machines are not shown.
+    """
     yield _facts_table(_facts(manifest))
     table = _table("variant", "accuracy", "p50 ms", "size MB", "here")
     for variant in manifest.variants:
-        here = "runs first" if variant.name == chosen else rejected.get(variant.name, "")
-        table.add_row(*_variant_cells(manifest, variant), Text(here))
+        here = f"runs: {choice.reason}" if variant.name == choice.name else choice.rejected.get(variant.name, "")
+        table.add_row(*_variant_cells(manifest, variant, (measured or {}).get(variant.name)), Text(here))
+    table.caption = choice.hint
     yield table
     if facts := [*_repaired(manifest), *_kept_float(manifest)]:
         yield _facts_table(facts)
@@ -185,7 +196,14 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
 
 
-def _variant_cells(manifest: Manifest, variant: Variant) -> tuple[str, ...]:
-    accuracy = share(None if variant.accuracy is None else variant.accuracy.value, 2)
-    latency = "–" if variant.p50_ms is None else f"{variant.p50_ms:.3f}"
-    return variant.name, accuracy, latency, f"{manifest.size_bytes(variant) / 1e6:.2f}"
+def _variant_cells(manifest: Manifest, variant: Variant, here: Measured | None) -> tuple[str, ...]:
+    accuracy = variant.accuracy if here is None or here.accuracy is None else here.accuracy
+    result = None if here is None else here.latency
+    star = "*" if result is not None and result.invalid else ""
+    latency = "–" if result is None else f"{result.end_to_end.p50_ms:.3f}{star}"
+    return (
+        variant.name,
+        share(None if accuracy is None else accuracy.value, 2),
+        latency,
+        f"{manifest.size_bytes(variant) / 1e6:.2f}",
+    )
