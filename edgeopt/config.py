@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.doors import DATA_FORMATS, DECODINGS, TARGETS
+from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
 from edgeopt.references import check, is_code, named, resolve
 from edgeopt.renamed import use_present_names
@@ -136,6 +136,13 @@ class Augmentation(Struct):
     """Probability."""
     mosaic: Fraction = 0.0
     """Probability of a picture made of four (detection only; Bochkovskiy et al. 2020)."""
+    custom: tuple[str, ...] = ()
+    """Of your own, ``package.module:callable``, applied after these in order: each takes a `train.augment.Scene` (of a
+    classified image without boxes) and a numpy Generator, and gives the changed scene."""
+
+    def __post_init__(self) -> None:
+        for reference in self.custom:
+            check(reference, {}, "augmentation")
 
 
 class TrainConfig(Struct):
@@ -149,6 +156,9 @@ class TrainConfig(Struct):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
+    loss: Annotated[str, named(LOSSES)] | None = None
+    """Default: ``cross_entropy`` for classes, ``yolox`` for boxes. Your own is a `train.objective.ClassLoss` or a
+    `train.objective.BoxLoss`."""
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: cross-entropy weighted by inverse class frequency."""
@@ -163,6 +173,13 @@ class TrainConfig(Struct):
     augmentation: Augmentation = Augmentation()
     validate_every: PositiveInt = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss is None:
+            return
+        check(self.loss, LOSSES, "loss")
+        if self.loss != "cross_entropy" and (self.label_smoothing or self.class_weights != "none"):
+            raise SettingError(f"label_smoothing and class_weights belong to cross_entropy, not to loss '{self.loss}'")
 
 
 class ExportConfig(Struct):
@@ -368,7 +385,13 @@ def named_code(config: Config) -> tuple[str, ...]:
     """What a recipe names that may be the user's code."""
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
-    return (config.model.source, *formats, *decoding_code(config), *config.compile.targets)
+    return (config.model.source, *formats, *training_code(config), *decoding_code(config), *config.compile.targets)
+
+
+def training_code(config: Config) -> tuple[str, ...]:
+    """What a recipe names for its training."""
+    train = config.train
+    return () if train is None else (*train.augmentation.custom, *([] if train.loss is None else [train.loss]))
 
 
 def decoding_code(config: Config) -> tuple[str, ...]:

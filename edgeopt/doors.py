@@ -28,6 +28,12 @@ DECODINGS: Mapping[str, str] = {
 }
 """``[model] decoding``: structs that `postprocess.decode` reads, by their tag; a user's is a `spec.CodeDecoding`."""
 
+LOSSES: Mapping[str, str] = {
+    "cross_entropy": "torch.nn.functional:cross_entropy",
+    "yolox": "edgeopt.models.yolox_loss:yolox_loss",
+}
+"""``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`; but YOLOX's is told more."""
+
 TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
     "ov": "edgeopt.targets.ov:TARGET",

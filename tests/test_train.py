@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgeopt import models
 from edgeopt.config import Augmentation, TrainConfig
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.errors import ConfigError, DataError, ModelError, StorageError
+from edgeopt.references import importable
 from edgeopt.spec import (
     ClassificationDecoding,
     Letterbox,
@@ -29,8 +31,9 @@ from edgeopt.spec import (
     replace,
 )
 from edgeopt.train import Trained, TrainProgress, train
-from edgeopt.train.objective import class_weights
+from edgeopt.train.objective import class_weights, make_objective
 from edgeopt.train.optimizer import learning_rate
+from edgeopt.train.pictures import Pictures
 
 SIDES = {"left": 0, "right": 1}
 
@@ -396,3 +399,90 @@ def test_a_real_yolox_takes_a_step(tmp_path: Path):
     config = TrainConfig(epochs=1, batch_size=2, freeze_batchnorm=True, freeze=("backbone.backbone.",))
     trained = train(module, spec, spots(2), spots(2), config, tmp_path, silent)
     assert np.isfinite(trained.history[0].loss)
+
+
+OWN_TRAINING = """
+import torch
+from torch.nn import functional as F
+from edgeopt.train.augment import Scene
+
+def squared(logits, labels):
+    return ((logits - F.one_hot(labels, logits.shape[1]).float()) ** 2).mean()
+
+def flat(logits, labels):
+    return 1.0
+
+def centres(outputs, boxes, classes):
+    assert all(each.shape[1:] == (4,) for each in boxes) and len(boxes) == len(classes)
+    return sum(level.square().mean() for level in outputs)
+
+def inverted(scene, rng):
+    return Scene(255 - scene.pixels, scene.boxes, scene.classes)
+
+def cropped(scene, rng):
+    return Scene(scene.pixels[1:], scene.boxes, scene.classes)
+"""
+
+
+@pytest.fixture
+def own_training(tmp_path: Path) -> Iterator[None]:
+    (tmp_path / "own_training.py").write_text(OWN_TRAINING)
+    with importable(tmp_path, "own_training:squared"):
+        yield
+
+
+UNSMOOTHED = replace(CONFIG, label_smoothing=0.0, class_weights="none")
+
+
+def test_a_classifier_learns_by_a_loss_of_the_users_own(tmp_path: Path, own_training: None):
+    _, trained = train_halves(tmp_path, replace(UNSMOOTHED, loss="own_training:squared"))
+    assert trained.metric == 1.0
+
+
+def test_a_detector_of_another_kind_takes_a_loss_of_the_users_own(tmp_path: Path, own_training: None):
+    spec = replace(SPOTS_SPEC, decoding=YoloDecoding())
+    config = TrainConfig(epochs=1, batch_size=4, loss="own_training:centres")
+    trained = train(seeded(Spotter), spec, spots(8), None, config, tmp_path, silent)
+    assert trained.history[0].loss > 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("own_training:flat", "'own_training:flat' must give a scalar tensor with a gradient, and gave 1.0"),
+        ("own_training:absent", "nothing callable named 'absent'"),
+        ("yolox", "is for detection"),
+    ],
+)
+def test_losses_that_cannot_be(tmp_path: Path, loss: str, message: str, own_training: None):
+    with pytest.raises((ConfigError, ModelError), match=message):
+        train_halves(tmp_path, replace(UNSMOOTHED, loss=loss))
+
+
+def test_smoothing_belongs_to_cross_entropy():
+    with pytest.raises(ConfigError, match="belong to cross_entropy"):
+        TrainConfig(loss="own_training:squared", label_smoothing=0.1)
+
+
+def test_augmentations_of_the_users_own_change_pictures_but_for_the_closing_epochs(own_training: None):
+    pictures = Pictures(halves(2), HALVES_SPEC.preprocessing)
+    seen: list[Tensor] = []
+
+    def watch(images: Tensor) -> Tensor:
+        seen.append(images.detach().clone())
+        return seeded(Brighter)(images)
+
+    config = TrainConfig(augmentation=Augmentation(custom=("own_training:inverted",)))
+    module = seeded(Brighter)
+    module.forward = watch  # type: ignore[method-assign]
+    objective = make_objective(HALVES_SPEC, config, pictures)
+    for closing in (False, True):
+        objective.loss(module, np.arange(2), np.random.default_rng(0), closing=closing)
+    np.testing.assert_allclose(seen[0].numpy(), 1 - seen[1].numpy(), atol=1e-6)
+
+
+def test_an_augmentation_that_changes_the_size_is_named(own_training: None):
+    config = TrainConfig(augmentation=Augmentation(custom=("own_training:cropped",)))
+    objective = make_objective(SPOTS_SPEC, config, Pictures(spots(1), SPOTS_SPEC.preprocessing))
+    with pytest.raises(ConfigError, match="'own_training:cropped' must give a Scene of"):
+        objective.loss(seeded(Spotter), np.arange(1), np.random.default_rng(0), closing=False)

@@ -11,7 +11,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.config import BudgetConfig, TargetName
+from edgeopt.config import BudgetConfig, TargetName, decoding_code
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
@@ -19,6 +19,7 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.precision import GUARD_IMAGES, to_float16
 from edgeopt.pipeline.workspace import Artifact
+from edgeopt.references import code_of
 from edgeopt.search import Budget, SearchResult
 from edgeopt.spec import ModelSpec
 from edgeopt.targets import find_target
@@ -68,6 +69,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "budget": budget,
         "precision": reduced,
         "evaluate": job.config.evaluate,
+        "named": code_of(target, *decoding_code(job.config)),
         "benchmark": job.config.benchmark,
         "data": dataset.fingerprint(),
         "machine": machine(),

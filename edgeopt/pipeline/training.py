@@ -9,9 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from edgeopt.config import decoding_code, training_code
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact
+from edgeopt.references import code_of
 
 WEIGHTS = "weights.safetensors"
 
@@ -47,6 +49,7 @@ def trained(job: Job) -> Artifact | None:
         "model": job.config.model,
         "files": source_hashes(job.config.model, job.root),
         "train": config,
+        "named": code_of(*training_code(job.config), *decoding_code(job.config)),
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }

@@ -12,7 +12,7 @@ import msgspec
 
 from edgeopt.benchmark import LatencyResult, benchmark_variants
 from edgeopt.bundle import EngineSettings, Precision, Variant
-from edgeopt.config import Config, SchemeName, TargetName
+from edgeopt.config import Config, SchemeName, TargetName, decoding_code
 from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.hardware import machine
@@ -113,6 +113,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
         "absent": engine.absent,
         "baseline": baseline and baseline.key,
         "evaluate": job.config.evaluate,
+        "named": code_of(*decoding_code(job.config)),
         "data": dataset.fingerprint(),
     }
     code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")
@@ -151,6 +152,7 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
     determinants = {
         "engines": [engine.compiled.key for engine in present],
         "benchmark": job.config.benchmark,
+        "named": code_of(*decoding_code(job.config)),
         "machine": machine(),
         "data": dataset.fingerprint(),
     }

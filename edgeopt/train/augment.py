@@ -5,7 +5,7 @@ Coordinates are continuous, pixel i covering [i, i + 1). All randomness comes fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,7 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from edgeopt.config import Augmentation
+from edgeopt.errors import ConfigError
 from edgeopt.preprocess import Image, adjust
+from edgeopt.references import resolve
 from edgeopt.spec import Adjust
 
 Boxes: TypeAlias = NDArray[np.float32]
@@ -47,11 +49,32 @@ class Scene:
     classes: NDArray[np.int64]
 
 
+Change: TypeAlias = Callable[[Scene, Generator], Scene]
+"""An augmentation of the user's own; of a classified image the scene has no boxes."""
+
+
 def augment_image(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
     """Augment an image that is classified as a whole; its border pixels continue outwards."""
     size = pixels.shape[:2]
     pixels = warp(pixels, random_affine(changes, size, size, rng), size, fill=None)
-    return recolor(distort(pixels, changes.elastic, rng), changes, rng)
+    pixels = recolor(distort(pixels, changes.elastic, rng), changes, rng)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    return changed(Scene(pixels, *nothing), changes, rng).pixels if changes.custom else pixels
+
+
+def changed(scene: Scene, changes: Augmentation, rng: Generator) -> Scene:
+    """`scene` after the user's own augmentations.
+
+    Raises:
+        ConfigError: one cannot be imported, or gives no image of the same size.
+    """
+    size = scene.pixels.shape
+    for reference in changes.custom:
+        change: Change = resolve(reference, {}, "augmentation")
+        scene = change(scene, rng)
+        if not isinstance(scene, Scene) or scene.pixels.shape != size or scene.pixels.dtype != np.uint8:
+            raise ConfigError(f"the augmentation '{reference}' must give a Scene of {size} uint8 pixels, like its own")
+    return scene
 
 
 def augment_scene(
@@ -71,7 +94,8 @@ def augment_scene(
     pixels = recolor(warp(scene.pixels, matrix, size, fill), changes, rng)
     corners = np.concatenate([scene.boxes.reshape(-1, 2), np.ones((2 * len(scene.boxes), 1))], axis=1)
     moved = (corners @ matrix.T)[:, :2].reshape(-1, 2, 2)
-    return clip(Scene(pixels, np.concatenate([moved.min(1), moved.max(1)], axis=1), scene.classes))
+    clipped = clip(Scene(pixels, np.concatenate([moved.min(1), moved.max(1)], axis=1), scene.classes))
+    return clip(changed(clipped, changes, rng)) if changes.custom else clipped
 
 
 def random_affine(changes: Augmentation, size: tuple[int, ...], out_size: tuple[int, ...], rng: Generator) -> Matrix:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -14,20 +14,44 @@ from torch.nn import functional as F
 
 from edgeopt import metrics
 from edgeopt.config import TrainConfig
+from edgeopt.doors import LOSSES
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.models.yolox_loss import Objects, yolox_loss
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import Geometry, Image, batch
-from edgeopt.spec import ModelSpec, YoloxDecoding, replace
+from edgeopt.references import resolve
+from edgeopt.spec import ClassificationDecoding, ModelSpec, YoloxDecoding, replace
 from edgeopt.train.augment import Scene, augment_image, augment_scene
 from edgeopt.train.pictures import Pictures
 
 Indices: TypeAlias = NDArray[np.int64]
+CLASSES, BOXES = "cross_entropy", "yolox"
+"""The losses that `Classify` and `Detect` know more of than others."""
 
 VALIDATION_SCORE = 0.01
 """Detections below this take no part in the validation AP: they cost time and barely move it."""
 VALIDATION_IOU = 0.65
 """Of non-maximum suppression while AP is measured, as in `config.EvaluateConfig`."""
+
+
+class ClassLoss(Protocol):
+    """A loss of classes."""
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The scalar loss of logits (N, classes) for labels (N,) int64."""
+
+
+class BoxLoss(Protocol):
+    """A loss of boxes."""
+
+    def __call__(self, outputs: Any, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
+        """The scalar loss of what the module gives in training.
+
+        Args:
+            outputs: the module's.
+            boxes: of each image, (n, 4) float32 xyxy in pixels of the network's input.
+            classes: of each image, (n,) int64.
+        """
 
 
 class Objective(Protocol):
@@ -43,7 +67,7 @@ class Objective(Protocol):
 
 
 class Classify:
-    """Cross-entropy; validated by top-1 accuracy."""
+    """Cross-entropy or a loss of the user's; validated by top-1 accuracy."""
 
     metric_name = "top-1"
 
@@ -55,9 +79,13 @@ class Classify:
         self._config = config
         self._pictures = pictures
         self._weights = class_weights(pictures.dataset.class_counts()) if config.class_weights == "balanced" else None
+        self._name = config.loss or CLASSES
+        if self._name == BOXES:
+            raise ConfigError(f"[train] loss = '{BOXES}' is for detection. Remove it")
+        self._loss: ClassLoss = resolve(self._name, LOSSES, "loss")
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """Mean cross-entropy, over classes weighted as configured."""
+        """The loss; cross-entropy over classes weighted as configured."""
         images = [self._pictures.pixels(int(index))[0] for index in indices]
         if not closing:
             images = [augment_image(pixels, self._config.augmentation, rng) for pixels in images]
@@ -65,7 +93,9 @@ class Classify:
         labels = torch.tensor([self._pictures.label(int(index)) for index in indices], device=device)
         weights = None if self._weights is None else self._weights.to(device)
         logits = module(to_tensor(images, self._pictures, device)).flatten(1)
-        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
+        if self._name == CLASSES:
+            return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
+        return _scalar(self._loss(logits, labels), self._name)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
         """Share of images whose best class is right."""
@@ -77,20 +107,25 @@ class Classify:
 
 
 class Detect:
-    """The YOLOX loss; validated by AP at IoU .5."""
+    """The YOLOX loss or one of the user's; validated by AP at IoU .5."""
 
     metric_name = "AP50"
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> None:
-        if not isinstance(spec.decoding, YoloxDecoding):
+        self._name = config.loss or BOXES
+        if self._name == CLASSES:
+            raise ConfigError(f"[train] loss = '{CLASSES}' is for classification. Remove it")
+        if self._name == BOXES and not isinstance(spec.decoding, YoloxDecoding):
             raise ModelError(
-                f"'{spec.name}' cannot be trained here: only detectors of the YOLOX kind can. Train it where it comes "
-                "from, and give its weights"
+                f"'{spec.name}' cannot be trained here: with the YOLOX loss only detectors of that kind can. Give a "
+                "[train] loss of your own, or train it where it comes from and give its weights"
             )
+        assert not isinstance(spec.decoding, ClassificationDecoding)
         for change in ("rotate_deg", "shear_deg", "elastic"):
             if getattr(config.augmentation, change):
                 raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
-        self._strides = spec.decoding.strides
+        self._strides = spec.decoding.strides if isinstance(spec.decoding, YoloxDecoding) else ()
+        self._loss: BoxLoss = resolve(self._name, LOSSES, "loss")
         self._changes = config.augmentation
         self._pictures = pictures
         self._validation_spec = replace(
@@ -99,14 +134,16 @@ class Detect:
         )
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """The summed loss; the closing epochs add its L1 term (Ge et al. 2021)."""
+        """The loss; of YOLOX summed, to which the closing epochs add its L1 term (Ge et al. 2021)."""
         scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
         device = device_of(module)
         levels = module(to_tensor([scene.pixels for scene in scenes], self._pictures, device))
-        objects = Objects.pad(
-            [torch.from_numpy(scene.boxes) for scene in scenes], [torch.from_numpy(scene.classes) for scene in scenes]
-        )
-        return yolox_loss(levels, objects.to(device), self._strides, l1=closing).total
+        boxes = [torch.from_numpy(scene.boxes) for scene in scenes]
+        classes = [torch.from_numpy(scene.classes) for scene in scenes]
+        if self._name == BOXES:
+            return yolox_loss(levels, Objects.pad(boxes, classes).to(device), self._strides, l1=closing).total
+        own = self._loss(levels, [each.to(device) for each in boxes], [each.to(device) for each in classes])
+        return _scalar(own, self._name)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
         """COCO's AP at IoU .5, in the pixels of the original images."""
@@ -129,11 +166,17 @@ class Detect:
         return augment_scene(four, (height, width), self._changes, self._pictures.fill, rng)
 
 
+def _scalar(loss: Any, name: str) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+        raise ModelError(f"the loss '{name}' must give a scalar tensor with a gradient, and gave {loss!r:.100}")
+    return loss
+
+
 def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> Objective:
     """The objective of the task in `spec`.
 
     Raises:
-        ConfigError: an augmentation that the task cannot have.
+        ConfigError: an augmentation or a loss that the task cannot have.
         ModelError: a detector that is not trained here.
     """
     return Classify(config, pictures) if spec.task == "classification" else Detect(spec, config, pictures)
