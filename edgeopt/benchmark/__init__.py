@@ -1,4 +1,4 @@
-"""Latency and throughput of models on this machine, measured side by side.
+"""Benchmark: measure latency and throughput of models on this machine, side by side.
 
 What is timed is what `Predictor.predict` does on a decoded image: preprocess, network (with transfers to and from a
 device) and postprocess, each apart and their sum end to end. Reading and decoding image files is not timed.

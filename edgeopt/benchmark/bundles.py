@@ -1,4 +1,4 @@
-"""A bundle's variants on this machine, measured in alternation."""
+"""Benchmark a bundle's variants on this machine, in alternation."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def found_here(
 
 
 def _runnable(bundle: Bundle, only: Variant | None) -> list[Variant]:
-    """The variants to measure, the baseline first."""
+    """Return the variants to measure, the baseline first."""
     manifest = bundle.manifest
     baseline = manifest.variant(manifest.baseline)
     others = manifest.variants if only is None else (only,)

@@ -1,4 +1,4 @@
-"""Pictures to measure with where there is no data set: what the bundle itself remembers."""
+"""Find pictures to measure with where there is no data set: the bundle's golden inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeopt.preprocess import Image, to_pictures
 
 
 def golden_pictures(bundle: Bundle) -> list[Image]:
-    """The bundle's golden inputs as (H, W, 3) uint8 BGR images of the network's own size.
+    """Return the bundle's golden inputs as (H, W, 3) uint8 BGR images of the network's own size.
 
     Their preprocessing costs less than that of larger photographs; what the network does with them is the same.
 

@@ -1,4 +1,4 @@
-"""What a benchmark says, in memory and as a file."""
+"""Results of a benchmark, in memory and as a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def require_valid(results: Mapping[str, LatencyResult]) -> None:
 
 
 def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> None:
-    """Refuse figures of artifacts that are faster at the cost of more accuracy than their class allows.
+    """Refuse figures of variants that are faster at the cost of more accuracy than their class allows.
 
     Args:
         results: of a bundle's variants.
@@ -54,7 +54,7 @@ def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> No
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of what `write_results` writes and ``edgeopt benchmark --json`` prints."""
+    """Return the JSON schema of what `write_results` writes and ``edgeopt benchmark --json`` prints."""
     return msgspec.json.schema(dict[str, LatencyResult])
 
 
@@ -71,7 +71,7 @@ def write_results(path: Path, results: Mapping[str, LatencyResult]) -> None:
 
 
 def read_results(path: Path) -> dict[str, LatencyResult]:
-    """Read what `write_results` wrote.
+    """Read a file that `write_results` wrote.
 
     Raises:
         MeasurementError: no such file, or not of this schema.

@@ -67,7 +67,7 @@ def compare(
     baseline: str | None = None,
     progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
-    """`benchmark_variants` for anything that can be called: each callable does one query."""
+    """Run `benchmark_variants` for callables, each of which does one query."""
     subjects = {name: Timed(query) for name, query in queries.items()}
     return measure(subjects, config, baseline=baseline, progress=progress)
 
@@ -83,7 +83,7 @@ def benchmark_scenario(
     baseline: str | None = None,
     progress: Update | None = None,
 ) -> dict[str, LatencyResult]:
-    """`benchmark_variants` under one of MLPerf's scenarios, as long as its rules ask.
+    """Run `benchmark_variants` under one of MLPerf's scenarios, as long as its rules ask.
 
     Args:
         predictors: open predictors by variant name.
@@ -126,7 +126,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Run:
-    """What all results of one run have in common."""
+    """Facts that all results of one run share."""
 
     scenario: Scenario
     quick: bool
@@ -139,7 +139,7 @@ class _Run:
 def _collect(
     endless: Iterator[list[Block]], schedule: Schedule, progress: Update | None
 ) -> tuple[dict[str, list[Block]], bool]:
-    """Blocks by subject, and whether Ctrl-C ended the run early."""
+    """Return blocks by subject, and whether Ctrl-C ended the run early."""
     blocks: dict[str, list[Block]] = {}
     try:
         for of_round in endless:

@@ -1,4 +1,4 @@
-"""MLPerf Inference's four ways of sending queries, and how long each must run.
+"""MLPerf Inference's four scenarios, and how long each must run.
 
 Source of the numbers: MLPerf Inference rules, sections "Scenarios" and "Early stopping".
 """
@@ -24,16 +24,16 @@ OFFLINE_SAMPLES = 24_576
 _OFFLINE_BATCH = 16
 _MULTISTREAM_SAMPLES = 8
 _SERVER_SHARE = 0.7
-"""Without a target, arrivals come at this share of what one query at a time reaches: queues form, but end."""
+"""Share of the rate of one query at a time that arrivals have by default: queues form, but end."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """How queries come, and the least of them that make a valid run."""
+    """How queries come, and the fewest that make a valid run."""
 
     name: ScenarioName
     percentile: float
-    """That is bounded."""
+    """Percentile that is bounded."""
     samples_per_query: int
     samples: int = 0
     """Fewest images in the whole run."""
@@ -59,14 +59,14 @@ class BatchStages(Stages, Protocol):
         """Preprocess several images into one tensor."""
 
     def decode_batch(self, inferred: Any) -> Any:
-        """Turn the network's answer into one result an image."""
+        """Turn the network's answer into one result per image."""
 
     def buffer(self, count: int = 1) -> Array:
-        """Memory for `count` images, or for as many as the network takes at once."""
+        """Return memory for `count` images, or for as many as the network takes at once."""
 
 
 class StagedBatches:
-    """A predictor on queries of several images; where the network takes fewer at once, in portions."""
+    """A predictor on queries of several images, in portions where the network takes fewer at once."""
 
     stages = PREDICTOR_STAGES
 
@@ -77,7 +77,7 @@ class StagedBatches:
         self._memory = predictor.buffer(samples_per_query)
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """Run queries of consecutive images; (queries, 3) ns, each stage summed over the portions."""
+        """Run queries of consecutive images; return (queries, 3) ns, each stage summed over the portions."""
         return np.array([self._query(number) for number in range(first, first + queries)], dtype=np.int64)
 
     def _query(self, number: int) -> Nanoseconds:
@@ -108,7 +108,7 @@ class Arrivals:
         self._subject, self._seed = subject, seed
 
     def run(self, first: int, queries: int) -> Nanoseconds:
-        """Queries at their arrival times, one after another; (queries, 1) ns from arrival to answer."""
+        """Run queries at their arrival times, one after another; return (queries, 1) ns from arrival to answer."""
         gaps = np.random.default_rng((self._seed, first)).exponential(1e9 / self.per_s, queries)
         arrivals = time.perf_counter_ns() + np.cumsum(gaps).astype(np.int64)
         latencies = np.empty((queries, 1), dtype=np.int64)
@@ -121,7 +121,7 @@ class Arrivals:
 
 
 def subject(scenario: Scenario, predictor: BatchStages, images: Sequence[Array], per_s: float | None = None) -> Subject:
-    """The predictor under a scenario.
+    """Return the predictor as a subject of a scenario.
 
     Args:
         scenario: one of `SCENARIOS`.
@@ -138,13 +138,13 @@ def subject(scenario: Scenario, predictor: BatchStages, images: Sequence[Array],
 
 
 def server_rate(single: Subject) -> float:
-    """Arrivals a second that leave the model some idle time."""
+    """Return a rate of arrivals per second that leaves the model some idle time."""
     single.run(0, 8)
     return _SERVER_SHARE * 1e9 / float(np.median(single.run(8, 32).sum(axis=1)))
 
 
 def duration(scenario: Scenario, config: BenchmarkConfig, *, quick: bool) -> BenchmarkConfig:
-    """The configuration with the scenario's least duration and queries; `quick` keeps the recipe's."""
+    """Return the configuration with the scenario's least duration and queries; `quick` keeps the recipe's."""
     if quick:
         return config
     return replace(
@@ -155,5 +155,5 @@ def duration(scenario: Scenario, config: BenchmarkConfig, *, quick: bool) -> Ben
 
 
 def is_quick(scenario: Scenario, config: BenchmarkConfig) -> bool:
-    """Whether a run is shorter than MLPerf's rules ask."""
+    """Return True if a run is shorter than MLPerf's rules ask."""
     return config.duration_s < MLPERF_DURATION_S or config.minimum_queries < scenario.queries

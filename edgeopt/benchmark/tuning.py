@@ -1,4 +1,4 @@
-"""Choose how an engine runs by measuring on this machine, and keep the choice in the bundle for this machine alone."""
+"""Tune how an engine runs by measuring on this machine, and keep the choice in the bundle for this machine alone."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from edgeopt.spec import Struct, replace
 
 _SCENARIOS: dict[Mode, ScenarioName] = {"latency": "singlestream", "throughput": "offline"}
 _WORTH = 0.02
-"""A setting must be faster than the present one by this share, with the whole interval, to replace it."""
+"""Share by which a setting must be faster than the present one, with the whole interval, to replace it."""
 _MOST_THREADS = 16
-"""Image models at batch 1 do not gain beyond."""
+"""Most threads that are tried; image models at batch 1 gain nothing beyond."""
 _BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 _BF16_IMAGES = 32
-"""Fewer do not tell whether bfloat16 changes answers."""
+"""Images needed to tell whether bfloat16 changes answers."""
 _BF16_AGREEMENT = 0.99
 
 _log = logging.getLogger(__name__)
 
 
 class Tuning(Struct):
-    """What was tried for one variant, and what was chosen."""
+    """Settings that were tried for one variant, and the chosen ones."""
 
     variant: str
     mode: Mode
     processor: str
-    """The choice holds where `hardware.processor_fingerprint` says the same."""
+    """Fingerprint of the processor that the choice holds for (`hardware.processor_fingerprint`)."""
     chosen: EngineSettings
     tried: dict[str, LatencyResult]
-    """By `describe`; the present settings first."""
+    """Results by `describe`; the present settings first."""
     left_out: dict[str, str]
-    """Why settings were not tried."""
+    """Settings that were not tried, with reasons."""
 
     @property
     def speedup(self) -> float:
-        """Of the chosen settings over those before."""
+        """Speedup of the chosen settings over those before."""
         ratio = self.tried[describe(self.chosen)].ratio
         return 1.0 if ratio is None else ratio.speedup
 
@@ -100,7 +100,7 @@ def tune(
 
 
 def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
-    """Settings to try, each once: the present ones first, then those without tuning.
+    """List the settings to try, each once: the present ones first, then those without tuning.
 
     Threads: one, half of the cores (the physical ones, where two share a core), all. For throughput so many streams
     where the target has them, and its latency hint. The FP32 baseline is never tried in bf16: it stays what it is
@@ -120,7 +120,7 @@ def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
 
 
 def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) -> dict[str, str]:
-    """Take those in bfloat16 out again, with the reason, unless they answer as the same variant does in float32."""
+    """Remove the settings in bfloat16, with the reason, unless they answer as the same variant does in float32."""
     names = [name for name, predictor in predictors.items() if predictor.variant.engine.precision == "bf16"]
     exact = next((each for each in predictors.values() if each.variant.engine.precision == "fp32"), None)
     if not names or exact is None:
@@ -138,7 +138,7 @@ def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) ->
 
 
 def answers_agree(exact: Predictor, other: Predictor, images: Sequence[Array]) -> float:
-    """Share of images of the same best class; of detectors, Dice's coefficient of what they find."""
+    """Return the share of images with the same best class; for detectors, Dice's coefficient of their detections."""
     first, second = ([each.predict(image) for image in images] for each in (exact, other))
     if exact.spec.task == "detection":
         return detection_agreement(
@@ -149,7 +149,7 @@ def answers_agree(exact: Predictor, other: Predictor, images: Sequence[Array]) -
 
 
 def fastest(tried: Mapping[str, LatencyResult]) -> str:
-    """The setting to keep: the first one, unless another is faster beyond doubt.
+    """Choose the setting to keep: the first one, unless another is faster beyond doubt.
 
     Raises:
         MeasurementError: the machine was disturbed, or the run was interrupted.
@@ -169,7 +169,7 @@ def fastest(tried: Mapping[str, LatencyResult]) -> str:
 
 
 def describe(settings: EngineSettings) -> str:
-    """Settings in a few words, unique among those that are tried."""
+    """Describe settings in a few words, unique among those that are tried."""
     threads = f"{settings.threads} threads" if settings.threads else "default threads"
     streams = f", {settings.streams} streams" if settings.streams else ""
     return f"{threads}, {settings.hint}{streams}, {settings.precision}"

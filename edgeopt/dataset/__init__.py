@@ -1,4 +1,4 @@
-"""Images with labels: read from the usual formats, checked, and split without overlap."""
+"""Dataset: read labelled images from the usual formats, check them, and split them without overlap."""
 
 from edgeopt.boxes import Boxes
 from edgeopt.dataset.loading import load

@@ -1,4 +1,4 @@
-"""Network inputs in an ``.npz``: what stands in for images where a model does not take one image."""
+"""Read network inputs from an ``.npz``, which replaces images where a model does not take one image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgeopt.errors import DataError
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int]:
-    """Network inputs by name, first dimension = sample, and how many samples they are of.
+    """Return network inputs by name, first dimension = sample, and the number of samples.
 
     Raises:
         DataError: not an ``.npz`` of plain arrays, none in it, arrays without samples, or of different numbers of them.

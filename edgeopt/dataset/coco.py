@@ -42,7 +42,7 @@ class _Instances(msgspec.Struct):
 
 
 def read_coco(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Images listed in the json, found under `path`. Images without annotations are backgrounds and stay.
+    """Read the images listed in the json, found under `path`. Images without annotations are backgrounds and stay.
 
     Without `labels` the classes are the file's categories in the file's order; with them, categories are matched by
     name, and one that is not among them is an error only where a box uses it.

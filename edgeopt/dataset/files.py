@@ -1,4 +1,4 @@
-"""Image files on disk: finding them, and finding out once a process whether each can be read and what it shows."""
+"""Find image files, and inspect each once per process: whether it can be read, and what it shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What reading an image file showed.
+    """Facts from reading an image file.
 
     Attributes:
         digest: sha256 of the decoded pixels; empty where there is a problem.
@@ -37,11 +37,11 @@ class FileFacts:
 
 
 _facts: dict[tuple[str, int, int], FileFacts] = {}
-"""By path, size in bytes and modification time in ns, so that every stage of one build decodes for this only once."""
+"""Facts by path, size in bytes and modification time in ns, so that all stages of a build decode for them only once."""
 
 
 def inspect(path: Path) -> FileFacts:
-    """Read an image file whole and say what it is; a problem is an answer, not an exception."""
+    """Read an image file whole and describe it. A problem is an answer, not an exception."""
     try:
         status = path.stat()
     except OSError as error:
@@ -53,13 +53,13 @@ def inspect(path: Path) -> FileFacts:
 
 
 def inspect_all(paths: Sequence[Path]) -> list[FileFacts]:
-    """`inspect` for many files, on every core: OpenCV and hashing let go of the interpreter lock."""
+    """Run `inspect` on many files on every core; OpenCV and hashing release the interpreter lock."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return list(pool.map(inspect, paths))
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files below `folder` in the order of their names; hidden ones are left out.
+    """Return the image files below `folder` in the order of their names, without hidden ones.
 
     Raises:
         DataError: `folder` is not a folder.
@@ -74,12 +74,12 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name should be an image."""
+    """Return True if a file of this name should be an image."""
     return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def pixel_digest(image: NDArray[np.uint8]) -> str:
-    """Sha256 over an image's shape and pixels."""
+    """Return the sha256 over an image's shape and pixels."""
     state = hashlib.sha256(repr(image.shape).encode())
     state.update(np.ascontiguousarray(image).data)
     return state.hexdigest()
@@ -97,7 +97,7 @@ def _inspect(path: Path) -> FileFacts:
 
 
 def _is_cut_off(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; the decoders fill the rest with grey and say so on stderr only.
+    """Return True if a JPEG or PNG lacks its end. The decoders fill the rest with grey and say so only on stderr.
 
     A JPEG's entropy-coded data cannot contain an end marker (ITU-T T.81, B.1.1.5), but a thumbnail before it can.
     """

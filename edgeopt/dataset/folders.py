@@ -1,4 +1,4 @@
-"""Folders of images: one subfolder a class, or no labels at all."""
+"""Read folders of images: one subfolder a class, or no labels at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "te
 
 
 def read_image_folder(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """A folder with one subfolder a class; `split` names a folder between the two.
+    """Read a folder with one subfolder a class; `split` names a folder between the two.
 
     Without `labels` the classes are the subfolders in the order of their names, as torchvision's ImageFolder has them.
 
@@ -41,7 +41,7 @@ def read_image_folder(source: DataSource, root: Path, labels: Labels | None) -> 
 
 
 def read_images(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """A folder of images without labels: for calibration, benchmarks and predictions.
+    """Read a folder of images without labels, for calibration, benchmarks and predictions.
 
     Raises:
         DataError: there is no image.

@@ -21,7 +21,7 @@ _IMAGE_DIMENSIONS, _LABEL_DIMENSIONS = 3, 1
 
 
 def read_idx(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Grey images from the file `path` and their classes from the file `annotations`, gzipped or not.
+    """Read grey images from the file `path` and their classes from the file `annotations`, gzipped or not.
 
     Raises:
         DataError: not such files, or not as many labels as images.
@@ -40,7 +40,7 @@ def read_idx(source: DataSource, root: Path, labels: Labels | None) -> Listing:
 
 
 def read_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The array of unsigned bytes in an IDX file.
+    """Return the array of unsigned bytes in an IDX file.
 
     Raises:
         DataError: unreadable, another kind of file, or cut off.

@@ -1,4 +1,4 @@
-"""What every format reader returns: samples as the label files tell them, before any image was seen."""
+"""Listing: the result of every format reader, samples as the label files describe them, before any image is opened."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Listing:
 
 
 Reader: TypeAlias = Callable[[DataSource, Path, Labels | None], Listing]
-"""(source, the folder that relative paths start from, class names given by the model or the recipe) → listing."""
+"""Function (source, the folder that relative paths start from, class names of the model or the recipe) → listing."""
 
 
 def path_of(source: DataSource, root: Path) -> Path:
-    """The source's `path`.
+    """Return the source's `path`.
 
     Raises:
         ConfigError: it has none.
@@ -61,7 +61,7 @@ def path_of(source: DataSource, root: Path) -> Path:
 
 
 def annotations_of(source: DataSource, root: Path, default: Path | None = None) -> Path:
-    """The source's `annotations`, or `default` where the format has a customary place that exists.
+    """Return the source's `annotations`, or `default` where the format has a customary place that exists.
 
     Raises:
         ConfigError: it has none.
@@ -90,13 +90,13 @@ def refuse_split(source: DataSource) -> None:
 
 
 def draft_of_file(path: Path, folder: Path, target: Target, size: tuple[int, int] | None = None) -> Draft:
-    """A draft named by the file's path below `folder`."""
+    """Return a draft named by the file's path below `folder`."""
     name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
     return Draft(name, FilePicture(path), target, size)
 
 
 def class_index(name: str, labels: Labels, where: str) -> int:
-    """The index of a class name.
+    """Return the index of a class name.
 
     Raises:
         DataError: the name is not among `labels`.
@@ -112,7 +112,7 @@ def class_index(name: str, labels: Labels, where: str) -> int:
 
 
 def check_index(index: int, labels: Labels, where: str) -> int:
-    """`index` if there is such a class.
+    """Return `index` if there is such a class.
 
     Raises:
         DataError: there is not.

@@ -1,4 +1,4 @@
-"""`load`: from a source's configuration to checked samples, whatever the format."""
+"""Load a source's samples and check them, whatever the format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def load(source: DataSource, root: Path, *, labels: Labels | None = None, minimu
 
 
 def listed(source: DataSource, root: Path, labels: Labels | None = None) -> Listing:
-    """What a source says is in it, but for what its `exclude` and `limit` leave out; no image is opened.
+    """List a source's samples except those that its `exclude` and `limit` leave out; no image is opened.
 
     Args:
         source: what to read.
@@ -57,7 +57,7 @@ def listed(source: DataSource, root: Path, labels: Labels | None = None) -> List
 
 
 def checked(listing: Listing, minimum_images: int = 1) -> Dataset:
-    """The images of a listing that can be decoded.
+    """Return the images of a listing that can be decoded.
 
     An unreadable image, or one whose size is not what its label file says, is left out, with one counted warning for
     all. Every file is decoded once for this; the result is kept for the life of the process.
@@ -79,7 +79,7 @@ def checked(listing: Listing, minimum_images: int = 1) -> Dataset:
 
 
 def too_few(origin: str, usable: int, listed: int, needed: int, skipped: Sequence[str] = ()) -> str:
-    """What to say of a set with too few images."""
+    """Write the message about a set with too few images."""
     return f"{origin}: {usable} of {listed} images can be used, at least {needed} are needed{_examples(skipped)}"
 
 
@@ -127,7 +127,7 @@ def _refuse_double(drafts: Sequence[Draft], origin: str) -> None:
 
 
 def _check(drafts: Sequence[Draft], origin: str) -> tuple[list[Sample], list[str]]:
-    """Look at every image; returns the usable samples, and a line for each other one."""
+    """Check every image; return the usable samples, and a line for each other one."""
     paths = {draft.name: draft.picture.path for draft in drafts if isinstance(draft.picture, FilePicture)}
     facts = dict(zip(paths, inspect_all(list(paths.values())), strict=True))
     samples, skipped, listed, dropped = [], [], 0, 0
@@ -148,7 +148,7 @@ def _check(drafts: Sequence[Draft], origin: str) -> tuple[list[Sample], list[str
 
 
 def _problem(draft: Draft, seen: FileFacts) -> str | None:
-    """Why an image cannot be used with its labels, or None."""
+    """Return why an image cannot be used with its labels, or None."""
     if seen.problem is None and draft.size is not None and draft.size != seen.size:
         claimed, real = (f"{width}x{height}" for height, width in (draft.size, seen.size))
         return f"{draft.name}: its labels are for {claimed} pixels, the image has {real}"
@@ -156,7 +156,7 @@ def _problem(draft: Draft, seen: FileFacts) -> str | None:
 
 
 def fitted(target: Boxes, size: tuple[int, int], *, fractional: bool) -> Boxes:
-    """Boxes in pixels, cut to the image; those of which nothing is left, or that are not finite, are dropped.
+    """Cut boxes, in pixels, to the image. Boxes of which nothing is left, or that are not finite, are dropped.
 
     Args:
         target: the boxes as listed.
@@ -182,7 +182,7 @@ def _report_boxes(dropped: int, listed: int, origin: str) -> None:
 
 
 def _examples(lines: Sequence[str]) -> str:
-    """The first few lines, for the end of a message."""
+    """Return the first few lines, for the end of a message."""
     if not lines:
         return ""
     more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""

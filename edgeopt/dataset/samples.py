@@ -1,4 +1,4 @@
-"""What a data set is made of: samples with their targets, and how each one's picture is had."""
+"""Samples of a data set with their targets and pictures."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from edgeopt.preprocess import Image, read_image
 from edgeopt.spec import Task
 
 Target: TypeAlias = int | Boxes | None
-"""A class index, the boxes of a detection image, or nothing where there are no labels."""
+"""A class index, the boxes of a detection image, or None where there are no labels."""
 
 
 class Picture(Protocol):
-    """How a sample's image is had."""
+    """A sample's image."""
 
     def read(self) -> Image:
-        """The (H, W, 3) uint8 BGR image."""
+        """Return the image: (H, W, 3) uint8 BGR."""
 
     def digest(self) -> str:
-        """Sha256 that two pictures share only when they show the same."""
+        """Return a sha256 that two pictures share only when they show the same."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class FilePicture:
         return read_image(self.path)
 
     def digest(self) -> str:
-        """Sha256 of the pixels; the file is decoded for it once a process.
+        """Return the sha256 of the pixels; the file is decoded for it once per process.
 
         Raises:
             DataError: as `read`.
@@ -64,17 +64,17 @@ class ArrayPicture:
     pixels: NDArray[np.uint8]
 
     def read(self) -> Image:
-        """The image, grey repeated over the channels; the caller's own."""
+        """Return the image, grey repeated over the channels; the caller's own."""
         return np.repeat(self.pixels[..., None], 3, axis=2) if self.pixels.ndim == 2 else self.pixels.copy()
 
     def digest(self) -> str:
-        """Sha256 of the pixels."""
+        """Return the sha256 of the pixels."""
         return pixel_digest(self.read())
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its target. `name` tells it apart in its data set and is what reports show."""
+    """One image with its target. `name` identifies it in its data set, and reports show it."""
 
     name: str
     target: Target
@@ -119,20 +119,20 @@ class Dataset(Sequence[Sample]):
         return self.samples[index].picture.read()
 
     def content_hash(self, index: int) -> str:
-        """Sha256 of what the image shows: equal for copies of it, whatever their file names, formats or metadata."""
+        """Return a sha256 that is equal for copies of an image, whatever their file names, formats or metadata."""
         if index not in self._digests:
             self._digests[index] = self.samples[index].picture.digest()
         return self._digests[index]
 
     def subset(self, indices: Iterable[int]) -> Dataset:
-        """The samples at `indices`, in that order; what was skipped stays with the whole."""
+        """Return the samples at `indices`, in that order; the list of skipped images stays with the whole."""
         chosen = [int(index) for index in indices]
         known = {new: self._digests[old] for new, old in enumerate(chosen) if old in self._digests}
         samples = tuple(self.samples[index] for index in chosen)
         return Dataset(self.task, self.labels, samples, origin=self.origin, _digests=known)
 
     def class_counts(self) -> NDArray[np.int64]:
-        """(classes,) int64: images of each class, or boxes of each class for detection (crowds not counted)."""
+        """Count the images of each class, or the boxes for detection (crowds not counted): (classes,) int64."""
         counts = np.zeros(len(self.labels), np.int64)
         for sample in self.samples:
             if isinstance(sample.target, Boxes):
@@ -142,7 +142,7 @@ class Dataset(Sequence[Sample]):
         return counts
 
     def fingerprint(self) -> str:
-        """Sha256 over labels, image contents and targets in order: what a result that used this data depends on."""
+        """Return the sha256 over labels, image contents and targets in order. Results on this data depend on it."""
         state = hashlib.sha256("\0".join((str(self.task), *self.labels)).encode())
         for index, sample in enumerate(self.samples):
             state.update(self.content_hash(index).encode())
@@ -151,7 +151,7 @@ class Dataset(Sequence[Sample]):
 
 
 def _target_bytes(target: Target) -> bytes:
-    """A target as bytes that differ when it does."""
+    """Return a target as bytes that differ when it does."""
     if isinstance(target, Boxes):
         return target.boxes.tobytes() + target.classes.tobytes() + target.crowd.tobytes()
     return repr(target).encode()

@@ -1,4 +1,4 @@
-"""Drawing some of many samples: seeded, and fair to the classes."""
+"""Sample some of many items: seeded, and fair to the classes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw(targets: Sequence[Target], count: int, seed: int, share: Literal["even"
 
 
 def _rank_in_class(classes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each element, how many of its class stand before it, and how many there are."""
+    """Return, for each element, how many of its class stand before it, and how many there are."""
     rank, size = np.zeros_like(classes), np.zeros_like(classes)
     for label in np.unique(classes):
         members = np.flatnonzero(classes == label)

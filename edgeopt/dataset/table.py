@@ -22,7 +22,7 @@ _LABEL_COLUMNS = ("class_index", "label")
 
 
 def read_csv(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """A table with an image path (from the table's folder) and a class name or index in each row.
+    """Read a table with an image path (from the table's folder) and a class name or index in each row.
 
     A column of whole numbers holds indices, unless they are all names in `labels`. Without `labels`, names are sorted,
     and indices are their own names.
@@ -57,7 +57,7 @@ def _rows(path: Path) -> list[dict[str, str | None]]:
 
 
 def _columns(source: DataSource, columns: list[str], path: Path) -> tuple[str, str]:
-    """The names of the image and the label column."""
+    """Return the names of the image and the label column."""
     label = source.label_column or next((name for name in _LABEL_COLUMNS if name in columns), _LABEL_COLUMNS[0])
     for key, name in (("image_column", source.image_column), ("label_column", label)):
         if name not in columns:

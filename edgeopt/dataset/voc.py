@@ -15,7 +15,7 @@ from edgeopt.errors import DataError
 
 
 def read_voc(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Images of `path` (``JPEGImages``) with the XML files of `annotations` (default: ``Annotations`` beside it).
+    """Read images of `path` (``JPEGImages``) with the XML files of `annotations` (default: ``Annotations`` beside it).
 
     `split` names a list in ``ImageSets/Main``. Without `labels` the classes are the names that occur, sorted. Objects
     marked difficult become crowds: VOC, too, counts them neither as found nor as missed.
@@ -64,7 +64,7 @@ def parse_xml(path: Path) -> ET.Element:
 
 
 def _stems(annotations: Path, split: str | None) -> list[str]:
-    """The names of the images to read, without suffix."""
+    """Return the names of the images to read, without suffix."""
     if split is None:
         stems = sorted(path.stem for path in annotations.glob("*.xml"))
         if not stems:
@@ -89,7 +89,7 @@ def _draft(image: Path, folder: Path, file: Path, tree: ET.Element, labels: Labe
 
 
 def _corners(node: ET.Element, file: Path) -> tuple[float, float, float, float]:
-    """VOC counts pixels from 1 and includes the last one."""
+    """Convert corners: VOC counts pixels from 1 and includes the last one."""
     box = node.find("bndbox")
     if box is None:
         raise DataError(f"{file}: an object has no <bndbox>")

@@ -24,7 +24,7 @@ _COLUMNS = 5
 
 
 def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Images of `path` with the text files of `annotations` (default: the folder ``labels`` in place of ``images``).
+    """Read images of `path` with the text files of `annotations`, by default the folder ``labels`` beside ``images``.
 
     Class names come from `labels`, else from a ``classes.txt`` in or above the folder of text files. An image without
     a text file is a background.
@@ -47,7 +47,7 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
 
 
 def _customary(folder: Path) -> Path:
-    """``…/images/train`` → ``…/labels/train``."""
+    """Map ``…/images/train`` to ``…/labels/train``."""
     parts = list(folder.parts)
     if "images" not in parts:
         return folder

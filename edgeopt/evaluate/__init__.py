@@ -1,4 +1,4 @@
-"""Accuracy on labelled images, each variant beside its FP32 baseline on the same ones."""
+"""Evaluate: measure accuracy on labelled images, each variant beside its FP32 baseline on the same images."""
 
 from edgeopt.bundle.records import (
     Accuracy,

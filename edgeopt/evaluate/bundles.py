@@ -1,4 +1,4 @@
-"""Evaluate what is in a bundle: its variants that run here, beside its baseline."""
+"""Evaluate the variants of a bundle that run here, beside its baseline."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def found_here(
 
 
 def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:
-    """Accuracy on images that the ranges were fitted to says too little about others."""
+    """Refuse images that the ranges were fitted to, because accuracy on them says too little about others."""
     calibration = bundle.manifest.calibration
     if calibration is None or not calibration.hashes:
         return

@@ -1,4 +1,4 @@
-"""What each class lost or gained: a mean over classes hides the one that was ruined."""
+"""Compare each class with the baseline, because a mean over classes hides one that was ruined."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from edgeopt.intervals import bootstrap_draws
 from edgeopt.metrics import ClassificationMetrics
 
 RESAMPLES = {"classification": 2000, "detection": 100}
-"""Average precision takes milliseconds a draw, top-1 microseconds."""
+"""Bootstrap draws by task. Average precision takes milliseconds a draw, top-1 microseconds."""
 
 
 def class_changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[ClassChange, ...]:
-    """Every class that both figures exist for, the one that lost most first.
+    """Return the change of every class that both figures exist for, the largest loss first.
 
     Args:
         baseline: of the FP32 model.
@@ -28,7 +28,7 @@ def class_changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) 
 
 
 def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws: Values) -> tuple[ClassChange, ...]:
-    """`class_changes` of (resamples, classes) differences that were drawn already; nan in draws without the class."""
+    """Compute `class_changes` from (resamples, classes) differences. They are NaN in draws without the class."""
     before, after = per_class(baseline), per_class(other)
     found = []
     for index, (label, support) in enumerate(zip(labels, supports(baseline), strict=True)):
@@ -42,12 +42,12 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
 
 
 def lost_much(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[ClassChange, ...]:
-    """Of `class_changes` those that must be said, worst first."""
+    """Return the `class_changes` that must be reported, worst first."""
     return tuple(each for each in class_changes(baseline, other, labels) if each.lost_much)
 
 
 def per_class(accuracy: Accuracy) -> list[float | None]:
-    """F1 (classifiers) or AP (detectors) of each class; None where a detector had nothing to find."""
+    """Return F1 (classifiers) or AP (detectors) of each class; None where a detector had nothing to find."""
     metrics = accuracy.metrics
     if isinstance(metrics, ClassificationMetrics):
         return [each.f1 for each in metrics.per_class]
@@ -55,7 +55,7 @@ def per_class(accuracy: Accuracy) -> list[float | None]:
 
 
 def supports(accuracy: Accuracy) -> list[int]:
-    """Images of each class; of detectors its objects."""
+    """Count the images of each class, or the objects for detectors."""
     metrics = accuracy.metrics
     if isinstance(metrics, ClassificationMetrics):
         return [each.support for each in metrics.per_class]
@@ -63,7 +63,7 @@ def supports(accuracy: Accuracy) -> list[int]:
 
 
 def class_sentence(change: ClassChange) -> str:
-    """What is said of a class that lost much."""
+    """Write the sentence about a class that lost much."""
     doubt = "" if change.beyond_chance else "; too few to rule out chance"
     return (
         f"class '{change.label}' lost much: {100 * change.before:.2f} → {100 * change.after:.2f} % "

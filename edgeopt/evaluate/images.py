@@ -1,4 +1,4 @@
-"""What became of each image: right or wrong, and what quantization did to the answer."""
+"""Compare each image's answer with the truth and with the baseline's answer."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from edgeopt.spec import Struct
 
 Answer: TypeAlias = Classification | Detections
 Change: TypeAlias = Literal["same", "broke", "mended", "changed"]
-"""Of an answer against the baseline's: right became wrong (or more boxes did), the reverse, or as wrong otherwise."""
+"""Change of an answer against the baseline's: right became wrong (or more boxes did), the reverse, or wrong
+otherwise."""
 
 
 class ImageResult(Struct):
-    """One image as one variant answered it."""
+    """Answer of one variant to one image."""
 
     image: str
-    """Its name in the data set."""
+    """Name of the image in the data set."""
     truth: str
     """The class, or the objects, as in "2 cat, 1 dog"."""
     predicted: str
     score: float | None
-    """Of the class; of detections that of the surest mistake, None where there is none."""
+    """Score of the class. For detections: score of the surest mistake, None where there is none."""
     right: bool
-    """The class is right; of detections: no false and no missed box."""
+    """True if the class is right, or if no box is false and none missed."""
     false: tuple[str, ...] = ()
-    """Detection: classes of the boxes that show no object of their class, surest first."""
+    """Detection only: classes of the boxes that show no object of their class, surest first."""
     missed: tuple[str, ...] = ()
-    """Detection: classes of the objects that no box shows."""
+    """Detection only: classes of the objects that no box shows."""
     baseline: str | None = None
-    """What FP32 answered; None for FP32 itself."""
+    """Answer of FP32; None for FP32 itself."""
     baseline_right: bool | None = None
     change: Change | None = None
 
     @property
     def mistakes(self) -> int:
-        """1 for a wrong class; of detections the false and the missed boxes."""
+        """Number of mistakes: 1 for a wrong class; for detections the false and the missed boxes."""
         return len(self.false) + len(self.missed) or int(not self.right)
 
 
 def evaluated_images(accuracy: Accuracy, dataset: Dataset) -> list[int]:
-    """The images of `dataset` that an evaluation went through, in its order.
+    """Return the images of `dataset` that an evaluation used, in its order.
 
     Raises:
         DataError: it was of other images.
@@ -65,7 +66,7 @@ def evaluated_images(accuracy: Accuracy, dataset: Dataset) -> list[int]:
 
 
 def answers(accuracy: Accuracy, labels: tuple[str, ...]) -> Sequence[Answer]:
-    """One result an image, from what the evaluation kept; nothing is predicted again."""
+    """Return one result per image from the evaluation's records; nothing is predicted again."""
     outcomes = accuracy.outcomes
     if isinstance(outcomes, DetectionOutcomes):
         return outcomes.shown(labels)
@@ -74,7 +75,7 @@ def answers(accuracy: Accuracy, labels: tuple[str, ...]) -> Sequence[Answer]:
 
 
 def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | None = None) -> list[ImageResult]:
-    """Every image that was evaluated, in the order of the data.
+    """Return the results of every evaluated image, in the order of the data.
 
     Args:
         accuracy: of the variant.
@@ -97,7 +98,7 @@ def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | Non
 def results_by_variant(
     accuracies: Mapping[str, Accuracy], dataset: Dataset, baseline: str
 ) -> dict[str, list[ImageResult]]:
-    """`image_results` of every variant, beside the baseline where that was evaluated.
+    """Return `image_results` of every variant, beside the baseline where that was evaluated.
 
     Raises:
         DataError: as `image_results`.
@@ -132,7 +133,7 @@ def _result(answer: Answer, dataset: Dataset, number: int) -> ImageResult:
 
 
 def mistakes(found: Detections, sought: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which detections show no object of their class, (d,) bool, and which objects no detection shows, (t,) bool.
+    """Find the detections that show no object, (d,) bool, and the objects that no detection shows, (t,) bool.
 
     At IoU .5; crowds count neither as found nor as missed.
     """
@@ -143,12 +144,12 @@ def mistakes(found: Detections, sought: Boxes) -> tuple[NDArray[np.bool_], NDArr
 
 
 def counted(labels: Iterable[str]) -> str:
-    """Names with how often each occurs, as in "2 cat, 1 dog"."""
+    """Count names, as in "2 cat, 1 dog"."""
     return ", ".join(f"{count} {label}" for label, count in Counter(labels).items())
 
 
 def _beside(own: ImageResult, baseline: ImageResult) -> ImageResult:
-    """With the baseline's answer and what became of it."""
+    """Add the baseline's answer and the change from it."""
     change: Change = "same"
     if own.mistakes != baseline.mistakes:
         change = "broke" if own.mistakes > baseline.mistakes else "mended"
@@ -169,6 +170,6 @@ def _beside(own: ImageResult, baseline: ImageResult) -> ImageResult:
 
 
 def surest_mistakes(results: Iterable[ImageResult], most: int) -> list[ImageResult]:
-    """The wrong answers that were given with the highest scores."""
+    """Return the wrong answers with the highest scores."""
     wrong = [each for each in results if not each.right]
     return sorted(wrong, key=lambda each: (-(each.score or 0.0), -each.mistakes))[:most]

@@ -1,4 +1,4 @@
-"""What is remembered of each image while a data set goes by, and the figures in the end."""
+"""Record each image's answer while a data set goes by, and compute the figures in the end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO 
 
 
 class Recorder(Protocol):
-    """A task as the evaluation sees it."""
+    """One task's record and figures."""
 
     def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
-        """Take in the answers to some images, in order."""
+        """Record the answers to some images, in order."""
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
-        """The figures over all that was taken in."""
+        """Compute the figures over all recorded answers."""
 
 
 class ClassificationRecorder:
@@ -60,7 +60,7 @@ class ClassificationRecorder:
         self._scores.append(np.take_along_axis(scores, top, axis=1))
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
-        """Top-1, top-5, and the table of classes."""
+        """Compute top-1, top-5, and the table of classes."""
         true, top = np.array(self._true, np.int64), np.concatenate(self._top)
         matrix = metrics.confusion_matrix(true, top[:, 0], len(self._spec.labels))
         report = metrics.classification_report(matrix, self._spec.labels)
@@ -94,7 +94,7 @@ class ClassificationRecorder:
 
 
 class DetectionRecorder:
-    """Keeps nearly all detections of each image, for average precision, and apart those that `predict` returns.
+    """Keeps nearly all detections of each image for average precision, and separately those that `predict` returns.
 
     The latter are kept from the lowest threshold of the curve on. Those of a higher one are among them, unchanged:
     suppression goes from the best to the worst, so that what a threshold takes away suppressed nothing that it leaves.
@@ -130,7 +130,7 @@ class DetectionRecorder:
         self._truths += [_boxes_of(target) for target in targets]
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
-        """COCO's figures, and precision and recall of what `predict` returns."""
+        """Compute COCO's figures, and precision and recall of the detections that `predict` returns."""
         classes = len(self._spec.labels)
         matches = metrics.match(self._found, self._truths, classes)
         report = metrics.summarize(matches)
@@ -162,7 +162,7 @@ class DetectionRecorder:
 
 
 def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> Recorder:
-    """The recorder of the model's task; with a baseline, one that compares."""
+    """Return the recorder of the model's task; with a baseline, one that compares."""
     if spec.task == "classification":
         return ClassificationRecorder(spec, baseline)
     return DetectionRecorder(spec, config, baseline)
@@ -181,13 +181,13 @@ def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: M
 
 
 def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, k + 1) some classes' probabilities, and what is left for all others."""
+    """Return (n, k + 1): some classes' probabilities, and the remainder of all others."""
     some = scores.astype(np.float64)
     return np.concatenate([some, np.maximum(1.0 - some.sum(axis=1, keepdims=True), 0.0)], axis=1)
 
 
 def _detections(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
-    """`decode` of a detector."""
+    """Decode a detector's outputs with `decode`."""
     return [each for each in decode(outputs, spec, geometries) if isinstance(each, Detections)]
 
 

@@ -1,4 +1,4 @@
-"""The loop over a data set: read, preprocess, run, record, with one batch of images in memory at a time."""
+"""Loop over a data set: read, preprocess, run and record, with one batch of images in memory at a time."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from edgeopt.spec import ModelSpec
 
 
 class Evaluated(Protocol):
-    """What can be evaluated: a `runtime.Predictor`, or a `Runner`."""
+    """A model that can be evaluated: a `runtime.Predictor`, or a `Runner`."""
 
     @property
     def spec(self) -> ModelSpec:
-        """The model's."""
+        """Specification of the model."""
 
     def prepare_batch(self, images: Sequence[Image], /) -> Prepared:
-        """Preprocess no more images than the network takes at once."""
+        """Preprocess as many images as the network takes at once, at most."""
 
     def infer(self, prepared: Prepared, /) -> Inferred:
         """Run the network."""
@@ -43,7 +43,7 @@ class Runner:
         self._run = run
 
     def prepare_batch(self, images: Sequence[Image]) -> Prepared:
-        """Preprocess; a network of fixed batch size is filled up with zeros."""
+        """Preprocess, and fill up the batch with zeros where the network's batch is fixed."""
         tensor, geometries = batch(images, self.spec.preprocessing)
         missing = _batch_size(self.spec) - len(images)
         if missing > 0:
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
-    """Refuse data that say nothing about this model."""
+    """Refuse data that do not fit this model."""
     if not len(dataset):
         raise DataError(f"there are no images in {dataset.origin} to evaluate '{spec.name}' on. Give at least one")
     if dataset.task != spec.task:
@@ -110,7 +110,7 @@ def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
 
 
 def _difference(data: tuple[str, ...], model: tuple[str, ...]) -> str:
-    """Where two lists of labels part."""
+    """Describe where two lists of labels differ."""
     if len(data) != len(model):
         return f"{len(data)} in the data, {len(model)} in the model"
     index = next(index for index, pair in enumerate(zip(data, model, strict=True)) if pair[0] != pair[1])
@@ -127,14 +127,14 @@ def _check_baseline(baseline: Accuracy | None, data: str) -> None:
 
 
 def chosen_images(count: int, limit: int | None) -> list[int]:
-    """Image numbers, spread evenly where there is a limit: data are often sorted by class."""
+    """Choose image numbers, spread evenly where there is a limit, because data are often sorted by class."""
     if limit is None or limit >= count:
         return list(range(count))
     return [index * count // limit for index in range(limit)]
 
 
 def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
-    """Sha256 over class names, and name and truth of each image in order."""
+    """Return the sha256 over class names, and name and truth of each image in order."""
     state = hashlib.sha256("\0".join(dataset.labels).encode())
     for index in chosen:
         sample = dataset[index]
@@ -148,6 +148,6 @@ def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
 
 
 def _batch_size(spec: ModelSpec) -> int:
-    """How many images the network takes at once; one where it leaves the choice, as `Predictor.predict` does."""
+    """Return how many images the network takes at once; 1 where it leaves the choice, as in `Predictor.predict`."""
     size = spec.input.shape[0]
     return size if isinstance(size, int) else 1

@@ -1,4 +1,4 @@
-"""Results for spreadsheets and programs: CSV image by image, confusion matrices, and everything as plain data."""
+"""Write results for spreadsheets and programs: CSV per image, confusion matrices, and everything as plain data."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _COLUMNS = (
     "change",
 )  # fmt: skip
 BACKGROUND = "(nothing)"
-"""The row of false boxes and the column of missed objects."""
+"""Name of the row of false boxes and of the column of missed objects."""
 
 
 def images_csv(results: Mapping[str, Iterable[ImageResult]]) -> str:
-    """One row an image and variant; several false or missed boxes of an image are separated by semicolons.
+    """Return one row per image and variant. Several false or missed boxes of an image are separated by semicolons.
 
     Columns: variant, image, truth, predicted, score, right (true or false), mistakes, false, missed, fp32 (FP32's
     answer; empty for FP32 itself), fp32_right, change (same, broke, mended or changed).
@@ -63,7 +63,7 @@ def results_json(
 
 
 def confusion(accuracy: Accuracy, dataset: Dataset) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """(n, n) int64 counts, row the truth and column the answer, and the n names of rows and columns.
+    """Return (n, n) int64 counts, row the truth and column the answer, and the n names of rows and columns.
 
     Of detectors the last row and column are `BACKGROUND`: false boxes, and missed objects.
 
@@ -79,7 +79,7 @@ def confusion(accuracy: Accuracy, dataset: Dataset) -> tuple[NDArray[np.int64], 
 
 
 def confusion_csv(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """A header of predicted classes, then one row a true class."""
+    """Return a header of predicted classes, then one row per true class."""
     rows = zip(labels, matrix.tolist(), strict=True)
     return _written(("true class", *labels), ((label, *counts) for label, counts in rows))
 

@@ -1,4 +1,4 @@
-"""How good results are: pure functions on arrays, each defined as its field defines it."""
+"""Metrics: pure functions on arrays that rate results, each as its field defines it."""
 
 from edgeopt.metrics.classification import (
     ClassificationMetrics,

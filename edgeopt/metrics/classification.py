@@ -13,7 +13,7 @@ from edgeopt.spec import Struct
 
 
 class ClassMetrics(Struct):
-    """Of one class."""
+    """Metrics of one class."""
 
     label: str
     precision: float
@@ -21,25 +21,25 @@ class ClassMetrics(Struct):
     recall: float
     f1: float
     support: int
-    """Images of the class."""
+    """Number of images of the class."""
 
 
 class ClassificationMetrics(Struct, tag="classification"):
-    """Of one model on one set of images."""
+    """Metrics of one model on one set of images."""
 
     top1: float
     macro_precision: float
-    """Mean over the classes that have images, as the other macro figures."""
+    """Mean over the classes that have images, as for the other macro figures."""
     macro_recall: float
     macro_f1: float
     per_class: tuple[ClassMetrics, ...]
     confusion: tuple[tuple[int, int, int], ...]
-    """(true class, predicted class, images) for each pair that occurs: 1000 classes make few of their million pairs."""
+    """Triples (true class, predicted class, images) that occur. 1000 classes make few of their million pairs."""
     top5: float | None = None
-    """None where only the confusion matrix is known."""
+    """Top-5 accuracy; None where only the confusion matrix is known."""
 
     def confusion_matrix(self) -> NDArray[np.int64]:
-        """(classes, classes) int64: row the true class, column the predicted one."""
+        """Confusion matrix: (classes, classes) int64, row the true class, column the predicted one."""
         matrix = np.zeros((len(self.per_class), len(self.per_class)), np.int64)
         for true, predicted, count in self.confusion:
             matrix[true, predicted] = count
@@ -47,7 +47,7 @@ class ClassificationMetrics(Struct, tag="classification"):
 
 
 def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n: int) -> NDArray[np.int64]:
-    """(n, n) int64: how many images of each true class (row) were put into each class (column).
+    """Count the images of each true class (row) put into each class (column): (n, n) int64.
 
     Raises:
         DataError: a class index outside 0 to n - 1, or not as many predictions as truths.
@@ -59,7 +59,7 @@ def confusion_matrix(true: ArrayLike, predicted: ArrayLike, n: int) -> NDArray[n
 
 
 def classification_report(matrix: NDArray[Any], labels: Sequence[str]) -> ClassificationMetrics:
-    """Accuracy, and precision, recall and F1 of each class and their macro means, from a confusion matrix.
+    """Compute accuracy, and precision, recall and F1 of each class with macro means, from a confusion matrix.
 
     Args:
         matrix: (classes, classes) of `confusion_matrix`.
@@ -91,7 +91,7 @@ def classification_report(matrix: NDArray[Any], labels: Sequence[str]) -> Classi
 
 
 def hits_in_top_k(scores: NDArray[Any], true: ArrayLike, k: int) -> NDArray[np.bool_]:
-    """(n,) whether the true class is among the k best; equal scores rank in the order of the classes.
+    """Return (n,): True if the true class is among the k best. Equal scores rank in the order of the classes.
 
     Args:
         scores: (n, classes), higher is better; logits will do.
@@ -107,12 +107,12 @@ def hits_in_top_k(scores: NDArray[Any], true: ArrayLike, k: int) -> NDArray[np.b
 
 
 def top_k_accuracy(scores: NDArray[Any], true: ArrayLike, k: int) -> float:
-    """Share of images whose true class is among the k best; arguments as in `hits_in_top_k`."""
+    """Return the share of images whose true class is among the k best; arguments as in `hits_in_top_k`."""
     return float(hits_in_top_k(scores, true, k).mean())
 
 
 def _indices(values: ArrayLike, n: int) -> NDArray[np.int64]:
-    """Class indices, checked."""
+    """Check class indices and return them as an array."""
     indices = np.asarray(values, np.int64).reshape(-1)
     if indices.size and (indices.min() < 0 or indices.max() >= n):
         wrong = indices[(indices < 0) | (indices >= n)][0]
@@ -121,6 +121,6 @@ def _indices(values: ArrayLike, n: int) -> NDArray[np.int64]:
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Element by element; 0 where the whole is 0."""
+    """Divide element by element; 0 where the whole is 0."""
     ratio: NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return ratio

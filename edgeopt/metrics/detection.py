@@ -15,21 +15,21 @@ from edgeopt.postprocess import Detections
 from edgeopt.spec import Struct
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-"""Where COCO reads the precision-recall curve."""
+"""Recall values at which COCO reads the precision-recall curve."""
 
 
 class DetectionMetrics(Struct, tag="detection"):
-    """COCO's twelve figures and the AP of each class; None where there is nothing of that size or class to find."""
+    """COCO's twelve figures and the AP of each class. None where no object has that size or class."""
 
     ap: float
-    """Mean over classes and the IoU thresholds .50:.95."""
+    """Average precision, mean over classes and the IoU thresholds .50:.95."""
     ap50: float
     ap75: float
     ap_small: float | None
-    """Objects below 32 x 32 pixels."""
+    """Average precision of objects below 32 x 32 pixels."""
     ap_medium: float | None
     ap_large: float | None
-    """Objects above 96 x 96 pixels."""
+    """Average precision of objects above 96 x 96 pixels."""
     ar1: float
     """Recall with the one best detection of each class in each image."""
     ar10: float
@@ -38,31 +38,31 @@ class DetectionMetrics(Struct, tag="detection"):
     ar_medium: float | None
     ar_large: float | None
     per_class: tuple[float | None, ...]
-    """(classes) AP of each class."""
+    """AP of each class (classes)."""
     per_class50: tuple[float | None, ...]
-    """(classes) AP50 of each class."""
+    """AP50 of each class (classes)."""
     support: tuple[int, ...]
-    """(classes) objects to be found; crowds do not count."""
+    """Number of objects of each class (classes); crowds do not count."""
 
 
 class PrecisionRecall(Struct):
-    """Of the detections above one score, at one IoU."""
+    """Precision and recall of the detections above one score, at one IoU."""
 
     precision: float
     """Share of the detections that found an object; 0 when there are none."""
     recall: float
     f1: float
     per_class: tuple[tuple[float, float, float], ...] = ()
-    """(classes) precision, recall and F1 of each class."""
+    """Precision, recall and F1 of each class (classes)."""
 
 
 class PrecisionRecallCurve(Struct):
     """Precision and recall at IoU .5 of the detections above each score, over all classes together."""
 
     thresholds: tuple[float, ...]
-    """Rising."""
+    """Score thresholds, rising."""
     precision: tuple[float, ...]
-    """1 where no detection is left: none of them is wrong."""
+    """Precision; 1 where no detection is left, because none of them is wrong."""
     recall: tuple[float, ...]
 
     @property
@@ -72,11 +72,11 @@ class PrecisionRecallCurve(Struct):
         return tuple(2 * precision * recall / max(precision + recall, 1e-9) for precision, recall in pairs)
 
     def best(self) -> int:
-        """Place of the threshold with the highest F1; of equals the lowest threshold."""
+        """Index of the threshold with the highest F1; of equals the lowest threshold."""
         return int(np.argmax(self.f1))
 
     def at_precision(self, precision: float) -> int | None:
-        """Place of the lowest threshold from which on the precision stays at `precision` or above.
+        """Return the index of the lowest threshold from which on the precision stays at `precision` or above.
 
         None where only thresholds that leave no detection do.
         """
@@ -85,12 +85,12 @@ class PrecisionRecallCurve(Struct):
         return first if first < len(self.recall) and self.recall[first] > 0 else None
 
     def at_recall(self, recall: float) -> int | None:
-        """Place of the highest threshold that still finds this share of the objects; None where none does."""
+        """Return the index of the highest threshold that finds this share of the objects, or None."""
         return max((place for place, value in enumerate(self.recall) if value >= recall), default=None)
 
 
 def average_precision(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> DetectionMetrics:
-    """COCO's metrics, equal to those of pycocotools; an object's area is that of its box.
+    """Compute COCO's metrics, equal to those of pycocotools. An object's area is that of its box.
 
     Args:
         predictions: one for each image, with low scores included.
@@ -104,7 +104,7 @@ def average_precision(predictions: Sequence[Detections], truths: Sequence[Boxes]
 
 
 def summarize(matches: Mapping[str, Matches]) -> DetectionMetrics:
-    """`average_precision` of what has been matched.
+    """Compute `average_precision` from matches.
 
     Raises:
         DataError: there is no object to find.
@@ -134,7 +134,7 @@ def summarize(matches: Mapping[str, Matches]) -> DetectionMetrics:
 
 
 def precision_table(matches: Matches, weights: Integers | None = None) -> Floats:
-    """(10, classes) average precision at each IoU threshold; nan for a class without objects.
+    """Return average precision at each IoU threshold: (10, classes), NaN for a class without objects.
 
     Args:
         matches: of one range of object sizes.
@@ -154,7 +154,7 @@ def precision_table(matches: Matches, weights: Integers | None = None) -> Floats
 
 
 def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> PrecisionRecall:
-    """Precision, recall and F1 at IoU .5 of detections as `predict` returns them, over all classes together."""
+    """Compute precision, recall and F1 at IoU .5 of detections as `predict` returns them, over all classes."""
     matches = match(predictions, truths, n_classes)["all"]
     right = np.bincount(matches.category[matches.right[0]], minlength=n_classes)
     wrong = np.bincount(matches.category[matches.wrong[0]], minlength=n_classes)
@@ -166,7 +166,7 @@ def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes],
 
 
 def precision_recall_curve(matches: Matches, thresholds: Sequence[float]) -> PrecisionRecallCurve:
-    """Precision and recall at each of some rising score thresholds.
+    """Compute precision and recall at each of some rising score thresholds.
 
     Args:
         matches: for objects of all sizes, with scores. Matching chooses best first, so that what a threshold takes away
@@ -207,7 +207,7 @@ def detection_confusion(predictions: Sequence[Detections], truths: Sequence[Boxe
 
 
 def detection_agreement(a: Sequence[Detections], b: Sequence[Detections], n_classes: int) -> float:
-    """How far two detectors find the same: twice the pairs of detections (same class, IoU >= .5) over all detections.
+    """Return twice the pairs of detections that two detectors share (same class, IoU >= .5) over all detections.
 
     That is the F1 of one with the other as truth (Dice's coefficient); 1 where neither found anything.
     """
@@ -239,12 +239,12 @@ def _interpolated_precision(right: NDArray[np.int64], wrong: NDArray[np.int64], 
 
 @lru_cache(maxsize=4096)
 def _objects_at_recalls(sought: int) -> Integers:
-    """(101,) how many of `sought` objects must be found to reach each recall of `RECALLS`."""
+    """Return how many of `sought` objects must be found to reach each recall of `RECALLS`: (101,)."""
     return np.searchsorted(np.arange(sought + 1) / sought, RECALLS).astype(np.int64)
 
 
 def _recall_table(matches: Matches) -> Floats:
-    """(10, classes) share of the objects that were found; nan for a class without objects."""
+    """Return the share of the objects that were found: (10, classes), NaN for a class without objects."""
     sought = np.bincount(matches.truth_category, minlength=matches.classes)
     found = np.stack([np.bincount(matches.category[row], minlength=matches.classes) for row in matches.right])
     table: Floats = np.divide(found, sought, out=np.full(found.shape, np.nan), where=sought > 0)
@@ -252,13 +252,13 @@ def _recall_table(matches: Matches) -> Floats:
 
 
 def _mean(values: Floats) -> float | None:
-    """Mean of the numbers among them; None if there are none."""
+    """Return the mean of the numbers that are not NaN; None if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None
 
 
 def _precision_recall_f1(right: int, wrong: int, sought: int) -> tuple[float, float, float]:
-    """0 where a ratio is of nothing."""
+    """Compute precision, recall and F1; 0 where the whole is 0."""
     found = right + wrong
     f1 = 2 * right / (found + sought) if found + sought else 0.0
     return right / found if found else 0.0, right / sought if sought else 0.0, f1

@@ -1,4 +1,4 @@
-"""Which detection found which object: the matching step of COCO's evaluation (Lin et al. 2014, cocodataset.org).
+"""Match detections with objects, as COCO's evaluation does (Lin et al. 2014, cocodataset.org).
 
 For each image, class, IoU threshold and range of object sizes, detections choose greedily, best first, the free object
 they overlap most. Objects that are crowds or outside the size range are ignored: finding them is neither right nor
@@ -23,16 +23,16 @@ Integers: TypeAlias = NDArray[np.int64]
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-"""Smallest and largest area in square pixels (COCO's definition)."""
+"""Smallest and largest area of each size class, in square pixels (COCO's definition)."""
 MAX_DETECTIONS = 100
-"""Of one class in one image: COCO looks at no more."""
+"""Most detections of one class in one image that COCO looks at."""
 NOTHING = -1
-"""What a detection found that found no object."""
+"""Marks a detection that found no object."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What became of each detection, for one range of object sizes; sorted by class, then best first.
+    """Outcome of each detection for one range of object sizes; sorted by class, then best first.
 
     Attributes:
         images: how many images there were.
@@ -59,7 +59,7 @@ class Matches:
     truth_category: Integers
 
     def best(self, count: int) -> Matches:
-        """With only the `count` best detections of each class in each image."""
+        """Keep only the `count` best detections of each class in each image."""
         keep = np.flatnonzero(self.rank < count)
         detections = (self.image[keep], self.category[keep], self.rank[keep], self.score[keep])
         outcomes = (self.right[:, keep], self.wrong[:, keep])
@@ -68,14 +68,14 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """Boxes of all images in one table, sorted so that those of one image and class are neighbours."""
+    """Boxes of all images in one table, sorted so that boxes of one image and class are neighbours."""
 
     boxes: Floats
     key: Integers
-    """``image * classes + class``, ascending."""
+    """Ascending ``image * classes + class`` of each row."""
 
     def groups(self) -> dict[int, slice]:
-        """Where the rows of each key are."""
+        """Rows of each key."""
         keys, starts, counts = np.unique(self.key, return_index=True, return_counts=True)
         rows = zip(keys.tolist(), starts.tolist(), counts.tolist(), strict=True)
         return {key: slice(start, start + count) for key, start, count in rows}
@@ -112,7 +112,7 @@ def match(predictions: Sequence[Detections], truths: Sequence[Boxes], classes: i
 
 
 def pair(found: Detections, sought: Boxes, threshold: float = 0.5) -> Integers:
-    """The object that each detection of one image found, by the rules of `match` for objects of all sizes.
+    """Find the object of each detection in one image, by the rules of `match` for objects of all sizes.
 
     Args:
         found: what was detected.
@@ -137,7 +137,7 @@ def pair(found: Detections, sought: Boxes, threshold: float = 0.5) -> Integers:
 
 
 def _detection_columns(predictions: Sequence[Detections], classes: int) -> tuple[_Columns, Floats, Integers]:
-    """All detections by image and class, best first; their scores; and their place within image and class."""
+    """Return all detections by image and class, best first, with their scores and their rank within image and class."""
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(each.boxes for each in predictions)]).astype(np.float64)
     scores = np.concatenate([np.zeros(0), *(each.scores.astype(np.float64) for each in predictions)])
     key = _keys([each.classes for each in predictions], classes)
@@ -151,7 +151,7 @@ def _detection_columns(predictions: Sequence[Detections], classes: int) -> tuple
 
 
 def _truth_columns(truths: Sequence[Boxes], classes: int) -> tuple[_Columns, Flags]:
-    """All objects by image and class, and which of them are crowds."""
+    """Return all objects by image and class, and which of them are crowds."""
     boxes = np.concatenate([np.zeros((0, 4), np.float32), *(each.boxes for each in truths)]).astype(np.float64)
     crowd = np.concatenate([np.zeros(0, np.bool_), *(each.crowd for each in truths)])
     key = _keys([each.classes for each in truths], classes)
@@ -160,7 +160,7 @@ def _truth_columns(truths: Sequence[Boxes], classes: int) -> tuple[_Columns, Fla
 
 
 def _keys(classes_by_image: Sequence[NDArray[np.int64]], classes: int) -> Integers:
-    """``image * classes + class`` of every row."""
+    """Return ``image * classes + class`` of every row."""
     counts = [len(each) for each in classes_by_image]
     image = np.repeat(np.arange(len(counts)), counts)
     category = np.concatenate([np.zeros(0, np.int64), *classes_by_image])
@@ -171,13 +171,13 @@ def _keys(classes_by_image: Sequence[NDArray[np.int64]], classes: int) -> Intege
 
 
 def _outside(boxes: Floats, limits: Floats) -> Flags:
-    """(areas, n) whether each box is outside each (smallest, largest) area."""
+    """Return (areas, n): True if a box is outside a (smallest, largest) area."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return np.logical_or(area < limits[:, :1], area > limits[:, 1:])
 
 
 def _match_all(found: _Columns, sought: _Columns, crowd: Flags, sought_ignored: Flags) -> tuple[Flags, Flags]:
-    """(areas, 10, d) whether each detection got an object, and whether that object is to be ignored."""
+    """Return (areas, 10, d): True if a detection got an object, and True if that object is to be ignored."""
     shape = (len(sought_ignored), len(IOU_THRESHOLDS), len(found.key))
     matched, ignored = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
     rows_of = found.groups()
@@ -190,7 +190,7 @@ def _match_all(found: _Columns, sought: _Columns, crowd: Flags, sought_ignored: 
 
 
 def _iou(found: Floats, sought: Floats, crowd: Flags) -> Floats:
-    """(d, t) intersection over union; over the detection's own area where the object is a crowd."""
+    """Return (d, t) intersection over union; over the detection's own area where the object is a crowd."""
     corner = np.maximum(found[:, None, :2], sought[:, :2])
     extent = np.maximum(np.minimum(found[:, None, 2:], sought[:, 2:]) - corner, 0.0)
     intersection = extent[:, :, 0] * extent[:, :, 1]

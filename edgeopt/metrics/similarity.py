@@ -1,4 +1,4 @@
-"""How alike two models' outputs are, whatever the truth is."""
+"""Measure how alike two models' outputs are, whatever the truth is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeopt.metrics.discrepancy import divergence
 
 
 def agreement(a: ArrayLike, b: ArrayLike) -> float:
-    """Share of images that two models put into the same class.
+    """Return the share of images that two models put into the same class.
 
     Args:
         a: (n,) class indices, n > 0.
@@ -24,7 +24,7 @@ def agreement(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def kl(p_logits: NDArray[Any], q_logits: NDArray[Any]) -> NDArray[np.float64]:
-    """Kullback-Leibler divergence of ``softmax(q)`` from ``softmax(p)``, in nats.
+    """Return the Kullback-Leibler divergence of ``softmax(q)`` from ``softmax(p)``, in nats.
 
     Args:
         p_logits: (n, classes) of the reference.
@@ -39,7 +39,7 @@ def kl(p_logits: NDArray[Any], q_logits: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def sqnr_db(reference: NDArray[Any], value: NDArray[Any]) -> float:
-    """Signal-to-quantization-noise ratio in dB: ``10 log10(sum(reference^2) / sum((reference - value)^2))``.
+    """Return the signal-to-quantization-noise ratio in dB: ``10 log10(sum(reference^2) / sum((reference - value)^2))``.
 
     Returns:
         Infinity where both are equal, minus infinity where the reference is zero and the value is not.
