@@ -7,15 +7,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import Feeds, outputs_as_written
-from edgeopt.config import CalibrateConfig
+from edgeopt.config import CalibrateConfig, QuantizeConfig
 from edgeopt.diagnose import Outputs, Remake
 from edgeopt.errors import ModelError
 from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.split import Split
-from edgeopt.passes.repair.trials import repair
+from edgeopt.pipeline.quantizing import quantize_graph
 
 _LEAST_IMAGES = 4
 """Fewer cannot fit repairs and judge them."""
@@ -45,18 +44,18 @@ def quantized_anew(
     if len(images) < _LEAST_IMAGES:
         return f"edgeopt's own repairs were not tried: they need {_LEAST_IMAGES} images or more"
     try:
-        table = calibrate(exact, images, CalibrateConfig(images=len(images), minimum_images=1))
-        repaired = repair(exact, table, scheme, images, discrepancy)
+        calibration = CalibrateConfig(images=len(images), minimum_images=1)
+        anew = quantize_graph(exact, images, calibration, QuantizeConfig(), scheme.name, discrepancy.readings)
     except ModelError as error:
         return f"edgeopt's own repairs were not tried: {error}"
     split = Split.of(range(len(images)))
     judges = [images[index][1] for index in split.judge]
-    kept = [name for trial in repaired.trials if trial.is_kept for name in trial.name.split(" ")[0].split("+")]
+    kept = [name for helped in anew.helped for name in helped.split(" ")[0].split("+")]
     command = f"edgeopt quantize --scheme {scheme.name} --repairs {','.join(kept) or 'none'}"
     return Remake(
         repair=", ".join(kept) or "no repair",
         setting=f"{command}, or [quantize] repairs = {json.dumps(kept)}",
         reference=[reference[index] for index in split.judge],
         before=outputs_as_written(quantized, judges),
-        after=outputs_as_written(repaired.model, judges),
+        after=outputs_as_written(anew.model, judges),
     )

@@ -71,6 +71,14 @@ def test_items_are_spread_over_all(count, most):
     assert not chosen or chosen[-1] >= count - 1 - -(-count // most)
 
 
+def feeds_among(arguments: tuple[object, ...]) -> list[object]:
+    """The one argument that is a sequence of network inputs."""
+    (found,) = (
+        list(each) for each in arguments if isinstance(each, list | tuple) and isinstance(next(iter(each), 0), dict)
+    )
+    return found
+
+
 @pytest.mark.parametrize("count", [13, 128, 200])
 def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch):
     fitted: dict[str, list[object]] = {}
@@ -80,8 +88,7 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
         run = getattr(trials, name)
 
         def watched(*arguments, **options):
-            is_feeds = [isinstance(each, list | tuple) and isinstance(next(iter(each), 0), dict) for each in arguments]
-            fitted[name] = list(arguments[is_feeds.index(True)])
+            fitted[name] = feeds_among(arguments)
             return run(*arguments, **options)
 
         monkeypatch.setattr(trials, name, watched)
@@ -90,9 +97,9 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
         judged.extend(feeds)
         return outputs(model, feeds)
 
-    def distilled(model, candidate, feeds, *_, **__):
-        fitted["distill"] = list(feeds)
-        return candidate, 0.0
+    def distilled(*arguments, **_):
+        fitted["distill"] = feeds_among(arguments)
+        return arguments[1], 0.0
 
     outputs = trials.outputs_as_written
     watch("measure_ranges")
