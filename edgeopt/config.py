@@ -16,7 +16,18 @@ from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
 from edgeopt.references import check, is_code, named, resolve
 from edgeopt.renamed import use_present_names
-from edgeopt.spec import CodeDecoding, Decoding, Fraction, PositiveInt, Preprocessing, Size, Struct, Task
+from edgeopt.spec import (
+    PROCESSORS,
+    CodeDecoding,
+    Decoding,
+    Fraction,
+    PositiveInt,
+    Preprocessing,
+    Processor,
+    Size,
+    Struct,
+    Task,
+)
 from edgeopt.typed import convert
 
 if sys.version_info >= (3, 11):
@@ -323,6 +334,10 @@ class CompileConfig(Struct):
     """``[compile]``."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
+    processors: Annotated[tuple[Processor, ...], Meta(min_length=1)] = PROCESSORS
+    """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
+    without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
+    so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     """Of ``trt`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

@@ -26,6 +26,11 @@ Activation: TypeAlias = Literal["softmax", "sigmoid", "none"]
 Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area"]
 """``auto``: area when shrinking, linear when enlarging."""
 
+Processor: TypeAlias = Literal["vnni", "avx2", "arm"]
+"""Processors by how their integer kernels add products: x86 with VNNI and Arm as written; x86 without VNNI (AVX2, but
+SSE4.2 and the first AVX-512 too) in pairs in 16 bits, where products of large weights saturate."""
+PROCESSORS: tuple[Processor, ...] = ("vnni", "avx2", "arm")
+
 
 if TYPE_CHECKING:
     # msgspec does not tell type checkers that `frozen` and `kw_only` are inherited: show them a plain frozen dataclass.

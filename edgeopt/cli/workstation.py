@@ -16,7 +16,7 @@ from edgeopt.renamed import SCHEMES, present_name
 if TYPE_CHECKING:
     from edgeopt.config import Config
     from edgeopt.progress import Progress
-    from edgeopt.spec import Task
+    from edgeopt.spec import Processor, Task
 
 
 class _SchemeChoice(click.Choice[str]):
@@ -28,6 +28,7 @@ class _SchemeChoice(click.Choice[str]):
 
 
 _SCHEMES = _SchemeChoice(["tensorrt", "openvino", "onnxruntime", "arm"])
+_PROCESSORS = click.Choice(["vnni", "avx2", "arm"])
 _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 
 
@@ -161,6 +162,14 @@ def _produce(
     help="TOML that says how images become the input ([preprocessing]); needed with images.",
 )
 @click.option("--scheme", type=_SCHEMES, default="tensorrt", show_default=True, help="Whose kernels the Q/DQ is for.")
+@click.option(
+    "--processor",
+    "processors",
+    multiple=True,
+    type=_PROCESSORS,
+    help="A processor that INT8 must be right on; may be repeated. Default: all. avx2 is x86 without VNNI, where "
+    "weights must not use all of their 8 bits.",
+)
 @click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are found.")
 @click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
 @click.option(
@@ -205,6 +214,7 @@ def quantize(
     calibration: Path,
     spec: Path | None,
     scheme: str,
+    processors: tuple[Processor, ...],
     method: str,
     images: int,
     evaluation: Path | None,
@@ -222,6 +232,7 @@ def quantize(
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
     from edgeopt.pipeline.standalone import quantize_file
+    from edgeopt.spec import PROCESSORS
     from edgeopt.typed import convert
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
@@ -242,6 +253,7 @@ def quantize(
             out,
             display,
             evaluation=evaluation,
+            processors=processors or PROCESSORS,
             float_rest=float_rest,
             outputs=told_kinds(outputs),
         )
@@ -254,6 +266,10 @@ def quantize(
         for repair, reason in result["declined"].items():
             echo(f"{repair} was left out: {reason}")
         echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
+        if "avx2" not in result["processors"]:
+            echo(
+                "its weights use all of their 8 bits: on x86 processors without VNNI OpenVINO and onnxruntime saturate"
+            )
         echo(f"quantized {out}")
 
 

@@ -156,6 +156,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             config,
             scheme,
             readings_of(spec),
+            processors=job.config.compile.processors,
             table=read_table(calibration),
             tell=lambda text: job.progress.update(0.0, 1.0, text),
         )
@@ -168,6 +169,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "graph": graph.key,
         "calibration": calibration.key,
         "quantize": replace(config, scheme=scheme),
+        "processors": job.config.compile.processors,
         "data": dataset.fingerprint(),
     }
     learns = _TORCH if "distillation" in config.repairs else ()

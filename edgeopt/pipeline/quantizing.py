@@ -13,6 +13,7 @@ from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
 from edgeopt.metrics import Discrepancy, OutputReading
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.trials import Images, repair
+from edgeopt.spec import PROCESSORS, Processor
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def quantize_graph(
     scheme: SchemeName,
     readings: Sequence[OutputReading],
     *,
+    processors: Sequence[Processor] = PROCESSORS,
     table: CalibrationTable | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Quantized:
@@ -55,6 +57,7 @@ def quantize_graph(
         quantization: what stays float and which repairs are tried; its own scheme does not count.
         scheme: whose kernels the Q/DQ is for.
         readings: what the outputs mean, by which repairs are judged.
+        processors: those that integers must be right on, of what the scheme serves.
         table: the graph's calibration on these images, where it was made before.
         tell: told what is being done.
 
@@ -69,7 +72,7 @@ def quantize_graph(
     repaired = repair(
         model,
         table,
-        scheme_named(scheme),
+        scheme_named(scheme, processors),
         used,
         Discrepancy(readings),
         quantization.repairs,

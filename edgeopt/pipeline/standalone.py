@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeCo
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import ConfigError, ModelError, storage_errors
+from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.opset import raise_opset
@@ -28,7 +29,7 @@ from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
-from edgeopt.spec import Preprocessing, Struct
+from edgeopt.spec import PROCESSORS, Preprocessing, Processor, Struct
 
 Samples = Iterator[tuple[str, dict[str, NDArray[Any]]]]
 
@@ -49,6 +50,7 @@ def quantize_file(
     progress: Progress,
     evaluation: Path | None = None,
     *,
+    processors: Sequence[Processor] = PROCESSORS,
     float_rest: Literal["fp32", "fp16"] = "fp32",
     outputs: Mapping[str, OutputKind] | None = None,
 ) -> dict[str, Any]:
@@ -63,13 +65,14 @@ def quantize_file(
         out: the file to write.
         progress: told about each stage.
         evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
+        processors: those that INT8 must be right on, of what the scheme serves (``[compile] processors``).
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
         outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
 
     Returns:
-        Sizes in bytes, the calibration images' names and hashes, how the ranges converged, what the outputs were taken
-        for and why, the repairs that were tried and those that helped, and why which nodes stayed FP32 where FP16 was
-        asked for.
+        Sizes in bytes, the processors whose kernels compute the file as written, the calibration images' names and
+        hashes, how the ranges converged, what the outputs were taken for and why, the repairs that were tried and those
+        that helped, and why which nodes stayed FP32 where FP16 was asked for.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.
@@ -104,6 +107,7 @@ def quantize_file(
         quantize_config,
         quantize_config.scheme,
         [each.reading for each in read],
+        processors=processors,
         table=table,
         tell=lambda text: progress.update(0.0, 1.0, text),
     )
@@ -121,6 +125,7 @@ def quantize_file(
         "calibrated_on": {image.name: image.sha256 for image in table.images},
         "convergence": msgspec.to_builtins(table.convergence),
         "scheme": quantize_config.scheme,
+        "processors": safe_processors(result.model),
         "outputs": [{"output": each.output, "kind": each.kind, "why": each.why} for each in read],
         "tried": [{**msgspec.to_builtins(trial), "kept": trial.is_kept} for trial in result.trials],
         "repairs": list(result.helped),

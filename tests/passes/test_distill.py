@@ -27,7 +27,6 @@ from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
-from edgeopt.spec import replace
 
 SCHEMES = pytest.mark.parametrize("scheme", [OPENVINO, ARM, TENSORRT], ids=["openvino", "arm", "tensorrt"])
 NETWORK = """
@@ -103,9 +102,7 @@ def test_what_was_learned_is_what_is_written(scheme):
 
 
 def test_pairs_that_would_saturate_are_written_smaller():
-    scheme = replace(OPENVINO, adds_pairs=True)
-    model = quantized(network(), scheme)
-    learned = LearnedNetwork(model, scheme)
+    learned = LearnedNetwork(quantized(network(), OPENVINO), OPENVINO)
     with torch.no_grad():
         for weight in learned.weights:
             weight += 40.0

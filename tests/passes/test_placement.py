@@ -231,7 +231,14 @@ def test_graphs_that_cannot_be_quantized_are_clear_errors(text, opset, message):
 def test_an_unknown_scheme_is_answered_with_the_closest():
     with pytest.raises(ConfigError, match="Did you mean 'tensorrt'"):
         scheme("tensorr")
-    assert scheme("openvino") is OPENVINO
+    assert scheme("openvino") == OPENVINO
+
+
+def test_a_scheme_serves_those_of_its_processors_that_are_asked_for():
+    assert scheme("openvino").adds_pairs
+    assert not scheme("openvino", ("vnni", "arm")).adds_pairs
+    assert scheme("arm", ("vnni", "avx2")).processors == ()
+    assert scheme("tensorrt") == TENSORRT
 
 
 def test_a_computed_weight_stays_float():

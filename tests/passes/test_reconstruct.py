@@ -16,13 +16,12 @@ from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.passes.quantize.insert import quantize, quantize_weight
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WeightGrid, pair_grid
-from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, scheme
 from edgeopt.passes.repair.gptq import round_second_order
 from edgeopt.passes.repair.layerwise import walk
 from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.reconstruct import Steps, reconstruct
 from edgeopt.passes.repair.trials import repair
-from edgeopt.spec import replace
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[24,16,1,1] w3, float[24,16] w4)
@@ -62,14 +61,14 @@ def table(model: ir.Model):
     return calibrate(model, IMAGES, CalibrateConfig(method="minmax"))
 
 
-PAIRS = replace(OPENVINO, adds_pairs=True)
+VNNI_ONLY = scheme("openvino", ("vnni",))
 
 
-@pytest.mark.parametrize("scheme", [OPENVINO, TENSORRT, PAIRS], ids=["openvino", "tensorrt", "pairs"])
-def test_every_layer_and_the_network_come_closer_to_the_float_one(scheme):
+@pytest.mark.parametrize("wanted", [OPENVINO, TENSORRT, VNNI_ONLY], ids=["openvino", "tensorrt", "vnni only"])
+def test_every_layer_and_the_network_come_closer_to_the_float_one(wanted):
     model = network()
-    plain = quantize(model, table(model), scheme)
-    repaired, layers = reconstruct(model, plain, scheme, FEEDS)
+    plain = quantize(model, table(model), wanted)
+    repaired, layers = reconstruct(model, plain, wanted, FEEDS)
     assert [layer.name for layer in layers] == ["a", "d", "f", "y"]
     assert all(layer.after <= layer.before for layer in layers)
     reference, before, after = (outputs_as_written(each, FEEDS) for each in (model, plain, repaired))
@@ -98,13 +97,15 @@ def test_the_quantized_model_is_not_touched_and_weights_stay_int8():
 def test_no_refitted_pair_of_weights_saturates_where_the_scheme_asks_for_that():
     model = network()
     found = {}
-    for scheme in (OPENVINO, PAIRS):
-        repaired, _ = reconstruct(model, quantize(model, table(model), scheme), scheme, FEEDS)
+    for wanted in (OPENVINO, VNNI_ONLY):
+        repaired, _ = reconstruct(model, quantize(model, table(model), wanted), wanted, FEEDS)
         layers = [node for node in repaired.graph if node.op_type in LINEAR_OPS]
         stored = {node: node.inputs[1].producer().inputs[0].const_value.numpy().astype(np.float32) for node in layers}
-        found[scheme] = [pair_grid(node).overflowing(weight_matrix(node, array)) for node, array in stored.items()]
-    assert max(found[OPENVINO]) > 0.0
-    assert max(found[PAIRS]) == 0.0
+        found[wanted.processors] = [
+            pair_grid(node).overflowing(weight_matrix(node, array)) for node, array in stored.items()
+        ]
+    assert max(found[OPENVINO.processors]) == 0.0
+    assert max(found[VNNI_ONLY.processors]) > 0.0
 
 
 def test_bias_correction_alone_keeps_the_integers():

@@ -21,7 +21,6 @@ from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, pair_grid, weight_grid
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair.gptq import round_second_order
-from edgeopt.spec import replace
 
 SHAPES = {
     "pointwise": ((16, 32, 1, 1), 1),
@@ -106,16 +105,13 @@ def node(weight: np.ndarray, groups: int = 1, kind: str = "Conv") -> ir.Node:
     return ir.node(kind, [ir.Value(name="x"), value], {"group": groups} if groups > 1 else {}, name="layer")
 
 
-PAIRS = replace(OPENVINO, adds_pairs=True)
-
-
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8], ids=["u8", "s8"])
 def test_weights_on_the_grid_never_saturate_whatever_the_input(name, dtype):
     shape, groups = SHAPES[name]
     rng, limits = np.random.default_rng(1), np.iinfo(dtype)
     weight = rng.standard_t(3, shape).astype(np.float32)
-    layer_node, grid = node(weight, groups), weight_grid(node(weight, groups), PAIRS)
+    layer_node, grid = node(weight, groups), weight_grid(node(weight, groups), OPENVINO)
     matrix = weight_matrix(layer_node, weight)
     integers = weight_from_matrix(layer_node, grid.nearest(matrix, grid.scale(matrix)), shape).astype(np.int8)
     largest = np.full((1, shape[1] * groups, SIZE, SIZE), limits.max, dtype)

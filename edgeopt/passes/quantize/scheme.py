@@ -6,12 +6,13 @@ CPU kernels fuse for ``openvino`` and ``onnxruntime`` (u8 x s8 dot products: VNN
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from edgeopt.calibrate.ranges import Grid
 from edgeopt.config import SchemeName
 from edgeopt.errors import ConfigError, did_you_mean
-from edgeopt.spec import Struct
+from edgeopt.spec import PROCESSORS, Processor, Struct, replace
 
 
 class QuantScheme(Struct):
@@ -34,11 +35,16 @@ class QuantScheme(Struct):
     fuses_scales: bool = True
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
     which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
-    adds_pairs: bool = False
-    """Kernels of a processor that it is for add products in pairs in 16 bits (see `saturation`)."""
+    processors: tuple[Processor, ...] = ()
+    """Those that integers must be safe on, besides GPUs."""
     minimum_channels: int = 0
     """Convolutions and matrix products with fewer input or output channels stay float but for the documented
     exceptions (see `eligibility`)."""
+
+    @property
+    def adds_pairs(self) -> bool:
+        """Kernels of a processor that it is for add products in pairs in 16 bits (see `saturation`)."""
+        return "avx2" in self.processors
 
     @property
     def grid(self) -> Grid:
@@ -47,21 +53,22 @@ class QuantScheme(Struct):
 
 
 TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
-OPENVINO = QuantScheme(name="openvino", dtype="uint8", symmetric=False, residual="both", requantize=False)
-ONNXRUNTIME = QuantScheme(
-    name="onnxruntime", dtype="uint8", symmetric=False, residual="both", requantize=False, fuses_scales=False
+OPENVINO = QuantScheme(
+    name="openvino", dtype="uint8", symmetric=False, residual="both", requantize=False, processors=PROCESSORS
 )
-ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both", fuses_scales=False)
+ONNXRUNTIME = replace(OPENVINO, name="onnxruntime", fuses_scales=False)
+ARM = QuantScheme(name="arm", dtype="int8", symmetric=False, residual="both", fuses_scales=False, processors=("arm",))
 
 SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, OPENVINO, ONNXRUNTIME, ARM)}
 
 
-def scheme(name: str) -> QuantScheme:
-    """The scheme called `name`.
+def scheme(name: str, processors: Sequence[Processor] = PROCESSORS) -> QuantScheme:
+    """The scheme called `name`, for those of its processors that are asked for.
 
     Raises:
         ConfigError: there is none; the message lists them.
     """
     if name not in SCHEMES:
         raise ConfigError(f"unknown quantization scheme '{name}'.{did_you_mean(name, SCHEMES)}")
-    return SCHEMES[name]
+    found = SCHEMES[name]
+    return replace(found, processors=tuple(each for each in found.processors if each in processors))

@@ -20,7 +20,7 @@ from edgeopt.graph.edit import given, known_constant, producer, set_constant
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, weight_axis
 from edgeopt.passes.qdq.ties import tied_scales
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
-from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, weight_grid
+from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.attributes import Attributes
 from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
@@ -28,7 +28,7 @@ from edgeopt.passes.repair.distill.interpreter import Interpreter
 from edgeopt.passes.repair.distill.operators import Operator
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Weight:
     """An int8 initializer behind a DequantizeLinear."""
 
@@ -40,16 +40,23 @@ class _Weight:
     """Logarithms of what the scales are multiplied by."""
     layer: ir.Node
     """That reads it."""
+    grid: WeightGrid
+    """What the integers may be."""
+    _pulled: tuple[Tensor, Tensor] | None = None
+    """Integers, and how far those in pairs that would saturate are pulled to zero: the images of a step share it."""
 
     def integers(self) -> Tensor:
-        """What is stored."""
-        return rounded(self.latent, WEIGHT_LIMIT)
+        """What is stored; gradients pass straight through to `latent`."""
+        free = rounded(self.latent, WEIGHT_LIMIT)
+        if not self.grid.pairings:
+            return free
+        if self._pulled is None or not torch.equal(self._pulled[0], free):
+            self._pulled = free.detach(), self._fitted(free.detach()) - free.detach()
+        return free + self._pulled[1]
 
-    def fitting(self, scheme: QuantScheme) -> NDArray[np.int8]:
-        """The integers as `scheme` allows them: pairs that would saturate are pulled towards zero."""
-        integers = self.integers().detach().numpy()
-        matrix = weight_grid(self.layer, scheme).fit(weight_matrix(self.layer, integers))
-        return weight_from_matrix(self.layer, matrix, integers.shape).astype(np.int8)
+    def _fitted(self, integers: Tensor) -> Tensor:
+        matrix = self.grid.fit(weight_matrix(self.layer, integers.numpy()))
+        return torch.from_numpy(weight_from_matrix(self.layer, matrix, integers.shape))
 
     def scale(self) -> Tensor:
         """Strictly positive, one an output channel."""
@@ -132,7 +139,7 @@ class LearnedNetwork:
         """The network as it stands, as a Q/DQ graph."""
         result = self._model.clone()
         arrays: dict[str, Tensor] = {
-            **{name: torch.from_numpy(weight.fitting(self._scheme)) for name, weight in self._weights.items()},
+            **{name: weight.integers().to(torch.int8) for name, weight in self._weights.items()},
             **{self._weight_scales[name]: weight.scale() for name, weight in self._weights.items()},
             **{name: bias.value() for name, bias in self._biases.items()},
             **{name: self._scale(name) for name in self._leader},
@@ -174,7 +181,8 @@ class LearnedNetwork:
             latent = torch.from_numpy(integers.astype(np.float32)).requires_grad_()
             gain = torch.zeros(shape, requires_grad=True)
             reader = next(iter(node.outputs[0].uses())).node
-            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain, reader)
+            grid = weight_grid(reader, self._scheme)
+            self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain, reader, grid)
             self._weight_scales[name] = scale.name or ""
         weight = self._weights[name]
         return lambda *_: weight.value()
