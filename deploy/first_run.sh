@@ -2,7 +2,8 @@
 # Install edgeopt's device side on a Jetson (no torch, no onnx), examine the board, and build a bundle's engines.
 #
 # usage: first_run.sh WHEEL_OR_SOURCE [BUNDLE]
-#   WHEEL_OR_SOURCE  edgeopt's wheel, or a checkout of its repository
+#   WHEEL_OR_SOURCE  edgeopt's wheel, whatever its file is called, or a checkout of its repository. The wheel is made with:
+#                    python3 -m pip wheel --no-deps --wheel-dir dist CHECKOUT
 #   BUNDLE           a bundle's folder; its engines are built and its golden outputs compared
 # environment: EDGEOPT_HOME (default /opt/edgeopt) where the virtual environment goes
 #              PYTHON (default: the newest python3.10 or later that imports tensorrt)
@@ -40,6 +41,22 @@ cuda_requirement() {
   esac
 }
 
+# pip takes a wheel's name, version and platform from the name of its file, which copies and downloads change. Copies
+# WHEEL into FOLDER under the name that it was made with, and prints the path.
+copy_wheel() {
+  "$python" - "$1" "$2" <<'EOF'
+import re, shutil, sys, zipfile
+wheel, folder = sys.argv[1:]
+try:
+    with zipfile.ZipFile(wheel) as archive:
+        info = next(name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/WHEEL", name))
+        tag = re.search(r"^Tag: (\S+)", archive.read(info).decode(), re.MULTILINE)[1]
+except (StopIteration, TypeError, ValueError, zipfile.BadZipFile):
+    sys.exit(1)
+print(shutil.copyfile(wheel, f"{folder}/{info.split('.dist-info')[0]}-{tag}.whl"))
+EOF
+}
+
 [ $# -ge 1 ] || fail "usage: first_run.sh WHEEL_OR_SOURCE [BUNDLE]"
 package=$1
 bundle=${2:-}
@@ -49,6 +66,15 @@ home=${EDGEOPT_HOME:-/opt/edgeopt}
 
 python=$(find_python)
 echo "installing for $("$python" --version) into $home"
+if [ -d "$package" ]; then
+  package=$(cd "$package" && pwd) # pip takes a bare name for one of its index
+else
+  copies=$(mktemp -d)
+  trap 'rm -rf "$copies"' EXIT
+  copy=$(copy_wheel "$package" "$copies") || fail "$package is not a wheel. Make one with: \
+python3 -m pip wheel --no-deps --wheel-dir dist CHECKOUT"
+  package=$copy
+fi
 mkdir -p "$home" || fail "cannot write $home: run with sudo, or set EDGEOPT_HOME"
 "$python" -m venv --system-site-packages "$home"
 "$home/bin/python" -m pip install --quiet --upgrade pip

@@ -36,6 +36,14 @@ cache=${EDGEOPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt}
 steps=$(mktemp -d)
 trap 'rm -rf "$steps"' EXIT
 
+# reason LOG: the last error that a step's log names, else its last line
+reason() {
+  local found
+  found=$(grep -iE '^([[:alnum:].]*error|usage):? ' "$1" | tail -n 1) || found=$(grep -v '^[[:space:]]*$' "$1" | tail -n 1) ||
+    found='it said nothing'
+  printf '%s' "$found"
+}
+
 # step NAME COMMAND...: keep output, log, exit status and duration under $steps/NAME
 step() {
   local name=$1 start status=0
@@ -46,7 +54,7 @@ step() {
   "$@" >"$steps/$name/output" 2>"$steps/$name/log" || status=$?
   printf '%s\n' "$*" >"$steps/$name/command"
   printf '%s %s %s\n' "$status" "$start" "$(date +%s.%N)" >"$steps/$name/status"
-  [ "$status" -eq 0 ] || printf '   failed with exit status %s\n' "$status"
+  [ "$status" -eq 0 ] || printf '   failed with exit status %s: %s\n' "$status" "$(reason "$steps/$name/log")"
 }
 
 if [ -n "$lock" ]; then

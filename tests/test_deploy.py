@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -127,6 +128,7 @@ def test_verify_runs_the_real_commands_on_what_runs_here(board, monkeypatch):
 def test_a_step_that_fails_is_recorded_and_the_next_one_runs(board):
     done = verify("tiny.edgeopt", "--data", "photos of mine", "--out", "result.json", "--full")
     assert done.returncode == 1
+    assert "failed with exit status 12: no labels" in done.stdout
     result = json.loads((board / "result.json").read_text())
     assert not result["ok"]
     assert result["steps"]["evaluate"]["exit_status"] == 12
@@ -197,6 +199,37 @@ def test_first_run_installs_the_device_side_and_builds_the_engines(board, releas
     assert f"python -m pip install --quiet {DEPLOY.parent} {package}" in calls
     assert calls[-2:] == ["doctor", "verify tiny.edgeopt"]
     assert "torch" not in "".join(calls)
+
+
+# The same, of which the lines that rename a wheel run in a real one.
+WHEEL_PYTHON = PYTHON.replace('case "$1 $2" in', '[ "$1" = - ] && exec "$REAL" "$@"\ncase "$1 $2" in')
+
+
+@pytest.mark.parametrize("name", ["edgeopt.whl", "edgeopt-0.1.0-py3-none-any (1).whl", "my edgeopt[1]"])
+def test_first_run_takes_a_wheel_of_any_name(board, name):
+    """Whose own name is in it."""
+    with zipfile.ZipFile(board / name, "w") as wheel:
+        wheel.writestr("edgeopt-0.1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    python = command(board / "fake", "python3", WHEEL_PYTHON)
+    done = first_run(
+        name,
+        PYTHON=str(python),
+        REAL=sys.executable,
+        EDGEOPT_HOME=str(board / "new"),
+        STAND_IN=str(board / "home" / "bin" / "edgeopt"),
+    )
+    assert done.returncode == 0, done.stderr
+    installed = re.search(r"install --quiet (/\S+) ", (board / "calls").read_text())[1]
+    assert Path(installed).name == "edgeopt-0.1.0-py3-none-any.whl"
+    assert not Path(installed).exists(), "the copy is removed"
+
+
+def test_first_run_says_how_a_wheel_is_made(board):
+    (board / "edgeopt.whl").write_bytes(b"no wheel")
+    done = first_run("edgeopt.whl", PYTHON=str(command(board / "fake", "python3", WHEEL_PYTHON)), REAL=sys.executable)
+    assert done.returncode == 1
+    assert "edgeopt.whl is not a wheel" in done.stderr
+    assert "pip wheel --no-deps" in done.stderr
 
 
 def test_first_run_needs_a_python_with_tensorrt(board):
