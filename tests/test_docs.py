@@ -49,3 +49,16 @@ def test_every_target_of_make_that_is_named_exists() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_room_has_a_line() -> None:
+    package = ROOT / "edgeopt"
+    rooms = [
+        path.parent
+        for folder in (package, package / "passes", package / "runtime")
+        for path in folder.glob("*/__init__.py")
+    ]
+    names = {path.relative_to(package).as_posix() for path in rooms} - {"passes"}
+    names |= {path.stem for path in package.glob("[a-z]*.py")}
+    text = (package / "README.md").read_text(encoding="utf-8")
+    assert sorted(name for name in names if f"`{name}`" not in text) == []
