@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from rich.console import Console
@@ -40,8 +42,33 @@ def test_a_named_board_with_its_jetpacks():
     text = shown(report)
     assert [jetpack.version for jetpack in report.jetpacks] == ["5.1", "6.0", "6.1", "6.2", "7.2"]
     assert "10.3.0" in text
-    assert "INT8 by calibrator" in text
-    assert "no core" in shown(doctor("orin-nano-8gb"))
+    assert "by calibrator" in text
+    assert "strongly typed DLA" in text
+
+
+def test_a_board_without_dla_is_told_nothing_of_it():
+    text = shown(doctor("orin-nano-8gb"))
+    assert re.search(r"DLA cores\s+none", text)
+    assert text.count("DLA") == 1
+    assert "11.4.1 can be installed" in text
+
+
+@pytest.mark.parametrize("name", ["orin-nano-4gb", "agx-orin-64gb", "nano-4gb", "agx-thor-128gb"])
+def test_80_columns_are_enough(name):
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(doctor_tables(doctor(name)))
+    lines = captured.get().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in captured.get()
+    said = " ".join(" ".join(lines).split())
+    for note in ("deploy/jetpack5.Dockerfile", "can be installed from 7.2.2 on", "Thor only", "not supported"):
+        assert (note in said) == (note in " ".join(shown(doctor(name)).split())), "a word was broken"
+
+
+def test_what_is_not_installed_is_said_as_such(monkeypatch):
+    text = shown(doctor())
+    assert "No module named" not in text
 
 
 def test_an_old_board_is_not_supported():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from browser import CHROMIUM, DRIVER, Browser, browser
 from test_report import SPEC, Constant, diagnosed, scores, searched
 
@@ -68,7 +69,7 @@ def written(folder: Path, spec, results, dataset: Dataset) -> Path:
             precision=name.partition("-")[2],
             file=f"variants/{name}/engine.bin",
             accuracy=accuracy,
-            latency=latencies[name],
+            measured=tiny.measured(tiny.identity(name.partition("-")[0]), latency=latencies[name]),
             accepted=name != "ort-int8",
             verdict="it loses much" if name == "ort-int8" else "",
             diagnosis=diagnosed() if name == "ov-int8" else None,

@@ -70,7 +70,7 @@ class ClassCoverage(Struct):
         """One line for people."""
         absent = self.classes - self.present
         if not absent:
-            return f"all {self.classes} occur"
+            return "the only one occurs" if self.classes == 1 else f"all {self.classes} occur"
         more = "" if absent <= len(self.missing) else " and others"
         return f"{self.present} of {self.classes} occur; not {', '.join(self.missing)}{more}"
 

@@ -26,6 +26,8 @@ class JetPack(Struct):
     """True if edgeopt runs there. It needs TensorRT 8.5 or newer, and Python 3.10 or newer (its own or installed
     beside)."""
     note: str = ""
+    dla_note: str = ""
+    """What only boards with DLA cores have to know."""
 
     @property
     def float16_scales(self) -> bool:
@@ -91,7 +93,8 @@ JETPACKS = (
     JetPack(
         version="7.2", l4t=("39.0", "39.2"), cuda="13.2", tensorrt="10.x", ubuntu="24.04", python="3.12",
         dla="none", supported=True,
-        note="TensorRT 11.4.1 can be installed from 7.2.2 on; with it AGX Orin has strongly typed DLA again",
+        note="TensorRT 11.4.1 can be installed from 7.2.2 on",
+        dla_note="with TensorRT 11.4.1 AGX Orin has strongly typed DLA again",
     ),
 )  # fmt: skip
 """Sources: NVIDIA's JetPack archive pages (4.6.1, 5.0.2), jetson-containers and jetson_stats (L4T to CUDA and
@@ -125,9 +128,19 @@ DEVICES = (
         jetpacks=_XAVIER_JETPACKS,
     ),
     Device(
+        name="orin-nano-4gb", title="Jetson Orin Nano 4 GB (Super)", gpu="512-core Ampere", compute_capability="8.7",
+        memory_gb=4, bandwidth_gb_s=51.0, performance="34 TOPS (20 without Super mode)", precisions=_AMPERE,
+        dla_cores=0, jetpacks=_ORIN_JETPACKS,
+    ),
+    Device(
         name="orin-nano-8gb", title="Jetson Orin Nano 8 GB (Super)", gpu="1024-core Ampere", compute_capability="8.7",
         memory_gb=8, bandwidth_gb_s=102.0, performance="67 TOPS (40 without Super mode)", precisions=_AMPERE,
         dla_cores=0, jetpacks=_ORIN_JETPACKS,
+    ),
+    Device(
+        name="orin-nx-8gb", title="Jetson Orin NX 8 GB", gpu="1024-core Ampere", compute_capability="8.7",
+        memory_gb=8, bandwidth_gb_s=102.4, performance="70 TOPS (117 in Super mode)", precisions=_AMPERE, dla_cores=1,
+        jetpacks=_ORIN_JETPACKS,
     ),
     Device(
         name="orin-nx-16gb", title="Jetson Orin NX 16 GB", gpu="1024-core Ampere", compute_capability="8.7",

@@ -33,7 +33,7 @@ def to_terminal(report: Report) -> Group:
         table.add_column(name, justify="right" if index else "left", no_wrap=index > 0)
     for row in report.rows:
         style = "bold" if row.name == report.runs.name else "" if row.accepted else "dim"
-        table.add_row(*(Text(cell) for cell in _cells(row)), style=style)
+        table.add_row(*(Text(cell) for cell in _cells(row, "†")), style=style)
     notes = _notes(report)
     return Group(table, *([Text(notes, style="dim")] if notes else []))
 
@@ -75,14 +75,14 @@ def _columns(report: Report) -> list[str]:
     return [report.metric_name if name == "accuracy" else name for name in _COLUMNS]
 
 
-def _cells(row: Row) -> list[str]:
-    """The row's cells in the order of `_COLUMNS`; a star marks what a note explains."""
+def _cells(row: Row, refused: str = " (not accepted)") -> list[str]:
+    """The row's cells in the order of `_COLUMNS`; a star marks what a note explains, `refused` what is not accepted."""
     percentiles: tuple[str, ...] = ("–",) * 3
     if row.latency is not None:
         whole = row.latency.end_to_end
         percentiles = tuple(milliseconds(value) for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms))
     star = "*" if row.latency is not None and row.marks else ""
-    name = row.name + ("" if row.accepted else " (not accepted)")
+    name = row.name + ("" if row.accepted else refused)
     return [name + star, accuracy(row.accuracy), change(row.change), *percentiles, speedup(row), size(row.size_bytes)]
 
 
@@ -99,6 +99,6 @@ def _notes(report: Report) -> str:
         if report.row(name).accepted
         for each in changes[:_NAMED_CLASSES]
     ]
-    notes += [f"{row.name}: {row.verdict}" for row in report.rows if not row.accepted and row.verdict]
+    notes += [f"{row.name}† is not accepted: {row.verdict}" for row in report.rows if not row.accepted]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
     return "\n".join(notes)

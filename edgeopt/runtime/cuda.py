@@ -165,6 +165,9 @@ def _opener(name: Provider) -> Callable[[int], Cuda] | str:
     opener = getattr(importlib.import_module(module_name), class_name)
     try:
         opener.load()
+    except ModuleNotFoundError as error:
+        own = (error.name or "").partition(".")[0] in name  # and not something that the package itself lacks
+        return "not installed" if own else str(error)
     except (ImportError, OSError) as error:
         return str(error)
     return cast("Callable[[int], Cuda]", opener)

@@ -254,7 +254,7 @@ class Accuracy(Struct):
         if self.unreadable:
             parts.append(f"{self.unreadable} unreadable")
         if self.comparison is not None:
-            drop = -100 * self.comparison.metric_drop
+            drop = round(-100 * self.comparison.metric_drop, 2) + 0.0  # no minus before a zero
             parts.append(f"{drop:+.2f} points, {100 * self.comparison.agreement:.1f} % agreement with the baseline")
             lost = [f"{each.label} {100 * each.change:+.1f}" for each in self.comparison.lost]
             parts += [f"lost much: {'; '.join(lost[:_NAMED])}{' and more' if len(lost) > _NAMED else ''}"] * bool(lost)

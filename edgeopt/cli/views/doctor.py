@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from edgeopt.doctor import DoctorReport
 from edgeopt.hardware import Device, JetPack
@@ -25,9 +26,13 @@ def doctor_tables(report: DoctorReport) -> RenderableType:
 
 
 def _table(*titles: str) -> Table:
-    table = Table(box=None, pad_edge=False, show_header=bool(titles))
-    for title in titles or ("", ""):
-        table.add_column(title, overflow="fold")
+    """Names beside what is said of them, which wraps; or columns of short words that do not."""
+    table = Table(box=None, pad_edge=False, show_header=bool(titles), padding=(0, 2, 0, 0))
+    if not titles:
+        table.add_column(no_wrap=True)
+        table.add_column()
+    for title in titles:
+        table.add_column(title, no_wrap=True)
     return table
 
 
@@ -56,9 +61,12 @@ def _machine_table(report: DoctorReport) -> Table:
 
 
 def _targets_table(report: DoctorReport) -> Table:
-    table = _table("target", "compiles", "runs", "offers", "why not")
+    table = _table()
     for state in report.targets:
-        table.add_row(state.name, _yes(state.compiles), _yes(state.runs), escape(state.offers), escape(state.problem))
+        can = {(True, True): "compiles and runs", (True, False): "compiles, does not run", (False, True): "runs"}
+        said = can.get((state.compiles, state.runs), "neither compiles nor runs")
+        lines = [f"{said}{': ' if state.offers else ''}{state.offers}", *([state.problem] if state.problem else [])]
+        table.add_row(state.name, Text("\n".join(lines)))
     return table
 
 
@@ -70,33 +78,28 @@ def _device_table(device: Device) -> Table:
     table.add_row("memory", f"{device.memory_gb} GB, {bandwidth}")
     table.add_row("peak", device.performance)
     table.add_row("precisions", " ".join(device.precisions))
-    table.add_row("DLA cores", str(device.dla_cores))
+    table.add_row("INT8", "by Q/DQ graphs" if "int8" in device.precisions else "no hardware for it")
+    table.add_row("DLA cores", str(device.dla_cores or "none"))
     return table
 
 
-def _jetpack_table(device: Device, jetpacks: tuple[JetPack, ...]) -> Table:
-    table = _table("JetPack", "TensorRT", "CUDA", "Python", "INT8", "FP16", "DLA", "edgeopt", "note")
+def _jetpack_table(device: Device, jetpacks: tuple[JetPack, ...]) -> RenderableType:
+    """One line a JetPack, and below what there is to say of some. Columns that the board makes empty are left out."""
+    dla = device.dla_cores > 0
+    table = _table("JetPack", "TensorRT", "CUDA", "Python", "edgeopt", "FP16 in INT8 graphs", *(["DLA"] if dla else []))
+    notes = _table()
     for jetpack in jetpacks:
-        table.add_row(
-            jetpack.version,
-            jetpack.tensorrt,
-            jetpack.cuda,
-            jetpack.python,
-            "Q/DQ" if "int8" in device.precisions else "no hardware",
-            "yes" if jetpack.float16_scales or "int8" not in device.precisions else "not in INT8 graphs",
-            _dla(device, jetpack),
-            _yes(jetpack.supported),
-            escape(jetpack.note),
-        )
-    return table
+        mixed = "–" if "int8" not in device.precisions else _yes(jetpack.float16_scales)
+        row = (jetpack.version, jetpack.tensorrt, jetpack.cuda, jetpack.python, _yes(jetpack.supported), mixed)
+        table.add_row(*row, *([_DLA[jetpack.dla]] if dla else []))
+        for note in (jetpack.note, jetpack.dla_note if dla else ""):
+            if note:
+                notes.add_row(jetpack.version, Text(note))
+    return Group(table, notes) if notes.row_count else table
 
 
-def _dla(device: Device, jetpack: JetPack) -> str:
-    if not device.dla_cores:
-        return "no core"
-    return {"none": "not in this TensorRT", "implicit": "FP16, INT8 by calibrator", "strongly_typed": "typed graphs"}[
-        jetpack.dla
-    ]
+_DLA = {"none": "no", "implicit": "by calibrator", "strongly_typed": "typed graphs"}
+"""How INT8 reaches a DLA core."""
 
 
 def _yes(true: bool) -> str:  # noqa: FBT001 (a formatter)

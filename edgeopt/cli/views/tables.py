@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -13,14 +14,18 @@ from edgeopt.benchmark import LatencyResult, Tuning
 from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.bundle.records import Measured
-from edgeopt.evaluate import Accuracy
+from edgeopt.evaluate import Accuracy, class_sentence
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
-from edgeopt.report.figures import counted, points, share
+from edgeopt.report.figures import counted, milliseconds, points, share, size
 from edgeopt.runtime.choice import Choice
 
 _SHOWN_DETECTIONS = 10
 _SHOWN_NODES = 5
+_SHOWN_CLASSES = 3
+_STAGES = {"preprocess": "pre", "network": "net", "postprocess": "post"}
+"""Headings of columns, where 80 have to hold the table."""
+_METRICS = {"top1": "top-1", "ap": "AP"}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -40,58 +45,52 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
     return table
 
 
-def latency_table(results: Mapping[str, LatencyResult]) -> Table:
-    """A row for each variant; the stages' medians stand in one column."""
+def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
+    """A row for each variant: end to end, the median of each stage, and the ratio to the baseline's."""
     stages = next(iter(results.values())).stages
-    table = _table(
-        "variant", "p50 ms", "p90 ms", "p99 ms", *(["stages p50 ms"] if stages else []), "per s", "ratio (95 %)"
-    )
+    columns = [_STAGES.get(stage, stage) for stage in stages]
+    table = _table("variant", "p50 ms", "p90", "p99", *columns, "per s", "ratio (95 %)")
     for name, result in results.items():
         whole = result.end_to_end
-        each = " + ".join(f"{stage.p50_ms:.3f}" for stage in result.stages.values())
-        table.add_row(
-            name,
-            *(f"{value:.3f}" for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms)),
-            *([each] if stages else []),
-            f"{result.throughput_per_s:.1f}",
-            _ratio(result),
-        )
-    table.caption = "\n".join(_latency_notes(results))
-    return table
+        medians = (whole.p50_ms, whole.p90_ms, whole.p99_ms, *(stage.p50_ms for stage in result.stages.values()))
+        star = "*" if result.invalid or result.partial else ""
+        cells = (name + star, *map(milliseconds, medians), f"{result.throughput_per_s:.1f}", _ratio(result))
+        table.add_row(*cells)
+    return Group(table, Text("\n".join(_latency_notes(results)), style="dim"))
 
 
-def tuning_table(tuning: Tuning) -> Table:
+def tuning_table(tuning: Tuning) -> RenderableType:
     """A row for each setting that was tried."""
     table = _table("settings", "p50 ms", "per s", "ratio (95 %)", "here")
     chosen = describe(tuning.chosen)
     for name, result in tuning.tried.items():
         mark = "chosen" if name == chosen else ""
-        table.add_row(name, f"{result.end_to_end.p50_ms:.3f}", f"{result.throughput_per_s:.1f}", _ratio(result), mark)
+        p50 = milliseconds(result.end_to_end.p50_ms)
+        table.add_row(name, p50, f"{result.throughput_per_s:.1f}", _ratio(result), mark)
     left_out = [f"{name}: not tried: {reason}" for name, reason in tuning.left_out.items()]
     kept = f"{tuning.variant}, {tuning.mode}: kept in the bundle for processor {tuning.processor}"
-    table.caption = "\n".join([kept, *left_out])
-    return table
+    return Group(table, Text("\n".join([kept, *left_out]), style="dim"))
 
 
 def _ratio(result: LatencyResult) -> str:
     """Of the latency to the baseline's, with its interval's half-width."""
     if result.ratio is None:
         return "–"
-    return f"{result.ratio.estimate:.3f} ±{(result.ratio.high - result.ratio.low) / 2:.3f}"
+    return f"{result.ratio.estimate:.2f} ±{(result.ratio.high - result.ratio.low) / 2:.2f}"
 
 
 def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
     """What the columns mean, and everything that qualifies the figures."""
     stages = next(iter(results.values())).stages
     if stages:
-        yield f"stages: {' + '.join(stages)}"
+        yield f"{', '.join(_STAGES.get(stage, stage) for stage in stages)}: medians of {', '.join(stages)}, ms"
     for name, result in results.items():
         if result.accuracy is not None and result.accuracy.kept is not None:
-            yield f"{name}: keeps {share(result.accuracy.kept, 2)} of FP32's {result.accuracy.metric}"
-        if result.partial:
-            yield f"{name}: interrupted, partial"
-        for reason in result.invalid:
-            yield f"{name}: not valid: {reason}"
+            metric = _METRICS.get(result.accuracy.metric, result.accuracy.metric)
+            yield f"{name}: keeps {share(result.accuracy.kept, 2)} of FP32's {metric}"
+        faults = [*(["interrupted, partial"] if result.partial else []), *result.invalid]
+        if faults:
+            yield f"* {name}: not valid: {'; '.join(faults)}"
 
 
 def bundle_tables(
@@ -105,14 +104,31 @@ def bundle_tables(
         measured: what it found itself, by variant; figures of other machines are not shown.
     """
     yield _facts_table(_facts(manifest))
-    table = _table("variant", "accuracy", "p50 ms", "size MB", "here")
+    table = _table("variant", "accuracy", "p50 ms", "size", "here")
     for variant in manifest.variants:
         here = f"runs: {choice.reason}" if variant.name == choice.name else choice.rejected.get(variant.name, "")
         table.add_row(*_variant_cells(manifest, variant, (measured or {}).get(variant.name)), Text(here))
     table.caption = choice.hint
     yield table
-    if facts := [*_repaired(manifest), *_kept_float(manifest)]:
+    if facts := [*_lost(manifest), *_repaired(manifest), *_kept_float(manifest), *_doubtful(measured or {})]:
         yield _facts_table(facts)
+
+
+def _lost(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Of each accepted variant, the classes that lost much: its accuracy is a mean."""
+    for variant in manifest.variants:
+        comparison = None if variant.accuracy is None else variant.accuracy.comparison
+        lost = comparison.lost if variant.accepted and comparison is not None else ()
+        if lost:
+            more = f"; and {len(lost) - _SHOWN_CLASSES} more" if len(lost) > _SHOWN_CLASSES else ""
+            yield variant.name, "; ".join(class_sentence(each) for each in lost[:_SHOWN_CLASSES]) + more
+
+
+def _doubtful(measured: Mapping[str, Measured]) -> Iterator[tuple[str, str]]:
+    """Of each variant that was measured here, why its latency is not to be relied on."""
+    for name, found in measured.items():
+        if found.latency is not None and found.latency.invalid:
+            yield name, f"* latency not valid: {'; '.join(found.latency.invalid)}"
 
 
 def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -200,10 +216,10 @@ def _variant_cells(manifest: Manifest, variant: Variant, here: Measured | None) 
     accuracy = variant.accuracy if here is None or here.accuracy is None else here.accuracy
     result = None if here is None else here.latency
     star = "*" if result is not None and result.invalid else ""
-    latency = "–" if result is None else f"{result.end_to_end.p50_ms:.3f}{star}"
+    latency = "–" if result is None else milliseconds(result.end_to_end.p50_ms) + star
     return (
         variant.name,
         share(None if accuracy is None else accuracy.value, 2),
         latency,
-        f"{manifest.size_bytes(variant) / 1e6:.2f}",
+        size(manifest.size_bytes(variant)),
     )

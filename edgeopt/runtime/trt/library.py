@@ -60,6 +60,8 @@ def _import(name: str) -> Any:
     """The module, or why it cannot be imported."""
     try:
         return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        return "not installed" if error.name == name else str(error)
     except (ImportError, OSError) as error:  # OSError: a shared library that the bindings load is missing
         return str(error)
 
