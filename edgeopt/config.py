@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, TARGETS
+from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, REPAIRS, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
 from edgeopt.references import check, is_code, named, resolve
 from edgeopt.renamed import use_present_names
@@ -39,9 +39,7 @@ _T = TypeVar("_T")
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Annotated[str, named(DATA_FORMATS)]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
-Repair: TypeAlias = Literal[
-    "equalization", "ranges", "exemption", "bias_correction", "weight_clipping", "gptq", "distillation"
-]
+Repair: TypeAlias = Annotated[str, named(REPAIRS)]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 
@@ -236,9 +234,14 @@ class QuantizeConfig(Struct):
     )
     """Accuracy repairs to try; each is kept only where it measurably helps on held-out calibration images.
     ``exemption`` leaves small layers float whose input does most of the harm, at most 5 % of the multiplications. One
-    more is ``distillation``, a fine-tune against the float network: it takes minutes, and torch."""
+    more is ``distillation``, a fine-tune against the float network: it takes minutes, and torch. One of your own is a
+    `passes.repair.trials.Repair`."""
     distillation_epochs: PositiveInt = 12
     """Passes of ``distillation`` over the calibration images: its time is proportional."""
+
+    def __post_init__(self) -> None:
+        for repair in self.repairs:
+            check(repair, REPAIRS, "repair")
 
 
 class PrecisionConfig(Struct):
@@ -397,10 +400,12 @@ RECIPE_FILE = "edgeopt.toml"
 
 
 def named_code(config: Config) -> tuple[str, ...]:
-    """What a recipe names that may be the user's code."""
+    """The user's code that a recipe names."""
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
-    return (config.model.source, *formats, *training_code(config), *decoding_code(config), *config.compile.targets)
+    made = (*config.quantize.repairs, *config.compile.targets)
+    named = (config.model.source, *formats, *training_code(config), *decoding_code(config), *made)
+    return tuple(name for name in named if is_code(name))
 
 
 def training_code(config: Config) -> tuple[str, ...]:

@@ -34,6 +34,17 @@ LOSSES: Mapping[str, str] = {
 }
 """``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`; but YOLOX's is told more."""
 
+REPAIRS: Mapping[str, str] = {
+    "equalization": "edgeopt.passes.repair.equalize:equalize",
+    "ranges": "edgeopt.passes.repair.ranges:measure_ranges",
+    "exemption": "edgeopt.passes.repair.exempt:dominated_layers",
+    "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",
+    "weight_clipping": "edgeopt.passes.repair.reconstruct:reconstruct",
+    "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",
+    "distillation": "edgeopt.passes.repair.distill:distill",
+}
+"""``[quantize] repairs``: `passes.repair.trials` gives each of these what it needs; any other is a `trials.Repair`."""
+
 TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
     "ov": "edgeopt.targets.ov:TARGET",

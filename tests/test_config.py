@@ -187,7 +187,7 @@ def test_code_of_the_users_may_stand_for_names_of_ours_and_is_not_imported_yet()
         compile.targets = ["ort", "mine.npu:TARGET"]
     """
     config = parse_config(recipe)
-    assert named_code(config) == ("mine.nets:net", "mine.data:read", "ort", "mine.npu:TARGET")
+    assert named_code(config) == ("mine.nets:net", "mine.data:read", "mine.npu:TARGET")
 
 
 def test_the_schema_tells_editors_our_names_and_the_form_of_others() -> None:

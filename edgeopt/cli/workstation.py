@@ -190,7 +190,8 @@ def _produce(
     "--repairs",
     metavar="NAMES",
     help="Which repairs to try, separated by commas, or none. Default: equalization,ranges,exemption,bias_correction,"
-    "weight_clipping,gptq. Each is kept only where it helps on images that it was not fitted on.",
+    "weight_clipping,gptq. Each is kept only where it helps on images that it was not fitted on. One of your own is "
+    "named as package.module:callable.",
 )
 @click.option(
     "--distill",
@@ -290,13 +291,13 @@ def _methods(options: tuple[str, ...]) -> dict[str, str]:
 
 def _repairs(listed: str) -> tuple[str, ...]:
     """The repairs that a list with commas names; ``none`` is empty."""
-    from edgeopt.config import Repair
-    from edgeopt.errors import ConfigError, did_you_mean
+    from edgeopt.doors import REPAIRS
+    from edgeopt.references import check, importable
 
     names = () if listed.strip() == "none" else tuple(name.strip() for name in listed.split(","))
-    known = get_args(Repair)
-    if unknown := next((name for name in names if name not in known), None):
-        raise ConfigError(f"there is no repair '{unknown}'.{did_you_mean(unknown, known)}")
+    for name in names:
+        check(name, REPAIRS, "repair")
+    click.get_current_context().with_resource(importable(Path.cwd(), *names))  # it is the user who names this code
     return names
 
 

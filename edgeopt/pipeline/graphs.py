@@ -23,6 +23,7 @@ from edgeopt.pipeline.sources import source_hashes, source_to_export, source_to_
 from edgeopt.pipeline.training import WEIGHTS
 from edgeopt.pipeline.workspace import Artifact
 from edgeopt.preprocess import preprocess
+from edgeopt.references import code_of
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.typed import from_json
 
@@ -170,6 +171,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "calibration": calibration.key,
         "quantize": replace(config, scheme=scheme),
         "processors": job.config.compile.processors,
+        "named": code_of(*config.repairs),
         "data": dataset.fingerprint(),
     }
     learns = _TORCH if "distillation" in config.repairs else ()

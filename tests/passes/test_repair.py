@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
+from edgeopt.errors import ModelError
 from edgeopt.metrics import Discrepancy
 from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import quantize
@@ -21,6 +22,7 @@ from edgeopt.passes.repair import distill, trials
 from edgeopt.passes.repair.split import Split, spread
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.references import importable
 
 RAW = Discrepancy([RawReading()])
 X = np.random.default_rng(0).normal(size=(200, 4, 6, 6)).astype(np.float32)
@@ -160,3 +162,47 @@ def test_exempt_layers_are_chosen_by_the_harm_of_the_ranges_in_use(after, kept, 
     found = seen["measured"]
     assert found.harm[("r",)] < 0.9 * found.known_harm[("r",)], "the two differ"
     assert seen["harm"] == (found.harm if kept else found.known_harm)
+
+
+OWN_REPAIRS = """
+import onnx_ir as ir
+
+def perfect(base, quantized, scheme, fit):
+    assert scheme.name == "openvino" and fit[0]["x"].shape == (1, 4, 6, 6)
+    for node in list(quantized.graph):
+        node.name = "spoilt"
+    return base
+
+def useless(base, quantized, scheme, fit):
+    (bias,) = [value for value in base.graph.initializers.values() if value.name == "w1"]
+    bias.const_value = ir.tensor(bias.const_value.numpy() * 0)
+    return base
+
+def wrong(base, quantized, scheme, fit):
+    return fit
+"""
+
+
+@pytest.fixture
+def own_repairs(tmp_path) -> Iterator[None]:
+    (tmp_path / "own_repairs.py").write_text(OWN_REPAIRS)
+    with importable(tmp_path, "own_repairs:perfect"):
+        yield
+
+
+def test_repairs_of_the_users_own_are_kept_only_where_they_help(own_repairs):
+    model = network()
+    names = ("own_repairs:useless", "own_repairs:perfect")
+    repaired = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, names)
+    assert [(trial.name, trial.is_kept) for trial in repaired.trials] == [(names[0], False), (names[1], True)]
+    assert repaired.discrepancy < 1e-9
+    assert "spoilt" not in [node.name for node in model.graph]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("wrong", "must give an onnx_ir.Model"), ("wrnog", "Did you mean 'wrong'")]
+)
+def test_a_repair_that_makes_no_network_is_named(own_repairs, name, message):
+    model = network()
+    with pytest.raises(ModelError, match=message):
+        repair(model, table(model), OPENVINO, IMAGES[:16], RAW, (f"own_repairs:{name}",))

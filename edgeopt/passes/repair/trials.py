@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 import onnx_ir as ir
@@ -17,7 +18,8 @@ import onnx_ir as ir
 from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import CalibrationTable, Range, calibrate
 from edgeopt.calibrate.tap import Feeds, outputs_as_written
-from edgeopt.errors import requires_extra
+from edgeopt.doors import REPAIRS as PLACES
+from edgeopt.errors import ModelError, requires_extra
 from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import Methods, quantize
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -26,6 +28,7 @@ from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
 from edgeopt.passes.repair.reconstruct import Steps, reconstruct
 from edgeopt.passes.repair.split import Split, spread
+from edgeopt.references import resolve
 
 Images = Sequence[tuple[str, Feeds]]
 Progress = Callable[[str], None]
@@ -35,6 +38,9 @@ REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipp
 """The repairs that take seconds, in the order in which they are tried."""
 DISTILLATION = "distillation"
 """The one that takes minutes: asked for by name, tried last."""
+Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
+"""Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
+quantized one. The graphs are its own to change."""
 _WORTH_FLOAT = 0.75
 """A float layer costs time: it must lower the harm of quantized activations to this share."""
 FITTED_IMAGES = 128
@@ -70,8 +76,8 @@ def repair(
         scheme: number formats and placement.
         images: calibration images, readable more than once: name and network inputs, batch 1.
         discrepancy: what an error of the outputs costs.
-        repairs: which to try, of `REPAIRS` and `DISTILLATION`. The last three of `REPAIRS` refit layers one after
-            another and are tried as one, since each layer takes of them what helps it.
+        repairs: which to try, of `REPAIRS`, `DISTILLATION` and others, each a `Repair`. The last three of `REPAIRS`
+            refit layers one after another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.
         progress: told what is being done.
         distillation_epochs: passes of the fine-tune over the images that are not held out.
@@ -82,6 +88,7 @@ def repair(
 
     Raises:
         MissingExtraError: distillation is asked for and torch is not installed.
+        ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
     tell = progress or _ignore
     split = Split.of([feeds for _, feeds in images])
@@ -104,6 +111,9 @@ def repair(
     if steps.any:
         candidate, _ = reconstruct(now.base, now.quantized, scheme, spread(split.fit, FITTED_IMAGES), steps, progress)
         trials.append(now.try_instead(steps.name, candidate, judge))
+    for name in (each for each in repairs if each not in (*REPAIRS, DISTILLATION)):
+        tell(name)
+        trials.append(now.try_instead(name, _repaired_by(name, now, scheme, split.fit), judge))
     if DISTILLATION in repairs:
         trials.append(_distill(now, scheme, split.fit, judge, distillation_epochs, tell))
     if now.discrepancy > first:
@@ -180,6 +190,15 @@ def _settle_activations(
     now.quantized = quantize(now.base, now.table, scheme, now.exclude, ranges)
     now.discrepancy = judge.measure(now.quantized)
     return trials
+
+
+def _repaired_by(name: str, now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds]) -> ir.Model:
+    """What a repair that is no special one makes of the best network so far."""
+    apply: Repair = resolve(name, PLACES, "repair", error=ModelError)
+    made = apply(now.base.clone(), now.quantized.clone(), scheme, fit)
+    if not isinstance(made, ir.Model):
+        raise ModelError(f"the repair '{name}' must give an onnx_ir.Model, and gave {made!r:.100}")
+    return made
 
 
 def _distill(
