@@ -19,7 +19,7 @@ from edgeopt.files import sha256
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.training import trained
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.spec import ModelSpec
 
 FLOAT = "FP32"
@@ -79,10 +79,10 @@ def _samples(job: Job, spec: ModelSpec) -> Path:
     dataset = job.split("calibration")
     count = min(job.config.calibrate.images, len(dataset))
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         tensors = [feeds[spec.input.name] for _, feeds in graphs.feeds(dataset.subset(np.arange(count)), spec)]
         np.savez(folder / _SAMPLES, allow_pickle=False, **{spec.input.name: np.concatenate(tensors)})
-        return f"{count} images"
+        return Made(f"{count} images")
 
     determinants = {"data": dataset.fingerprint(), "count": count, "preprocessing": spec.preprocessing}
     return job.stage("samples", determinants, make, (), graphs.FEEDS).file(_SAMPLES)
@@ -92,11 +92,11 @@ def _quantized(job: Job, peer: Peer, setting: str, exact: Candidate, samples: Pa
     assert exact.graph is not None
     graph = exact.graph
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         python = prepare(peer, environments)
         seconds = quantize(python, peer, setting, graph.resolve(), samples.resolve(), (folder / peer.file).resolve())
         (folder / _SECONDS).write_text(json.dumps(seconds), encoding="utf-8")
-        return f"{setting}: {seconds:.0f} s"
+        return Made(f"{setting}: {seconds:.0f} s")
 
     determinants = {
         "graph": sha256(graph),

@@ -17,11 +17,9 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy
 from edgeopt.hardware import ThisMachine
-from edgeopt.pipeline.budget import read_search
 from edgeopt.pipeline.calibration_check import examined
-from edgeopt.pipeline.graphs import feeds, read_graph, read_repairs, read_spec
+from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
-from edgeopt.pipeline.precision import read_kept
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.session import Array
@@ -45,6 +43,8 @@ class Result:
     accuracy: Accuracy
     latency: LatencyResult | None
     """None: it cannot run on this machine."""
+    records: StageRecords
+    """What the stages on its way found."""
 
 
 def is_current(path: Path, key: str) -> bool:
@@ -100,7 +100,7 @@ def assemble(
 def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
     engine = each.engine
     drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
-    found = read_search(engine.graph)
+    found = each.records.search
     refused = found is not None and found.status == "refused"
     accepted = drop <= max_drop and not refused
     verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
@@ -115,12 +115,7 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
         scheme=engine.scheme,
         engine=engine.settings,
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
-        stages=StageRecords(
-            repairs=read_repairs(engine.graph) if engine.precision == "int8" else (),
-            kept_float32=read_kept(engine.graph),
-            search=found,
-            evaluated_in=f"ONNX Runtime ({engine.absent})" if engine.absent else "",
-        ),
+        stages=each.records,
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=each.accuracy,

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.bundle.records import StageRecords
 from edgeopt.config import BudgetConfig, TargetName, decoding_code
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
-from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.precision import GUARD_IMAGES, to_float16
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import RECORD, Artifact, Made
 from edgeopt.references import code_of
-from edgeopt.search import Budget, SearchResult
+from edgeopt.search import Budget
 from edgeopt.spec import ModelSpec
 from edgeopt.targets import find_target
-from edgeopt.typed import from_json
 
 _DROP = "0.5%"
 
@@ -43,7 +41,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
     dataset = job.split("validation")
     reduced = find_target(target).reduced(job.config.precision)
 
-    def make(folder: Path, scratch: Path) -> str:
+    def make(folder: Path, scratch: Path) -> Made:
         config, spec = job.config, read_spec(exact)
         subject = SearchedModel(
             read_graph(exact),
@@ -58,9 +56,8 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         )
         result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
-        shutil.copyfile(quantized.file(REPAIRS), folder / REPAIRS)
-        (folder / SEARCH).write_bytes(msgspec.json.encode(result))
-        return f"{target}: {result.reason}; {result.validations} full validations"
+        summary = f"{target}: {result.reason}; {result.validations} full validations"
+        return Made(summary, StageRecords(search=result))
 
     determinants = {
         "exact": exact.key,
@@ -75,14 +72,13 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "machine": machine(),
     }
     code = ("edgeopt.pipeline.plans", "edgeopt.passes.rewrite.float16", "edgeopt.calibrate", *FEEDS)
-    found = job.stage(
-        "search", determinants, make, ("onnx-ir", "onnxruntime", *find_target(target).distributions), code
-    )
-    result = read_search(found)
+    libraries = ("onnx-ir", "onnxruntime", *find_target(target).distributions)
+    found = job.stage("search", determinants, make, libraries, code, after=quantized)
+    result = found.records.search
     if result is not None and result.status == "no_plan":
         raise AccuracyError(
             f"{target}: {result.reason}. Loosen [budget], calibrate on more images or switch [quantize] repairs on; "
-            f"every plan that was tried is in {found.file(SEARCH)}"
+            f"every plan that was tried is in {found.file(RECORD)}"
         )
     return found
 
@@ -99,9 +95,3 @@ def budget_of(budget: BudgetConfig) -> Budget:
     if budget.max_drop is None and budget.latency_ms is not None:
         return Budget(None, latency_ms=budget.latency_ms)
     return Budget.parse(str(_DROP if budget.max_drop is None else budget.max_drop), budget.latency_ms)
-
-
-def read_search(graph: Artifact) -> SearchResult | None:
-    """What the search found, where `graph` is the result of one."""
-    path = graph.file(SEARCH)
-    return from_json(path.read_bytes(), SearchResult) if path.exists() else None

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.bundle.records import RepairTrial
+from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.config import SchemeName
 from edgeopt.dataset import Dataset
@@ -21,7 +21,7 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.sources import source_hashes, source_to_export, source_to_train
 from edgeopt.pipeline.training import WEIGHTS
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.preprocess import preprocess
 from edgeopt.references import code_of
 from edgeopt.spec import ModelSpec, replace
@@ -30,9 +30,6 @@ from edgeopt.typed import from_json
 MODEL = "model.onnx"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
-REPAIRS = "repairs.json"
-SEARCH = "search.json"
-"""What `budget.searched` adds to a graph."""
 _TORCH = ("torch",)
 _GRAPH = ("onnx-ir", "onnxruntime")
 FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
@@ -42,14 +39,14 @@ FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
 def untrained(job: Job) -> Artifact:
     """The network's graph before training, whose layers have the names that they will have after it."""
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export
         from edgeopt.passes.rewrite.optimize import optimize
 
         result = export(source_to_train(job.config, job.root, job.labels), job.config.export)
         model = optimize(result.model)
         write_graph(folder, model, result.spec)
-        return f"{len(model.graph)} nodes, to see which layers there are"
+        return Made(f"{len(model.graph)} nodes, to see which layers there are")
 
     determinants = {
         "model": job.config.model,
@@ -64,7 +61,7 @@ def untrained(job: Job) -> Artifact:
 def exported(job: Job, weights: Artifact | None) -> Artifact:
     """The model as ONNX, checked against torch, and its specification."""
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export
 
         trained = None if weights is None else weights.file(WEIGHTS)
@@ -73,7 +70,8 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
         write_graph(folder, result.model, result.spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
         opset = result.model.opset_imports[""]
-        return f"ONNX opset {opset}, {len(result.model.graph)} nodes, differs from its source by {result.parity:.1e}"
+        nodes = f"ONNX opset {opset}, {len(result.model.graph)} nodes"
+        return Made(f"{nodes}, differs from its source by {result.parity:.1e}")
 
     determinants = {
         "model": job.config.model,
@@ -88,7 +86,7 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
 def optimized(job: Job, export: Artifact) -> Artifact:
     """The float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.passes.rewrite.fold_normalization import fold_normalization
         from edgeopt.passes.rewrite.optimize import optimize
 
@@ -98,7 +96,7 @@ def optimized(job: Job, export: Artifact) -> Artifact:
         if job.config.export.fold_normalization:
             model, spec = fold_normalization(model, spec)
         write_graph(folder, model, spec)
-        return f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}"
+        return Made(f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}")
 
     determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
     code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization")
@@ -124,7 +122,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
     """What activations look like on the calibration images."""
     dataset = job.split("calibration")
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         images = min(job.config.calibrate.images, len(dataset))
         table = calibrate(
             read_graph(graph),
@@ -133,7 +131,8 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
             lambda done, *_: job.progress.update(done, images),
         )
         table.save(folder / _TABLE)
-        return f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {table.convergence.summary()}"
+        seen = f"{len(table.tensors)} tensors on {len(table.images)} images"
+        return Made(f"{seen}; ranges {table.convergence.summary()}")
 
     determinants = {
         "graph": graph.key,
@@ -148,7 +147,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
     """The graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped."""
     dataset, config = job.split("calibration"), job.config.quantize
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         spec = read_spec(graph)
         result = quantize_graph(
             read_graph(graph),
@@ -162,9 +161,9 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             tell=lambda text: job.progress.update(0.0, 1.0, text),
         )
         write_graph(folder, result.model, spec)
-        (folder / REPAIRS).write_bytes(msgspec.json.encode(result.trials))
         kept = ", ".join(result.helped) or "no repair"
-        return f"scheme {scheme}, {_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB; {kept}"
+        sizes = f"{_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB"
+        return Made(f"scheme {scheme}, {sizes}; {kept}", StageRecords(repairs=result.trials))
 
     determinants = {
         "graph": graph.key,
@@ -197,11 +196,6 @@ def read_parity(artifact: Artifact) -> float:
 def read_table(artifact: Artifact) -> CalibrationTable:
     """The result of `calibrated`."""
     return CalibrationTable.load(artifact.file(_TABLE))
-
-
-def read_repairs(artifact: Artifact) -> tuple[RepairTrial, ...]:
-    """Which repairs `quantized` tried, and the outputs' discrepancy from the float network's before and after."""
-    return from_json(artifact.file(REPAIRS).read_bytes(), tuple[RepairTrial, ...])
 
 
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:

@@ -43,6 +43,7 @@ class Job:
         make: Make,
         libraries: tuple[str, ...],
         code: tuple[str, ...],
+        after: Artifact | None = None,
     ) -> Artifact:
         """Produce a stage's result or find it, telling who watches.
 
@@ -52,13 +53,14 @@ class Job:
             make: writes the result; the source of its own module counts as code.
             libraries: distributions whose versions join the determinants, beside edgeopt's.
             code: modules of edgeopt that `make` computes with: their source and that of what they import join too.
+            after: the result that this one goes on from, whose records it takes over.
         """
         self.progress.begin(name)
         provenance = {
             "versions": {library: version(library) for library in ("edgeopt", *libraries)},
             "code": code_hash(code, alone=[make.__module__]),
         }
-        artifact = self.workspace.produce(name, {**determinants, **provenance}, make)
+        artifact = self.workspace.produce(name, {**determinants, **provenance}, make, after)
         self.progress.end(artifact.summary, reused=artifact.reused)
         return artifact
 

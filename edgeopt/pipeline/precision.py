@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.passes.rewrite.float16 import SCALE_OPSET, Float16Result, float16
 from edgeopt.passes.rewrite.opset import raise_opset
-from edgeopt.pipeline.graphs import FEEDS, REPAIRS, SEARCH, feeds, read_graph, read_spec, write_graph
+from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.spec import replace
-from edgeopt.typed import from_json
 
 GUARD_IMAGES = 64
 """Calibration images that overflow is measured on: the bound is a hundredth of float16's range, so extremes of a few
 images more would decide nothing."""
-_KEPT = "float16.json"
 _NAMED = 3
 """Nodes that a line of the build's output names; the bundle names them all."""
 
@@ -34,19 +31,17 @@ def in_float16(job: Job, graph: Artifact) -> Artifact:
     """`graph` (float or Q/DQ) in float16 inside, but for the nodes that measured overflow keeps in float32."""
     dataset = job.split("calibration")
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         spec = read_spec(graph)
         images = itertools.islice(feeds(dataset, spec), GUARD_IMAGES)
         result = to_float16(read_graph(graph), images, job.config.calibrate)
-        for found in (name for name in (REPAIRS, SEARCH) if graph.file(name).exists()):
-            shutil.copyfile(graph.file(found), folder / found)
         write_graph(folder, result.model, spec)
-        (folder / _KEPT).write_bytes(msgspec.json.encode(result.kept))
-        return f"{len(result.model.graph)} nodes, {describe_kept(result.kept)}"
+        summary = f"{len(result.model.graph)} nodes, {describe_kept(result.kept)}"
+        return Made(summary, StageRecords(kept_float32=result.kept))
 
     determinants = {"graph": graph.key, "data": dataset.fingerprint(), "images": GUARD_IMAGES}
     code = ("edgeopt.passes.rewrite.float16", "edgeopt.passes.rewrite.opset", "edgeopt.calibrate", *FEEDS)
-    return job.stage("float16", determinants, make, ("onnx", "onnx-ir", "onnxruntime"), code)
+    return job.stage("float16", determinants, make, ("onnx", "onnx-ir", "onnxruntime"), code, after=graph)
 
 
 def to_float16(
@@ -77,9 +72,3 @@ def describe_kept(kept: dict[str, str]) -> str:
     named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(kept.items(), _NAMED))
     more = f"; and {len(kept) - _NAMED} more" if len(kept) > _NAMED else ""
     return f"{len(kept)} kept in float32 ({named}{more})"
-
-
-def read_kept(graph: Artifact) -> dict[str, str] | None:
-    """Why nodes of a graph stayed float32, by name; None where it was never made float16."""
-    path = graph.file(_KEPT)
-    return from_json(path.read_bytes(), dict[str, str]) if path.exists() else None

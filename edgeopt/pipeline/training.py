@@ -12,7 +12,7 @@ import msgspec
 from edgeopt.config import decoding_code, training_code
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_train
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
 
 WEIGHTS = "weights.safetensors"
@@ -25,7 +25,7 @@ def trained(job: Job) -> Artifact | None:
         return None
     train, validation = job.split("train"), job.splits.validation
 
-    def make(folder: Path, scratch: Path) -> str:
+    def make(folder: Path, scratch: Path) -> Made:
         from safetensors.torch import save_file
 
         from edgeopt.train import TrainProgress
@@ -43,7 +43,7 @@ def trained(job: Job) -> Artifact | None:
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
         metric = "" if result.metric is None else f", validation {result.metric_name} {result.metric:.4f}"
-        return f"{config.epochs} epochs on {len(train)} images{metric}"
+        return Made(f"{config.epochs} epochs on {len(train)} images{metric}")
 
     determinants = {
         "model": job.config.model,

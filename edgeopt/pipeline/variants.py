@@ -12,13 +12,14 @@ import msgspec
 
 from edgeopt.benchmark import LatencyResult, benchmark_variants
 from edgeopt.bundle import EngineSettings, Precision, Variant
+from edgeopt.bundle.records import StageRecords
 from edgeopt.config import Config, SchemeName, TargetName, decoding_code
 from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import MODEL, read_spec
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.workspace import Artifact
+from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
@@ -77,16 +78,16 @@ def compiled(
     target = find_target(target_name)
     settings = engine_settings(job.config, target_name, precision)
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         available = target.can_compile()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
         engine = target.compile(graph.file(MODEL).read_bytes(), settings)
         (folder / f"engine{target.file_suffix}").write_bytes(engine)
-        return f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB"
+        return Made(f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB")
 
     determinants = {"graph": graph.key, "target": target_name, "code": code_of(target_name), "settings": settings}
-    artifact = job.stage("compile", determinants, make, target.distributions, (target.compile.__module__,))
+    artifact = job.stage("compile", determinants, make, target.distributions, (target.compile.__module__,), after=graph)
     return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
@@ -101,12 +102,13 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
     """``accuracy.json``: accuracy on the test set, beside the baseline's."""
     dataset = job.split("test")
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         reference = None if baseline is None else read_accuracy(baseline)
         with engine.open() as predictor:
             accuracy = evaluate(predictor, dataset, job.config.evaluate, baseline=reference)
         (folder / "accuracy.json").write_bytes(msgspec.json.encode(accuracy))
-        return f"{engine.name}: {accuracy.summary()}"
+        elsewhere = f"ONNX Runtime ({engine.absent})" if engine.absent else ""
+        return Made(f"{engine.name}: {accuracy.summary()}", StageRecords(evaluated_in=elsewhere))
 
     determinants = {
         "engine": engine.compiled.key,
@@ -117,7 +119,9 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
         "data": dataset.fingerprint(),
     }
     code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")
-    return job.stage("evaluate", determinants, make, find_target(engine.target).distributions, code)
+    return job.stage(
+        "evaluate", determinants, make, find_target(engine.target).distributions, code, after=engine.compiled
+    )
 
 
 def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Artifact:
@@ -130,10 +134,10 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
     if baseline not in [engine.name for engine in present]:
         present = []
 
-    def make(folder: Path, _scratch: Path) -> str:
+    def make(folder: Path, _scratch: Path) -> Made:
         if not present:
             (folder / "latency.json").write_text("{}")
-            return "nothing to measure: the baseline cannot run on this machine"
+            return Made("nothing to measure: the baseline cannot run on this machine")
         with ExitStack() as stack:
             predictors = {engine.name: stack.enter_context(engine.open()) for engine in present}
             images = [dataset.image(index) for index in range(min(BENCHMARK_IMAGES, len(dataset)))]
@@ -147,7 +151,7 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
         (folder / "latency.json").write_bytes(msgspec.json.encode(results))
         fastest = min(results.values(), key=lambda result: result.end_to_end.p50_ms)
         speedup = f", {fastest.ratio.speedup:.2f}× {baseline}" if fastest.ratio else ""
-        return f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}"
+        return Made(f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}")
 
     determinants = {
         "engines": [engine.compiled.key for engine in present],

@@ -6,7 +6,6 @@ made from and the versions of the libraries that made it. It is written to a tem
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,12 +15,31 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from edgeopt.bundle.records import NO_RECORDS, StageRecords
 from edgeopt.errors import StorageError, storage_errors
 from edgeopt.files import locked, sha256
+from edgeopt.spec import Struct
+from edgeopt.typed import from_json
 
-Make: TypeAlias = Callable[[Path, Path], str]
-_RECORD = "stage.json"
+RECORD = "stage.json"
+"""What a stage's result is, in its folder."""
 _LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage says of the result that it wrote.
+
+    Attributes:
+        summary: one line on what it is, for people.
+        found: what a bundle will say of this stage.
+    """
+
+    summary: str
+    found: StageRecords = NO_RECORDS
+
+
+Make: TypeAlias = Callable[[Path, Path], Made]
 
 
 @dataclass(frozen=True)
@@ -32,12 +50,14 @@ class Artifact:
         key: hexadecimal sha256 of what determined it.
         summary: one line on what it is, for people.
         reused: it was there before this run.
+        records: what this stage found, and those that it goes on from.
     """
 
     folder: Path
     key: str
     summary: str
     reused: bool
+    records: StageRecords = NO_RECORDS
 
     def file(self, name: str) -> Path:
         """The path of the file `name` in it."""
@@ -71,22 +91,26 @@ class Workspace:
                 shutil.rmtree(leftover, ignore_errors=True)
             yield self
 
-    def produce(self, stage: str, determinants: Mapping[str, Any], make: Make) -> Artifact:
+    def produce(
+        self, stage: str, determinants: Mapping[str, Any], make: Make, after: Artifact | None = None
+    ) -> Artifact:
         """Return the result of `stage`, calling `make(folder, scratch)` only when it is not there.
 
         Args:
             stage: its name.
             determinants: everything that the result depends on; msgspec structs and plain values.
-            make: writes the result's files into `folder` and returns one line about them. What it writes into
-                `scratch` outlives a killed run and is deleted after a successful one.
+            make: writes the result's files into `folder` and says what they are. What it writes into `scratch`
+                outlives a killed run and is deleted after a successful one.
+            after: the result that this one goes on from, whose records it takes over; its key must be among the
+                determinants.
 
         Raises:
             StorageError: the disk is full, read-only or otherwise not writable.
         """
         key = content_key(stage, determinants)
         final = self.folder / f"{stage}-{key[:16]}"
-        if (summary := _summary(final, key)) is not None:
-            return Artifact(final, key, summary, reused=True)
+        if (record := _whole(final, key)) is not None:
+            return Artifact(final, key, record.summary, reused=True, records=record.records)
         scratch = self.folder / f"{stage}-{key[:16]}.scratch"
         temporary = self.folder / f".{stage}-{key[:16]}.tmp"
         with storage_errors(self.folder):
@@ -94,15 +118,17 @@ class Workspace:
             temporary.mkdir(parents=True)
             scratch.mkdir(exist_ok=True)
             try:
-                summary = make(temporary, scratch)
+                made = make(temporary, scratch)
                 sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-                (temporary / _RECORD).write_text(json.dumps({"key": key, "summary": summary, "files": sizes}, indent=1))
+                records = made.found if after is None else made.found.after(after.records)
+                record = _Record(key=key, summary=made.summary, files=sizes, records=records)
+                (temporary / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1))
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(scratch, ignore_errors=True)
-        return Artifact(final, key, summary, reused=False)
+        return Artifact(final, key, made.summary, reused=False, records=records)
 
 
 def content_key(stage: str, determinants: Mapping[str, Any]) -> str:
@@ -111,13 +137,21 @@ def content_key(stage: str, determinants: Mapping[str, Any]) -> str:
     return sha256(encoded)
 
 
-def _summary(folder: Path, key: str) -> str | None:
-    """The summary of a finished result with this key and every file at its recorded size; None if there is none."""
+class _Record(Struct):
+    """The content of `RECORD`."""
+
+    key: str
+    summary: str
+    files: dict[str, int]
+    """Sizes in bytes."""
+    records: StageRecords
+
+
+def _whole(folder: Path, key: str) -> _Record | None:
+    """The record of a finished result with this key and every file at its recorded size; None if there is none."""
     try:
-        record = json.loads((folder / _RECORD).read_text())
-        whole = record["key"] == key and all(
-            (folder / name).stat().st_size == size for name, size in record["files"].items()
-        )
-        return str(record["summary"]) if whole else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = from_json((folder / RECORD).read_bytes(), _Record)
+        sizes = {name: (folder / name).stat().st_size for name in record.files}
+    except (OSError, msgspec.DecodeError):
         return None
+    return record if (record.key, record.files) == (key, sizes) else None

@@ -184,7 +184,7 @@ def test_a_search_without_a_plan_is_kept_and_ends_the_build_each_time(built, tmp
     )
     monkeypatch.setattr("edgeopt.pipeline.budget.search_plan", lambda *_, **__: (found, ir.from_onnx_text(EMPTY)))
     for watch in (Watch(), again := Watch()):
-        with pytest.raises(AccuracyError, match=r"ort: the closest loses 0\.2.*search\.json"):
+        with pytest.raises(AccuracyError, match=r"ort: the closest loses 0\.2.*stage\.json"):
             build(parse_config(RECIPE, overrides=("budget.max_drop=0.0",)), Path.cwd(), copy, copy / "work", watch)
     assert "search" in again.reused
 

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from edgeopt.bundle.records import RepairTrial, StageRecords
 from edgeopt.errors import StorageError
-from edgeopt.pipeline.workspace import Workspace, content_key
+from edgeopt.pipeline.workspace import RECORD, Made, Workspace, content_key
 
 
 def write(text: str):
     def make(folder: Path, scratch: Path) -> str:
         (folder / "out.txt").write_text(text)
-        return f"wrote {text}"
+        return Made(f"wrote {text}")
 
     return make
 
@@ -51,6 +52,35 @@ def test_a_truncated_result_is_made_again(tmp_path: Path) -> None:
     assert workspace.produce("export", {}, write("whole")).file("out.txt").read_text() == "whole"
 
 
+def finds(**records: object):
+    return lambda folder, scratch: Made("made", StageRecords(**records))
+
+
+def test_what_a_stage_found_travels_on_with_what_is_made_from_it(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    trial = RepairTrial("equalization", 2.0, 1.0)
+    quantized = workspace.produce("quantize", {}, finds(repairs=(trial,)))
+    halved = workspace.produce("float16", {"after": quantized.key}, finds(kept_float32={"a": "overflows"}), quantized)
+    compiled = workspace.produce("compile", {"after": halved.key}, write("engine"), halved)
+    assert compiled.records == StageRecords(repairs=(trial,), kept_float32={"a": "overflows"})
+    assert quantized.records == StageRecords(repairs=(trial,))
+    found = Workspace(tmp_path).produce("compile", {"after": halved.key}, refuse, halved)
+    assert (found.reused, found.records) == (True, compiled.records)
+
+
+def test_the_later_stage_has_the_last_word(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    first = workspace.produce("float16", {}, finds(kept_float32={"a": "overflows"}))
+    assert workspace.produce("again", {}, finds(kept_float32={}), first).records.kept_float32 == {}
+
+
+@pytest.mark.parametrize("content", ["", "{}", "no json", '{"key": 1}'])
+def test_a_damaged_record_is_made_again(tmp_path: Path, content: str) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.produce("export", {}, write("a")).file(RECORD).write_text(content)
+    assert not workspace.produce("export", {}, write("a")).reused
+
+
 def test_a_failed_stage_leaves_only_its_scratch(tmp_path: Path) -> None:
     def fail(folder: Path, scratch: Path) -> None:
         (scratch / "checkpoint").write_text("kept")
@@ -61,9 +91,8 @@ def test_a_failed_stage_leaves_only_its_scratch(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         workspace.produce("train", {}, fail)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint"]
-    seen = []
-    workspace.produce("train", {}, lambda folder, scratch: seen.append((scratch / "checkpoint").read_text()) or "")
-    assert seen == ["kept"]
+    again = workspace.produce("train", {}, lambda folder, scratch: Made((scratch / "checkpoint").read_text()))
+    assert again.summary == "kept"
     assert not list(tmp_path.glob("*.scratch"))
 
 

@@ -25,9 +25,10 @@ from edgeopt.bundle.records.latency import (
 )
 from edgeopt.bundle.records.measured import Acceptance, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
-from edgeopt.bundle.records.stages import ImplicitCalibration, RepairTrial, StageRecords
+from edgeopt.bundle.records.stages import NO_RECORDS, ImplicitCalibration, RepairTrial, StageRecords
 
 __all__ = [
+    "NO_RECORDS",
     "Acceptance",
     "Accuracy",
     "AccuracyBeside",

@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from edgeopt.bundle.records.search import SearchResult
-from edgeopt.spec import PositiveInt, Struct
+from edgeopt.spec import PositiveInt, Struct, replace
 
 
 class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +54,16 @@ class StageRecords(Struct):
     """What ran it for its accuracy, where that was not its own engine, and why."""
     implicit: ImplicitCalibration | None = None
 
+    def after(self, earlier: StageRecords) -> StageRecords:
+        """What both hold; where both say something, this one, which is the later stage's."""
+        said = {name: getattr(self, name) for name in self.__struct_fields__}
+        return replace(earlier, **{name: value for name, value in said.items() if value != getattr(NO_RECORDS, name)})
+
     @property
     def helped(self) -> tuple[str, ...]:
         """Names of the repairs that were kept."""
         return tuple(trial.name for trial in self.repairs if trial.is_kept)
+
+
+NO_RECORDS = StageRecords()
+"""Of a stage that has nothing to say in a bundle."""
