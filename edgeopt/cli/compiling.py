@@ -15,23 +15,31 @@ from edgeopt.doors import TARGETS
 @click.argument("model", type=click.Path(exists=True, path_type=Path), metavar="MODEL|BUNDLE")
 @click.option("--target", required=True, type=Named(TARGETS, "target"))
 @click.option(
-    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The engine's file; of a bundle none."
+    "-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Output file. Not used with a bundle."
 )
 @click.option(
-    "--batch", type=click.IntRange(1), help="Batch sizes 1 to this (rtx); the one batch size (--implicit-int8)."
+    "--batch",
+    type=click.IntRange(1),
+    help="With rtx: largest batch size, from 1. With --implicit-int8: the only batch size.",
 )
 @click.option(
     "--implicit-int8",
     is_flag=True,
-    help="On the device, with --target trt: let TensorRT 8.5 to 10.x calibrate INT8 by itself. DLA cores need it.",
+    help="With --target trt, on the device: let TensorRT 8.5 to 10.x calibrate INT8 by itself. DLA cores need it.",
 )
 @click.option(
     "--calibration",
     type=click.Path(exists=True, path_type=Path),
-    help="For --implicit-int8: a folder of images (of a bundle), or an .npz of network inputs by name (of an ONNX "
-    "file; first dimension: sample).",
+    help="For --implicit-int8: a folder of images with a bundle, or an .npz of network inputs by name with an "
+    "ONNX file (first dimension: sample).",
 )
-@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many of the folder.")
+@click.option(
+    "--images",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Largest number of images to use from the folder.",
+)
 @click.option(
     "--dla-core", type=click.IntRange(0), help="For --implicit-int8: run on this DLA core, the rest on the GPU."
 )
@@ -45,10 +53,10 @@ def compile_(
     images: int,
     dla_core: int | None,
 ) -> None:
-    """Compile an ONNX graph (float or Q/DQ) for one target; precision is in the graph.
+    """Compile an ONNX graph for one target.
 
-    The one exception is --implicit-int8 on a Jetson: TensorRT quantizes the float graph itself, with calibration
-    images. Given a bundle, the engine joins it as a variant of its own.
+    The graph, float or Q/DQ, determines the precision. The only exception is --implicit-int8 on a Jetson, with which
+    TensorRT quantizes the float graph itself. With a bundle, the engine is added to it as a variant.
     """
     if implicit_int8:
         _implicit(model, target, out, batch or 1, calibration, images, dla_core)

@@ -17,31 +17,36 @@ if TYPE_CHECKING:
 @click.command()
 @bundle
 @click.argument("sources", nargs=-1, metavar="IMAGES…|VIDEO|CAMERA|URL|PIPELINE")
-@click.option("--draw", type=click.Path(path_type=Path), help="Draw results: into a folder, or of one stream an .mp4.")
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path),
+    help="Write drawn results: pictures into a folder, or an .mp4 for a single stream.",
+)
 @click.option(
     "--score",
     type=click.FloatRange(0, 1),
-    help="Leave out objects, or classes, with a lower score. Default: the bundle's threshold.",
+    help="Leave out objects or classes with a lower score. Default: the bundle's threshold.",
 )
 @click.option(
-    "--labels", multiple=True, metavar="NAME,…", help="Only objects, or classes, of these names; may be repeated."
+    "--labels", multiple=True, metavar="NAME,…", help="Report only objects or classes of these names. May be repeated."
 )
 @click.option(
     "--csv",
     "table",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write a table: a row for each object, with its box in pixels; one with empty cells where there is none.",
+    help="Also write a table with a row per object and its box in pixels, or a row with empty cells for an image "
+    "without objects.",
 )
 @click.option(
     "--jsonl",
     "lines",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write a file of one line of JSON an image.",
+    help="Also write a file with one line of JSON per image.",
 )
 @click.option(
     "--when-full",
     type=click.Choice(["block", "drop_oldest"]),
-    help="When inference is slower than the source. Default: drop for cameras and URLs, block for files.",
+    help="What to do when inference is slower than the source. Default: drop for cameras and URLs, block for files.",
 )
 @variant
 @threads
@@ -59,7 +64,7 @@ def run(
     threads: int,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Classify or detect in images, folders, a video, a camera or a stream.
+    """Predict on images, folders, a video, a camera or a stream.
 
     A camera is its number (0), /dev/video0 or csi://0; a stream is rtsp://… or the like; a GStreamer pipeline is
     'nvarguscamerasrc ! …'. Without a source, $EDGEOPT_SOURCE is read, which keeps a password out of the list of
@@ -92,7 +97,10 @@ def run(
 @bundle
 @as_json
 def inspect(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Show what a bundle holds and which variant this machine would run."""
+    """Show a bundle's contents.
+
+    Also shows which variant this machine would run, and why not the others.
+    """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
     from edgeopt.cli.views.tables import bundle_tables
@@ -111,7 +119,10 @@ def inspect(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
 @threads
 @as_json
 def verify(bundle: Path, threads: int, as_json: bool) -> None:  # noqa: FBT001
-    """Check a bundle's hashes and schema, and replay its golden inputs on this machine."""
+    """Check that a bundle is whole and answers as recorded.
+
+    Checks hashes and schema, and replays the golden inputs on this machine.
+    """
     from edgeopt.runtime.verify import verify as check
 
     verification = check(bundle, threads=threads)

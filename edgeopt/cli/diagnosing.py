@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     help="TOML that says how images become the input ([preprocessing]); needed with images for files.",
 )
 @outputs
-@click.option("--variant", help="Of the bundle. Default: its first INT8 variant.")
-@click.option("--images", type=click.IntRange(1), default=32, show_default=True, help="At most so many.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a page with plots.")
+@click.option("--variant", help="Variant of the bundle. Default: its first INT8 variant.")
+@click.option(
+    "--images", type=click.IntRange(1), default=32, show_default=True, help="Largest number of images to use."
+)
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write an HTML page with plots.")
 @as_json
 def diagnose(
     reference: Path,
@@ -47,7 +49,9 @@ def diagnose(
     html: Path | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Say why a Q/DQ ONNX file loses accuracy against its float one, whatever tool made them.
+    """Find why a quantized model loses accuracy.
+
+    Compares a Q/DQ ONNX file with its float one, whatever tool made them.
 
     Of a BUNDLE one variant is diagnosed against FP32. The bundle keeps the answer, which `edgeopt report` shows.
     """

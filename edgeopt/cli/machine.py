@@ -12,10 +12,10 @@ from edgeopt.doors import TARGETS
 
 
 @click.command()
-@click.option("--device", help="Also say what this board's JetPacks offer, as orin-nano-8gb.")
+@click.option("--device", help="Also show what this board's JetPacks offer, as in orin-nano-8gb.")
 @as_json
 def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click flag
-    """Say what this machine is, what each target can do here, and why not otherwise."""
+    """Show this machine and what each target can do on it."""
     from edgeopt.cli.console import console
     from edgeopt.cli.views.doctor import doctor_tables
     from edgeopt.doctor import doctor as examine
@@ -29,13 +29,15 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
-@click.option("--target", type=Named(TARGETS, "target"), default="trt", show_default=True, help="Whose rules apply.")
-@click.option("--device", help="A board such as orin-nano-8gb, for estimates of cost.")
+@click.option(
+    "--target", type=Named(TARGETS, "target"), default="trt", show_default=True, help="Target whose rules apply."
+)
+@click.option("--device", help="Board for estimates of cost, such as orin-nano-8gb.")
 @click.option(
     "--rules",
     multiple=True,
     type=Named({}, "lint rule"),
-    help="A rule of your own on graphs: it takes a lint.graph.Linted and gives Findings. May be repeated.",
+    help="Your own rule on graphs: a function from lint.graph.Linted to Findings. May be repeated.",
 )
 @as_json
 @click.pass_context
@@ -47,10 +49,11 @@ def lint(
     rules: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Find what a target rejects or runs badly, before a build. Exit code 1 where it rejects something.
+    """Find what a target rejects or runs badly.
 
     MODEL is an .onnx file. ENGINE is a .plan or .engine (on the GPU that runs it), or the .json that trtexec
-    --exportLayerInfo --profilingVerbosity=detailed writes. Of a BUNDLE every variant's graph is read.
+    --exportLayerInfo --profilingVerbosity=detailed writes. For a BUNDLE, every variant's graph is read. The exit code
+    is 1 if the target rejects something.
     """
     from edgeopt.cli.console import console
     from edgeopt.cli.views.lint import lint_view

@@ -37,14 +37,20 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     "--csv",
     "csv_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write what became of each image: truth, answer, score, FP32's answer, and what quantization changed.",
+    help="Also write a table with a row per image: truth, answer, score, FP32's answer, and what quantization changed.",
 )
 @click.option(
     "--confusion",
     type=click.Path(file_okay=False, path_type=Path),
     help="Also write every variant's confusion matrix into this folder, as CSV and as a picture (SVG).",
 )
-@click.option("--worst", type=click.IntRange(0), default=5, show_default=True, help="Surest mistakes to list, each.")
+@click.option(
+    "--worst",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Number of surest mistakes to list for each variant.",
+)
 @as_json
 def evaluate(
     bundle: Path,
@@ -56,10 +62,11 @@ def evaluate(
     worst: int,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Measure a bundle's accuracy, each variant beside the FP32 baseline on the same images.
+    """Measure a bundle's accuracy beside FP32.
 
-    Also shows which classes changed and the surest mistakes. --json has everything, image by image. The bundle keeps
-    what was found on the images that it was built with, for machines of this kind alone.
+    All variants are measured on the same images. Also shows which classes changed and the surest mistakes. --json has
+    everything, image by image. The bundle keeps what was found on the images that it was built with, for machines of
+    this kind alone.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
@@ -135,17 +142,28 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @pictures
 @variant
 @threads
-@click.option("--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="As MLPerf defines it.")
-@click.option("--quick", is_flag=True, help="A few seconds a variant instead of MLPerf's 600 s; the results say so.")
-@click.option("--duration", type=click.FloatRange(0.1), help="Of a quick run, in seconds. Default: the recipe's 3.")
-@click.option("--allow-invalid", is_flag=True, help="Give the figures of a run that was not valid, marked as such.")
+@click.option(
+    "--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="Scenario as MLPerf defines it."
+)
+@click.option(
+    "--quick", is_flag=True, help="Run a few seconds per variant instead of MLPerf's 600 s. The results are marked."
+)
+@click.option(
+    "--duration", type=click.FloatRange(0.1), help="Duration of a quick run in seconds. Default: the recipe's 3."
+)
+@click.option("--allow-invalid", is_flag=True, help="Give the figures of an invalid run too, marked as such.")
 @click.option(
     "--accuracy-class",
     type=click.FloatRange(0.0, 100.0, min_open=True),
-    help="Fail unless what was measured keeps so many percent of FP32's accuracy: MLPerf's 99 or 99.9.",
+    help="Fail unless the measured variants keep this percentage of FP32's accuracy: MLPerf's 99 or 99.9.",
 )
 @click.option(
-    "--schema", is_flag=True, is_eager=True, expose_value=False, callback=_print_schema, help="Print --json's schema."
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON schema of --json.",
 )
 @as_json
 @click.pass_context
@@ -162,8 +180,9 @@ def benchmark(
     accuracy_class: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Measure latency: every variant that runs here, in alternation with FP32.
+    """Measure a bundle's latency beside FP32.
 
+    All variants that run here are measured in alternation.
     The bundle keeps what was found, for machines of this kind alone, and `edgeopt run` and `load` choose by it there.
 
     Ctrl-C gives what was measured so far, marked partial, and exits with 130.
@@ -209,9 +228,9 @@ def benchmark(
     type=click.Choice(["singlestream", "offline"]),
     default="singlestream",
     show_default=True,
-    help="What to be fast in: one image at a time, or many at once.",
+    help="What to optimize: one image at a time, or many at once.",
 )
-@click.option("--duration", type=click.FloatRange(0.1), help="Of each setting, in seconds. Default: 3.")
+@click.option("--duration", type=click.FloatRange(0.1), help="Duration of each setting in seconds. Default: 3.")
 @as_json
 def tune(
     bundle: Path,
@@ -221,7 +240,9 @@ def tune(
     duration: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Choose an engine's threads, streams, hint and bf16 by measuring them here; kept in the bundle for this machine.
+    """Choose an engine's settings by measurement.
+
+    Threads, streams, hint and bf16 are measured here, and the choice is kept in the bundle for this machine.
 
     The default stays unless another setting is faster by more than 2 % with the whole interval. bf16 is tried where the
     processor has it and answers stay the same.
@@ -259,13 +280,17 @@ def tune(
 @click.option(
     "--baseline-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Compare BASELINE's place with results that `edgeopt benchmark --json` stored on this very machine.",
+    help="Compare with results that `edgeopt benchmark --json` stored on this very machine, in place of BASELINE.",
 )
 @pictures
 @threads
 @click.option("--tolerance", type=click.FloatRange(0.0, 1.0), help="Slowdown that a pass rules out. Default: 0.05.")
-@click.option("--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Of the main metric. Default: 0.01.")
-@click.option("--maximum-s", type=click.FloatRange(1.0), help="Decide after so many seconds. Default: 60.")
+@click.option(
+    "--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Largest drop of the main metric. Default: 0.01."
+)
+@click.option(
+    "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary.")
 @as_json
@@ -284,10 +309,10 @@ def gate(
     markdown: Path | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Fail when CANDIDATE is slower or less accurate than BASELINE; for CI.
+    """Fail if a candidate is slower or less accurate, for CI.
 
-    Each is a bundle, or BUNDLE@VARIANT. With --baseline-file only the candidate is given. Exit code 0: pass, 1: fail,
-    3: the run was too disturbed to tell.
+    BASELINE and CANDIDATE are each a bundle, or BUNDLE@VARIANT. With --baseline-file only the candidate is given. Exit
+    code 0: pass, 1: fail, 3: the run was too disturbed to tell.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay
@@ -329,7 +354,7 @@ def _write_summaries(verdict: Verdict, junit: Path | None, markdown: Path | None
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @data
 @click.option("--markdown", is_flag=True, help="Print Markdown instead of a terminal table.")
-@click.option("--force", is_flag=True, help="Write the page even where the pictures of the present one would be lost.")
+@click.option("--force", is_flag=True, help="Write the page even if the pictures of the present one would be lost.")
 @as_json
 def report(
     bundles: tuple[Path, ...],
@@ -338,7 +363,9 @@ def report(
     force: bool,  # noqa: FBT001 - a click flag
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Show a bundle's accuracy, latency and size beside FP32, and write its HTML page.
+    """Show a bundle's results, and write its HTML page.
+
+    Accuracy, latency and size of each variant stand beside FP32's.
 
     The page shows pictures with wrong and differing answers when the images that the bundle was evaluated on can be
     found. Where they cannot, it keeps the pictures that it has.

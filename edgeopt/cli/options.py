@@ -47,15 +47,15 @@ out_folder = click.option(
 work_folder = click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
-    help=f"Where stage results are kept for the next run. Default: {WORK} in the folder of bundles, which is --out of "
-    f"build and {OUT} for train and export: a build goes on from what these made.",
+    help=f"Folder of stage results, which the next run reuses. Default: {WORK} in the output folder of bundles "
+    f"(--out of build; {OUT} for train and export, so that a build continues from their results).",
 )
 overrides = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one key of the recipe, as in calibrate.images=100; may be repeated.",
+    help="Change one key of the recipe, as in calibrate.images=100. May be repeated.",
 )
 data = click.option(
     "--data",
@@ -64,17 +64,19 @@ data = click.option(
 )
 pictures = click.option(
     "--data",
-    help="Any folder of images, labelled or not, or what `edgeopt evaluate` takes. Default: the test set of the "
-    "bundle's recipe, and where that is not to be had the bundle's golden inputs.",
+    help="Any folder of images, labelled or not, or the same as for `edgeopt evaluate`. Default: the test set of "
+    "the bundle's recipe, or the bundle's golden inputs if that is not available.",
 )
-variant = click.option("--variant", help="Default: the best one that this machine can run.")
-threads = click.option("--threads", type=click.IntRange(0), default=0, help="Of the engine; 0: its own choice.")
+variant = click.option("--variant", help="Variant to use. Default: the best one that this machine can run.")
+threads = click.option(
+    "--threads", type=click.IntRange(0), default=0, help="Threads of the engine. 0 leaves the choice to the engine."
+)
 outputs = click.option(
     "--outputs",
     multiple=True,
     metavar="[NAME=]KIND",
-    help="What the outputs are, of all or of one: softmax (class scores before it), probabilities (after it), sigmoid "
-    "(scores of several labels before it), independent (after it), detection (boxes and scores from 0 to 1) or raw "
-    "(anything else). Errors count by that. Default: what they look like, which is said.",
+    help="Meaning of all outputs, or of one: softmax (class scores before it), probabilities (after it), sigmoid "
+    "(scores of several labels before it), independent (after it), detection (boxes and scores from 0 to 1) or "
+    "raw (anything else). Errors are weighted by it. Default: a guess from their values, which is printed.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for a machine to read.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -49,7 +49,7 @@ def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click 
 @out_folder
 @work_folder
 @overrides
-@click.option("--check", "only_check", is_flag=True, help="Only look for what would stop the build; nothing is made.")
+@click.option("--check", "only_check", is_flag=True, help="Only check for what would stop the build. Nothing is made.")
 @as_json
 def build(
     recipe: str,
@@ -59,7 +59,7 @@ def build(
     only_check: bool,  # noqa: FBT001 - a click flag
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Build a recipe into a verified bundle, FP32 beside INT8.
+    """Build a verified bundle, FP32 beside INT8, from a recipe.
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
     mobilenet-v2. Only what changed since the last build is made again.
@@ -112,7 +112,10 @@ def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...]
 @work_folder
 @overrides
 def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
-    """Train a recipe's model; a killed training resumes from its last checkpoint."""
+    """Train a recipe's model.
+
+    A training that was killed continues from its last checkpoint.
+    """
     from edgeopt.pipeline import train_model
 
     echo(f"weights {_produce(train_model, recipe, overrides, work, out, '.safetensors')}")
@@ -124,7 +127,10 @@ def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str
 @work_folder
 @overrides
 def export(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
-    """Export a recipe's model to optimized ONNX, checked against torch (training it first where it must)."""
+    """Export a recipe's model to optimized ONNX.
+
+    The graph is checked against torch. The model is trained first if the recipe says so.
+    """
     from edgeopt.pipeline import export_model
 
     echo(f"graph {_produce(export_model, recipe, overrides, work, out, '.onnx')}")
@@ -161,29 +167,37 @@ def _produce(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="TOML that says how images become the input ([preprocessing]); needed with images.",
 )
-@click.option("--scheme", type=_SCHEMES, default="tensorrt", show_default=True, help="Whose kernels the Q/DQ is for.")
+@click.option(
+    "--scheme",
+    type=_SCHEMES,
+    default="tensorrt",
+    show_default=True,
+    help="Engine whose kernels the Q/DQ is placed for.",
+)
 @click.option(
     "--processor",
     "processors",
     multiple=True,
     type=_PROCESSORS,
-    help="A processor that INT8 must be right on; may be repeated. Default: all. avx2 is x86 without VNNI, where "
+    help="Processor on which INT8 must be correct. May be repeated. Default: all. avx2 is x86 without VNNI, where "
     "weights must not use all of their 8 bits.",
 )
-@click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are found.")
-@click.option("--images", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
+@click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are chosen.")
+@click.option(
+    "--images", type=click.IntRange(1), default=200, show_default=True, help="Largest number of images to use."
+)
 @click.option(
     "--evaluation",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The images that accuracy will be measured on: refused where calibration has one of them.",
+    help="Images that accuracy will be measured on. Calibration is refused if it contains one of them.",
 )
-@click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float; may be repeated.")
+@click.option("--exclude", multiple=True, help="Glob pattern of node names that stay float. May be repeated.")
 @click.option(
     "--range",
     "ranges",
     multiple=True,
     metavar="LAYER=METHOD",
-    help="How the ranges of a layer's inputs are found, by glob pattern of node names; may be repeated.",
+    help="How the input ranges of some layers are chosen, by glob pattern of node names. May be repeated.",
 )
 @outputs
 @click.option(
@@ -198,7 +212,8 @@ def _produce(
     type=click.IntRange(0),
     default=0,
     metavar="EPOCHS",
-    help="Fine-tune against the float network so many times over the images (12 is a good number; minutes, and torch).",
+    help="Fine-tune against the float network for this many passes over the images. 12 is a good number; it takes "
+    "minutes, and needs torch.",
 )
 @click.option(
     "--float",
@@ -206,7 +221,7 @@ def _produce(
     type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="What is not quantized. fp16 is for GPUs; nodes that would overflow on the images stay fp32.",
+    help="Precision of what is not quantized. fp16 is for GPUs; nodes that would overflow on the images stay fp32.",
 )
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json
@@ -228,7 +243,10 @@ def quantize(
     out: Path,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Quantize any ONNX CNN to INT8 Q/DQ with calibration images."""
+    """Quantize an ONNX CNN to INT8 Q/DQ.
+
+    MODEL may come from any tool; no recipe is needed. Ranges are calibrated on images or arrays.
+    """
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
