@@ -24,6 +24,7 @@ from edgeopt.runtime.stream import Backoff, Frame, Source, Stream, VideoSource, 
 from edgeopt.runtime.stream.address import shown
 from edgeopt.runtime.stream.channel import Channel, Ended
 from edgeopt.runtime.stream.gstreamer import completed, opencv_has_gstreamer
+from edgeopt.runtime.stream.quiet import quiet_opencv
 from edgeopt.runtime.stream.scheduling import give_way
 
 QUICK = Backoff(first_s=0.01, longest_s=0.02, attempts=3)
@@ -341,6 +342,18 @@ def test_what_does_not_open_is_one_clear_error(text: str, message: str, capfd: p
         open_source(text)
     assert "secret" not in str(raised.value)
     assert capfd.readouterr().err == ""
+
+
+def test_the_log_level_comes_back_whoever_is_done_first() -> None:
+    log = getattr(cv2.utils, "logging", cv2)
+    before = log.getLogLevel()
+    first, second = quiet_opencv(), quiet_opencv()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert log.getLogLevel() == 0
+    second.__exit__(None, None, None)
+    assert log.getLogLevel() == before != 0
 
 
 def test_a_file_that_is_no_video_is_an_error(tmp_path: Path) -> None:

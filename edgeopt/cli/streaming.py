@@ -151,9 +151,11 @@ def _follow(text: str, predictor: Predictor, when_full: WhenFull | None, sink: S
 def say_what_runs(predictor: Predictor, manifest: Manifest, score: float | None) -> None:
     """On standard error: which variant was chosen, why none of the others, and what the score threshold gives."""
     variant = predictor.variant
-    echo(printable(f"{variant.name} runs ({variant.precision}, {variant.target})"), err=True)
+    echo(printable(f"{variant.name} runs: {predictor.choice.reason}"), err=True)
     for name, reason in predictor.rejected.items():
         echo(printable(f"  not {name}: {reason}"), err=True)
+    if predictor.choice.hint:
+        echo(printable(predictor.choice.hint), err=True)
     accuracy = manifest.variant(variant.name).accuracy
     if score is None and accuracy is not None and accuracy.curve is not None:
         echo("score thresholds on the test set; choose another with --score:", err=True)

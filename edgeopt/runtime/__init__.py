@@ -1,4 +1,13 @@
-"""The device side: open a bundle and predict."""
+"""The device side: open a bundle and predict.
+
+    from edgeopt.runtime import load
+
+    with load("model.edgeopt") as predictor:
+        result = predictor.predict("photo.jpg")  # or an array, a PIL image, bytes
+        print(predictor.choice, result.label)    # of a detector: result.boxes, .labels, .scores
+
+Threads may share a predictor. `runtime.stream` reads videos and cameras.
+"""
 
 from __future__ import annotations
 

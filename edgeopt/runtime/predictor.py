@@ -18,7 +18,7 @@ from edgeopt.bundle.records import StageRecords
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
 from edgeopt.hardware import processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
-from edgeopt.preprocess import Color, Geometry, Scratch, Source, preprocess, to_bgr
+from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, preprocess, to_bgr
 from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
@@ -103,8 +103,9 @@ class Predictor:
             DataError: not an image, or one that cannot be read; or a `score` that is none.
             TargetError: the predictor is closed, its engine failed, or it answered NaN.
         """
+        pixels = to_bgr(image, color)
         with self._preparing, self._running:
-            return self.decode(self.infer(self.prepare(image, color=color)), score=score)
+            return self.decode(self._infer(self._prepare(pixels, self._single), copy=False), score=score)
 
     def predict_batch(
         self, images: Sequence[Source], *, color: Color = "BGR", score: float | None = None
@@ -145,10 +146,13 @@ class Predictor:
         Raises:
             DataError: not an image, or one that cannot be read.
         """
-        tensor = self._single if out is None else out
         pixels = to_bgr(image, color)
         with self._preparing:
-            _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
+            return self._prepare(pixels, self._single if out is None else out)
+
+    def _prepare(self, pixels: Image, tensor: Array) -> Prepared:
+        """As `prepare`, by whoever holds `_preparing`."""
+        _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
         return Prepared(tensor, (geometry,))
 
     def prepare_batch(self, images: Sequence[Source], out: Array | None = None, *, color: Color = "BGR") -> Prepared:
@@ -174,11 +178,15 @@ class Predictor:
             prepared: its input.
             copy: give arrays that stay as they are; without, the next call may overwrite them.
         """
-        count = len(prepared.geometries)
         with self._running:
-            outputs = self._session.run({self._name: prepared.tensor})
-            if copy or count != len(prepared.tensor):
-                outputs = {name: array[:count].copy() for name, array in outputs.items()}
+            return self._infer(prepared, copy=copy)
+
+    def _infer(self, prepared: Prepared, *, copy: bool) -> Inferred:
+        """As `infer`, by whoever holds `_running`."""
+        count = len(prepared.geometries)
+        outputs = self._session.run({self._name: prepared.tensor})
+        if copy or count != len(prepared.tensor):
+            outputs = {name: array[:count].copy() for name, array in outputs.items()}
         return Inferred(outputs, prepared.geometries)
 
     def decode(self, inferred: Inferred, *, score: float | None = None) -> Result:

@@ -1,4 +1,9 @@
-"""Predicting on what never stands still: videos, cameras and network streams, each stage in a thread of its own."""
+"""Predicting on what never stands still: videos, cameras and network streams, each stage in a thread of its own.
+
+with load("model.edgeopt") as predictor, Stream(open_source("rtsp://camera/live"), predictor) as stream:
+for answer in stream:
+print(answer.frame.number, answer.result.labels, f"{answer.age_ms:.0f} ms")
+"""
 
 from edgeopt.runtime.stream.frames import MOST, Frame, Source
 from edgeopt.runtime.stream.sources import FolderSource, check_source, open_source
