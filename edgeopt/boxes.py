@@ -1,4 +1,4 @@
-"""Boxes of objects, in pixels, and where the network's pixels lie in the original image."""
+"""Boxes of objects in pixels, and the mapping between the network's pixels and the original image's."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Corners: TypeAlias = NDArray[np.float32]
-"""(n, 4) float32: left, top, right, bottom in pixels."""
+"""Left, top, right, bottom in pixels: (n, 4) float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """What is to be found in one image.
+    """The objects to be found in one image.
 
     Attributes:
         boxes: (n, 4) float32: left, top, right, bottom in pixels of the original image.
@@ -44,20 +44,20 @@ class Boxes:
         return len(self.boxes)
 
     def keep(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> Boxes:
-        """The boxes that a mask or indices select."""
+        """Return the boxes that a mask or indices select."""
         return Boxes(self.boxes[which], self.classes[which], self.crowd[which])
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Where the network's pixels lie in the original image: ``network = original * scale + offset`` on each axis."""
+    """Mapping from the original image's pixels to the network's: ``network = original * scale + offset`` per axis."""
 
     scale_x: float
     scale_y: float
     offset_x: float
     offset_y: float
     width: int
-    """Of the original image, in pixels."""
+    """Width of the original image, in pixels."""
     height: int
 
     def to_network(self, boxes: Corners) -> Corners:
@@ -74,12 +74,12 @@ class Geometry:
         return np.minimum(np.maximum(boxes, np.float32(0)), corner)  # np.clip, at a quarter of its time for few boxes
 
     def scaled(self, x: float, y: float) -> Geometry:
-        """After the network's side has also been scaled."""
+        """Return the geometry after the network's side has also been scaled."""
         offsets = self.offset_x * x, self.offset_y * y
         return Geometry(self.scale_x * x, self.scale_y * y, *offsets, self.width, self.height)
 
     def shifted(self, x: float, y: float) -> Geometry:
-        """After the network's side has also been moved, by padding or cropping."""
+        """Return the geometry after the network's side has also been moved, by padding or cropping."""
         offsets = self.offset_x + x, self.offset_y + y
         return Geometry(self.scale_x, self.scale_y, *offsets, self.width, self.height)
 

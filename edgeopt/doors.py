@@ -1,4 +1,4 @@
-"""What a recipe or a command may name: ours, with where each is. ``package.module:callable`` may stand instead.
+"""Built-ins that a recipe or a command may name, with their places. ``package.module:callable`` may stand instead.
 
 To add one of ours, write its module and its row here. Places are text: nothing is imported before it is asked for
 (`references.resolve`), and all names are known on the ground floor, where recipes are checked.
@@ -19,20 +19,22 @@ DATA_FORMATS: Mapping[str, str] = {
     "digits": "edgeopt.dataset.digits:read_digits",
     "digit_scenes": "edgeopt.dataset.scenes:read_digit_scenes",
 }
-"""``[data.*] format``: each is a `dataset.listing.Reader`."""
+"""Values of ``[data.*] format``: each is a `dataset.listing.Reader`."""
 
 DECODINGS: Mapping[str, str] = {
     "classification": "edgeopt.spec:ClassificationDecoding",
     "yolox": "edgeopt.spec:YoloxDecoding",
     "yolo": "edgeopt.spec:YoloDecoding",
 }
-"""``[model] decoding``: structs that `postprocess.decode` reads, by their tag; a user's is a `spec.CodeDecoding`."""
+"""Values of ``[model] decoding``: structs that `postprocess.decode` reads, by their tag. A user's is a
+`spec.CodeDecoding`."""
 
 LOSSES: Mapping[str, str] = {
     "cross_entropy": "torch.nn.functional:cross_entropy",
     "yolox": "edgeopt.models.yolox_loss:yolox_loss",
 }
-"""``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`; but YOLOX's is told more."""
+"""Values of ``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`. YOLOX's is told
+more."""
 
 REPAIRS: Mapping[str, str] = {
     "equalization": "edgeopt.passes.repair.equalize:equalize",
@@ -43,7 +45,8 @@ REPAIRS: Mapping[str, str] = {
     "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",
     "distillation": "edgeopt.passes.repair.distill:distill",
 }
-"""``[quantize] repairs``: `passes.repair.trials` gives each of these what it needs; any other is a `trials.Repair`."""
+"""Values of ``[quantize] repairs``: `passes.repair.trials` gives each of these what it needs. Any other is a
+`trials.Repair`."""
 
 TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
@@ -51,4 +54,4 @@ TARGETS: Mapping[str, str] = {
     "trt": "edgeopt.targets.trt:TARGET",
     "rtx": "edgeopt.targets.rtx:TARGET",
 }
-"""``[compile] targets``: each is a `runtime.session.Target`."""
+"""Values of ``[compile] targets``: each is a `runtime.session.Target`."""

@@ -1,4 +1,4 @@
-"""Results as pictures: labelled boxes, or a caption with the best classes."""
+"""Draw results on pictures: labelled boxes, or a caption with the best classes."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class _Text:
 
     @classmethod
     def for_picture(cls, picture: Image) -> _Text:
-        """About 40 lines of text would fill the shorter side."""
+        """Return text of which about 40 lines would fill the shorter side."""
         scale = min(picture.shape[:2]) / 900
         return cls(max(scale, 0.45), max(round(scale * 2), 1))
 
     def size(self, text: str) -> tuple[int, int, int]:
-        """Width, height above and depth below the base line, in pixels."""
+        """Return width, height above and depth below the base line, in pixels."""
         (width, height), depth = cv2.getTextSize(text, _FONT, self.scale, self.thickness)
         return width, height, depth
 
@@ -102,20 +102,20 @@ def _caption(picture: Image, result: Classification, text: _Text) -> Image:
 
 
 def _fitting(text: _Text, line: str, width: int) -> _Text:
-    """Smaller text where the line would be wider than `width`."""
+    """Return smaller text if the line would be wider than `width`."""
     needed = text.size(line)[0]
     return text if needed <= width else _Text(text.scale * width / needed, 1)
 
 
 def _class_color(category: int) -> Color:
-    """A bright colour for each class, the same in every picture."""
+    """Return a bright colour for each class, the same in every picture."""
     hue = round(180 * (category * _GOLDEN_RATIO % 1)) % 180  # OpenCV halves degrees to fit 8 bits
     blue, green, red = cv2.cvtColor(np.array([[[hue, 190, 240]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
     return blue, green, red
 
 
 def _readable_on(color: Color) -> Color:
-    """Black or white, whichever contrasts more."""
+    """Return black or white, whichever contrasts more."""
     return _BLACK if 0.114 * color[0] + 0.587 * color[1] + 0.299 * color[2] > 128 else _WHITE
 
 

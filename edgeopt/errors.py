@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 _MOST_LISTED = 20
-"""Names in a message; ImageNet has a thousand."""
+"""Most names in a message; ImageNet has a thousand classes."""
 _STORAGE_ERRNOS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -45,7 +45,7 @@ class ConfigError(EdgeoptError):
 
 
 class SettingError(ConfigError, ValueError):
-    """A setting that a specification's own check refuses; a ValueError too, so that msgspec adds where it stands."""
+    """A setting that a specification's own check refuses. It is a ValueError too, so that msgspec adds the place."""
 
 
 class MissingExtraError(EdgeoptError):
@@ -139,7 +139,7 @@ def requires_extra(module: str, extra: str) -> ModuleType:
 
 
 def missing_package(module: str, extra: str, error: ImportError) -> MissingExtraError:
-    """What to say where `module`, which `extra` brings, cannot be imported."""
+    """Return the error for a `module`, brought by `extra`, that cannot be imported."""
     return MissingExtraError(
         f"this needs the Python package '{module}', which cannot be imported ({error}). "
         f"Install it with: pip install 'edgeopt[{extra}]'"
@@ -148,7 +148,7 @@ def missing_package(module: str, extra: str, error: ImportError) -> MissingExtra
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk answers while `path` is written into a `StorageError` that names it and what to do.
+    """Turn a disk's errors while `path` is written into a `StorageError` that names it and what to do.
 
     Raises:
         StorageError: an OSError of a full, read-only, forbidden or failing disk; any other OSError passes unchanged.

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, locks that end with their process, hashes, and folders of one user.
+"""Write files whole or not at all, lock, hash, and keep folders private.
 
 Linux, macOS and Windows. Windows has no owner and no mode of a file that Python could check, so that `private_folder`
 makes the folder and leaves its protection to the user's profile, and it cannot sync a folder.
@@ -23,13 +23,13 @@ from edgeopt.errors import StorageError
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.05
 _BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
-"""What flock and, on Windows, locking answer where another one holds the lock."""
+"""Error numbers of flock and, on Windows, locking if another one holds the lock."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def sha256(content: bytes | Path) -> str:
-    """Hexadecimal sha256 of bytes or of a file, which is read piece by piece."""
+    """Return the hexadecimal sha256 of bytes or of a file, which is read piece by piece."""
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256()
@@ -136,7 +136,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _is_still_there(descriptor: int, path: Path) -> bool:
-    """Tell whether the locked file still has its name: its last holder removes it, perhaps after we opened it."""
+    """Return True if the locked file still has its name. Its last holder removes it, perhaps after we opened it."""
     try:
         there = path.stat()
     except FileNotFoundError:
@@ -146,7 +146,7 @@ def _is_still_there(descriptor: int, path: Path) -> bool:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder that only this user may write, or make sure that it is one.
+    """Make a folder that only this user may write, or close an existing one to others.
 
     For content that is trusted as code is: a compiled engine, for instance.
 
@@ -168,7 +168,7 @@ def private_folder(path: Path) -> None:
 
 
 def is_own_file(path: Path) -> bool:
-    """Tell whether a file (not a link) belongs to this user, and nobody else may write it."""
+    """Return True if a file (not a link) belongs to this user, and nobody else may write it."""
     if sys.platform == "win32":
         return path.is_file()
     try:

@@ -16,9 +16,9 @@ Indices: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
 
 RESAMPLES = 2000
-"""Enough that the 2.5 % quantile of a bootstrap distribution is stable to a tenth of its width."""
+"""Resamples; with these, the 2.5 % quantile of a bootstrap distribution is stable to a tenth of its width."""
 _BATCH = 256
-"""Resamples drawn at once: bounds memory to 256 x n numbers."""
+"""Resamples drawn at once, which bounds memory to 256 x n numbers."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap (Efron 1979) of any statistic of `count` exchangeable items; see `bootstrap_draws`."""
+    """Return a percentile bootstrap interval (Efron 1979) of a statistic of `count` exchangeable items."""
     draws = bootstrap_draws(count, {"": statistic}, resamples=resamples, seed=seed)[""]
     return interval(float(statistic(np.arange(count))), draws, confidence)
 
@@ -55,7 +55,7 @@ def bootstrap_draws(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Values]:
-    """Statistics of items drawn with replacement, all of them of the same items: their differences are paired ones.
+    """Draw items with replacement, and return all statistics of the same items, so that their differences are paired.
 
     Args:
         count: how many items there are (images, say).
@@ -77,13 +77,13 @@ def bootstrap_draws(
 
 
 def interval(estimate: float, draws: Values, confidence: float = 0.95) -> Interval:
-    """The central `confidence` of a bootstrap distribution around `estimate`."""
+    """Return the central `confidence` of a bootstrap distribution around `estimate`."""
     low, high = np.quantile(draws, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0])
     return Interval(estimate, float(low), float(high))
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """Quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
+    """Return the quantile of Student's t, by its expansion about the normal one (Abramowitz and Stegun 26.7.5).
 
     Within 1 % of the exact value from 5 degrees of `freedom` and up to a `probability` of .9995.
     """
@@ -106,7 +106,7 @@ def paired_bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the mean of ``candidate - baseline`` over items measured with both.
+    """Return the interval of the mean of ``candidate - baseline`` over items measured with both.
 
     Pairing removes what makes an item hard for both models, so that a drop of half a point shows on 500 images.
 
@@ -134,7 +134,7 @@ def block_ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the ratio candidate / baseline of latencies that were measured in alternation.
+    """Return the interval of candidate / baseline of latencies that were measured in alternation.
 
     The item is the round (one ABBA group), because queries within a block are correlated and rounds hardly are. A
     round's ratio compares times a moment apart, which cancels drift of clocks and temperature; the median over rounds
@@ -169,7 +169,7 @@ def median_ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Interval of median(candidate) / median(baseline) of two samples that were not taken together.
+    """Return the interval of median(candidate) / median(baseline) of two samples that were not taken together.
 
     Args:
         baseline: (n,) positive block medians of one run.
@@ -192,7 +192,7 @@ def median_ratio_interval(
 
 
 def tail_bound(sorted_latencies: ArrayLike, percentile: float, confidence: float = 0.99) -> float:
-    """Upper confidence bound of a percentile of latency: MLPerf Inference's early-stopping estimate.
+    """Return the upper confidence bound of a percentile of latency: MLPerf Inference's early-stopping estimate.
 
     With q queries, t is the largest number for which ``P(Binomial(q, 1 - p) <= t) <= 1 - confidence``; the bound is the
     t-th slowest query. A short run thus reports a worse figure than a long one, never a better.
@@ -218,7 +218,7 @@ def tail_bound(sorted_latencies: ArrayLike, percentile: float, confidence: float
 
 
 def minimum_queries(percentile: float, confidence: float = 0.99) -> int:
-    """The fewest queries for which `tail_bound` exists.
+    """Return the fewest queries for which `tail_bound` exists.
 
     >>> minimum_queries(90), minimum_queries(99)
     (64, 662)
@@ -233,7 +233,7 @@ def minimum_queries(percentile: float, confidence: float = 0.99) -> int:
 
 
 def _allowed_overruns(queries: int, percentile: float, confidence: float) -> int:
-    """The largest t with ``P(Binomial(queries, 1 - percentile/100) <= t) <= 1 - confidence``; -1 if there is none."""
+    """Return the largest t with ``P(Binomial(queries, 1 - percentile/100) <= t) <= 1 - confidence``, or -1."""
     if not 0.0 < percentile < 100.0 or not 0.0 < confidence < 1.0:
         raise ValueError(f"percentile {percentile} must lie in (0, 100) and confidence {confidence} in (0, 1)")
     overrun = 1.0 - percentile / 100.0
@@ -247,20 +247,20 @@ def _allowed_overruns(queries: int, percentile: float, confidence: float) -> int
 def _resampled(
     values: Values, statistic: Callable[[NDArray[np.float64]], NDArray[Any]], resamples: int, seed: int
 ) -> Values:
-    """`statistic` of (batch, n, …) arrays drawn from `values` with replacement, as (resamples,) float64."""
+    """Return `statistic` of (batch, n, …) arrays drawn from `values` with replacement: (resamples,) float64."""
     draws = [statistic(values[picks]) for picks in _picks(len(values), resamples, seed)]
     return np.concatenate(draws).astype(np.float64)
 
 
 def _picks(count: int, resamples: int, seed: int) -> Iterator[Indices]:
-    """(batch, count) numbers of items drawn with replacement, a row a resample; the same for the same seed."""
+    """Yield (batch, count) numbers of items drawn with replacement, a row a resample; the same for the same seed."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, _BATCH):
         yield generator.integers(0, count, (min(_BATCH, resamples - start), count))
 
 
 def _paired(baseline: ArrayLike, candidate: ArrayLike) -> tuple[Values, Values]:
-    """Both as equally long, not empty float64 vectors."""
+    """Return both as float64 vectors of equal, positive length."""
     before, after = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
     if before.shape != after.shape or before.ndim != 1:
         raise MeasurementError(

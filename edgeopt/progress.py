@@ -1,4 +1,4 @@
-"""What something that takes long tells whoever watches it."""
+"""Progress: how long tasks tell their callers how far they are."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ class Progress(Protocol):
     """Receives stages (of a build, or a variant each) in order; one at a time."""
 
     def begin(self, stage: str) -> None:
-        """A stage starts, or is found done."""
+        """Tell that a stage starts, or is found done."""
 
     def update(self, done: float, total: float = 1.0, text: str = "") -> None:
-        """How far the stage is, in any unit, and what there is to say about it."""
+        """Tell how far the stage is, in any unit, with a text."""
 
     def end(self, summary: str, *, reused: bool) -> None:
-        """The stage is finished; `reused` says that its result was already there."""
+        """Tell that the stage is finished; `reused` is true if its result was already there."""
 
 
 class Update(Protocol):
-    """How far one stage is: `Progress.update` is one, and what only measures or counts is handed no more than that."""
+    """The part of `Progress` for code that works within one stage; `Progress.update` is one."""
 
     def __call__(self, done: float, total: float = 1.0, text: str = "", /) -> None:
-        """Tell how much of `total` is done, and what there is to say about it."""
+        """Tell how much of `total` is done, with a text."""
 
 
 class Silent:

@@ -1,4 +1,4 @@
-"""References: wherever a recipe names one of ours, ``package.module:callable`` names the user's own instead.
+"""References: ``package.module:callable`` names the user's own code wherever a recipe names a built-in.
 
 A recipe is code: whoever builds it runs what it names, from the recipe's folder, the current folder or an installed
 package. A bundle is not: what its manifest names is imported only after the one who loads it has allowed the package
@@ -29,24 +29,24 @@ from msgspec import Meta
 from edgeopt.errors import ConfigError, EdgeoptError, SettingError, did_you_mean
 
 ALLOWED_VARIABLE = "EDGEOPT_ALLOW_CODE"
-"""Environment variable: packages, separated by commas, whose code a bundle may name."""
+"""Environment variable with packages, separated by commas, whose code a bundle may name."""
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 _OURS = __name__.partition(".")[0]
 _REFERENCE = re.compile(PATTERN.rstrip("$") + r"\Z")
 _allowed: Counter[str] = Counter()
-"""Top-level packages whose code may run, with how many callers want that."""
+"""Top-level packages whose code may run, with the number of callers that want it."""
 _folders: list[str] = []
-"""Where the user's modules are looked for beside the usual places."""
+"""Folders that the user's modules are looked for in, beside the usual places."""
 
 
 def is_code(reference: str) -> bool:
-    """Whether `reference` has the form ``package.module:callable``."""
+    """Return True if `reference` has the form ``package.module:callable``."""
     return _REFERENCE.match(reference) is not None
 
 
 def check(reference: str, table: Mapping[str, Any], kind: str) -> None:
-    """Refuse what is neither a name of `table` nor a reference; nothing is imported.
+    """Refuse anything but a name in `table` or a reference; nothing is imported.
 
     Raises:
         SettingError: with the closest name of the table.
@@ -58,7 +58,7 @@ def check(reference: str, table: Mapping[str, Any], kind: str) -> None:
 
 
 def named(table: Mapping[str, Any]) -> Meta:
-    """What the JSON schema says of a key that takes a name of `table` or a reference."""
+    """Return the JSON schema of a key that takes a name in `table` or a reference."""
     return Meta(extra_json_schema={"anyOf": [{"enum": sorted(table)}, {"pattern": PATTERN}]})
 
 
@@ -70,7 +70,7 @@ def resolve(
     expected: type | None = None,
     error: type[EdgeoptError] = ConfigError,
 ) -> Any:
-    """What `reference` names.
+    """Return the object that `reference` names.
 
     Args:
         reference: a name of `table`, or ``package.module:callable``.
@@ -121,7 +121,7 @@ def _fits(value: object, expected: type | None) -> bool:
 
 
 def allow_code(*packages: str) -> None:
-    """Let references to these top-level packages be imported, whoever names them: here, and in processes of ours."""
+    """Let references to these top-level packages be imported, whoever names them, here and in child processes."""
     if packages:
         os.environ[ALLOWED_VARIABLE] = ",".join(dict.fromkeys((*_allowed_everywhere(), *packages)))
 
@@ -140,7 +140,7 @@ def _package(reference: str) -> str:
 
 @contextmanager
 def importable(root: Path, *references: str) -> Iterator[None]:
-    """Allow what the user's own recipe names, for as long as it is worked on.
+    """Allow the code that the user's own recipe names, while the recipe is worked on.
 
     Modules are found in `root` and the current folder too, after all installed packages, which they can therefore not
     replace. Afterwards these are forgotten: another recipe may have a module of the same name.
@@ -169,14 +169,14 @@ def importable(root: Path, *references: str) -> Iterator[None]:
 
 
 def _home(package: ModuleType | None) -> str | None:
-    """The folder that an imported top-level package was found in."""
+    """Return the folder that an imported top-level package was found in."""
     spec = getattr(package, "__spec__", None)
     places = [] if spec is None else spec.submodule_search_locations or [spec.origin]
     return str(Path(places[0]).parent.resolve()) if places and places[0] else None
 
 
 def code_of(*references: str) -> str:
-    """Sha256 over `code_files`: what their code made depends on it. Empty where all are ours."""
+    """Return the sha256 over `code_files`, which results of that code depend on. It is empty for built-ins."""
     files = code_files(*references)
     state = hashlib.sha256()
     for path in files:
@@ -186,7 +186,7 @@ def code_of(*references: str) -> str:
 
 
 def code_files(*references: str) -> list[Path]:
-    """All files behind `references`; those of ours have none.
+    """List all files behind `references`; built-ins have none.
 
     They are those of each whole top-level package, and of the user's other packages that it imports anywhere; of
     an installed one its own alone.
@@ -205,7 +205,7 @@ def code_files(*references: str) -> list[Path]:
 
 
 def _code(package: str) -> tuple[list[Path], set[str]]:
-    """The files of a top-level package, and the user's other packages that they import."""
+    """List the files of a top-level package, and of the user's other packages that they import."""
     spec = importlib.util.find_spec(package)
     places = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or ()]
     suffixes = (*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES)
@@ -225,7 +225,7 @@ def _holds(folder: Path, package: str) -> bool:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Top-level packages that a file imports anywhere in it; none of one that is no Python."""
+    """Return the top-level packages that a file imports anywhere in it; empty for files other than Python."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

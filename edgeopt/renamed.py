@@ -1,4 +1,4 @@
-"""Names that recipes, commands and bundles of earlier versions hold, and what they are called now."""
+"""Former names in recipes, commands and bundles, and the present ones."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SCHEMES: Mapping[str, str] = {"x86": "openvino"}
 REPAIRS: Mapping[str, str] = {"adaround": "gptq"}
 """The rounding is GPTQ's (Frantar et al. 2022), not AdaRound's."""
 PRECISIONS: Mapping[str, str] = {"f32": "fp32"}
-"""Of an engine."""
+"""Precision of an engine."""
 
 _LOG = logging.getLogger(__name__)
 
 
 def present_name(name: str, names: Mapping[str, str], origin: str) -> str:
-    """What `name` is called now, with a warning where that is something else.
+    """Return the present name, with a warning if `name` is a former one.
 
     Args:
         name: as the user wrote it.
@@ -66,14 +66,14 @@ def use_present_names_in_manifest(manifest: Any) -> None:
 
 
 def _engines(variant: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The engine settings of a variant: as compiled, and as tuned by processor and mode."""
+    """Yield the engine settings of a variant: as compiled, and as tuned by processor and mode."""
     yield from _dicts(variant, "engine")
     for modes in _dicts(list(variant["tuned"].values()) if isinstance(variant.get("tuned"), dict) else []):
         yield from _dicts(list(modes.values()))
 
 
 def _dicts(found: Any, key: str | None = None) -> Iterator[dict[str, Any]]:
-    """The dictionaries in a list, or the one that stands (alone or in a list) under `key` of a dictionary."""
+    """Yield the dictionaries in a list, or the one that stands (alone or in a list) under `key` of a dictionary."""
     if key is not None:
         found = found.get(key) if isinstance(found, dict) else None
     yield from (each for each in (found if isinstance(found, list) else [found]) if isinstance(each, dict))

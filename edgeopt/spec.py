@@ -1,4 +1,4 @@
-"""ModelSpec: what a model takes, what it gives, and how images become the one and results come from the other.
+"""ModelSpec: a model's inputs and outputs, its preprocessing and its decoding.
 
 Preprocessing and decoding are data, not code: they travel in the bundle and one interpreter (`preprocess`,
 `postprocess`) reads them everywhere, so that a device prepares an image exactly as training did.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     # msgspec does not tell type checkers that `frozen` and `kw_only` are inherited: show them a plain frozen dataclass.
     @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
     class Struct:
-        """What every specification is: immutable, keyword-only, strict about unknown keys."""
+        """Base of every specification: immutable, keyword-only, strict about unknown keys."""
 
         def __init_subclass__(cls, *, tag: str | None = None) -> None: ...
 
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 else:
 
     class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        """What every specification is: immutable, keyword-only, strict about unknown keys."""
+        """Base of every specification: immutable, keyword-only, strict about unknown keys."""
 
 
 _StructT = TypeVar("_StructT", bound=Struct)
 
 
 def replace(struct: _StructT, **changes: Any) -> _StructT:
-    """A copy of `struct` with some fields changed. As `msgspec.structs.replace`, nothing is validated."""
+    """Return a copy of `struct` with some fields changed. As in `msgspec.structs.replace`, nothing is validated."""
     return cast("_StructT", msgspec.structs.replace(cast("Any", struct), **changes))
 
 
@@ -67,7 +67,7 @@ class TensorSpec(Struct):
 
 
 class Resize(Struct, tag="resize"):
-    """Scale to (height, width), whatever that does to the aspect ratio."""
+    """Scale to (height, width) without keeping the aspect ratio."""
 
     size: Size
     interpolation: Interpolation = "auto"
@@ -120,7 +120,7 @@ class Normalization(Struct):
 
 
 class Preprocessing(Struct):
-    """How a (H, W, 3) uint8 BGR image becomes the network's input tensor."""
+    """Steps from a (H, W, 3) uint8 BGR image to the network's input tensor."""
 
     steps: tuple[Step, ...] = ()
     channels: Literal["RGB", "BGR", "GRAY"] = "RGB"
@@ -133,10 +133,10 @@ class ClassificationDecoding(Struct, tag="classification"):
     """Scores from one output of shape (N, classes)."""
 
     activation: Activation = "softmax"
-    """What makes scores of the network's output."""
+    """Function from the network's output to scores."""
     applied: Activation = "none"
-    """What the network itself has applied already, where `activation` is none: its output is then compared as the
-    probabilities that it holds. An ``.onnx`` file and an export find it in the graph."""
+    """Activation that the network has applied itself, if `activation` is none. Its output is then compared as
+    probabilities. For an ``.onnx`` file and an export it is found in the graph."""
     top_k: PositiveInt = 5
 
 
@@ -177,7 +177,7 @@ class CodeDecoding(Struct, tag="code"):
     iou_threshold: Fraction = 0.45
     max_detections: PositiveInt = 300
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Whatever else the callable wants to be told."""
+    """Further arguments of the callable."""
 
     def __post_init__(self) -> None:
         if not is_code(self.call):
@@ -189,7 +189,7 @@ DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
 
 
 class ModelSpec(Struct):
-    """Everything but the weights that is needed to run a model on an image."""
+    """Everything except the weights that is needed to run a model on an image."""
 
     name: str
     task: Task

@@ -1,4 +1,4 @@
-"""Typed values from JSON and from parsed documents: the one place that asks msgspec to read a type.
+"""Read typed values from JSON and from parsed documents. Only this module asks msgspec to read a type.
 
 When msgspec (0.22) first meets a struct, it stores the description of its fields in the class *before* it has filled
 it in (for types that contain themselves), and evaluates annotations meanwhile, so that another thread may run. That
@@ -20,7 +20,7 @@ _DESCRIBING = threading.RLock()
 
 
 def from_json(text: bytes | str, kind: type[_T]) -> _T:
-    """JSON as `kind`. Any number of threads may call this.
+    """Read JSON as `kind`. Any number of threads may call this.
 
     Raises:
         msgspec.DecodeError: not JSON, not UTF-8, nested too deeply, or not of this type (`msgspec.ValidationError`).
@@ -35,7 +35,7 @@ def from_json(text: bytes | str, kind: type[_T]) -> _T:
 
 
 def convert(value: Any, kind: type[_T]) -> _T:
-    """Dicts, lists and plain values as `kind`. Any number of threads may call this.
+    """Convert dicts, lists and plain values to `kind`. Any number of threads may call this.
 
     Raises:
         msgspec.ValidationError: not of this type, or nested too deeply.
