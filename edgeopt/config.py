@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 import msgspec
 from msgspec import Meta
 
-from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, REPAIRS, TARGETS
+from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, METRICS, REPAIRS, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
 from edgeopt.references import check, is_code, named, resolve
 from edgeopt.renamed import use_present_names
@@ -372,6 +372,13 @@ class EvaluateConfig(Struct):
     """Lowest score of detections that enter average precision (COCO's convention keeps nearly all)."""
     iou_threshold: Fraction = 0.65
     """Threshold of non-maximum suppression while average precision is measured."""
+    metrics: tuple[Annotated[str, named(METRICS)], ...] = ()
+    """More metrics beside the main one: ours, or an `evaluate.extra.Metric` of your own. None may fall by more than
+    `max_drop` either."""
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            check(metric, METRICS, "metric")
 
 
 class BenchmarkConfig(Struct):
@@ -409,7 +416,7 @@ def named_code(config: Config) -> tuple[str, ...]:
     """Return the user's code that a recipe names."""
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
-    made = (*config.quantize.repairs, *config.compile.targets)
+    made = (*config.quantize.repairs, *config.compile.targets, *config.evaluate.metrics)
     named = (config.model.source, *formats, *training_code(config), *decoding_code(config), *made)
     return tuple(name for name in named if is_code(name))
 

@@ -36,6 +36,12 @@ LOSSES: Mapping[str, str] = {
 """Values of ``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`. YOLOX's is told
 more."""
 
+METRICS: Mapping[str, str] = {
+    "balanced_accuracy": "edgeopt.evaluate.extra:balanced_accuracy",
+    "f1": "edgeopt.evaluate.extra:f1",
+}
+"""``[evaluate] metrics``: each is an `evaluate.extra.Metric`."""
+
 REPAIRS: Mapping[str, str] = {
     "equalization": "edgeopt.passes.repair.equalize:equalize",
     "ranges": "edgeopt.passes.repair.ranges:measure_ranges",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from edgeopt.bundle import Bundle, Calibration
 from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.dataset.loading import load
-from edgeopt.errors import DataError, TargetError
+from edgeopt.errors import ConfigError, DataError, ModelError, TargetError
 from edgeopt.evaluate import (
     Accuracy,
     ClassChange,
@@ -39,6 +39,7 @@ from edgeopt.evaluate import (
 from edgeopt.evaluate.classes import per_class
 from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
+from edgeopt.references import importable
 from edgeopt.spec import (
     ClassificationDecoding,
     Letterbox,
@@ -188,6 +189,54 @@ class TestClassification:
         seen: list[float] = []
         evaluate(Runner(classify(), classifier(4)), dataset, progress=seen.append)
         assert seen == [pytest.approx(4 / 6), 1.0]
+
+
+OWN_METRICS = """
+import numpy as np
+
+def share_of_zeros(results, truths):
+    assert len(results) == len(truths)
+    return np.float32(sum(result.classes[0] == 0 for result in results) / len(results))
+
+def nothing(results, truths):
+    return None
+"""
+
+
+class TestExtraMetrics:
+    @pytest.fixture
+    def own(self, tmp_path: Path) -> Iterator[None]:
+        (tmp_path / "own_metrics.py").write_text(OWN_METRICS)
+        with importable(tmp_path, "own_metrics:nothing"):
+            yield
+
+    def test_ours_and_the_users_stand_beside_the_main_one_and_beside_the_baselines(self, own):
+        config = EvaluateConfig(metrics=("balanced_accuracy", "own_metrics:share_of_zeros"))
+        data = plain([10, 20, 10, 120], [0, 0, 0, 1])
+        baseline = evaluate(Runner(classify(), classifier()), data, config)
+        assert baseline.extra == {"balanced_accuracy": 1.0, "own_metrics:share_of_zeros": 0.75}
+        darker = evaluate(Runner(classify(offset=-0.4), classifier()), data, config, baseline=baseline)
+        assert darker.value == 0.75
+        assert darker.extra == {"balanced_accuracy": 0.5, "own_metrics:share_of_zeros": 1.0}
+        assert darker.comparison.extra_drops == {"balanced_accuracy": 0.5, "own_metrics:share_of_zeros": -0.25}
+        assert darker.comparison.worst_drop == ("balanced_accuracy", 0.5)
+        assert "balanced_accuracy 50.00 %, share_of_zeros 100.00 %" in darker.summary()
+
+    def test_f1_is_of_what_predict_shows(self, scenes):
+        found = evaluate(detect(0.9), scenes, EvaluateConfig(metrics=("f1",)))
+        assert found.extra["f1"] == pytest.approx(found.at_threshold.f1)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("own_metrics:nothing", "'own_metrics:nothing' must give a number, and gave None"),
+            ("own_metrics:nothin", "Did you mean 'nothing'"),
+            ("f1", "is for detection"),
+        ],
+    )
+    def test_what_is_no_metric_is_named(self, name, message, own):
+        with pytest.raises((ConfigError, ModelError), match=message):
+            evaluate(Runner(classify(), classifier()), plain([0], [0]), EvaluateConfig(metrics=(name,)))
 
 
 class TestRefusals:

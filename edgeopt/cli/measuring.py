@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import as_json, bundle, data, pictures, threads, variant
+from edgeopt.cli.options import Named, as_json, bundle, data, pictures, threads, variant
 from edgeopt.cli.output import echo, print_json
+from edgeopt.doors import METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,12 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     help="Also write every variant's confusion matrix into this folder, as CSV and as a picture (SVG).",
 )
 @click.option(
+    "--metrics",
+    multiple=True,
+    type=Named(METRICS, "metric"),
+    help="Another metric beside the main one; may be repeated. One of your own takes answers and truths.",
+)
+@click.option(
     "--worst",
     type=click.IntRange(0),
     default=5,
@@ -59,6 +66,7 @@ def evaluate(
     threads: int,
     csv_file: Path | None,
     confusion: Path | None,
+    metrics: tuple[str, ...],
     worst: int,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
@@ -72,12 +80,13 @@ def evaluate(
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.views.answers import answers_view
     from edgeopt.cli.views.tables import accuracy_table
+    from edgeopt.config import EvaluateConfig
     from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
 
     opened = Bundle.open(bundle)
-    dataset = _dataset(opened, data)
+    dataset, config = _dataset(opened, data), EvaluateConfig(metrics=metrics)
     with StageDisplay() as display:
-        results = evaluate_bundle(opened, dataset, variant=variant, threads=threads, progress=display)
+        results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
     manifest = opened.manifest
     images = results_by_variant(results, dataset, manifest.baseline)
     if csv_file is not None:

@@ -13,7 +13,9 @@ from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
+from edgeopt.evaluate.extra import ExtraMetrics
 from edgeopt.evaluate.recorders import recorder
+from edgeopt.postprocess import decode
 from edgeopt.preprocess import Image, batch
 from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Prepared
@@ -77,22 +79,27 @@ def evaluate(
     Raises:
         DataError: the data have no labels or not the model's, an image has gone since they were loaded, or the baseline
             was measured on other images.
-        ModelError: the outputs do not fit the specification.
+        ModelError: the outputs do not fit the specification, or a metric of the recipe's gives no number.
+        ConfigError: a metric that cannot be imported, or is for another task.
     """
     config = config or EvaluateConfig()
     _check_data(dataset, model.spec)
     chosen = chosen_images(len(dataset), config.limit)
     data = identity(dataset, chosen)
     _check_baseline(baseline, data)
-    record = recorder(model.spec, config, baseline)
+    record, extra = recorder(model.spec, config, baseline), ExtraMetrics(config.metrics)
     size = _batch_size(model.spec)
     for start in range(0, len(chosen), size):
         portion = chosen[start : start + size]
         inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
-        record.add(inferred.outputs, inferred.geometries, [dataset[index].target for index in portion])
+        targets = [dataset[index].target for index in portion]
+        record.add(inferred.outputs, inferred.geometries, targets)
+        if extra:
+            extra.add(decode(inferred.outputs, model.spec, inferred.geometries), targets)
         if progress is not None:
             progress((start + len(portion)) / len(chosen))
-    return record.result(len(chosen), len(dataset.skipped), data)
+    found = record.result(len(chosen), len(dataset.skipped), data)
+    return extra.joined(found, baseline) if extra else found
 
 
 def _check_data(dataset: Dataset, spec: ModelSpec) -> None:

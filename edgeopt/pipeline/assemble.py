@@ -99,11 +99,12 @@ def assemble(
 
 def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
     engine = each.engine
-    drop = 0.0 if each.accuracy.comparison is None else each.accuracy.comparison.metric_drop
+    metric, drop = ("", 0.0) if each.accuracy.comparison is None else each.accuracy.comparison.worst_drop
+    lost = f"{100 * drop:.2f} points{f' of {metric}' if metric else ''}"
     found = each.records.search
     refused = found is not None and found.status == "refused"
     accepted = drop <= max_drop and not refused
-    verdict = "" if accepted else f"it loses {100 * drop:.2f} points, [evaluate] max_drop allows {100 * max_drop:.2f}"
+    verdict = "" if accepted else f"it loses {lost}, [evaluate] max_drop allows {100 * max_drop:.2f}"
     if found is not None:
         verdict = found.reason if refused else verdict
     folder = f"variants/{engine.name}"

@@ -115,7 +115,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
         "absent": engine.absent,
         "baseline": baseline and baseline.key,
         "evaluate": job.config.evaluate,
-        "named": code_of(*decoding_code(job.config)),
+        "named": code_of(*decoding_code(job.config), *job.config.evaluate.metrics),
         "data": dataset.fingerprint(),
     }
     code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -210,8 +211,17 @@ class Comparison(Struct):
 
     None where the scores are no probabilities, and for detectors.
     """
+    extra_drops: dict[str, float] = msgspec.field(default_factory=dict)
+    """Of each other metric, the baseline's less this one's."""
     lost: tuple[ClassChange, ...] = ()
     """Classes that lost much, worst first, whatever the main metric says: a mean hides one of many."""
+
+    @property
+    def worst_drop(self) -> tuple[str, float]:
+        """Which metric falls most, and by how much; empty where it is the main one."""
+        drops = {"": self.metric_drop, **self.extra_drops}
+        name = max(drops, key=lambda each: drops[each])
+        return name, drops[name]
 
 
 class Accuracy(Struct):
@@ -236,6 +246,8 @@ class Accuracy(Struct):
     """Detection: what `predict` was set to."""
     curve: PrecisionRecallCurve | None = None
     """Detection: of what `predict` would return at other score thresholds."""
+    extra: dict[str, float] = msgspec.field(default_factory=dict)
+    """What other metrics say that the recipe names, 0 to 1."""
     comparison: Comparison | None = None
     """None for the baseline itself."""
     schema_version: int = SCHEMA_VERSION
@@ -251,6 +263,7 @@ class Accuracy(Struct):
         """One line for people."""
         name = "top-1" if self.metric == "top1" else "AP"
         parts = [f"{name} {100 * self.value:.2f} % on {self.images} images"]
+        parts += [f"{name.rpartition(':')[2]} {100 * value:.2f} %" for name, value in self.extra.items()]
         if self.unreadable:
             parts.append(f"{self.unreadable} unreadable")
         if self.comparison is not None:

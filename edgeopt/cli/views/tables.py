@@ -33,14 +33,16 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
     """A row for each variant, the baseline first."""
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
-    table = _table("variant", *metrics, "change", "agree", "KL")
+    extra = list(dict.fromkeys(name for accuracy in results.values() for name in accuracy.extra))
+    table = _table("variant", *metrics, *(name.rpartition(":")[2] for name in extra), "change", "agree", "KL")
     for name, accuracy in results.items():
         comparison = accuracy.comparison
         compared = ("–",) * 3
         if comparison is not None:
             kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
             compared = (points(-comparison.metric_drop), share(comparison.agreement), kl)
-        table.add_row(name, *(share(value, 2) for value in _metrics(accuracy)), *compared)
+        values = (*_metrics(accuracy), *(accuracy.extra.get(name) for name in extra))
+        table.add_row(name, *(share(value, 2) for value in values), *compared)
     table.caption = "; ".join(sorted({f"{accuracy.images} images" for accuracy in results.values()}))
     return table
 
