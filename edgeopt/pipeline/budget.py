@@ -17,6 +17,7 @@ from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_g
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.precision import GUARD_IMAGES, to_float16
+from edgeopt.pipeline.variants import engine_code
 from edgeopt.pipeline.workspace import RECORD, Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.search import Budget
@@ -71,7 +72,8 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         "data": dataset.fingerprint(),
         "machine": machine(),
     }
-    code = ("edgeopt.pipeline.plans", "edgeopt.passes.rewrite.float16", "edgeopt.calibrate", *FEEDS)
+    float16 = ("edgeopt.passes.rewrite.float16", "edgeopt.calibrate", *FEEDS)
+    code = ("edgeopt.pipeline.plans", engine_code(target), *float16)
     libraries = ("onnx-ir", "onnxruntime", *find_target(target).distributions)
     found = job.stage("search", determinants, make, libraries, code, after=quantized)
     result = found.records.search

@@ -60,7 +60,7 @@ class Job:
             "versions": {library: version(library) for library in ("edgeopt", *libraries)},
             "code": code_hash(code, alone=[make.__module__]),
         }
-        artifact = self.workspace.produce(name, {**determinants, **provenance}, make, after)
+        artifact = self.workspace.produce(name, {**determinants, "provenance": provenance}, make, after)
         self.progress.end(artifact.summary, reused=artifact.reused)
         return artifact
 

@@ -53,4 +53,5 @@ def trained(job: Job) -> Artifact | None:
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }
-    return job.stage("train", determinants, make, ("torch",), ("edgeopt.pipeline.sources", "edgeopt.train"))
+    code = ("edgeopt.source.networks", "edgeopt.source.weights", "edgeopt.train")  # what reads graphs trains nothing
+    return job.stage("train", determinants, make, ("torch",), code)

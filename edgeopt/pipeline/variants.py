@@ -86,9 +86,14 @@ def compiled(
         (folder / f"engine{target.file_suffix}").write_bytes(engine)
         return Made(f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB")
 
-    determinants = {"graph": graph.key, "target": target_name, "code": code_of(target_name), "settings": settings}
-    artifact = job.stage("compile", determinants, make, target.distributions, (target.compile.__module__,), after=graph)
+    determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
+    artifact = job.stage("compile", determinants, make, target.distributions, (engine_code(target_name),), after=graph)
     return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
+
+
+def engine_code(reference: str) -> str:
+    """The module whose imports make, open and run a target's engines."""
+    return find_target(reference).compile.__module__
 
 
 def engine_settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
@@ -118,7 +123,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
         "named": code_of(*decoding_code(job.config), *job.config.evaluate.metrics),
         "data": dataset.fingerprint(),
     }
-    code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset")
+    code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset", engine_code(engine.target))
     return job.stage(
         "evaluate", determinants, make, find_target(engine.target).distributions, code, after=engine.compiled
     )
@@ -163,7 +168,8 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
     libraries = tuple(
         sorted(set(itertools.chain.from_iterable(find_target(engine.target).distributions for engine in present)))
     )
-    code = ("edgeopt.benchmark", "edgeopt.runtime", "edgeopt.dataset")
+    engine_codes = dict.fromkeys(engine_code(engine.target) for engine in present)
+    code = ("edgeopt.benchmark", "edgeopt.runtime", "edgeopt.dataset", *engine_codes)
     return job.stage("benchmark", determinants, make, libraries, code)
 
 

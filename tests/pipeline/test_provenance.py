@@ -63,7 +63,14 @@ def test_a_changed_evaluation_is_made_again_on_the_same_engines(copy: Path, code
     assert {"export", "optimize", "compile"} <= set(watch.reused)
 
 
-@pytest.mark.parametrize("module", ["cli/workstation.py", "report/html.py", "gate/rounds.py"])
+def test_a_changed_session_is_compiled_and_measured_again(copy: Path, code: Path) -> None:
+    edit(code / "runtime" / "ort.py")
+    watch = rebuilt(copy)
+    assert {"compile", "evaluate", "benchmark"} <= set(watch.made)
+    assert "train" in watch.reused
+
+
+@pytest.mark.parametrize("module", ["runtime/ov.py", "cli/workstation.py", "report/html.py", "gate/rounds.py"])
 def test_code_that_no_stage_runs_makes_nothing_again(module: str, copy: Path, code: Path) -> None:
     edit(code / module)
     assert rebuilt(copy).made == ["check", "data"]
