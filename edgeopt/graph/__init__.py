@@ -1,1 +1,1 @@
-"""ONNX graphs, as far as everything that reads or changes them agrees: operators, edits, sets of tied names."""
+"""ONNX graphs: the table of operators, edits, and sets of tied names, for all rooms that read or change graphs."""

@@ -12,42 +12,42 @@ from onnx_ir.tape import Tape
 
 
 def node_name(node: ir.Node) -> str:
-    """A node's own name, or that of what it computes where it has none."""
+    """Return a node's own name, or the name of its output if it has none."""
     return node.name or node.outputs[0].name or ""
 
 
 def given(node: ir.Node, index: int) -> ir.Value | None:
-    """Input `index`; None where the node has not so many, or leaves it out."""
+    """Return input `index`; None if the node has fewer inputs, or leaves it out."""
     return node.inputs[index] if index < len(node.inputs) else None
 
 
 def producer(value: ir.Value | None, *kinds: str) -> ir.Node | None:
-    """The node that makes `value`, if it is of one of `kinds`; of any kind where none is named."""
+    """Return the node that makes `value`, if it is of one of `kinds`; of any kind without `kinds`."""
     node = value.producer() if value is not None else None
     return node if node is not None and (not kinds or node.op_type in kinds) else None
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """The array of an initializer or of a Constant node; None for what is computed or left out."""
+    """Return the array of an initializer or of a Constant node; None for other values."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
 def known_constant(value: ir.Value | None) -> NDArray[Any]:
-    """The array of a value that the caller knows to be constant."""
+    """Return the array of a value that the caller knows to be constant."""
     array = constant(value)
     assert array is not None
     return array
 
 
 def number(value: ir.Value | None) -> float | None:
-    """A constant of one element as a number; None for what is computed or left out."""
+    """Return a constant of one element as a number; None for other values."""
     array = constant(value)
     return None if array is None else float(array.item())
 
 
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """Add a constant under `name`, or a name like it that is free."""
+    """Add a constant under `name`, or under a similar name that is free."""
     while name in graph.initializers:
         name += "_"
     return Tape(graph).initializer(ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
@@ -59,7 +59,7 @@ def set_constant(value: ir.Value, array: NDArray[Any]) -> None:
 
 
 def replace_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, array: NDArray[Any]) -> None:
-    """Let input `index` of one node be a constant of its own; the old one goes where nothing else reads it."""
+    """Give input `index` of one node a constant of its own. The old one goes if nothing else reads it."""
     old = given(node, index)
     node.resize_inputs(max(len(node.inputs), index + 1))
     node.replace_input_with(index, add_initializer(graph, name, array))
@@ -84,7 +84,7 @@ def make_node(
     shape: ir.Shape | None = None,
     dtype: ir.DataType | None = None,
 ) -> ir.Node:
-    """A node that is in no graph yet, its one output named and typed.
+    """Return a node that is in no graph yet, with one output, named and typed.
 
     Args:
         kind: operator of ONNX's own domain.
@@ -103,7 +103,7 @@ def make_node(
 
 
 def along(factors: NDArray[Any], rank: int, axis: int) -> NDArray[Any]:
-    """(C,) `factors` shaped to broadcast along one axis of an array of `rank` dimensions."""
+    """Return (C,) `factors`, shaped to broadcast along one axis of an array of `rank` dimensions."""
     shape = [1] * rank
     shape[axis] = -1
     return factors.reshape(shape)

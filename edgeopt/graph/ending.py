@@ -1,4 +1,4 @@
-"""What a network applies to its outputs itself, as the graph says it."""
+"""Find the activation that a network applies to its outputs itself."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from edgeopt.spec import Activation, ClassificationDecoding, ModelSpec, replace
 _MOVES = (
     "Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "QuantizeLinear", "DequantizeLinear",
 )  # fmt: skip
-"""Operators that change no value, but for rounding."""
+"""Operators that change no value, except by rounding."""
 _ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
 
 
 def applied_activation(output: ir.Value) -> Activation:
-    """The activation that makes `output`; none where it is made by something else."""
+    """Return the activation that makes `output`; none if something else makes it."""
     node = last_operator(output)
     return "none" if node is None else _ACTIVATIONS.get(node.op_type, "none")
 
 
 def last_operator(output: ir.Value) -> ir.Node | None:
-    """The node that computes the values of `output`, which others may have moved; None for an input or a constant."""
+    """Return the node that computes the values of `output`, which others may have moved. None if no node does."""
     node = output.producer()
     while node is not None and node.op_type in _MOVES:
         first = node.inputs[0]
@@ -30,7 +30,7 @@ def last_operator(output: ir.Value) -> ir.Node | None:
 
 
 def with_applied(spec: ModelSpec, output: ir.Value) -> ModelSpec:
-    """`spec`, with what the network itself applies to its scores where its decoding applies nothing.
+    """Add the network's own activation to `spec`, if its decoding applies none.
 
     Args:
         spec: of the model that gives `output`.

@@ -1,4 +1,4 @@
-"""What quantization asks about ONNX operators: one table, and what follows from it for a node.
+"""Table of ONNX operators for quantization, and the questions that it answers about nodes.
 
 Sources: the operators' ONNX specification; what TensorRT's developer guide, OpenVINO's low-precision transformations
 and onnxruntime's quantization tool say they run on integers.
@@ -22,24 +22,26 @@ _EVERYTHING = (-math.inf, math.inf)
 
 @dataclass(frozen=True)
 class Operator:
-    """Facts about one operator. The defaults are those of an operator that nothing is known about."""
+    """Facts about one operator. The defaults hold for an operator that nothing is known about."""
 
     linear: bool = False
-    """A convolution or matrix product: its input and weight are quantized, and everything else follows from that."""
+    """True for convolutions and matrix products: input and weight are quantized, and everything else follows from
+    that."""
     carries_scale: bool = False
-    """It moves or chooses values: it gives the integers that it takes (see `carries_scale` for Resize)."""
+    """True if it moves or chooses values, and so returns the integers that it takes (see `carries_scale` for
+    Resize)."""
     averages: bool = False
-    """It has INT8 kernels, and its result a finer grid than its input, so a scale of its own."""
+    """True if it has INT8 kernels, and its result a finer grid than its input, so a scale of its own."""
     fuses: bool = False
-    """Pointwise on one activation: engines fuse it into the linear operator before it."""
+    """True if it is pointwise on one activation, so that engines fuse it into the linear operator before it."""
     float_only: bool = False
-    """No engine has an INT8 kernel for it, unless it is fused."""
+    """True if no engine has an INT8 kernel for it, unless it is fused."""
     within_inputs: bool = False
-    """Its results lie between the smallest and the largest of its inputs."""
+    """True if its results lie between the smallest and the largest of its inputs."""
     bounds: tuple[float, float] = _EVERYTHING
-    """Of its results, whatever its inputs are."""
+    """Bounds of its results, whatever its inputs are."""
     keeps_channels: bool = False
-    """A positive factor on a channel of its input is one on the same channel of its output (of Clip: within its
+    """True if a positive factor on an input channel becomes one on the same output channel (for Clip: within its
     bound)."""
 
 
@@ -68,7 +70,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Softmax": Operator(float_only=True, bounds=(0.0, 1.0)),
     **dict.fromkeys(("Exp", "Log", "Erf", "LayerNormalization", "Pow", "Sqrt"), _FLOAT),
 }  # fmt: skip
-"""By operator type of ONNX's own domain."""
+"""Operators by type, of ONNX's own domain."""
 
 LINEAR_OPS = tuple(name for name, facts in OPERATORS.items() if facts.linear)
 """Convolutions and matrix products."""
@@ -77,28 +79,28 @@ _UNKNOWN = Operator()
 
 
 def operator(node: ir.Node) -> Operator:
-    """What is known about a node's operator."""
+    """Return the facts about a node's operator."""
     return OPERATORS.get(node.op_type, _UNKNOWN) if node.domain in STANDARD_DOMAINS else _UNKNOWN
 
 
 def carries_scale(node: ir.Node) -> bool:
-    """Whether `node` gives the integers that it takes. A Resize that computes values in between does not."""
+    """Return True if `node` returns the integers that it takes. A Resize that computes values in between does not."""
     return operator(node).carries_scale and not _interpolates(node)
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
-    """Whether the results of `node` lie between the smallest and the largest of its inputs."""
+    """Return True if the results of `node` lie between the smallest and the largest of its inputs."""
     overshoots = node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "cubic"
     return operator(node).within_inputs and not overshoots
 
 
 def data_inputs(node: ir.Node) -> tuple[int, ...]:
-    """Indices of the inputs that hold the data of an operator that carries a scale: all of a Concat, else the first."""
+    """Return the indices of the data inputs of an operator that carries a scale: all of a Concat, else the first."""
     return tuple(range(len(node.inputs))) if node.op_type == "Concat" else (0,)
 
 
 def is_dequantized(value: ir.Value | None) -> bool:
-    """Whether a value comes out of a DequantizeLinear, also by way of operators that carry its scale."""
+    """Return True if a value comes out of a DequantizeLinear, also through operators that carry its scale."""
     node = producer(value)
     if node is None or node.op_type == DEQUANTIZE:
         return node is not None
@@ -106,18 +108,18 @@ def is_dequantized(value: ir.Value | None) -> bool:
 
 
 def groups(node: ir.Node) -> int:
-    """The number of groups of a convolution; 1 for other operators."""
+    """Return the number of groups of a convolution; 1 for other operators."""
     return int(node.attributes.get_int("group", 1))
 
 
 def is_depthwise(node: ir.Node) -> bool:
-    """Whether a convolution gives one channel for each that it reads, from that one alone."""
+    """Return True if a convolution computes one channel from each input channel, from that one alone."""
     shape = _sizes(given(node, 1))
     return node.op_type == "Conv" and groups(node) > 1 and shape[:2] == (groups(node), 1)
 
 
 def weight_axis(node: ir.Node) -> int:
-    """The axis of a linear operator's weight that counts output channels."""
+    """Return the axis of a linear operator's weight that counts output channels."""
     match node.op_type:
         case "ConvTranspose":
             return 1
@@ -133,12 +135,12 @@ def weight_axis(node: ir.Node) -> int:
 
 
 def input_axis(node: ir.Node) -> int:
-    """The axis of a weight that its input channels lie along; a depthwise one has them beside its output channels."""
+    """Return the axis of a weight's input channels; for a depthwise one that of its output channels."""
     return 0 if groups(node) > 1 else 1 - weight_axis(node)
 
 
 def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of a node, from the shapes.
+    """Return the multiply-accumulates of a node, from the shapes.
 
     Dimensions that are not known count as 1, so that of a dynamic batch this is for one image. 0 for operators other
     than convolutions and products, and where a tensor has no shape.
@@ -160,7 +162,7 @@ def macs(node: ir.Node) -> int:
 
 
 def _einsum_macs(node: ir.Node) -> int:
-    """Of a product of two tensors; 0 with an ellipsis, whose size the equation does not say."""
+    """Return those of a product of two tensors; 0 with an ellipsis, whose size the equation does not tell."""
     terms = node.attributes.get_string("equation", "").replace(" ", "").split("->")[0].split(",")
     shapes = [_sizes(value) for value in node.inputs]
     if len(terms) != 2 or any(len(term) != len(shape) for term, shape in zip(terms, shapes, strict=True)):

@@ -24,12 +24,12 @@ class Bindings:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """By name, as last updated: contiguous, writable, of the engine's dtype."""
+        """Arrays by name, as last updated: contiguous, writable, of the engine's dtype."""
         return self._arrays
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the arrays, in the engine's order."""
+        """Shapes of the arrays, in the engine's order."""
         return self._shapes
 
     def update(self, inputs: Tensors) -> list[str]:

@@ -37,7 +37,7 @@ _ADVICE: dict[int | None, str] = {
     100: " The driver sees no GPU: in a container, start it with --runtime nvidia or --gpus all",
     999: " The driver is in a bad state: restart the machine, or reload the nvidia kernel modules",
 }
-"""What to do, by the number that the driver's and the runtime's interface share (cuda.h, driver_types.h)."""
+"""Advice by the error numbers that the driver's and the runtime's interface share (cuda.h, driver_types.h)."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class HostBuffer:
 
     bytes: Bytes
     device_pointer: int | None
-    """Where the GPU sees this very memory, for a mapped buffer."""
+    """Return the address of this very memory on the GPU, for a mapped buffer."""
     handle: Any
     """The provider's own."""
 
@@ -127,7 +127,7 @@ _PROVIDERS: dict[Provider, tuple[str, str]] = {
     "pycuda": ("edgeopt.runtime.cuda_pycuda", "PyCuda"),
     "cuda-python": ("edgeopt.runtime.cuda_python", "CudaPython"),
 }
-"""In the order in which they are tried."""
+"""Providers, in the order in which they are tried."""
 
 
 def open_cuda(provider: Provider | Literal["auto"] = "auto", device: int = 0) -> Cuda:

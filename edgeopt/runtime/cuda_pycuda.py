@@ -42,7 +42,7 @@ class PyCuda:
 
     @staticmethod
     def load() -> Any:
-        """Import the package; ImportError also where there is no libcuda."""
+        """Import the package; this raises ImportError also without libcuda."""
         return importlib.import_module("pycuda.driver")
 
     @contextmanager
@@ -100,7 +100,7 @@ class PyCuda:
         return self._driver.Event()
 
     def destroy_event(self, event: Any) -> None:
-        """Nothing to do: an event's destructor gives it back."""
+        """Do nothing, because an event's destructor releases it."""
 
     def record(self, event: Any, stream: int) -> None:
         event.record(self._streams[stream])

@@ -115,7 +115,7 @@ class CudaPython:
         self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
-        """Nothing to let go of: the primary context belongs to the process."""
+        """Release nothing, because the primary context belongs to the process."""
 
     def _call(self, function: str, *arguments: Any) -> tuple[Any, ...]:
         """Results after the error code that every call returns first."""

@@ -26,18 +26,18 @@ _LOG = logging.getLogger(__name__)
 
 
 class Record(Struct):
-    """What lies beside a plan."""
+    """Record beside a plan."""
 
     key: dict[str, str]
     plan_sha256: str
     seconds: float
-    """How long the build took."""
+    """Duration of the build."""
     made_with: dict[str, str] = msgspec.field(default_factory=dict)
-    """What else went into it but does not make it invalid (the timing cache's hash)."""
+    """Further inputs that do not make it invalid (the timing cache's hash)."""
 
 
 class Built(Struct):
-    """What a build hands to the cache."""
+    """Result of a build."""
 
     plan: bytes
     made_with: dict[str, str] = msgspec.field(default_factory=dict)
@@ -61,7 +61,7 @@ def cache_folder() -> Path:
 
 
 def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str, float | None], Built]) -> Cached:
-    """The engine of a slot, built first where there is none for `key`.
+    """Return the engine of a slot, and build it first if there is none for `key`.
 
     Args:
         folder: of the cache; made if need be.

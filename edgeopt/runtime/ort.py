@@ -13,7 +13,7 @@ from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec, replace
 
 _PROVIDERS = ["CPUExecutionProvider"]
-"""Only this one: a node that it cannot run is an error, never a hidden fallback."""
+"""The only provider: a node that it cannot run is an error, never a hidden fallback."""
 _SEVERITY_ERROR = 3
 """onnxruntime's log level; its warnings are about graphs that it then optimizes itself."""
 _DTYPES = {
@@ -29,7 +29,7 @@ _DTYPES = {
 
 
 def availability(target: str = "ort") -> Availability:
-    """Whether onnxruntime can be imported."""
+    """Tell if onnxruntime can be imported."""
     try:
         requires_extra("onnxruntime", target)
     except MissingExtraError as error:
@@ -45,7 +45,7 @@ def open_engine(
     reuse_outputs: bool,
     content: bytes | None = None,
 ) -> OrtSession:
-    """See `runtime.session.OpenEngine`."""
+    """Open an engine; see `runtime.session.OpenEngine`."""
     return OrtSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 

@@ -48,7 +48,7 @@ def library() -> Any:
 
 
 def availability(target: str = "ov") -> Availability:  # noqa: ARG001 - one target here
-    """Whether openvino can be imported and has its CPU plugin."""
+    """Tell if openvino can be imported and has its CPU plugin."""
     try:
         openvino = library()
     except MissingExtraError as error:
@@ -69,7 +69,7 @@ def open_engine(
     reuse_outputs: bool,
     content: bytes | None = None,
 ) -> OvSession:
-    """See `runtime.session.OpenEngine`."""
+    """Open an engine; see `runtime.session.OpenEngine`."""
     return OvSession(path if content is None else content, settings, reuse_outputs=reuse_outputs, origin=str(path))
 
 
@@ -107,7 +107,7 @@ class OvSession:
             self._graph = graph.clone() if self._dynamic else None
             first = _compile(self._openvino, graph, self.settings, batch=1 if self._dynamic else self.settings.batch)
         self._compiled: dict[bool, Any] = {self._dynamic: first}
-        """By whether the graph is fixed to one image although it takes more."""
+        """Compiled graphs, by whether the graph is fixed to one image although it takes more."""
         self._request: Any = None
         self._streams: Streams | None = None
         """Several images at once where the settings ask for throughput."""
@@ -172,7 +172,7 @@ class OvSession:
         self._streams.run(self._ordered_feeds(), tuple(self._results.values()))
 
     def _side_by_side(self, shapes: tuple[tuple[int, ...], ...]) -> bool:
-        """Whether these images go through the network one by one, several at once."""
+        """Return True if these images go through the network one by one, several at once."""
         batched = all(BATCH in spec.shape[:1] for spec in (*self.inputs, *self.outputs))
         counts = {shape[0] for shape in shapes}
         return self.settings.hint == "throughput" and batched and len(counts) == 1 and counts != {1}

@@ -41,10 +41,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inferred:
-    """What the network answered, not yet decoded."""
+    """The network's answer, not yet decoded."""
 
     outputs: Mapping[str, Array]
-    """By name, first dimension N."""
+    """Outputs by name, first dimension N."""
     geometries: tuple[Geometry, ...]
 
 
@@ -88,7 +88,7 @@ class Predictor:
 
     @property
     def rejected(self) -> dict[str, str]:
-        """Why each other variant was not chosen, by its name."""
+        """Reason for each other variant that was not chosen, by its name."""
         return self.choice.rejected
 
     def predict(self, image: Source, *, color: Color = "BGR", score: float | None = None) -> Result:
@@ -151,7 +151,7 @@ class Predictor:
             return self._prepare(pixels, self._single if out is None else out)
 
     def _prepare(self, pixels: Image, tensor: Array) -> Prepared:
-        """As `prepare`, by whoever holds `_preparing`."""
+        """Do what `prepare` does; the caller holds `_preparing`."""
         _, geometry = preprocess(pixels, self.spec.preprocessing, tensor[0], self._scratch)
         return Prepared(tensor, (geometry,))
 
@@ -182,7 +182,7 @@ class Predictor:
             return self._infer(prepared, copy=copy)
 
     def _infer(self, prepared: Prepared, *, copy: bool) -> Inferred:
-        """As `infer`, by whoever holds `_running`."""
+        """Do what `infer` does; the caller holds `_running`."""
         count = len(prepared.geometries)
         outputs = self._session.run({self._name: prepared.tensor})
         if copy or count != len(prepared.tensor):
@@ -306,7 +306,7 @@ def open_variant(
 
 
 def settings_here(variant: Variant, mode: Mode = "latency") -> EngineSettings:
-    """How a variant runs on this machine: as tuned here, else as its bundle says, with a hint where heeded."""
+    """Return a variant's settings on this machine: as tuned here, else as its bundle says, with a hint where heeded."""
     if variant.tuned and (tuned := variant.tuned.get(processor_fingerprint(), {}).get(mode)) is not None:
         return tuned
     hinted = mode == "throughput" and "hint" in find_target(variant.target).tunable

@@ -33,15 +33,15 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` takes."""
+        """Inputs of `run`."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` gives."""
+        """Outputs of `run`."""
 
     @property
     def thread_safe(self) -> bool:
-        """Whether several threads may call `run` at once."""
+        """True if several threads may call `run` at once."""
 
     def run(self, inputs: Tensors) -> dict[str, np.ndarray[Any, Any]]:
         """Run the network once. Results are the caller's own unless the session documents otherwise."""
@@ -54,7 +54,7 @@ class Session(Protocol):
 
 
 class Availability(NamedTuple):
-    """Whether something can be used on this machine, and why not."""
+    """True if something can be used on this machine, with the reason if not."""
 
     ok: bool
     reason: str = ""
@@ -66,11 +66,11 @@ def _nothing(_: Machine) -> str:
 
 
 def _anything(_: EngineSettings) -> None:
-    """Nothing to refuse."""
+    """Refuse nothing."""
 
 
 class OpenEngine(Protocol):
-    """How an engine's file is loaded."""
+    """Function that loads an engine's file."""
 
     def __call__(
         self, path: Path, settings: EngineSettings, *, reuse_outputs: bool, content: bytes | None = None
@@ -103,13 +103,13 @@ class Target:
     rejects the graph, and MissingExtraError where its library is not installed."""
     open_engine: OpenEngine
     can_run: Callable[[], Availability]
-    """Whether this machine can run its engines; imports the library to find out."""
+    """Tells if this machine can run its engines. It imports the library to find out."""
     can_compile: Callable[[], Availability]
-    """Whether this machine can make them, which may be so where it cannot run them."""
+    """Tells if this machine can make its engines, which may be so even if it cannot run them."""
     scheme: SchemeName = "onnxruntime"
     """The quantization scheme that its kernels want."""
     file_suffix: str = ".onnx"
-    """Of the engine's file, with the dot."""
+    """Suffix of the engine's file, with the dot."""
     accelerated: bool = False
     """It goes before targets on the processor wherever it runs."""
     distributions: tuple[str, ...] = ()
@@ -118,7 +118,7 @@ class Target:
     """The key of ``[precision]`` that says what layers compute in that are not quantized: ``gpu``, in the graph, or
     ``cpu``, as a setting of the engine. None: always FP32."""
     options: type[Struct] | None = None
-    """What ``[compile.options]`` may say of it, which it finds in `EngineSettings.options`."""
+    """Type of the options in ``[compile.options]``, which it finds in `EngineSettings.options`."""
     check: Callable[[EngineSettings], None] = _anything
     """Refuse settings that this machine cannot take, with a TargetError, before there is a graph."""
     tunable: frozenset[Tunable] = frozenset()
@@ -128,12 +128,12 @@ class Target:
     list_layers: Callable[..., str] | None = None
     """(path, settings=EngineSettings) to the layers of an engine, as JSON of TensorRT's inspector, for lint."""
     offers: Callable[[Machine], str] = _nothing
-    """What is worth knowing of it on a machine, for `edgeopt doctor`."""
+    """Facts about it on a machine, for `edgeopt doctor`."""
     about_files: str = ""
-    """What a person has to know of its files."""
+    """A sentence for users about its files."""
 
     def settings(self, config: CompileConfig, reference: str) -> EngineSettings:
-        """How its engines run, as far as ``[compile]`` says to the target that is named by `reference`.
+        """Return how its engines run, as far as ``[compile]`` says so to the target that `reference` names.
 
         Raises:
             ConfigError: options that it does not have.
@@ -149,7 +149,7 @@ class Target:
         return EngineSettings(options=msgspec.to_builtins(checked))
 
     def reduced(self, precision: PrecisionConfig) -> Literal["fp16", "bf16"] | None:
-        """What the recipe's float layers compute in below FP32; None: they stay FP32."""
+        """Return the precision of the recipe's float layers below FP32; None if they stay FP32."""
         chosen = None if self.float_layers is None else getattr(precision, self.float_layers)
         return None if chosen == "fp32" else chosen
 
@@ -202,7 +202,7 @@ def open_session(
 
 
 def availability(target: str) -> Availability:
-    """Whether this machine can run engines of `target`, and why not; imports the engine's library to find out."""
+    """Tell if this machine can run engines of `target`, and why not. It imports the engine's library to find out."""
     try:
         return find_target(target).can_run()
     except TargetError as error:

@@ -29,15 +29,15 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found, by variant name."""
+    """Results of `verify`, by variant name."""
 
     replayed: dict[str, Replayed]
     skipped: dict[str, str]
-    """Why a variant was not run."""
+    """Reason why a variant was not run."""
 
     @property
     def ok(self) -> bool:
-        """Nothing that was run differed."""
+        """True if nothing that was run differed."""
         return all(replayed.ok for replayed in self.replayed.values())
 
     def require(self) -> None:

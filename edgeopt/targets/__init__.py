@@ -1,4 +1,4 @@
-"""Targets: ONNX bytes to an engine, one module a target, each with all that edgeopt has to know of it."""
+"""Targets: compile ONNX to engines, one module a target, each with everything that edgeopt knows of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["TARGETS", "Target", "compile_file", "find_target"]
 
 
 def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | None = None) -> int:
-    """Compile one ONNX file, without a recipe or a bundle, and write the engine; its size in bytes.
+    """Compile one ONNX file, without a recipe or a bundle, and write the engine; return its size in bytes.
 
     Args:
         path: the graph.

@@ -1,4 +1,4 @@
-"""Implicit INT8 on the device that will run it: TensorRT's own calibrator on a bundle's float graph and images.
+"""Build implicit INT8 on its own device, by TensorRT's calibrator on a bundle's float graph and images.
 
 DLA cores take INT8 in no other way up to TensorRT 10.7. Everywhere else the bundle's own INT8 variant is the better
 one: its ranges and repairs were verified before they reached the device.
@@ -80,7 +80,7 @@ def add_implicit_variant(
 
 
 def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_core: int | None = None) -> int:
-    """Build an INT8 plan of a float ONNX file, calibrated on network inputs; its size in bytes.
+    """Build an INT8 plan of a float ONNX file, calibrated on network inputs; return its size in bytes.
 
     Args:
         path: the ONNX file, without Q/DQ.
@@ -111,7 +111,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
 
 
 def image_batches(dataset: Dataset, spec: ModelSpec, batch: int) -> Iterator[Batch]:
-    """Network inputs of `batch` images each; what is left over in the end is not used.
+    """Yield network inputs of `batch` images each; a remainder in the end is not used.
 
     Raises:
         DataError: fewer images than one batch.
@@ -133,18 +133,18 @@ def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Array:
 
 
 def _settings(given: TensorRTOptions, batch: int, dla_core: int | None) -> EngineSettings:
-    """The float variant's settings with the batch and the core of this build."""
+    """Return the float variant's settings with the batch and the core of this build."""
     build = replace(given.build, batch=BatchRange(), dla_core=dla_core)
     return EngineSettings(batch=batch, tensorrt=replace(given, build=build))
 
 
 def _fingerprint(*parts: object) -> str:
-    """Of everything but model and TensorRT that a file of ranges depends on."""
+    """Return a hash of everything but model and TensorRT that a file of ranges depends on."""
     return sha256(repr(parts).encode())
 
 
 def _float_variant(bundle: Bundle) -> Variant:
-    """The FP32 variant whose file is a graph, TensorRT's own before those of other targets."""
+    """Return the FP32 variant whose file is a graph, TensorRT's own before those of other targets."""
     graphs = [one for one in bundle.manifest.variants if one.precision == "fp32" and one.file.endswith(".onnx")]
     if not graphs:
         raise BundleError(f"{bundle.path} has no FP32 variant with an ONNX graph to calibrate. Build it with one")

@@ -17,7 +17,7 @@ from edgeopt.targets.trial import run_once
 
 
 def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the verb of every target
-    """The graph as it is, once the CPU provider has run all of it.
+    """Return the graph as it is, once the CPU provider has run all of it.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
@@ -29,7 +29,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
 
 
 def offers(here: Machine) -> str:
-    """How fast INT8 is on this processor."""
+    """Say how fast INT8 is on this processor."""
     int8 = here.cpu.int8_instruction
     return f"INT8 by {int8}" if int8 else "this processor has no INT8 dot product: INT8 saves memory, hardly time"
 

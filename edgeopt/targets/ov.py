@@ -19,7 +19,7 @@ from edgeopt.targets.trial import run_once
 
 
 def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the verb of every target
-    """The graph as it is, once the CPU plugin has compiled and run all of it.
+    """Return the graph as it is, once the CPU plugin has compiled and run all of it.
 
     Raises:
         MissingExtraError: openvino is not installed.
@@ -31,7 +31,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
 
 
 def offers(here: Machine) -> str:
-    """How fast INT8 and BF16 are on this processor."""
+    """Say how fast INT8 and BF16 are on this processor."""
     bf16 = here.cpu.bf16_instruction
     return ort.offers(here) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
 

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def is_available() -> Availability:
-    """Whether this machine can build. Running also needs a supported GPU: see `runtime.session.availability`."""
+    """Say if this machine can build. Running also needs a supported GPU: see `runtime.session.availability`."""
     try:
         load_library("tensorrt_rtx")
     except MissingExtraError as error:

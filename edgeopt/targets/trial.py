@@ -1,4 +1,4 @@
-"""The trial run that a compiled graph has to pass."""
+"""Trial run that every compiled graph has to pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeopt.spec import TensorSpec
 
 
 def run_once(session: Session) -> None:
-    """Run one sample: what a graph's loading does not show, its first run does.
+    """Run one sample, because a first run shows what loading does not.
 
     Raises:
         TargetError: the engine fails, or an output is not finite.
@@ -21,7 +21,7 @@ def run_once(session: Session) -> None:
 
 
 def _ramp(spec: TensorSpec) -> Array:
-    """Every pixel value in turn, 0 to 255 or 0 to 1: an image that is neither constant nor random."""
+    """Return every pixel value in turn, 0 to 255 or 0 to 1: an image that is neither constant nor random."""
     shape = [size if isinstance(size, int) else 1 for size in spec.shape]
     ramp = np.arange(np.prod(shape)).reshape(shape) % 256
     return (ramp / 255 if np.dtype(spec.dtype).kind == "f" else ramp).astype(spec.dtype)

@@ -1,4 +1,4 @@
-"""TensorRT on the device it is for: what goes into the bundle is the ONNX graph, and the engine is built at first load.
+"""TensorRT on its own device: the bundle holds the ONNX graph, and the engine is built at first load.
 
 An engine runs only on the GPU model, with the TensorRT version and (on a Jetson) the JetPack that built it, and only a
 machine with that GPU can build it. So compiling here means: check that this is a model, and hand it on.
@@ -24,7 +24,10 @@ from edgeopt.runtime.trt.settings import trt_settings
 
 
 def is_available() -> Availability:
-    """Always: the graph can be handed on anywhere. Whether this machine runs it: `runtime.session.availability`."""
+    """Return True always, because the graph can be handed on anywhere.
+
+    `runtime.session.availability` tells if it runs here.
+    """
     return Availability(ok=True)
 
 
@@ -41,7 +44,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the 
 
 
 def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, settings: EngineSettings) -> bytes:
-    """An INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
+    """Build an INT8 plan for this very machine by TensorRT's own calibrator (TensorRT 8.5 to 10.x), also for DLA.
 
     Its accuracy has to be measured here: TensorRT chooses ranges and fusions, and no other engine computes the same.
 
@@ -67,7 +70,7 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, se
 
 
 def offers(here: Machine) -> str:
-    """What the installed TensorRT can do."""
+    """Say what the installed TensorRT can do."""
     return trt.offers("trt", here) or "any machine can put its graph into a bundle; the engine is built on the device"
 
 

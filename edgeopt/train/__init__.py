@@ -1,4 +1,4 @@
-"""The training loop: a torch module and labelled images become trained weights."""
+"""Train: a loop that turns a torch module and labelled images into trained weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random changes of training images, on uint8 BGR pixels at the network's size; boxes move with them.
+"""Change training images at random, on uint8 BGR pixels at the network's size. Boxes move with them.
 
 Coordinates are continuous, pixel i covering [i, i + 1). All randomness comes from the generator that is passed in.
 """
@@ -22,21 +22,21 @@ from edgeopt.spec import Adjust
 
 Boxes: TypeAlias = NDArray[np.float32]
 Matrix: TypeAlias = NDArray[np.float64]
-"""(3, 3), maps continuous (x, y, 1) of the old image to the new one."""
+"""Map of continuous (x, y, 1) from the old image to the new one: (3, 3)."""
 
 MINIMUM_VISIBLE = 0.25
-"""A box of which less than this share stays in the image is dropped: too little is left to recognise."""
+"""Least visible share of a box that is kept. With less, too little is left to recognise."""
 MINIMUM_SIDE = 2.0
-"""Pixels; a box that becomes thinner is dropped."""
+"""Least side of a box that is kept, in pixels."""
 ELASTIC_GRID = 4
-"""Points of the distortion on each side: about the smoothness that Simard et al. found best for digits."""
+"""Points of the distortion on each side, about the smoothness that Simard et al. found best for digits."""
 MINIMUM_FACTOR = 0.05
-"""The smallest factor of size, brightness, contrast or colour, so that half-widths near 1 never reach nothing."""
+"""Smallest factor of size, brightness, contrast or colour, so that half-widths near 1 never reach nothing."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with what is in it.
+    """An image with its objects.
 
     Attributes:
         pixels: (H, W, 3) uint8 BGR.
@@ -50,7 +50,7 @@ class Scene:
 
 
 Change: TypeAlias = Callable[[Scene, Generator], Scene]
-"""An augmentation of the user's own; of a classified image the scene has no boxes."""
+"""An augmentation of the user's own. The scene of a classified image has no boxes."""
 
 
 def augment_image(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
@@ -63,7 +63,7 @@ def augment_image(pixels: Image, changes: Augmentation, rng: Generator) -> Image
 
 
 def changed(scene: Scene, changes: Augmentation, rng: Generator) -> Scene:
-    """`scene` after the user's own augmentations.
+    """Return `scene` after the user's own augmentations.
 
     Raises:
         ConfigError: one cannot be imported, or gives no image of the same size.
@@ -152,7 +152,7 @@ def recolor(pixels: Image, changes: Augmentation, rng: Generator) -> Image:
 
 
 def mosaic(scenes: Sequence[Scene], size: tuple[int, int], fill: int, rng: Generator) -> Scene:
-    """Four scenes around a random point of a canvas of twice `size` (Bochkovskiy et al. 2020)."""
+    """Return four scenes around a random point of a canvas of twice `size` (Bochkovskiy et al. 2020)."""
     height, width = size
     canvas = np.full((2 * height, 2 * width, 3), fill, np.uint8)
     meet_x, meet_y = int(rng.uniform(0.5, 1.5) * width), int(rng.uniform(0.5, 1.5) * height)
@@ -180,5 +180,5 @@ def clip(scene: Scene) -> Scene:
 
 
 def _factor(half_width: float, rng: Generator) -> float:
-    """Uniform in 1 ± `half_width`."""
+    """Return a factor drawn uniformly from 1 ± `half_width`."""
     return max(MINIMUM_FACTOR, rng.uniform(1.0 - half_width, 1.0 + half_width))

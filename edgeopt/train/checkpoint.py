@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written beside the old one, synced, renamed; never resumed for another training."""
+"""Checkpoints that survive a kill, and are never resumed by another training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch came to.
+    """Result of one epoch.
 
     Attributes:
         epoch: counted from 1.
@@ -39,7 +39,7 @@ class EpochResult:
 
 @dataclass
 class State:
-    """All that the rest of a training depends on, beside what the fingerprint covers.
+    """Everything that the rest of a training depends on, beside what the fingerprint covers.
 
     Random numbers need no place here: each epoch seeds its own.
     """

@@ -1,4 +1,4 @@
-"""The loop: epochs of steps, validation, checkpoints. A killed training resumes to the very same weights."""
+"""The training loop: epochs of steps, validation, checkpoints. A killed training resumes to the very same weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgeopt.train.pictures import Pictures
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a training stands after a step.
+    """Progress of a training after a step.
 
     Attributes:
         epoch: counted from 1, of `epochs`.
@@ -50,7 +50,7 @@ class TrainProgress:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to; the weights are in the module.
+    """Result of a training; the weights are in the module.
 
     Attributes:
         metric_name: top-1 or AP50.
@@ -160,7 +160,7 @@ class _Run:
         return float(np.mean(losses))
 
     def validate(self, validation: Pictures) -> float:
-        """The metric of the weights that would be kept now."""
+        """Return the metric of the weights that would be kept now."""
         module = self._state.averaged or self._state.module
         return self._objective.metric(module.eval(), validation, self._config.batch_size)
 

@@ -1,4 +1,4 @@
-"""What is learnt, for each task: the loss of a batch, and the metric on validation images."""
+"""Objectives of training, one a task: the loss of a batch, and the metric on validation images."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from edgeopt.train.pictures import Pictures
 
 Indices: TypeAlias = NDArray[np.int64]
 CLASSES, BOXES = "cross_entropy", "yolox"
-"""The losses that `Classify` and `Detect` know more of than others."""
+"""Losses that `Classify` and `Detect` treat specially."""
 
 VALIDATION_SCORE = 0.01
-"""Detections below this take no part in the validation AP: they cost time and barely move it."""
+"""Detections below this score take no part in the validation AP: they cost time and barely move it."""
 VALIDATION_IOU = 0.65
-"""Of non-maximum suppression while AP is measured, as in `config.EvaluateConfig`."""
+"""Threshold of non-maximum suppression while AP is measured, as in `config.EvaluateConfig`."""
 
 
 class ClassLoss(Protocol):
     """A loss of classes."""
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The scalar loss of logits (N, classes) for labels (N,) int64."""
+        """Return the scalar loss of logits (N, classes) for labels (N,) int64."""
 
 
 class BoxLoss(Protocol):
     """A loss of boxes."""
 
     def __call__(self, outputs: Any, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
-        """The scalar loss of what the module gives in training.
+        """Return the scalar loss of the module's outputs in training.
 
         Args:
             outputs: the module's.
@@ -60,10 +60,13 @@ class Objective(Protocol):
     metric_name: str
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """The scalar loss of training images `indices`; `closing` marks the last epochs, which do not augment."""
+        """Return the scalar loss of training images `indices`.
+
+        `closing` marks the last epochs, which do not augment.
+        """
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
-        """The metric of a module in evaluation mode, 0 to 1."""
+        """Return the metric of a module in evaluation mode, 0 to 1."""
 
 
 class Classify:
@@ -85,7 +88,7 @@ class Classify:
         self._loss: ClassLoss = resolve(self._name, LOSSES, "loss")
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """The loss; cross-entropy over classes weighted as configured."""
+        """Return the loss. Cross-entropy is weighted over classes as configured."""
         images = [self._pictures.pixels(int(index))[0] for index in indices]
         if not closing:
             images = [augment_image(pixels, self._config.augmentation, rng) for pixels in images]
@@ -98,7 +101,7 @@ class Classify:
         return _scalar(self._loss(logits, labels), self._name)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
-        """Share of images whose best class is right."""
+        """Return the share of images whose best class is right."""
         right = 0
         for indices, logits, _ in infer(module, validation, batch_size):
             best = logits.reshape(len(logits), -1).argmax(axis=1)
@@ -134,7 +137,7 @@ class Detect:
         )
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """The loss; of YOLOX summed, to which the closing epochs add its L1 term (Ge et al. 2021)."""
+        """Return the loss. YOLOX's is summed, and the closing epochs add its L1 term (Ge et al. 2021)."""
         scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
         device = device_of(module)
         levels = module(to_tensor([scene.pixels for scene in scenes], self._pictures, device))
@@ -146,7 +149,7 @@ class Detect:
         return _scalar(own, self._name)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
-        """COCO's AP at IoU .5, in the pixels of the original images."""
+        """Return COCO's AP at IoU .5, in the pixels of the original images."""
         found: list[Detections] = []
         for _, outputs, geometries in infer(module, validation, batch_size):
             decoded = decode({self._validation_spec.outputs[0].name: outputs}, self._validation_spec, geometries)
@@ -173,7 +176,7 @@ def _scalar(loss: Any, name: str) -> Tensor:
 
 
 def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> Objective:
-    """The objective of the task in `spec`.
+    """Return the objective of the task in `spec`.
 
     Raises:
         ConfigError: an augmentation or a loss that the task cannot have.
@@ -183,7 +186,7 @@ def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> 
 
 
 def class_weights(counts: NDArray[np.int64]) -> Tensor:
-    """(classes,) float32 weights in inverse proportion to `counts`, with mean 1 over images; absent classes get 0."""
+    """Return (classes,) weights in inverse proportion to `counts`, with mean 1 over images; absent classes get 0."""
     present = counts > 0
     weights = np.zeros(len(counts))
     weights[present] = counts.sum() / (present.sum() * counts[present])
@@ -203,7 +206,7 @@ def to_tensor(images: Sequence[Image], pictures: Pictures, device: torch.device)
 def infer(
     module: nn.Module, pictures: Pictures, batch_size: int
 ) -> Iterator[tuple[range, NDArray[np.float32], list[Geometry]]]:
-    """Run all pictures: their indices, the module's output (N, ...) and where their pixels lie, batch by batch."""
+    """Yield, batch by batch, the indices of all pictures, the module's output (N, ...) and the geometries."""
     for start in range(0, len(pictures), batch_size):
         indices = range(start, min(start + batch_size, len(pictures)))
         seen = [pictures.pixels(index) for index in indices]
@@ -212,5 +215,5 @@ def infer(
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the module's parameters are: its caller chooses."""
+    """Return the device of the module's parameters; the caller chose it."""
     return next(module.parameters()).device

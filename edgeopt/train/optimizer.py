@@ -1,4 +1,4 @@
-"""What moves the weights: parameter groups, the learning-rate schedule, averaging, and what stays frozen."""
+"""Optimizers: parameter groups, the learning-rate schedule, averaging, and frozen layers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgeopt.config import TrainConfig
 from edgeopt.errors import ConfigError, did_you_mean
 
 FINAL_SHARE = 0.01
-"""Of the peak learning rate, at the end of the cosine."""
+"""Share of the peak learning rate at the end of the cosine."""
 _BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; biases and normalisation layers do not decay.
+    """Return SGD with Nesterov momentum, or AdamW. Biases and normalisation layers do not decay.
 
     Raises:
         ConfigError: everything is frozen.
@@ -39,7 +39,10 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:
-    """Linear warm-up to the peak, then a cosine to `FINAL_SHARE` of it; `step` counts from 0 over all epochs."""
+    """Return the rate: linear warm-up to the peak, then a cosine to `FINAL_SHARE` of it.
+
+    `step` counts over all epochs.
+    """
     total = config.epochs * steps_per_epoch
     warmup = min(total - 1, round(config.warmup_epochs * steps_per_epoch))
     if step < warmup:
@@ -66,7 +69,7 @@ def freeze(module: nn.Module, prefixes: tuple[str, ...]) -> None:
 
 
 def training_mode(module: nn.Module, config: TrainConfig) -> None:
-    """Switch to training, except BatchNorm statistics that are to stay: all of them, or those of frozen layers."""
+    """Switch to training, except for BatchNorm statistics that are to stay: all of them, or those of frozen layers."""
     module.train()
     for name, layer in module.named_modules():
         if isinstance(layer, _BATCHNORM) and (config.freeze_batchnorm or f"{name}.".startswith(config.freeze)):
@@ -74,7 +77,7 @@ def training_mode(module: nn.Module, config: TrainConfig) -> None:
 
 
 class Average:
-    """The exponential moving average of a module's weights and statistics, in `module`.
+    """Exponential moving average of a module's weights and statistics, in `module`.
 
     The tensors are looked up once: walking through a detector's modules costs more than averaging its weights.
     """

@@ -1,4 +1,4 @@
-"""Images of a dataset at the network's size: decoded and resized once, then kept in memory within a bound."""
+"""Images of a dataset at the network's size, decoded and resized once, then kept in memory within a bound."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edgeopt.spec import Letterbox, Preprocessing, replace
 from edgeopt.train.augment import Scene
 
 CACHE_BYTES = 2 * 1024**3
-"""Most memory that one set's decoded images may take; what does not fit is decoded again each time."""
+"""Most memory of one set's decoded images. What does not fit is decoded again each time."""
 DEFAULT_FILL = 114
-"""Where nothing is known of the padding: YOLOX's grey."""
+"""Fill colour if nothing is known of the padding: YOLOX's grey."""
 
 
 class Pictures:
@@ -35,7 +35,10 @@ class Pictures:
         return len(self.dataset)
 
     def pixels(self, index: int) -> tuple[Image, Geometry]:
-        """Image `index`, (H, W, 3) uint8 BGR at the network's size and not to be written to, and where it lies."""
+        """Return image `index`, (H, W, 3) uint8 BGR at the network's size, and its geometry.
+
+        It must not be written to.
+        """
         if index in self._kept:
             return self._kept[index]
         pixels, geometry = preprocess(self.dataset.image(index), self._resize)
@@ -46,7 +49,7 @@ class Pictures:
         return pixels, geometry
 
     def label(self, index: int) -> int:
-        """The class of image `index`.
+        """Return the class of image `index`.
 
         Raises:
             DataError: it has none.
@@ -57,7 +60,7 @@ class Pictures:
         return target
 
     def truth(self, index: int) -> Boxes:
-        """The boxes of image `index`, in its own pixels.
+        """Return the boxes of image `index`, in its own pixels.
 
         Raises:
             DataError: it has none.
@@ -68,7 +71,7 @@ class Pictures:
         return target
 
     def scene(self, index: int) -> Scene:
-        """Image `index` with its boxes at the network's size; crowds are left out, as they are no single objects."""
+        """Return image `index` with its boxes at the network's size, without crowds, which are not single objects."""
         pixels, geometry = self.pixels(index)
         truth = self.truth(index)
         single = ~truth.crowd
@@ -76,7 +79,7 @@ class Pictures:
         return Scene(pixels, boxes, truth.classes[single].astype(np.int64))
 
     def scene_without_letterbox(self, index: int) -> Scene:
-        """`scene`, cut to what the original image covers: a mosaic is made of pictures, not of padding."""
+        """Return `scene`, cut to what the original image covers: a mosaic is made of pictures, not of padding."""
         scene, geometry = self.scene(index), self.pixels(index)[1]
         whole = np.array([[0, 0, geometry.width, geometry.height]], np.float32)
         height, width = scene.pixels.shape[:2]

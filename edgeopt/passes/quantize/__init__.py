@@ -1,1 +1,1 @@
-"""Quantization of a graph: what is eligible, where quantizers stand, and inserting them."""
+"""Quantization: find eligible layers, place quantizers, and insert them."""

@@ -1,4 +1,4 @@
-"""Which convolutions and matrix products a scheme quantizes, and why the others stay float."""
+"""Decide which convolutions and matrix products a scheme quantizes, and why the others stay float."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALIGNMENT = 8
 
 
 def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> dict[str, str]:
-    """Say for every linear operator, by node name, why it stays float; an empty reason means that it is quantized.
+    """Return for every linear operator, by node name, why it stays float; empty for those that are quantized.
 
     Args:
         graph: with unique node names and constant weights as initializers.
@@ -76,7 +76,7 @@ def _grouped_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme) 
 
 
 def _channel_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme, *, is_first: bool) -> str:
-    """ModelOpt's rule for thin convolutions."""
+    """Apply ModelOpt's rule for thin convolutions."""
     output, given = (shape[1], shape[0]) if node.op_type == "ConvTranspose" else (shape[0], shape[1])
     if min(output, given) >= scheme.minimum_channels:
         return ""

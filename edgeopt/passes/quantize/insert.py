@@ -1,4 +1,4 @@
-"""Quantize: write a calibration table's ranges into the graph as QuantizeLinear/DequantizeLinear pairs.
+"""Insert QuantizeLinear/DequantizeLinear pairs with a calibration table's ranges.
 
 Precision lives in the graph: every engine that reads explicit Q/DQ runs the same integers.
 """
@@ -25,9 +25,9 @@ from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, weight_
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 _DEAD = 1e-30
-"""A range narrower than this is that of a tensor without values; its scale would leave float32."""
+"""Width below which a range is that of a tensor without values; its scale would leave float32."""
 Methods: TypeAlias = Mapping[str, CalibrationMethod]
-"""How ranges are found, by glob pattern of the names of the layers that read the tensors."""
+"""Methods of ranges, by glob pattern of the names of the layers that read the tensors."""
 _DTYPES = {"int8": np.int8, "uint8": np.uint8}
 
 
@@ -67,7 +67,9 @@ def quantize(
 def choose_ranges(
     placement: Placement, table: CalibrationTable, scheme: QuantScheme, methods: Methods | None = None
 ) -> dict[str, Range]:
-    """The range of every quantized tensor by the table's method or the told one; one for all tensors of a group.
+    """Choose the range of every quantized tensor, by the table's method or the given one.
+
+    All tensors of a group share one.
 
     Raises:
         ConfigError: a pattern of `methods` matches nothing.
@@ -82,7 +84,7 @@ def choose_ranges(
 
 
 def told_methods(placement: Placement, methods: Methods) -> dict[tuple[str, ...], CalibrationMethod]:
-    """The groups of tensors whose method is told, with it.
+    """Return the groups of tensors whose method is given, with it.
 
     Raises:
         ConfigError: a pattern matches no node with a quantized input.
@@ -126,7 +128,7 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
 
 
 def scale_and_zero_point(limits: Range, scheme: QuantScheme) -> tuple[np.float32, int]:
-    """Scale, strictly positive, and zero point for the range ``(low, high)``."""
+    """Return scale, strictly positive, and zero point for the range ``(low, high)``."""
     low, high = limits
     if high - low < _DEAD:  # any scale represents zeros
         low, high = 0.0, 1.0

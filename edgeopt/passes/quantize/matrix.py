@@ -1,4 +1,4 @@
-"""A weight as the matrices that it is: one a group, a row for each output channel."""
+"""Convert weights to matrices and back: one matrix a group, with a row for each output channel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats: TypeAlias = NDArray[np.float32]
 
 
 def weight_matrix(node: ir.Node, weight: Floats) -> Floats:
-    """The weight of a linear operator as (groups, output channels a group, K)."""
+    """Return the weight of a linear operator as (groups, output channels a group, K)."""
     count = groups(node)
     match node.op_type:
         case "Conv":

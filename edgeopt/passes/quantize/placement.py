@@ -1,4 +1,4 @@
-"""Where quantizers go: which inputs of which nodes, and which tensors share a scale.
+"""Place quantizers: choose which inputs of which nodes get them, and which tensors share a scale.
 
 The graph is partitioned at each convolution and matrix product (a *linear* operator): its own inputs are quantized, and
 nothing between it and the activation it fuses with. Operators that only move or choose values carry the scale through.
@@ -39,10 +39,10 @@ class Edge:
 
 @dataclass(frozen=True)
 class Placement:
-    """What `place` decided."""
+    """Result of `place`."""
 
     layers: tuple[ir.Node, ...]
-    """Convolutions and matrix products that are quantized."""
+    """Names of convolutions and matrix products that are quantized."""
     edges: tuple[Edge, ...]
     """Inputs that read a quantizer's output, in graph order."""
     groups: tuple[tuple[str, ...], ...]
@@ -50,7 +50,7 @@ class Placement:
     movable: tuple[tuple[str, ...], ...]
     """Names of nodes whose quantizers must move together (see `movable`)."""
     reasons: dict[str, str]
-    """Why each other convolution or matrix product stays float, by node name."""
+    """Reason for each other convolution or matrix product that stays float, by node name."""
 
 
 def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> Placement:

@@ -1,1 +1,1 @@
-"""Rewrites that keep what a graph computes, and FP16."""
+"""Rewrites: change a graph without changing what it computes, and convert to FP16."""

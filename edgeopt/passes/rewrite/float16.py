@@ -1,4 +1,4 @@
-"""Float16: what is float32 becomes float16, except where float16 would overflow or lose too much.
+"""Convert float32 to float16, except where float16 would overflow or lose too much.
 
 For GPU targets, strongly typed: the graph says which precision each node has, and the engine does just that. INT8
 layers stay INT8; what is between them gets half the bytes.
@@ -24,7 +24,7 @@ from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
 from edgeopt.passes.rewrite.float16_guards import SMALLEST_SCALE, guarded_nodes, smallest_step
 
 SCALE_OPSET = 19
-"""From here on QuantizeLinear and DequantizeLinear take float16 scales."""
+"""Lowest opset whose QuantizeLinear and DequantizeLinear take float16 scales."""
 _FLOAT32_INPUTS = {"Resize": (1, 2)}
 """Inputs that an operator wants in float32 whatever its data are: regions and scales."""
 _ROUNDING = 2.0**-11
@@ -33,11 +33,11 @@ _FLOAT32, _FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 class Float16Result(NamedTuple):
-    """What `float16` made of a model."""
+    """Result of `float16`."""
 
     model: ir.Model
     kept: dict[str, str]
-    """Why each node that stayed float32 did, by its name."""
+    """Reason for each node that stayed float32, by its name."""
 
 
 def float16(model: ir.Model, table: CalibrationTable) -> Float16Result:
@@ -74,7 +74,7 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 
 def _wanted(node: ir.Node, kept: Mapping[str, str]) -> ir.DataType:
-    """The float type that `node` is to have; quantizers follow their neighbours."""
+    """Return the float type that `node` is to have; quantizers follow their neighbours."""
     if node.op_type == QUANTIZE:
         source = node.inputs[0]
         float16_in = source is not None and source.dtype == _FLOAT16
@@ -109,14 +109,14 @@ def _is_float(value: ir.Value) -> bool:
 
 
 class _Typed:
-    """Versions of values in another type, made once each."""
+    """Versions of values in another type, each made once."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._made: dict[tuple[str, ir.DataType], ir.Value] = {}
 
     def of_type(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
-        """`value` itself, a converted initializer, the output of another DequantizeLinear, or that of a Cast."""
+        """Return `value` in the type: itself, a converted initializer, or the output of a DequantizeLinear or Cast."""
         if value.dtype == dtype:
             return value
         key = value.name or "", dtype
@@ -134,7 +134,10 @@ class _Typed:
         return add_initializer(self._graph, _named(value, dtype), array.astype(dtype.numpy()))
 
     def _dequantized(self, node: ir.Node, dtype: ir.DataType, reader: ir.Node) -> ir.Value:
-        """What `node` gives, from a DequantizeLinear of its own type: a Cast behind it would keep it from fusing."""
+        """Return the result of `node` from a DequantizeLinear of its own type.
+
+        A Cast behind it would keep it from fusing.
+        """
         integers, scale, *zero_point = node.inputs
         assert scale is not None
         inputs = [integers, self.of_type(scale, dtype, reader), *zero_point]
@@ -149,7 +152,7 @@ class _Typed:
         dtype: ir.DataType,
         reader: ir.Node,
     ) -> ir.Value:
-        """The output of a new node before `reader`, in place of `value`."""
+        """Return the output of a new node before `reader`, in place of `value`."""
         node = make_node(kind, inputs, attributes, name=_named(value, dtype), shape=value.shape, dtype=dtype)
         self._graph.insert_before(reader, node)
         return node.outputs[0]

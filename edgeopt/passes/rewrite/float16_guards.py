@@ -1,4 +1,4 @@
-"""Float16 guards: which nodes must stay float32, and why, by what calibration saw of their tensors.
+"""Float16 guards: the nodes that must stay float32, and why, by the calibrated values of their tensors.
 
 The bounds are those of AutoCast, the converter of NVIDIA's ModelOpt (modelopt.onnx.autocast, its defaults for data_max
 and init_max).
@@ -13,17 +13,18 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, weight_axis
 
 LARGEST_ACTIVATION = 512.0
-"""Of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
+"""Largest value of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
 LARGEST_WEIGHT = 65504.0
-"""Float16's largest number."""
+"""Largest weight: float16's largest number."""
 DEEPEST_REDUCTION = 4096
 """Most products that a float16 sum may have before its rounding shows (float16 counts to 2048 in whole numbers)."""
 SMALLEST_SCALE = 2.0**-17
-"""Of an activation's quantizer: below 2**-14 float16 loses a bit with every halving, and seven are left here."""
+"""Smallest scale of an activation's quantizer. Below 2**-14 float16 loses a bit with every halving; here seven are
+left."""
 
 
 def guarded_nodes(graph: ir.Graph, table: CalibrationTable) -> dict[str, str]:
-    """Why each node that must stay float32 does, by its name.
+    """Return the reason for each node that must stay float32, by its name.
 
     Quantizers are not among them: they have the type of what they stand next to.
 
@@ -44,7 +45,7 @@ def _reason(node: ir.Node, table: CalibrationTable) -> str:
 
 
 def _out_of_range(value: ir.Value, table: CalibrationTable) -> str:
-    """Why float16 cannot hold `value`, or nothing."""
+    """Return why float16 cannot hold `value`, or nothing."""
     if value.const_value is not None:
         largest = float(np.max(np.abs(value.const_value.numpy()), initial=0.0))
         return f"constant '{value.name}' reaches {largest:g}" if largest > LARGEST_WEIGHT else ""
@@ -59,7 +60,7 @@ def _out_of_range(value: ir.Value, table: CalibrationTable) -> str:
 
 
 def _before_quantizers(value: ir.Value) -> tuple[ir.Value, float]:
-    """The activation that `value` was before Q and DQ, and the size of its steps; of others, itself and infinity."""
+    """Return the activation behind Q and DQ, and its step size. For other values, return them and infinity."""
     step = np.inf
     while (node := value.producer()) is not None and node.op_type in QUANTIZERS:
         before = node.inputs[0]
@@ -70,13 +71,13 @@ def _before_quantizers(value: ir.Value) -> tuple[ir.Value, float]:
 
 
 def smallest_step(node: ir.Node) -> float:
-    """The smallest scale of a quantizer; infinity for other nodes and where it is not constant."""
+    """Return the smallest scale of a quantizer; infinity for other nodes and for scales that are not constant."""
     scale = node.inputs[1] if node.op_type in QUANTIZERS else None
     return float(np.min(scale.const_value.numpy())) if scale is not None and scale.const_value is not None else np.inf
 
 
 def _reduction_depth(node: ir.Node) -> int:
-    """Products that one output element sums; 0 for an operator that sums none."""
+    """Return the products that one output element sums; 0 for an operator without sums."""
     weight = node.inputs[1] if node.op_type in LINEAR_OPS else None
     if weight is None or weight.shape is None:
         return 0

@@ -33,7 +33,7 @@ class _Focus:
 
 
 def fold_focus(model: ir.Model) -> None:
-    """Let convolutions read what is before the slices, with kernel, stride and padding doubled; in place.
+    """Let convolutions read the tensor before the slices, with kernel, stride and padding doubled; in place.
 
     What became unused stays in the graph; the optimizer removes it.
 
@@ -47,7 +47,7 @@ def fold_focus(model: ir.Model) -> None:
 
 
 def _focus_of(node: ir.Node) -> _Focus | None:
-    """What `node` convolves, where it is a complete Focus that can be folded."""
+    """Return the Focus that `node` convolves, if it is complete and can be folded."""
     if node.op_type != "Conv" or groups(node) != 1 or not _is_plain(node) or _weight(node) is None:
         return None
     value = node.inputs[0]
@@ -67,13 +67,13 @@ def _focus_of(node: ir.Node) -> _Focus | None:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether a Conv says its padding by numbers and is not dilated."""
+    """Return True if a Conv gives its padding by numbers and is not dilated."""
     explicit = node.attributes.get_string("auto_pad", "NOTSET") == "NOTSET"
     return explicit and set(node.attributes.get_ints("dilations", (1,))) == {1}
 
 
 def _piece(value: ir.Value | None) -> tuple[ir.Value, tuple[int, int]] | None:
-    """The tensor of which `value` is every second row and column, and where the first ones are."""
+    """Return the tensor of which `value` is every second row and column, and the place of the first ones."""
     starts: dict[int, int] = {}
     while value is not None and (node := value.producer()) is not None and node.op_type == "Slice":
         cut = _cut(node)
@@ -85,7 +85,7 @@ def _piece(value: ir.Value | None) -> tuple[ir.Value, tuple[int, int]] | None:
 
 
 def _cut(node: ir.Node) -> dict[int, int] | None:
-    """Start by axis of a Slice that takes every second element to the end; None for any other."""
+    """Return the start by axis of a Slice that takes every second element to the end; None for any other."""
     constants = [constant(value) for value in node.inputs[1:]]
     if len(constants) != 4 or any(array is None for array in constants):
         return None
@@ -113,7 +113,7 @@ def _fold(graph: ir.Graph, node: ir.Node, focus: _Focus) -> None:
 
 
 def _spread(weight: NDArray[np.float32], offsets: tuple[tuple[int, int], ...]) -> NDArray[np.float32]:
-    """(O, 4C, k, l) of stacked slices as (O, C, 2k, 2l) of what they were cut from."""
+    """Return (O, 4C, k, l) of stacked slices as (O, C, 2k, 2l) of their source."""
     outputs, stacked, height, width = weight.shape
     channels = stacked // len(offsets)
     larger = np.zeros((outputs, channels, _STEP * height, _STEP * width), weight.dtype)

@@ -14,7 +14,7 @@ from edgeopt.spec import ModelSpec, Normalization, replace
 
 
 def fold_normalization(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
-    """Prepend ``Cast -> Mul -> Sub`` for ``(pixel * scale - mean) / std``; without effect if there is nothing to fold.
+    """Prepend ``Cast -> Mul -> Sub`` for ``(pixel * scale - mean) / std``; do nothing if there is nothing to fold.
 
     Args:
         model: takes normalised float32 in its input `spec.input`; not modified.
@@ -51,7 +51,7 @@ def fold_normalization(model: ir.Model, spec: ModelSpec) -> tuple[ir.Model, Mode
 
 
 def _affine(normalization: Normalization, pixels: ir.Value, spec: ModelSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Factor and offset, float32 and shaped to broadcast over the channels, of ``pixel * factor - offset``."""
+    """Return factor and offset of ``pixel * factor - offset``, float32 and shaped to broadcast over the channels."""
     shape = pixels.shape
     assert shape is not None
     axis = 1 if spec.preprocessing.layout == "NCHW" else len(shape) - 1
@@ -67,7 +67,7 @@ def _affine(normalization: Normalization, pixels: ir.Value, spec: ModelSpec) -> 
 
 
 def _nodes(graph: ir.Graph, pixels: ir.Value, factor: np.ndarray, offset: np.ndarray) -> list[ir.Node]:
-    """The chain of nodes, not in `graph` yet; steps that do nothing are left out."""
+    """Return the chain of nodes, not in `graph` yet, without steps that do nothing."""
     prefix = f"{pixels.name}/normalize"
     nodes = [_node(f"{prefix}/cast", "Cast", [pixels], {"to": ir.DataType.FLOAT})]
     for op_type, array, neutral in (("Mul", factor, 1.0), ("Sub", offset, 0.0)):

@@ -1,4 +1,4 @@
-"""Lift a transposition above the Concat of a detector's levels: channels-last engines then need not move anything.
+"""Lift a transposition above the Concat of a detector's levels, so that channels-last engines need not move anything.
 
 Heads that stack their levels as (N, C, H·W) and transpose the result hand every number through memory twice. Transposed
 level by level while there are rows and columns, it is what engines that compute channels-last (OpenVINO) have already.
@@ -30,7 +30,7 @@ def lift_transposes(model: ir.Model) -> None:
 
 
 def _levels(node: ir.Node) -> list[ir.Value]:
-    """The (N, C, H, W) tensors that `node` transposes; none where it is something else."""
+    """Return the (N, C, H, W) tensors that `node` transposes; none for other nodes."""
     if node.op_type != "Transpose" or node.attributes.get_ints("perm") != _SWAP or node.inputs[0] is None:
         return []
     stacked = producer(node.inputs[0], "Concat")
@@ -43,7 +43,7 @@ def _levels(node: ir.Node) -> list[ir.Value]:
 
 
 def _level(value: ir.Value | None) -> ir.Value | None:
-    """The (N, C, H, W) tensor of which `value` is the (N, C, H·W) form."""
+    """Return the (N, C, H, W) tensor of which `value` is the (N, C, H·W) form."""
     node = producer(value, "Reshape")
     if node is None or value is None or node.inputs[0] is None:
         return None
@@ -74,7 +74,7 @@ def _lift(graph: ir.Graph, node: ir.Node, levels: list[ir.Value]) -> None:
 
 
 def _channels_last(graph: ir.Graph, level: ir.Value) -> list[ir.Node]:
-    """Transpose and Reshape of (N, C, H, W) to (N, H·W, C)."""
+    """Return Transpose and Reshape of (N, C, H, W) to (N, H·W, C)."""
     assert level.shape is not None
     batch, channels, height, width = level.shape
     assert isinstance(channels, int)

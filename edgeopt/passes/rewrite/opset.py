@@ -9,14 +9,14 @@ from onnx import version_converter
 from edgeopt.errors import ModelError
 
 LOWEST = 13
-"""The first opset whose QuantizeLinear and DequantizeLinear know scales per channel."""
+"""Lowest opset whose QuantizeLinear and DequantizeLinear know scales per channel."""
 
 _LOWEST_IR = 8
-"""The IR version of opset 15; older ones repeat initializers among the inputs."""
+"""IR version of opset 15; older ones repeat initializers among the inputs."""
 
 
 def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) -> ir.Model:
-    """`model` as it is, or in `opset` where it is older than `lowest`.
+    """Return `model` as it is, or in `opset` if it is older than `lowest`.
 
     Raises:
         ModelError: onnx cannot convert one of its operators.

@@ -1,4 +1,4 @@
-"""Optimize: the same function in fewer nodes, with constants as initializers and a shape on every tensor.
+"""Optimize a graph: the same function in fewer nodes, with constants as initializers and a shape on every tensor.
 
 Most of the work is onnxscript's: constant folding, BatchNorm and affine nodes into the convolution before them,
 removal of Identity and inference-mode Dropout, common subexpressions, duplicate initializers. Two patterns of detectors
@@ -19,7 +19,7 @@ from edgeopt.passes.rewrite.fold_focus import fold_focus
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
 _AFFINE_RULES = [conv_affine_fusion_rule, affine_conv_fusion_rule]
-"""Mul and Add by constants into the Conv that they follow; into the one they precede only where it has no padding."""
+"""Rules that fold Mul and Add by constants into the Conv before them, or after them if it has no padding."""
 
 
 def optimize(model: ir.Model) -> ir.Model:

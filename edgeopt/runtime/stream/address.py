@@ -1,4 +1,4 @@
-"""What a source may be called where others read along: its address without user, password, token or query."""
+"""Hide user, password, token and query of a source's address, for messages that others read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ELEMENT = re.compile(r"[A-Za-z0-9_./-]*")
 
 
 def is_network(text: str) -> bool:
-    """Whether `text` is a URL that is opened over the network."""
+    """Return True if `text` is a URL that is opened over the network."""
     scheme, found, _ = text.partition("://")
     return bool(found) and scheme.lower() in NETWORK
 

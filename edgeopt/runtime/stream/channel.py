@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Ended(Exception):  # noqa: N818 - a signal between threads, not an error
-    """Nothing more will come."""
+    """The channel has ended."""
 
 
 class Channel(Generic[T]):

@@ -1,4 +1,4 @@
-"""What a source gives: frames, and how many of them it lost."""
+"""Frames of a source, and the number of frames that it lost."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class Source(Protocol):
     """Gives frames, one thread at a time."""
 
     name: str
-    """As it may be shown: without passwords."""
+    """Name to show, without passwords."""
     live: bool
     """Frames come when they come, and one that waits is getting old."""
     rate: float | None
     """Frames a second, where known."""
     count: int | None
-    """How many frames there will be, where known."""
+    """Number of frames, if it is known."""
     reconnects: int
-    """How often it was lost and came back."""
+    """Number of times that the source was lost and came back."""
     damaged: int
     """Frames that could not be decoded, and were left out."""
 

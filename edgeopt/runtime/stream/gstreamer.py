@@ -21,7 +21,7 @@ from edgeopt.runtime.stream.address import shown
 CSI = "csi://"
 """A camera on the board's own connector, by its number: ``csi://0``."""
 _TIMEOUT_NS = 5_000_000_000
-"""How long a pipeline may take to start, and to give its next frame."""
+"""Time limit of a pipeline's start, and of each next frame."""
 _FINITE = ("filesrc", "num-buffers")
 """Words of pipelines that end."""
 _NVIDIA = ("nvarguscamerasrc", "memory:NVMM", "nvv4l2decoder")
@@ -42,12 +42,12 @@ _COLOURS: dict[str, tuple[int, int | None]] = {
 
 
 def is_pipeline(text: str) -> bool:
-    """Whether `text` is a pipeline, or names a CSI camera, which is read through one."""
+    """Return True if `text` is a pipeline, or names a CSI camera, which is read through one."""
     return "!" in text or text.startswith(CSI) or _FIRST_ELEMENT.match(text) is not None
 
 
 def is_live(text: str) -> bool:
-    """Whether a pipeline goes on until it is stopped."""
+    """Return True if a pipeline goes on until it is stopped."""
     return not any(word in text for word in _FINITE)
 
 
@@ -71,7 +71,7 @@ def completed(text: str) -> str:
 
 
 def opencv_has_gstreamer() -> bool:
-    """Whether this OpenCV runs pipelines; the list of its backends also names those that it was built without."""
+    """Return True if this OpenCV runs pipelines. Its list of backends also names those that it was built without."""
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 

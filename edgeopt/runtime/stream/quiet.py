@@ -14,7 +14,7 @@ _AV_LOG_QUIET = "-8"
 _LOG_SILENT = 0
 _CHANGING = Lock()
 _levels: list[int] = []
-"""What each of those who open videos now found: the first the user's level, which comes back when the last is done."""
+"""Levels that each current opener of a video found. The first is the user's, which returns when the last is done."""
 
 
 @contextmanager

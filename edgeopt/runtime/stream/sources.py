@@ -25,9 +25,9 @@ from edgeopt.runtime.stream.video import Backoff, VideoSource
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_MS = 5000
-"""How long a network stream may take to open, and to give its next frame."""
+"""Time limit of opening a network stream, and of each next frame."""
 _FILES_OVER_NETWORK = ("http://", "https://")
-"""Where a video with an end may lie as well as a camera."""
+"""Schemes under which a finite video may lie as well as a camera."""
 
 
 class FolderSource:
@@ -63,7 +63,7 @@ class FolderSource:
         require_most(self.name, number, self.damaged, "images")
 
     def close(self) -> None:
-        """Nothing is held between frames."""
+        """Do nothing, because nothing is held between frames."""
 
 
 def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
@@ -107,7 +107,7 @@ def check_source(text: str) -> None:
 
 
 def _mode(path: Path) -> int:
-    """What kind of file it is, as `os.stat` says; 0 where there is none."""
+    """Return the kind of file, as `os.stat` tells it; 0 if there is none."""
     try:
         return path.stat().st_mode
     except PermissionError as error:
@@ -124,7 +124,7 @@ def _open_folder(path: Path) -> FolderSource:
 
 
 def _absent(text: str) -> str:
-    """Why `text` cannot be opened, and what may have been meant."""
+    """Explain why `text` cannot be opened, and what may have been meant."""
     path = Path(text)
     if "://" in text or shown(text) != text:
         return f"{shown(text)} is not an address that can be opened.{did_you_mean(text.partition(':')[0], NETWORK)}"
@@ -140,7 +140,7 @@ def _absent(text: str) -> str:
 
 
 def _matches(path: Path) -> int:
-    """How many files a pattern in the last part of a path matches."""
+    """Count the files that match a pattern in the last part of a path."""
     return 0 if has_magic(str(path.parent)) else len(list(path.parent.glob(path.name)))
 
 

@@ -31,7 +31,7 @@ B = TypeVar("B")
 
 
 class Stages(Protocol):
-    """What a stream asks of a `Predictor`; each method is called from one thread of its own."""
+    """The part of `Predictor` that a stream uses; each method is called from one thread of its own."""
 
     def buffer(self, count: int = 1) -> Array:
         """Memory for `prepare`'s `out`."""
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stream stands.
+    """Progress of a stream.
 
     Attributes:
         frames: results so far.
@@ -162,7 +162,7 @@ class Stream:
 
     @property
     def progress(self) -> Progress:
-        """Where it stands; may be asked at any time."""
+        """Progress so far; may be read at any time."""
         arrivals = list(self._arrivals)
         elapsed = arrivals[-1] - arrivals[0] if len(arrivals) > 1 else 0.0
         return Progress(

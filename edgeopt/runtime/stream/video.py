@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 _FAILURES_IN_FILE = 100
 """Reads in a row that may fail before a file counts as ended. Damage of 64 bytes costs one or two (MJPEG, MPEG-4)."""
 _FAILURES_LIVE = 5
-"""The same before a live source counts as lost: a damaged frame is no reason to wait for a new connection."""
+"""The same limit before a live source counts as lost: a damaged frame is no reason to wait for a new connection."""
 _SLOW_S = 1.0
 """A read that fails after so long waited for something that did not come; what is damaged fails at once."""
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How a lost live source is opened again: `attempts` times in a row, with waits that double up to a longest one."""
+    """Retries of a lost live source: `attempts` times in a row, with waits that double up to a longest one."""
 
     first_s: float = 0.5
     longest_s: float = 30.0
@@ -66,7 +66,7 @@ class VideoSource:
         self.live = count is None if live is None else live
         self.count = None if self.live or count is None else round(count)
         self._reached_s = 0.0
-        """Where in the video the last frame stands, as far as OpenCV knows."""
+        """Position of the last frame in the video, as far as OpenCV knows."""
 
     def frames(self, stop: Event) -> Iterator[Frame]:
         """Decode frame by frame, leaving out what is damaged; a live source that breaks is opened again."""
@@ -136,12 +136,15 @@ class VideoSource:
         require_most(self.name, number, max(self.damaged, missing))
 
     def _is_at_end(self) -> bool:
-        """Whether a whole video has fewer frames than it says: some containers give a length and a mean rate only."""
+        """Return True if a whole video has fewer frames than it says.
+
+        Some containers give only a length and a mean rate.
+        """
         if self.damaged or self.count is None or self.rate is None:
             return False
         return self._reached_s >= MOST * self.count / self.rate
 
 
 def _positive(value: float) -> float | None:
-    """What OpenCV knows; it says 0, -1 or not a number where it does not."""
+    """Return OpenCV's value; it says 0, -1 or NaN if it knows none."""
     return float(value) if np.isfinite(value) and value > 0 else None

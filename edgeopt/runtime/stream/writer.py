@@ -13,7 +13,7 @@ from edgeopt.preprocess import Image
 from edgeopt.runtime.stream.quiet import quiet_opencv
 
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
-"""Those that OpenCV's wheels can encode."""
+"""Codecs that OpenCV's wheels can encode."""
 
 
 class VideoWriter:

@@ -32,7 +32,7 @@ _MEASURED_RUNS = 30
 
 
 def availability(target: str) -> Availability:
-    """Whether this machine can run TensorRT engines: library, driver with a GPU, and a package to talk to it."""
+    """Tell if this machine can run TensorRT engines: library, driver with a GPU, and a package to talk to it."""
     try:
         library = load_library(FLAVOURS[target])
     except MissingExtraError as error:
@@ -92,7 +92,7 @@ def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
 
 
 def offers(target: str, _: Machine) -> str:
-    """What the installed library can do; empty where there is none."""
+    """Say what the installed library can do; empty if there is none."""
     try:
         return describe(load_library(FLAVOURS[target]).capabilities)
     except MissingExtraError:
@@ -118,7 +118,7 @@ def _built(content: bytes, library: Library, chosen: TensorRTOptions, here: Mach
 
 
 def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> Path:
-    """Where the kernels that this engine compiles at first use are kept."""
+    """Return the file for the kernels that this engine compiles at first use."""
     gpu = here.gpus[device] if device < len(here.gpus) else None
     parts = [sha256(plan), library.title, str(gpu), str(here.driver), str(here.cuda)]
     return cache_folder() / "kernels" / f"{sha256(chr(0).join(parts).encode())[:24]}.cache"

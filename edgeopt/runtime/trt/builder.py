@@ -30,9 +30,9 @@ class Engine:
 
     plan: bytes
     timing_cache: bytes
-    """What the build has learnt about this device's kernels; empty where the library keeps none."""
+    """Timings of this device's kernels from the build; empty if the library keeps none."""
     layers: int
-    """Of the parsed network, before fusion."""
+    """Layers of the parsed network, before fusion."""
     onnx_bytes: int
     """Size of the model it was made of. A plan also holds kernels, so that the two sizes say different things."""
     seconds: float
@@ -106,7 +106,7 @@ def build_engine(
 
 
 def _implicit_types(library: Library, options: TensorRTBuild, calibrator: Any) -> bool:
-    """Whether TensorRT is to choose the types itself: for a calibrator, and for DLA as long as it knew no other way."""
+    """Return True if TensorRT is to choose the types: for a calibrator, and for DLA where it knew no other way."""
     offered = library.capabilities
     if calibrator is not None and not offered.calibrator:
         raise TargetError(
@@ -149,7 +149,7 @@ def _allow_types(library: Library, config: Any, network: Any, *, implicit: bool,
 
 
 def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
-    """Whether the network quantizes, and whether it has FP16 tensors."""
+    """Return if the network quantizes, and if it has FP16 tensors."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     quantized = any(layer.type == library.module.LayerType.QUANTIZE for layer in layers)
     half = any(

@@ -23,7 +23,7 @@ Batch = Mapping[str, NDArray[Any]]
 
 
 def calibration_cache_path(folder: Path, library: Library, onnx: bytes, data_fingerprint: str) -> Path:
-    """Where the ranges of this model, these images and this TensorRT are kept.
+    """Return the file of the ranges of this model, these images and this TensorRT.
 
     TensorRT reads a cache without checking that it belongs to the network: the name has to say it.
     """

@@ -1,4 +1,4 @@
-"""What an installed TensorRT offers, asked of its classes.
+"""Capabilities of an installed TensorRT, asked of its classes.
 
 Asking a class needs neither a GPU nor a builder, and answers for releases that no table knows. Only where a name exists
 without effect (TensorRT-RTX accepts settings that it ignores) does the flavour decide. Recorded for 16 releases in
@@ -15,7 +15,7 @@ Flavour: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 
 
 class Capabilities(Struct):
-    """Of one installed TensorRT. Each is a question about a name, not about a version."""
+    """Capabilities of one installed TensorRT. Each is a question about a name, not about a version."""
 
     flavour: Flavour
     version: str
@@ -24,7 +24,7 @@ class Capabilities(Struct):
     strongly_typed_flag: bool
     """Networks can be asked to keep the types of the ONNX graph: 10.0 and newer."""
     weakly_typed: bool
-    """There are FP16 and INT8 builder flags with effect: TensorRT up to 10.x. (RTX 1.4 has the names only.)"""
+    """True if FP16 and INT8 builder flags have effect: TensorRT up to 10.x. (RTX 1.4 has the names only.)"""
     calibrator: bool
     """Implicit INT8 by an entropy calibrator: 8.x and 10.x."""
     named_tensors: bool
@@ -49,7 +49,7 @@ class Capabilities(Struct):
 
     @property
     def strongly_typed(self) -> bool:
-        """Whether the ONNX graph's types can be binding."""
+        """True if the ONNX graph's types can be binding."""
         return self.strongly_typed_flag or not self.weakly_typed
 
 

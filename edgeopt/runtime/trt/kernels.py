@@ -36,7 +36,7 @@ class Kernels:
         self._config.set_runtime_cache(self._cache)
 
     def create_context(self) -> Any:
-        """An IExecutionContext that uses and fills the cache; None where there is no memory for one."""
+        """Return an IExecutionContext that uses and fills the cache; None without memory for one."""
         return self._engine.create_execution_context(self._config)
 
     def keep(self) -> None:

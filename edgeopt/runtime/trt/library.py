@@ -20,7 +20,7 @@ _MODULES: dict[Flavour, tuple[str, ...]] = {
 _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 _NO_DRIVER = "CUDA driver version is insufficient for CUDA runtime version"
-"""What follows every real error on a machine without a driver (``cudaError 35``): noise beside the cause."""
+"""Noise that follows every real error on a machine without a driver (``cudaError 35``)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _import(name: str) -> Any:
 
 
 class Messages:
-    """What TensorRT logged: most of its failures are a None and a line in the log."""
+    """Messages that TensorRT logged. Most of its failures are a None and a line in the log."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -82,7 +82,7 @@ class Messages:
         logger.debug("%s: %s", severity, text)
 
     def cause(self, limit: int = 3) -> str:
-        """The first errors, without those that only repeat that there is no driver."""
+        """Return the first errors, without those that only repeat that there is no driver."""
         real = [text for text in self.errors if _NO_DRIVER not in text]
         return "; ".join((real or self.errors)[:limit]) or "no reason was logged"
 

@@ -96,11 +96,11 @@ class InputTensor:
     """An input, and the shapes that the engine was built for."""
 
     spec: TensorSpec
-    """Its batch is called ``N`` where the engine takes several sizes."""
+    """Specification, whose batch is called ``N`` if the engine takes several sizes."""
     smallest: tuple[int, ...]
     largest: tuple[int, ...]
     dynamic: bool
-    """Its shape has to be set before a run, even where there is only one."""
+    """True if its shape has to be set before a run, even if there is only one."""
 
 
 def input_tensors(loaded: LoadedEngine) -> tuple[InputTensor, ...]:

@@ -1,4 +1,4 @@
-"""How much memory a build may take, and whether there is enough to begin one."""
+"""Bound the memory of a build, and refuse to begin one that would not fit."""
 
 from __future__ import annotations
 

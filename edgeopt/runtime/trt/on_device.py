@@ -28,7 +28,10 @@ _REPORT_EVERY_S = 10.0
 
 
 def engine_key(library: Library, onnx: bytes, options: TensorRTBuild, here: Machine, device: int) -> dict[str, str]:
-    """Everything that a plan depends on; TensorRT checks some of it at loading, but nothing that makes it slow."""
+    """Return everything that a plan depends on.
+
+    TensorRT checks some of it at loading, but nothing that makes it slow.
+    """
     gpu = here.gpus[device] if device < len(here.gpus) else None
     return {
         "onnx": sha256(onnx),
@@ -153,7 +156,7 @@ class ProgressLog:
 
 
 class TimingCache:
-    """What builds on one device with one TensorRT have measured, under the hash that it was written with."""
+    """Timings of builds on one device with one TensorRT, under the hash that they were written with."""
 
     def __init__(self, folder: Path, device: str) -> None:
         """Name the cache of `device`: GPU, compute capability and TensorRT version."""
@@ -161,7 +164,7 @@ class TimingCache:
         self._pin = self._path.with_suffix(".sha256")
 
     def read(self) -> bytes:
-        """The content; nothing where there is none, or where it is not what was written."""
+        """Return the content; nothing if there is none, or if it is not what was written."""
         if not (self._path.is_file() and self._pin.is_file()):
             return b""
         content = self._path.read_bytes()

@@ -15,17 +15,17 @@ from edgeopt.spec import Struct
 
 NEWEST_IR_VERSION = 14
 NEWEST_OPSET = 28
-"""Of onnx 1.23. TensorRT reads larger numbers without a word and takes the newest meaning it knows."""
+"""Newest opset, of onnx 1.23. TensorRT silently reads larger numbers with the newest meaning it knows."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class OnnxHeader(Struct):
-    """What an ONNX file says of itself."""
+    """Header of an ONNX file."""
 
     ir_version: int
     opset: int
-    """Of the standard domain."""
+    """Opset of the standard domain."""
 
 
 def read_header(onnx: bytes) -> OnnxHeader:

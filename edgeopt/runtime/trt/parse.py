@@ -30,9 +30,9 @@ _FIXES = (
 
 
 _FOR_TENSORRT_8 = '. Where the graph is FP16 between its quantizers: build it with [precision] gpu = "fp32"'
-"""Its quantizers want FP32 scales, and its parser names no operator in what it says."""
+"""Hint for TensorRT 8, whose quantizers want FP32 scales, and whose parser names no operator in its message."""
 _NOISE = "catchCudaError"
-"""In a line that follows every real error on a machine without a driver."""
+"""Words of a line that follows every real error on a machine without a driver."""
 
 
 def fix_for(message: str) -> str:

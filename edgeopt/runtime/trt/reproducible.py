@@ -35,7 +35,7 @@ _ADDR_NO_RANDOMIZE = 0x0040000
 _CURRENT = 0xFFFFFFFF
 """Asks personality(2) for the present value."""
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "SYSTEMROOT")
-"""What the process sees of the caller's: other variables (``PYTHON…``) move its memory."""
+"""Environment variables that the process inherits. Others (``PYTHON…``) move its memory."""
 _MODEL, _REQUEST, _PLAN, _ANSWER = "model.onnx", "request.json", "engine.plan", "answer.json"
 
 
@@ -57,7 +57,7 @@ class _Answer(Struct):
 
 
 def build_reproducibly(flavour: Flavour, onnx: bytes, options: TensorRTBuild) -> Engine:
-    """As `build_engine`, with the same bytes for the same arguments wherever the kernel allows fixed addresses.
+    """Build like `build_engine`, with the same bytes for the same arguments wherever the kernel allows fixed addresses.
 
     Raises:
         EdgeoptError: as `build_engine`; also TargetError when TensorRT ends its process.

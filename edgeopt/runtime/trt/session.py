@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class StageTimes(Struct):
-    """Where the device's time of one run went, by CUDA events."""
+    """The device's time of one run by stage, from CUDA events."""
 
     h2d_ms: float
     compute_ms: float
@@ -61,7 +61,7 @@ class TrtSession:
         """
         self.memory: Memory = memory
         self.graph_problem: str | None = None
-        """Why runs are enqueued one by one although a CUDA graph was asked for."""
+        """Reason why runs are enqueued one by one although a CUDA graph was asked for."""
         self._cuda = cuda
         self._wants_graph = cuda_graph
         self._reuse_outputs = reuse_outputs
@@ -134,7 +134,7 @@ class TrtSession:
         return self._results()
 
     def run_timed(self, inputs: Tensors) -> tuple[dict[str, Array], StageTimes]:
-        """As `run`, with the time of each stage on the device."""
+        """Run as `run` does, and return the time of each stage on the device."""
         self._check_open()
         cuda, stream = self._cuda, self._stream
         with cuda.current():
@@ -156,7 +156,7 @@ class TrtSession:
         return self._results(), StageTimes(h2d_ms=h2d, compute_ms=compute, d2h_ms=d2h)
 
     def layers_json(self) -> str:
-        """What the engine inspector says of the engine's layers, for `edgeopt lint`."""
+        """Return the engine inspector's description of the layers, for `edgeopt lint`."""
         inspector = self._loaded.engine.create_engine_inspector()
         inspector.execution_context = self._loaded.context
         return str(inspector.get_engine_information(self._loaded.library.module.LayerInformationFormat.JSON))

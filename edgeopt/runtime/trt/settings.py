@@ -1,4 +1,4 @@
-"""How a bundle's TensorRT engine is built and run."""
+"""Settings of building and running a bundle's TensorRT engine."""
 
 from __future__ import annotations
 
