@@ -446,7 +446,7 @@ def test_what_was_accepted_here_decides_here_alone(*, accepted: bool) -> None:
     choice = choose(described, here)
     assert choice.name == ("ov-int8" if accepted else "ov-fp32")
     if not accepted:
-        assert choice.rejected["ov-int8"] == "it was not accepted: it loses 9.00 points (measured here)"
+        assert choice.rejected["ov-int8"] == "it was not accepted here: it loses 9.00 points"
 
 
 def test_an_absent_library_is_said_as_such() -> None:

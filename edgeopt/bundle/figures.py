@@ -1,9 +1,9 @@
-"""Which of a bundle's figures may stand side by side: those of one machine."""
+"""What a bundle says of its variants on one machine."""
 
 from __future__ import annotations
 
-from edgeopt.bundle.manifest import Manifest
-from edgeopt.bundle.records import Measured
+from edgeopt.bundle.manifest import Manifest, Variant
+from edgeopt.bundle.records import Acceptance, Measured
 
 
 def measured_on_one_machine(manifest: Manifest, machine: str | None = None) -> dict[str, Measured]:
@@ -22,3 +22,22 @@ def measured_on_one_machine(manifest: Manifest, machine: str | None = None) -> d
     if machine in found:
         return found[machine]
     return max(found.values(), key=lambda each: max(one.recorded for one in each.values()), default={})
+
+
+def acceptance(variant: Variant, here: Measured | None) -> Acceptance:
+    """Whether a variant may be chosen on a machine.
+
+    What was evaluated there decides. Where the build refused INT8 because it is not faster, it stays refused until it
+    was measured there to be.
+
+    Args:
+        variant: of the bundle.
+        here: what the machine found of it.
+    """
+    found = Acceptance(accepted=variant.accepted, verdict=variant.verdict, certain=variant.certain)
+    if here is None or here.acceptance is None:
+        return found
+    search, ratio = variant.stages.search, here.latency.ratio if here.latency is not None else None
+    if search is not None and search.status == "refused" and (ratio is None or ratio.high >= 1.0):
+        return found
+    return here.acceptance

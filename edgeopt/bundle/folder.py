@@ -94,7 +94,7 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``accuracy``, ``accepted``, ``verdict``, ``engine``, ``diagnosis``, ``tuned``.
+            results: any of ``accuracy``, ``accepted``, ``verdict``, ``certain``, ``engine``, ``diagnosis``, ``tuned``.
 
         Returns:
             The bundle with its new manifest.
@@ -168,7 +168,7 @@ class Bundle:
         return variant
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "engine", "diagnosis", "tuned"})
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "tuned"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

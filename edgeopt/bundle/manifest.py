@@ -77,6 +77,8 @@ class Variant(Struct):
     """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
     verdict: str = ""
     """Why it was not accepted, or why that is not certain, for people."""
+    certain: bool = True
+    """False: other test images might have decided otherwise."""
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
     """What each kind of machine found, by `hardware.Identity.fingerprint`; it decides there, and nowhere else."""
     diagnosis: Diagnosis | None = None

@@ -110,23 +110,17 @@ def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images
 
 def _images(bundle: Bundle, folder: Path | None) -> Dataset:
     """The images of a folder, or those that the bundle was calibrated on."""
+    from edgeopt.bundle.images import images_of
     from edgeopt.config import DataSource
-    from edgeopt.dataset import load, load_splits
-    from edgeopt.errors import ConfigError
+    from edgeopt.dataset import load
+    from edgeopt.errors import ConfigError, DataError
 
     if folder is not None:
         return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
-    config = bundle.manifest.recipe
-    splits = config and load_splits(
-        config.data,
-        Path.cwd(),
-        calibration_images=config.calibrate.images,
-        minimum_images=1,
-        labels=bundle.manifest.spec.labels,
-    )
-    if not splits or splits.calibration is None:
-        raise ConfigError(f"the recipe of {bundle.path} names no calibration images: say which with --calibration")
-    return splits.calibration
+    try:
+        return images_of(bundle, "calibration", Path.cwd())
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{error}. Say which images with --calibration") from error
 
 
 def _write_page(diagnosis: Diagnosis, path: Path, title: str) -> None:

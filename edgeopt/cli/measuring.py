@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeopt.cli.options import Named, as_json, bundle, data, pictures, threads, variant
-from edgeopt.cli.output import echo, print_json
+from edgeopt.cli.output import echo, print_json, printable
 from edgeopt.doors import METRICS
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ def evaluate(
         console().print(accuracy_table(results))
         console().print(answers_view(results, images, manifest, worst))
     if found := found_here(results, manifest):
+        for name, each in found.items():
+            if each.acceptance is not None and name != manifest.baseline:
+                state, verdict = "accepted" if each.acceptance.accepted else "not accepted", each.acceptance.verdict
+                echo(printable(f"{name}: {state} here{verdict and f', {verdict}'}"), err=True)
         _record(opened, found)
     else:
         echo("nothing was recorded: these are not the images that the bundle was built with", err=True)
@@ -427,20 +431,21 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
 
 
 def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
-    """The images that the user names, or else those of the bundle's recipe."""
+    """The images that the user names, or else the test set that the bundle was built with."""
+    from edgeopt.bundle.images import images_of
     from edgeopt.config import data_source
     from edgeopt.dataset import load
-    from edgeopt.errors import ConfigError
+    from edgeopt.errors import ConfigError, DataError
     from edgeopt.references import importable
 
     if reference is not None:
         source = data_source(reference)
         with importable(Path(reference).parent, source.format):  # it is the user who names this code
             return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
-    test = bundle.manifest.recipe.data.test if bundle.manifest.recipe is not None else None
-    if test is None:
-        raise ConfigError(f"the recipe of {bundle.path} names no test set: say which images with --data")
-    return load(test, Path.cwd(), labels=bundle.manifest.spec.labels)
+    try:
+        return images_of(bundle, "test", Path.cwd())
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{error}. Say which images with --data") from error
 
 
 def _pictures(bundle: Bundle, reference: str | None) -> tuple[Dataset | None, str]:

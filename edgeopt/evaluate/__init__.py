@@ -8,6 +8,7 @@ from edgeopt.bundle.records import (
     DetectionOutcomes,
     PackedArray,
 )
+from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.bundles import evaluate_bundle, found_here
 from edgeopt.evaluate.classes import class_changes, class_sentence
 from edgeopt.evaluate.images import ImageResult, image_results, results_by_variant, surest_mistakes
@@ -25,6 +26,7 @@ __all__ = [
     "ImageResult",
     "PackedArray",
     "Runner",
+    "accept",
     "class_changes",
     "class_sentence",
     "confusion",

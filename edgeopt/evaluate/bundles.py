@@ -10,6 +10,7 @@ from edgeopt.bundle.records import Accuracy, Measured, now
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, TargetError
+from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.run import evaluate
 from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Progress, Silent
@@ -86,13 +87,21 @@ def found_here(
     """
     machine = machine or ThisMachine()
     baseline = manifest.variant(manifest.baseline).accuracy
-    return {
-        name: Measured(
-            machine=identity_of_target(manifest.variant(name).target, machine), recorded=now(), accuracy=accuracy
+    limits = EvaluateConfig() if manifest.recipe is None else manifest.recipe.evaluate
+
+    def found(name: str, accuracy: Accuracy) -> Measured:
+        variant = manifest.variant(name)
+        judged = accept(accuracy, limits.max_drop, variant.precision)
+        compared = accuracy.comparison is not None or name == manifest.baseline
+        return Measured(
+            machine=identity_of_target(variant.target, machine),
+            recorded=now(),
+            accuracy=accuracy,
+            acceptance=judged if compared else None,
         )
-        for name, accuracy in results.items()
-        if baseline is None or baseline.data == accuracy.data
-    }
+
+    same = {name: each for name, each in results.items() if baseline is None or baseline.data == each.data}
+    return {name: found(name, each) for name, each in same.items()}
 
 
 def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:

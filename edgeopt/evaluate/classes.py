@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from edgeopt.bundle.records.accuracy import Accuracy, ClassChange, Values
-from edgeopt.intervals import bootstrap_draws
+from edgeopt.intervals import Indices, Interval, bootstrap_draws, interval
 from edgeopt.metrics import ClassificationMetrics
 
 RESAMPLES = {"classification": 2000, "detection": 100}
@@ -20,11 +23,38 @@ def class_changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) 
         other: of another variant, on the same images.
         labels: the model's.
     """
-    draws = [
-        bootstrap_draws(each.images, {"": each.outcomes.by_class(len(labels))}, resamples=RESAMPLES[each.task])[""]
-        for each in (baseline, other)
-    ]
-    return changes(baseline, other, labels, draws[1] - draws[0])
+    before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
+    return changes(baseline, other, labels, after.classes - before.classes)
+
+
+class Draws(NamedTuple):
+    """The main metric and that of each class on images drawn with replacement, the same ones for every variant."""
+
+    main: Values
+    """(resamples,)"""
+    classes: Values
+    """(resamples, classes); nan where a draw tells nothing of a class."""
+
+
+def metric_draws(accuracy: Accuracy, classes: int) -> Draws:
+    """Draw an evaluation's images again and again; so many classes there are."""
+    outcomes = accuracy.outcomes
+    statistics: dict[str, Callable[[Indices], float | Values]] = {"classes": outcomes.by_class(classes)}
+    if accuracy.task == "classification":
+        statistics["main"] = outcomes.statistic()
+    found = bootstrap_draws(accuracy.images, statistics, resamples=RESAMPLES[accuracy.task])
+    by_class = found["classes"]
+    # A detector's AP is the mean over the classes that a draw shows, so that it need not be computed twice.
+    seen = np.maximum((~np.isnan(by_class)).sum(axis=1), 1)
+    return Draws(found.get("main", np.nansum(by_class, axis=1) / seen), by_class)
+
+
+def compare(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[Interval, tuple[ClassChange, ...]]:
+    """What is lost of the main metric, with its paired interval, and the classes that lost much, worst first."""
+    before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
+    drop = interval(baseline.value - other.value, before.main - after.main)
+    found = changes(baseline, other, labels, after.classes - before.classes)
+    return drop, tuple(each for each in found if each.lost_much)
 
 
 def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws: Values) -> tuple[ClassChange, ...]:
@@ -39,11 +69,6 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
         low, high = np.quantile(seen, [0.025, 0.975]).tolist()
         found.append(ClassChange(label=label, support=support, before=one, after=two, low=low, high=high))
     return tuple(sorted(found, key=lambda each: each.change))
-
-
-def lost_much(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[ClassChange, ...]:
-    """Return the `class_changes` that must be reported, worst first."""
-    return tuple(each for each in class_changes(baseline, other, labels) if each.lost_much)
 
 
 def per_class(accuracy: Accuracy) -> list[float | None]:

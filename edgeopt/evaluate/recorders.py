@@ -14,7 +14,7 @@ from edgeopt.bundle.records import Accuracy, ClassificationOutcomes, Comparison,
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
-from edgeopt.evaluate.classes import lost_much
+from edgeopt.evaluate.classes import compare
 from edgeopt.postprocess import Detections, Outputs, class_scores, decode
 from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
@@ -85,11 +85,13 @@ class ClassificationRecorder:
         if self._baseline is None or self._reference is None or self._reference_top is None:
             return None
         expected, own = self._reference.scores.unpack(), np.concatenate(self._at_reference)
+        drop, lost = compare(self._baseline, found, self._spec.labels)
         return Comparison(
             metric_drop=self._baseline.value - found.value,
             agreement=metrics.agreement(self._reference_top[:, 0], predicted),
             kl=_divergence(expected, own, self._spec),
-            lost=lost_much(self._baseline, found, self._spec.labels),
+            drop=drop,
+            lost=lost,
         )
 
 
@@ -154,10 +156,12 @@ class DetectionRecorder:
         if self._baseline is None or not isinstance(self._baseline.outcomes, DetectionOutcomes):
             return None
         expected = self._baseline.outcomes.shown(self._spec.labels)
+        drop, lost = compare(self._baseline, found, self._spec.labels)
         return Comparison(
             metric_drop=self._baseline.value - found.value,
             agreement=metrics.detection_agreement(shown, expected, len(self._spec.labels)),
-            lost=lost_much(self._baseline, found, self._spec.labels),
+            drop=drop,
+            lost=lost,
         )
 
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
-from edgeopt.bundle.records import Measured, StageRecords, now
+from edgeopt.bundle.records import Acceptance, Measured, StageRecords, now
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
-from edgeopt.evaluate import Accuracy
+from edgeopt.evaluate import Accuracy, accept
 from edgeopt.hardware import ThisMachine
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
@@ -99,14 +99,9 @@ def assemble(
 
 def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
     engine = each.engine
-    metric, drop = ("", 0.0) if each.accuracy.comparison is None else each.accuracy.comparison.worst_drop
-    lost = f"{100 * drop:.2f} points{f' of {metric}' if metric else ''}"
-    found = each.records.search
-    refused = found is not None and found.status == "refused"
-    accepted = drop <= max_drop and not refused
-    verdict = "" if accepted else f"it loses {lost}, [evaluate] max_drop allows {100 * max_drop:.2f}"
-    if found is not None:
-        verdict = found.reason if refused else verdict
+    found, judged = each.records.search, accept(each.accuracy, max_drop, engine.precision)
+    if found is not None and found.status == "refused":
+        judged = Acceptance(accepted=False, verdict=found.reason)
     folder = f"variants/{engine.name}"
     operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
     return Variant(
@@ -120,8 +115,9 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
         nodes=dict(sorted(operators.items())),
         golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
         accuracy=each.accuracy,
-        accepted=accepted,
-        verdict=verdict,
+        accepted=judged.accepted,
+        verdict=judged.verdict,
+        certain=judged.certain,
         measured=_measured_here(each, machine),
     )
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
-
-import numpy as np
 
 from edgeopt.bundle import Manifest, Variant
-from edgeopt.bundle.figures import measured_on_one_machine
-from edgeopt.bundle.records import Accuracy, ClassChange, Diagnosis, LatencyResult, Ratio, SearchResult
-from edgeopt.evaluate.classes import RESAMPLES, changes, per_class, supports
+from edgeopt.bundle.figures import acceptance, measured_on_one_machine
+from edgeopt.bundle.records import Accuracy, ClassChange, Diagnosis, LatencyResult, Measured, Ratio, SearchResult
+from edgeopt.evaluate.classes import Draws, changes, metric_draws, per_class, supports
 from edgeopt.hardware import machine
-from edgeopt.intervals import Indices, Values, bootstrap_draws, interval
+from edgeopt.intervals import Values, interval
 from edgeopt.runtime import Availability, availability
 from edgeopt.runtime.choice import choose
 from edgeopt.spec import Struct
@@ -58,6 +55,8 @@ class Row(Struct):
     latency: LatencyResult | None
     accepted: bool
     verdict: str
+    certain: bool
+    """False: other test images might decide otherwise whether it is accepted."""
 
     @property
     def ratio(self) -> Ratio | None:
@@ -168,11 +167,11 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
     variants = manifest.variants
     accuracies = {each.name: each.accuracy for each in variants if each.accuracy is not None}
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
-    draws = {name: _draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
+    draws = {name: metric_draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
     figures = _figures(accuracies, draws, manifest.baseline)
-    latencies = {name: found.latency for name, found in measured_on_one_machine(manifest).items()}
+    measured = measured_on_one_machine(manifest)
     rows = tuple(
-        _row(manifest, variant, latencies.get(variant.name), *figures.get(variant.name, (None, None)))
+        _row(manifest, variant, measured.get(variant.name), *figures.get(variant.name, (None, None)))
         for variant in ordered
     )
     runs = _runs(manifest, available)
@@ -202,8 +201,9 @@ def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
 
 
 def _row(
-    manifest: Manifest, variant: Variant, latency: LatencyResult | None, accuracy: Figure | None, change: Figure | None
+    manifest: Manifest, variant: Variant, measured: Measured | None, accuracy: Figure | None, change: Figure | None
 ) -> Row:
+    judged = acceptance(variant, measured)
     return Row(
         name=variant.name,
         target=variant.target,
@@ -212,35 +212,15 @@ def _row(
         accuracy=accuracy,
         change=change,
         size_bytes=manifest.size_bytes(variant),
-        latency=latency,
-        accepted=variant.accepted,
-        verdict=variant.verdict,
+        latency=None if measured is None else measured.latency,
+        accepted=judged.accepted,
+        verdict=judged.verdict,
+        certain=judged.certain,
     )
 
 
-class _Draws(NamedTuple):
-    """The main metric and that of each class on images drawn with replacement, the same ones for every variant."""
-
-    main: Values
-    """(resamples,)"""
-    classes: Values
-    """(resamples, classes); nan where a draw tells nothing of a class."""
-
-
-def _draws(accuracy: Accuracy, classes: int) -> _Draws:
-    outcomes = accuracy.outcomes
-    statistics: dict[str, Callable[[Indices], float | Values]] = {"classes": outcomes.by_class(classes)}
-    if accuracy.task == "classification":
-        statistics["main"] = outcomes.statistic()
-    found = bootstrap_draws(accuracy.images, statistics, resamples=RESAMPLES[accuracy.task])
-    by_class = found["classes"]
-    # A detector's AP is the mean over the classes that a draw shows, so that it need not be computed twice.
-    seen = np.maximum((~np.isnan(by_class)).sum(axis=1), 1)
-    return _Draws(found.get("main", np.nansum(by_class, axis=1) / seen), by_class)
-
-
 def _figures(
-    accuracies: Mapping[str, Accuracy], draws: Mapping[str, _Draws], baseline: str
+    accuracies: Mapping[str, Accuracy], draws: Mapping[str, Draws], baseline: str
 ) -> dict[str, tuple[Figure, Figure | None]]:
     """The main metric of each variant and its change against the baseline, with intervals over the same draws."""
     reference = accuracies.get(baseline)
@@ -281,7 +261,7 @@ def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
 
 
 def _class_rows(
-    accuracies: Mapping[str, Accuracy], draws: Mapping[str, _Draws], manifest: Manifest
+    accuracies: Mapping[str, Accuracy], draws: Mapping[str, Draws], manifest: Manifest
 ) -> tuple[ClassRow, ...]:
     """Classes that occur in the test set, in index order."""
     labels, reference = manifest.spec.labels, accuracies.get(manifest.baseline)

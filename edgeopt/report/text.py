@@ -82,7 +82,7 @@ def _cells(row: Row, refused: str = " (not accepted)") -> list[str]:
         whole = row.latency.end_to_end
         percentiles = tuple(milliseconds(value) for value in (whole.p50_ms, whole.p90_ms, whole.p99_ms))
     star = "*" if row.latency is not None and row.marks else ""
-    name = row.name + ("" if row.accepted else refused)
+    name = row.name + ("" if row.accepted and row.certain else "?" if row.accepted else refused)
     return [name + star, accuracy(row.accuracy), change(row.change), *percentiles, speedup(row), size(row.size_bytes)]
 
 
@@ -100,5 +100,6 @@ def _notes(report: Report) -> str:
         for each in changes[:_NAMED_CLASSES]
     ]
     notes += [f"{row.name}† is not accepted: {row.verdict}" for row in report.rows if not row.accepted]
+    notes += [f"{row.name}? is accepted, but {row.verdict}" for row in report.rows if row.accepted and not row.certain]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
     return "\n".join(notes)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
 from edgeopt.errors import TargetError
 from edgeopt.hardware import Cpu, Identity, ThisMachine
@@ -117,12 +118,10 @@ class Candidates:
 
     def refusal(self, variant: Variant) -> str:
         """Why it must not be chosen; empty where it may be."""
-        found = self.here(variant)
-        if found is not None and found.acceptance is not None:
-            accepted, verdict = found.acceptance.accepted, f"{found.acceptance.verdict} (measured here)"
-        else:
-            accepted, verdict = variant.accepted, variant.verdict or "no reason recorded"
-        return "" if accepted else f"it was not accepted: {verdict}"
+        measured = self.here(variant)
+        found = acceptance(variant, measured)
+        where = " here" if measured is not None and found is measured.acceptance else ""
+        return "" if found.accepted else f"it was not accepted{where}: {found.verdict or 'no reason recorded'}"
 
     def speed(self, variant: Variant) -> Speed | None:
         """How fast it is here; None: that was not measured."""

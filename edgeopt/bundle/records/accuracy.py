@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
+from edgeopt.intervals import Interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics, Matches, PrecisionRecall, PrecisionRecallCurve
 from edgeopt.metrics.detection import precision_table
 from edgeopt.postprocess import Detections
@@ -211,6 +212,8 @@ class Comparison(Struct):
 
     None where the scores are no probabilities, and for detectors.
     """
+    drop: Interval | None = None
+    """`metric_drop` with its 95 % bootstrap interval, paired over images. None: of an evaluation before it was kept."""
     extra_drops: dict[str, float] = msgspec.field(default_factory=dict)
     """Of each other metric, the baseline's less this one's."""
     lost: tuple[ClassChange, ...] = ()

@@ -13,6 +13,7 @@ from rich.text import Text
 from edgeopt.benchmark import LatencyResult, Tuning
 from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
+from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
 from edgeopt.evaluate import Accuracy, class_sentence
 from edgeopt.metrics import ClassificationMetrics
@@ -112,7 +113,8 @@ def bundle_tables(
         table.add_row(*_variant_cells(manifest, variant, (measured or {}).get(variant.name)), Text(here))
     table.caption = choice.hint
     yield table
-    if facts := [*_lost(manifest), *_repaired(manifest), *_kept_float(manifest), *_doubtful(measured or {})]:
+    doubts = [*_lost(manifest), *_doubted(manifest, measured or {})]
+    if facts := [*doubts, *_repaired(manifest), *_kept_float(manifest), *_doubtful(measured or {})]:
         yield _facts_table(facts)
 
 
@@ -124,6 +126,14 @@ def _lost(manifest: Manifest) -> Iterator[tuple[str, str]]:
         if lost:
             more = f"; and {len(lost) - _SHOWN_CLASSES} more" if len(lost) > _SHOWN_CLASSES else ""
             yield variant.name, "; ".join(class_sentence(each) for each in lost[:_SHOWN_CLASSES]) + more
+
+
+def _doubted(manifest: Manifest, measured: Mapping[str, Measured]) -> Iterator[tuple[str, str]]:
+    """Of each variant that is accepted although other images might decide otherwise, what was found."""
+    for variant in manifest.variants:
+        judged = acceptance(variant, measured.get(variant.name))
+        if judged.accepted and not judged.certain:
+            yield variant.name, f"accepted, but {judged.verdict}"
 
 
 def _doubtful(measured: Mapping[str, Measured]) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,57 @@
+"""The one rule by which a variant's accuracy is accepted: in a build, on a device, and for engines made there.
+
+A variant is refused where it loses more of the main metric, or of one that the user added, than it may, both rounded as
+they are printed, to hundredths of a point. The estimate decides, and not the interval's upper end: with few test images
+that would refuse everything, and with many the two agree. But where other images might decide otherwise it is said: the
+95 % bootstrap interval of what is lost, paired over images, reaches beyond the limit; or there are so few images that a
+loss beyond it could show on none of them (the rule of three: of n images without an event, its rate is at most 3/n with
+95 % confidence). Variants in FP32 are spared the latter, since they compute the same as the baseline.
+"""
+
+from __future__ import annotations
+
+from edgeopt.bundle import Precision
+from edgeopt.bundle.records import Acceptance, Accuracy
+from edgeopt.intervals import Interval
+
+_UNSEEN = 3.0
+"""Source: Hanley and Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983)."""
+
+
+def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Acceptance:
+    """Judge a variant's accuracy.
+
+    Args:
+        accuracy: beside the baseline's; without a comparison it is the baseline, which is accepted.
+        max_drop: of the main metric, from 0 to 1.
+        precision: of the variant.
+    """
+    if accuracy.comparison is None:
+        return Acceptance(accepted=True)
+    metric, drop = accuracy.comparison.worst_drop
+    found = None if metric else accuracy.comparison.drop
+    lost = _points(drop)
+    allowed = _points(max_drop)
+    accepted = lost <= allowed
+    limits = _limits(found, accuracy.images, precision)
+    certain = limits is None or not limits[0] <= allowed < limits[1]
+    if accepted and certain:
+        return Acceptance(accepted=True)
+    interval = "" if limits is None else f" (95 % interval of the loss: {limits[0]:.2f} to {limits[1]:.2f})"
+    change = f"{'loses' if lost >= 0.0 else 'gains'} {abs(lost):.2f} points{f' of {metric}' if metric else ''}"
+    verdict = f"it {change}{interval} on {accuracy.images} images, [evaluate] max_drop allows a loss of {allowed:.2f}"
+    doubt = "" if certain else ": too few images to be certain"
+    return Acceptance(accepted=accepted, verdict=verdict + doubt, certain=certain)
+
+
+def _limits(found: Interval | None, images: int, precision: Precision) -> tuple[float, float] | None:
+    """Ends of the interval of what is lost, in points; None where it was not computed."""
+    if found is None:
+        return None
+    unseen = 0.0 if precision == "fp32" else _UNSEEN / images
+    return _points(found.low), _points(max(found.high, unseen))
+
+
+def _points(share: float) -> float:
+    """Per cent, rounded as it is printed."""
+    return round(100.0 * share, 2)
