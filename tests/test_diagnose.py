@@ -52,7 +52,7 @@ from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
-from edgeopt.report import write_page
+from edgeopt.report import content, write_page
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -422,7 +422,9 @@ def test_a_bundles_variant_is_diagnosed_on_its_calibration_images_and_keeps_the_
     recorded = Bundle.open(bundle).variant("ort-int8").diagnosis
     assert recorded is not None
     assert recorded.suggestion == answer["suggestion"]
-    assert "Diagnosis, ort-int8" in write_page(Bundle.open(bundle), tmp_path / "page.html").read_text()
+    assert (
+        "Diagnosis, ort-int8" in write_page(content(Bundle.open(bundle).manifest), tmp_path / "page.html").read_text()
+    )
     for wrong, code in (
         (("--variant", "ort-fp32"), ModelError.exit_code),
         (("--variant", "nothing"), BundleError.exit_code),

@@ -20,7 +20,7 @@ from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.evaluate import Runner, evaluate
 from edgeopt.measure.sensors import Sensors
-from edgeopt.report import write_page
+from edgeopt.report import content, write_page
 from edgeopt.spec import TensorSpec, YoloDecoding
 from edgeopt.spec import replace as changed
 
@@ -87,7 +87,7 @@ def written(folder: Path, spec, results, dataset: Dataset) -> Path:
     )
     files = {each.file: bytes(4000) for each in variants}
     bundle: Bundle = write_bundle(folder / "pets.edgeopt", manifest, files)
-    return write_page(bundle, folder / "pets.html", dataset)
+    return write_page(content(bundle.manifest), folder / "pets.html", dataset)
 
 
 @pytest.fixture(scope="module")

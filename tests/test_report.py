@@ -344,44 +344,44 @@ class TestPage:
             ET.fromstring(drawing)
 
     def test_it_is_written(self, bundle, dataset, tmp_path):
-        page = write_page(bundle, tmp_path / "pets.html", dataset)
+        page = write_page(content(bundle.manifest), tmp_path / "pets.html", dataset)
         assert "data:image/jpeg;base64," in page.read_text()
 
     def test_other_images_give_a_page_without_pictures(self, bundle, dataset, tmp_path, caplog):
-        page = write_page(bundle, tmp_path / "pets.html", dataset.subset(range(30)[::-1]))
+        page = write_page(content(bundle.manifest), tmp_path / "pets.html", dataset.subset(range(30)[::-1]))
         assert "data:image" not in page.read_text()
         assert "no pictures" in caplog.text
 
     def test_pictures_stay_when_the_images_cannot_be_found_any_more(self, bundle, dataset, tmp_path, caplog):
-        page = write_page(bundle, tmp_path / "pets.html", dataset)
+        page = write_page(content(bundle.manifest), tmp_path / "pets.html", dataset)
         before = page.read_text()
-        write_page(bundle, page, missing="the folder has gone")
+        write_page(content(bundle.manifest), page, missing="the folder has gone")
         assert page.read_text() == before
         assert "keeps the 6 pictures" in caplog.text
         assert "the folder has gone" in caplog.text
 
     def test_pictures_with_other_answers_are_neither_kept_nor_lost(self, bundle, dataset, tmp_path):
-        page = write_page(bundle, tmp_path / "pets.html", dataset)
+        page = write_page(content(bundle.manifest), tmp_path / "pets.html", dataset)
         before = page.read_text()
         worse = evaluate(Runner(scores({1, 2}), SPEC), dataset)
         changed = Bundle(bundle.path, with_variant(bundle, "ov-int8", accuracy=worse))
         with pytest.raises(DataError, match=r"with other answers than the bundle holds now.*--force"):
-            write_page(changed, page)
+            write_page(content(changed.manifest), page)
         assert page.read_text() == before
-        write_page(changed, page, force=True)
+        write_page(content(changed.manifest), page, force=True)
         assert "data:image" not in page.read_text()
 
     def test_a_page_of_an_older_version_keeps_its_pictures_unless_forced(self, bundle, tmp_path):
         page = tmp_path / "pets.html"
         page.write_text('<img src="data:image/jpeg;base64,AAAA">')
         with pytest.raises(DataError, match="Nothing was written"):
-            write_page(bundle, page)
-        write_page(bundle, page, force=True)
+            write_page(content(bundle.manifest), page)
+        write_page(content(bundle.manifest), page, force=True)
         assert "AAAA" not in page.read_text()
 
     def test_unwritable(self, bundle, tmp_path):
         with pytest.raises(StorageError, match="cannot write the report"):
-            write_page(bundle, tmp_path / "no" / "pets.html")
+            write_page(content(bundle.manifest), tmp_path / "no" / "pets.html")
 
 
 def classification(*ranked: tuple[int, float]) -> Classification:

@@ -57,9 +57,17 @@ def errors_reported() -> Iterator[None]:
         raise SystemExit(error.exit_code) from error
 
 
+class _StandardError(logging.Handler):
+    """Whatever standard error is at the moment: under a progress bar it is one that writes above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        sys.stderr.write(self.format(record) + "\n")
+
+
 def configure_logging(*, verbose: bool) -> None:
     """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each."""
-    handler = logging.StreamHandler()
+    handler = _StandardError()
     handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("edgeopt")
     logger.handlers = [handler]

@@ -401,7 +401,7 @@ def report(
             if opened.manifest.calibration is not None:
                 console().print(calibration_table(opened.manifest.calibration))
             dataset, missing = _pictures(opened, data)
-            page = write_page(opened, path.with_suffix(".html"), dataset, missing=missing, force=force)
+            page = write_page(found, path.with_suffix(".html"), dataset, missing=missing, force=force)
             echo(f"bundle  {path}\nreport  {page}\n")
 
 

@@ -79,16 +79,20 @@ def build(
     with StageDisplay() as display:
         built = run(config, root, out, work or out / WORK, display)
         display.begin("report")
-        page = write_page(built.bundle, built.path.with_suffix(".html"), built.test)
+        report = content(built.bundle.manifest)
+        page = write_page(report, built.path.with_suffix(".html"), built.test)
         display.end(str(page), reused=False)
     if as_json:
-        echo(to_json(content(built.bundle.manifest)).decode())
+        echo(to_json(report).decode())
         return
-    console().print(to_terminal(content(built.bundle.manifest)))
+    console().print(to_terminal(report))
     if (calibration := built.bundle.manifest.calibration) is not None:
         console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     echo(f"{state}\nbundle  {built.path}\nreport  {page}")
+    quantized = [row for row in report.rows if row.precision == "int8"]
+    if quantized and not any(row.accepted for row in quantized):
+        echo(f"no INT8 variant was accepted; this says why:  edgeopt diagnose {built.path}")
 
 
 def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:

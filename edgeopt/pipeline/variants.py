@@ -156,7 +156,8 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
         (folder / "latency.json").write_bytes(msgspec.json.encode(results))
         fastest = min(results.values(), key=lambda result: result.end_to_end.p50_ms)
         speedup = f", {fastest.ratio.speedup:.2f}× {baseline}" if fastest.ratio else ""
-        return Made(f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}")
+        doubt = " (not valid: the machine was disturbed)" if fastest.invalid else ""
+        return Made(f"fastest {fastest.name}: {fastest.end_to_end.p50_ms:.2f} ms{speedup}{doubt}")
 
     determinants = {
         "engines": [engine.compiled.key for engine in present],

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from edgeopt.bundle import Bundle
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, StorageError
 from edgeopt.evaluate import Accuracy
-from edgeopt.report.content import Report, content
+from edgeopt.report.content import Report
 from edgeopt.report.html import to_html
 from edgeopt.report.kept import pictures_of
 from edgeopt.report.shots import Shot, choose_shots
@@ -18,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def write_page(
-    bundle: Bundle, out: Path, dataset: Dataset | None = None, *, missing: str = "", force: bool = False
+    report: Report, out: Path, dataset: Dataset | None = None, *, missing: str = "", force: bool = False
 ) -> Path:
     """Write a bundle's report as one HTML file.
 
@@ -26,7 +25,7 @@ def write_page(
     the earlier page stay, if they show the same answers.
 
     Args:
-        bundle: an opened bundle.
+        report: what it says.
         out: the file to write.
         dataset: what the bundle was evaluated on; its images are shown where answers are wrong or differ.
         missing: why there is no dataset, for messages.
@@ -36,12 +35,10 @@ def write_page(
         `out`.
 
     Raises:
-        BundleError: the bundle's figures were written by another version of edgeopt.
         DataError: `out` has pictures of other answers, which would be lost; with `force` it is not raised.
         MissingExtraError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
-    report = content(bundle.manifest)
     page = to_html(report, _pictures(report, out, dataset, missing, force=force))
     try:
         out.write_text(page, encoding="utf-8")

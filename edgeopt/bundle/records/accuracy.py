@@ -20,7 +20,7 @@ from edgeopt.spec import Struct, Task
 Indices: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
 SCHEMA_VERSION = 1
-_LOSS = 0.05
+LOSS = 0.05
 """From here on a loss of a class is said, where the interval leaves no doubt of it."""
 _LARGE_LOSS = 0.2
 """From here on it is said in any case."""
@@ -196,7 +196,7 @@ class ClassChange(Struct):
     @property
     def lost_much(self) -> bool:
         """Five points that other images would show too, or so much that too few images are no excuse."""
-        return self.change <= -_LARGE_LOSS or (self.change <= -_LOSS and self.beyond_chance)
+        return self.change <= -_LARGE_LOSS or (self.change <= -LOSS and self.beyond_chance)
 
 
 class Comparison(Struct):
