@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit 1
 TESTS="tests/test_device.py tests/test_imports.py tests/test_session.py tests/test_runtime.py tests/test_targets.py
   tests/test_bundle.py tests/test_config.py tests/test_preprocess.py tests/test_postprocess.py tests/test_draw.py
   tests/test_dataset_formats.py tests/test_hardware.py tests/test_cuda.py tests/test_trt_session.py tests/test_implicit.py
-  tests/test_measure.py tests/test_stream.py"
+  tests/test_measure.py tests/test_stream.py tests/test_threads.py tests/test_run.py tests/test_output.py"
 
 find_python() {
   for candidate in "python$1" "$HOME"/.pyenv/versions/"$1".*/bin/python "$HOME"/.local/share/uv/python/cpython-"$1".*/bin/python; do

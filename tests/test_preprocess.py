@@ -240,8 +240,13 @@ class TestSteps:
     @pytest.mark.parametrize("shape", [(1, 65_500, 3), (1_000_000, 1, 3)])
     def test_a_thin_strip_is_not_scaled_into_all_memory(self, shape):
         spec = Preprocessing(steps=(ResizeShorterSide(pixels=256), CenterCrop(size=(224, 224))))
-        with pytest.raises(DataError, match="as preprocessing scales it"):
+        with pytest.raises(DataError, match="as preprocessing scales or fills it"):
             preprocess(np.zeros(shape, np.uint8), spec)
+
+    @pytest.mark.parametrize("step", [Resize, CenterCrop, Letterbox])
+    def test_a_specification_of_a_huge_size_is_refused(self, step: type):
+        with pytest.raises(DataError, match="40000 x 40000 pixels"):
+            preprocess(picture(), Preprocessing(steps=(step(size=(40_000, 40_000)),)))
 
     def test_memory_of_a_huge_image_is_given_back(self):
         spec = Preprocessing(steps=(ResizeShorterSide(pixels=256), CenterCrop(size=(224, 224))))

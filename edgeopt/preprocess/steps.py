@@ -38,6 +38,7 @@ class Planner:
         self.geometry = Geometry(1.0, 1.0, 0.0, 0.0, size[1], size[0])
         self.operations: list[Operation] = []
         self._room = room
+        self._first = size
 
     def add(self, step: Step) -> None:
         """Plan the next step."""
@@ -53,13 +54,21 @@ class Planner:
             case Adjust():
                 self.operations.append(partial(adjust, step=step))
 
+    def _memory(self, size: Size) -> Image:
+        """Room for an image that a step makes.
+
+        Raises:
+            DataError: it would be huge: scaling the shorter side of 1 x 65,500 pixels to 256 makes 4.3 billion.
+        """
+        height, width = self._first
+        check_size(size, f"an image of {width} x {height} pixels, as preprocessing scales or fills it,")
+        return self._room(*size)
+
     def _resize(self, size: Size, interpolation: Interpolation) -> None:
         height, width = self.size
-        # Of an image of 1 x 65,500 pixels, scaling the shorter side to 256 makes 4.3 billion.
-        check_size(size, f"an image of {width} x {height} pixels, as preprocessing scales it,")
         self.geometry = self.geometry.scaled(size[1] / width, size[0] / height)
         if size != self.size:
-            memory = self._room(*size)
+            memory = self._memory(size)
             self._scale(memory, memory, interpolation)
 
     def _letterbox(self, step: Letterbox) -> None:
@@ -70,7 +79,7 @@ class Planner:
         centred = step.anchor == "center"
         top = (step.size[0] - fitted[0]) // 2 if centred else 0
         left = (step.size[1] - fitted[1]) // 2 if centred else 0
-        canvas = self._room(*step.size)
+        canvas = self._memory(step.size)
         canvas[...] = step.fill
         self._scale(canvas[_window(top, left, fitted)], canvas, step.interpolation)
         self.geometry = self.geometry.scaled(fitted[1] / width, fitted[0] / height).shifted(left, top)
@@ -90,13 +99,13 @@ class Planner:
             self._pad((max(size[0], height), max(size[1], width)))
         # round() to even, so that odd margins are cut as torchvision.transforms.CenterCrop cuts them.
         top, left = round((self.size[0] - size[0]) / 2), round((self.size[1] - size[1]) / 2)
-        self.operations.append(partial(_cut, self._room(*size), _window(top, left, size)))
+        self.operations.append(partial(_cut, self._memory(size), _window(top, left, size)))
         self.geometry = self.geometry.shifted(-left, -top)
         self.size = size
 
     def _pad(self, size: Size) -> None:
         top, left = (size[0] - self.size[0]) // 2, (size[1] - self.size[1]) // 2
-        canvas = self._room(*size)
+        canvas = self._memory(size)
         canvas[...] = 0
         self.operations.append(partial(_paste, canvas, _window(top, left, self.size)))
         self.geometry = self.geometry.shifted(left, top)
