@@ -35,6 +35,7 @@ class Watch:
     def __init__(self) -> None:
         self.made: list[str] = []
         self.reused: list[str] = []
+        self.said: dict[str, str] = {}
         self.interrupt_at = ""
         self._stage = ""
 
@@ -48,4 +49,5 @@ class Watch:
 
     def end(self, summary: str, *, reused: bool) -> None:
         assert summary
+        self.said[self._stage] = summary
         (self.reused if reused else self.made).append(self._stage)

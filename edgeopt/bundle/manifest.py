@@ -107,6 +107,8 @@ class Manifest(Struct):
     """Largest difference between the model and its exported graph."""
     datasets: dict[str, str] = msgspec.field(default_factory=dict)
     """Fingerprints by role: train, validation, test, calibration."""
+    notes: tuple[str, ...] = ()
+    """What of its data was smaller than the recipe asks for, or too small, one sentence each."""
     recipe: Config | None = None
     """The configuration that was built."""
     build_key: str = ""

@@ -91,6 +91,7 @@ def assemble(
         machine=here.whole,
         parity=parity,
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
+        notes=job.notes,
         recipe=job.config,
         build_key=key,
     )

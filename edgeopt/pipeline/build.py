@@ -68,6 +68,7 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
             "name": config.name,
             "parts": keys,
             "calibration": calibration and calibration.key,
+            "notes": job.notes,
             "code": code_hash(["edgeopt.pipeline.assemble"]),
         }
         key = content_key("bundle", determinants)

@@ -67,6 +67,7 @@ def to_json(report: Report) -> bytes:
         "parity": manifest.parity,
         "versions": manifest.versions,
         "datasets": manifest.datasets,
+        "notes": manifest.notes,
     }
     return msgspec.json.format(msgspec.json.encode(shown), indent=2) + b"\n"
 
@@ -88,7 +89,7 @@ def _cells(row: Row, refused: str = " (not accepted)") -> list[str]:
 
 def _notes(report: Report) -> str:
     """A line for each thing that qualifies the figures."""
-    notes = []
+    notes = list(report.manifest.notes)
     if report.runs.name is not None:
         notes.append(f"this machine runs {report.runs.name}, because {report.runs.because}")
     marked = [row for row in report.rows if row.latency is not None and row.marks]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tiny_recipe import RECIPE, Watch
 
 from edgeopt.bundle import Bundle
+from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import BatchRange, parse_config
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
 from edgeopt.preprocess import preprocess
+from edgeopt.report import content, to_json, to_markdown, to_terminal, write_page
 from edgeopt.runtime import availability, load, verify
+from edgeopt.runtime.choice import Choice
 
 FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
 
@@ -148,6 +153,22 @@ def test_a_variant_that_loses_too_much_is_not_chosen(copy: Path, watch: Watch) -
     with load(copy / "tiny.edgeopt") as predictor:
         assert predictor.variant.name == "ort-fp32"
         assert "not accepted" in predictor.rejected["ort-int8"]
+
+
+def test_what_is_smaller_than_asked_for_is_said_wherever_the_bundle_is_shown(copy: Path, watch: Watch) -> None:
+    result = rebuild(copy, watch, "data.calibration.limit=900", "calibrate.images=900", "quantize.repairs=[]")
+    manifest = result.bundle.manifest
+    (note,) = manifest.notes
+    assert note.startswith("calibration has 200 of the 900 images that [calibrate] images asks for")
+    assert note in watch.said["data"]
+    report = content(manifest)
+    assert note in to_markdown(report)
+    assert json.loads(to_json(report))["notes"] == [note]
+    assert note in write_page(result.bundle, copy / "page.html", result.test).read_text().replace("&#39;", "'")
+    console = Console(width=400)
+    with console.capture() as shown:
+        console.print(to_terminal(report), *bundle_tables(manifest, Choice(None, "", {})))
+    assert shown.get().count(note) == 2
 
 
 def test_without_quantization_there_is_only_the_baseline(copy: Path, watch: Watch) -> None:

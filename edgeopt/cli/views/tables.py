@@ -219,6 +219,8 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "created", f"{manifest.created:%Y-%m-%d %H:%M %Z}"
     if manifest.calibration is not None:
         yield from _calibration_facts(manifest.calibration)
+    for note in manifest.notes:
+        yield "note", note
     if manifest.parity is not None:
         yield "parity", f"differs from its source by {manifest.parity:.1e}"
     yield "made with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())
