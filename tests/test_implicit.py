@@ -18,12 +18,12 @@ from edgeopt.cli import main
 from edgeopt.errors import BundleError, DataError, TargetError
 from edgeopt.runtime.choice import choose
 from edgeopt.runtime.session import Availability
+from edgeopt.runtime.trt import implicit
 from edgeopt.runtime.trt.capabilities import capabilities
+from edgeopt.runtime.trt.implicit import add_implicit_variant, compile_arrays
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import replace
-from edgeopt.targets import trt
-from edgeopt.targets.implicit import add_implicit_variant, compile_arrays
 
 
 class Board:
@@ -40,8 +40,8 @@ class Board:
         self.bundle = tiny.write(folder / "tiny.edgeopt").path
         monkeypatch.setenv("EDGEOPT_CACHE", str(self.cache))
         module = fake_tensorrt(release, self.world)
-        monkeypatch.setattr(trt, "load_library", lambda flavour: Library(module, capabilities(module)))
-        monkeypatch.setattr(trt, "open_cuda", self.open_cuda)
+        monkeypatch.setattr(implicit, "load_library", lambda flavour: Library(module, capabilities(module)))
+        monkeypatch.setattr(implicit, "open_cuda", self.open_cuda)
 
     def open_cuda(self, provider: str, device: int) -> FakeCuda:
         self.world.cuda = FakeCuda()
@@ -62,7 +62,7 @@ def calibrated_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, np.ndarray]
         given.extend(batches)
         return b"plan"
 
-    monkeypatch.setattr("edgeopt.targets.implicit.compile_implicit", compile_implicit)
+    monkeypatch.setattr("edgeopt.runtime.trt.implicit.compile_implicit", compile_implicit)
     return given
 
 
@@ -115,7 +115,7 @@ def test_the_ranges_are_kept_by_model_images_and_version(board, tmp_path, monkey
     add_implicit_variant(Bundle.open(board.bundle), board.images, count=3)
     assert len(ranges()) == 2
     other = fake_tensorrt("tensorrt-10.7.0", board.world)
-    monkeypatch.setattr(trt, "load_library", lambda flavour: Library(other, capabilities(other)))
+    monkeypatch.setattr(implicit, "load_library", lambda flavour: Library(other, capabilities(other)))
     add_implicit_variant(Bundle.open(board.bundle), board.images)
     assert len(ranges()) == 3
 

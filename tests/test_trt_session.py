@@ -20,13 +20,13 @@ from edgeopt.errors import ConfigError, DataError, StorageError, TargetError
 from edgeopt.hardware import CudaDriverState, Gpu, machine
 from edgeopt.runtime import Session
 from edgeopt.runtime.cuda import CudaError
+from edgeopt.runtime.trt import implicit
 from edgeopt.runtime.trt.buffers import Memory
 from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import replace
-from edgeopt.targets import trt as trt_target
 from edgeopt.typed import convert
 
 NEWEST = "tensorrt-11.4.0.106"
@@ -352,17 +352,17 @@ def test_full_tensorrt_is_opened_without_a_cache_of_kernels(board, tmp_path):
 
 def test_implicit_int8_for_dla(board, monkeypatch):
     board.world.dla_cores = 2
-    monkeypatch.setattr(trt_target, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
-    monkeypatch.setattr(trt_target, "open_cuda", board.open_cuda)
+    monkeypatch.setattr(implicit, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
+    monkeypatch.setattr(implicit, "open_cuda", board.open_cuda)
     model = (tiny.DATA / "tiny_classifier.onnx").read_bytes()
     options = convert({"batch": 2, "tensorrt": {"build": {"dla_core": 1}}}, EngineSettings)
     batches = [{"image": images(2, seed)} for seed in range(4)]
-    assert trt_target.compile_implicit(model, batches, "photos", options)
+    assert implicit.compile_implicit(model, batches, "photos", options)
     assert board.world.flags >= {"INT8", "FP16", "GPU_FALLBACK"}
     assert not board.world.cuda.leaks
     ranged = convert({"tensorrt": {"build": {"batch": {"max": 4}}}}, EngineSettings)
     with pytest.raises(ConfigError, match="one batch size, not 1 to 4"):
-        trt_target.compile_implicit(model, batches, "photos", ranged)
+        implicit.compile_implicit(model, batches, "photos", ranged)
 
 
 def test_an_engine_file_that_is_not_there(board, tmp_path):

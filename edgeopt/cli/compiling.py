@@ -68,10 +68,6 @@ def compile_(
         )
     if model.is_dir() or out is None:
         raise click.UsageError("give an ONNX file and --out: a bundle's engines are compiled already")
-    if batch is not None and target != "rtx":
-        raise click.UsageError(
-            "--batch goes with --target rtx; elsewhere a recipe's [compile.tensorrt] build.batch does"
-        )
     _plain(model, target, out, batch)
 
 
@@ -80,11 +76,18 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     from edgeopt.config import BatchRange, TensorRTBuild, TensorRTOptions
     from edgeopt.targets import compile_file, find_target
 
-    build = TensorRTBuild(batch=BatchRange(max=batch or 1))
-    settings = EngineSettings(tensorrt=TensorRTOptions(build=build))
+    chosen, settings = find_target(target), EngineSettings()
+    if batch is not None and chosen.file_suffix == ".onnx":
+        raise click.UsageError(
+            f"the file for '{target}' is the graph itself, for any batch. --batch goes with --target rtx; elsewhere a "
+            "recipe's [compile.tensorrt] build.batch does"
+        )
+    if batch is not None and chosen.options is TensorRTOptions:
+        settings = EngineSettings(tensorrt=TensorRTOptions(build=TensorRTBuild(batch=BatchRange(max=batch))))
+    elif batch is not None:
+        settings = EngineSettings(batch=batch)
     size = compile_file(model, target, out, settings)
-    about = find_target(target).about_files
-    note = f"; {about}" if about else ""
+    note = f"; {chosen.about_files}" if chosen.about_files else ""
     echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
 
 
@@ -98,9 +101,10 @@ def _implicit(
     dla_core: int | None,
 ) -> None:
     from edgeopt.bundle import Bundle
-    from edgeopt.targets.implicit import add_implicit_variant, compile_arrays
+    from edgeopt.runtime.trt.implicit import add_implicit_variant, compile_arrays
+    from edgeopt.targets import find_target
 
-    if target != "trt" or calibration is None:
+    if not find_target(target).implicit_int8 or calibration is None:
         raise click.UsageError("--implicit-int8 needs --target trt and --calibration")
     if model.is_dir():
         if out is not None or not calibration.is_dir():

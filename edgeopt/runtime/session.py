@@ -129,6 +129,8 @@ class Target:
     """(path, settings=EngineSettings) to the layers of an engine, as JSON of TensorRT's inspector, for lint."""
     offers: Callable[[Machine], str] = _nothing
     """Facts about it on a machine, for `edgeopt doctor`."""
+    implicit_int8: bool = False
+    """Its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
     about_files: str = ""
     """A sentence for users about its files."""
 

@@ -6,7 +6,7 @@ one: its ranges and repairs were verified before they reached the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,10 +20,14 @@ from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import BundleError, DataError, storage_errors
 from edgeopt.files import sha256
 from edgeopt.preprocess import preprocess
+from edgeopt.runtime.cuda import open_cuda
+from edgeopt.runtime.engine_cache import cache_folder
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.trt.calibrator import Batch
+from edgeopt.runtime.trt.library import load_library
+from edgeopt.runtime.trt.on_device import build_implicit_int8
+from edgeopt.runtime.trt.settings import trt_settings
 from edgeopt.spec import ModelSpec, replace
-from edgeopt.targets.trt import compile_implicit
 
 NOT_MEASURED = (
     "its accuracy was not measured: TensorRT chose its ranges on the device. Measure it with: edgeopt evaluate"
@@ -50,7 +54,7 @@ def add_implicit_variant(
     Raises:
         BundleError: the bundle has no float ONNX graph.
         DataError: fewer images than a batch.
-        MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
+        MissingExtraError, TargetError: as `compile_implicit`.
         StorageError: the disk refused.
     """
     source = _float_variant(bundle)
@@ -91,7 +95,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
 
     Raises:
         DataError: `arrays` is no ``.npz`` of plain arrays, or has fewer samples than a batch.
-        MissingExtraError, TargetError: as `targets.trt.compile_implicit`.
+        MissingExtraError, TargetError: as `compile_implicit`.
         StorageError: `out` cannot be written.
     """
     inputs, samples = read_arrays(arrays)
@@ -108,6 +112,32 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
     with storage_errors(out):
         out.write_bytes(plan)
     return len(plan)
+
+
+def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, settings: EngineSettings) -> bytes:
+    """An INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
+
+    Its accuracy has to be measured here: TensorRT chooses ranges and fusions, and no other engine computes the same.
+
+    Args:
+        onnx: the float model.
+        batches: calibration arrays by input name, each of one and the same batch size (`EngineSettings.batch`).
+        fingerprint: of the calibration images.
+        settings: they may name a DLA core.
+
+    Raises:
+        MissingExtraError: TensorRT or a CUDA package is missing.
+        TargetError: no calibrator in this TensorRT, no such DLA core, or it cannot build.
+    """
+    chosen = trt_settings(settings)
+    library = load_library("tensorrt")
+    cuda = open_cuda(chosen.run.cuda, chosen.run.device)
+    try:
+        return build_implicit_int8(
+            library, onnx, chosen.build, batches=batches, fingerprint=fingerprint, cuda=cuda, folder=cache_folder()
+        ).plan
+    finally:
+        cuda.close()
 
 
 def image_batches(dataset: Dataset, spec: ModelSpec, batch: int) -> Iterator[Batch]:
