@@ -120,9 +120,10 @@ class Network:
         """Mean KL divergence of all classes' scores from the float network's, in nats; None for a detector."""
         if self.spec.task != "classification":
             return None
-        return float(np.mean(kl(self._scores(compiled(ir.load(self.graph), "OpenVINO")), self._scores(run))))
+        return float(np.mean(kl(self.scores(compiled(ir.load(self.graph), "OpenVINO")), self.scores(run))))
 
-    def _scores(self, run: Run) -> NDArray[Any]:
+    def scores(self, run: Run) -> NDArray[Any]:
+        """The class scores of all test images, (N, classes)."""
         output = self.spec.outputs[0].name
         return np.concatenate([run(feeds)[output] for _, feeds in graphs.feeds(self.test, self.spec)])
 

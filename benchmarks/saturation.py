@@ -1,0 +1,166 @@
+"""INT8 with and without VNNI: what kernels that add products in pairs in 16 bits do to networks, protected or not.
+
+Run as ``python -m benchmarks.saturation [--model NAME] [--reuse]``. Each network is quantized for OpenVINO twice: for
+all processors, as by default, and for those with VNNI alone. Both files run in OpenVINO with this processor's own
+kernels and with those of AVX2, which oneDNN takes when a process starts with ``ONEDNN_MAX_CPU_ISA=AVX2``. Writes
+``results/saturation.json``: a row for each network, file and kind of kernels, with the processor that they ran on.
+``--reuse`` measures the files of the run before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import openvino
+
+from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
+from edgeopt.cli.boundary import errors_reported
+from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.hardware import machine
+from edgeopt.metrics import kl, readings_of
+from edgeopt.passes.qdq.overflow import safe_processors
+from edgeopt.pipeline.quantizing import quantize_graph
+from edgeopt.spec import PROCESSORS, Processor
+
+RESULTS = Path(__file__).resolve().parent / "results" / "saturation.json"
+FILES = Path("build/saturation")
+WEIGHTS: Mapping[str, tuple[Processor, ...]] = {"for all processors": PROCESSORS, "for VNNI alone": ("vnni",)}
+KERNELS = {"own": None, "AVX2": "AVX2"}
+"""Value of ONEDNN_MAX_CPU_ISA by what it is called in the results."""
+ROUNDS = 200
+"""Runs of each file that latency is compared on, in alternation."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=sorted(RECIPES), action="append")
+    parser.add_argument("--reuse", action="store_true")
+    arguments = parser.parse_args()
+    for model in arguments.model or RECIPES:
+        try:
+            files = [_apart(None, quantized, model, weights, arguments.reuse) for weights in WEIGHTS]
+        except (ConfigError, DataError, ModelError) as error:
+            print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
+            continue
+        for kernels, isa in KERNELS.items():
+            for row in _apart(isa, measured, model, files):
+                record({**row, "kernels": kernels})
+                print(json.dumps(row | {"kernels": kernels}), flush=True)
+
+
+def _apart(isa: str | None, function: Any, *arguments: Any) -> Any:
+    """Call a function in a process of its own that starts with these kernels."""
+    with _kernels(isa), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+@contextlib.contextmanager
+def _kernels(isa: str | None) -> Iterator[None]:
+    before = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+    if isa is not None:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = isa
+    try:
+        yield
+    finally:
+        os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
+        if before is not None:
+            os.environ["ONEDNN_MAX_CPU_ISA"] = before
+
+
+def quantized(model: str, weights: str, reuse: bool) -> Path:  # noqa: FBT001 - goes through a process pool
+    """Quantize a network with weights for some processors; the Q/DQ file."""
+    out = FILES / f"{model}-{weights.replace(' ', '-')}.onnx"
+    if reuse and out.exists():
+        return out
+    network = prepare(model)
+    result = quantize_graph(
+        ir.load(network.graph),
+        network.images,
+        network.config.calibrate,
+        network.config.quantize,
+        "openvino",
+        readings_of(network.spec),
+        processors=WEIGHTS[weights],
+        tell=lambda text: print(f"{model}, {weights}: {text}", file=sys.stderr, flush=True),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    ir.save(result.model, out)
+    return out
+
+
+def measured(model: str, files: Sequence[Path]) -> list[dict[str, Any]]:
+    """What each file answers with this process' kernels, and how fast."""
+    network = prepare(model)
+    models = [ir.load(path) for path in files]
+    runs = [compiled(each, "OpenVINO") for each in models]
+    ratio = _latency_ratio(network, runs[0], runs[1])
+    here = machine()
+    return [
+        {
+            "model": model,
+            "weights": weights,
+            "safe_on": safe_processors(each),
+            **_accuracy(network, run),
+            "latency_over_vnni_alone": ratio if weights != "for VNNI alone" else 1.0,
+            "cpu": here.cpu.model,
+            "features": here.cpu.features,
+            "openvino": openvino.get_version(),
+        }
+        for weights, each, run in zip(WEIGHTS, models, runs, strict=True)
+    ]
+
+
+def _accuracy(network: Network, run: Run) -> dict[str, Any]:
+    accuracy = network.evaluate(run)
+    row: dict[str, Any] = {
+        "metric": accuracy.metric,
+        "fp32": network.baseline.value,
+        "int8": accuracy.value,
+        "agreement": accuracy.comparison and accuracy.comparison.agreement,
+        "images": accuracy.images,
+    }
+    if network.spec.task == "classification":
+        exact = network.scores(compiled(ir.load(network.graph), "OpenVINO"))
+        distances = kl(exact, network.scores(run))
+        row |= {"kl": float(np.mean(distances)), "kl_median": float(np.median(distances))}
+    return row
+
+
+def _latency_ratio(network: Network, run: Run, other: Run) -> float:
+    """Median over pairs of runs on the same input, one after the other in alternating order."""
+    (_, feeds), ratios = network.images[0], []
+    for index in range(ROUNDS):
+        times = {}
+        for one in (run, other) if index % 2 else (other, run):
+            begun = time.perf_counter()
+            one(feeds)
+            times[one] = time.perf_counter() - begun
+        ratios.append(times[run] / times[other])
+    return statistics.median(ratios)
+
+
+def record(row: dict[str, Any]) -> None:
+    """Put a row into the results in place of an older one of the same setting."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    keys = ("model", "weights", "kernels")
+    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with errors_reported():
+        main()
