@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -580,27 +580,42 @@ def json_schema() -> dict[str, Any]:
 
 
 def _explain(message: str, kind: type) -> str:
-    """Rewrite msgspec's message in TOML's terms, and suggest the key that was meant."""
-    unknown = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
-    if unknown is None:
-        return message.replace(" - at `$.", " - at `")
-    key, where = unknown.group(1), unknown.group(2) or ""
-    table = f" in [{where}]" if where else ""
-    return f"unknown key '{key}'{table}.{did_you_mean(key, _known_keys(kind, where))}"
+    """Rewrite msgspec's message in TOML's terms, and suggest the key or the value that was meant."""
+    if unknown := re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message):
+        key, where = unknown.group(1), unknown.group(2) or ""
+        table = f" in [{where}]" if where else ""
+        known = {field.encode_name for struct in _tables(kind, where) for field in msgspec.structs.fields(struct)}
+        return f"unknown key '{key}'{table}.{did_you_mean(key, sorted(known))}"
+    if invalid := re.search(r"Invalid enum value '([^']*)' - at `\$\.([^`]*)`", message):
+        value, where = invalid.groups()
+        return f"'{value}' is no value of `{where}`.{did_you_mean(value, _known_values(kind, where))}"
+    return message.replace(" - at `$.", " - at `")
 
 
-def _known_keys(root: type, where: str) -> list[str]:
-    """Return the keys that the table at the dotted path `where` of a `root` may have."""
-    kinds: list[Any] = [root]
+def _tables(root: type, where: str) -> list[Any]:
+    """Return the structs that may stand at the dotted path `where` of a `root`."""
+    found: list[Any] = [root]
     for part in [part.split("[")[0] for part in where.split(".") if part]:
-        kinds = [
-            struct
-            for kind in kinds
-            for field in msgspec.structs.fields(kind)
-            if field.encode_name == part
-            for struct in _structs_in(field.type)
-        ]
-    return sorted({field.encode_name for kind in kinds for field in msgspec.structs.fields(kind)})
+        found = [struct for kind in found for field in _fields(kind, part) for struct in _structs_in(field.type)]
+    return found
+
+
+def _known_values(root: type, where: str) -> list[str]:
+    """Return the texts that the key at a dotted path takes."""
+    table, _, key = where.rpartition(".")
+    fields = [field for kind in _tables(root, table) for field in _fields(kind, key.split("[")[0])]
+    return [text for field in fields for text in _literals_in(field.type)]
+
+
+def _fields(kind: Any, name: str) -> list[Any]:
+    return [field for field in msgspec.structs.fields(kind) if field.encode_name == name]
+
+
+def _literals_in(kind: Any) -> list[str]:
+    """Return the texts of the literals inside an annotation."""
+    if get_origin(kind) is Literal:
+        return [value for value in get_args(kind) if isinstance(value, str)]
+    return [text for argument in get_args(kind) for text in _literals_in(argument)]
 
 
 def _structs_in(kind: Any) -> list[Any]:

@@ -58,7 +58,8 @@ def test_preprocessing_and_decoding_are_tagged_data() -> None:
     [
         ('[data.train]\nformat = "coco"\npth = "x"', r"unknown key 'pth' in \[data.train\]. Did you mean 'path'\?"),
         ("[calibrat]\nimages = 3", r"unknown key 'calibrat'. Did you mean 'calibrate'\?"),
-        ('[calibrate]\nmethod = "median"', "'median' - at `calibrate.method`"),
+        ('[calibrate]\nmethod = "median"', "'median' is no value of `calibrate.method`. Known: auto, ent"),
+        ('[compile]\nprocessors = ["avx"]', r"'avx' is no value of `compile.processors\[0\]`. Did you mean 'avx2'"),
         ("[calibrate]\nimages = 0", "calibrate.images"),
         ('[data.train]\nformat = "zip"', "no data format 'zip'.* - at `data.train`"),
         ("[compile]\ntargets = []", "compile.targets"),

@@ -356,6 +356,16 @@ def test_signed_activations_are_noted_for_processors_only(tmp_path):
     assert "signed-activations" not in found(graph(QUANTIZED_CONV), tmp_path, "trt", **conv_arrays())
 
 
+@pytest.mark.parametrize("target", ["ov", "ort"])
+def test_weights_that_saturate_without_vnni_are_said_for_processors_only(tmp_path, target):
+    large = conv_arrays() | {"w": np.full(conv_arrays()["w"].shape, 127, np.int8)}
+    (finding,) = found(graph(QUANTIZED_CONV), tmp_path, target, **large)["saturation"]
+    assert "100.0% of its pairs" in finding.reason
+    assert "saturation" not in found(graph(QUANTIZED_CONV), tmp_path, "trt", **large)
+    small = large | {"w": np.full(conv_arrays()["w"].shape, 64, np.int8)}
+    assert "saturation" not in found(graph(QUANTIZED_CONV), tmp_path, target, **small)
+
+
 def test_an_operator_that_the_engine_does_not_have(tmp_path):
     model = graph("[odd] y = com.example.Odd(x)")
     (finding,) = found(model, tmp_path, "ort")["not-loaded"]

@@ -20,7 +20,7 @@ from edgeopt.doors import TARGETS
 from edgeopt.errors import BundleError, did_you_mean
 from edgeopt.hardware import Machine
 from edgeopt.references import check
-from edgeopt.spec import ModelSpec, Struct, replace
+from edgeopt.spec import ModelSpec, Processor, Struct, replace
 from edgeopt.typed import from_json
 
 SCHEMA_VERSION: Final = 2
@@ -61,6 +61,8 @@ class Variant(Struct):
     file: RelativePath
     scheme: SchemeName | None = None
     """The quantization scheme; None for a float variant."""
+    processors: tuple[Processor, ...] | None = None
+    """Those whose kernels compute its integers as written, of INT8 for processors; None: nothing was found out."""
     spec: ModelSpec | None = None
     """Where this variant differs from the bundle's specification."""
     engine: EngineSettings = EngineSettings()

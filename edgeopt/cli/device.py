@@ -134,6 +134,10 @@ def verify(bundle: Path, threads: int, as_json: bool) -> None:  # noqa: FBT001
             echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")
         for name, reason in verification.skipped.items():
             echo(printable(f"{name}: not run: {reason}"))
+        for name, reason in verification.saturating.items():
+            echo(printable(f"{name}: beware: {reason}"))
+        if verification.processor:
+            echo(printable(f"processor: {verification.processor}"))
     verification.require()
 
 

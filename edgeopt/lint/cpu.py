@@ -16,6 +16,7 @@ from edgeopt.graph.edit import constant, given, producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, macs
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted, consumers, finding, quantized
+from edgeopt.passes.qdq.overflow import overflowing_layers
 
 _COVERED = 0.8
 """Share of the multiplications below which INT8 can gain little: the rest takes as long as before."""
@@ -64,6 +65,20 @@ def signed_activations(linted: Linted) -> Iterator[Finding]:
             "signed-activations", "note", signed[0],
             f"{len(signed)} quantizers give int8, and kernels on x86 want uint8 activations",
             "quantize with --scheme openvino or onnxruntime; on ARM this is as it should be",
+        )  # fmt: skip
+
+
+def saturation(linted: Linted) -> Iterator[Finding]:
+    """Large weights saturate where kernels add products in pairs in 16 bits."""
+    found = overflowing_layers(linted.model)
+    if found:
+        worst = max(found, key=lambda name: found[name])
+        named = f"{len(found)} layers" if len(found) > 1 else "layer"
+        yield finding(
+            "saturation", "warning", None,
+            f"on x86 processors without VNNI {named} saturate, most of all '{worst}': products are added in pairs in "
+            f"16 bits there, and {found[worst]:.1%} of its pairs of weights are too large",
+            "quantize with --scheme openvino or onnxruntime for processor avx2, or do not run it there",
         )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ _CPU: dict[str, Rule] = {
     "unfused-qdq": slow.split_fusion,
     "weight-axis": slow.weight_axis,
     "signed-activations": cpu.signed_activations,
+    "saturation": cpu.saturation,
 }
 _ONNXRUNTIME: dict[str, Rule] = {"float-kernel": cpu.float_kernels}
 GROUPS = {"tensorrt": _TENSORRT, "cpu": _CPU, "onnxruntime": _ONNXRUNTIME}

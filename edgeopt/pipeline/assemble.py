@@ -17,6 +17,7 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy, accept
 from edgeopt.hardware import ThisMachine
+from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
@@ -104,12 +105,15 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
     if found is not None and found.status == "refused":
         judged = Acceptance(accepted=False, verdict=found.reason)
     folder = f"variants/{engine.name}"
-    operators = Counter(node.op_type for node in read_graph(engine.graph).graph)
+    graph = read_graph(engine.graph)
+    operators = Counter(node.op_type for node in graph.graph)
+    on_processor = engine.precision == "int8" and not find_target(engine.target).accelerated
     return Variant(
         name=engine.name,
         target=engine.target,
         precision=engine.precision,
         scheme=engine.scheme,
+        processors=safe_processors(graph) if on_processor else None,
         engine=engine.settings,
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
         stages=each.records,

@@ -25,6 +25,7 @@ from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
 from edgeopt.errors import TargetError
 from edgeopt.hardware import Cpu, Identity, ThisMachine
+from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Availability, availability, known_target
 
 _ON_GPU = ("fp16", "bf16", "int8", "fp32")
@@ -120,8 +121,11 @@ class Candidates:
         """Why it must not be chosen; empty where it may be."""
         measured = self.here(variant)
         found = acceptance(variant, measured)
-        where = " here" if measured is not None and found is measured.acceptance else ""
-        return "" if found.accepted else f"it was not accepted{where}: {found.verdict or 'no reason recorded'}"
+        is_here = measured is not None and found is measured.acceptance
+        if not found.accepted:
+            where = " here" if is_here else ""
+            return f"it was not accepted{where}: {found.verdict or 'no reason recorded'}"
+        return "" if is_here else may_saturate(variant, self._cpu)
 
     def speed(self, variant: Variant) -> Speed | None:
         """How fast it is here; None: that was not measured."""

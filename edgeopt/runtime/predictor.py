@@ -16,11 +16,12 @@ import numpy as np
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.bundle.records import StageRecords
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
-from edgeopt.hardware import processor_fingerprint
+from edgeopt.hardware import ThisMachine, processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
 from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, preprocess, to_bgr
 from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
+from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
 from edgeopt.spec import ModelSpec, replace
 
@@ -290,6 +291,8 @@ def open_variant(
         TargetError: the engine does not load here.
     """
     require_decoding(bundle.manifest.spec_of(variant), BundleError)
+    if variant.precision == "int8" and (reason := may_saturate(variant, ThisMachine().processor.cpu)):
+        _LOG.warning("variant '%s': %s", variant.name, reason)
     settings = settings or settings_here(variant, mode)
     if threads:
         settings = replace(settings, threads=threads)

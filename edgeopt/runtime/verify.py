@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import BundleError
+from edgeopt.hardware import ThisMachine
+from edgeopt.hardware.kernels import TITLES, integer_kernels
+from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
 
 
@@ -34,6 +37,10 @@ class Verification:
     replayed: dict[str, Replayed]
     skipped: dict[str, str]
     """Reason why a variant was not run."""
+    processor: str = ""
+    """How this processor's integer kernels add products; empty where that is not known."""
+    saturating: dict[str, str] = field(default_factory=dict)
+    """Reason why a variant may saturate on this processor."""
 
     @property
     def ok(self) -> bool:
@@ -72,9 +79,12 @@ def verify(
         BundleError: not a whole bundle, or a damaged file of arrays.
         TargetError: an engine that should run here does not load.
     """
-    bundle = Bundle.open(path)
-    replayed, skipped = {}, {}
+    bundle, cpu = Bundle.open(path), ThisMachine().processor.cpu
+    kernels = integer_kernels(cpu)
+    replayed, skipped, saturating = {}, {}, {}
     for variant in bundle.manifest.variants:
+        if reason := may_saturate(variant, cpu):
+            saturating[variant.name] = reason
         can_run = available(variant.target)
         if variant.golden is None:
             skipped[variant.name] = "it has no golden inputs"
@@ -82,7 +92,8 @@ def verify(
             skipped[variant.name] = f"target '{variant.target}' cannot run here: {can_run.reason}"
         else:
             replayed[variant.name] = Replayed(_replay(bundle, variant, threads), variant.golden.tolerance)
-    return Verification(replayed, skipped)
+    title = "" if kernels is None else f"{cpu.model}: {TITLES[kernels]}"
+    return Verification(replayed, skipped, title, saturating)
 
 
 def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:

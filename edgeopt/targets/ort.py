@@ -11,6 +11,7 @@ from functools import partial
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.hardware import Machine
+from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.runtime import ort
 from edgeopt.runtime.session import Target
 from edgeopt.targets.trial import run_once
@@ -29,9 +30,14 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
 
 
 def offers(here: Machine) -> str:
-    """Say how fast INT8 is on this processor."""
+    """Say how fast INT8 is on this processor, and whether it is right."""
     int8 = here.cpu.int8_instruction
-    return f"INT8 by {int8}" if int8 else "this processor has no INT8 dot product: INT8 saves memory, hardly time"
+    if int8:
+        return f"INT8 by {int8}"
+    slow = "this processor has no INT8 dot product: INT8 saves memory, hardly time"
+    if integer_kernels(here.cpu) != "avx2":
+        return slow
+    return f"{slow}; weights of all 8 bits saturate (those of scheme tensorrt do, those for processor avx2 do not)"
 
 
 TARGET = Target(

@@ -1,0 +1,30 @@
+"""Saturation: whether this processor's integer kernels compute a variant as written."""
+
+from __future__ import annotations
+
+from edgeopt.bundle import Variant
+from edgeopt.hardware import Cpu
+from edgeopt.hardware.kernels import integer_kernels
+from edgeopt.runtime.session import known_target
+
+
+def may_saturate(variant: Variant, cpu: Cpu) -> str:
+    """Why `cpu` may compute other numbers than `variant` says, and what to do; empty where it does not.
+
+    x86 processors without VNNI add integer products in pairs in 16 bits, where those of large weights saturate.
+    """
+    target = known_target(variant.target)
+    on_gpu = target is not None and target.accelerated
+    if variant.precision != "int8" or on_gpu or integer_kernels(cpu) != "avx2":
+        return ""
+    if variant.processors is None:
+        return (
+            "this processor has no VNNI, and INT8 of an earlier edgeopt may saturate on it. Build the bundle again, or "
+            "measure it here with: edgeopt evaluate"
+        )
+    if "avx2" in variant.processors:
+        return ""
+    return (
+        'its weights saturate on this processor, which has no VNNI. Build it with "avx2" among [compile] processors, '
+        "or measure it here with: edgeopt evaluate"
+    )

@@ -1,0 +1,155 @@
+"""INT8 on processors that add products in pairs: what they are, and that nothing saturates on them by silence."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from edgeopt.bundle import Bundle, Manifest, write_bundle
+from edgeopt.bundle.records import Acceptance
+from edgeopt.config import parse_config
+from edgeopt.doctor import doctor
+from edgeopt.errors import ConfigError
+from edgeopt.hardware import Cpu, ThisMachine
+from edgeopt.hardware.kernels import TITLES, integer_kernels
+from edgeopt.runtime import load
+from edgeopt.runtime.choice import choose
+from edgeopt.runtime.saturation import may_saturate
+from edgeopt.runtime.session import Availability
+from edgeopt.runtime.verify import verify
+from edgeopt.spec import PROCESSORS, replace
+from edgeopt.targets import find_target
+
+OLD = Cpu(model="Old", architecture="x86_64", cores=2, features=("avx", "avx2"))
+NEW = Cpu(model="New", architecture="x86_64", cores=2, features=("avx2", "avx_vnni"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "features", "kind"),
+    [
+        ("x86_64", ("avx", "avx2"), "avx2"),
+        ("x86_64", ("avx2", "avx512f"), "avx2"),
+        ("AMD64", ("avx2", "avx512f", "avx512_vnni"), "vnni"),
+        ("x86_64", ("avx2", "avx_vnni"), "vnni"),
+        ("x86_64", (), None),
+        ("aarch64", ("asimd",), "arm"),
+        ("arm64", (), "arm"),
+        ("riscv64", (), None),
+    ],
+)
+def test_the_kind_of_a_processor(architecture: str, features: tuple[str, ...], kind: str | None) -> None:
+    assert integer_kernels(Cpu(model="", architecture=architecture, cores=1, features=features)) == kind
+
+
+def described(name: str = "ov-int8", **changes: Any) -> Manifest:
+    """The tiny manifest, one variant changed and measured to be the fastest here."""
+    plain = tiny.manifest()
+    fast = {"measured": tiny.measured(tiny.identity("ov"), 1.0)}
+    return replace(
+        plain,
+        variants=tuple(replace(each, **fast, **changes) if each.name == name else each for each in plain.variants),
+    )
+
+
+def machine(cpu: Cpu) -> ThisMachine:
+    """This machine, but that its integer kernels are those of another processor."""
+    here = ThisMachine()
+    features = cpu.features
+    here.__dict__["processor"] = replace(here.processor, cpu=replace(here.processor.cpu, features=features))
+    return here
+
+
+def variant(**changes: Any) -> Any:
+    return described(**changes).variant("ov-int8")
+
+
+def test_int8_may_saturate_only_where_its_weights_and_the_processor_let_it() -> None:
+    assert "earlier edgeopt" in may_saturate(variant(), OLD)
+    assert '"avx2" among [compile] processors' in may_saturate(variant(processors=("vnni", "arm")), OLD)
+    assert may_saturate(variant(processors=PROCESSORS), OLD) == ""
+    assert may_saturate(variant(processors=("vnni", "arm")), NEW) == ""
+    assert may_saturate(variant(precision="fp32"), OLD) == ""
+    assert may_saturate(variant(target="trt"), OLD) == ""
+
+
+@pytest.mark.parametrize(("processors", "refused"), [(None, True), (("vnni", "arm"), True), (PROCESSORS, False)])
+def test_int8_that_may_saturate_is_not_chosen(processors: Any, *, refused: bool) -> None:
+    manifest = described(processors=processors)
+    manifest = replace(manifest, variants=tuple(
+        replace(each, measured=tiny.measured(_identity(OLD), 1.0 if each.name == "ov-int8" else 5.0))
+        if each.target == "ov" else each for each in manifest.variants
+    ))  # fmt: skip
+    choice = choose(manifest, lambda _: Availability(ok=True), machine(OLD))
+    assert (choice.name == "ov-int8") != refused
+    if refused:
+        assert "VNNI" in choice.rejected["ov-int8"]
+
+
+def _identity(cpu: Cpu) -> Any:
+    """Of this machine with the features of another processor."""
+    return machine(cpu).identity(find_target("ov").distributions, accelerated=False)
+
+
+def test_what_was_accepted_here_with_these_kernels_may_run() -> None:
+    found = Acceptance(accepted=True, verdict="")
+    measured = tiny.measured(_identity(OLD), 1.0, accuracy=tiny.accuracy(0.5), acceptance=found)
+    manifest = described(processors=("vnni",))
+    changed = replace(manifest.variant("ov-int8"), measured=measured)
+    choice = choose(manifest.with_variant(changed), lambda _: Availability(ok=True), machine(OLD))
+    assert choice.name == "ov-int8"
+
+
+@pytest.fixture
+def on_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this machine's processor one without VNNI."""
+    here = machine(OLD).processor
+    monkeypatch.setattr(ThisMachine, "processor", here)
+    monkeypatch.setattr("edgeopt.doctor.machine", lambda: here)
+
+
+def bundle_of(path: Path, processors: Any) -> Bundle:
+    plain = tiny.write_golden(path / "plain.edgeopt")
+    variants = tuple(
+        replace(each, processors=processors) if each.precision == "int8" else each for each in plain.manifest.variants
+    )
+    files = {name: (plain.path / name).read_bytes() for name in plain.manifest.files}
+    return write_bundle(path / "x.edgeopt", replace(plain.manifest, variants=variants, files={}), files)
+
+
+@pytest.mark.usefixtures("on_old")
+def test_asking_for_what_may_saturate_is_answered_with_a_warning(tmp_path: Path, caplog: Any) -> None:
+    bundle = bundle_of(tmp_path, ("vnni", "arm"))
+    with caplog.at_level(logging.WARNING), load(bundle.path, variant="ort-int8"):
+        pass
+    assert "'ort-int8': its weights saturate on this processor" in caplog.text
+    caplog.clear()
+    safe = bundle_of(tmp_path / "safe", PROCESSORS)
+    with caplog.at_level(logging.WARNING), load(safe.path, variant="ort-int8"):
+        pass
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("on_old")
+def test_verify_says_what_the_processor_is_and_what_may_saturate_on_it(tmp_path: Path) -> None:
+    found = verify(bundle_of(tmp_path, ("vnni", "arm")).path)
+    assert TITLES["avx2"] in found.processor
+    assert set(found.saturating) == {"ort-int8", "ov-int8"}
+    (tmp_path / "safe").mkdir()
+    assert verify(bundle_of(tmp_path / "safe", PROCESSORS).path).saturating == {}
+
+
+@pytest.mark.usefixtures("on_old")
+def test_the_doctor_says_which_files_saturate_here() -> None:
+    states = {state.name: state for state in doctor().targets}
+    assert "weights of all 8 bits saturate" in states["ov"].offers
+    assert "weights of all 8 bits saturate" in states["ort"].offers
+
+
+def test_an_unknown_processor_is_answered_with_the_closest() -> None:
+    text = 'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n[compile]\nprocessors = ["avx3"]\n'
+    with pytest.raises(ConfigError, match=r"'avx3' is no value of `compile\.processors\[0\]`\. Did you mean 'avx2'"):
+        parse_config(text)
