@@ -569,8 +569,8 @@ def data_source(reference: str) -> DataSource:
     if path.suffix == ".toml":
         return read_toml(path, DataSource)
     raise ConfigError(
-        f"'{reference}' is no data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys of "
-        "a data table, digits or digit_scenes"
+        f"'{reference}' is not a data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys "
+        "of a data table, digits or digit_scenes"
     )
 
 

@@ -92,7 +92,7 @@ def resolve(
         raise error(str(unknown)) from None
     if not _is_allowed(reference):
         raise error(
-            f"the {kind} '{reference}' is code that is no part of edgeopt, and runs only where that is allowed. If you "
+            f"the {kind} '{reference}' is code outside edgeopt, which runs only where that is allowed. If you "
             f"trust the package, install it here and allow it: {ALLOWED_VARIABLE}={_package(reference)}, or "
             f'load(..., allow_code=["{_package(reference)}"])'
         )

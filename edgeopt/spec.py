@@ -181,7 +181,7 @@ class CodeDecoding(Struct, tag="code"):
 
     def __post_init__(self) -> None:
         if not is_code(self.call):
-            raise SettingError(f"'{self.call}' is no package.module:callable")
+            raise SettingError(f"'{self.call}' does not have the form package.module:callable")
 
 
 Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding | CodeDecoding

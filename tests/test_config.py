@@ -157,7 +157,7 @@ def test_data_is_recognised_by_what_it_is(tmp_path: Path) -> None:
     assert data_source(str(tmp_path)).format == "image_folder"
     assert data_source(str(tmp_path / "labels.csv")).format == "csv"
     assert data_source(str(tmp_path / "instances.json")).path == str(tmp_path / "images")
-    with pytest.raises(ConfigError, match="no data set"):
+    with pytest.raises(ConfigError, match="not a data set"):
         data_source("nothing.xyz")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def test_no_message_ends_with_a_full_stop(source: Path) -> None:
     """Callers add sentences, and would have to take it off again."""
     found = [f"{source}:{line}: {text}" for line, text in messages(source) if text.rstrip() != text or text[-1:] == "."]
     assert found == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: "/".join(path.parts[-2:]))
+def test_no_message_denies_what_a_thing_is_in_two_words(source: Path) -> None:
+    """ "is no budget" is hard to read for most: "is not a budget"."""
+    odd = re.compile(r"(?<!here )(is|are) (none\\b|no (?!longer|more|other))")
+    assert [f"{source}:{line}: {text}" for line, text in messages(source) if odd.search(text)] == []
 
 
 def test_the_scan_finds_messages() -> None:

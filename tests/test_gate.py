@@ -234,7 +234,7 @@ class TestStored:
     def test_doubtful_results_are_no_baseline(self, tmp_path, change, reason):
         results = {"m": msgspec.structs.replace(_results()["fp32"], **change)}
         benchmark.write_results(tmp_path / "r.json", results)
-        with pytest.raises(MeasurementError, match=f"are no baseline: .*{reason}"):
+        with pytest.raises(MeasurementError, match=f"cannot be a baseline: .*{reason}"):
             read_stored(tmp_path / "r.json")
 
     def test_a_file_of_something_else(self, tmp_path):

@@ -80,7 +80,7 @@ def coded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 def test_code_that_a_bundle_names_runs_only_where_its_loader_allows_it(coded: Callable[..., Path]) -> None:
     path = coded("theirs:last", label="green")
-    with pytest.raises(BundleError, match=f"'theirs:last' is code that is no part of edgeopt.*{ALLOWED_VARIABLE}"):
+    with pytest.raises(BundleError, match=f"'theirs:last' is code outside edgeopt.*{ALLOWED_VARIABLE}"):
         load(path)
     assert "theirs" not in sys.modules
     with load(path, allow_code=["theirs"]) as predictor:
@@ -112,7 +112,7 @@ def test_a_target_of_others_is_not_chosen_where_it_is_not_allowed(tmp_path: Path
     files = {name: bundle.path / name for name in bundle.manifest.files}
     write_bundle(bundle.path, replace(bundle.manifest, variants=(foreign, *plain.variants)), files)
     with load(bundle.path) as predictor:
-        assert "is code that is no part of edgeopt" in predictor.rejected["npu-int8"]
+        assert "is code outside edgeopt" in predictor.rejected["npu-int8"]
 
 
 # Predicting

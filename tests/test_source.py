@@ -397,7 +397,7 @@ def test_a_callable_is_found_in_the_recipes_folder(user_module: Path) -> None:
         (callable_config("tiny", input_size=None), "Give \\[model\\] input_size"),
         (callable_config("tiny", preprocessing=None), "Give \\[model.preprocessing\\]"),
         (callable_config("tiny", preprocessing=GREY), "cannot be run on float32 images of shape \\(2, 1, 8, 8\\)"),
-        (callable_config("tiny", task="detection"), "no detection"),
+        (callable_config("tiny", task="detection"), "does not fit detection"),
         (callable_config("two"), "gives a tuple for 2 images"),
         (callable_config("broken"), "OSError: no disk"),
         (callable_config("number"), "returns a int, not a torch.nn.Module"),
@@ -543,13 +543,13 @@ def test_fixes_a_dynamic_size_that_the_recipe_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (("scores = Softmax(mean)", "scores = my.ops.Softer(mean)"), "my.ops::Softer, which is no standard"),
+        (("scores = Softmax(mean)", "scores = my.ops.Softer(mean)"), "my.ops::Softer, which is not a standard"),
         (("pixels) =>", "pixels, float[N, 3] boost) =>"), "inputs 'pixels', 'boost'"),
         (("float[N, 3] scores)", "float[N, 3] scores, float[N, 3] mean)"), "outputs 'scores'.* 'mean'"),
         (("float[N, 3, 8, 8]", "float[N, 3, 8]"), "it must take images"),
         (("float[N, 3, 8, 8]", "double[N, 3, 8, 8]"), "it must take images"),
         (("float[N, 3, 8, 8]", "float[N, 4, 8, 8]"), "1 or 3 channels"),
-        (("keepdims: int = 0", "keepdims: int = 1"), r"\('N', 3, 1, 1\), which is no known task"),
+        (("keepdims: int = 0", "keepdims: int = 1"), r"\('N', 3, 1, 1\), which does not fit any task"),
         (("axes: ints = [2, 3]", "axes: ints = [0, 3]"), "for 1 image"),
         (("ReduceMean", "NoSuchOperator"), "cannot be run"),
     ],
@@ -569,7 +569,7 @@ def test_says_what_is_wrong_with_an_onnx(change: tuple[str, str], expected: str,
         ({"labels": None}, r"Give \[model\] labels"),
         ({"preprocessing": None}, r"Give \[model.preprocessing\]"),
         ({"input_size": (16, 16)}, "takes 8 x 8 pixels"),
-        ({"task": "detection"}, "no detection"),
+        ({"task": "detection"}, "does not fit detection"),
         ({"weights": "w.pth"}, r"Remove \[model\] weights"),
         ({"arguments": {"a": 1}}, r"Remove \[model\] arguments"),
         ({"source": "n.onnx"}, "there is no file"),
@@ -593,7 +593,7 @@ def test_takes_nodes_of_the_same_name(tmp_path: Path) -> None:
 
 def test_refuses_a_file_that_is_no_onnx(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"\x0bnot an onnx file" * 9)
-    with pytest.raises(ModelError, match="is no ONNX model"):
+    with pytest.raises(ModelError, match="is not an ONNX model"):
         resolve(onnx_config(), tmp_path)
 
 
@@ -660,5 +660,5 @@ def test_says_what_is_wrong_with_a_program(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="images of one size"):
         resolve(onnx_config("m.pt2"), tmp_path)
     (tmp_path / "n.pt2").write_bytes(b"no zip")
-    with pytest.raises(ModelError, match=r"is no torch.export program"):
+    with pytest.raises(ModelError, match=r"is not a torch.export program"):
         resolve(onnx_config("n.pt2"), tmp_path)

@@ -358,7 +358,7 @@ def test_the_log_level_comes_back_whoever_is_done_first() -> None:
 
 def test_a_file_that_is_no_video_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(DataError, match="It is no video"):
+    with pytest.raises(DataError, match="It is not a video"):
         open_source(str(tmp_path / "text.mp4"))
 
 

@@ -158,7 +158,7 @@ def refuse_overlap(splits: Mapping[str, Dataset]) -> None:
         more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
         raise DataError(
             f"the splits overlap: {shared[0]}{more}. Accuracy on images that were trained or calibrated on says "
-            "nothing: leave the file out of one of them with `exclude`, or give sets that share none"
+            "nothing: leave the file out of one of them with `exclude`, or give sets without common images"
         )
 
 

@@ -179,7 +179,9 @@ def read_stored(path: Path, name: str | None = None) -> Stored:
     if found.scenario != "singlestream":
         faults.append(f"measured in scenario {found.scenario}, not singlestream")
     if faults:
-        raise MeasurementError(f"the stored results of '{name}' are no baseline: {'; '.join(faults)}. Measure again")
+        raise MeasurementError(
+            f"the stored results of '{name}' cannot be a baseline: {'; '.join(faults)}. Measure again"
+        )
     return Stored(name, found.environment.fingerprint, found.series.median_ms)
 
 

@@ -43,7 +43,7 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None, rule
         return _lint_bundle(path, bandwidth, rules)
     if rules and path.suffix in (".json", ".plan", ".engine"):
         raise ConfigError(
-            f"rules of your own are for graphs, and {path} is none: leave them out, or lint its ONNX file"
+            f"rules of your own are for graphs, and {path} is not one: leave them out, or lint its ONNX file"
         )
     if path.suffix == ".json":
         return _report(path, target, _layer_findings(_text(path), bandwidth), tuple(engine_rules.RULES))

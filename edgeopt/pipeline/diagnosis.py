@@ -97,7 +97,7 @@ def diagnose_files(
         outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
 
     Raises:
-        ModelError: a file that is no such model, or the two have different inputs or outputs.
+        ModelError: a file of another kind, or the two have different inputs or outputs.
         DataError: images or arrays that cannot be used.
         ConfigError: images without a spec, or a spec that is not valid.
     """

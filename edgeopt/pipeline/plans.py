@@ -89,7 +89,7 @@ def search_plan(
 
     Raises:
         TargetError: the target is not available here, or refuses a graph.
-        DataError: the images are no labelled ones for this model.
+        DataError: the images are not labelled for this model.
     """
     with _Plans(subject, folder, progress) as plans:
         result = search(plans.problem(), budget, settings or Settings(resamples=RESAMPLES[subject.spec.task]))

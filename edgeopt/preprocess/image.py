@@ -119,7 +119,7 @@ def as_bgr(image: Image) -> Image:
     """Check element type and shape, and convert grey and BGRA images to three channels.
 
     Raises:
-        DataError: `image` is no 8-bit image.
+        DataError: `image` is not an 8-bit image.
     """
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
         raise DataError(

@@ -81,7 +81,7 @@ def preprocess(
         the way back from its pixels to the image's.
 
     Raises:
-        DataError: `image` is no 8-bit image.
+        DataError: `image` is not an 8-bit image.
         ConfigError: mean and std do not fit the channels.
     """
     image = as_bgr(image)

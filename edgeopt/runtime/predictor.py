@@ -101,7 +101,7 @@ class Predictor:
             score: of a detector: objects below it are left out. Default: the threshold that the bundle says.
 
         Raises:
-            DataError: not an image, or one that cannot be read; or a `score` that is none.
+            DataError: not an image, or one that cannot be read; or a `score` outside 0 to 1.
             TargetError: the predictor is closed, its engine failed, or it answered NaN.
         """
         pixels = to_bgr(image, color)
@@ -198,7 +198,7 @@ class Predictor:
         """Turn the network's answer into one result an image; `score` as in `predict`.
 
         Raises:
-            DataError: a `score` that is none.
+            DataError: a `score` outside 0 to 1.
             TargetError: the network answered NaN.
         """
         spec = self.spec if score is None else _with_threshold(self.spec, score)

@@ -32,7 +32,7 @@ class Budget:
         if self.max_drop is None and self.latency_ms is None:
             raise ConfigError("a budget needs a drop, a latency, or both")
         if self.max_drop is not None and not 0.0 <= self.max_drop < 1.0:
-            raise ConfigError(f"a budget of {self.max_drop} is no share: give a drop from 0 up to 1, or '0.5%'")
+            raise ConfigError(f"a budget of {self.max_drop} is not a share: give a drop from 0 up to 1, or '0.5%'")
         if self.latency_ms is not None and not self.latency_ms > 0.0:
             raise ConfigError(f"a latency budget of {self.latency_ms} ms cannot be met: give a positive number")
 
@@ -49,7 +49,9 @@ class Budget:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ConfigError(f"'{text}' is no budget: give a drop as in '0.5%' (of the FP32 metric) or 0.005 (points)")
+            raise ConfigError(
+                f"'{text}' is not a budget: give a drop as in '0.5%' (of the FP32 metric) or 0.005 (points)"
+            )
         return cls(value / 100.0 if relative else value, relative, latency_ms)
 
     def allowed(self, baseline: float) -> float | None:

@@ -85,14 +85,14 @@ def _load(path: Path) -> ir.Model:
     try:
         return ir.load(path)
     except (DecodeError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is no ONNX model: {error}. Check it with onnx.checker") from error
+        raise ModelError(f"{path} is not an ONNX model: {error}. Check it with onnx.checker") from error
 
 
 def _refuse_custom(network: ir.Model, path: Path) -> None:
     for node in network.graph.all_nodes():
         if node.domain not in _STANDARD_DOMAINS:
             raise ModelError(
-                f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is no standard ONNX operator. "
+                f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is not a standard ONNX operator. "
                 "Export the model again without it, or replace it by standard ones"
             )
 
@@ -150,7 +150,10 @@ def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorS
     outputs = list(network.graph.outputs)
     if len(outputs) != 1:
         listed = ", ".join(f"'{value.name}' {value.shape}" for value in outputs)
-        raise ModelError(f"{path} has the outputs {listed}; a network must have one. Cut the others off")
+        raise ModelError(
+            f"{path} has the outputs {listed}; edgeopt supports exactly one output. Export the model again with a "
+            "single output"
+        )
     batch = network_input.shape[0]
     count = batch if isinstance(batch, int) else 1
     zeros = np.zeros((count, *(int(side) for side in network_input.shape[1:])), network_input.dtype)

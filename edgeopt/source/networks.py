@@ -131,8 +131,8 @@ def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Networ
     """Build ``package.module:callable``. Its author answers for the weights, which it may well load itself."""
     if not is_code(model.source):
         raise ModelError(
-            f"[model] source = '{model.source}' is none of edgeopt:NAME, package.module:callable, torchvision:NAME, "
-            f"timm:NAME, FILE.onnx and FILE.pt2.{did_you_mean(model.source, [_OWN + key for key in models.NETWORKS])}"
+            f"[model] source = '{model.source}' is neither edgeopt:NAME, package.module:callable, torchvision:NAME, "
+            f"timm:NAME, FILE.onnx nor FILE.pt2.{did_you_mean(model.source, [_OWN + key for key in models.NETWORKS])}"
         )
     with importable(root, model.source):
         factory = resolve(model.source, {}, "network", error=ModelError)

@@ -18,7 +18,7 @@ from edgeopt.source.specification import read_labels, specify
 from edgeopt.source.weights import check_file
 from edgeopt.spec import ModelSpec, TensorSpec
 
-# File names, inside the archive, of pickled objects that are no tensors: reading them could run any code.
+# File names, inside the archive, of pickled objects other than tensors: reading them could run any code.
 _PICKLED = ("custom_obj_", "opaque_obj_")
 
 
@@ -47,7 +47,7 @@ def _load(path: Path) -> ExportedProgram:
         with zipfile.ZipFile(path) as archive:
             pickled = [name for name in archive.namelist() if name.rpartition("/")[2].startswith(_PICKLED)]
     except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{path} is no torch.export program: {error}. Write one with torch.export.save") from error
+        raise ModelError(f"{path} is not a torch.export program: {error}. Write one with torch.export.save") from error
     if pickled:
         raise ModelError(f"{path} holds a pickled object ({pickled[0]}) that could run any code; it is not opened")
     try:

@@ -93,7 +93,7 @@ def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: 
     """Open an ``.onnx`` or ``.pt2``, which contain their weights."""
     for key, value in (("weights", model.weights), ("arguments", model.arguments)):
         if value:
-            raise ModelError(f"{model.source} brings its own weights. Remove [model] {key}")
+            raise ModelError(f"{model.source} contains its own weights. Remove [model] {key}")
     path = root / model.source
     if suffix == ".onnx":
         network, spec = graph.open_onnx(path, model, root, labels)

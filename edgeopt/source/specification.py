@@ -202,7 +202,7 @@ def _task(model: ModelConfig, output: TensorSpec) -> Task:
     task: Task | None = {2: "classification", 3: "detection"}.get(len(output.shape))  # type: ignore[assignment]
     if task is None or model.task not in (None, task):
         raise ModelError(
-            f"{model.source} gives '{output.name}' {output.shape}, which is no {model.task or 'known task'}: "
+            f"{model.source} gives '{output.name}' {output.shape}, which does not fit {model.task or 'any task'}: "
             "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors). With a "
             "[model] decoding of your own, say the task"
         )

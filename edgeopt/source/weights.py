@@ -161,7 +161,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"{path} holds more than tensors, or is damaged; a pickle with other objects could run any code and is not "
-            "opened. Where you trust it, save its tensors: torch.save(model.state_dict(), 'weights.pth')"
+            "opened. If you trust it, save its tensors: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise ModelError(f"{path} cannot be read as weights: {type(error).__name__}: {error}") from error

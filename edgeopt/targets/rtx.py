@@ -36,7 +36,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the 
 
     Raises:
         MissingExtraError: tensorrt-rtx is not installed.
-        ModelError: the bytes are no ONNX model.
+        ModelError: the bytes are not an ONNX model.
         TargetError: TensorRT-RTX rejects the graph; the message has its reason.
     """
     engine = build_reproducibly("tensorrt_rtx", onnx, trt_settings(settings).build)

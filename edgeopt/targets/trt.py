@@ -29,7 +29,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the 
     """Check the model and the options, and return the model.
 
     Raises:
-        ModelError: the bytes are no ONNX model.
+        ModelError: the bytes are not an ONNX model.
         ConfigError: options that no TensorRT takes.
     """
     read_header(onnx)

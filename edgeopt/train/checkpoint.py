@@ -121,5 +121,5 @@ def _read(path: Path) -> dict[str, Any]:
             "Delete it to start anew"
         ) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is no checkpoint of a training. Delete it to start anew")
+        raise ModelError(f"{path} is not a checkpoint of a training. Delete it to start anew")
     return content

@@ -162,7 +162,7 @@ def _open_stream(url: str) -> Any:
 
 
 def _open_file(path: str) -> Any:
-    advice = "It is no video, or in a format that this OpenCV does not read; convert it, for example with ffmpeg"
+    advice = "It is not a video, or its format is unknown to this OpenCV. Convert it, for example with ffmpeg"
     return _opened(path, advice, lambda: cv2.VideoCapture(path))
 
 

@@ -63,7 +63,7 @@ def build_engine(
         current: makes the GPU current on the thread that builds (`Cuda.current`).
 
     Raises:
-        ModelError: the bytes are no ONNX model.
+        ModelError: the bytes are not an ONNX model.
         TargetError: TensorRT rejects the graph or an option, or finds no way to build; says why.
         KeyboardInterrupt: Ctrl-C; nothing is left behind.
     """

@@ -54,7 +54,7 @@ def load_plan(
         kernels: where the kernels are kept that RTX compiles at first use; others have them in the plan.
 
     Raises:
-        TargetError: the plan is of another TensorRT, GPU or driver, or is no plan.
+        TargetError: the plan is of another TensorRT, GPU or driver, or is not a plan.
     """
     messages = Messages()
     log = make_logger(library.module, messages)

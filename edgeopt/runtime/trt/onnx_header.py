@@ -80,7 +80,9 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | memoryview]]:
             raise ModelError(f"this is not an ONNX model: byte {position} holds no protobuf field")
         if position + length > len(view):
             missing = position + length - len(view)
-            raise ModelError(f"the ONNX file is cut off, or no ONNX file: {missing} bytes are missing at its end")
+            raise ModelError(
+                f"the ONNX file is cut off, or is not an ONNX file: {missing} bytes are missing at its end"
+            )
         yield number, view[position : position + length]
         position += length
 
@@ -90,7 +92,7 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(view):
-            raise ModelError("the ONNX file is cut off, or no ONNX file: it ends inside a number")
+            raise ModelError("the ONNX file is cut off, or is not an ONNX file: it ends inside a number")
         byte = view[position]
         position += 1
         value |= (byte & 0x7F) << shift

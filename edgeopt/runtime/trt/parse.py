@@ -58,7 +58,7 @@ def parse_onnx(
         The parser, which must live as long as the network: the network's weights are in its memory.
 
     Raises:
-        ModelError: the bytes are no ONNX model.
+        ModelError: the bytes are not an ONNX model.
         TargetError: TensorRT rejects the graph; names node, operator and reason.
     """
     read_header(onnx)

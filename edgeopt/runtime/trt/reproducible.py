@@ -106,7 +106,7 @@ def _run(folder: Path) -> None:
 def fix_addresses() -> bool:
     """Start this program again without address randomization; whether it has none now.
 
-    False where the kernel refuses (a container's seccomp profile may) or is no Linux.
+    False where the kernel refuses (a container's seccomp profile may) or is not Linux.
     """
     if sys.platform != "linux":
         return False
