@@ -42,6 +42,7 @@ READINGS: dict[str, OutputReading] = {
     "background": DetectionReading(
         boxes=Columns(stop=4), scores=Columns(start=4), activation="softmax", background="last"
     ),
+    "ranked": DetectionReading(boxes=Columns(stop=4), scores=Columns(start=4), is_ranked=True),
     "raw": RawReading(),
 }
 
@@ -169,6 +170,34 @@ def test_an_image_that_shows_nothing_does_not_outweigh_all_others():
     assert distance(BOXES, empty, faint) < 0.1
 
 
+@given(st.permutations(range(12)))
+def test_the_order_of_ranked_candidates_means_nothing(order):
+    first = detections(RANDOM.random((12, 4)), RANDOM.random((12, 3)))
+    assert distance(READINGS["ranked"], first, first[:, order]) == pytest.approx(0.0, abs=1e-9)
+    assert list(order) == list(range(12)) or distance(BOXES, first, first[:, order]) > 0.01
+
+
+def test_ranked_candidates_that_are_missing_invented_or_of_another_class_cost():
+    """(1, 300, 6) rows of box, score and class, as YOLO26 gives them, with zeros where nothing is."""
+    reading = DetectionReading(
+        boxes=Columns(stop=4), scores=Columns(start=4, stop=5), classes=Columns(start=5), is_ranked=True
+    )
+    exact = np.zeros((1, 300, 6), np.float32)
+    exact[0, 0], exact[0, 1] = (10, 10, 50, 50, 0.9, 3), (200, 200, 300, 260, 0.6, 7)
+    swapped, missing, invented, other, moved = (exact.copy() for _ in range(5))
+    swapped[0, [0, 1]] = swapped[0, [1, 0]]
+    swapped[0, [0, 1], 4] = (0.76, 0.74)
+    missing[0, 1] = 0.0
+    invented[0, 2] = (100, 100, 140, 140, 0.8, 1)
+    other[0, 0, 5] = 4
+    moved[0, 0, :4] += 25
+    costs = [distance(reading, exact, each) for each in (exact, swapped, missing, invented, other, moved)]
+    assert costs[0] == pytest.approx(0.0, abs=1e-9)
+    assert costs[1] < 0.1, "a little less and a little more"
+    assert min(costs[2:]) > 0.01
+    assert min(costs[2:5]) > 2 * costs[1]
+
+
 # All of them
 
 
@@ -278,6 +307,35 @@ def test_two_outputs_of_boxes_and_scores_are_one_detector():
         (reading,) = readings(model, [pair])
         at = int(pair[1] is boxes)
         assert reading == DetectionReading(boxes=Columns(output=at), scores=Columns(output=1 - at))
+
+
+def test_rows_of_box_score_and_class_are_ranked_candidates():
+    rows = np.zeros((1, 300, 6), np.float32)
+    rows[0, :3] = [(9, 9, 50, 50, 0.9, 3), (20, 20, 30, 60, 0.6, 7), (1, 2, 3, 4, 0.2, 0)]
+    model = graph("y = Relu(x)", "1, 300, 6")
+    (read,) = read_outputs(model, [[rows]])
+    assert (read.reading.is_ranked, read.reading.classes) == (True, Columns(start=5, stop=6))
+    assert "falls from row to row" in read.why
+    unsorted = rows[:, ::-1]
+    assert readings(model, [[unsorted]]) == (RawReading(),)
+
+
+def test_outputs_of_boxes_scores_and_labels_are_ranked_candidates():
+    """As RT-DETR's and D-FINE's own exports give them."""
+    text = "g (float[1, 9, 4] x, float[1, 9] s, int64[1, 9] l) => (a, b, c)"
+    model = model_of(text + " { a = Identity(l)  b = Identity(x)  c = Identity(s) }")
+    outputs = [np.arange(9)[None] % 3, 99.0 * RANDOM.random((1, 9, 4)), RANDOM.random((1, 9))]
+    (reading,) = readings(model, [outputs])
+    assert reading == DetectionReading(
+        boxes=Columns(output=1),
+        scores=Columns(output=2, axis=None),
+        classes=Columns(output=0, axis=None),
+        is_ranked=True,
+    )
+    shuffled = [each[:, ::-1] for each in outputs]
+    assert Discrepancy([reading])(outputs, shuffled) == pytest.approx(0.0, abs=1e-9)
+    relabelled = [(outputs[0] + 1) % 3, *outputs[1:]]
+    assert Discrepancy([reading])(outputs, relabelled) > 0.1
 
 
 def test_an_embedding_of_one_number_and_whole_feature_maps_are_raw():

@@ -36,11 +36,14 @@ _BOX = 4
 
 
 class Columns(Struct):
-    """Part of one output: the entries `start` to `stop` (exclusive; None: the last) along `axis`."""
+    """Part of one output: the entries `start` to `stop` (exclusive; None: the last) along `axis`.
+
+    With `axis` None the output has no such axis: one number a candidate.
+    """
 
     output: int = 0
     """Which one, in the order of the graph's outputs."""
-    axis: int = -1
+    axis: int | None = -1
     start: int = 0
     stop: int | None = None
 
@@ -56,7 +59,7 @@ class ClassReading(Struct, tag="classification"):
 
 
 class DetectionReading(Struct, tag="detection"):
-    """Boxes and the scores of their classes, candidate by candidate in an order that is the same for every model.
+    """Boxes and the scores of their classes, candidate by candidate.
 
     Boxes may count pixels, shares of the image or steps of a grid: their error is relative.
     """
@@ -69,6 +72,11 @@ class DetectionReading(Struct, tag="detection"):
     """What makes probabilities of scores and objectness; none: they are probabilities."""
     background: Literal["none", "first", "last"] = "none"
     """The class that stands for no object."""
+    classes: Columns | None = None
+    """The index of each candidate's class, where it has the score of that one only."""
+    is_ranked: bool = False
+    """The network chooses the candidates and sorts them, so that the same object may stand in another row; otherwise
+    every row is the same place of the image for every model."""
 
 
 class RawReading(Struct, tag="raw"):
@@ -77,6 +85,8 @@ class RawReading(Struct, tag="raw"):
     output: int = 0
 
 
+_Candidates: TypeAlias = tuple[Any, Any]
+"""(1, n, classes) probabilities and (1, n, 4) boxes."""
 OutputReading: TypeAlias = ClassReading | DetectionReading | RawReading
 """What some of the outputs mean."""
 
@@ -123,8 +133,9 @@ class Discrepancy:
 
         Of classes it is the KL divergence from the reference's probabilities in nats, summed over classes that do not
         exclude each other. Of a detector it is the relative squared error of its scores, plus that of its boxes, each
-        weighted by the best score that the reference gives it: where it sees background, a box means nothing. Of
-        anything else it is the relative squared error: noise power over signal power.
+        weighted by the best score that the reference gives it: where it sees background, a box means nothing. Ranked
+        candidates are compared with the nearest of the other model, there and back. Of anything else it is the relative
+        squared error: noise power over signal power.
         """
         pairs = self._wide(reference), self._wide(values)
         return sum(self._distance(reading, *pairs) for reading in self.readings) / len(self.readings)
@@ -185,10 +196,48 @@ class Discrepancy:
         return scores - self._xp.mean(scores, axis=-1, keepdims=True) if reading.exclusive else scores
 
     def _detector_error(self, reading: DetectionReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
-        exact, other = (self._probabilities(reading, each) for each in (reference, values))
+        scores = [self._probabilities(reading, each) for each in (reference, values)]
+        if reading.classes is not None:
+            scores = self._of_their_class(
+                scores, [self._columns(reading.classes, each) for each in (reference, values)]
+            )
+        first, second = (
+            (each, self._columns(reading.boxes, outputs))
+            for each, outputs in zip(scores, (reference, values), strict=True)
+        )
+        if not reading.is_ranked:
+            return self._candidates_error(first, second)
+        there, back = self._nearest(first, second)
+        errors = [
+            self._candidates_error(first, _rows(second, there)),
+            self._candidates_error(_rows(first, back), second),
+        ]
+        return sum(errors) / 2
+
+    def _candidates_error(self, reference: _Candidates, values: _Candidates) -> Any:
+        """Of the scores and of the boxes, row by row."""
+        (exact, boxes), (other, moved) = reference, values
         salience = self._xp.amax(exact, axis=-1, keepdims=True)
-        boxes = [self._columns(reading.boxes, each) * salience for each in (reference, values)]
-        return self._relative_error(exact, other, _LEAST_SCORES) + self._relative_error(*boxes)
+        return self._relative_error(exact, other, _LEAST_SCORES) + self._relative_error(
+            boxes * salience, moved * salience
+        )
+
+    def _nearest(self, reference: _Candidates, values: _Candidates) -> tuple[Any, Any]:
+        """Rows of `values` that each of `reference` is nearest to, and the reverse, by scores and relative boxes."""
+        size = self._xp.clip(self._xp.mean(self._xp.square(reference[1])) * _BOX, _LEAST_SIGNAL, None)
+        apart = self._squares_apart(reference[0][0], values[0][0])
+        apart = apart + self._squares_apart(reference[1][0], values[1][0]) / size
+        return self._xp.argmin(apart, axis=1), self._xp.argmin(apart, axis=0)
+
+    def _squares_apart(self, first: Any, second: Any) -> Any:
+        """(n, m) squared distances of the rows."""
+        squares = [self._xp.sum(self._xp.square(each), axis=1) for each in (first, second)]
+        return squares[0][:, None] + squares[1][None, :] - 2.0 * (first @ second.T)
+
+    def _of_their_class(self, scores: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
+        """(1, candidates, classes) scores from those of one class each."""
+        count = int(max(self._xp.amax(each).item() for each in classes)) + 1
+        return [each * (index == self._xp.arange(count)) for each, index in zip(scores, classes, strict=True)]
 
     def _probabilities(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
         """(1, candidates, classes) of what the decoding compares with its threshold."""
@@ -206,11 +255,19 @@ class Discrepancy:
 
     def _columns(self, columns: Columns, outputs: Sequence[Any]) -> Any:
         """What `columns` says, with its axis last."""
-        return self._xp.moveaxis(outputs[columns.output], columns.axis, -1)[..., columns.start : columns.stop]
+        output = outputs[columns.output]
+        if columns.axis is None:
+            return output[..., None]
+        return self._xp.moveaxis(output, columns.axis, -1)[..., columns.start : columns.stop]
 
     def _relative_error(self, reference: Any, values: Any, least: float = _LEAST_SIGNAL) -> Any:
         signal = self._xp.sum(self._xp.square(reference))
         return self._xp.sum(self._xp.square(values - reference)) / self._xp.clip(signal, least, None)
+
+
+def _rows(candidates: _Candidates, rows: Any) -> _Candidates:
+    scores, boxes = candidates
+    return scores[:, rows], boxes[:, rows]
 
 
 def divergence(reference: Any, values: Any, activation: Activation, exclusive: bool = True, namespace: Any = np) -> Any:  # noqa: FBT001, FBT002 - as the fields of `ClassReading`

@@ -92,7 +92,7 @@ def read_outputs(
     pair = _boxes_and_scores(reference, floats) if told in ({}, {"": "detection"}) else None
     if pair is not None:
         both = " and ".join(names[each.output] for each in (pair.boxes, pair.scores))
-        why = "they hold the four numbers of a box and probabilities of each candidate"
+        why = "they hold the four numbers of a box and what it shows, from 0 to 1, of each candidate"
         return (ReadOutput(output=both, kind="detection", why=why, reading=pair),)
     return tuple(_read(index, outputs[index], reference, told) for index in floats)
 
@@ -128,7 +128,9 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
 def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKind, str, OutputReading]:
     array = reference[0][index]
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
-        columns = array.shape[found.scores.axis] - _BOX
+        if found.classes is not None:
+            return "detection", "its rows are a box, a score that falls from row to row, and a class", found
+        columns = min(array.shape[1:]) - _BOX
         return "detection", f"its candidates have four numbers of a box and {columns} between 0 and 1", found
     if array.ndim > 1 and array[0].size == max(array.shape[1:]) > 1:
         kind, why = _kind_of_classes(output)
@@ -157,10 +159,13 @@ def _class_reading(kind: OutputKind, index: int, array: NDArray[Any]) -> ClassRe
 
 
 def _candidates(index: int, reference: Images) -> DetectionReading | None:
-    """Candidates (1, n, 4 + scores) or (1, 4 + scores, n): features lie along the shorter axis."""
+    """Candidates (1, n, 4 + scores) or (1, 4 + scores, n): features lie along the shorter axis; or ranked ones."""
     array = reference[0][index]
     if array.ndim != 3:
         return None
+    if array.shape[2] == _BOX + 2 and all(_is_score_and_class(image[index][0]) for image in reference):
+        scores, classes = (Columns(output=index, start=start, stop=start + 1) for start in (_BOX, _BOX + 1))
+        return DetectionReading(boxes=Columns(output=index, stop=_BOX), scores=scores, classes=classes, is_ranked=True)
     axis = 1 if array.shape[1] < array.shape[2] else 2
     scores = Columns(output=index, axis=axis, start=_BOX)
     if array.shape[axis] <= _BOX or not _are_probabilities(reference, scores):
@@ -168,12 +173,32 @@ def _candidates(index: int, reference: Images) -> DetectionReading | None:
     return DetectionReading(boxes=Columns(output=index, axis=axis, stop=_BOX), scores=scores)
 
 
+def _is_score_and_class(rows: NDArray[Any]) -> bool:
+    """(n, 6) candidates with a box, a score that falls from row to row, and the number of a class."""
+    score, index = rows[:, _BOX], rows[:, _BOX + 1]
+    is_ranked = bool((score >= -_SLACK).all() and (score <= 1.0 + _SLACK).all() and (np.diff(score) <= _SLACK).all())
+    return is_ranked and bool((index == np.round(index)).all() and (index >= 0).all())
+
+
 def _boxes_and_scores(reference: Images, floats: Sequence[int]) -> DetectionReading | None:
-    """Two outputs, (1, n, 4) and the (1, n, classes) probabilities of the same candidates."""
+    """Two outputs, (1, n, 4) and the (1, n, classes) probabilities of the same candidates, or (1, n) with classes."""
     if len(floats) != 2:
         return None
     shapes = {index: reference[0][index].shape for index in floats}
+    others = [index for index in range(len(reference[0])) if index not in floats]
     for boxes, scores in (tuple(floats), tuple(floats[::-1])):
+        alone = shapes[boxes] == (*shapes[scores], _BOX) and len(others) == 1
+        if (
+            alone
+            and reference[0][others[0]].shape == shapes[scores]
+            and _are_probabilities(reference, Columns(output=scores))
+        ):
+            return DetectionReading(
+                boxes=Columns(output=boxes),
+                scores=Columns(output=scores, axis=None),
+                classes=Columns(output=others[0], axis=None),
+                is_ranked=True,
+            )
         same = len(shapes[boxes]) == len(shapes[scores]) == 3 and shapes[boxes][:2] == shapes[scores][:2]
         if same and shapes[boxes][2] == _BOX and _are_probabilities(reference, Columns(output=scores)):
             return DetectionReading(boxes=Columns(output=boxes), scores=Columns(output=scores))
@@ -181,5 +206,6 @@ def _boxes_and_scores(reference: Images, floats: Sequence[int]) -> DetectionRead
 
 
 def _are_probabilities(reference: Images, columns: Columns) -> bool:
-    parts = [np.moveaxis(image[columns.output], columns.axis, -1)[..., columns.start :] for image in reference]
+    axis = -1 if columns.axis is None else columns.axis
+    parts = [np.moveaxis(image[columns.output], axis, -1)[..., columns.start :] for image in reference]
     return all(float(each.min()) >= -_SLACK and float(each.max()) <= 1.0 + _SLACK for each in parts)
