@@ -207,6 +207,7 @@ class TestContent:
         page = to_html(found)
         assert "runs <b>ov-fp32</b>, because INT8 was refused." in page
         assert "90.0 %" not in page
+        assert "<code>edgeopt diagnose pets.edgeopt</code> says why" in page
 
     def test_nothing_runs(self, bundle, chosen):
         chosen(

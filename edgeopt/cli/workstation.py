@@ -90,8 +90,7 @@ def build(
         console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     echo(f"{state}\nbundle  {built.path}\nreport  {page}")
-    quantized = [row for row in report.rows if row.precision == "int8"]
-    if quantized and not any(row.accepted for row in quantized):
+    if report.all_int8_refused:
         echo(f"no INT8 variant was accepted; this says why:  edgeopt diagnose {built.path}")
 
 

@@ -113,8 +113,8 @@ class Report(Struct):
     """The baseline first."""
     runs: Runs
     candidate: str | None
-    """The variant that the report opens with: the one that runs here, and where that is the baseline the best of those
-    in a lower precision."""
+    """The variant that the report opens with: the one that runs here, and where that is in the baseline's precision the
+    best of those in a lower one."""
     metrics: tuple[MetricRow, ...]
     classes: tuple[ClassRow, ...]
     accuracies: dict[str, Accuracy]
@@ -122,6 +122,12 @@ class Report(Struct):
     """What the search for a plan within the budget found, by variant."""
     diagnoses: dict[str, Diagnosis]
     """Why a variant loses accuracy, where that was asked (`edgeopt diagnose BUNDLE`)."""
+
+    @property
+    def all_int8_refused(self) -> bool:
+        """There are INT8 variants, and none is accepted."""
+        accepted = [row.accepted for row in self.rows if row.precision == "int8"]
+        return bool(accepted) and not any(accepted)
 
     @property
     def lost(self) -> dict[str, list[ClassChange]]:
@@ -240,9 +246,9 @@ def _figure(value: float, draws: Values) -> Figure:
 
 def _candidate(rows: tuple[Row, ...], runs: str | None) -> str | None:
     """Other precisions than the baseline's come first: the report is about what quantization did."""
-    if runs is not None and runs != rows[0].name:
-        return runs
     precision = rows[0].precision
+    if any(row.name == runs and row.precision != precision for row in rows):
+        return runs
 
     def order(row: Row) -> tuple[bool, bool, float]:
         p50_ms = row.latency.end_to_end.p50_ms if row.latency is not None else math.inf

@@ -96,13 +96,15 @@ def _relative(report: Report, before: Row, after: Row) -> list[Headline]:
     if after.ratio is not None and before.latency is not None and after.latency is not None:
         medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
         values = f"median {medians[0]} → {medians[1]} ms end to end"
-        found.append(_factor("faster", "slower", after.ratio.speedup, values))
+        found.append(_factor("faster", "as fast", "slower", after.ratio.speedup, values))
     values = f"{size(before.size_bytes)} → {size(after.size_bytes)}"
-    found.append(_factor("smaller", "larger", before.size_bytes / max(after.size_bytes, 1), values))
+    found.append(_factor("smaller", "as large", "larger", before.size_bytes / max(after.size_bytes, 1), values))
     return found
 
 
-def _factor(better: str, worse: str, gain: float, explanation: str) -> Headline:
-    """How many times better, or worse where `gain` is below 1."""
+def _factor(better: str, same: str, worse: str, gain: float, explanation: str) -> Headline:
+    """How many times better, or worse where `gain` is below 1; what rounds to 1.00 is neither."""
+    if abs(gain - 1.0) < 0.005:
+        return Headline(same, "1.00×", explanation, good=True)
     good = gain >= 1.0
     return Headline(better if good else worse, f"{gain if good else 1.0 / max(gain, 1e-9):.2f}×", explanation, good)
