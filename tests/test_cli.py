@@ -195,6 +195,27 @@ def test_benchmark_takes_unlabelled_photographs_and_without_any_the_golden_input
     assert "have gone" in refused.output
 
 
+def test_report_keeps_pictures_of_images_that_have_gone(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "tiny.edgeopt"
+    shutil.copytree(bundle, copy)
+    assert run("report", copy).exit_code == 0
+    page = copy.with_suffix(".html")
+    pictures = page.read_text().count("data:image/jpeg")
+    assert pictures > 0
+
+    def gone(*_arguments: object, **_named: object) -> None:
+        raise DataError("the test images have gone")
+
+    monkeypatch.setattr("edgeopt.dataset.load", gone)
+    kept = run("report", copy)
+    assert kept.exit_code == 0
+    assert f"keeps the {pictures} pictures" in kept.output
+    assert "the test images have gone" in kept.output
+    assert page.read_text().count("data:image/jpeg") == pictures
+
+
 def test_evaluate_writes_each_image_and_the_confusion_matrix(bundle: Path, tmp_path: Path) -> None:
     result = run("evaluate", bundle, "--csv", tmp_path / "images.csv", "--confusion", tmp_path / "matrices")
     assert result.exit_code == 0

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
-from edgeopt.bundle.records import StageRecords
+from edgeopt.bundle.records import Acceptance, StageRecords
 from edgeopt.config import BenchmarkConfig, Config, ModelConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
@@ -194,6 +194,19 @@ class TestContent:
         page = to_html(found)
         assert "runs <b>ov-int8</b>, because it is the fastest." in page
         assert "<td>slower</td>" in page
+
+    def test_what_this_machine_found_goes_before_what_the_build_found(self, dataset, bundle):
+        worse = evaluate(Runner(scores({1, 4, 7, 10, 13, 16, 19}), SPEC), dataset)
+        machine = tiny.identity("ov")
+        refused = Acceptance(accepted=False, verdict="it loses 23.33 points")
+        here = tiny.measured(machine, accuracy=worse, acceptance=refused)
+        found = content(with_variant(bundle, "ov-int8", measured=here)).row("ov-int8")
+        assert found.accuracy.value == pytest.approx(1 - 7 / 30)
+        assert (found.accepted, found.verdict) == (False, "it loses 23.33 points")
+        few = evaluate(Runner(scores({1}), SPEC), dataset.subset(range(5)))
+        other = tiny.measured(machine, accuracy=few)
+        found = content(with_variant(bundle, "ov-int8", measured=other)).row("ov-int8")
+        assert found.accuracy.value == pytest.approx(0.9), "five other images do not replace the test set"
 
     def test_a_refused_variant_is_never_the_headline(self, bundle, chosen):
         chosen("ov-fp32", "INT8 was refused", ov_int8="it was not accepted: lost 10 points")

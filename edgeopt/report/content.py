@@ -7,12 +7,21 @@ from collections.abc import Callable, Mapping
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.bundle.figures import acceptance, measured_on_one_machine
-from edgeopt.bundle.records import Accuracy, ClassChange, Diagnosis, LatencyResult, Measured, Ratio, SearchResult
+from edgeopt.bundle.records import (
+    Acceptance,
+    Accuracy,
+    ClassChange,
+    Diagnosis,
+    LatencyResult,
+    Measured,
+    Ratio,
+    SearchResult,
+)
 from edgeopt.evaluate.classes import Draws, changes, metric_draws, per_class, supports
 from edgeopt.hardware import machine
 from edgeopt.intervals import Values, interval
 from edgeopt.runtime import Availability, availability
-from edgeopt.runtime.choice import choose
+from edgeopt.runtime.choice import choose, measured_here
 from edgeopt.spec import Struct
 
 _METRIC_NAMES = {
@@ -171,13 +180,20 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
         available: whether a target can run on this machine.
     """
     variants = manifest.variants
-    accuracies = {each.name: each.accuracy for each in variants if each.accuracy is not None}
+    here = measured_here(manifest)
+    accuracies = {each.name: found for each in variants if (found := _accuracy(each, here)) is not None}
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
     draws = {name: metric_draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
     figures = _figures(accuracies, draws, manifest.baseline)
     measured = measured_on_one_machine(manifest)
     rows = tuple(
-        _row(manifest, variant, measured.get(variant.name), *figures.get(variant.name, (None, None)))
+        _row(
+            manifest,
+            variant,
+            measured.get(variant.name),
+            acceptance(variant, here.get(variant.name, measured.get(variant.name))),
+            *figures.get(variant.name, (None, None)),
+        )
         for variant in ordered
     )
     runs = _runs(manifest, available)
@@ -206,10 +222,21 @@ def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
     )
 
 
+def _accuracy(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | None:
+    """By this machine's kernels where it evaluated the very same images, else as the bundle was built."""
+    found = here[variant.name].accuracy if variant.name in here else None
+    built = variant.accuracy
+    return found if found is not None and (built is None or found.data == built.data) else built
+
+
 def _row(
-    manifest: Manifest, variant: Variant, measured: Measured | None, accuracy: Figure | None, change: Figure | None
+    manifest: Manifest,
+    variant: Variant,
+    measured: Measured | None,
+    judged: Acceptance,
+    accuracy: Figure | None,
+    change: Figure | None,
 ) -> Row:
-    judged = acceptance(variant, measured)
     return Row(
         name=variant.name,
         target=variant.target,
