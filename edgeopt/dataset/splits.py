@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from edgeopt.config import DataConfig, DataSource
 from edgeopt.dataset.listing import Labels, Listing
 from edgeopt.dataset.loading import checked, listed
-from edgeopt.dataset.samples import Dataset
+from edgeopt.dataset.samples import Dataset, FilePicture
 from edgeopt.dataset.sampling import draw
 from edgeopt.errors import DataError
 from edgeopt.spec import replace
@@ -142,18 +142,40 @@ def refuse_too_few(counts: Mapping[str, int], train_images: int, origin: str) ->
 
 
 def refuse_overlap(splits: Mapping[str, Dataset]) -> None:
-    """Check that no image is in two splits.
+    """Check that no image is in two splits, whatever its file.
 
     Raises:
         DataError: one is; the message names both files.
     """
+    _refuse_shared(
+        (split, sample.name, dataset.content_hash(index))
+        for split, dataset in splits.items()
+        for index, sample in enumerate(dataset)
+    )
+
+
+def refuse_shared_files(listings: Mapping[str, Listing]) -> None:
+    """Check that no file is in two splits, which is seen without reading it.
+
+    Raises:
+        DataError: one is; the message names it.
+    """
+    _refuse_shared(
+        (split, draft.name, str(draft.picture.path.resolve()))
+        for split, listing in listings.items()
+        for draft in listing.drafts
+        if isinstance(draft.picture, FilePicture)
+    )
+
+
+def _refuse_shared(images: Iterable[tuple[str, str, str]]) -> None:
+    """Of split, name and identity of each image."""
     owner: dict[str, tuple[str, str]] = {}
     shared: list[str] = []
-    for split, dataset in splits.items():
-        for index, sample in enumerate(dataset):
-            first = owner.setdefault(dataset.content_hash(index), (split, sample.name))
-            if first[0] != split:
-                shared.append(f"{split} image {sample.name} is the same picture as {first[0]} image {first[1]}")
+    for split, name, identity in images:
+        first = owner.setdefault(identity, (split, name))
+        if first[0] != split:
+            shared.append(f"{split} image {name} is the same picture as {first[0]} image {first[1]}")
     if shared:
         more = f" (and {len(shared) - 1} more)" if len(shared) > 1 else ""
         raise DataError(

@@ -78,7 +78,8 @@ class Job:
 
 def missing_split(config: Config, name: str) -> DataError:
     """That a set is neither given nor can be held out."""
-    return DataError(f"the recipe '{config.name}' has no {name} images: add [data.{name}] or [data.train]")
+    tables = " or ".join(dict.fromkeys((f"[data.{name}]", "[data.train]")))
+    return DataError(f"the recipe '{config.name}' has no {name} images: add {tables}")
 
 
 def open_job(

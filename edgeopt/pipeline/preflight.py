@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from edgeopt.config import Config
 from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
-from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_too_few
+from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
 from edgeopt.errors import ConfigError, DataError, EdgeoptError, MissingExtraError, StorageError, TargetError
 from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
@@ -101,6 +101,8 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
     with findings.collected():
         labels = class_names(config, root)
     listings = _listings(config, root, labels, findings)
+    with findings.collected():
+        refuse_shared_files(listings)
     counts = _counts(config, listings, goal, findings)
     found = labels or next((listing.labels for listing in listings.values() if listing.labels), ())
     source = _source(config, root, found, findings)
@@ -153,7 +155,10 @@ def _listings(config: Config, root: Path, labels: tuple[str, ...] | None, findin
     listings: dict[str, Listing] = {}
     for name, source in given_sources(config.data, config.calibrate.images).items():
         with findings.collected():
-            listings[name] = listed(source, root, labels)
+            try:
+                listings[name] = listed(source, root, labels)
+            except EdgeoptError as error:
+                raise type(error)(f"[data.{name}]: {error}") from error
             labels = labels or listings[name].labels or None
     return listings
 

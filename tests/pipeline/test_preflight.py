@@ -98,7 +98,15 @@ def test_the_build_itself_looks_first(own: Path, unread: None) -> None:
 
 def test_labels_are_compared_with_the_classes(own: Path, unread: None) -> None:
     message = problems(recipe(CALLABLE, 'model.labels=["cat", "cow"]', "model.input_size=[6, 6]"), own)
+    assert "[data.train]: " in message
     assert "class 'dog' is not among the 2 labels" in message
+
+
+def test_a_file_that_two_sets_share_is_found_without_reading_it(own: Path, unread: None) -> None:
+    known = ("model.input_size=[6, 6]", 'model.preprocessing={steps=[{type="resize", size=[6, 6]}], normalization={}}')
+    message = problems(recipe(CALLABLE, *known, 'data.test={format="image_folder", path="train", limit=4}'), own)
+    assert "the splits overlap: test image" in message
+    assert "(and 3 more)" in message
 
 
 def test_an_engine_that_is_not_installed_is_found(tmp_path: Path, no_engine: None) -> None:
