@@ -208,7 +208,7 @@ def test_report_keeps_pictures_of_images_that_have_gone(
     def gone(*_arguments: object, **_named: object) -> None:
         raise DataError("the test images have gone")
 
-    monkeypatch.setattr("edgeopt.dataset.load", gone)
+    monkeypatch.setattr("edgeopt.bundle.images.load", gone)
     kept = run("report", copy)
     assert kept.exit_code == 0
     assert f"keeps the {pictures} pictures" in kept.output
