@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -18,12 +19,14 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 from passes.graphs import model_of
+from rich.console import Console
 from tiny_recipe import Watch
 
 from edgeopt.bundle import Bundle
 from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.cli import main
+from edgeopt.cli.views.diagnosis import diagnosis_view
 from edgeopt.config import CalibrateConfig
 from edgeopt.diagnose import (
     Diagnosis,
@@ -38,7 +41,8 @@ from edgeopt.diagnose import (
     effect,
     input_figures,
 )
-from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError
+from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError, TargetError
+from edgeopt.hardware import ThisMachine, machine
 from edgeopt.metrics import ClassReading, Discrepancy
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
 from edgeopt.passes.qdq.select import (
@@ -49,10 +53,12 @@ from edgeopt.passes.qdq.select import (
 )
 from edgeopt.passes.qdq.ties import tied_tensors
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme, scheme
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.report import content, write_page
+from edgeopt.runtime.ov_kernels import outputs_without_vnni
+from edgeopt.spec import replace
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -261,6 +267,57 @@ def test_the_layer_with_the_blown_up_range_is_named_with_the_repair_that_mends_i
     assert mended.effect.sqnr_db == pytest.approx(good.whole.sqnr_db, abs=1.5)
     assert mended.gain_db > 10
     assert found.notes == ()
+
+
+@pytest.fixture(scope="module")
+def saturating(tmp_path_factory: pytest.TempPathFactory, network: ir.Model) -> Path:
+    """Bright images, which make pairs of large weights saturate, and the network quantized for processors or not."""
+    folder = tmp_path_factory.mktemp("saturating")
+    bright = [{"x": 1.0 + 0.2 * np.abs(each["x"])} for each in images()]
+    named = [(f"{index}", feeds) for index, feeds in enumerate(bright)]
+    table = calibrate(network, named, CalibrateConfig(method="minmax"))
+    ir.save(network, folder / "float.onnx")
+    ir.save(quantize(network, table, scheme("openvino", ("vnni",))), folder / "vnni.onnx")
+    ir.save(quantize(network, table, scheme("openvino")), folder / "all.onnx")
+    np.savez(folder / "x.npz", x=np.concatenate([each["x"] for each in bright]))
+    return folder
+
+
+x86 = pytest.mark.skipif(machine().cpu.architecture != "x86_64", reason="not x86: its kernels cannot be run here")
+
+
+@x86
+def test_what_saturates_without_vnni_is_said_with_what_it_costs_there(saturating: Path) -> None:
+    found = diagnosis(saturating, "vnni.onnx", 4)
+    assert found.saturation is not None
+    assert len(found.saturation.layers) == 4
+    assert found.saturation.effect.sqnr_db < found.whole.sqnr_db - 3.0
+    assert "On x86 processors without VNNI" in found.suggestion
+    assert f"leaves {found.saturation.effect.sqnr_db:.1f} dB" in found.suggestion
+    shown = io.StringIO()
+    Console(file=shown, width=100).print(diagnosis_view(found))
+    line = next(line for line in shown.getvalue().splitlines() if line.startswith("all, on x86 without VNNI"))
+    assert f" {found.saturation.effect.sqnr_db:.1f} " in line
+    safe = diagnosis(saturating, "all.onnx", 4)
+    assert safe.saturation is None
+    assert "VNNI" not in safe.suggestion
+
+
+@x86
+def test_saturation_is_the_cause_where_this_processor_has_no_vnni(
+    saturating: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = machine()
+    old = replace(here, cpu=replace(here.cpu, features=("avx", "avx2")))
+    monkeypatch.setattr(ThisMachine, "processor", old)
+    assert diagnosis(saturating, "vnni.onnx", 4).cause == "saturation"
+    assert diagnosis(saturating, "all.onnx", 4).cause != "saturation"
+
+
+@x86
+def test_kernels_without_vnni_refuse_what_is_no_graph() -> None:
+    with pytest.raises(TargetError, match=r"with ONEDNN_MAX_CPU_ISA=AVX2: openvino .* cannot load the graph"):
+        outputs_without_vnni(b"no graph", [{"x": np.zeros(1, np.float32)}])
 
 
 def test_quantizing_with_the_suggested_setting_gives_what_was_verified(network: ir.Model, files: Path) -> None:

@@ -3,7 +3,7 @@
 The algorithm knows neither graphs nor engines: it asks the callables of a `ModelPair`.
 """
 
-from edgeopt.bundle.records import Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.bundle.records import Diagnosis, Effect, InputFigures, LayerDiagnosis, Saturation, Tried
 from edgeopt.diagnose.figures import LayerSignals, Observed, channel_range_ratio, input_figures
 from edgeopt.diagnose.run import FLOAT, ModelPair, Outputs, Remake, Remedy, Traits, diagnose, effect
 
@@ -19,6 +19,7 @@ __all__ = [
     "Outputs",
     "Remake",
     "Remedy",
+    "Saturation",
     "Traits",
     "Tried",
     "channel_range_ratio",

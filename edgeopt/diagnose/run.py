@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.bundle.records import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.bundle.records import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Saturation, Tried
 from edgeopt.diagnose.figures import LayerSignals, decibel
 from edgeopt.errors import DataError
 from edgeopt.metrics import Discrepancy
@@ -95,6 +95,12 @@ class ModelPair:
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
     remake: Callable[[], Remake | str] | None = None
     """Quantize the float model anew, or say why it cannot be."""
+    overflowing: Mapping[str, float] = field(default_factory=dict)
+    """Layers that saturate on x86 processors without VNNI: share of the weights' pairs that are too large."""
+    without_vnni: Callable[[], Outputs] | None = None
+    """Outputs of the quantized model with kernels of such a processor; None: there are none here."""
+    saturates_here: bool = False
+    """This processor is one."""
     knows_weights: bool = True
     """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
@@ -147,6 +153,9 @@ class _Run:
         chosen = [*layers[:REPAIRED_LAYERS], *(layer for layer in striking if layer not in layers[:REPAIRED_LAYERS])]
         tried = [] if whole.sqnr_db >= _HEALTHY_DB else self._try(chosen, whole)
         cause = _cause(whole, weights_only, activations_only, knows_weights=self._subject.knows_weights)
+        saturation = self._saturation()
+        if saturation is not None and self._subject.saturates_here and _is_clear(saturation, whole):
+            cause = "saturation"
         suggested = _chosen(whole, layers, tried)
         together = self._together(suggested)
         remade, reason = (None, "") if whole.sqnr_db >= _HEALTHY_DB else self._remake()
@@ -161,10 +170,17 @@ class _Run:
             tried=(*tried, *([] if remade is None else [remade])),
             chosen=tuple(suggested),
             together=together,
-            suggestion=_suggest(whole, cause, layers, suggested, together, remade),
+            suggestion=_suggest(whole, cause, layers, suggested, together, remade) + _on_saturation(saturation, whole),
+            saturation=saturation,
             notes=(*self._subject.notes, *([reason] if reason else [])),
             outputs=self._subject.outputs,
         )
+
+    def _saturation(self) -> Saturation | None:
+        if not self._subject.overflowing or self._subject.without_vnni is None:
+            return None
+        worst_first = sorted(self._subject.overflowing.items(), key=lambda item: -item[1])
+        return Saturation(layers=dict(worst_first), effect=self._compare(self._subject.without_vnni()))
 
     def _together(self, chosen: Sequence[Tried]) -> Effect | None:
         """What the chosen repairs do at once: their gains need not add up."""
@@ -244,6 +260,24 @@ def _cause(whole: Effect, weights: Effect, activations: Effect, *, knows_weights
     if abs(difference) < _CLEAR_DB or not knows_weights:
         return "both"
     return "activations" if difference > 0 else "weights"
+
+
+def _is_clear(saturation: Saturation, whole: Effect) -> bool:
+    """Whether saturation clearly adds to what quantization loses as written."""
+    return whole.sqnr_db - saturation.effect.sqnr_db >= _CLEAR_DB
+
+
+def _on_saturation(saturation: Saturation | None, whole: Effect) -> str:
+    """Return a sentence that follows the suggestion; empty where saturation costs nothing."""
+    if saturation is None or whole.sqnr_db - saturation.effect.sqnr_db < _WORTHWHILE_DB:
+        return ""
+    worst, count = next(iter(saturation.layers)), len(saturation.layers)
+    layers = f"'{worst}' and {count - 1} other layers saturate" if count > 1 else f"'{worst}' saturates"
+    return (
+        f". On x86 processors without VNNI {layers}, which leaves {saturation.effect.sqnr_db:.1f} dB of the outputs' "
+        f"{whole.sqnr_db:.1f} (run with such kernels in OpenVINO): quantize with scheme openvino or onnxruntime for "
+        "processor avx2, which keeps weights small enough"
+    )
 
 
 def _finding(traits: Traits) -> str:

@@ -40,8 +40,11 @@ from edgeopt.errors import DataError, ModelError
 from edgeopt.graph.edit import node_name
 from edgeopt.graph.ending import with_applied
 from edgeopt.graph.operators import LINEAR_OPS, weight_axis
+from edgeopt.hardware import Cpu, ThisMachine
+from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.metrics import Discrepancy, OutputReading, readings_of
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants, restore_activations
+from edgeopt.passes.qdq.overflow import overflowing_layers
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
     Constants,
@@ -63,6 +66,8 @@ from edgeopt.pipeline.graphs import feeds as image_feeds
 from edgeopt.pipeline.outputs import OutputKind, read_outputs
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress
+from edgeopt.runtime.ov_kernels import outputs_without_vnni
+from edgeopt.runtime.session import find_target, known_target
 from edgeopt.source.graph import read_onnx
 
 _WEIGHT, _BIAS = 1, 2
@@ -124,7 +129,10 @@ def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, 
     progress.begin("load")
     exact, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
     spec = with_applied(bundle.spec(variant), exact.graph.outputs[0])
-    return _diagnosed(exact, model, image_feeds(images, spec), limit, progress, readings_of(spec))
+    target = known_target(bundle.variant(variant).target)
+    on_gpu = target is not None and target.accelerated
+    samples = image_feeds(images, spec)
+    return _diagnosed(exact, model, samples, limit, progress, readings_of(spec), on_gpu=on_gpu)
 
 
 def _diagnosed(
@@ -134,13 +142,15 @@ def _diagnosed(
     images: int,
     progress: Progress,
     outputs: Mapping[str, OutputKind] | Sequence[OutputReading],
+    *,
+    on_gpu: bool = False,
 ) -> Diagnosis:
     """The diagnosis; `outputs` is what they mean, by a specification, or what the user says of them."""
     _check_interfaces(exact, model)
     taken = list(itertools.islice(samples, images))
     if not taken:
         raise DataError("a diagnosis needs images that are like those in use: none were given")
-    pair = _Pair(exact, model, taken, outputs)
+    pair = _Pair(exact, model, taken, outputs, on_gpu=on_gpu)
     progress.end(f"{len(pair.layers)} quantized layers, {len(taken)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
@@ -167,6 +177,10 @@ def _onnx(bundle: Bundle, variant: str) -> Path:
     return path
 
 
+def _has_x86_kernels(cpu: Cpu) -> bool:
+    return integer_kernels(cpu) in ("vnni", "avx2") and find_target("ov").can_run().ok
+
+
 class _Pair:
     """Both models and the images, with what the diagnosis asks of them."""
 
@@ -176,8 +190,10 @@ class _Pair:
         quantized: ir.Model,
         feeds: Sequence[tuple[str, Feeds]],
         outputs: Mapping[str, OutputKind] | Sequence[OutputReading],
+        *,
+        on_gpu: bool,
     ) -> None:
-        self._feeds = feeds
+        self._feeds, self._cpu, self._on_gpu = feeds, ThisMachine().processor.cpu, on_gpu
         self._reference = outputs_as_written(exact, [each for _, each in feeds])
         self._read = read_outputs(exact, self._reference, outputs) if isinstance(outputs, Mapping) else ()
         readings = outputs if not isinstance(outputs, Mapping) else [each.reading for each in self._read]
@@ -206,10 +222,20 @@ class _Pair:
             repairs=self._repairs,
             together=self._together,
             remake=self._remake,
+            overflowing={} if self._on_gpu else overflowing_layers(self._quantized),
+            without_vnni=self._without_vnni if _has_x86_kernels(self._cpu) else None,
+            saturates_here=integer_kernels(self._cpu) == "avx2",
             knows_weights=bool(self._originals) or not any(layer.weights for layer in self.layers.values()),
             notes=self._notes,
             outputs=tuple(f"{each.output} was taken for {each.kind}: {each.why}" for each in self._read),
         )
+
+    def _without_vnni(self) -> Outputs:
+        """Outputs of OpenVINO with the kernels of an x86 processor that has no VNNI."""
+        onnx = ir.to_proto(self._quantized).SerializeToString()
+        found = outputs_without_vnni(onnx, [feeds for _, feeds in self._feeds])
+        names = [value.name or "" for value in self._quantized.graph.outputs]
+        return [[outputs[name] for name in names] for outputs in found]
 
     def _find_originals(self, matches: Mapping[str, ir.Node]) -> tuple[Constants, tuple[str, ...]]:
         """Float weights from the float file, where the quantized graph differs from it in rounding alone."""

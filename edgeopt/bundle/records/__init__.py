@@ -11,7 +11,7 @@ from edgeopt.bundle.records.accuracy import (
     DetectionOutcomes,
     PackedArray,
 )
-from edgeopt.bundle.records.diagnosis import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Tried
+from edgeopt.bundle.records.diagnosis import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Saturation, Tried
 from edgeopt.bundle.records.latency import (
     AccuracyBeside,
     Conditions,
@@ -52,6 +52,7 @@ __all__ = [
     "Point",
     "Ratio",
     "RepairTrial",
+    "Saturation",
     "ScenarioName",
     "SearchResult",
     "Series",

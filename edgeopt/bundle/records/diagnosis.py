@@ -8,7 +8,7 @@ from edgeopt.spec import Struct
 
 _TENTH_DB = 10.0
 """Above the whole network's ratio: a tenth of its noise."""
-Cause: TypeAlias = Literal["none", "weights", "activations", "both"]
+Cause: TypeAlias = Literal["none", "weights", "activations", "both", "saturation"]
 
 
 class InputFigures(Struct):
@@ -79,6 +79,15 @@ class Tried(Struct):
     """Over the quantized model as it is. What was quantized anew is compared on images that no repair was fitted on."""
 
 
+class Saturation(Struct):
+    """What kernels of x86 processors without VNNI do, which add products in pairs in 16 bits."""
+
+    layers: dict[str, float]
+    """Share of the weights' pairs that are too large, by layer; the worst first."""
+    effect: Effect
+    """Of the quantized model as OpenVINO computes it with such kernels."""
+
+
 class Diagnosis(Struct):
     """The answer."""
 
@@ -88,7 +97,7 @@ class Diagnosis(Struct):
     weights_only: Effect
     activations_only: Effect
     cause: Cause
-    """Which half loses more, where one clearly does."""
+    """Which half loses more, where one clearly does; saturation where this processor's kernels lose more than both."""
     layers: tuple[LayerDiagnosis, ...]
     """The one that loses most alone first."""
     tried: tuple[Tried, ...]
@@ -100,6 +109,8 @@ class Diagnosis(Struct):
     """Of all that is suggested at once; None: it is one repair, or none."""
     outputs: tuple[str, ...] = ()
     """What each output was taken for and why; empty where a specification says it."""
+    saturation: Saturation | None = None
+    """None: no layer saturates, or there is no such kernel here to run it with."""
     notes: tuple[str, ...] = ()
     """What could not be told apart, and why."""
 

@@ -41,6 +41,8 @@ def _halves(diagnosis: Diagnosis) -> Table:
         ("activations only", diagnosis.activations_only),
     ):
         table.add_row(name, *_effect(effect))
+    if diagnosis.saturation is not None:
+        table.add_row("all, on x86 without VNNI", *_effect(diagnosis.saturation.effect))
     return table
 
 
