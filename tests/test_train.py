@@ -243,12 +243,23 @@ def test_validation_is_as_often_as_asked_and_at_the_end(tmp_path: Path):
 def test_progress_counts_up_and_the_estimate_ends_at_zero(tmp_path: Path):
     states: list[TrainProgress] = []
     train_halves(tmp_path, progress=states.append)
-    assert [(state.epoch, state.step) for state in states] == [(e, s) for e in range(1, 6) for s in range(1, 6)]
-    assert all(state.steps == 5 and state.epochs == 5 and np.isfinite(state.loss) for state in states)
-    assert states[0].eta_s > 0
-    assert states[-1].eta_s == 0
-    assert states[4].metric is None
-    assert states[5].metric is not None
+    steps = [state for state in states if state.phase == "train"]
+    assert [(state.epoch, state.step) for state in steps] == [(e, s) for e in range(1, 6) for s in range(1, 6)]
+    assert all(state.steps == 5 and state.epochs == 5 and np.isfinite(state.loss) for state in steps)
+    assert steps[0].eta_s > 0
+    assert steps[-1].eta_s == 0
+    assert steps[4].metric is None
+    assert steps[5].metric is not None
+
+
+def test_validation_tells_how_many_of_its_images_are_done(tmp_path: Path):
+    states: list[TrainProgress] = []
+    train_halves(tmp_path, replace(CONFIG, epochs=2), states.append)
+    validating = [state for state in states if state.phase == "validation"]
+    assert [(state.epoch, state.step, state.steps) for state in validating] == [
+        *((1, 8, 16), (1, 16, 16)),
+        *((2, 8, 16), (2, 16, 16)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -295,9 +306,94 @@ def test_no_half_checkpoint_is_left(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_divergence_is_an_error(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"the loss is (nan|inf).*learning rate"):
+def test_divergence_at_every_rate_is_an_error(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"the loss is (nan|inf).*3 restarts.*learning_rate"):
         train_halves(tmp_path, replace(CONFIG, learning_rate=1e30, warmup_epochs=0.0))
+
+
+class Fragile(Brighter):
+    """Gives no number once its weights are large, as after too long a step."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits * torch.nan if self.head[1].weight.abs().max() > 3 else logits
+
+
+def train_fragile(work: Path, progress=silent) -> tuple[nn.Module, Trained]:
+    module = seeded(Fragile)
+    config = replace(CONFIG, learning_rate=20.0, epochs=6, warmup_epochs=0.0)
+    return module, train(module, HALVES_SPEC, halves(40), halves(16, seed=1), config, work, progress)
+
+
+def test_a_loss_that_is_no_number_is_tried_again_at_a_lower_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rates: list[float] = []
+    module, trained = train_fragile(tmp_path, lambda state: rates.append(state.learning_rate))
+    assert trained.rate_scale < 1
+    assert "going on from step" in caplog.text
+    assert len(trained.history) == 6
+    assert all(np.isfinite(value).all() for value in map(torch.Tensor.numpy, module.state_dict().values()))
+    assert max(rates[-3:]) < 20.0 * trained.rate_scale
+
+
+def test_a_training_that_was_slowed_resumes_to_the_same_weights(tmp_path: Path):
+    def stop(state: TrainProgress) -> None:
+        if (state.epoch, state.step, state.phase) == (3, 3, "train"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_fragile(tmp_path / "stopped", stop)
+    resumed, result = train_fragile(tmp_path / "stopped")
+    whole, expected = train_fragile(tmp_path / "whole")
+    assert same_weights(resumed, whole)
+    assert result.rate_scale == expected.rate_scale < 1
+
+
+def interrupt_in_first_epoch(state: TrainProgress) -> None:
+    if (state.epoch, state.step) == (1, 3):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_epoch_goes_on_where_it_stopped(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        train_halves(tmp_path / "stopped", progress=interrupt_in_first_epoch)
+    steps: list[tuple[int, int]] = []
+    resumed, result = train_halves(tmp_path / "stopped", progress=lambda state: steps.append((state.epoch, state.step)))
+    whole, expected = train_halves(tmp_path / "whole")
+    assert steps[0] == (1, 4)
+    assert same_weights(resumed, whole)
+    assert result.history == expected.history
+
+
+def test_the_best_so_far_can_be_used_without_training_on(tmp_path: Path):
+    def stop(state: TrainProgress) -> None:
+        if (state.epoch, state.step, state.phase) == (4, 2, "train"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_halves(tmp_path, progress=stop)
+    module = seeded(Brighter)
+    steps: list[TrainProgress] = []
+    result = train(
+        module, HALVES_SPEC, halves(40), halves(16, seed=1), CONFIG, tmp_path, steps.append, best_so_far=True
+    )
+    assert not steps
+    assert len(result.history) == 3
+    assert result.metric == max(one.metric for one in result.history if one.metric is not None)
+    assert not same_weights(module, seeded(Brighter))
+
+
+def test_an_unfinished_first_epoch_gives_what_it_has(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        train_halves(tmp_path, progress=interrupt_in_first_epoch)
+    module = seeded(Brighter)
+    result = train(module, HALVES_SPEC, halves(40), halves(16, seed=1), CONFIG, tmp_path, silent, best_so_far=True)
+    assert (result.epoch, result.metric) == (0, None)
+    assert not same_weights(module, seeded(Brighter))
+
+
+def test_the_best_of_nothing_is_an_error(tmp_path: Path):
+    with pytest.raises(ModelError, match="no checkpoint of this training"):
+        train(seeded(Brighter), HALVES_SPEC, halves(40), halves(16, seed=1), CONFIG, tmp_path, silent, best_so_far=True)
 
 
 def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale(tmp_path: Path):

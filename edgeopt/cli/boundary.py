@@ -31,8 +31,8 @@ class Commands(click.Group):
                 raise
             # A command of the workstation on a device: its modules import torch, onnx_ir and others at their top.
             _fail(ctx, missing_package(error.name, "build", error))
-        except (KeyboardInterrupt, click.Abort):
-            _say("interrupted:", "yellow", "finished work is kept; run it again to go on.")
+        except (KeyboardInterrupt, click.Abort) as stop:
+            _say("interrupted:", "yellow", str(stop) or "finished work is kept; run it again to go on.")
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 from rich.table import Table
 
@@ -28,6 +29,28 @@ def console(*, stderr: bool = False) -> SafeConsole:
     return SafeConsole(highlight=False, stderr=stderr)
 
 
+class Pace:
+    """How long something takes yet, from the steps that were seen; rich waits for half a minute of them."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._total = self._first = self._done = math.nan
+        self._started_s = 0.0
+
+    def left(self, done: float, total: float) -> str:
+        """``m:ss`` or ``h:mm:ss`` until `total`; ``-:--`` at the first step of a run, which shows no pace yet."""
+        now = self._clock()
+        if total != self._total or not done >= self._done:  # another thing is counted, such as validation images
+            self._total, self._first, self._started_s = total, done, now
+        self._done = done
+        seen = done - self._first
+        if seen <= 0:
+            return "-:--"
+        left_s = round((now - self._started_s) / seen * max(0.0, total - done))
+        hours, minutes = divmod(left_s // 60, 60)
+        return f"{hours}:{minutes:02}:{left_s % 60:02}" if hours else f"{minutes}:{left_s % 60:02}"
+
+
 class StageDisplay:
     """The pipeline's progress on standard error, so that standard output stays a machine's."""
 
@@ -37,7 +60,7 @@ class StageDisplay:
             TextColumn("  [bold]{task.fields[stage]:<10}"),
             BarColumn(bar_width=28),
             TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("[cyan]{task.fields[left]}"),
             TextColumn("{task.description}"),
             console=self.console,
             transient=True,
@@ -45,6 +68,7 @@ class StageDisplay:
         self._task: TaskID | None = None
         self._stage = ""
         self._started_s = 0.0
+        self._pace = Pace()
 
     def __enter__(self) -> StageDisplay:
         self._bar.start()
@@ -60,12 +84,14 @@ class StageDisplay:
         """Show a bar for `stage`."""
         self._clear()
         self._stage, self._started_s = stage, time.monotonic()
-        self._task = self._bar.add_task("", stage=stage, total=None)
+        self._pace = Pace()
+        self._task = self._bar.add_task("", stage=stage, total=None, left="")
 
     def update(self, done: float, total: float = 1.0, text: str = "") -> None:
         """Move the bar."""
         if self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=text)
+            left = self._pace.left(done, total)
+            self._bar.update(self._task, completed=done, total=total, description=text, left=left)
 
     def end(self, summary: str, *, reused: bool) -> None:
         """Replace the bar by a line that stays."""

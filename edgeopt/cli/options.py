@@ -80,3 +80,6 @@ outputs = click.option(
     "raw (anything else). Errors are weighted by it. Default: a guess from their values, which is printed.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+best_so_far = click.option(
+    "--best-so-far", is_flag=True, help="Use the best weights of a training that was interrupted, and do not train on."
+)

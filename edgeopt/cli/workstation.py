@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from edgeopt.cli.options import OUT, WORK, as_json, out_folder, outputs, overrides, recipe, work_folder
+from edgeopt.cli.options import OUT, WORK, as_json, best_so_far, out_folder, outputs, overrides, recipe, work_folder
 from edgeopt.cli.output import echo
 from edgeopt.renamed import SCHEMES, present_name
 
@@ -50,6 +51,7 @@ def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click 
 @work_folder
 @overrides
 @click.option("--check", "only_check", is_flag=True, help="Only check for what would stop the build. Nothing is made.")
+@best_so_far
 @as_json
 def build(
     recipe: str,
@@ -57,12 +59,13 @@ def build(
     work: Path | None,
     overrides: tuple[str, ...],
     only_check: bool,  # noqa: FBT001 - a click flag
+    best_so_far: bool,  # noqa: FBT001 - a click flag
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Build a verified bundle, FP32 beside INT8, from a recipe.
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
-    mobilenet-v2. Only what changed since the last build is made again.
+    digit-scenes-scratch, mobilenet-v2. Only what changed since the last build is made again.
 
     A recipe is code: where it names package.module:callable, that is run. Build only recipes that you trust.
     """
@@ -77,7 +80,7 @@ def build(
 
     config, root = find_recipe(recipe, overrides)
     with StageDisplay() as display:
-        built = run(config, root, out, work or out / WORK, display)
+        built = run(config, root, out, work or out / WORK, display, best_so_far=best_so_far)
         display.begin("report")
         report = content(built.bundle.manifest)
         page = write_page(report, built.path.with_suffix(".html"), built.test)
@@ -114,14 +117,22 @@ def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...]
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Default: NAME.safetensors in the current folder.")
 @work_folder
 @overrides
-def train(recipe: str, out: Path | None, work: Path | None, overrides: tuple[str, ...]) -> None:
+@best_so_far
+def train(
+    recipe: str,
+    out: Path | None,
+    work: Path | None,
+    overrides: tuple[str, ...],
+    best_so_far: bool,  # noqa: FBT001
+) -> None:
     """Train a recipe's model.
 
-    A training that was killed continues from its last checkpoint.
+    A training that was interrupted or killed continues from where it stopped.
     """
     from edgeopt.pipeline import train_model
 
-    echo(f"weights {_produce(train_model, recipe, overrides, work, out, '.safetensors')}")
+    make = partial(train_model, best_so_far=best_so_far)
+    echo(f"weights {_produce(make, recipe, overrides, work, out, '.safetensors')}")
 
 
 @click.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, Precision
@@ -44,7 +44,7 @@ class Built:
     test: Dataset
 
 
-def build(config: Config, root: Path, out: Path, work: Path, progress: Progress) -> Built:
+def build(config: Config, root: Path, out: Path, work: Path, progress: Progress, *, best_so_far: bool = False) -> Built:
     """Make, or find unchanged, the bundle ``out/NAME.edgeopt``.
 
     Args:
@@ -53,11 +53,12 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         out: where the bundle goes.
         work: stage results are kept here, for the next build to start from.
         progress: told about each stage.
+        best_so_far: take the best weights that an unfinished training has, instead of training on.
 
     Raises:
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
-    with _job(config, root, work, progress, out) as job:
+    with _job(config, root, work, progress, out, best_so_far=best_so_far) as job:
         if config.train is not None and config.quantize.enabled and config.quantize.exclude:
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize.exclude)
         float_graph, parity = _float_graph(job)
@@ -81,15 +82,17 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress)
         return Built(path, Bundle.open(path), unchanged, job.split("test"))
 
 
-def train_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
-    """Train as the recipe says and write the weights to `out` (``.safetensors``).
+def train_model(
+    config: Config, root: Path, work: Path, out: Path, progress: Progress, *, best_so_far: bool = False
+) -> Path:
+    """Train as the recipe says and write the weights to `out` (``.safetensors``); `best_so_far` is as in `build`.
 
     Raises:
         ConfigError: the recipe has no ``[train]``.
     """
     if config.train is None:
         raise ConfigError(f"the recipe '{config.name}' has no [train] table: there is nothing to train")
-    with _job(config, root, work, progress, out.parent, "weights") as job:
+    with _job(config, root, work, progress, out.parent, "weights", best_so_far=best_so_far) as job:
         weights = trained(job)
         assert weights is not None
         return _copy(weights.file(WEIGHTS), out)
@@ -113,13 +116,22 @@ def check(config: Config, root: Path, out: Path, work: Path) -> Preflight:
 
 
 @contextmanager
-def _job(config: Config, root: Path, work: Path, progress: Progress, out: Path, goal: Goal = "bundle") -> Iterator[Job]:
+def _job(
+    config: Config,
+    root: Path,
+    work: Path,
+    progress: Progress,
+    out: Path,
+    goal: Goal = "bundle",
+    *,
+    best_so_far: bool = False,
+) -> Iterator[Job]:
     with importable(root, *named_code(config)):
         progress.begin("check")
         found = preflight(config, root, (out, work), goal)
         progress.end(found.checked, reused=False)
         with Workspace(work).held() as workspace:
-            yield open_job(config, root, workspace, progress, found.listings)
+            yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
 
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:

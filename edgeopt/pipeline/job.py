@@ -12,6 +12,7 @@ from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
 from edgeopt.dataset.listing import Listing
 from edgeopt.errors import DataError
+from edgeopt.files import sha256
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.shortfalls import left_out, shortfalls
 from edgeopt.pipeline.sources import class_names
@@ -35,6 +36,8 @@ class Job:
     splits: Splits
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    best_so_far: bool = False
+    """Settle for what an unfinished training has."""
 
     def stage(
         self,
@@ -44,6 +47,8 @@ class Job:
         libraries: tuple[str, ...],
         code: tuple[str, ...],
         after: Artifact | None = None,
+        *,
+        as_it_stands: bool = False,
     ) -> Artifact:
         """Produce a stage's result or find it, telling who watches.
 
@@ -54,13 +59,22 @@ class Job:
             libraries: distributions whose versions join the determinants, beside edgeopt's.
             code: modules of edgeopt that `make` computes with: their source and that of what they import join too.
             after: the result that this one goes on from, whose records it takes over.
+            as_it_stands: where the result is not finished, make one from what an earlier run left in its scratch
+                folder, which stays; it has a key of its own, so that the stage can still be finished.
         """
         self.progress.begin(name)
         provenance = {
             "versions": {library: version(library) for library in ("edgeopt", *libraries)},
             "code": code_hash(code, alone=[make.__module__]),
         }
-        artifact = self.workspace.produce(name, {**determinants, "provenance": provenance}, make, after)
+        everything = {**determinants, "provenance": provenance}
+        if as_it_stands and not self.workspace.is_finished(name, everything):
+            scratch = self.workspace.scratch(name, everything)
+            left = sorted(scratch.iterdir()) if scratch.is_dir() else []
+            everything["unfinished"] = [sha256(path) for path in left if path.is_file()]
+            artifact = self.workspace.produce(name, everything, lambda folder, _: make(folder, scratch), after)
+        else:
+            artifact = self.workspace.produce(name, everything, make, after)
         self.progress.end(artifact.summary, reused=artifact.reused)
         return artifact
 

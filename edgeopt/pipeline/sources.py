@@ -51,7 +51,7 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
 
     model = config.model if weights is None else replace(config.model, weights=str(weights))
     is_file = model.source.endswith((".onnx", ".pt2"))
-    source = resolve(model, root, () if is_published(config) and not is_file else labels)
+    source = resolve(model, root, () if is_published(config, root) and not is_file else labels)
     if not source.has_weights:
         raise ModelError(f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it")
     if source.untrained and weights is None:
@@ -72,17 +72,30 @@ def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
         from edgeopt.source.specification import read_labels
 
         return read_labels(config.model, root)
-    if is_published(config) and config.model.source.startswith("edgeopt:"):
+    if is_published(config, root) and config.model.source.startswith("edgeopt:"):
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
     return None
 
 
-def is_published(config: Config) -> bool:
-    """Whether the network keeps the classes it was published with: nothing is trained, and the recipe names none."""
+def is_published(config: Config, root: Path) -> bool:
+    """Whether the network keeps the classes it was published with.
+
+    So it does where nothing is trained, the recipe names no classes, and the weights are not for another number.
+
+    Raises:
+        ModelError: no such network, or weights that cannot be read.
+    """
     model = config.model
-    return config.train is None and model.labels is None and "num_classes" not in model.arguments
+    if config.train is not None or model.labels is not None or "num_classes" in model.arguments:
+        return False
+    if model.weights is None or not model.source.startswith("edgeopt:"):
+        return True
+    from edgeopt.models import network
+    from edgeopt.source import classes_in_weights
+
+    return classes_in_weights(model, root) in (None, len(network(model.source.removeprefix("edgeopt:")).labels))
 
 
 def source_hashes(model: ModelConfig, root: Path) -> list[str]:

@@ -6,6 +6,7 @@ It has a module of its own because the source of its module is part of its key, 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,6 +15,9 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
+
+if TYPE_CHECKING:
+    from edgeopt.train import Trained
 
 WEIGHTS = "weights.safetensors"
 
@@ -32,18 +36,26 @@ def trained(job: Job) -> Artifact | None:
         from edgeopt.train import train as run
 
         def watch(state: TrainProgress) -> None:
-            done = (state.epoch - 1) * state.steps + state.step
             metric = "" if state.metric is None else f", {state.metric_name} {state.metric:.4f}"
-            text = f"epoch {state.epoch}/{state.epochs}, loss {state.loss:.3f}{metric}"
-            job.progress.update(done, state.epochs * state.steps, text)
+            epoch = f"epoch {state.epoch}/{state.epochs}"
+            if state.phase == "validation":
+                job.progress.update(state.step, state.steps, f"{epoch}, validating{metric}")
+                return
+            done = (state.epoch - 1) * state.steps + state.step
+            job.progress.update(done, state.epochs * state.steps, f"{epoch}, loss {state.loss:.3f}{metric}")
 
         source = source_to_train(job.config, job.root, job.labels)
         assert source.module is not None
-        result = run(source.module, source.spec, train, validation, config, scratch, watch)
+        arguments = (source.module, source.spec, train, validation, config, scratch, watch)
+        try:
+            result = run(*arguments, best_so_far=job.best_so_far)
+        except KeyboardInterrupt as stop:
+            raise KeyboardInterrupt(
+                "the training was saved where it stopped; run it again to go on, or with --best-so-far to use it as is."
+            ) from stop
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
-        metric = "" if result.metric is None else f", validation {result.metric_name} {result.metric:.4f}"
-        return Made(f"{config.epochs} epochs on {len(train)} images{metric}")
+        return Made(_summary(result, config.epochs, len(train), fresh=len(source.untrained)))
 
     determinants = {
         "model": job.config.model,
@@ -54,4 +66,21 @@ def trained(job: Job) -> Artifact | None:
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }
     code = ("edgeopt.source.networks", "edgeopt.source.weights", "edgeopt.train")  # what reads graphs trains nothing
-    return job.stage("train", determinants, make, ("torch",), code)
+    return job.stage("train", determinants, make, ("torch",), code, as_it_stands=job.best_so_far)
+
+
+def _summary(result: Trained, epochs: int, images: int, fresh: int) -> str:
+    """What a training came to, and what was done that the recipe does not say; `fresh` tensors had other classes."""
+    done = len(result.history)
+    parts = [
+        f"{epochs} epochs on {images} images" if done == epochs else f"{done} of {epochs} epochs on {images} images"
+    ]
+    if result.metric is not None:
+        parts.append(f"validation {result.metric_name} {result.metric:.4f}")
+    if fresh:
+        parts.append(f"{fresh} tensors of the class layers started at random")
+    if result.unfolded:
+        parts.append(f"{result.unfolded} folded BatchNorms made whole")
+    if result.rate_scale != 1.0:
+        parts.append(f"diverged, went on with {result.rate_scale:.2g} of the learning rate")
+    return ", ".join(parts)

@@ -111,7 +111,7 @@ class Workspace:
         final = self.folder / f"{stage}-{key[:16]}"
         if (record := _whole(final, key)) is not None:
             return Artifact(final, key, record.summary, reused=True, records=record.records)
-        scratch = self.folder / f"{stage}-{key[:16]}.scratch"
+        scratch = self.scratch(stage, determinants)
         temporary = self.folder / f".{stage}-{key[:16]}.tmp"
         with storage_errors(self.folder):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -129,6 +129,15 @@ class Workspace:
                 shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(final, key, made.summary, reused=False, records=records)
+
+    def scratch(self, stage: str, determinants: Mapping[str, Any]) -> Path:
+        """Where an unfinished `produce` of these keeps what outlives it; it need not be there."""
+        return self.folder / f"{stage}-{content_key(stage, determinants)[:16]}.scratch"
+
+    def is_finished(self, stage: str, determinants: Mapping[str, Any]) -> bool:
+        """Whether `produce` of these would find its result."""
+        key = content_key(stage, determinants)
+        return _whole(self.folder / f"{stage}-{key[:16]}", key) is not None
 
 
 def content_key(stage: str, determinants: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.source.reference import Source, resolve, source_files
+from edgeopt.source.reference import Source, classes_in_weights, resolve, source_files
 from edgeopt.source.weights import find_weights, load_weights, read_weights
 
-__all__ = ["Source", "find_weights", "load_weights", "read_weights", "resolve", "source_files"]
+__all__ = ["Source", "classes_in_weights", "find_weights", "load_weights", "read_weights", "resolve", "source_files"]

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.models import network
 from edgeopt.source import graph, networks, program
 from edgeopt.source.specification import label_file
 from edgeopt.source.weights import check_file, find_weights, load_weights, read_weights
@@ -67,6 +68,19 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
         has_weights=network.brings_weights or model.weights is not None,
         untrained=untrained,
     )
+
+
+def classes_in_weights(model: ModelConfig, root: Path) -> int | None:
+    """For how many classes the weights of one of our own networks are; None where they do not show it.
+
+    Raises:
+        ModelError: no such network, or weights that cannot be read.
+    """
+    layers = network(model.source.removeprefix("edgeopt:")).class_layers
+    assert model.weights is not None
+    state = read_weights(find_weights(model.weights, root))
+    found = {len(tensor) for key, tensor in state.items() if key.startswith(layers) and tensor.ndim}
+    return found.pop() if len(found) == 1 else None
 
 
 def source_files(model: ModelConfig, root: Path) -> list[Path]:

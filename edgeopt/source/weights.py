@@ -90,7 +90,7 @@ def load_weights(
         module: changed in place; unchanged when this raises.
         state: what `read_weights` returns.
         class_layers: key prefixes of the layers that may differ in their number of classes. Where they do, they keep
-            what they have, and a log message says so.
+            what they have, as every fine-tuning on other classes wants it.
         origin: where `state` comes from, for errors.
 
     Returns:
@@ -110,7 +110,7 @@ def load_weights(
             f"{origin} does not fit the network: {'; '.join(problems)}. Check [model] source and arguments"
         )
     if skipped:
-        _log.warning("%s knows other classes: %s keep their random start", origin, _some(skipped))
+        _log.info("%s knows other classes: %s keep their random start", origin, _some(skipped))
     module.load_state_dict({**{key: own[key] for key in skipped}, **kept})
     return skipped
 

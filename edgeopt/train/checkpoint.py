@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
@@ -19,7 +20,9 @@ from edgeopt.files import write_atomically
 from edgeopt.spec import ModelSpec
 
 FILE = "checkpoint.pt"
-_VERSION = 1
+_VERSION = 2
+Content: TypeAlias = dict[str, Any]
+"""A state as tensors, numbers and lists."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,17 @@ class EpochResult:
 class State:
     """Everything that the rest of a training depends on, beside what the fingerprint covers.
 
-    Random numbers need no place here: each epoch seeds its own.
+    Random numbers need no place here: each step seeds its own.
     """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
     averaged: nn.Module | None
     history: list[EpochResult] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Of the steps that the unfinished epoch has done."""
+    rate_scale: float = 1.0
+    """What the learning rate is multiplied by, lower after each divergence."""
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -67,15 +74,7 @@ def save(state: State, work: Path, identity: str) -> None:
     Raises:
         StorageError: the disk is full or read-only.
     """
-    content = {
-        "fingerprint": identity,
-        "module": state.module.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "averaged": state.averaged.state_dict() if state.averaged else {},
-        "history": [(one.epoch, one.loss, one.metric) for one in state.history],
-        "best_epoch": state.best_epoch,
-        "best": state.best,
-    }
+    content = {**_content(state), "fingerprint": identity}
     path = work / FILE
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -101,16 +100,41 @@ def restore(state: State, work: Path, identity: str) -> bool:
             f"the checkpoint {path} belongs to another training: the settings, the images or the first weights "
             "have changed since. Delete it to start anew, or choose another folder"
         )
+    put_back(state, content)
+    return True
+
+
+def copied(state: State) -> Content:
+    """The state as it is now, in memory of its own."""
+    return copy.deepcopy(_content(state))
+
+
+def put_back(state: State, content: Content) -> None:
+    """Make `state` what it was when `content` was taken."""
+    content = copy.deepcopy(content)  # an optimizer keeps the very tensors that it is given
     state.module.load_state_dict(content["module"])
     state.optimizer.load_state_dict(content["optimizer"])
     if state.averaged:
         state.averaged.load_state_dict(content["averaged"])
     state.history = [EpochResult(*one) for one in content["history"]]
+    state.losses, state.rate_scale = content["losses"], content["rate_scale"]
     state.best_epoch, state.best = content["best_epoch"], content["best"]
-    return True
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _content(state: State) -> Content:
+    return {
+        "module": state.module.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "averaged": state.averaged.state_dict() if state.averaged else {},
+        "history": [(one.epoch, one.loss, one.metric) for one in state.history],
+        "losses": state.losses,
+        "rate_scale": state.rate_scale,
+        "best_epoch": state.best_epoch,
+        "best": state.best,
+    }
+
+
+def _read(path: Path) -> Content:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,21 +20,34 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, ModelError
 from edgeopt.spec import ModelSpec
 from edgeopt.train import checkpoint
-from edgeopt.train.checkpoint import EpochResult, State
+from edgeopt.train.checkpoint import Content, EpochResult, State
 from edgeopt.train.objective import Objective, make_objective
 from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
+from edgeopt.train.unfold import restore_batchnorm
+
+_LOG = logging.getLogger(__name__)
+
+SAVE_EVERY_S = 60.0
+"""Seconds between checkpoints inside an epoch: what a kill may cost. Where they fall changes nothing in the result."""
+SNAPSHOT_STEPS = 50
+"""Steps between the states in memory that a diverged training goes back to."""
+SLOWER = 0.3
+"""What the learning rate is multiplied by after a loss that is not finite."""
+MOST_RESTARTS = 4
+"""A training that still diverges at `SLOWER` to this power has another problem than its learning rate."""
 
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Progress of a training after a step.
+    """Progress of a training after a step, or a validation after some of its images.
 
     Attributes:
+        phase: whether `step` counts steps of the epoch or validation images.
         epoch: counted from 1, of `epochs`.
-        step: of this epoch, counted from 1, of `steps`.
-        loss: of the step.
-        learning_rate: of the step.
+        step: of this epoch, counted from 1, of `steps`; or validation images done, of `steps`.
+        loss: of the latest training step.
+        learning_rate: of the latest training step.
         eta_s: seconds that the rest will take at the pace so far.
         metric_name: top-1 or AP50.
         metric: of the latest validation; None before the first.
@@ -46,6 +62,7 @@ class TrainProgress:
     eta_s: float
     metric_name: str
     metric: float | None
+    phase: Literal["train", "validation"] = "train"
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,11 @@ class Trained:
     Attributes:
         metric_name: top-1 or AP50.
         metric: of the kept epoch on the validation set; None without one.
-        epoch: whose weights were kept: the best on validation, else the last.
-        history: every epoch.
+        epoch: whose weights were kept: the best on validation, else the last. 0: those of an unfinished first epoch.
+        history: every finished epoch.
         resumed_from: epochs that an earlier run had finished.
+        rate_scale: what the learning rate was multiplied by because the loss had become infinite or NaN; 1: never.
+        unfolded: layers whose folded BatchNorm was made whole before the first step.
     """
 
     metric_name: str
@@ -65,6 +84,8 @@ class Trained:
     epoch: int
     history: tuple[EpochResult, ...]
     resumed_from: int
+    rate_scale: float = 1.0
+    unfolded: int = 0
 
 
 def train(
@@ -75,11 +96,16 @@ def train(
     config: TrainConfig,
     work: Path,
     progress: Callable[[TrainProgress], None],
+    *,
+    best_so_far: bool = False,
 ) -> Trained:
     """Train `module` in place, on the device it is on, and leave it in evaluation mode with the best epoch's weights.
 
-    After each epoch the whole state is saved in `work`. Called again with the same arguments (and first weights), it
-    goes on from there, to the same result; a finished training only loads its weights.
+    The whole state is saved in `work` after each epoch, at least once a minute inside of one, and when the process is
+    interrupted. Called again with the same arguments (and first weights), it goes on from there, to the same result; a
+    finished training only loads its weights.
+
+    A loss that is not finite sends the training back to a state of before, with a lower learning rate.
 
     Args:
         module: for classes, gives logits (N, C); for boxes, a YOLOX (`models.yolox`).
@@ -88,12 +114,14 @@ def train(
         validation: what chooses the epoch; None keeps the last one.
         config: how.
         work: folder of the checkpoint.
-        progress: called after every step.
+        progress: called after every step, and while validating.
+        best_so_far: take no further step, and keep the best weights that the checkpoint has.
 
     Raises:
         DataError: nothing to learn from, or labels that are not the model's.
         ConfigError: a setting that this model or task cannot have.
-        ModelError: the loss is no longer finite, or the checkpoint is of another training.
+        ModelError: the loss does not stay finite at any learning rate that was tried, the checkpoint is of another
+            training, or there is none to take the best weights from.
         StorageError: the checkpoint cannot be written.
     """
     datasets = [train] if validation is None else [train, validation]
@@ -102,26 +130,26 @@ def train(
     pictures = [Pictures(dataset, spec.preprocessing) for dataset in datasets]
     objective = make_objective(spec, config, pictures[0])
 
+    unfolded = 0 if config.freeze_batchnorm else restore_batchnorm(module, pictures[0], config)
     freeze(module, config.freeze)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(module, config.ema) if config.ema else None
     state = State(module, make_optimizer(module, config), average.module if average else None)
-    checkpoint.restore(state, work, identity)
+    restored = checkpoint.restore(state, work, identity)
     resumed_from = len(state.history)
-    run = _Run(state, average, objective, pictures[0], config, progress)
-    for epoch in range(resumed_from, config.epochs):
-        loss = run.epoch(epoch)
-        due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
-        metric = run.validate(pictures[1]) if due and len(pictures) == 2 else None
-        state.history.append(EpochResult(epoch + 1, loss, metric))
-        if metric is not None or len(pictures) == 1:
-            _keep_if_best(state)
-        checkpoint.save(state, work, identity)
+    if best_so_far:
+        _keep_what_there_is(state, work, restored=restored)
+    else:
+        run = _Run(
+            state, average, objective, pictures, config, progress, lambda: checkpoint.save(state, work, identity)
+        )
+        run.to_the_end()
 
     module.load_state_dict(state.best)
     module.to(memory_format=torch.contiguous_format).eval().requires_grad_(requires_grad=True)  # type: ignore[call-overload]
-    metric = state.history[state.best_epoch - 1].metric
-    return Trained(objective.metric_name, metric, state.best_epoch, tuple(state.history), resumed_from)
+    metric = state.history[state.best_epoch - 1].metric if state.best_epoch else None
+    history = tuple(state.history)
+    return Trained(objective.metric_name, metric, state.best_epoch, history, resumed_from, state.rate_scale, unfolded)
 
 
 class _Run:
@@ -132,71 +160,133 @@ class _Run:
         state: State,
         average: Average | None,
         objective: Objective,
-        pictures: Pictures,
+        pictures: list[Pictures],
         config: TrainConfig,
         progress: Callable[[TrainProgress], None],
+        save: Callable[[], None],
     ) -> None:
-        self._state, self._objective, self._pictures, self._config = state, objective, pictures, config
-        self._average, self._progress = average, progress
+        self._state, self._objective, self._config = state, objective, config
+        self._pictures, self._validation = pictures[0], pictures[1] if len(pictures) == 2 else None
+        self._average, self._progress, self._save = average, progress, save
         # The last, smaller batch is left out: BatchNorm needs more than a few images, and the order changes each epoch.
-        self._steps = max(1, len(pictures) // config.batch_size)
-        self._started = time.monotonic()
-        self._first_step = len(state.history) * self._steps
+        self._steps = max(1, len(self._pictures) // config.batch_size)
+        self._started = self._saved = time.monotonic()
+        self._first_step = self._done
+        self._latest = (math.nan, 0.0)
+        self._snapshots: deque[Content] = deque(maxlen=2)
 
-    def epoch(self, epoch: int) -> float:
-        """Train one epoch, counted from 0, with random numbers of its own; return the mean loss."""
-        rng = np.random.default_rng((self._config.seed, epoch))
-        closing = epoch >= self._config.epochs - self._config.no_augmentation_epochs
-        order = rng.permutation(len(self._pictures))
+    @property
+    def _done(self) -> int:
+        """Steps since the first epoch began."""
+        return len(self._state.history) * self._steps + len(self._state.losses)
+
+    def to_the_end(self) -> None:
+        """Train what is left of the epochs, saving on the way and when interrupted."""
+        try:
+            while len(self._state.history) < self._config.epochs:
+                self._epoch(len(self._state.history))
+                self._saved = time.monotonic()
+                self._save()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+
+    def _epoch(self, epoch: int) -> None:
+        """Train an epoch, counted from 0, from the step that the state is at; validate where that is due."""
+        order = np.random.default_rng((self._config.seed, epoch)).permutation(len(self._pictures))
         training_mode(self._state.module, self._config)
-        losses = []
         with torch.random.fork_rng():
-            torch.manual_seed(int(rng.integers(2**62)))
-            for number in range(self._steps):
-                indices = order[number * self._config.batch_size : (number + 1) * self._config.batch_size]
-                rate = learning_rate(epoch * self._steps + number, self._steps, self._config)
-                loss = self._objective.loss(self._state.module, indices, rng, closing=closing)
-                losses.append(self._step(loss, rate, epoch, number))
-        return float(np.mean(losses))
+            while len(self._state.losses) < self._steps:
+                self._step(epoch, order)
+        self._finish_epoch(epoch, float(np.mean(self._state.losses)))
 
-    def validate(self, validation: Pictures) -> float:
+    def _finish_epoch(self, epoch: int, loss: float) -> None:
+        due = (epoch + 1) % self._config.validate_every == 0 or epoch + 1 == self._config.epochs
+        metric = self._validate(self._validation, epoch) if due and self._validation is not None else None
+        self._state.history.append(EpochResult(epoch + 1, loss, metric))
+        self._state.losses.clear()
+        if metric is not None or self._validation is None:
+            _keep_if_best(self._state)
+
+    def _validate(self, validation: Pictures, epoch: int) -> float:
         """Return the metric of the weights that would be kept now."""
         module = self._state.averaged or self._state.module
-        return self._objective.metric(module.eval(), validation, self._config.batch_size)
 
-    def _step(self, loss: Tensor, rate: float, epoch: int, number: int) -> float:
-        """Move the weights by one loss."""
-        value = loss.item()
-        if not math.isfinite(value):
-            raise ModelError(
-                f"the loss is {value} in epoch {epoch + 1}, step {number + 1}, at learning rate {rate:.3g}: training "
-                "has diverged. Lower [train] learning_rate or raise warmup_epochs, and look for broken labels"
-            )
+        def watch(done: int) -> None:
+            self._report(epoch, done, len(validation), "validation")
+
+        return self._objective.metric(module.eval(), validation, self._config.batch_size, watch)
+
+    def _step(self, epoch: int, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Move the weights by the loss of the next batch, whose random numbers are its own."""
+        number = len(self._state.losses)
+        if number % SNAPSHOT_STEPS == 0:
+            self._snapshots.append(checkpoint.copied(self._state))
+        rng = np.random.default_rng((self._config.seed, epoch, number))
+        torch.manual_seed(int(rng.integers(2**62)))
+        indices = order[number * self._config.batch_size : (number + 1) * self._config.batch_size]
+        rate = self._state.rate_scale * learning_rate(epoch * self._steps + number, self._steps, self._config)
+        closing = epoch >= self._config.epochs - self._config.no_augmentation_epochs
+        loss = self._objective.loss(self._state.module, indices, rng, closing=closing)
+        self._latest = (loss.item(), rate)
+        if not math.isfinite(self._latest[0]):
+            self._go_back(epoch, number)
+            return
+        self._move(loss, rate)
+        self._report(epoch, number + 1, self._steps, "train")
+        if time.monotonic() - self._saved > SAVE_EVERY_S and len(self._state.losses) < self._steps:
+            self._saved = time.monotonic()
+            self._save()
+
+    def _move(self, loss: Tensor, rate: float) -> None:
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
         self._state.optimizer.zero_grad()
         torch.autograd.backward(loss)
         self._state.optimizer.step()
-        done = epoch * self._steps + number + 1
+        self._state.losses.append(self._latest[0])
         if self._average is not None:
-            self._average.update(done)
-        self._report(value, rate, epoch, number, done)
-        return value
+            self._average.update(self._done)
 
-    def _report(self, loss: float, rate: float, epoch: int, number: int, done: int) -> None:
-        pace = (time.monotonic() - self._started) / (done - self._first_step)
+    def _go_back(self, epoch: int, number: int) -> None:
+        """Return to the older snapshot with a lower rate: the newer one may hold weights that are ruined already.
+
+        Raises:
+            ModelError: that was done often enough.
+        """
+        value, rate = self._latest
+        scale = self._state.rate_scale * SLOWER
+        if scale < SLOWER**MOST_RESTARTS * (1 + 1e-9):
+            raise ModelError(
+                f"the loss is {value} in epoch {epoch + 1}, step {number + 1}, at learning rate {rate:.3g}, after "
+                f"{MOST_RESTARTS - 1} restarts with a lower one: training has diverged. Lower [train] learning_rate, "
+                "raise warmup_epochs, freeze the layers that are trained already, and look for broken labels"
+            )
+        checkpoint.put_back(self._state, self._snapshots[0])
+        self._state.rate_scale = scale
+        self._first_step, self._started = self._done, time.monotonic()
+        training_mode(self._state.module, self._config)
+        _LOG.warning(
+            "the loss became %s in epoch %d, step %d, at rate %.3g; going on from step %d with %.2g of the rate",
+            value, epoch + 1, number + 1, rate, len(self._state.losses) + 1, scale,
+        )  # fmt: skip
+
+    def _report(self, epoch: int, step: int, steps: int, phase: Literal["train", "validation"]) -> None:
+        pace = (time.monotonic() - self._started) / max(1, self._done - self._first_step)
         measured = [one.metric for one in self._state.history if one.metric is not None]
+        loss, rate = self._latest
         self._progress(
             TrainProgress(
                 epoch=epoch + 1,
                 epochs=self._config.epochs,
-                step=number + 1,
-                steps=self._steps,
+                step=step,
+                steps=steps,
                 loss=loss,
                 learning_rate=rate,
-                eta_s=pace * (self._config.epochs * self._steps - done),
+                eta_s=pace * (self._config.epochs * self._steps - self._done),
                 metric_name=self._objective.metric_name,
                 metric=measured[-1] if measured else None,
+                phase=phase,
             )
         )
 
@@ -208,9 +298,24 @@ def _keep_if_best(state: State) -> None:
         best = state.history[state.best_epoch - 1].metric
         if best is not None and metric < best:
             return
+    _keep(state)
+    state.best_epoch = len(state.history)
+
+
+def _keep(state: State) -> None:
     kept = state.averaged or state.module
     state.best = {name: value.detach().clone() for name, value in kept.state_dict().items()}
-    state.best_epoch = len(state.history)
+
+
+def _keep_what_there_is(state: State, work: Path, *, restored: bool) -> None:
+    """Settle for the best validated weights of a checkpoint, or the latest where none were validated yet."""
+    if not restored:
+        raise ModelError(
+            f"{work} holds no checkpoint of this training, so there are no best weights so far: train first, with the "
+            "same recipe and the same work folder"
+        )
+    if not state.best:
+        _keep(state)
 
 
 def _check(spec: ModelSpec, datasets: list[Dataset]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -65,8 +65,8 @@ class Objective(Protocol):
         `closing` marks the last epochs, which do not augment.
         """
 
-    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
-        """Return the metric of a module in evaluation mode, 0 to 1."""
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
+        """Return the metric of a module in evaluation mode, 0 to 1; `watch` is told how many images are done."""
 
 
 class Classify:
@@ -100,12 +100,13 @@ class Classify:
             return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
         return _scalar(self._loss(logits, labels), self._name)
 
-    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
         """Return the share of images whose best class is right."""
         right = 0
         for indices, logits, _ in infer(module, validation, batch_size):
             best = logits.reshape(len(logits), -1).argmax(axis=1)
             right += int((best == [validation.label(index) for index in indices]).sum())
+            watch(indices.stop)
         return right / len(validation)
 
 
@@ -148,12 +149,13 @@ class Detect:
         own = self._loss(levels, [each.to(device) for each in boxes], [each.to(device) for each in classes])
         return _scalar(own, self._name)
 
-    def metric(self, module: nn.Module, validation: Pictures, batch_size: int) -> float:
+    def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
         """Return COCO's AP at IoU .5, in the pixels of the original images."""
         found: list[Detections] = []
-        for _, outputs, geometries in infer(module, validation, batch_size):
+        for indices, outputs, geometries in infer(module, validation, batch_size):
             decoded = decode({self._validation_spec.outputs[0].name: outputs}, self._validation_spec, geometries)
             found += [one for one in decoded if isinstance(one, Detections)]
+            watch(indices.stop)
         truths = [validation.truth(index) for index in range(len(validation))]
         return float(metrics.average_precision(found, truths, len(self._validation_spec.labels)).ap50)
 
