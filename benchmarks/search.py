@@ -70,7 +70,7 @@ def main(recipe: str, budgets: tuple[str, ...], only: str | None, out: Path) -> 
 
 @dataclass(frozen=True)
 class _Prepared:
-    exact: Artifact
+    baseline: Artifact
     quantized: Artifact
     spec: ModelSpec
     target: TargetName
@@ -80,18 +80,18 @@ class _Prepared:
 
 def _prepare(job: Job) -> _Prepared:
     name = job.config.compile.targets[0]
-    exact = graphs.optimized(job, graphs.exported(job, trained(job)))
+    baseline = graphs.optimized(job, graphs.exported(job, trained(job)))
     start = time.perf_counter()
-    calibration = graphs.calibrated(job, exact)
-    quantized = graphs.quantized(job, exact, calibration, find_target(name).scheme)
+    calibration = graphs.calibrated(job, baseline)
+    quantized = graphs.quantized(job, baseline, calibration, find_target(name).scheme)
     seconds = None if calibration.reused or quantized.reused else time.perf_counter() - start
-    return _Prepared(exact, quantized, graphs.read_spec(exact), name, seconds)
+    return _Prepared(baseline, quantized, graphs.read_spec(baseline), name, seconds)
 
 
 def _ours(job: Job, prepared: _Prepared, budget: str, out: Path) -> dict[str, Any]:
     config, dataset = job.config, job.split("validation")
     subject = SearchedModel(
-        graphs.read_graph(prepared.exact),
+        graphs.read_graph(prepared.baseline),
         graphs.read_graph(prepared.quantized),
         prepared.spec,
         prepared.target,
@@ -146,7 +146,7 @@ def _theirs(job: Job, prepared: _Prepared, budget: str, out: Path) -> dict[str, 
     python = Path(sys.executable) if here else prepare(PEERS["nncf"], out / "environments")
     script = SCRIPTS / "accuracy_control_nncf.py"
     share = str(Budget.parse(budget).max_drop)
-    graph, made = prepared.exact.file(graphs.MODEL), out / f"nncf-{budget.strip('%')}.xml"
+    graph, made = prepared.baseline.file(graphs.MODEL), out / f"nncf-{budget.strip('%')}.xml"
     command = [str(python), str(script), str(graph), str(samples), str(made), "--max-drop", share]
     job.progress.begin("nncf")
     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

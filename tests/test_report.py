@@ -449,7 +449,7 @@ def searched(status: str = "met") -> SearchResult:
         Point(
             quantized=tuple(f"g{index}" for index in range(size)),
             predicted_ms=10.0 - size,
-            predicted_distance=0.1 * size,
+            predicted_discrepancy=0.1 * size,
             value=0.8,
             drop=Interval(0.0, 0.0, 0.0) if size == 0 else interval if size != 2 else None,
         )

@@ -44,7 +44,7 @@ class Synthetic:
         self.validated.append(plan)
         return self.validation(plan)
 
-    def distance(self, plan: Plan, items: np.ndarray) -> float:
+    def discrepancy(self, plan: Plan, items: np.ndarray) -> float:
         assert len(items) == QUICK.worst_items
         assert items.min() == ITEMS - QUICK.worst_items  # the largest errors stand last
         return self.drop(plan)
@@ -57,7 +57,7 @@ class Synthetic:
             tuple(self.gains),
             self.validation(frozenset()),
             self.validate,
-            self.distance,
+            self.discrepancy,
             lambda group: exactly(self.gains[group]),
             self.ratio,
             FLOAT_MS,
@@ -201,8 +201,8 @@ def test_the_whole_curve_is_recorded_and_survives_json() -> None:
     result = Synthetic([3.0, 2.0, 1.0, 1.0], additive([0.0, 0.01, 0.02, 0.1])).search(Budget(0.02))
     assert [len(point.quantized) for point in result.curve] == [4, 3, 2, 1, 0]
     assert [point.predicted_ms for point in result.curve] == sorted(point.predicted_ms for point in result.curve)
-    distances = [point.predicted_distance for point in result.curve]
-    assert distances == sorted(distances, reverse=True)
+    discrepancies = [point.predicted_discrepancy for point in result.curve]
+    assert discrepancies == sorted(discrepancies, reverse=True)
     assert result.curve[-1].drop == exactly(0.0)
     drops = [point.drop.estimate for point in result.front if point.drop is not None]
     assert drops == sorted(drops, reverse=True)

@@ -122,13 +122,13 @@ def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
 def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) -> dict[str, str]:
     """Remove the settings in bfloat16, with the reason, unless they answer as the same variant does in float32."""
     names = [name for name, predictor in predictors.items() if predictor.variant.engine.precision == "bf16"]
-    exact = next((each for each in predictors.values() if each.variant.engine.precision == "fp32"), None)
-    if not names or exact is None:
+    baseline = next((each for each in predictors.values() if each.variant.engine.precision == "fp32"), None)
+    if not names or baseline is None:
         return {}
     if len(images) < _BF16_IMAGES:
         reason = f"{len(images)} images do not tell whether bf16 changes answers, {_BF16_IMAGES} are needed"
     else:
-        agreed = answers_agree(exact, predictors[names[0]], images)
+        agreed = answers_agree(baseline, predictors[names[0]], images)
         if agreed >= _BF16_AGREEMENT:
             return {}
         reason = f"bf16 agrees with float32 on {agreed:.1%}, and {_BF16_AGREEMENT:.0%} are asked for"
@@ -137,12 +137,12 @@ def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) ->
     return dict.fromkeys(names, reason)
 
 
-def answers_agree(exact: Predictor, other: Predictor, images: Sequence[Array]) -> float:
+def answers_agree(baseline: Predictor, other: Predictor, images: Sequence[Array]) -> float:
     """Return the share of images with the same best class; for detectors, Dice's coefficient of their detections."""
-    first, second = ([each.predict(image) for image in images] for each in (exact, other))
-    if exact.spec.task == "detection":
+    first, second = ([each.predict(image) for image in images] for each in (baseline, other))
+    if baseline.spec.task == "detection":
         return detection_agreement(
-            cast("list[Detections]", first), cast("list[Detections]", second), len(exact.spec.labels)
+            cast("list[Detections]", first), cast("list[Detections]", second), len(baseline.spec.labels)
         )
     classes = [[int(cast("Classification", result).classes[0]) for result in results] for results in (first, second)]
     return agreement(*classes)

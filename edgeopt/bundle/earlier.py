@@ -73,6 +73,11 @@ def _stages(settings: dict[str, Any]) -> dict[str, Any]:
     known = {*_STAGES, *_IMPLICIT, "calibrated by"}
     stages = {key: value for key, value in settings.items() if key not in known}  # left for validation to refuse
     stages |= {new: settings[old] for old, new in _STAGES.items() if old in settings}
+    if isinstance(search := stages.get("search"), dict):
+        curve = search.get("curve")
+        for point in (search.get("best"), *(curve if isinstance(curve, list) else ())):
+            if isinstance(point, dict) and "predicted_distance" in point:
+                point["predicted_discrepancy"] = point.pop("predicted_distance")
     if "calibrated by" in settings:
         stages["implicit"] = {new: settings[old] for old, new in _IMPLICIT.items() if old in settings}
     return stages

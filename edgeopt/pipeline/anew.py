@@ -21,7 +21,7 @@ _LEAST_IMAGES = 4
 
 
 def quantized_anew(
-    exact: ir.Model,
+    baseline: ir.Model,
     quantized: ir.Model,
     scheme: QuantScheme,
     images: Sequence[tuple[str, Feeds]],
@@ -31,7 +31,7 @@ def quantized_anew(
     """Quantize and repair the float model as edgeopt does by default, on images that are here.
 
     Args:
-        exact: the optimized float model; not modified.
+        baseline: the optimized float model; not modified.
         quantized: what is there.
         scheme: for the kernels that `quantized` is for.
         images: name and network inputs, batch 1.
@@ -45,7 +45,7 @@ def quantized_anew(
         return f"edgeopt's own repairs were not tried: they need {_LEAST_IMAGES} images or more"
     try:
         calibration = CalibrateConfig(images=len(images), minimum_images=1)
-        anew = quantize_graph(exact, images, calibration, QuantizeConfig(), scheme.name, discrepancy.readings)
+        anew = quantize_graph(baseline, images, calibration, QuantizeConfig(), scheme.name, discrepancy.readings)
     except ModelError as error:
         return f"edgeopt's own repairs were not tried: {error}"
     split = Split.of(range(len(images)))

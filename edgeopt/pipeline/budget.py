@@ -27,7 +27,7 @@ from edgeopt.targets import find_target
 _DROP = "0.5%"
 
 
-def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
+def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
     """The graph of the fastest plan inside the budget, searched on the validation images.
 
     Where INT8 is refused because it is not faster, the graph is the quantized one and the bundle says so. A search that
@@ -43,9 +43,9 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
     reduced = find_target(target).reduced(job.config.precision)
 
     def make(folder: Path, scratch: Path) -> Made:
-        config, spec = job.config, read_spec(exact)
+        config, spec = job.config, read_spec(baseline)
         subject = SearchedModel(
-            read_graph(exact),
+            read_graph(baseline),
             read_graph(quantized),
             spec,
             target,
@@ -61,7 +61,7 @@ def searched(job: Job, budget: BudgetConfig, exact: Artifact, quantized: Artifac
         return Made(summary, StageRecords(search=result))
 
     determinants = {
-        "exact": exact.key,
+        "baseline": baseline.key,
         "quantized": quantized.key,
         "target": target,
         "budget": budget,

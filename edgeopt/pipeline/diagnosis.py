@@ -107,8 +107,8 @@ def diagnose_files(
         ConfigError: images without a spec, or a spec that is not valid.
     """
     progress.begin("load")
-    exact, model = _float_graph(reference), _quantized_graph(quantized)
-    return _diagnosed(exact, model, network_feeds(exact, calibration, spec), images, progress, outputs or {})
+    baseline, model = _float_graph(reference), _quantized_graph(quantized)
+    return _diagnosed(baseline, model, network_feeds(baseline, calibration, spec), images, progress, outputs or {})
 
 
 def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, progress: Progress) -> Diagnosis:
@@ -127,16 +127,16 @@ def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, 
         DataError: there are no images.
     """
     progress.begin("load")
-    exact, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
-    spec = with_applied(bundle.spec(variant), exact.graph.outputs[0])
+    baseline, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
+    spec = with_applied(bundle.spec(variant), baseline.graph.outputs[0])
     target = known_target(bundle.variant(variant).target)
     on_gpu = target is not None and target.accelerated
     samples = image_feeds(images, spec)
-    return _diagnosed(exact, model, samples, limit, progress, readings_of(spec), on_gpu=on_gpu)
+    return _diagnosed(baseline, model, samples, limit, progress, readings_of(spec), on_gpu=on_gpu)
 
 
 def _diagnosed(
-    exact: ir.Model,
+    baseline: ir.Model,
     model: ir.Model,
     samples: Iterator[tuple[str, Feeds]],
     images: int,
@@ -146,11 +146,11 @@ def _diagnosed(
     on_gpu: bool = False,
 ) -> Diagnosis:
     """The diagnosis; `outputs` is what they mean, by a specification, or what the user says of them."""
-    _check_interfaces(exact, model)
+    _check_interfaces(baseline, model)
     taken = list(itertools.islice(samples, images))
     if not taken:
         raise DataError("a diagnosis needs images that are like those in use: none were given")
-    pair = _Pair(exact, model, taken, outputs, on_gpu=on_gpu)
+    pair = _Pair(baseline, model, taken, outputs, on_gpu=on_gpu)
     progress.end(f"{len(pair.layers)} quantized layers, {len(taken)} images", reused=False)
     progress.begin("diagnose")
     result = diagnose(pair.subject(), lambda share: progress.update(share, 1.0))
@@ -186,7 +186,7 @@ class _Pair:
 
     def __init__(
         self,
-        exact: ir.Model,
+        baseline: ir.Model,
         quantized: ir.Model,
         feeds: Sequence[tuple[str, Feeds]],
         outputs: Mapping[str, OutputKind] | Sequence[OutputReading],
@@ -194,18 +194,18 @@ class _Pair:
         on_gpu: bool,
     ) -> None:
         self._feeds, self._cpu, self._on_gpu = feeds, ThisMachine().processor.cpu, on_gpu
-        self._reference = outputs_as_written(exact, [each for _, each in feeds])
-        self._read = read_outputs(exact, self._reference, outputs) if isinstance(outputs, Mapping) else ()
+        self._reference = outputs_as_written(baseline, [each for _, each in feeds])
+        self._read = read_outputs(baseline, self._reference, outputs) if isinstance(outputs, Mapping) else ()
         readings = outputs if not isinstance(outputs, Mapping) else [each.reading for each in self._read]
         self._discrepancy = Discrepancy(readings)
         self.layers = {layer.name: layer for layer in quantized_layers(quantized)}
-        _refuse_quantized(exact)
-        matches = match_layers(quantized, exact)
+        _refuse_quantized(baseline)
+        matches = match_layers(quantized, baseline)
         model = self._quantized = restore_activations(quantized, matches)
         self._nodes = {node_name(node): node for node in model.graph}
         self._originals, self._notes = self._find_originals(matches)
         self._stripped = select_quantizers(model, (), (), self._originals)
-        self._exact = exact
+        self._baseline = baseline
         self._float_names = {name: node_name(node) for name, node in matches.items()}
         self._quantizers = {name: activation_quantizers(model, layer) for name, layer in self.layers.items()}
         self._tied = tied_tensors(model.graph)
@@ -264,8 +264,8 @@ class _Pair:
         names = {layer.output: name for name, layer in self.layers.items()}
         taps = [Tap(model, list(names), fused=False) for model in (self._stripped, self._quantized)]
         for _, feeds in self._feeds:
-            for (tensors, exact), (_, other) in zip(*(tap.run(feeds) for tap in taps), strict=True):
-                for tensor, first, second in zip(tensors, exact, other, strict=True):
+            for (tensors, baseline), (_, other) in zip(*(tap.run(feeds) for tap in taps), strict=True):
+                for tensor, first, second in zip(tensors, baseline, other, strict=True):
                     yield names[tensor], first, second
 
     def _observe_inputs(self) -> CalibrationTable:
@@ -327,11 +327,11 @@ class _Pair:
         if not schemes:
             return "edgeopt's own repairs were not tried: the activations are not in 8-bit integers"
         ((scheme, _),) = schemes.most_common(1)
-        return quantized_anew(self._exact, self._quantized, scheme, self._feeds, self._reference, self._discrepancy)
+        return quantized_anew(self._baseline, self._quantized, scheme, self._feeds, self._reference, self._discrepancy)
 
     def _together(self, chosen: Sequence[tuple[str, str]]) -> Outputs:
         """Outputs with repairs of several layers, by name of layer and repair."""
-        exact = [name for name, repair in chosen if repair == FLOAT]
+        baseline = [name for name, repair in chosen if repair == FLOAT]
         rounded = {(name, _WEIGHT): self._rounded_per_channel(name) for name, repair in chosen if repair == _CHANNELS}
         ranges = [
             quantizer
@@ -339,7 +339,7 @@ class _Pair:
             if repair.endswith(_RANGES)
             for quantizer in self._requantizers(name, cast("CalibrationMethod", repair.removesuffix(_RANGES)))
         ]
-        activations = [name for name in self.layers if name not in exact]
+        activations = [name for name in self.layers if name not in baseline]
         weights = [name for name in activations if (name, _WEIGHT) not in rounded]
         constants = {**self._originals, **rounded}
         for name, _ in rounded:  # its bias belongs to quantized weights, which it keeps
@@ -376,8 +376,8 @@ class _Pair:
         return rounded
 
 
-def _check_interfaces(exact: ir.Model, quantized: ir.Model) -> None:
-    first, second = _interface(exact), _interface(quantized)
+def _check_interfaces(baseline: ir.Model, quantized: ir.Model) -> None:
+    first, second = _interface(baseline), _interface(quantized)
     if first != second:
         raise ModelError(
             f"the two files are not of one model: the float one has inputs {first[0]} and outputs {first[1]}, the "
@@ -385,8 +385,8 @@ def _check_interfaces(exact: ir.Model, quantized: ir.Model) -> None:
         )
 
 
-def _refuse_quantized(exact: ir.Model) -> None:
-    node = next((node for node in exact.graph if node.op_type == "QuantizeLinear"), None)
+def _refuse_quantized(baseline: ir.Model) -> None:
+    node = next((node for node in baseline.graph if node.op_type == "QuantizeLinear"), None)
     if node is not None:
         raise ModelError(
             f"the float model is quantized too (node '{node.name}' is a QuantizeLinear): give the model that the "

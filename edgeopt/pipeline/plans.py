@@ -50,7 +50,7 @@ Outputs: TypeAlias = list[NDArray[np.float32]]
 class SearchedModel:
     """What is searched, and how it is measured."""
 
-    exact: ir.Model
+    baseline: ir.Model
     """The optimized float graph."""
     quantized: ir.Model
     """Q/DQ everywhere the scheme wants it."""
@@ -102,15 +102,15 @@ class _Plans:
     def __init__(self, subject: SearchedModel, folder: Path, progress: Update | None = None) -> None:
         self._subject, self._folder = subject, folder
         groups = movable_groups(subject.quantized)
-        self._discrepancy = Discrepancy(readings_of(subject.spec))
+        self._compare = Discrepancy(readings_of(subject.spec))
         self._layers = {"+".join(group): group for group in groups}
-        matches = match_layers(subject.quantized, subject.exact)
+        matches = match_layers(subject.quantized, subject.baseline)
         originals = original_constants(subject.quantized, quantized_layers(subject.quantized), matches)
         # Fine-tuned layers have no float weights of their own: in float they keep the rounded ones.
         self._originals = {} if misfits(subject.quantized, originals) else originals
         count = min(IMAGES, len(subject.dataset))
         self._images: list[Image] = [subject.dataset.image(index) for index in range(count)]
-        self._baseline: Accuracy | None = None
+        self._baseline_accuracy: Accuracy | None = None
         self._progress, self._steps = progress, 0
         self._prepared: dict[int, Prepared] = {}
         self._references: dict[int, Outputs] = {}
@@ -133,7 +133,7 @@ class _Plans:
             groups=tuple(self._layers),
             baseline=baseline,
             validate=self.validate,
-            distance=self.distance,
+            discrepancy=self.discrepancy,
             gain_ms=self.gain_ms,
             ratio=self.ratio,
             float_ms=float_ms,
@@ -142,7 +142,7 @@ class _Plans:
     def graph(self, plan: Plan) -> ir.Model:
         """The Q/DQ graph of a plan."""
         if plan == FLOAT:
-            return self._subject.exact
+            return self._subject.baseline
         layers = {layer for group in plan for layer in self._layers[group]}
         return select_quantizers(self._subject.quantized, layers, layers, self._originals)
 
@@ -155,19 +155,21 @@ class _Plans:
             item = len(errors)
             if plan == FLOAT:
                 self._keep_reference(item, outputs)
-            errors.append(0.0 if plan == FLOAT else float(self._discrepancy(self._exact(item), outputs)))
+            errors.append(0.0 if plan == FLOAT else float(self._compare(self._baseline_outputs(item), outputs)))
 
         with self._opened(plan) as predictor:
             config = replace(self._subject.evaluate, limit=None)
-            accuracy = evaluate(_Recording(predictor, compare), self._subject.dataset, config, baseline=self._baseline)
-        self._baseline = self._baseline or accuracy
+            accuracy = evaluate(
+                _Recording(predictor, compare), self._subject.dataset, config, baseline=self._baseline_accuracy
+            )
+        self._baseline_accuracy = self._baseline_accuracy or accuracy
         return Validation(accuracy.images, accuracy.statistic(), np.array(errors))
 
-    def distance(self, plan: Plan, items: Indices) -> float:
-        """Mean distance of the outputs of some images from the float model's."""
+    def discrepancy(self, plan: Plan, items: Indices) -> float:
+        """Mean discrepancy of the outputs of some images from the float model's."""
         self._tell("ranking the groups by what they cost")
         with self._opened(plan) as predictor:
-            return float(np.mean([self._distance_of(predictor, int(item)) for item in items]))
+            return float(np.mean([self._discrepancy_of(predictor, int(item)) for item in items]))
 
     def gain_ms(self, group: str) -> Interval:
         """How much slower the model is with one group in float, all others quantized."""
@@ -195,11 +197,11 @@ class _Plans:
             self._progress(self._steps, max(self._steps, 2 * groups + groups.bit_length() + 4), text)
         self._steps += 1
 
-    def _distance_of(self, predictor: Predictor, item: int) -> float:
+    def _discrepancy_of(self, predictor: Predictor, item: int) -> float:
         inferred = predictor.infer(self._prepare(predictor, item))
-        return float(self._discrepancy(self._exact(item), _outputs(inferred, self._subject.spec)))
+        return float(self._compare(self._baseline_outputs(item), _outputs(inferred, self._subject.spec)))
 
-    def _exact(self, item: int) -> Outputs:
+    def _baseline_outputs(self, item: int) -> Outputs:
         """The float model's outputs for an image."""
         if item in self._references:
             return self._references[item]

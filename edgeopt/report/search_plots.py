@@ -43,7 +43,7 @@ def _plan(axes: Axes, found: SearchResult, point: Point, drop: Interval) -> list
 
 
 def groups(found: SearchResult) -> str:
-    """What quantizing each group costs in distance from the float outputs, and the time that it saves."""
+    """What quantizing each group costs in discrepancy from the baseline, and the time that it saves."""
     worst = sorted(found.sensitivity.items(), key=lambda item: -item[1])[:_SHOWN]
     rows = [Bar(_name(name), cost, f"{cost:.2g}, {_saves(found.gain_ms[name].estimate)}") for name, cost in worst]
     return bars(rows, "Distance from the float outputs that each group of layers adds")

@@ -49,7 +49,7 @@ class _Search:
         self._order = [group for group in problem.groups if self._gain[group].high > 0.0]
         """Groups in the order in which they go back to float; those that are slower in INT8 are never quantized."""
         self._sensitivity: dict[str, float] = {}
-        self._distance = 0.0
+        self._discrepancy = 0.0
         self._validated: dict[int, tuple[float, Interval]] = {}
         self._ratio: dict[int, Interval] = {}
 
@@ -89,15 +89,15 @@ class _Search:
         return f"{self._time(cut).estimate * self._problem.float_ms:.3g} ms"
 
     def _rank(self, everything: Validation) -> None:
-        """Order the groups by the distance regained per millisecond lost when each alone is reverted.
+        """Order the groups by the discrepancy regained per millisecond lost when each alone is reverted.
 
         Each is left out of all groups, slow ones included: those engines are there from measuring its gain.
         """
         items = _worst(everything, self._settings.worst_items)
         plan = frozenset(self._problem.groups)
-        self._distance = self._problem.distance(plan, items)
+        self._discrepancy = self._problem.discrepancy(plan, items)
         self._sensitivity = {
-            group: self._distance - self._problem.distance(plan - {group}, items) for group in self._order
+            group: self._discrepancy - self._problem.discrepancy(plan - {group}, items) for group in self._order
         }
         self._order.sort(key=self._rate, reverse=True)
 
@@ -113,10 +113,10 @@ class _Search:
         return 0 if self._keeps(0) else self._first(self._keeps, self._expected())
 
     def _expected(self) -> int:
-        """Return how many groups must be reverted if the drop falls as the predicted distance does."""
-        drop, left = self._validated[0][1].estimate, self._distance
+        """Return how many groups must be reverted if the drop falls as the predicted discrepancy does."""
+        drop, left = self._validated[0][1].estimate, self._discrepancy
         for cut, group in enumerate(self._order):
-            if left * drop <= (self._allowed or 0.0) * self._distance:
+            if left * drop <= (self._allowed or 0.0) * self._discrepancy:
                 return cut
             left -= max(self._sensitivity[group], 0.0)
         return len(self._order)
@@ -189,7 +189,7 @@ class _Search:
         point = Point(
             quantized=tuple(group for group in self._problem.groups if group in plan),
             predicted_ms=self._predicted_ms(plan),
-            predicted_distance=max(0.0, self._distance - regained) if plan else 0.0,
+            predicted_discrepancy=max(0.0, self._discrepancy - regained) if plan else 0.0,
             ratio=self._ratio.get(cut),
         )
         if not plan:

@@ -70,7 +70,7 @@ class Validation:
     statistic: Callable[[Indices], float]
     """Main metric, higher is better, of any items by their numbers (`evaluate.Accuracy.statistic`)."""
     errors: NDArray[np.float64]
-    """Distance of each item's output from the float model's: (count,). It is zero for the float model itself."""
+    """Discrepancy of each item's output from the float model's: (count,). It is zero for the float model itself."""
 
     @property
     def value(self) -> float:
@@ -88,8 +88,8 @@ class Problem:
     """Validation of the float model."""
     validate: Callable[[Plan], Validation]
     """Full validation. This is what is expensive, and what `SearchResult.validations` counts."""
-    distance: Callable[[Plan, Indices], float]
-    """Mean distance of a plan's outputs from the float model's on some items. It is smooth, so that few items rank
+    discrepancy: Callable[[Plan, Indices], float]
+    """Mean discrepancy of a plan's outputs from the float model's on some items. It is smooth, so that few items rank
     groups."""
     gain_ms: Callable[[str], Interval]
     """Latency that quantizing one group saves on the target's engine, measured in alternation with its absence."""

@@ -95,8 +95,8 @@ def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: Searc
     assert everything.count == len(subject.dataset)
     assert everything.errors.max() > 0.0
     items = np.argsort(-everything.errors)[:8]
-    assert plans.distance(frozenset(groups), items) == pytest.approx(everything.errors[items].mean(), rel=1e-3)
-    assert plans.distance(FLOAT, items) == pytest.approx(0.0, abs=1e-9)
+    assert plans.discrepancy(frozenset(groups), items) == pytest.approx(everything.errors[items].mean(), rel=1e-3)
+    assert plans.discrepancy(FLOAT, items) == pytest.approx(0.0, abs=1e-9)
     assert len(groups) >= 3
     one = plans.graph(frozenset(groups[:1]))
     assert 0 < sum(node.op_type == "QuantizeLinear" for node in one.graph) < 3
@@ -122,15 +122,15 @@ def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: SearchedMode
 def test_outputs_that_do_not_fit_into_memory_are_made_again(
     subject: SearchedModel, tmp_path: Path, monkeypatch
 ) -> None:
-    def distances() -> tuple[float, list[float]]:
+    def discrepancies() -> tuple[float, list[float]]:
         with _Plans(subject, tmp_path) as plans:
             everything = frozenset(plans.problem().groups)
             errors = plans.validate(everything).errors
-            return plans.distance(everything, np.arange(8)), errors.tolist()
+            return plans.discrepancy(everything, np.arange(8)), errors.tolist()
 
-    kept = distances()
+    kept = discrepancies()
     monkeypatch.setattr("edgeopt.pipeline.plans.KEPT_BYTES", 0)
-    again = distances()
+    again = discrepancies()
     assert again[0] == pytest.approx(kept[0], rel=1e-4)
     np.testing.assert_allclose(again[1], kept[1], rtol=1e-4, atol=1e-9)
 
@@ -154,7 +154,7 @@ def test_a_build_that_meets_its_budget_ships_the_plan(built, tmp_path: Path, mon
     assert found.best.drop.estimate <= found.allowed_drop
     assert int8.accepted
     assert int8.nodes["QuantizeLinear"] > 0
-    assert choose(bundle.manifest, availability)[0] == "ort-int8"
+    assert choose(bundle.manifest, availability).name == "ort-int8"
 
 
 def test_a_build_refuses_int8_that_is_slower(built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,12 +165,12 @@ def test_a_build_refuses_int8_that_is_slower(built, tmp_path: Path, monkeypatch:
     assert int8.stages.search.status == "refused"
     assert not int8.accepted
     assert int8.verdict == int8.stages.search.reason
-    assert choose(bundle.manifest, availability)[0] == "ort-fp32"
+    assert choose(bundle.manifest, availability).name == "ort-fp32"
 
 
 def test_a_search_without_a_plan_is_kept_and_ends_the_build_each_time(built, tmp_path: Path, monkeypatch) -> None:
     copy = Path(shutil.copytree(built[0], tmp_path / "copy"))
-    nothing = Point(quantized=(), predicted_ms=1.0, predicted_distance=0.0)
+    nothing = Point(quantized=(), predicted_ms=1.0, predicted_discrepancy=0.0)
     found = SearchResult(
         status="no_plan",
         reason="the closest loses 0.2",

@@ -18,7 +18,7 @@ class Point(Struct):
     """Groups, in the problem's order."""
     predicted_ms: float
     """Latency, from the groups' measured gains."""
-    predicted_distance: float
+    predicted_discrepancy: float
     """Of the outputs on the worst items from the float model's, from the groups' sensitivities."""
     value: float | None = None
     """The metric by full validation; None: not validated."""
@@ -44,7 +44,7 @@ class SearchResult(Struct):
     curve: tuple[Point, ...]
     """From all groups quantized to none, in the order in which they are given up."""
     sensitivity: dict[str, float]
-    """Distance that vanishes on the worst items when this group alone goes back to float."""
+    """Discrepancy that vanishes on the worst items when this group alone goes back to float."""
     gain_ms: dict[str, Interval]
     """Latency that quantizing this group saves."""
     validations: int
