@@ -190,9 +190,9 @@ def test_benchmark_takes_unlabelled_photographs_and_without_any_the_golden_input
     measured = run("benchmark", bundle, *quick)
     assert measured.exit_code == 0
     assert "4 golden inputs of the bundle, because the test images have gone" in measured.output
-    refused = run("benchmark", bundle, *quick, "--data", "digits")
+    refused = run("benchmark", bundle, *quick, "--data", photo.parent / "nowhere.csv")
     assert refused.exit_code == DataError.exit_code
-    assert "have gone" in refused.output
+    assert "golden" not in refused.output, "what was asked for and is not there is not replaced"
 
 
 def test_report_keeps_pictures_of_images_that_have_gone(
