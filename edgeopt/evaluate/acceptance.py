@@ -10,6 +10,8 @@ loss beyond it could show on none of them (the rule of three: of n images withou
 
 from __future__ import annotations
 
+import math
+
 from edgeopt.bundle import Precision
 from edgeopt.bundle.records import Acceptance, Accuracy
 from edgeopt.intervals import Interval
@@ -42,6 +44,14 @@ def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Accepta
     verdict = f"it {change}{interval} on {accuracy.images} images, [evaluate] max_drop allows a loss of {allowed:.2f}"
     doubt = "" if certain else ": too few images to be certain"
     return Acceptance(accepted=accepted, verdict=verdict + doubt, certain=certain)
+
+
+def images_to_be_certain(max_drop: float) -> int | None:
+    """How many test images it takes at least for `accept` to be certain; None where no number is enough.
+
+    Fewer do not show a loss beyond `max_drop` that is there, by the rule of three.
+    """
+    return math.ceil(_UNSEEN / max_drop) if max_drop > 0.0 else None
 
 
 def _limits(found: Interval | None, images: int, precision: Precision) -> tuple[float, float] | None:

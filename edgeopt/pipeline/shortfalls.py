@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset
+from edgeopt.evaluate.acceptance import images_to_be_certain
 
 
 def shortfalls(config: Config, counts: Mapping[str, int]) -> tuple[str, ...]:
@@ -15,7 +16,7 @@ def shortfalls(config: Config, counts: Mapping[str, int]) -> tuple[str, ...]:
         config: the recipe.
         counts: images of each set.
     """
-    return (*_calibration(config, counts), *_limits(config, counts))
+    return (*_calibration(config, counts), *_limits(config, counts), *_test(config, counts))
 
 
 def left_out(splits: Mapping[str, Dataset]) -> Iterator[str]:
@@ -50,3 +51,16 @@ def _limits(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
     for table, (name, limit) in limits.items():
         if limit is not None and name in counts and counts[name] < limit:
             yield f"{name} has {counts[name]} of the {limit} images that {table} limit asks for: there are no more."
+
+
+def _test(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
+    """That no evaluation on so few images can be certain; what it found says by how much (`evaluate.acceptance`)."""
+    needed, allowed = images_to_be_certain(config.evaluate.max_drop), config.evaluate.max_drop
+    if "test" not in counts or needed is None or not config.quantize.enabled:
+        return
+    found = min(counts["test"], config.evaluate.limit or counts["test"])
+    if found < needed:
+        yield (
+            f"test has {found} images: too few to be certain that a variant loses no more than the {100 * allowed:.2f} "
+            f"points that [evaluate] max_drop allows, for which it takes {needed} at least."
+        )

@@ -23,6 +23,9 @@ from edgeopt.runtime.choice import Choice
 FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
 
 
+SMALLER = ("data.calibration.limit=900", "calibrate.images=900", "quantize.repairs=[]", "evaluate.max_drop=0.05")
+
+
 def rebuild(folder: Path, watch: Watch, *overrides: str):
     return build(parse_config(RECIPE, overrides=overrides), Path.cwd(), folder, folder / "work", watch)
 
@@ -156,7 +159,7 @@ def test_a_variant_that_loses_too_much_is_not_chosen(copy: Path, watch: Watch) -
 
 
 def test_what_is_smaller_than_asked_for_is_said_wherever_the_bundle_is_shown(copy: Path, watch: Watch) -> None:
-    result = rebuild(copy, watch, "data.calibration.limit=900", "calibrate.images=900", "quantize.repairs=[]")
+    result = rebuild(copy, watch, *SMALLER)
     manifest = result.bundle.manifest
     (note,) = manifest.notes
     assert note.startswith("calibration has 200 of the 900 images that [calibrate] images asks for")
@@ -164,7 +167,7 @@ def test_what_is_smaller_than_asked_for_is_said_wherever_the_bundle_is_shown(cop
     report = content(manifest)
     assert note in to_markdown(report)
     assert json.loads(to_json(report))["notes"] == [note]
-    assert note in write_page(result.bundle, copy / "page.html", result.test).read_text().replace("&#39;", "'")
+    assert note in write_page(report, copy / "page.html", result.test).read_text().replace("&#39;", "'")
     console = Console(width=400)
     with console.capture() as shown:
         console.print(to_terminal(report), *bundle_tables(manifest, Choice(None, "", {})))

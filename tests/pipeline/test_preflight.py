@@ -153,11 +153,23 @@ def test_an_exclude_pattern_is_compared_with_the_layers_before_calibration(built
 
 def test_fewer_calibration_images_than_asked_for_are_told(own: Path) -> None:
     text = RECIPE.replace('[data.calibration]\nformat = "digits"\nsplit = "calibration"\nlimit = 32\n', "")
+    text = text.replace("[benchmark]", "[evaluate]\nmax_drop = 0.05\n[benchmark]")
     found = check(recipe(text, "calibrate.images=64"), own, own / "out", own / "work")
     (note,) = found.notes
     assert "calibration has 20 of the 64 images that [calibrate] images asks for" in note
     assert "Give [data.calibration], or a larger holdout" in note
     assert check(recipe(text, "calibrate.images=20"), own, own / "out", own / "work").notes == ()
+
+
+def test_a_test_set_too_small_to_decide_on_is_told_before_the_build(tmp_path: Path) -> None:
+    (note,) = check(recipe(), tmp_path, tmp_path / "out", tmp_path / "work").notes
+    assert note == (
+        "test has 60 images: too few to be certain that a variant loses no more than the 2.00 points that [evaluate] "
+        "max_drop allows, for which it takes 150 at least."
+    )
+    for enough in ("evaluate.max_drop=0.05", "data.test.limit=150", "quantize.enabled=false"):
+        assert check(recipe(RECIPE, enough), tmp_path, tmp_path / "out", tmp_path / "work").notes == ()
+    assert check(recipe(RECIPE, "data.test.limit=150", "evaluate.limit=149"), tmp_path, tmp_path, tmp_path).notes
 
 
 def test_the_command_checks_and_builds_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
