@@ -40,7 +40,7 @@ OPEN = "from edgeopt.bundle import Bundle\ndef use(path): return Bundle.open(pat
 LOAD = (
     "import cv2, numpy\nfrom edgeopt.runtime import load\n"
     "def use(path):\n"
-    "    with load(path) as predictor:\n"
+    "    with load(path, variant='TARGET-fp32') as predictor:\n"
     "        return predictor.predict(numpy.full((20, 30, 3), (0, 0, 200), numpy.uint8)).label\n"
 )
 RECIPE = (
@@ -49,17 +49,27 @@ RECIPE = (
 )
 
 
-@pytest.mark.parametrize("uses", [OPEN, LOAD, RECIPE], ids=["open", "load", "recipe"])
-def test_first_uses_in_several_threads_do_not_crash(uses: str, tmp_path: Path) -> None:
-    if uses is LOAD and not availability("ort").ok:
-        pytest.skip("needs onnxruntime: loading in threads not tested")
+TYPES = (
+    "from edgeopt.runtime.ov import library\nopenvino = library()\n"
+    "def use(path): return str(openvino.Type.f32.to_dtype())\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("uses", "target"),
+    [(OPEN, ""), (RECIPE, ""), (LOAD, "ort"), (LOAD, "ov"), (TYPES, "ov")],
+    ids=["open", "recipe", "load-ort", "load-ov", "openvino-types"],
+)
+def test_first_uses_in_several_threads_neither_crash_nor_wait_for_ever(uses: str, target: str, tmp_path: Path) -> None:
+    if target and not availability(target).ok:
+        pytest.skip(f"needs the engine of '{target}': loading in threads not tested")
     tiny.write(tmp_path / "tiny.edgeopt")
     for _ in range(4):
         done = subprocess.run(
-            [sys.executable, "-c", uses + FIRST_USE, str(tmp_path / "tiny.edgeopt")],
+            [sys.executable, "-c", uses.replace("TARGET", target) + FIRST_USE, str(tmp_path / "tiny.edgeopt")],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=60,
         )
         assert done.returncode == 0, done.stderr
 

@@ -41,7 +41,11 @@ def library() -> Any:
         if hidden:
             sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import an ImportError
         try:
-            return requires_extra("openvino", "openvino")
+            openvino = requires_extra("openvino", "openvino")
+            # Its table of element types is made at first use, by C++ that holds a lock and calls Python meanwhile: two
+            # threads that come first wait for each other for ever (2026.4.1).
+            openvino.Type.f32.to_dtype()
+            return openvino
         finally:
             if hidden:
                 del sys.modules["openvino_telemetry"]
