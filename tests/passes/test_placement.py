@@ -29,10 +29,6 @@ def groups(text: str, scheme) -> list[set[str]]:
     return [set(group) for group in place(named(model_of(text)), scheme).groups]
 
 
-def reasons(text: str, scheme) -> dict[str, str]:
-    return place(named(model_of(text)), scheme).reasons
-
-
 RESIDUAL = """
 g (float[N,16,8,8] x, float[16,16,3,3] w1, float[16,16,3,3] w2) => (float[N,16,8,8] y)
 {
@@ -172,29 +168,6 @@ def test_depthwise_convolutions_are_quantized(scheme):
     assert edges(text, scheme) == [("x", "y")]
 
 
-def test_tensorrt_leaves_thin_grouped_and_small_layers_float():
-    text = """
-    g (float[N,4,8,8] x, float[16,4,3,3] w1, float[12,16,1,3] w2, float[12,1,3,3] w3, float[8,12,1,1] w4,
-       float[8,8] w5) => (y)
-    { first = Conv(x, w1)  b = Conv(first, w2)  c = Conv<group=12>(b, w3)  d = Conv(c, w4)
-      p = GlobalAveragePool(d)  f = Flatten(p)  y = Gemm(f, w5) }
-    """
-    assert edges(text, TENSORRT) == [("x", "first")]
-    assert set(reasons(text, TENSORRT)) == {"b", "c", "d", "y"}
-    assert "multiple of 8" in reasons(text, TENSORRT)["c"]
-    assert reasons(text, OPENVINO) == {}
-
-
-@EVERY
-def test_a_layer_that_sums_a_softmax_stays_float(scheme):
-    text = """
-    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (y)
-    { a = Conv(x, w1)  s = Softmax<axis=1>(a)  t = Transpose<perm=[0,1,3,2]>(s)  y = Conv(t, w2) }
-    """
-    assert edges(text, scheme) == [("x", "a")]
-    assert "Softmax" in reasons(text, scheme)["y"]
-
-
 @EVERY
 def test_a_detector_tail_stays_float_and_its_last_convolutions_do_not(scheme):
     text = """
@@ -239,11 +212,3 @@ def test_a_scheme_serves_those_of_its_processors_that_are_asked_for():
     assert not scheme("openvino", ("vnni", "arm")).adds_pairs
     assert scheme("arm", ("vnni", "avx2")).processors == ()
     assert scheme("tensorrt") == TENSORRT
-
-
-def test_a_computed_weight_stays_float():
-    text = """
-    g (float[16,16] a, float[16,16] b, float[16,16] w1) => (y) { p = MatMul(a, b)  y = MatMul(p, w1) }
-    """
-    assert edges(text, OPENVINO) == [("p", "y")]
-    assert "computed" in reasons(text, OPENVINO)["p"]
