@@ -101,10 +101,15 @@ def data_inputs(node: ir.Node) -> tuple[int, ...]:
 
 def is_dequantized(value: ir.Value | None) -> bool:
     """Return True if a value comes out of a DequantizeLinear, also through operators that carry its scale."""
-    node = producer(value)
-    if node is None or node.op_type == DEQUANTIZE:
-        return node is not None
-    return carries_scale(node) and all(is_dequantized(node.inputs[index]) for index in data_inputs(node))
+    seen, left = set(), [value]
+    while left:
+        node = producer(left.pop())
+        if node is None or not (node.op_type == DEQUANTIZE or carries_scale(node)):
+            return False
+        if node.op_type != DEQUANTIZE and node not in seen:
+            seen.add(node)
+            left += [node.inputs[index] for index in data_inputs(node)]
+    return True
 
 
 def groups(node: ir.Node) -> int:

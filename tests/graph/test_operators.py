@@ -14,6 +14,7 @@ from edgeopt.graph.operators import (
     carries_scale,
     groups,
     input_axis,
+    is_dequantized,
     macs,
     operator,
     stays_within_inputs,
@@ -112,6 +113,16 @@ def test_bounds_of_an_operator_hold_and_are_reached(name):
     result = run(model_of(f"g (float[1,4,6,6] x) => (y) {{ y = {name}(x) }}"), x=X * 1e3)["y"]
     assert result.min() == pytest.approx(low)
     assert result.max() == pytest.approx(high if np.isfinite(high) else 1e3 * X.max())
+
+
+def test_what_is_dequantized_is_found_through_many_joins_that_double():
+    text = "g (float[1,2] x, float ws, int8 z) => (y) { q = QuantizeLinear(x, ws, z)  d0 = DequantizeLinear(q, ws, z) "
+    text += " ".join(f"d{i + 1} = Concat<axis=1>(d{i}, d{i})" for i in range(60))
+    nodes = list(model_of(text + " y = Relu(d60) }").graph)
+    assert is_dequantized(nodes[-1].inputs[0])
+    assert not is_dequantized(nodes[-1].outputs[0])
+    assert not is_dequantized(nodes[0].inputs[0])
+    assert not is_dequantized(None)
 
 
 def test_an_operator_of_another_domain_is_unknown():
