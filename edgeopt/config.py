@@ -206,6 +206,8 @@ class CalibrateConfig(Struct):
     """``[calibrate]``: how activations are observed and ranges chosen."""
 
     method: CalibrationMethod = "mean_minmax"
+    """How ranges are found. The repair ``ranges`` then gives single tensors another one where that measurably helps,
+    and ``[quantize.ranges]`` settles the method of single layers."""
     images: PositiveInt = 200
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
     minimum_images: PositiveInt = 16

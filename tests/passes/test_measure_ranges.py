@@ -81,6 +81,18 @@ def test_a_range_stays_where_no_other_is_clearly_better():
     assert measure_ranges(model, calibrated, OPENVINO, FEEDS, RAW).ranges["r"] == known["r"]
 
 
+def test_a_range_that_is_better_on_some_images_only_is_not_chosen():
+    """Every other image is faint: by these alone, a narrow range is the best."""
+    model = network(unheard=1.0)
+    loudness = np.where(np.arange(len(X)) % 2, 1.0, 0.1).astype(np.float32)
+    feeds = [{"x": loudness[index] * X[index : index + 1]} for index in range(len(X))]
+    calibrated = calibrate(model, [(str(index), each) for index, each in enumerate(feeds)], CalibrateConfig())
+    faint = measure_ranges(model, calibrated, OPENVINO, feeds[::2], RAW)
+    assert faint.ranges["r"][1] < 0.9 * faint.known["r"][1]
+    both = measure_ranges(model, calibrated, OPENVINO, feeds, RAW)
+    assert both.ranges["r"] == both.known["r"]
+
+
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
     model = network(loud=4.0)
     monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)

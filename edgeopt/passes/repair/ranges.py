@@ -30,13 +30,15 @@ _METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
 _SHARES = (0.85, 0.7, 0.5)
 """Of the configured method's range: tried besides what the methods find."""
 _IMAGES = 16
-"""That ranges are compared on."""
+"""That ranges are compared on; the best is confirmed on as many others."""
 _GLANCES = 6
 """Images that tell which tensors matter."""
 _MATTERS = 0.01
 """Share of all harm from which on a tensor's range is worth a search."""
 _WORTHWHILE = 0.9
 """Harm must fall to this share: 16 images say no more."""
+_CONFIRMED = 0.95
+"""And to this one on other images, for the best of several looks better than it is on those that it was chosen by."""
 _EFFORT = 2e12
 """Multiply-accumulates after which no further tensor is searched, the most harmful being first: a minute or two on two
 cores. MobileNetV2 and YOLOX-nano need half of it."""
@@ -84,9 +86,8 @@ def measure_ranges(
     known = choose_ranges(placement, table, scheme, methods)
     ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
-    images = spread(feeds, _IMAGES)
-    sample = _Sample(images, outputs_as_written(model, images), discrepancy)
-    glance = _Sample(spread(sample.feeds, _GLANCES), spread(sample.reference, _GLANCES), discrepancy)
+    chooses, confirms = _samples(model, feeds, discrepancy)
+    glance = _Sample(spread(chooses.feeds, _GLANCES), spread(chooses.reference, _GLANCES), discrepancy)
     known_harm = {
         group: _Probe(model, scheme, group, exclude).harm(known[group[0]], glance) for group in placement.groups
     }
@@ -103,10 +104,10 @@ def measure_ranges(
         others = [limits[group[0]] for limits in found.values()]
         others += [(low * share, high * share) for share in _SHARES]
         probe = _Probe(model, scheme, group, exclude)
-        tried = _tried(probe, (low, high), others, sample)
-        best = _best_of(tried, (low, high))
+        tried = _tried(probe, (low, high), others, chooses)
+        best = _confirmed(probe, _best_of(tried, (low, high)), (low, high), confirms)
         known_harm[group], harm[group] = tried[low, high], tried[best]
-        effort += (1 + len(others)) * len(images) * image
+        effort += (1 + len(others)) * len(chooses.feeds) * image
         ranges |= dict.fromkeys(group, best)
     return MeasuredRanges(known, ranges, known_harm, harm)
 
@@ -136,6 +137,15 @@ class _Sample:
     feeds: list[Feeds]
     reference: Outputs
     discrepancy: Discrepancy
+
+
+def _samples(model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> tuple[_Sample, _Sample]:
+    """Images to choose ranges by, and as many others to confirm them; a single one has to do both."""
+    images = spread(feeds, 2 * _IMAGES)
+    reference = outputs_as_written(model, images)
+    parts = (slice(0, None, 2), slice(1, None, 2) if len(images) > 1 else slice(0, None))
+    chooses, confirms = (_Sample(images[part], reference[part], discrepancy) for part in parts)
+    return chooses, confirms
 
 
 class _Probe:
@@ -186,6 +196,13 @@ def _best_of(tried: Mapping[Range, float], known: Range) -> Range:
     """The range of least harm, or the known one where no other is clearly better."""
     best = min(tried, key=lambda limits: tried[limits])
     return best if tried[best] < _WORTHWHILE * tried[known] else known
+
+
+def _confirmed(probe: _Probe, best: Range, known: Range, sample: _Sample) -> Range:
+    """The best range where it is better on other images too, else the known one."""
+    if best == known:
+        return known
+    return best if probe.harm(best, sample) < _CONFIRMED * probe.harm(known, sample) else known
 
 
 def _alike(first: Range, second: Range) -> bool:
