@@ -102,6 +102,13 @@ class MeasurementError(EdgeoptError):
     exit_code = 3
 
 
+def _begun(wrong: str, known: Iterable[str]) -> list[str]:
+    """Names that an abbreviation of three letters or more begins, or that are one of `wrong`."""
+    return [
+        name for name in known if min(len(name), len(wrong)) > 2 and (name.startswith(wrong) or wrong.startswith(name))
+    ]
+
+
 def did_you_mean(wrong: str, known: Iterable[str], advice: str = "") -> str:
     """Return ``" Did you mean 'x'?"`` for the closest of `known`, else the list of what there is, or its beginning.
 
@@ -109,13 +116,15 @@ def did_you_mean(wrong: str, known: Iterable[str], advice: str = "") -> str:
 
     >>> did_you_mean("epoch", ["epochs", "seed"])
     " Did you mean 'epochs'?"
+    >>> did_you_mean("val", ["train", "validation"])
+    " Did you mean 'validation'?"
     >>> did_you_mean("zzz", ["b", "a"])
     ' Known: a, b'
     >>> did_you_mean("zzz", ["b", "a"], "Say one of them")
     ' Known: a, b. Say one of them'
     """
     known = sorted(known)
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6) or _begun(wrong, known)
     if close:
         return f" Did you mean '{close[0]}'?{advice and ' ' + advice}"
     more = f" and {len(known) - _MOST_LISTED} more" if len(known) > _MOST_LISTED else ""

@@ -94,8 +94,8 @@
     theme.textContent = `Theme: ${next}`;
   });
 
-  // On paper nothing can be opened: print what is folded, and only for the time of printing.
-  addEventListener("beforeprint", () => all("main details:not([open])").forEach((each) => {
+  // On paper nothing can be opened: print what is folded, but for lists of hashes, and only for the time of printing.
+  addEventListener("beforeprint", () => all("main section:not(#made) details:not([open])").forEach((each) => {
     each.open = true;
     each.dataset.folded = "1";
   }));
