@@ -27,6 +27,7 @@ from edgeopt.spec import (
     Size,
     Struct,
     Task,
+    code_in,
 )
 from edgeopt.typed import convert
 
@@ -419,7 +420,7 @@ def named_code(config: Config) -> tuple[str, ...]:
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
     made = (*config.quantize.repairs, *config.compile.targets, *config.evaluate.metrics)
-    named = (config.model.source, *formats, *training_code(config), *decoding_code(config), *made)
+    named = (config.model.source, *formats, *training_code(config), *code_in(config.model.decoder), *made)
     return tuple(name for name in named if is_code(name))
 
 
@@ -427,12 +428,6 @@ def training_code(config: Config) -> tuple[str, ...]:
     """Return the user's code that a recipe names for its training."""
     train = config.train
     return () if train is None else (*train.augmentation.custom, *([] if train.loss is None else [train.loss]))
-
-
-def decoding_code(config: Config) -> tuple[str, ...]:
-    """Return the user's decoding, if a recipe names one."""
-    decoding = config.model.decoder
-    return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
 
 
 def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

@@ -93,8 +93,8 @@ def resolve(
     if not _is_allowed(reference):
         raise error(
             f"the {kind} '{reference}' is code outside edgeopt, which runs only where that is allowed. If you "
-            f"trust the package, install it here and allow it: {ALLOWED_VARIABLE}={_package(reference)}, or "
-            f'load(..., allow_code=["{_package(reference)}"])'
+            f"trust the package, install it here and allow it: edgeopt --allow-code {_package(reference)}, "
+            f'{ALLOWED_VARIABLE}={_package(reference)}, or load(..., allow_code=["{_package(reference)}"])'
         )
     module_name, _, name = reference.partition(":")
     try:

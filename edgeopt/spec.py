@@ -188,6 +188,11 @@ Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding | Co
 DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
 
 
+def code_in(decoding: Decoding | None) -> tuple[str, ...]:
+    """The user's code that a decoding names, if any."""
+    return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
+
+
 class ModelSpec(Struct):
     """Everything except the weights that is needed to run a model on an image."""
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.bundle.records import StageRecords
-from edgeopt.config import BudgetConfig, TargetName, decoding_code
+from edgeopt.config import BudgetConfig, TargetName
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_graph
@@ -21,7 +21,7 @@ from edgeopt.pipeline.variants import engine_code
 from edgeopt.pipeline.workspace import RECORD, Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.search import Budget
-from edgeopt.spec import ModelSpec
+from edgeopt.spec import ModelSpec, code_in
 from edgeopt.targets import find_target
 
 _DROP = "0.5%"
@@ -67,7 +67,7 @@ def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Arti
         "budget": budget,
         "precision": reduced,
         "evaluate": job.config.evaluate,
-        "named": code_of(target, *decoding_code(job.config)),
+        "named": code_of(target, *code_in(read_spec(exact).decoding), *job.config.evaluate.metrics),
         "benchmark": job.config.benchmark,
         "data": dataset.fingerprint(),
         "machine": machine(),

@@ -24,6 +24,7 @@ from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
 from edgeopt.pipeline.sources import class_names, source_to_export, source_to_train
 from edgeopt.pipeline.variants import engine_settings
+from edgeopt.postprocess import require_decoding
 from edgeopt.targets import find_target
 
 if TYPE_CHECKING:
@@ -106,6 +107,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
     counts = _counts(config, listings, goal, findings)
     found = labels or next((listing.labels for listing in listings.values() if listing.labels), ())
     source = _source(config, root, found, findings)
+    if source is not None:
+        with findings.collected():
+            require_decoding(source.spec)
     for folder in folders:
         with findings.collected():
             _check_folder(folder, 0 if source is None else _needed_bytes(config, _size_bytes(source, config, root)))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeopt.config import decoding_code, training_code
+from edgeopt.config import training_code
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
+from edgeopt.spec import code_in
 
 if TYPE_CHECKING:
     from edgeopt.train import Trained
@@ -61,7 +62,7 @@ def trained(job: Job) -> Artifact | None:
         "model": job.config.model,
         "files": source_hashes(job.config.model, job.root),
         "train": config,
-        "named": code_of(*training_code(job.config), *decoding_code(job.config)),
+        "named": code_of(*training_code(job.config), *code_in(job.config.model.decoder)),
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }

@@ -13,7 +13,7 @@ import msgspec
 from edgeopt.benchmark import LatencyResult, benchmark_variants
 from edgeopt.bundle import EngineSettings, Precision, Variant
 from edgeopt.bundle.records import StageRecords
-from edgeopt.config import Config, SchemeName, TargetName, decoding_code
+from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.hardware import machine
@@ -24,7 +24,7 @@ from edgeopt.references import code_of
 from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
-from edgeopt.spec import replace
+from edgeopt.spec import code_in, replace
 from edgeopt.targets import find_target
 from edgeopt.typed import from_json
 
@@ -120,7 +120,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
         "absent": engine.absent,
         "baseline": baseline and baseline.key,
         "evaluate": job.config.evaluate,
-        "named": code_of(*decoding_code(job.config), *job.config.evaluate.metrics),
+        "named": code_of(*code_in(read_spec(engine.graph).decoding), *job.config.evaluate.metrics),
         "data": dataset.fingerprint(),
     }
     code = ("edgeopt.evaluate", "edgeopt.runtime", "edgeopt.dataset", engine_code(engine.target))
@@ -162,7 +162,7 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
     determinants = {
         "engines": [engine.compiled.key for engine in present],
         "benchmark": job.config.benchmark,
-        "named": code_of(*decoding_code(job.config)),
+        "named": code_of(*(name for engine in present for name in code_in(read_spec(engine.graph).decoding))),
         "machine": machine(),
         "data": dataset.fingerprint(),
     }

@@ -1,0 +1,1 @@
+"""A user's package: one of everything that can be added to edgeopt from outside."""
