@@ -93,7 +93,7 @@ def test_code_that_nobody_allowed_is_not_even_imported(folder: Path, monkeypatch
     (folder / "evil.py").write_text("raise SystemExit('it ran')\n\ndef call(): ...\n")
     monkeypatch.syspath_prepend(folder)
     for reference in ("evil:call", "os:system"):  # the latter is imported already
-        with pytest.raises(ConfigError, match="no part of edgeopt, and runs only where that is allowed"):
+        with pytest.raises(ConfigError, match="is code outside edgeopt, which runs only where that is allowed"):
             resolve(reference, {}, "door")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeopt.bundle import EngineSettings
 from edgeopt.bundle.records import StageRecords
 from edgeopt.config import BudgetConfig, TargetName
 from edgeopt.errors import AccuracyError
@@ -17,7 +16,7 @@ from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_g
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.precision import GUARD_IMAGES, to_float16
-from edgeopt.pipeline.variants import engine_code
+from edgeopt.pipeline.variants import engine_code, engine_settings
 from edgeopt.pipeline.workspace import RECORD, Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.search import Budget
@@ -53,7 +52,7 @@ def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Arti
             config.evaluate,
             config.benchmark,
             ship=partial(_to_float16, job, spec) if reduced == "fp16" else None,
-            engine=EngineSettings(precision="bf16") if reduced == "bf16" else EngineSettings(),
+            engine=engine_settings(config, target, "int8"),
         )
         result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
         write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
@@ -66,8 +65,9 @@ def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Arti
         "target": target,
         "budget": budget,
         "precision": reduced,
+        "engine": engine_settings(job.config, target, "int8"),
         "evaluate": job.config.evaluate,
-        "named": code_of(target, *code_in(read_spec(exact).decoding), *job.config.evaluate.metrics),
+        "named": code_of(target, *code_in(read_spec(baseline).decoding), *job.config.evaluate.metrics),
         "benchmark": job.config.benchmark,
         "data": dataset.fingerprint(),
         "machine": machine(),

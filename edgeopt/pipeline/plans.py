@@ -240,7 +240,8 @@ class _Plans:
 
     def _opened(self, plan: Plan, *, shipped: bool = False) -> Predictor:
         """A plan's engine, compiled when first asked for; use the result as a context manager."""
-        target, settings = find_target(self._subject.target), self._subject.engine if shipped else EngineSettings()
+        target, engine = find_target(self._subject.target), self._subject.engine
+        settings = engine if shipped else replace(engine, precision="fp32")
         path = self._folder / f"{_name(plan)}{'-shipped' if shipped else ''}{target.file_suffix}"
         if not path.exists():
             graph = self.graph(plan)

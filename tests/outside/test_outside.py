@@ -185,6 +185,7 @@ NAMED_ELSEWHERE = {
     "cli/machine.py",  # a default
     "config.py",  # a default
     "lint/linting.py",  # a default
+    "pipeline/diagnosis.py",  # which runs what it diagnoses with OpenVINO's kernels
     "runtime/ort.py",  # its extra, and its target's default name
     "runtime/ov.py",
     "runtime/trt/__init__.py",  # which library is behind which of the two
