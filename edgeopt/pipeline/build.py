@@ -59,8 +59,8 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress,
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress, out, best_so_far=best_so_far) as job:
-        if config.train is not None and config.quantize.enabled and config.quantize.exclude:
-            graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize.exclude)
+        if config.train is not None and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
+            graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, engines)
@@ -145,7 +145,7 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
     quantize = job.config.quantize
     schemes = _schemes(job.config)
     if quantize.enabled:
-        graphs.refuse_unplaceable(float_graph, schemes.values(), quantize.exclude)
+        graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
     calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
     quantized = {
         scheme: graphs.quantized(job, float_graph, calibration, scheme)

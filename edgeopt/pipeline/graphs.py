@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
-from edgeopt.config import SchemeName
+from edgeopt.config import QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
 from edgeopt.pipeline.job import Job
@@ -103,19 +103,20 @@ def optimized(job: Job, export: Artifact) -> Artifact:
     return job.stage("optimize", determinants, make, _GRAPH, code)
 
 
-def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], exclude: tuple[str, ...]) -> None:
-    """Check, before images are run through a graph, that it can be quantized and that each pattern excludes a layer.
+def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: QuantizeConfig) -> None:
+    """Check, before images are run through a graph, that it can be quantized and that each pattern matches a layer.
 
     Raises:
-        ConfigError: a pattern matches no layer.
+        ConfigError: a pattern of `exclude` or `ranges` matches no layer.
         ModelError: no layer can be quantized.
     """
+    from edgeopt.passes.quantize.insert import told_methods
     from edgeopt.passes.quantize.placement import place
     from edgeopt.passes.quantize.scheme import scheme as named
 
     model = read_graph(graph)
-    for scheme in schemes:
-        place(model, named(scheme), exclude)
+    for scheme in dict.fromkeys(schemes):
+        told_methods(place(model, named(scheme), config.exclude), config.ranges)
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:

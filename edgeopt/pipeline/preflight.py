@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeopt.config import Config
+from edgeopt.config import Config, TrainConfig
 from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
 from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
@@ -207,10 +207,20 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
     try:
         with findings.collected():
             source = opened(config, root, labels)
+            if config.train is not None:
+                _check_freeze(source, config.train)
     finally:
         logger.setLevel(before)
     _forget_missing_labels(findings)
     return source
+
+
+def _check_freeze(source: Source, config: TrainConfig) -> None:
+    """Freeze what training will freeze, in a module that nobody trains."""
+    from edgeopt.train.optimizer import freeze
+
+    assert source.module is not None
+    freeze(source.module, config.freeze)
 
 
 def _forget_missing_labels(findings: _Findings) -> None:

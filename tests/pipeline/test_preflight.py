@@ -138,9 +138,15 @@ def test_a_disk_without_room_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "has 5 MB free, and this build writes about" in message
 
 
-def test_an_exclude_pattern_is_compared_with_the_layers_before_training(tmp_path: Path, watch: Watch) -> None:
-    with pytest.raises(ConfigError, match="exclude pattern 'con_stem' matches no layer"):
-        build(recipe(RECIPE, 'quantize.exclude=["con_stem"]'), tmp_path, tmp_path / "out", tmp_path / "work", watch)
+def test_parameters_to_freeze_are_compared_with_the_networks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"freeze: no parameter starts with 'backbon'"):
+        check(recipe(RECIPE, 'train.freeze=["backbon"]'), tmp_path, tmp_path / "out", tmp_path / "work")
+
+
+@pytest.mark.parametrize("setting", ['quantize.exclude=["con_stem"]', 'quantize.ranges={"con_stem" = "mse"}'])
+def test_patterns_are_compared_with_the_layers_before_training(setting: str, tmp_path: Path, watch: Watch) -> None:
+    with pytest.raises(ConfigError, match="'con_stem' matches no"):
+        build(recipe(RECIPE, setting), tmp_path, tmp_path / "out", tmp_path / "work", watch)
     assert watch.made == ["check", "data", "layers"]
 
 
