@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+Tell: TypeAlias = Callable[[str], None]
+"""Function that is told what is being done, where nobody knows how much of it there is."""
 
 
 class Progress(Protocol):

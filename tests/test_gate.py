@@ -33,7 +33,8 @@ from edgeopt.gate import (
     to_markdown,
 )
 from edgeopt.gate.decide import FIRST_LOOK, Launch, compare, decide
-from edgeopt.gate.verdict import Interval, LatencyFinding, Verdict
+from edgeopt.gate.verdict import LatencyFinding, Verdict
+from edgeopt.intervals import Interval
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.worker import Worker

@@ -25,9 +25,9 @@ from edgeopt.runtime.stream import (
     Answer,
     FolderSource,
     Frame,
-    Progress,
     Source,
     Stream,
+    StreamProgress,
     VideoWriter,
     WhenFull,
     open_source,
@@ -174,7 +174,7 @@ def _status(stream: Stream) -> Iterator[None]:
         yield
 
 
-def _line(progress: Progress) -> str:
+def _line(progress: StreamProgress) -> str:
     stages = ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in progress.stage_ms.items())
     lost = f", {progress.dropped} dropped" if progress.dropped else ""
     lost += f", {progress.damaged} damaged" if progress.damaged else ""

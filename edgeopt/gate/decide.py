@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeopt import intervals
-from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Interval, LatencyFinding, Outcome
+from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Outcome
 
 _CONFIDENCE = 0.95
 EARLY_CONFIDENCE = 0.999
@@ -75,10 +75,10 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
     )
 
 
-def _around(logarithm: float, reach: float) -> Interval:
+def _around(logarithm: float, reach: float) -> intervals.Interval:
     """Build a ratio and its interval from logarithms."""
     low, middle, high = (math.exp(logarithm + side * reach) for side in (-1.0, 0.0, 1.0))
-    return Interval(estimate=middle, low=low, high=high)
+    return intervals.Interval(estimate=middle, low=low, high=high)
 
 
 def compare_stored(
@@ -98,7 +98,7 @@ def compare_stored(
     return LatencyFinding(
         baseline_ms=float(np.median(stored_ms)),
         candidate_ms=float(np.median(candidate_ms)),
-        ratio=Interval(estimate=ratio.estimate, low=ratio.low, high=ratio.high),
+        ratio=ratio,
         noise=None,
         relative_floor=config.relative_floor,
         absolute_floor_ms=config.absolute_floor_ms,

@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias
 
 from edgeopt.bundle.records import Conditions, Environment
 from edgeopt.config import Seconds
+from edgeopt.intervals import Interval
 from edgeopt.spec import Fraction, PositiveInt, Struct
 
 Outcome: TypeAlias = Literal["pass", "fail", "invalid"]
@@ -46,14 +47,6 @@ class GateConfig(Struct):
     seed: int = 0
 
 
-class Interval(Struct):
-    """A ratio of latencies with its 95 % interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
 class LatencyFinding(Struct):
     """Latency of the candidate against the baseline, measured in alternation."""
 
@@ -61,7 +54,7 @@ class LatencyFinding(Struct):
     """Median latency of the baseline."""
     candidate_ms: float
     ratio: Interval
-    """Candidate over baseline."""
+    """Candidate over baseline, with its 95 % interval."""
     noise: Interval | None
     """Baseline against itself in the same run; None against stored results."""
     relative_floor: float

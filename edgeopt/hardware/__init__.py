@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.hardware.boards import DEVICES, JETPACKS, Device, JetPack, Precision, device, jetpack_of
+from edgeopt.hardware.boards import DEVICES, JETPACKS, Arithmetic, Device, JetPack, device, jetpack_of
 from edgeopt.hardware.fingerprint import (
     Identity,
     ThisMachine,
@@ -24,6 +24,7 @@ from edgeopt.hardware.probing import (
 __all__ = [
     "DEVICES",
     "JETPACKS",
+    "Arithmetic",
     "Cpu",
     "CudaDriverState",
     "Device",
@@ -32,7 +33,6 @@ __all__ = [
     "JetPack",
     "Jetson",
     "Machine",
-    "Precision",
     "ThisMachine",
     "cuda_driver_state",
     "device",

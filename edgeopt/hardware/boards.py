@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 from edgeopt.errors import ConfigError, did_you_mean
 from edgeopt.spec import Struct
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
+Arithmetic: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "fp8", "fp4"]
 
 
 class JetPack(Struct):
@@ -46,7 +46,7 @@ class Device(Struct):
     bandwidth_gb_s: float | None
     performance: str
     """The vendor's peak figure, for INT8 with sparsity unless it says otherwise."""
-    precisions: tuple[Precision, ...]
+    precisions: tuple[Arithmetic, ...]
     dla_cores: int
     jetpacks: tuple[str, ...]
 
@@ -101,8 +101,8 @@ JETPACKS = (
 TensorRT), NVIDIA/TensorRT issue 4590 (10.13.3.9 on Thor), TensorRT 11.4.1 release notes (DLA on JetPack 7.2.2). The
 TensorRT of 5.1.3-5.1.6 and of 7.2 is not documented anywhere we found."""
 
-_VOLTA: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-_AMPERE: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8")
+_VOLTA: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
+_AMPERE: tuple[Arithmetic, ...] = ("fp32", "fp16", "bf16", "int8")
 _ORIN_JETPACKS = ("5.1", "6.0", "6.1", "6.2", "7.2")
 _OLD_JETPACKS = ("4.6",)
 _XAVIER_JETPACKS = ("4.6", "5.0.2", "5.1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
 from edgeopt.metrics import Discrepancy, OutputReading
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.trials import Images, repair
+from edgeopt.progress import Tell
 from edgeopt.spec import PROCESSORS, Processor
 
 
@@ -46,7 +47,7 @@ def quantize_graph(
     *,
     processors: Sequence[Processor] = PROCESSORS,
     table: CalibrationTable | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Quantized:
     """Calibrate a graph, quantize it, and keep the repairs that measurably help.
 

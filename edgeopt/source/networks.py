@@ -37,7 +37,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Network:
+class BuiltNetwork:
     """A built module, and what is known about it."""
 
     module: nn.Module
@@ -47,7 +47,7 @@ class Network:
     """Key prefixes of the layers whose shape may depend on the number of classes."""
 
 
-def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
+def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> BuiltNetwork:
     """Build the module that ``[model] source`` names. Its random initial weights are the same every time.
 
     Args:
@@ -72,7 +72,7 @@ def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
         return _callable(model, root, names)
 
 
-def _own(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+def _own(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     name = model.source.removeprefix(_OWN)
     row = models.network(name)
     classes = model.arguments.get("num_classes")
@@ -82,7 +82,7 @@ def _own(model: ModelConfig, labels: tuple[str, ...]) -> Network:
             raise ModelError(f"{model.source} with num_classes = {classes} needs as many [model] labels")
     if classes not in (None, len(labels)):
         raise ModelError(f"[model] arguments has num_classes = {classes}, but there are {len(labels)} labels")
-    return Network(
+    return BuiltNetwork(
         module=models.create(name, **{**model.arguments, "num_classes": len(labels)}),
         spec=override(models.default_spec(name, labels, model.input_size), model),
         brings_weights=False,
@@ -90,7 +90,7 @@ def _own(model: ModelConfig, labels: tuple[str, ...]) -> Network:
     )
 
 
-def _torchvision(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+def _torchvision(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     library = _optional("torchvision.models", "torchvision", model.source)
     name = model.source.removeprefix(_TORCHVISION)
     known = library.list_models()
@@ -98,7 +98,7 @@ def _torchvision(model: ModelConfig, labels: tuple[str, ...]) -> Network:
         raise ModelError(f"torchvision has no model '{name}'.{did_you_mean(name, known)}")
     module = _call(library.get_model, (name,), _with_classes(model, labels), model.source)
     size = model.input_size or (224, 224)
-    return Network(
+    return BuiltNetwork(
         module=module,
         spec=_observe(module, model, name, labels, size, imagenet_preprocessing(size)),
         brings_weights=model.arguments.get("weights") is not None,
@@ -106,7 +106,7 @@ def _torchvision(model: ModelConfig, labels: tuple[str, ...]) -> Network:
     )
 
 
-def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
+def _timm(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     library = _optional("timm", "timm", model.source)
     name = model.source.removeprefix(_TIMM)
     if not library.is_model(name):
@@ -119,7 +119,7 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
         normalization=Normalization(mean=tuple(data["mean"]), std=tuple(data["std"])),
     )
     layer: Any = getattr(module, "default_cfg")["classifier"]  # noqa: B009 - timm's own attribute
-    return Network(
+    return BuiltNetwork(
         module=module,
         spec=_observe(module, model, name, labels, size, preprocessing),
         brings_weights=bool(model.arguments.get("pretrained")),
@@ -127,7 +127,7 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> Network:
     )
 
 
-def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Network:
+def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> BuiltNetwork:
     """Build ``package.module:callable``. Its author answers for the weights, which it may well load itself."""
     if not is_code(model.source):
         raise ModelError(
@@ -145,7 +145,7 @@ def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> Networ
         known = _known(model, brought)
         labels = read_labels(known, root) or labels
         spec = _observe(module, known, model.source.rpartition(":")[2], labels, _size(known), None)
-    return Network(module=module, spec=spec, brings_weights=True, class_layers=())
+    return BuiltNetwork(module=module, spec=spec, brings_weights=True, class_layers=())
 
 
 def _known(model: ModelConfig, brought: Any) -> ModelConfig:

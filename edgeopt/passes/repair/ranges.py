@@ -9,7 +9,7 @@ calibration images decides. Errors of different tensors nearly add up, so that t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from edgeopt.passes.quantize.insert import Methods, choose_ranges, insert_quanti
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.split import spread
+from edgeopt.progress import Tell
 from edgeopt.spec import replace
 
 _METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
@@ -67,7 +68,7 @@ def measure_ranges(
     feeds: Sequence[Feeds],
     discrepancy: Discrepancy,
     exclude: tuple[str, ...] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
     methods: Methods | None = None,
 ) -> MeasuredRanges:
     """Choose the range of every tensor that `scheme` quantizes.

@@ -28,6 +28,7 @@ from edgeopt.passes.repair.gptq import damped, round_second_order
 from edgeopt.passes.repair.layerwise import LayerInput, walk
 from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.split import Split
+from edgeopt.progress import Tell
 
 Floats = NDArray[np.float32]
 
@@ -131,7 +132,7 @@ def reconstruct(
     scheme: QuantScheme,
     feeds: Sequence[Feeds],
     steps: Steps | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> tuple[ir.Model, list[LayerRepair]]:
     """Refit the weights and biases of every 2-D Conv, Gemm and MatMul of `quantized`.
 

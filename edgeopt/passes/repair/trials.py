@@ -28,10 +28,10 @@ from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
 from edgeopt.passes.repair.reconstruct import Steps, reconstruct
 from edgeopt.passes.repair.split import Split, spread
+from edgeopt.progress import Tell
 from edgeopt.references import resolve
 
 Images = Sequence[tuple[str, Feeds]]
-Progress = Callable[[str], None]
 
 EXEMPTION = "exemption"
 REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
@@ -64,7 +64,7 @@ def repair(
     discrepancy: Discrepancy,
     repairs: Sequence[str] = REPAIRS,
     exclude: tuple[str, ...] = (),
-    progress: Progress | None = None,
+    progress: Tell | None = None,
     distillation_epochs: int = 12,
     methods: Methods | None = None,
 ) -> Repaired:
@@ -163,7 +163,7 @@ def _settle_activations(
     judge: _Judge,
     repairs: Sequence[str],
     methods: Methods | None,
-    tell: Progress,
+    tell: Tell,
 ) -> list[RepairTrial]:
     """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
 
@@ -202,7 +202,7 @@ def _repaired_by(name: str, now: _Standing, scheme: QuantScheme, fit: Sequence[F
 
 
 def _distill(
-    now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Progress
+    now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Tell
 ) -> RepairTrial:
     """Fine-tune where that helps; say why not where an operator does not let it."""
     requires_extra("torch", "build")
@@ -219,4 +219,4 @@ def _distill(
 
 
 def _ignore(_: str) -> None:
-    """Progress that nobody wants."""
+    """Tell nobody."""

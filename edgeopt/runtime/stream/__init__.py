@@ -7,7 +7,7 @@ print(answer.frame.number, answer.result.labels, f"{answer.age_ms:.0f} ms")
 
 from edgeopt.runtime.stream.frames import MOST, Frame, Source
 from edgeopt.runtime.stream.sources import FolderSource, check_source, open_source
-from edgeopt.runtime.stream.stages import STAGES, Answer, Progress, StageName, Stages, Stream, WhenFull
+from edgeopt.runtime.stream.stages import STAGES, Answer, StageName, Stages, Stream, StreamProgress, WhenFull
 from edgeopt.runtime.stream.video import Backoff, VideoSource
 from edgeopt.runtime.stream.writer import VideoWriter
 
@@ -18,11 +18,11 @@ __all__ = [
     "Backoff",
     "FolderSource",
     "Frame",
-    "Progress",
     "Source",
     "StageName",
     "Stages",
     "Stream",
+    "StreamProgress",
     "VideoSource",
     "VideoWriter",
     "WhenFull",

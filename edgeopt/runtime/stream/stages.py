@@ -62,7 +62,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StreamProgress:
     """Progress of a stream.
 
     Attributes:
@@ -161,11 +161,11 @@ class Stream:
             self.close()
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> StreamProgress:
         """Progress so far; may be read at any time."""
         arrivals = list(self._arrivals)
         elapsed = arrivals[-1] - arrivals[0] if len(arrivals) > 1 else 0.0
-        return Progress(
+        return StreamProgress(
             frames=self._count,
             dropped=self._frames.dropped,
             damaged=self._source.damaged,

@@ -15,6 +15,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
+from edgeopt.progress import Tell
 
 _BATCH = 8
 """Images a step; they run one after another, so that memory does not grow with it."""
@@ -38,7 +39,7 @@ def distill(
     judge: Callable[[ir.Model], float],
     epochs: int = 12,
     seed: int = 0,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> tuple[ir.Model, float]:
     """Fine-tune `quantized` to compute what `model` computes.
 
