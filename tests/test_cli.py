@@ -186,7 +186,8 @@ def test_benchmark_takes_unlabelled_photographs_and_without_any_the_golden_input
     def gone(*_arguments: object, **_named: object) -> None:
         raise DataError("the test images have gone")
 
-    monkeypatch.setattr("edgeopt.bundle.images.load", gone)
+    for module in ("edgeopt.dataset", "edgeopt.bundle.images"):
+        monkeypatch.setattr(f"{module}.load", gone)
     measured = run("benchmark", bundle, *quick)
     assert measured.exit_code == 0
     assert "4 golden inputs of the bundle, because the test images have gone" in measured.output

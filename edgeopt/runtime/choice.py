@@ -8,7 +8,7 @@ accuracy.
 Where nothing was measured:
 
 * engines on a GPU go before those on the processor;
-* on a GPU FP16 goes before INT8, and that before FP32;
+* on a GPU FP16 goes before INT8, and that before FP32, until `load` has measured them itself (`runtime.first_load`);
 * on a processor INT8 goes first where the processor multiplies bytes in one instruction and the target runs Q/DQ graphs
   whole (OpenVINO); then BF16 where the processor has it, then FP32, then other INT8, which was seen to be slower than
   FP32 with ONNX Runtime. Among equals the bundle's order decides.
@@ -16,35 +16,25 @@ Where nothing was measured:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
-from edgeopt.errors import TargetError
+from edgeopt.errors import EdgeoptError, MissingExtraError, TargetError
 from edgeopt.hardware import Cpu, Identity, ThisMachine
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Availability, availability, known_target
+from edgeopt.runtime.speeds import Speed, read_speeds, speeds_file
 
+_LOG = logging.getLogger(__name__)
 _ON_GPU = ("fp16", "bf16", "int8", "fp32")
 """The order of what was not measured there."""
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How long a variant takes here, as far as it was measured."""
-
-    p50_ms: float
-    """Median end to end; of measurements at first load, of the network alone."""
-    reference: str
-    """What `relative` refers to; the variant itself where it is the baseline of its run."""
-    relative: float = 1.0
-    """Its latency over the reference's, measured in alternation."""
-    high: float = 1.0
-    """Upper end of that ratio's 95 % interval."""
-    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +82,14 @@ class Candidates:
     rejected: dict[str, str] = field(default_factory=dict)
     """Reason by variant name."""
 
+    does_not_load: ClassVar = (TargetError, MissingExtraError)
+    """What loading a variant may raise, upon which the next one is tried."""
+
     def __iter__(self) -> Iterator[Variant]:
         """Every variant that may be chosen and whose target is there."""
         for variant in sorted(self.manifest.variants, key=self._rank):
+            if variant.name in self.rejected:
+                continue
             if reason := self.refusal(variant):
                 self.rejected[variant.name] = reason
             elif self.runs(variant):
@@ -106,6 +101,30 @@ class Candidates:
         if not available.ok:
             self.rejected[variant.name] = f"target '{variant.target}' cannot run here: {available.reason}"
         return available.ok
+
+    def reject(self, variant: Variant, error: EdgeoptError) -> None:
+        """Leave out a variant that does not load here."""
+        _LOG.warning("variant '%s' does not load here: %s", variant.name, error)
+        self.rejected[variant.name] = f"does not load here: {error}"
+
+    def unsettled(self) -> list[Variant]:
+        """Variants between which only a measurement on this GPU can decide: empty where there was one, or one variant.
+
+        They come in the order in which they run until then.
+        """
+        found = [
+            each
+            for each in sorted(self.manifest.variants, key=self._default_order)
+            if self.is_accelerated(each) and not self.refusal(each) and self.runs(each)
+        ]
+        return found if len(found) > 1 and any(self._recorded(each) is None for each in found) else []
+
+    def speeds_file(self, variants: list[Variant]) -> Path:
+        """Where the first load keeps what it measured of these engines, with their settings, on this machine."""
+        files = self.manifest.files
+        return speeds_file(
+            [(each.name, each.engine, files.get(each.file), self.fingerprint(each.target)) for each in variants]
+        )
 
     def here(self, variant: Variant) -> Measured | None:
         """What was recorded of it on this kind of machine."""
@@ -129,9 +148,13 @@ class Candidates:
 
     def speed(self, variant: Variant) -> Speed | None:
         """How fast it is here; None: that was not measured."""
+        return self.speeds.get(variant.name) or self._recorded(variant)
+
+    def _recorded(self, variant: Variant) -> Speed | None:
+        """What the bundle says of it on this kind of machine."""
         found = self.here(variant)
         if found is None or found.latency is None:
-            return self.speeds.get(variant.name)
+            return None
         latency, ratio = found.latency, found.latency.ratio
         p50_ms, disturbed = latency.end_to_end.p50_ms, bool(latency.invalid)
         if ratio is None:
@@ -170,32 +193,32 @@ class Candidates:
     def _fingerprints(self) -> dict[str, str]:
         return {}
 
-    @cached_property
-    def _comparable(self) -> bool:
-        """Whether all that was measured here has ratios to one and the same reference."""
-        return len({speed.reference for each in self.manifest.variants if (speed := self.speed(each))}) == 1
+    def _comparable(self, variants: Iterable[Variant]) -> bool:
+        """Whether all of them that were measured here have ratios to one and the same reference."""
+        return len({speed.reference for each in variants if (speed := self.speed(each))}) == 1
 
     @cached_property
     def _gpu_first(self) -> bool:
         """Whether engines on a GPU go first: unless all of them were measured, and so may be slower."""
-        return not self._comparable or any(
+        return not self._comparable(self.manifest.variants) or any(
             self.speed(each) is None
             for each in self.manifest.variants
             if self.is_accelerated(each) and not self.refusal(each)
         )
 
-    def _rank(self, variant: Variant) -> tuple[bool, bool, float]:
+    def _rank(self, variant: Variant) -> tuple[bool, bool, float, int]:
         """Sort key: GPUs first, then what was measured by its speed, then the rest by the default order."""
         speed = self.speed(variant)
         return (
             self._gpu_first and not self.is_accelerated(variant),
             speed is None,
-            self._default_order(variant) if speed is None else self._cost(variant, speed),
+            0.0 if speed is None else round(self._cost(variant, speed), 3),  # closer than that is a tie
+            self._default_order(variant),
         )
 
     def _cost(self, variant: Variant, speed: Speed) -> float:
-        """What variants that were measured are ranked by."""
-        if not self._comparable:
+        """What variants that were measured are ranked by, among those on a GPU and those on the processor."""
+        if not self._comparable(self._peers(variant)):
             return speed.p50_ms
         return speed.high if variant.precision == "int8" else speed.relative
 
@@ -206,6 +229,13 @@ class Candidates:
             return 1 if variant.precision == "bf16" and self._cpu.bf16_instruction else 2
         target = known_target(variant.target)
         return 0 if self._cpu.int8_instruction and target is not None and target.scheme == "openvino" else 3
+
+    def _peers(self, variant: Variant) -> list[Variant]:
+        """Those that it is ranked among."""
+        if not self._gpu_first:
+            return list(self.manifest.variants)
+        accelerated = self.is_accelerated(variant)
+        return [each for each in self.manifest.variants if self.is_accelerated(each) == accelerated]
 
     @property
     def _cpu(self) -> Cpu:
@@ -221,17 +251,17 @@ class Candidates:
             return f"nothing was measured here, and the default order for this {device} begins with it"
         doubt = ", while other processes ran" if speed.disturbed else ""
         if speed.reference == variant.name or not others:
-            return f"it is the fastest that was measured here, at {_ms(speed.p50_ms)}{doubt}"
+            return f"it is the fastest that was measured here{speed.how}, at {_ms(speed.p50_ms)}{doubt}"
         at = f"{speed.relative:.2f}× the latency of '{speed.reference}'"
-        return f"it is the fastest that was measured here, at {at}{doubt}"
+        return f"it is the fastest that was measured here{speed.how}, at {at}{doubt}"
 
     def _worse(self, variant: Variant, chosen: Variant) -> str:
         own, best = self.speed(variant), self.speed(chosen)
         if own is None:
             return f"it was not measured on this machine, and '{chosen.name}' goes before it until it is"
-        if best is None or (not self._comparable and self.is_accelerated(chosen) != self.is_accelerated(variant)):
+        if best is None or chosen not in (peers := self._peers(variant)):
             return f"'{chosen.name}' runs on this machine's GPU"
-        if not self._comparable:
+        if not self._comparable(peers):
             return f"slower here: {_ms(own.p50_ms)} where '{chosen.name}' takes {_ms(best.p50_ms)}"
         ratio, bound = own.relative / best.relative, own.high / best.relative
         if ratio < 1.0:
@@ -255,18 +285,18 @@ def choose(
     manifest: Manifest,
     available: Callable[[str], Availability] = availability,
     machine: ThisMachine | None = None,
-    speeds: Mapping[str, Speed] | None = None,
 ) -> Choice:
-    """The variant that `load` would try first, and why none of the others; nothing is loaded.
+    """The variant that `load` would try first, and why none of the others; nothing is loaded and nothing measured.
 
     Args:
         manifest: of the bundle.
         available: whether a target can run here. It is asked for every variant that may be chosen, so that an absent
             library is said as such.
         machine: this one.
-        speeds: what was measured at first load, by variant.
     """
-    candidates = Candidates(manifest, available, machine or ThisMachine(), speeds or {})
+    candidates = Candidates(manifest, available, machine or ThisMachine())
+    if variants := candidates.unsettled():
+        candidates.speeds = read_speeds(candidates.speeds_file(variants))
     found = list(candidates)
     if not found:
         return Choice(None, "no variant of the bundle can run here", candidates.rejected)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,13 @@ import numpy as np
 
 from edgeopt.bundle import Bundle, EngineSettings, Mode, Variant
 from edgeopt.bundle.records import StageRecords
-from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError
+from edgeopt.errors import BundleError, DataError
 from edgeopt.hardware import ThisMachine, processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
 from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, preprocess, to_bgr
 from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
+from edgeopt.runtime.first_load import measure_at_first_load
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
 from edgeopt.spec import ModelSpec, replace
@@ -234,8 +235,9 @@ def load(
     """Open a bundle and load the best of its variants that this machine can run.
 
     Best is: of those whose accuracy was accepted, the fastest by what was measured on this kind of machine, and by
-    nothing that another one measured; `runtime.choice` has the order of what was not measured. `Predictor.choice` says
-    why it was this one and none of the others.
+    nothing that another one measured; `runtime.choice` has the order of what was not measured. On a GPU that is settled
+    at first load, by running each for two seconds (`runtime.first_load`). `Predictor.choice` says why it was this one
+    and none of the others.
 
     Args:
         path: the bundle's folder.
@@ -255,16 +257,29 @@ def load(
     if variant is not None:
         return open_variant(bundle, bundle.variant(variant), threads=threads)
     candidates = Candidates(bundle.manifest, availability)
+
+    def ready(candidate: Variant, stack: ExitStack) -> Callable[[], object]:
+        return _ready(bundle, stack.enter_context(open_variant(bundle, candidate, threads=threads)))
+
+    measure_at_first_load(candidates, ready)
     for candidate in candidates:
         try:
             predictor = open_variant(bundle, candidate, threads=threads)
-        except (TargetError, MissingExtraError) as error:
-            _LOG.warning("variant '%s' does not load here: %s", candidate.name, error)
-            candidates.rejected[candidate.name] = f"does not load here: {error}"
+        except candidates.does_not_load as error:
+            candidates.reject(candidate, error)
             continue
         predictor.choice = candidates.chosen(candidate)
         return predictor
     raise candidates.none_left()
+
+
+def _ready(bundle: Bundle, predictor: Predictor) -> Callable[[], object]:
+    """A run of the network on a golden input, or on black where there is none."""
+    prepared = predictor.prepare_batch([np.zeros((64, 64, 3), np.uint8)] * len(predictor.buffer()))
+    golden = bundle.golden(predictor.variant.name)
+    if golden is not None:
+        prepared.tensor[...] = np.resize(golden[0][predictor.spec.input.name], prepared.tensor.shape)
+    return lambda: predictor.infer(prepared)
 
 
 def open_variant(
