@@ -514,9 +514,9 @@ def _read(path: Path) -> str:
 
 def _override(document: dict[str, Any], override: str) -> None:
     """Set one dotted key of `document`."""
-    key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    key, equals, text = _split_override(override)
+    parts = _key_parts(key)
+    if not equals or not parts:
         raise ConfigError(f"'{override}' is not KEY=VALUE, as in calibrate.images=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -527,6 +527,26 @@ def _override(document: dict[str, Any], override: str) -> None:
         if not isinstance(document, dict):
             raise ConfigError(f"'{override}': '{part}' is a value, not a table")
     document[parts[-1]] = value
+
+
+def _split_override(override: str) -> tuple[str, str, str]:
+    """Key, equals sign and value; a quoted part of the key may hold an equals sign."""
+    quoted = re.match(r"""\s*(?:"[^"]*"|'[^']*'|[^"'=])*""", override)
+    end = 0 if quoted is None else quoted.end()
+    return override[:end], override[end : end + 1], override[end + 1 :]
+
+
+def _key_parts(key: str) -> list[str]:
+    """The parts of a dotted TOML key, quoted as in ``quantize.ranges."layer.0"`` or not; empty where it is none."""
+    try:
+        found: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    parts = []
+    while isinstance(found, dict) and found:
+        ((part, found),) = found.items()
+        parts.append(part)
+    return parts
 
 
 def write_starter(path: Path, task: Task, *, replace: bool) -> None:

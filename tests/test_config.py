@@ -124,6 +124,11 @@ def test_a_folder_stands_for_its_recipe(tmp_path: Path) -> None:
     assert (config.name, root) == ("x", tmp_path)
 
 
+def test_an_override_may_quote_names_that_have_dots_and_signs() -> None:
+    overrides = ['quantize.ranges."features.0"="mse"', "quantize.ranges.'a=b*' = 'minmax'"]
+    assert parse_config(MINIMAL, overrides=overrides).quantize.ranges == {"features.0": "mse", "a=b*": "minmax"}
+
+
 def test_overrides_are_toml_values() -> None:
     overrides = ["calibrate.images=7", "calibrate.method=mse", 'compile.targets=["ort"]', "data.test.format='csv'"]
     config = parse_config(MINIMAL, overrides=overrides)
