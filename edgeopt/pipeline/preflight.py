@@ -19,12 +19,14 @@ from edgeopt.config import Config, TrainConfig
 from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
 from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
+from edgeopt.doors import LOSSES, METRICS, REPAIRS
 from edgeopt.errors import ConfigError, DataError, EdgeoptError, MissingExtraError, StorageError, TargetError
 from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
 from edgeopt.pipeline.sources import class_names, source_to_export, source_to_train
 from edgeopt.pipeline.variants import engine_settings
 from edgeopt.postprocess import require_decoding
+from edgeopt.references import is_code, resolve
 from edgeopt.targets import find_target
 
 if TYPE_CHECKING:
@@ -94,6 +96,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
     findings = _Findings()
     with findings.collected():
         _find_packages(config, goal)
+    for name, table, kind in _named(config, goal):
+        with findings.collected():
+            resolve(name, table, kind)
     if goal == "bundle":
         for name in config.compile.targets:
             with findings.collected():
@@ -142,6 +147,18 @@ def _find_packages(config: Config, goal: Goal) -> None:
             f"this needs the Python package '{absent[0]}', which is not installed. Install it with: "
             "pip install 'edgeopt[build]'"
         )
+
+
+def _named(config: Config, goal: Goal) -> Iterator[tuple[str, Mapping[str, str], str]]:
+    """What the stages will look for by name, beside what is opened here anyway: name, ours, and kind."""
+    if config.train is not None:
+        yield from ((name, {}, "augmentation") for name in config.train.augmentation.custom)
+        if config.train.loss is not None:
+            yield config.train.loss, LOSSES, "loss"
+    if goal == "bundle":
+        if config.quantize.enabled:
+            yield from ((name, REPAIRS, "repair") for name in config.quantize.repairs if is_code(name))
+        yield from ((name, METRICS, "metric") for name in config.evaluate.metrics)
 
 
 def _check_target(config: Config, name: str) -> None:

@@ -122,6 +122,9 @@ def test_a_device_runs_the_users_code_once_it_is_allowed(bundle: Bundle, variant
 
 def test_commands_measure_by_it(bundle: Bundle, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
+    assert (
+        "shop.decoding:softened, code outside edgeopt" in CliRunner().invoke(main, ["inspect", str(bundle.path)]).stdout
+    )
     arguments = ["evaluate", str(bundle.path), "--json"]
     refused = CliRunner().invoke(main, arguments)
     assert (refused.exit_code, "--allow-code" in refused.stderr) == (ConfigError.exit_code, True)
@@ -138,6 +141,21 @@ def test_a_rule_of_the_users_own_finds_what_it_looks_for(bundle: Bundle, project
     assert [finding.rule for finding in report.findings].count("strided") == 2
     done = CliRunner().invoke(main, ["lint", str(graph), "--target", "ort", "--rules", "shop.rule:strided", "--json"])
     assert msgspec.json.decode(done.stdout, type=LintReport) == report
+
+
+def test_names_of_nothing_are_told_before_anything_is_made(project: Path) -> None:
+    wrong = {
+        "train.loss": "shop.loss:vocal",
+        "train.augmentation.custom": ["shop.augmentation:cut"],
+        "quantize.repairs": ["shop.repare:float_head"],
+        "evaluate.metrics": ["shop.metric:worst"],
+    }
+    overrides = [f"{key}={msgspec.json.encode(value).decode()}" for key, value in wrong.items()]
+    config, root = find_recipe(str(project), overrides)
+    with pytest.raises(ConfigError) as caught:
+        build(config, root, project / "out", project / "work", Watch())
+    for expected in ("Did you mean 'focal'", "Did you mean 'cutout'", "shop.repare", "Did you mean 'worst_class'"):
+        assert expected in str(caught.value)
 
 
 def test_results_are_made_again_where_the_users_code_has_changed(bundle: Bundle, project: Path) -> None:

@@ -20,6 +20,7 @@ from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.report.figures import counted, milliseconds, points, share, size
 from edgeopt.runtime.choice import Choice
+from edgeopt.spec import code_in
 
 _SHOWN_DETECTIONS = 10
 _SHOWN_NODES = 5
@@ -216,6 +217,11 @@ def _facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     spec = manifest.spec
     yield "name", f"{manifest.name} ({spec.task}, {counted(len(spec.labels), 'class', 'classes')})"
     yield "input", f"{spec.input.name} {'×'.join(map(str, spec.input.shape))} {spec.input.dtype}"
+    for call in code_in(spec.decoding):
+        yield (
+            "decoding",
+            f"{call}, code outside edgeopt: it runs only with edgeopt --allow-code {call.partition('.')[0]}",
+        )
     yield "created", f"{manifest.created:%Y-%m-%d %H:%M %Z}"
     if manifest.calibration is not None:
         yield from _calibration_facts(manifest.calibration)
