@@ -13,13 +13,11 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
 from edgeopt.graph.operators import LINEAR_OPS
 from edgeopt.metrics import ClassReading, Discrepancy
-from edgeopt.passes.quantize.insert import quantize, quantize_weight
-from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
-from edgeopt.passes.quantize.saturation import WeightGrid, pair_grid
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.matrix import weight_matrix
+from edgeopt.passes.quantize.saturation import pair_grid
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, scheme
-from edgeopt.passes.repair.gptq import round_second_order
 from edgeopt.passes.repair.layerwise import walk
-from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.reconstruct import Steps, reconstruct
 from edgeopt.passes.repair.trials import repair
 
@@ -139,40 +137,6 @@ def test_walking_gives_each_layer_the_inputs_of_the_whole_network():
         assert len(layer_input) == 2
         actual = layer_input.decode(layer_input.image(0))
         np.testing.assert_allclose(actual, expected[heads[node.name].name], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "attributes",
-    [
-        "strides=[1,1]",
-        "pads=[1,0,2,1]",
-        "strides=[2,1], pads=[1,1,1,1]",
-        "dilations=[2,2], pads=[2,2,2,2]",
-        "group=4, pads=[1,1,1,1]",
-    ],
-)
-def test_patches_times_weights_are_the_convolution(attributes):
-    channels = 1 if "group" in attributes else 4
-    model = model_of(f"g (float[1,4,9,7] x, float[8,{channels},3,3] w) => (y) {{ y = Conv<{attributes}>(x, w) }}")
-    node, x = model.graph[0], np.random.default_rng(0).normal(size=(1, 4, 9, 7)).astype(np.float32)
-    expected = output_samples(node, run(model, x=x)["y"], 20, 3)
-    weight = model.graph.initializers["w"].const_value.numpy()
-    patches = input_samples(window_of(node), x, lambda part: part, 20, 3)
-    actual = np.swapaxes(patches @ np.swapaxes(weight_matrix(node, weight), 1, 2), 0, 1).reshape(20, -1)
-    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(weight_from_matrix(node, weight_matrix(node, weight), weight.shape), weight)
-
-
-def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():
-    random = np.random.default_rng(0)
-    inputs = random.normal(size=(500, 4)) @ random.normal(size=(4, 80)) + 0.1 * random.normal(size=(500, 80))
-    inputs = inputs.astype(np.float32)
-    weight = random.normal(size=(1, 10, 80)).astype(np.float32)
-    nearest, scale = quantize_weight(weight[0], 0)
-    rounded = round_second_order(weight.copy(), scale[None], (inputs.T @ inputs / 500)[None], WeightGrid(80))[0]
-    assert np.abs(rounded).max() <= 127
-    errors = [np.square(inputs @ (integers * scale[:, None] - weight[0]).T).mean() for integers in (rounded, nearest)]
-    assert errors[0] < 0.3 * errors[1]
 
 
 def test_repair_is_never_worse_on_the_images_it_is_judged_by_and_says_what_it_tried():

@@ -1,4 +1,4 @@
-"""Ranges are chosen, and layers left float, by what quantizing a tensor does to the outputs."""
+"""Ranges are chosen by what quantizing a tensor does to the outputs."""
 
 from __future__ import annotations
 
@@ -7,58 +7,18 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 import pytest
+from four_channels import FEEDS, IMAGES, RANDOM, RAW, X, error, network, table, typed
 from graphs import model_of, run
 
-from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ConfigError
-from edgeopt.metrics import Discrepancy
-from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import choose_ranges, quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
-from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
 from edgeopt.passes.repair.trials import repair
 from edgeopt.spec import replace
-
-RANDOM = np.random.default_rng(0)
-X = RANDOM.normal(size=(16, 4, 8, 8)).astype(np.float32)
-FEEDS = [{"x": X[index : index + 1]} for index in range(len(X))]
-RAW = Discrepancy([RawReading()])
-IMAGES = [(str(index), feeds) for index, feeds in enumerate(FEEDS)]
-
-
-def typed(model: ir.Model) -> ir.Model:
-    """With the shapes that `optimize` would have inferred."""
-    tapped = model.clone()
-    tapped.graph.outputs[:] = [node.outputs[0] for node in tapped.graph]
-    arrays = run(tapped, x=X)
-    for node in model.graph:
-        output = node.outputs[0]
-        node.name = f"{node.op_type} {output.name}"
-        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", *arrays[output.name].shape[1:]))
-    return model
-
-
-def network(loud: float = 1.0, unheard: float = 0.0) -> ir.Model:
-    """Two layers; the first channel between them is `loud` times the others, and counts by `unheard`."""
-    first, second = RANDOM.normal(size=(8, 4, 1, 1)), RANDOM.normal(size=(8, 8, 1, 1))
-    first[0] *= loud
-    second[:, 0] *= unheard
-    text = """
-    g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,8,1,1] w2) => (y)
-    { a = Conv(x, w1)  r = Relu(a)  y = Conv(r, w2) }
-    """
-    return typed(model_of(text, w1=first, w2=second))
-
-
-def table(model: ir.Model) -> CalibrationTable:
-    return calibrate(model, IMAGES, CalibrateConfig(minimum_images=1))
-
-
-def error(model: ir.Model, quantized: ir.Model) -> float:
-    return float(np.square(run(quantized, x=X)["y"] - run(model, x=X)["y"]).mean())
 
 
 @pytest.mark.parametrize("scheme", [OPENVINO, replace(TENSORRT, minimum_channels=0)], ids=lambda scheme: scheme.name)
@@ -169,53 +129,6 @@ def test_a_pattern_of_told_ranges_that_matches_nothing_is_an_error():
     model = network()
     with pytest.raises(ConfigError, match=r"'Conv z' matches no quantized layer\. Did you mean 'Conv y'"):
         quantize(model, table(model), OPENVINO, methods={"Conv z": "mse"})
-
-
-DEEP = """
-g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2, float[64,8,1,1] w3, float[64,64,1,1] w4) => (y)
-{ a = Conv(x, w1)  s = Sigmoid(a)  r = Mul(a, s)  b = Conv<group=8, pads=[1,1,1,1]>(r, w2)  c = Conv(b, w3)
-  d = Relu(c)  y = Conv(d, w4) }
-"""
-
-
-def deep() -> ir.Model:
-    """The second layer, depthwise and small, reads channels of which one is a thousand times the others."""
-    first, second = RANDOM.normal(size=(8, 4, 1, 1)), RANDOM.normal(size=(8, 1, 3, 3)) / 3
-    first[0] *= 1000.0
-    second[0] /= 1000.0
-    return typed(model_of(DEEP, w1=first, w2=second))
-
-
-def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
-    model = deep()
-    name = model.graph[3].name
-    harm = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW).harm
-    assert max(harm, key=harm.get) == ("r",)
-    assert dominated_layers(model, OPENVINO, harm)[0] == name
-    assert dominated_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
-    assert dominated_layers(model, OPENVINO, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), (
-        "none dominates"
-    )
-    assert dominated_layers(model, OPENVINO, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
-    assert dominated_layers(model, OPENVINO, {("r",): 1.0}, exclude=(name,)) == ()
-
-
-def test_repairing_leaves_it_float_and_says_so():
-    model = deep()
-    name = model.graph[3].name
-    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",))
-    (trial,) = repaired.trials
-    assert (trial.name, trial.is_kept) == (f"exemption of {name}", True)
-    assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), OPENVINO))
-    layer = next(node for node in repaired.model.graph if node.name == name)
-    assert layer.inputs[1].const_value is not None, "its weight is no integer"
-
-
-def test_nothing_is_exempt_where_nothing_dominates():
-    model = network(unheard=1.0)
-    (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",)).trials
-    assert (trial.name, trial.is_kept) == ("exemption", False)
-    assert trial.after == trial.before
 
 
 def test_ranges_need_no_other_repair_and_know_the_layers_that_stay_float():

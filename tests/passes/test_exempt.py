@@ -1,0 +1,59 @@
+"""Small layers whose input does most of the harm are found, and stay float."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from four_channels import FEEDS, IMAGES, RANDOM, RAW, error, network, table, typed
+from graphs import model_of
+
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.ranges import measure_ranges
+from edgeopt.passes.repair.trials import repair
+
+DEEP = """
+g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2, float[64,8,1,1] w3, float[64,64,1,1] w4) => (y)
+{ a = Conv(x, w1)  s = Sigmoid(a)  r = Mul(a, s)  b = Conv<group=8, pads=[1,1,1,1]>(r, w2)  c = Conv(b, w3)
+  d = Relu(c)  y = Conv(d, w4) }
+"""
+
+
+def deep() -> ir.Model:
+    """The second layer, depthwise and small, reads channels of which one is a thousand times the others."""
+    first, second = RANDOM.normal(size=(8, 4, 1, 1)), RANDOM.normal(size=(8, 1, 3, 3)) / 3
+    first[0] *= 1000.0
+    second[0] /= 1000.0
+    return typed(model_of(DEEP, w1=first, w2=second))
+
+
+def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
+    model = deep()
+    name = model.graph[3].name
+    harm = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW).harm
+    assert max(harm, key=harm.get) == ("r",)
+    assert dominated_layers(model, OPENVINO, harm)[0] == name
+    assert dominated_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
+    assert dominated_layers(model, OPENVINO, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), (
+        "none dominates"
+    )
+    assert dominated_layers(model, OPENVINO, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
+    assert dominated_layers(model, OPENVINO, {("r",): 1.0}, exclude=(name,)) == ()
+
+
+def test_repairing_leaves_it_float_and_says_so():
+    model = deep()
+    name = model.graph[3].name
+    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",))
+    (trial,) = repaired.trials
+    assert (trial.name, trial.is_kept) == (f"exemption of {name}", True)
+    assert error(model, repaired.model) < 0.5 * error(model, quantize(model, table(model), OPENVINO))
+    layer = next(node for node in repaired.model.graph if node.name == name)
+    assert layer.inputs[1].const_value is not None, "its weight is no integer"
+
+
+def test_nothing_is_exempt_where_nothing_dominates():
+    model = network(unheard=1.0)
+    (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",)).trials
+    assert (trial.name, trial.is_kept) == ("exemption", False)
+    assert trial.after == trial.before
