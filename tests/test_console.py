@@ -7,9 +7,10 @@ import logging
 import sys
 
 import pytest
+from rich.console import Console
 
 from edgeopt.cli.boundary import configure_logging
-from edgeopt.cli.console import Pace
+from edgeopt.cli.console import Pace, StageDisplay
 
 
 class Clock:
@@ -61,3 +62,12 @@ def test_a_message_goes_to_what_is_standard_error_now(monkeypatch: pytest.Monkey
         assert bar.getvalue() == "WARNING: slower now\n"
     finally:
         logger.handlers, logger.propagate, logger.level = before
+
+
+def test_brackets_in_what_a_stage_says_are_shown_and_do_nothing() -> None:
+    console = Console(width=100, record=True)
+    with StageDisplay(console) as display:
+        display.begin("data")
+        display.update(1.0, 2.0, "photos[/bold].jpg")
+        display.end("fewer than [calibrate] images asks for, of photos[/red]", reused=False)
+    assert "data       fewer than [calibrate] images asks for, of photos[/red]" in console.export_text()

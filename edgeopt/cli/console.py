@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 from rich.table import Table
@@ -91,7 +92,7 @@ class StageDisplay:
         """Move the bar."""
         if self._task is not None:
             left = self._pace.left(done, total)
-            self._bar.update(self._task, completed=done, total=total, description=text, left=left)
+            self._bar.update(self._task, completed=done, total=total, description=escape(text), left=left)
 
     def end(self, summary: str, *, reused: bool) -> None:
         """Replace the bar by a line that stays."""
@@ -101,7 +102,7 @@ class StageDisplay:
         line = Table.grid(padding=(0, 1))  # a long summary wraps below itself, not below the stage's name
         line.add_column(no_wrap=True)
         line.add_column(no_wrap=True, min_width=10)
-        line.add_row(f"{mark}[/]", f"[bold]{self._stage}[/bold]", f"{summary} [dim]({when})[/dim]")
+        line.add_row(f"{mark}[/]", f"[bold]{self._stage}[/bold]", f"{escape(summary)} [dim]({when})[/dim]")
         self.console.print(line)
 
     def _clear(self) -> None:

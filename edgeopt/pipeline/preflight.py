@@ -119,9 +119,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         with findings.collected():
             _check_folder(folder, 0 if source is None else _needed_bytes(config, _size_bytes(source, config, root)))
     findings.refuse(config.name)
-    targets = f", {len(config.compile.targets)} targets" if goal == "bundle" else ""
-    checked = f"{sum(len(listing.drafts) for listing in listings.values())} images listed, the network opened{targets}"
-    return Preflight(listings, shortfalls(config, counts), checked)
+    images = sum(len(listing.drafts) for listing in listings.values())
+    engines = f", engines for {', '.join(config.compile.targets)}" if goal == "bundle" else ""
+    return Preflight(listings, shortfalls(config, counts), f"{images} images listed, the network opened{engines}")
 
 
 def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:

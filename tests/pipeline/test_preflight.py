@@ -64,7 +64,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_recipe_that_can_be_built_says_what_was_looked_at_and_makes_nothing(tmp_path: Path) -> None:
     found = check(recipe(), tmp_path, tmp_path / "out", tmp_path / "work")
-    assert found.checked == "292 images listed, the network opened, 1 targets"
+    assert found.checked == "292 images listed, the network opened, engines for ort"
     assert list(tmp_path.iterdir()) == []
 
 
