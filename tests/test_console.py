@@ -51,6 +51,14 @@ def test_another_thing_that_is_counted_has_its_own_pace() -> None:
     assert pace.left(3, 100) == "-:--"
 
 
+def test_a_summary_keeps_its_brackets() -> None:
+    shown = io.StringIO()
+    with StageDisplay(Console(file=shown, width=100)) as display:
+        display.begin("data")
+        display.end("20 of the 200 images that [calibrate] images asks for", reused=False)
+    assert "that [calibrate] images" in shown.getvalue()
+
+
 def test_a_message_goes_to_what_is_standard_error_now(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger("edgeopt")
     before = (logger.handlers, logger.propagate, logger.level)

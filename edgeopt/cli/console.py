@@ -62,7 +62,7 @@ class StageDisplay:
             BarColumn(bar_width=28),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("[cyan]{task.fields[left]}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             console=self.console,
             transient=True,
         )
