@@ -29,6 +29,8 @@ def from_json(text: bytes | str, kind: type[_T]) -> _T:
         decoder = _decoder(cast("Hashable", kind))
     try:
         value: _T = decoder.decode(text)
+    except msgspec.DecodeError:
+        raise
     except (ValueError, RecursionError) as error:  # bytes that are no UTF-8 are a ValueError
         raise msgspec.DecodeError(f"JSON is malformed: {error}") from error
     return value
@@ -38,13 +40,10 @@ def convert(value: Any, kind: type[_T]) -> _T:
     """Convert dicts, lists and plain values to `kind`. Any number of threads may call this.
 
     Raises:
-        msgspec.ValidationError: not of this type, or nested too deeply.
+        msgspec.ValidationError: not of this type.
     """
-    try:
-        with _DESCRIBING:
-            return msgspec.convert(value, kind)
-    except RecursionError as error:
-        raise msgspec.ValidationError(f"nested too deeply: {error}") from error
+    with _DESCRIBING:
+        return msgspec.convert(value, kind)
 
 
 @cache

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from contextlib import nullcontext
+import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -33,6 +34,7 @@ from edgeopt.gate import (
     to_markdown,
 )
 from edgeopt.gate.decide import FIRST_LOOK, Launch, compare, decide
+from edgeopt.gate.rounds import Rounds
 from edgeopt.gate.verdict import LatencyFinding, Verdict
 from edgeopt.intervals import Interval
 from edgeopt.measure.environment import environment
@@ -77,6 +79,32 @@ class Machine:
 
 def run(machine: Machine, slowdown: float, **changes):
     return gate(machine.launch(slowdown), msgspec.structs.replace(CONFIG, **changes))
+
+
+def test_opening_the_engines_counts_as_time(monkeypatch):
+    """Of 60 s that are allowed, opening took 100: one round is run, and nothing is launched again."""
+    now, opened, rounds = [0.0], [], []
+
+    def clock() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    machine = Machine(0)
+
+    @contextmanager
+    def launch(number):
+        now[0] += 100.0
+        with machine.launch()(number) as found:
+            opened.append(machine.queries)
+            yield found
+
+    add = Rounds.add
+    monkeypatch.setattr(Rounds, "add", lambda self, blocks: (rounds.append(blocks), add(self, blocks)))
+    monkeypatch.setattr(time, "perf_counter", clock)
+    verdict = gate(launch, msgspec.structs.replace(CONFIG, maximum_s=60.0))
+    assert verdict.outcome == "invalid"
+    assert len(opened) == 1
+    assert len(rounds) == 1
 
 
 class TestOutcomes:

@@ -67,12 +67,12 @@ def measure_rounds(
         config: length of warm-up and blocks, and what counts as a disturbance.
         sensors: of this machine, told which processes are measured.
         wanted: undisturbed rounds.
-        seconds: for the rounds; at least one is run.
+        seconds: for warm-up and rounds; at least one round is run.
         progress: told how far it is.
     """
+    start = time.perf_counter()
     warmups = {name: warm_up(subject, config.warmup_s) for name, subject in subjects.items()}
     measured = Rounds(config)
-    start = time.perf_counter()
     for number, blocks in enumerate(rounds(subjects, warmups, Schedule(block_s=config.block_s), sensors), 1):
         measured.add(blocks)
         used = (time.perf_counter() - start) / max(seconds, 1e-9)
