@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 import pytest
-from four_channels import FEEDS, IMAGES, RANDOM, RAW, X, error, network, table, typed
+from four_channels import FEEDS, IMAGES, RAW, X, error, network, table, typed
 from graphs import model_of, run
 
 from edgeopt.calibrate import calibrate
@@ -23,7 +23,7 @@ from edgeopt.spec import replace
 
 @pytest.mark.parametrize("scheme", [OPENVINO, replace(TENSORRT, minimum_channels=0)], ids=lambda scheme: scheme.name)
 def test_what_does_not_reach_the_output_does_not_widen_a_range(scheme):
-    model = network(loud=4.0)
+    model = network(loud=8.0)
     before = ir.to_proto(model).SerializeToString()
     known = choose_ranges(place(model.clone(), scheme), table(model), scheme)
     measured = measure_ranges(model, table(model), scheme, FEEDS, RAW)
@@ -54,7 +54,7 @@ def test_a_range_that_is_better_on_some_images_only_is_not_chosen():
 
 
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
-    model = network(loud=4.0)
+    model = network(loud=8.0)
     monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)
     told: list[str] = []
     measured = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW, progress=told.append)
@@ -88,7 +88,7 @@ def test_given_ranges_are_what_the_graph_gets(scheme):
 
 
 def test_a_told_method_finds_the_range_of_what_the_layer_reads_and_nothing_changes_it():
-    model = network(loud=4.0)
+    model = network(loud=8.0)
     calibrated, layer = table(model), model.graph[2].name
     methods = {"*": "minmax", layer: "mse"}
     by_method = {
@@ -113,7 +113,8 @@ def test_a_told_range_holds_for_all_tensors_that_share_its_scale():
     g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,4,1,1] w2, float[8,16,1,1] w3) => (y)
     { a = Conv(x, w1)  b = Conv(x, w2)  c = Concat<axis=1>(a, b)  y = Conv(c, w3) }
     """
-    arrays = {f"w{index}": RANDOM.normal(size=(8, 16 if index == 3 else 4, 1, 1)) for index in (1, 2, 3)}
+    random = np.random.default_rng(4)
+    arrays = {f"w{index}": random.normal(size=(8, 16 if index == 3 else 4, 1, 1)) for index in (1, 2, 3)}
     model = typed(model_of(text, **arrays))
     calibrated = calibrate(model, IMAGES, CalibrateConfig(minimum_images=1))
     ranges = choose_ranges(place(model.clone(), OPENVINO), calibrated, OPENVINO, {"Conv y": "mse"})
@@ -132,7 +133,7 @@ def test_a_pattern_of_told_ranges_that_matches_nothing_is_an_error():
 
 
 def test_ranges_need_no_other_repair_and_know_the_layers_that_stay_float():
-    model = network(loud=4.0)
+    model = network(loud=8.0)
     (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("ranges",)).trials
     assert trial.is_kept
     with pytest.raises(ConfigError, match="matches no layer"):
