@@ -33,6 +33,11 @@ ALLOWED_VARIABLE = "EDGEOPT_ALLOW_CODE"
 PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 
 _OURS = __name__.partition(".")[0]
+_SUFFIXES = (
+    *importlib.machinery.SOURCE_SUFFIXES,
+    *(suffix for suffix in importlib.machinery.EXTENSION_SUFFIXES if suffix != ".so"),
+)
+"""Files that are code: shared libraries, which an extension module brings beside itself, can be as large as weights."""
 _REFERENCE = re.compile(PATTERN.rstrip("$") + r"\Z")
 _allowed: Counter[str] = Counter()
 """Top-level packages whose code may run, with the number of callers that want it."""
@@ -161,8 +166,9 @@ def importable(root: Path, *references: str) -> Iterator[None]:
     finally:
         _allowed.subtract(packages)
         for folder in added:
-            sys.path.remove(folder)
             _folders.remove(folder)
+            if folder in sys.path:  # the user's code may change it too
+                sys.path.remove(folder)
         new = set(sys.modules) - before
         for name in [each for each in new if _home(sys.modules.get(each.partition(".")[0])) in added]:
             del sys.modules[name]
@@ -181,7 +187,7 @@ def code_of(*references: str) -> str:
     state = hashlib.sha256()
     for path in files:
         content = path.read_bytes()
-        state.update(f"{path.name}\0{len(content)}\0".encode() + content)
+        state.update(f"{path.parent.name}/{path.name}\0{len(content)}\0".encode() + content)
     return state.hexdigest() if files else ""
 
 
@@ -208,8 +214,7 @@ def _code(package: str) -> tuple[list[Path], set[str]]:
     """List the files of a top-level package, and of the user's other packages that they import."""
     spec = importlib.util.find_spec(package)
     places = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or ()]
-    suffixes = (*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES)
-    files = sorted(each for place in places for each in place.rglob("*") if each.name.endswith(suffixes))
+    files = sorted(each for place in places for each in place.rglob("*") if each.name.endswith(_SUFFIXES))
     if spec is not None and not places and spec.has_location:
         files = [Path(str(spec.origin))]
     home = (places or files or [Path()])[0].parent
