@@ -48,7 +48,7 @@ from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Workspace
 from edgeopt.progress import Silent
-from edgeopt.spec import ModelSpec, replace
+from edgeopt.spec import ModelSpec, Processor, replace
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
@@ -77,6 +77,7 @@ class Work:
     quantization: QuantizeConfig
     scheme: SchemeName
     readings: tuple[OutputReading, ...]
+    processors: tuple[Processor, ...]
 
 
 def main() -> None:
@@ -164,7 +165,8 @@ def measure(network: Network, scheme: SchemeName, method: str, choice: str) -> d
     quantization = replace(network.config.quantize, repairs=CHOICES[choice])
     with tempfile.TemporaryDirectory() as folder:
         out, readings = Path(folder) / "int8.onnx", readings_of(network.spec)
-        work = Work(network.graph, out, network.images, calibration, quantization, scheme, readings)
+        processors = network.config.compile.processors
+        work = Work(network.graph, out, network.images, calibration, quantization, scheme, readings, processors)
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
             cost = process.submit(quantized, work).result()
         run = compiled(ir.load(out), ENGINES[scheme])
@@ -197,6 +199,7 @@ def quantized(work: Work) -> dict[str, Any]:
         work.quantization,
         work.scheme,
         work.readings,
+        processors=work.processors,
         tell=_tell,
     )
     ir.save(result.model, work.out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,10 @@ from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.typed import from_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.quantization import Work, quantized
 
 CONFIG = parse_config(RECIPE)
 
@@ -56,6 +61,24 @@ def test_the_command_for_one_file_makes_the_graph_that_the_build_made(stages, im
     out = tmp_path / "int8.onnx"
     quantize_file(stages["optimize"], tmp_path / "x.npz", None, CONFIG.calibrate, config, out, Watch())
     assert_same(ir.load(out), ir.load(stages["quantize"]))
+
+
+def test_the_benchmark_measures_the_graph_that_the_build_made(stages, images, tmp_path: Path) -> None:
+    spec, samples = images
+    out, processors = tmp_path / "int8.onnx", CONFIG.compile.processors
+    work = Work(
+        stages["optimize"],
+        out,
+        samples,
+        CONFIG.calibrate,
+        CONFIG.quantize,
+        "onnxruntime",
+        readings_of(spec),
+        processors,
+    )
+    row = quantized(work)
+    assert_same(ir.load(out), ir.load(stages["quantize"]))
+    assert 0.9 < row["int8_macs"] <= 1.0
 
 
 def test_a_calibration_that_is_there_is_used(stages, images) -> None:
