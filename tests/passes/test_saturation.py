@@ -11,12 +11,13 @@ import sys
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import model_of
+from graphs import model_of, run
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from saturating_kernels import saturating_conv
 
+from edgeopt.graph.edit import add_initializer
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, pair_grid, weight_grid
 from edgeopt.passes.quantize.scheme import OPENVINO
@@ -46,22 +47,23 @@ sys.stdout.buffer.write(answer.getvalue())
 """
 
 
-def layer(weight: np.ndarray, groups: int, dtype: type) -> bytes:
-    """One convolution of integers, as a Q/DQ model whose output is the integer sum."""
-    kind = "uint8" if dtype is np.uint8 else "int8"
-    channels = weight.shape[1] * groups
+def one_layer(call: str, weight: np.ndarray, axis: int, x: np.ndarray) -> ir.Model:
+    """A layer of integers as a Q/DQ model whose output is the integer sum; `call` takes ``(d, w)``."""
     text = f"""
-    g (float[1,{channels},{SIZE},{SIZE}] x, float[{weight.shape[0]}] ws) => (float[1,{weight.shape[0]},H,W] y)
-    <float s = {{1.0}}, {kind} z = {{0}}>
-    {{ q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  w = DequantizeLinear<axis=0>(stored, ws)
-       y = Conv<group={groups}>(d, w) }}
+    g (float[{",".join(map(str, x.shape))}] x, float[{weight.shape[axis]}] ws) => (float y)
+    <float s = {{1.0}}, {x.dtype.name} z = {{0}}>
+    {{ q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)  w = DequantizeLinear<axis={axis}>(x, ws)
+       y = {call}(d, w) }}
     """
-    model = model_of(text.replace("(stored, ws)", "(x, ws)"), ws=np.ones(weight.shape[0], np.float32))
-    stored = ir.Value(name="stored", const_value=ir.tensor(weight, name="stored"))
-    stored.shape, stored.type = ir.Shape(weight.shape), ir.TensorType(ir.DataType.INT8)
-    model.graph.register_initializer(stored)
-    model.graph[2].replace_input_with(0, stored)
-    return ir.to_proto(model).SerializeToString()
+    model = model_of(text, ws=np.ones(weight.shape[axis], np.float32))
+    model.graph.outputs[0].shape = None
+    model.graph[2].replace_input_with(0, add_initializer(model.graph, "stored", weight))
+    return model
+
+
+def layer(weight: np.ndarray, groups: int, x: np.ndarray) -> bytes:
+    """One convolution of integers."""
+    return ir.to_proto(one_layer(f"Conv<group={groups}>", weight, 0, x)).SerializeToString()
 
 
 def run_without_vnni(layers: dict[str, tuple[bytes, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -92,11 +94,45 @@ def test_the_model_of_the_kernels_is_what_openvino_computes_without_vnni(dtype):
         weight = rng.integers(-127, 128, shape, dtype=np.int8)
         limits = np.iinfo(dtype)
         x = rng.integers(limits.max // 2, limits.max + 1, (1, shape[1] * groups, SIZE, SIZE)).astype(dtype)
-        layers[name] = layer(weight, groups, dtype), x
+        layers[name] = layer(weight, groups, x), x
         expected[name] = saturating_conv(x, weight, groups=groups)
     found = run_without_vnni(layers)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+CALLS = {
+    "odd channels": ("Conv", (16, 5, 3, 3), (1, 5, 9, 9), 0),
+    "small groups": ("Conv<group=4>", (12, 3, 3, 3), (1, 12, 9, 9), 0),
+    "depthwise with a multiplier": ("Conv<group=16>", (32, 1, 3, 3), (1, 16, 9, 9), 0),
+    "transposed": ("ConvTranspose<strides=[2,2]>", (16, 8, 2, 2), (1, 16, 9, 9), 1),
+    "transposed, 3x3": ("ConvTranspose", (16, 8, 3, 3), (1, 16, 9, 9), 1),
+    "matrix": ("Gemm", (33, 10), (4, 33), 1),
+    "transposed matrix": ("Gemm<transB=1>", (32, 64), (4, 64), 0),
+    "sequence": ("MatMul", (64, 32), (1, 7, 64), 1),
+}
+"""Operator, weight, input and the axis of the weight's scales."""
+
+
+@x86
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8], ids=["u8", "s8"])
+def test_openvino_without_vnni_computes_protected_weights_as_written_for_every_operator(dtype):
+    rng, limits, layers, written = np.random.default_rng(0), np.iinfo(dtype), {}, {}
+    for name, (call, shape, size, axis) in CALLS.items():
+        full = rng.integers(-127, 128, shape, dtype=np.int8)
+        one = one_layer(call, full, axis, np.zeros(size, dtype)).graph[-1]
+        one.inputs[1].shape = ir.Shape(shape)
+        matrix = pair_grid(one).fit(weight_matrix(one, full.astype(np.float32)))
+        protected = weight_from_matrix(one, matrix, shape).astype(np.int8)
+        for kind, weight in (("full", full), ("protected", protected)):
+            x = rng.integers(limits.max // 2, limits.max + 1, size).astype(dtype)
+            model = one_layer(call, weight, axis, x)
+            written[kind, name] = run(model, x=x.astype(np.float32))["y"]
+            layers[f"{kind} {name}"] = ir.to_proto(model).SerializeToString(), x
+    found = run_without_vnni(layers)
+    for (kind, name), array in written.items():
+        is_right = np.allclose(found[f"{kind} {name}"], array, rtol=1e-5, atol=0.5)
+        assert is_right == (kind == "protected"), (kind, name)
 
 
 def node(weight: np.ndarray, groups: int = 1, kind: str = "Conv") -> ir.Node:
