@@ -320,6 +320,7 @@ class TestDetection:
         assert accuracy.at_threshold.precision == pytest.approx(4 / 6), "of 6 shown, 2 are in the empty image"
         assert accuracy.at_threshold.recall == 1.0
         assert accuracy.at_threshold.f1 == pytest.approx(0.8)
+        assert accuracy.at_threshold.mistakes == ((1, 0), (1, 0)), "a cat and a dog in the empty image"
 
     def test_beside_a_baseline(self, scenes):
         baseline = evaluate(detect(0.8), scenes)

@@ -246,6 +246,15 @@ def test_boxes_are_switched_on_and_off(window: Browser, detector: Path) -> None:
     assert window.run(drawn, "g[data-layer=baseline]") == 3
 
 
+def test_false_and_missed_boxes_are_counted_by_class(window: Browser, detector: Path) -> None:
+    window.open(detector, 1280)
+    rows = window.run(
+        "return [...document.querySelectorAll('#classes tr[data-find]')].filter((row) => row.checkVisibility())"
+        ".map((row) => [row.dataset.find.slice(0, 8), ...[...row.cells].slice(-2).map((cell) => cell.textContent)])"
+    )
+    assert rows == [["cat", "0 → 0", "0 → 0"], ["<script>", "0 → 0", "0 → 3"]]
+
+
 def test_the_theme_can_be_chosen(window: Browser, page: Path) -> None:
     window.open(page, 1280, dark=True)
     background = "return getComputedStyle(document.body).backgroundColor"

@@ -54,6 +54,8 @@ class PrecisionRecall(Struct):
     f1: float
     per_class: tuple[tuple[float, float, float], ...] = ()
     """Precision, recall and F1 of each class (classes)."""
+    mistakes: tuple[tuple[int, int], ...] = ()
+    """Boxes of each class (classes) that show no object, and objects that no box shows."""
 
 
 class PrecisionRecallCurve(Struct):
@@ -159,10 +161,11 @@ def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes],
     right = np.bincount(matches.category[matches.right[0]], minlength=n_classes)
     wrong = np.bincount(matches.category[matches.wrong[0]], minlength=n_classes)
     sought = np.bincount(matches.truth_category, minlength=n_classes)
-    rows = zip(right.tolist(), wrong.tolist(), sought.tolist(), strict=True)
+    rows = list(zip(right.tolist(), wrong.tolist(), sought.tolist(), strict=True))
     precision, recall, f1 = _precision_recall_f1(int(right.sum()), int(wrong.sum()), int(sought.sum()))
     per_class = tuple(_precision_recall_f1(*row) for row in rows)
-    return PrecisionRecall(precision=precision, recall=recall, f1=f1, per_class=per_class)
+    mistakes = tuple(zip(wrong.tolist(), (sought - right).tolist(), strict=True))
+    return PrecisionRecall(precision=precision, recall=recall, f1=f1, per_class=per_class, mistakes=mistakes)
 
 
 def precision_recall_curve(matches: Matches, thresholds: Sequence[float]) -> PrecisionRecallCurve:

@@ -95,6 +95,8 @@ class ClassRow(Struct):
     values: dict[str, float | None]
     changes: dict[str, ClassChange]
     """Against the baseline, by variant that was evaluated on the same images."""
+    mistakes: dict[str, tuple[int, int]]
+    """Detection: false boxes and missed objects at the bundle's score threshold, by variant."""
 
     @property
     def worst(self) -> float:
@@ -308,12 +310,14 @@ def _class_rows(
         if reference is not None and other is not reference and other.data == reference.data
     }
     counts = next((supports(each) for each in accuracies.values()), [])
+    counted = {name: each for name, each in accuracies.items() if each.at_threshold and each.at_threshold.mistakes}
     return tuple(
         ClassRow(
             label=label,
             support=support,
             values={name: column[index] for name, column in columns.items()},
             changes={name: found[label] for name, found in compared.items() if label in found},
+            mistakes={name: each.at_threshold.mistakes[index] for name, each in counted.items() if each.at_threshold},
         )
         for index, (label, support) in enumerate(zip(labels, counts, strict=False))
         if support

@@ -27,6 +27,7 @@ def answers_view(
         if baseline is not None and accuracy is not baseline:
             parts += [Text(_changed(images[name]))]
             parts += list(_classes(class_changes(baseline, accuracy, manifest.spec.labels), accuracy))
+            parts += list(_boxes(baseline, accuracy, manifest.spec.labels))
         if accuracy.curve is not None:
             parts += [Text(line) for line in threshold_advice(accuracy.curve, accuracy.score_threshold)]
         parts += [_listed(title, some) for title, some in _worst(images[name], worst) if some]
@@ -64,6 +65,21 @@ def _classes(changes: Sequence[ClassChange], accuracy: Accuracy) -> Iterator[Ren
     yield table
     if any(each.lost_much for each in shown):
         yield Text("! lost much, whatever the mean over all classes says", style="red")
+
+
+def _boxes(baseline: Accuracy, accuracy: Accuracy, labels: tuple[str, ...]) -> Iterator[RenderableType]:
+    """Of detectors, the classes with most false and missed boxes, beside FP32's."""
+    before, after = (() if each.at_threshold is None else each.at_threshold.mistakes for each in (baseline, accuracy))
+    rows = sorted(zip(labels, before, after, strict=False), key=lambda row: -sum(row[2]))[:_SHOWN_CLASSES]
+    if not any(sum(row[2]) for row in rows):
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("most wrong boxes", overflow="ellipsis", no_wrap=True, min_width=12)
+    for column in ("false, FP32", "false", "missed, FP32", "missed"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for label, was, now in rows:
+        table.add_row(Text(label), str(was[0]), str(now[0]), str(was[1]), str(now[1]))
+    yield table
 
 
 def _worst(images: Sequence[ImageResult], most: int) -> Iterator[tuple[str, list[ImageResult]]]:
