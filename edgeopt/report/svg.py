@@ -1,7 +1,7 @@
 """Plots as SVG text: no script, no font, no file beside it; colours come from the page's style sheet.
 
 Each plot is drawn 400 units wide, so that its 12-unit text stays readable on a phone. matplotlib's SVG has its colours
-fixed, so that it stays light in a dark page, takes ``$`` and ``_`` in class names for formulas, and takes 1.4 s to load.
+fixed, so that it stays light in a dark page, reads ``$`` and ``_`` in class names as formulas, and takes 1.4 s to load.
 """
 
 from __future__ import annotations
