@@ -42,7 +42,7 @@ class Builder:
     def __call__(self, reason: str, last_seconds: float | None) -> Built:
         self.reasons.append(reason)
         self.last_seconds = last_seconds
-        return Built(plan=f"plan {len(self.reasons)}".encode(), made_with={"timing cache": "none"})
+        return Built(plan=f"plan {len(self.reasons)}".encode(), made_with={"timing_cache": "none"})
 
 
 def test_built_once_and_loaded_after(tmp_path):
@@ -217,9 +217,9 @@ def engine(world: World, folder: Path, here: object = None, release: str = "tens
 def test_the_key_has_everything_that_a_plan_depends_on():
     key = engine_key(library(World()), MODEL, TensorRTBuild(dla_core=1), board(), 0)
     assert set(key) == {
-        "onnx", "options", "gpu", "compute capability", "tensorrt", "cuda", "driver", "jetpack", "dla core",
+        "onnx", "options", "gpu", "compute_capability", "tensorrt", "cuda", "driver", "jetpack", "dla_core",
     }  # fmt: skip
-    assert key["dla core"] == "1"
+    assert key["dla_core"] == "1"
     assert key["tensorrt"] == "TensorRT 10.3.0"
 
 
@@ -284,7 +284,7 @@ def test_the_timing_cache_is_kept_and_pinned(tmp_path):
     (kept,) = (tmp_path / "timing").glob("*.cache")
     assert kept.read_bytes() == b"+measured"
     record = json.loads(next((tmp_path / "engines").glob("*.json")).read_text())
-    assert record["made_with"]["timing cache"] == kept.with_suffix(".sha256").read_text()
+    assert record["made_with"]["timing_cache"] == kept.with_suffix(".sha256").read_text()
     engine(World(), tmp_path, tf32=False)
     assert kept.read_bytes() == b"+measured+measured", "the second build starts from the first one's measurements"
 

@@ -120,7 +120,8 @@ def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """The fields that changed, in words; empty if none did."""
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return "; ".join(
-        f"{name} was {old.get(name, 'not recorded')} and is {new.get(name, 'not recorded')}" for name in changed
+        f"{name.replace('_', ' ')} was {old.get(name, 'not recorded')} and is {new.get(name, 'not recorded')}"
+        for name in changed
     )
 
 

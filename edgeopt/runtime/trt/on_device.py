@@ -37,12 +37,12 @@ def engine_key(library: Library, onnx: bytes, options: TensorRTBuild, here: Mach
         "onnx": sha256(onnx),
         "options": msgspec.json.encode(options).decode(),
         "gpu": gpu.name if gpu else "unknown",
-        "compute capability": gpu.compute_capability if gpu else "unknown",
+        "compute_capability": gpu.compute_capability if gpu else "unknown",
         "tensorrt": library.title,
         "cuda": here.cuda or "unknown",
         "driver": here.driver or "unknown",
         "jetpack": (here.jetson.l4t if here.jetson else None) or "none",
-        "dla core": "none" if options.dla_core is None else str(options.dla_core),
+        "dla_core": "none" if options.dla_core is None else str(options.dla_core),
     }
 
 
@@ -71,7 +71,7 @@ def obtain_engine(
         StorageError: the cache cannot be written.
     """
     key = engine_key(library, onnx, options, here, device)
-    timing = TimingCache(folder / "timing", f"{key['gpu']} {key['compute capability']} {key['tensorrt']}")
+    timing = TimingCache(folder / "timing", f"{key['gpu']} {key['compute_capability']} {key['tensorrt']}")
 
     def build(reason: str, last_seconds: float | None) -> Built:
         took = f"the last build took {last_seconds:.0f} s" if last_seconds else "seconds to several minutes"
@@ -90,7 +90,7 @@ def obtain_engine(
                 progress=ProgressLog(),
                 current=cuda.current,
             )
-        return Built(plan=engine.plan, made_with={"timing cache": timing.write(engine.timing_cache)})
+        return Built(plan=engine.plan, made_with={"timing_cache": timing.write(engine.timing_cache)})
 
     return obtain(folder / "engines", engine_slot(key), key, build)
 
