@@ -113,7 +113,7 @@ def test_a_table_has_a_row_for_each_object_and_one_for_an_image_without(
     assert [row["image"] for row in rows[:-1]] == [str(scene)] * (len(rows) - 1)
     assert {row["label"] for row in rows[:-1]} == {"red"}
     assert all(31 <= float(row["left"]) < float(row["right"]) <= 64 for row in rows[:-1])
-    assert rows[-1] == {**dict.fromkeys(rows[-1], ""), "image": str(black), "frame": "0"}
+    assert rows[-1] == {**dict.fromkeys(rows[-1], ""), "image": str(black), "frame": "1"}
 
 
 def test_a_table_of_classes(classifier: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.errors import DataError, StorageError, TargetError
-from edgeopt.runtime.stream import Backoff, Frame, Source, Stream, VideoSource, VideoWriter, open_source
+from edgeopt.runtime.stream import Backoff, Frame, Source, Stream, VideoSource, VideoWriter, open_all, open_source
 from edgeopt.runtime.stream.address import shown
 from edgeopt.runtime.stream.channel import Channel, Ended
 from edgeopt.runtime.stream.gstreamer import completed, opencv_has_gstreamer
@@ -314,9 +314,22 @@ def test_a_folder_is_a_stream_of_images_of_any_size(tmp_path: Path, caplog: pyte
     with pytest.raises(DataError, match="1 of 3 images could not be read"):
         frames.extend(source.frames(threading.Event()))
     assert source.damaged == 1
-    assert [(frame.name, frame.image.shape) for frame in frames] == [("0.png", (5, 7, 3)), ("1.png", (9, 7, 3))]
+    assert [(frame.file, frame.image.shape) for frame in frames] == [("0.png", (5, 7, 3)), ("1.png", (9, 7, 3))]
+    assert frames[0].name == str(tmp_path / "0.png")
     assert "left out" in caplog.text
     assert len(list(open_source(str(tmp_path / "1.png")).frames(threading.Event()))) == 1
+
+
+def test_images_that_follow_each_other_are_one_source(video: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for file in files:
+        cv2.imwrite(str(file), np.zeros((5, 7, 3), np.uint8))
+    sources = [connect() for connect in open_all([*map(str, files[:2]), str(video), str(tmp_path), str(files[2])])]
+    assert [source.count for source in sources] == [2, 12, 3, 1]
+    assert sources[0].name == f"{files[0]} and 1 more"
+    assert [frame.name for frame in sources[0].frames(threading.Event())] == [str(file) for file in files[:2]]
+    for source in sources:
+        source.close()
 
 
 def test_a_folder_of_broken_images_is_an_error(tmp_path: Path) -> None:

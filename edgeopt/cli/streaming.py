@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -23,14 +23,13 @@ from edgeopt.runtime import Predictor, Result
 from edgeopt.runtime.stream import (
     MOST,
     Answer,
-    FolderSource,
     Frame,
     Source,
     Stream,
     StreamProgress,
     VideoWriter,
     WhenFull,
-    open_source,
+    open_all,
 )
 
 logger = logging.getLogger(__name__)
@@ -75,17 +74,16 @@ class Sink:
             StorageError: the disk refused.
         """
         frame = answer.frame
-        name = str(Path(source.name) / frame.name) if isinstance(source, FolderSource) else frame.name
         result = self.wanted.among(answer.result)
         for write in self._writers:
-            write(name, frame.number, result)
+            write(frame.name, frame.number, result)
         if self._out is not None:
             self._draw(self._out, source, frame, result)
 
     def _draw(self, out: Path, source: Source, frame: Frame, result: Result) -> None:
         picture = draw(frame.image, result)
-        if isinstance(source, FolderSource):
-            self._write(out / frame.name, picture)
+        if frame.file is not None:
+            self._write(out / frame.file, picture)
         elif out.suffix:
             self._video(out, source).write(picture)
         else:
@@ -122,26 +120,27 @@ def follow_all(sources: Sequence[str], predictor: Predictor, when_full: WhenFull
     Raises:
         DataError: the only source gave no frame, lost much or was lost for good; or so did a tenth of several.
     """
-    if len(sources) == 1:
-        _follow(sources[0], predictor, when_full, sink)
+    opened = list(open_all(sources))
+    if len(opened) == 1:
+        _follow(opened[0], predictor, when_full, sink)
         return
-    failed = [text for text in sources if not _can_follow(text, predictor, when_full, sink)]
-    if len(failed) > (1 - MOST) * len(sources):
-        raise DataError(f"{len(failed)} of {len(sources)} sources could not be read whole; each is named above")
+    failed = sum(not _can_follow(each, predictor, when_full, sink) for each in opened)
+    if failed > (1 - MOST) * len(opened):
+        raise DataError(f"{failed} of {len(opened)} sources could not be read whole; each is named above")
 
 
-def _can_follow(text: str, predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> bool:
+def _can_follow(connect: Callable[[], Source], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> bool:
     try:
-        _follow(text, predictor, when_full, sink)
+        _follow(connect, predictor, when_full, sink)
     except DataError as error:
         logger.warning("%s", error)
         return False
     return True
 
 
-def _follow(text: str, predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
+def _follow(connect: Callable[[], Source], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
     """Show rate and stage times while it runs."""
-    source = open_source(text)
+    source = connect()
     score = None if predictor.spec.task == "classification" else sink.wanted.score
     with Stream(source, predictor, when_full=when_full, score=score) as stream, _status(stream):
         for answer in stream:

@@ -6,7 +6,7 @@ print(answer.frame.number, answer.result.labels, f"{answer.age_ms:.0f} ms")
 """
 
 from edgeopt.runtime.stream.frames import MOST, Frame, Source
-from edgeopt.runtime.stream.sources import FolderSource, check_source, open_source
+from edgeopt.runtime.stream.sources import ImageSource, check_source, open_all, open_source
 from edgeopt.runtime.stream.stages import STAGES, Answer, StageName, Stages, Stream, StreamProgress, WhenFull
 from edgeopt.runtime.stream.video import Backoff, VideoSource
 from edgeopt.runtime.stream.writer import VideoWriter
@@ -16,8 +16,8 @@ __all__ = [
     "STAGES",
     "Answer",
     "Backoff",
-    "FolderSource",
     "Frame",
+    "ImageSource",
     "Source",
     "StageName",
     "Stages",
@@ -27,5 +27,6 @@ __all__ = [
     "VideoWriter",
     "WhenFull",
     "check_source",
+    "open_all",
     "open_source",
 ]

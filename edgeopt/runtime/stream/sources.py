@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from glob import has_magic
 from pathlib import Path
 from threading import Event
@@ -30,19 +32,26 @@ _FILES_OVER_NETWORK = ("http://", "https://")
 """Schemes under which a finite video may lie as well as a camera."""
 
 
-class FolderSource:
-    """The images below a folder, by name; unreadable ones are left out with a warning."""
+class ImageSource:
+    """Image files, one after the other; unreadable ones are left out with a warning.
+
+    Args:
+        name: of the folder, or of the first file.
+        files: to read.
+        folder: below which they lie, and below which pictures of their results may be written likewise; None: each was
+            named by itself.
+    """
 
     live = False
     rate: float | None = None
     reconnects = 0
 
-    def __init__(self, folder: Path, files: list[Path]) -> None:
-        self.name = str(folder)
+    def __init__(self, name: str, files: Sequence[Path], folder: Path | None = None) -> None:
+        self.name = name
         self.damaged = 0
         self.count: int | None = len(files)
-        self._folder = folder
         self._files = files
+        self._folder = folder
 
     def frames(self, stop: Event) -> Iterator[Frame]:
         """Decode image by image."""
@@ -56,7 +65,8 @@ class FolderSource:
                 logger.warning("left out: %s", error)
                 self.damaged += 1
                 continue
-            yield Frame(number, path.relative_to(self._folder).as_posix(), image)
+            below = path.name if self._folder is None else path.relative_to(self._folder).as_posix()
+            yield Frame(number, str(path), image, below)
             number += 1
         if number == 0:
             raise DataError(f"none of the {len(self._files)} images in {self.name} can be read")
@@ -64,6 +74,21 @@ class FolderSource:
 
     def close(self) -> None:
         """Do nothing, because nothing is held between frames."""
+
+
+def open_all(texts: Sequence[str]) -> Iterator[Callable[[], Source]]:
+    """What opens each source, as `open_source` does; image files that follow each other are one source."""
+    for are_images, group in itertools.groupby(texts, _is_image):
+        named = list(group)
+        if are_images:
+            name = named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
+            yield partial(ImageSource, name, [Path(text) for text in named])
+        else:
+            yield from (partial(open_source, text) for text in named)
+
+
+def _is_image(text: str) -> bool:
+    return is_image_name(text) and stat.S_ISREG(_mode(Path(text)))
 
 
 def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
@@ -90,7 +115,7 @@ def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
         return VideoSource(text, lambda: _open_camera(text, text), live=True, backoff=backoff)
     if stat.S_ISREG(mode):
         if is_image_name(path.name):
-            return FolderSource(path.parent, [path])
+            return ImageSource(text, [path])
         return VideoSource(text, lambda: _open_file(text), live=False)
     check_source(text)
     return VideoSource(shown(text), lambda: _open_pipeline(text), live=is_live(text), backoff=backoff)
@@ -116,11 +141,11 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _open_folder(path: Path) -> FolderSource:
+def _open_folder(path: Path) -> ImageSource:
     files = image_files(path)
     if not files:
         raise DataError(f"there are no images in {path}")
-    return FolderSource(path, files)
+    return ImageSource(str(path), files, path)
 
 
 def _absent(text: str) -> str:
