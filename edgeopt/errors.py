@@ -149,10 +149,9 @@ def requires_extra(module: str, extra: str) -> ModuleType:
 
 def missing_package(module: str, extra: str, error: ImportError) -> MissingExtraError:
     """Return the error for a `module`, brought by `extra`, that cannot be imported."""
-    return MissingExtraError(
-        f"this needs the Python package '{module}', which cannot be imported ({error}). "
-        f"Install it with: pip install 'edgeopt[{extra}]'"
-    )
+    absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+    state = "is not installed" if absent else f"cannot be imported ({error})"
+    return MissingExtraError(f"the Python package '{module}' {state}. Install it with: pip install 'edgeopt[{extra}]'")
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class Identity(Struct):
     @property
     def title(self) -> str:
         """In words, as short as tells machines apart."""
-        device = self.gpus[0] if self.gpus else f"{self.cpu.model}, {self.cpu.cores} cores"
+        device = self.gpus[0] if self.gpus else f"{self.cpu.model}, {self.cpu.cores} core{'s' * (self.cpu.cores != 1)}"
         parts = [
             self.board,
             device,

@@ -25,7 +25,7 @@ from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.session import Array
 from edgeopt.runtime.verify import record_outputs
-from edgeopt.spec import ModelSpec
+from edgeopt.spec import ModelSpec, replace
 from edgeopt.targets import find_target
 
 GOLDEN_IMAGES = 4
@@ -46,6 +46,8 @@ class Result:
     """None: it cannot run on this machine."""
     records: StageRecords
     """What the stages on its way found."""
+    here: Accuracy | None = None
+    """By this machine's kernels, where they compute other numbers than are written."""
 
 
 def is_current(path: Path, key: str) -> bool:
@@ -78,7 +80,7 @@ def assemble(
         variants.append(_variant(each, job.config.evaluate.max_drop, here))
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
-        files[f"{folder}/golden.npz"] = pack(_golden_outputs(each.engine, inputs))
+        files[f"{folder}/golden.npz"] = pack(_golden_outputs(each, inputs))
     targets = [find_target(each.engine.target) for each in measured]
     libraries = dict.fromkeys((*_LIBRARIES, *(name for target in targets for name in target.distributions)))
     manifest = Manifest(
@@ -123,16 +125,20 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
         accepted=judged.accepted,
         verdict=judged.verdict,
         certain=judged.certain,
-        measured=_measured_here(each, machine),
+        measured=_measured_here(each, max_drop, machine),
     )
 
 
-def _measured_here(result: Result, machine: ThisMachine) -> dict[str, Measured]:
+def _measured_here(result: Result, max_drop: float, machine: ThisMachine) -> dict[str, Measured]:
     """What this machine found, where the engine runs here."""
-    if result.latency is None:
+    if result.latency is None and result.here is None:
         return {}
     identity = identity_of_target(result.engine.target, machine)
-    return {identity.fingerprint: Measured(machine=identity, recorded=now(), latency=result.latency)}
+    found = Measured(machine=identity, recorded=now(), latency=result.latency)
+    if result.here is not None:
+        judged = accept(result.here, max_drop, result.engine.precision)
+        found = replace(found, accuracy=result.here, acceptance=judged)
+    return {identity.fingerprint: found}
 
 
 def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
@@ -143,6 +149,8 @@ def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
     return {spec.input.name: np.concatenate(tensors)}
 
 
-def _golden_outputs(engine: BuiltVariant, inputs: dict[str, Array]) -> dict[str, Any]:
-    with engine.session() as session:
+def _golden_outputs(result: Result, inputs: dict[str, Array]) -> dict[str, Any]:
+    """What every machine should answer: what is written, where this one's kernels differ from that."""
+    engine = result.engine
+    with engine.session() if result.here is None else engine.written() as session:
         return record_outputs(session, inputs)

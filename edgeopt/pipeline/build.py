@@ -183,7 +183,13 @@ def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Result], list
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
     measured = [
-        Result(engine, variants.read_accuracy(accuracy), latencies.get(engine.name), accuracy.records)
+        Result(
+            engine,
+            variants.read_accuracy(accuracy),
+            latencies.get(engine.name),
+            accuracy.records,
+            variants.read_accuracy_here(accuracy),
+        )
         for engine, accuracy in zip(engines, accuracies, strict=True)
     ]
     keys = [artifact.key for artifact in (benchmark, *accuracies)]

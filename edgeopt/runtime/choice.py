@@ -275,10 +275,15 @@ class Candidates:
         """What to measure, where the choice rests on no measurement."""
         if self.speed(chosen) is not None:
             return ""
-        elsewhere = sorted({found.machine.title for each in self.manifest.variants for found in each.measured.values()})
-        known = f", only on {'; '.join(elsewhere)}" if elsewhere else ""
+        others = (chosen, *self.manifest.variants)
+        known = next((each.measured for each in others if each.measured), {})
+        elsewhere = "; ".join(sorted({found.machine.title for found in known.values()}))
         here = identity_of_target(chosen.target, self.machine).title
-        return f"'{self.manifest.name}' was not measured on this machine ({here}){known}"
+        only = elsewhere and f", only on {elsewhere}"
+        return (
+            f"'{self.manifest.name}' was not measured on this machine ({here}){only}. "
+            "Measure and record it here with: edgeopt benchmark BUNDLE"
+        )
 
 
 def choose(
