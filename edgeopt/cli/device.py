@@ -88,7 +88,7 @@ def run(
         check_source(text)
     with load(bundle, variant=variant, threads=threads) as predictor:
         wanted = Wanted.of(score, labels, predictor.labels)
-        say_what_runs(predictor, Bundle.open(bundle, check_hashes=False).manifest, score)
+        say_what_runs(predictor, Bundle.open(bundle, check_hashes=False), score)
         with Sink(wanted, draw=draw, as_json=as_json, table=table, lines=lines) as sink:
             follow_all(sources, predictor, when_full, sink)
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from rich.live import Live
 
-from edgeopt.bundle import Manifest
+from edgeopt.bundle import Bundle
 from edgeopt.cli.console import console as standard
 from edgeopt.cli.output import echo, printable
 from edgeopt.cli.results import Wanted, Writer, csv_rows, json_lines, print_json_line, print_line
@@ -147,15 +147,15 @@ def _follow(connect: Callable[[], Source], predictor: Predictor, when_full: When
             sink.put(source, answer)
 
 
-def say_what_runs(predictor: Predictor, manifest: Manifest, score: float | None) -> None:
+def say_what_runs(predictor: Predictor, bundle: Bundle, score: float | None) -> None:
     """On standard error: which variant was chosen, why none of the others, and what the score threshold gives."""
     variant = predictor.variant
     echo(printable(f"{variant.name} runs: {predictor.choice.reason}"), err=True)
     for name, reason in predictor.rejected.items():
         echo(printable(f"  not {name}: {reason}"), err=True)
     if predictor.choice.hint:
-        echo(printable(predictor.choice.hint), err=True)
-    accuracy = manifest.variant(variant.name).accuracy
+        echo(printable(f"{predictor.choice.hint}. Measure it: edgeopt benchmark {bundle.path}"), err=True)
+    accuracy = bundle.manifest.variant(variant.name).accuracy
     if score is None and accuracy is not None and accuracy.curve is not None:
         echo("score thresholds on the test set; choose another with --score:", err=True)
         for line in threshold_advice(accuracy.curve, accuracy.score_threshold):
