@@ -145,6 +145,23 @@ def _is_still_there(descriptor: int, path: Path) -> bool:
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
+def require_writable(folder: Path) -> Path:
+    """Check that files can be put into a folder, or that it can be made; nothing is written.
+
+    Returns:
+        The folder, or the nearest one above it that is there.
+
+    Raises:
+        StorageError: a file is in its place, or permission is missing.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise StorageError(f"cannot write into {folder}: {there} is a file. Choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write into {folder}: permission denied for {there}. Choose another folder")
+    return there
+
+
 def private_folder(path: Path) -> None:
     """Make a folder that only this user may write, or close an existing one to others.
 

@@ -464,6 +464,17 @@ def test_what_cannot_be_quantized_is_said_before_any_image_is_run(tmp_path: Path
         assert "calibrate" not in result.output
 
 
+def test_a_file_that_cannot_be_written_is_said_before_any_image_is_run(
+    graph: Path, photo: Path, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((16, 1, 28, 28), np.float32))
+    command = ("quantize", graph, "--calibration", tmp_path / "x.npz", "--repairs", "none")
+    refused = run(*command, "-o", photo / "int8.onnx")
+    assert refused.exit_code == StorageError.exit_code
+    assert "calibrate" not in refused.output
+    assert run(*command, "-o", tmp_path / "new" / "folder" / "int8.onnx").exit_code == 0
+
+
 def test_images_without_a_spec_are_refused(graph: Path, photo: Path, tmp_path: Path) -> None:
     result = run("quantize", graph, "--calibration", photo.parent, "-o", tmp_path / "out.onnx")
     assert result.exit_code == ConfigError.exit_code

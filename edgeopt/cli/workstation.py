@@ -261,6 +261,8 @@ def quantize(
 
     MODEL may come from any tool; no recipe is needed. Ranges are calibrated on images or arrays.
     """
+    import msgspec
+
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
@@ -291,15 +293,15 @@ def quantize(
             outputs=told_kinds(outputs),
         )
     if as_json:
-        echo(json.dumps({"out": str(out), **result}))
+        echo(json.dumps({"out": str(out), **msgspec.to_builtins(result)}))
     else:
-        for read in result["outputs"]:
+        for read in result.outputs:
             hint = "" if outputs else ". Where that is wrong, say it with --outputs"
-            echo(f"output {read['output']} was taken for {read['kind']}: {read['why']}{hint}")
-        for repair, reason in result["declined"].items():
+            echo(f"output {read.output} was taken for {read.kind}: {read.why}{hint}")
+        for repair, reason in result.declined.items():
             echo(f"{repair} was left out: {reason}")
-        echo(f"repaired by {'; '.join(result['repairs']) or 'nothing that was tried'}")
-        if "avx2" not in result["processors"]:
+        echo(f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}")
+        if "avx2" not in result.processors:
             echo(
                 "its weights use all of their 8 bits: on x86 processors without VNNI OpenVINO and onnxruntime saturate"
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from edgeopt.dataset.loading import listed, too_few
 from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
 from edgeopt.doors import LOSSES, METRICS, REPAIRS
 from edgeopt.errors import ConfigError, DataError, EdgeoptError, MissingExtraError, StorageError, TargetError
+from edgeopt.files import require_writable
 from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
 from edgeopt.pipeline.sources import class_names, source_to_export, source_to_train
@@ -270,11 +270,7 @@ def _needed_bytes(config: Config, size: int) -> int:
 
 def _check_folder(folder: Path, needed: int) -> None:
     """Refuse a folder that cannot be written, or whose disk is too small."""
-    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    if not there.is_dir():
-        raise StorageError(f"cannot write into {folder}: {there} is a file. Choose another folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise StorageError(f"cannot write into {folder}: permission denied for {there}. Choose another folder")
+    there = require_writable(folder)
     free = shutil.disk_usage(there).free
     if free < needed:
         raise StorageError(

@@ -7,18 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.bundle.calibration import Convergence
 from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import outputs_as_written
-from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, read_toml
+from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, SchemeName, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import ConfigError, ModelError, storage_errors
+from edgeopt.files import require_writable
 from edgeopt.passes.qdq.overflow import safe_processors
+from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.opset import raise_opset
@@ -40,6 +42,49 @@ class InputSpec(Struct):
     preprocessing: Preprocessing
 
 
+class TakenFor(Struct):
+    """What an output was taken for, and why."""
+
+    output: str
+    kind: OutputKind
+    why: str
+
+
+class TriedRepair(Struct):
+    """One repair that was tried, as `RepairTrial` has it, and whether it was kept."""
+
+    name: str
+    before: float
+    after: float
+    declined: str
+    kept: bool
+
+
+class QuantizedFile(Struct):
+    """A Q/DQ file that was written, and what it rests on."""
+
+    bytes: int
+    """Its size."""
+    float_bytes: int
+    """Size of the file that it was made from."""
+    images: int
+    """It was calibrated on."""
+    calibrated_on: dict[str, str]
+    """Sha256 of the network's inputs, by name of the image or sample."""
+    convergence: Convergence
+    scheme: SchemeName
+    processors: tuple[Processor, ...]
+    """Those whose kernels compute the file as written."""
+    outputs: tuple[TakenFor, ...]
+    tried: tuple[TriedRepair, ...]
+    repairs: tuple[str, ...]
+    """Those that helped."""
+    kept_float32: dict[str, str] | None
+    """Why nodes stayed FP32, by name; None where FP16 was not asked for."""
+    declined: dict[str, str]
+    """Why repairs were not tried, or are not worth what they gain, by name."""
+
+
 def quantize_file(
     path: Path,
     calibration: Path,
@@ -53,7 +98,7 @@ def quantize_file(
     processors: Sequence[Processor] = PROCESSORS,
     float_rest: Literal["fp32", "fp16"] = "fp32",
     outputs: Mapping[str, OutputKind] | None = None,
-) -> dict[str, Any]:
+) -> QuantizedFile:
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
     Args:
@@ -69,11 +114,6 @@ def quantize_file(
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
         outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
 
-    Returns:
-        Sizes in bytes, the processors whose kernels compute the file as written, the calibration images' names and
-        hashes, how the ranges converged, what the outputs were taken for and why, the repairs that were tried and those
-        that helped, and why which nodes stayed FP32 where FP16 was asked for.
-
     Raises:
         ModelError: not an ONNX graph that can be quantized.
         DataError: calibration images or arrays that cannot be used, or that are evaluated on too.
@@ -87,11 +127,13 @@ def quantize_file(
             f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "
             "onnxruntime 1.32, wrongly. Use --scheme tensorrt, or --float fp32"
         )
+    # What stands against it is said first.
+    require_writable(out.parent)
     if evaluation is not None:
         _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")
     model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
-    place(model, scheme(quantize_config.scheme), quantize_config.exclude)  # what cannot be quantized is said first
+    told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
@@ -115,23 +157,34 @@ def quantize_file(
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     with storage_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         ir.save(finished, out)
-    sizes = {"bytes": out.stat().st_size, "float_bytes": path.stat().st_size}
-    summary = f"{sizes['bytes'] / 1e6:.2f} MB from {sizes['float_bytes'] / 1e6:.2f} MB"
+    size, float_size = out.stat().st_size, path.stat().st_size
+    summary = f"{size / 1e6:.2f} MB from {float_size / 1e6:.2f} MB"
     progress.end(summary if kept_float is None else f"{summary}, FP16: {describe_kept(kept_float)}", reused=False)
-    return {
-        **sizes,
-        "images": len(table.images),
-        "calibrated_on": {image.name: image.sha256 for image in table.images},
-        "convergence": msgspec.to_builtins(table.convergence),
-        "scheme": quantize_config.scheme,
-        "processors": safe_processors(result.model),
-        "outputs": [{"output": each.output, "kind": each.kind, "why": each.why} for each in read],
-        "tried": [{**msgspec.to_builtins(trial), "kept": trial.is_kept} for trial in result.trials],
-        "repairs": list(result.helped),
-        "kept_float32": kept_float,
-        "declined": {trial.name: trial.declined for trial in result.trials if trial.declined},
-    }
+    return QuantizedFile(
+        bytes=size,
+        float_bytes=float_size,
+        images=len(table.images),
+        calibrated_on={image.name: image.sha256 for image in table.images},
+        convergence=table.convergence,
+        scheme=quantize_config.scheme,
+        processors=tuple(safe_processors(result.model)),
+        outputs=tuple(TakenFor(output=each.output, kind=each.kind, why=each.why) for each in read),
+        tried=tuple(
+            TriedRepair(
+                name=trial.name,
+                before=trial.before,
+                after=trial.after,
+                declined=trial.declined,
+                kept=trial.is_kept,
+            )
+            for trial in result.trials
+        ),
+        repairs=result.helped,
+        kept_float32=kept_float,
+        declined={trial.name: trial.declined for trial in result.trials if trial.declined},
+    )
 
 
 def _refuse_evaluated(calibration: Path, evaluation: Path) -> None:
