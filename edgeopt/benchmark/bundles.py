@@ -62,7 +62,7 @@ def benchmark_bundle(
 def found_here(
     results: Mapping[str, LatencyResult], manifest: Manifest, machine: ThisMachine | None = None
 ) -> dict[str, Measured]:
-    """What a bundle keeps of a benchmark, by variant: undisturbed whole runs of single images, with its own threads.
+    """Return the latencies that a bundle keeps: undisturbed whole runs of single images, with its own threads.
 
     Args:
         results: of `benchmark_bundle`.

@@ -1,4 +1,4 @@
-"""What a bundle says of its variants' accuracy, for those who set it beside latency."""
+"""Read variants' accuracy from a bundle, for those who set it beside latency."""
 
 from __future__ import annotations
 

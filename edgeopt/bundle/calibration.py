@@ -1,4 +1,4 @@
-"""What a bundle says about its calibration: on which images, and whether they were enough and the right ones."""
+"""Calibration record of a bundle: its images, and whether they were enough and the right ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LISTED = 5
 
 
 class Convergence(Struct):
-    """How the ranges moved as images were added.
+    """Movement of the ranges as images were added.
 
     A tensor's movement is the distance of both ends of its range from where they came to lie after all images, over the
     width of that last range.
     """
 
     images: tuple[int, ...]
-    """How many had been seen at each look, ascending; the last is all of them."""
+    """Number of images at each look, ascending; the last is all of them."""
     mean: tuple[float, ...]
     """Over the tensors, of their movement; the last is 0."""
     largest: tuple[float, ...]
@@ -39,7 +39,7 @@ class Convergence(Struct):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the second half of the images hardly moved the ranges."""
+        """True if the second half of the images hardly moved the ranges."""
         return self.last_half[1] <= SETTLED
 
     def summary(self) -> str:
@@ -51,18 +51,18 @@ class Convergence(Struct):
 
 
 class ClassCoverage(Struct):
-    """Which classes the calibration images show."""
+    """Classes that the calibration images show."""
 
     classes: Count
-    """How many the model tells apart."""
+    """Number of the model's classes."""
     present: Count
-    """How many of them occur."""
+    """Number of classes that occur."""
     missing: tuple[str, ...] = ()
     """Some of those that do not."""
 
     @classmethod
     def of(cls, labels: tuple[str, ...], counts: list[int]) -> ClassCoverage:
-        """From the number of images or objects of each class."""
+        """Compute it from the number of images or objects of each class."""
         missing = [label for label, count in zip(labels, counts, strict=True) if not count]
         return cls(classes=len(labels), present=len(labels) - len(missing), missing=tuple(missing[:_LISTED]))
 
@@ -76,12 +76,12 @@ class ClassCoverage(Struct):
 
 
 class Calibration(Struct):
-    """Where the activation ranges came from."""
+    """Origin of the activation ranges."""
 
     method: str
     images: Count
     fingerprint: str
-    """Of the calibration set."""
+    """Fingerprint of the calibration set."""
     names: tuple[str, ...] = ()
     hashes: tuple[str, ...] = ()
     """Sha256 of what each image shows, in the order of `names`: none of them may be evaluated on."""
@@ -89,16 +89,16 @@ class Calibration(Struct):
     """Images that show the same as an earlier one."""
     convergence: Convergence | None = None
     coverage: ClassCoverage | None = None
-    """None: the images have no labels."""
+    """Classes in the images; None if the images have no labels."""
     preprocessing: str = ""
     """Sha256 of the network inputs that some of the images gave, when calibrated and when evaluated alike."""
     compared: Count = 0
     """Images whose network inputs were compared byte by byte with those that the evaluation feeds."""
     settings: CalibrateConfig | None = None
-    """What the recipe asked for."""
+    """Settings of the recipe."""
 
     def findings(self) -> dict[str, str]:
-        """What the calibration doctor says, one line a subject."""
+        """Return the calibration doctor's findings, one line a subject."""
         found = {"images": self._images()}
         if self.convergence is not None:
             found["ranges"] = self.convergence.summary()

@@ -57,7 +57,7 @@ def from_version_1(text: bytes) -> bytes:
 
 
 def _measured(target: object, latency: object, created: object) -> Measured:
-    """What was measured where the bundle was built."""
+    """Return the measurements of the machine that built the bundle."""
     found = convert(latency, LatencyResult)
     here = found.environment.machine
     if target not in _ACCELERATED:

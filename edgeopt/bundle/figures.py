@@ -1,4 +1,4 @@
-"""What a bundle says of its variants on one machine."""
+"""Read a bundle's figures for one machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measured_on_one_machine(manifest: Manifest, machine: str | None = None) -> d
 
 
 def acceptance(variant: Variant, here: Measured | None) -> Acceptance:
-    """Whether a variant may be chosen on a machine.
+    """Decide if a variant may be chosen on a machine.
 
     What was evaluated there decides. Where the build refused INT8 because it is not faster, it stays refused until it
     was measured there to be.

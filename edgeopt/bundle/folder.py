@@ -51,7 +51,7 @@ class Bundle:
         return cls(path, manifest)
 
     def variant(self, name: str) -> Variant:
-        """The variant called `name`; BundleError when there is none."""
+        """Return the variant called `name`. Raises BundleError if there is none."""
         return self.manifest.variant(name)
 
     def spec(self, variant: str) -> ModelSpec:
@@ -159,7 +159,7 @@ class Bundle:
         return decode(_read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
 
     def _same(self, current: Manifest, name: str) -> Variant:
-        """A variant as it is now, if its engine is still the one that was opened."""
+        """Return a variant as it is now, if its engine is still the one that was opened."""
         variant = current.variant(name)
         if current.files[variant.file] != self.manifest.files[self.variant(name).file]:
             raise BundleError(

@@ -1,4 +1,4 @@
-"""What manifest.json says: plain typed data, strict about unknown keys, the same in memory and on disk."""
+"""The manifest as plain typed data, strict about unknown keys, the same in memory and on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 
 
 class FileRecord(Struct):
-    """What a file must be."""
+    """Hash and size that a file must have."""
 
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Meta(ge=0, le=1 << 40)]
@@ -62,29 +62,29 @@ class Variant(Struct):
     scheme: SchemeName | None = None
     """The quantization scheme; None for a float variant."""
     processors: tuple[Processor, ...] | None = None
-    """Those whose kernels compute its integers as written, of INT8 for processors; None: nothing was found out."""
+    """Processors whose kernels compute its integers as written (INT8 for processors only). None: unknown."""
     spec: ModelSpec | None = None
-    """Where this variant differs from the bundle's specification."""
+    """Specification, if it differs from the bundle's."""
     engine: EngineSettings = EngineSettings()
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
-    """What was fastest where it was measured (`edgeopt tune`), by `hardware.processor_fingerprint`."""
+    """Fastest settings by `edgeopt tune`, by `hardware.processor_fingerprint`."""
     stages: StageRecords = StageRecords()
-    """What the stages that made it found."""
+    """Records of the stages that made it."""
     nodes: dict[str, Count] = msgspec.field(default_factory=dict)
     """Nodes of the graph by operator."""
     golden: Golden | None = None
     accuracy: Accuracy | None = None
-    """On the test set, when it was built."""
+    """Accuracy on the test set when it was built."""
     accepted: bool = True
     """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
     verdict: str = ""
-    """Why it was not accepted, or why that is not certain, for people."""
+    """Reason why it was not accepted, or why that is uncertain."""
     certain: bool = True
     """False: other test images might have decided otherwise."""
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
-    """What each kind of machine found, by `hardware.Identity.fingerprint`; it decides there, and nowhere else."""
+    """Measurements of each kind of machine, by `hardware.Identity.fingerprint`. Each decides on its own kind only."""
     diagnosis: Diagnosis | None = None
-    """Why it loses accuracy, where that was asked."""
+    """Result of `edgeopt diagnose`, if it was run."""
 
     def __post_init__(self) -> None:
         check(self.target, TARGETS, "target")
@@ -102,17 +102,17 @@ class Manifest(Struct):
     schema_version: Literal[2] = 2
     calibration: Calibration | None = None
     versions: dict[str, str] = msgspec.field(default_factory=dict)
-    """Of edgeopt and the libraries that made the bundle."""
+    """Versions of edgeopt and the libraries that made the bundle."""
     machine: Machine | None = None
-    """What it was made on."""
+    """Machine that made it."""
     parity: float | None = None
     """Largest difference between the model and its exported graph."""
     datasets: dict[str, str] = msgspec.field(default_factory=dict)
     """Fingerprints by role: train, validation, test, calibration."""
     notes: tuple[str, ...] = ()
-    """What of its data was smaller than the recipe asks for, or too small, one sentence each."""
+    """Sentences about data that was smaller than the recipe asks for, or too small."""
     recipe: Config | None = None
-    """The configuration that was built."""
+    """Recipe that was built."""
     build_key: str = ""
     """Hash over everything that the build depended on: a build with the same key would give the same bundle."""
     files: dict[str, FileRecord] = msgspec.field(default_factory=dict)
@@ -176,7 +176,7 @@ def decode(text: bytes, origin: str) -> Manifest:
 
 
 def _unreadable(origin: str, text: bytes, error: Exception) -> str:
-    """Why a manifest cannot be read; where another version wrote it, that is the likeliest reason."""
+    """Explain why a manifest cannot be read. If another version wrote it, that is the likeliest reason."""
     with contextlib.suppress(msgspec.DecodeError):
         writer = from_json(text, _Written).versions.get("edgeopt", "")
         if writer and writer != __version__:
@@ -210,7 +210,7 @@ def check_references(manifest: Manifest, origin: str) -> None:
 
 
 def is_inside(path: str) -> bool:
-    """Whether a path is relative, normal (no ``.``, ``..``, doubled or trailing slash) and the same on every system."""
+    """Return True for a relative, normal path (no ``.``, ``..``, doubled or trailing slash) without odd characters."""
     pure = PurePosixPath(path)
     return (
         str(pure) == path

@@ -1,4 +1,4 @@
-"""How an engine runs."""
+"""Settings of an engine."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Mode: TypeAlias = Literal["latency", "throughput"]
 
 
 class EngineSettings(Struct):
-    """How an engine runs, as chosen when it was compiled or tuned; a caller may override the threads."""
+    """Settings of an engine, as chosen when it was compiled or tuned. A caller may override the threads."""
 
     threads: Count = 0
     """0: the engine's own default."""
     batch: PositiveInt | None = None
     """Fixes a dynamic batch dimension, which lets an engine specialise. None: as the graph says."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """What float layers compute in (OpenVINO only). Never lower than asked for, whatever the CPU would prefer."""
+    """Precision of float layers (OpenVINO only). It is never lower than asked for, whatever the CPU would prefer."""
     hint: Literal["latency", "throughput"] = "latency"
     """OpenVINO's performance hint."""
     streams: Count = 0
     """OpenVINO's parallel streams; 0: what the hint gives."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     options: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Of a target of the user's own, which described and checked them (`runtime.session.Target.options`)."""
+    """Options of a user's own target, which described and checked them (`runtime.session.Target.options`)."""

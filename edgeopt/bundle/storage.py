@@ -18,7 +18,7 @@ from edgeopt.files import locked, sync_folder, write_synced
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-"""Both from Linux's <fcntl.h>."""
+"""Constants of Linux's <fcntl.h>."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -94,7 +94,7 @@ def _write(path: Path, content: bytes | Path) -> None:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename `temporary` to `path`; a folder that was there is at `temporary` afterwards, for the caller to remove."""
+    """Rename `temporary` to `path`. An existing folder is at `temporary` afterwards, for the caller to remove."""
     if not path.exists():
         temporary.rename(path)
     elif not _exchange(temporary, path):

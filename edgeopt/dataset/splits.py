@@ -169,7 +169,7 @@ def refuse_shared_files(listings: Mapping[str, Listing]) -> None:
 
 
 def _refuse_shared(images: Iterable[tuple[str, str, str]]) -> None:
-    """Of split, name and identity of each image."""
+    """Find images that two splits share, by split, name and identity of each image."""
     owner: dict[str, tuple[str, str]] = {}
     shared: list[str] = []
     for split, name, identity in images:

@@ -1,4 +1,4 @@
-"""What one layer's tensors look like: pure functions and sums over images."""
+"""Figures of one layer's tensors: pure functions and sums over images."""
 
 from __future__ import annotations
 

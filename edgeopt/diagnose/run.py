@@ -23,9 +23,9 @@ Outputs: TypeAlias = Sequence[Sequence[Array]]
 FLOAT = "float"
 """The repair that leaves a layer unquantized."""
 REPAIRED_LAYERS = 3
-"""How many of the worst layers repairs are tried on, and of those where something stands out."""
+"""Number of worst layers that repairs are tried on, and of further ones where something stands out."""
 EXCLUDED_LAYERS = 16
-"""How many of the worst layers are also left out alone: without the others, the outputs are as they are."""
+"""Number of worst layers that are also left out alone."""
 _WORTHWHILE_DB = 1.0
 """A repair that gains less, a fifth of the noise, is not what is wrong with the model."""
 _MOST = 0.8
@@ -37,23 +37,23 @@ _HEALTHY_DB = 40.0
 
 
 class Traits(Struct):
-    """What the graph says about a layer, and what its tensors look like."""
+    """Facts about a layer from the graph and from its tensors."""
 
     operator: str
     weight_range_ratio: float | None = None
     per_tensor_weights: bool = False
     float_setting: str = ""
-    """How to leave it unquantized in edgeopt; empty: it cannot be left so by itself."""
+    """Setting that leaves it unquantized; empty if it cannot be left so by itself."""
     inputs: tuple[InputFigures, ...] = ()
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """Something that can be tried on one layer."""
+    """A change that can be tried on one layer."""
 
     name: str
     setting: str
-    """How to have it in edgeopt."""
+    """Setting of edgeopt that applies it."""
     run: Callable[[], Outputs]
 
 
@@ -63,11 +63,11 @@ class Remake:
 
     repair: str
     setting: str
-    """How to have it in edgeopt."""
+    """Setting of edgeopt that applies it."""
     reference: Outputs
-    """Of the float model, on images that nothing was fitted on."""
+    """Outputs of the baseline, on images that nothing was fitted on."""
     before: Outputs
-    """Of the quantized model as it is, on these."""
+    """Outputs of the quantized model as it is, on these images."""
     after: Outputs
 
 
@@ -80,17 +80,17 @@ class ModelPair:
     """A pair of models as the diagnosis sees it."""
 
     layers: Mapping[str, Traits]
-    """Of the quantized layers, in graph order."""
+    """Quantized layers, in graph order."""
     reference: Outputs
-    """Of the float model."""
+    """Outputs of the baseline."""
     discrepancy: Discrepancy
-    """What the outputs mean, and so what an error of theirs costs."""
+    """Meaning of the outputs, and so the cost of an error of theirs."""
     run: Callable[[Collection[str], Collection[str]], Outputs]
     """Outputs with only these layers' weights, and these layers' activations, quantized."""
     observe: Callable[[], Iterable[tuple[str, Array, Array]]] = tuple
     """Layer by layer and image by image: name, its output in float, and in the quantized model."""
     repairs: Callable[[str], Iterable[Remedy]] = _no_repairs
-    """What can be tried on a layer."""
+    """Remedies that can be tried on a layer."""
     together: Callable[[Sequence[tuple[str, str]]], Outputs] | None = None
     """Outputs with several repairs at once, by layer and the repair's name (`FLOAT` among them)."""
     remake: Callable[[], Remake | str] | None = None
@@ -98,14 +98,14 @@ class ModelPair:
     overflowing: Mapping[str, float] = field(default_factory=dict)
     """Layers that saturate on x86 processors without VNNI: share of the weights' pairs that are too large."""
     without_vnni: Callable[[], Outputs] | None = None
-    """Outputs of the quantized model with kernels of such a processor; None: there are none here."""
+    """Outputs of the quantized model with kernels of such a processor; None if there are none here."""
     saturates_here: bool = False
     """This processor is one."""
     knows_weights: bool = True
     """The float weights are known, so that dropping a weight's quantizer drops its error."""
     notes: tuple[str, ...] = field(default=())
     outputs: tuple[str, ...] = ()
-    """What each output was taken for and why, where no specification says it."""
+    """Meaning that each output was taken for, and why, if no specification says it."""
 
 
 def diagnose(subject: ModelPair, progress: Callable[[float], None] | None = None) -> Diagnosis:
@@ -183,7 +183,7 @@ class _Run:
         return Saturation(layers=dict(worst_first), effect=self._compare(self._subject.without_vnni()))
 
     def _together(self, chosen: Sequence[Tried]) -> Effect | None:
-        """What the chosen repairs do at once: their gains need not add up."""
+        """Run the chosen repairs at once, because their gains need not add up."""
         if len(chosen) < 2 or self._subject.together is None:
             return None
         return self._compare(self._subject.together([(each.layer, each.repair) for each in chosen]))
@@ -198,7 +198,7 @@ class _Run:
         self._progress(self._done / self._total)
 
     def _remake(self) -> tuple[Tried | None, str]:
-        """The model quantized anew, beside the one that is there; or why there is none."""
+        """Describe the model quantized anew, beside the existing one, or why there is none."""
         remake = None if self._subject.remake is None else self._subject.remake()
         if remake is None or isinstance(remake, str):
             return None, remake or ""
@@ -263,7 +263,7 @@ def _cause(whole: Effect, weights: Effect, activations: Effect, *, knows_weights
 
 
 def _is_clear(saturation: Saturation, whole: Effect) -> bool:
-    """Whether saturation clearly adds to what quantization loses as written."""
+    """Return True if saturation clearly adds to the loss of the model as written."""
     return whole.sqnr_db - saturation.effect.sqnr_db >= _CLEAR_DB
 
 
@@ -343,7 +343,7 @@ def _layer(layers: Sequence[LayerDiagnosis], name: str) -> LayerDiagnosis:
 
 
 def _choose(whole: Effect, tried: Sequence[Tried]) -> Tried:
-    """Of the repairs of one layer the one to take: float only where nothing else comes near."""
+    """Choose one of a layer's repairs; float only if nothing else comes near."""
     best = max(tried, key=lambda each: each.gain_db)
     repairs = [each for each in tried if each.repair != FLOAT]
     close = [each for each in repairs if _removed(whole, each.effect) >= _MOST * _removed(whole, best.effect)]
@@ -360,7 +360,7 @@ def _sentence(whole: Effect, layer: LayerDiagnosis, tried: Tried, *, is_first: b
 
 
 def _anew(remade: Tried) -> str:
-    """What quantizing the float model again does, on images that nothing was fitted on."""
+    """Run the model quantized anew, on images that nothing was fitted on."""
     after = remade.effect.sqnr_db
     if remade.gain_db < _WORTHWHILE_DB:
         return (

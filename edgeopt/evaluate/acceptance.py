@@ -47,7 +47,7 @@ def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Accepta
 
 
 def images_to_be_certain(max_drop: float) -> int | None:
-    """How many test images it takes at least for `accept` to be certain; None where no number is enough.
+    """Return the fewest test images for which `accept` is certain; None if no number is enough.
 
     Fewer do not show a loss beyond `max_drop` that is there, by the rule of three.
     """

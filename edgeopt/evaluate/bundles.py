@@ -78,7 +78,7 @@ def evaluate_bundle(
 def found_here(
     results: Mapping[str, Accuracy], manifest: Manifest, machine: ThisMachine | None = None
 ) -> dict[str, Measured]:
-    """What a bundle keeps of an evaluation, by variant: that on the images which it was built with, by these kernels.
+    """Return the accuracies that a bundle keeps, by variant: on its own test images, by these kernels.
 
     Args:
         results: of `evaluate_bundle`.

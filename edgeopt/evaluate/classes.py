@@ -50,7 +50,7 @@ def metric_draws(accuracy: Accuracy, classes: int) -> Draws:
 
 
 def compare(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[Interval, tuple[ClassChange, ...]]:
-    """What is lost of the main metric, with its paired interval, and the classes that lost much, worst first."""
+    """Return the loss of the main metric with its paired interval, and the classes that lost much, worst first."""
     before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
     drop = interval(baseline.value - other.value, before.main - after.main)
     found = changes(baseline, other, labels, after.classes - before.classes)

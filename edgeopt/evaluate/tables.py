@@ -48,7 +48,7 @@ def images_csv(results: Mapping[str, Iterable[ImageResult]]) -> str:
 def results_json(
     results: Mapping[str, Accuracy], images: Mapping[str, Sequence[ImageResult]], baseline: str, labels: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """By variant: all fields of its `Accuracy`, ``per_image``, and ``classes`` beside the baseline, worst first."""
+    """Return all results by variant: its `Accuracy`, ``per_image``, and ``classes`` beside the baseline."""
     reference = results.get(baseline)
     return {
         name: {

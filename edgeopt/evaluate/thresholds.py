@@ -5,11 +5,11 @@ from __future__ import annotations
 from edgeopt.metrics import PrecisionRecallCurve
 
 _PRECISION, _RECALL = 0.95, 0.95
-"""What is asked for beside the best F1: hardly a false box, or hardly a missed object."""
+"""Precision and recall to advise on beside the best F1: hardly a false box, or hardly a missed object."""
 
 
 def threshold_advice(curve: PrecisionRecallCurve, used: float | None) -> list[str]:
-    """Which score threshold gives what, a line each.
+    """Describe what each of some score thresholds gives, a line each.
 
     Args:
         curve: measured on the test set.

@@ -27,7 +27,7 @@ class JetPack(Struct):
     beside)."""
     note: str = ""
     dla_note: str = ""
-    """What only boards with DLA cores have to know."""
+    """Note for boards with DLA cores only."""
 
     @property
     def float16_scales(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which kind of machine this is, in a few characters: what was measured on one kind does not hold on another.
+"""Fingerprints of machines, because what was measured on one kind does not hold on another.
 
 Every fingerprint of a machine is made here. Kernel and Python versions are left out of all of them: they hardly matter.
 """
@@ -19,10 +19,10 @@ from edgeopt.spec import Struct
 
 
 class Identity(Struct):
-    """What decides by which kernels and how fast an engine runs here."""
+    """Facts that decide which kernels run an engine here, and how fast."""
 
     cpu: Cpu
-    """With the cores that this process may use."""
+    """Processor, with the cores that this process may use."""
     board: str | None = None
     gpus: tuple[str, ...] = ()
     """Name and compute capability; only for engines that run on one."""
@@ -40,7 +40,7 @@ class Identity(Struct):
 
     @property
     def title(self) -> str:
-        """In words, as short as tells machines apart."""
+        """Short words that tell machines apart."""
         device = self.gpus[0] if self.gpus else f"{self.cpu.model}, {self.cpu.cores} core{'s' * (self.cpu.cores != 1)}"
         parts = [
             self.board,
@@ -65,12 +65,15 @@ class ThisMachine:
 
     @cached_property
     def processor(self) -> Machine:
-        """Without its GPUs: asking for them would start their driver, for what CPU engines do not depend on."""
+        """This machine without its GPUs.
+
+        Asking for them would start their driver, which CPU engines do not depend on.
+        """
         return machine(self._root, CudaDriverState(problem="not asked"))
 
     @cached_property
     def whole(self) -> Machine:
-        """With its GPUs."""
+        """This machine with its GPUs."""
         return machine(self._root, self._cuda)
 
     @cached_property
@@ -79,7 +82,7 @@ class ThisMachine:
         return power_mode_reader(self._root)()
 
     def identity(self, distributions: Iterable[str], *, accelerated: bool) -> Identity:
-        """What an engine's results depend on.
+        """Return what an engine's results depend on.
 
         Args:
             distributions: packages of the engine; those that are not installed are left out.
@@ -109,7 +112,7 @@ def processor_fingerprint() -> str:
 
 
 def machine_fingerprint(here: Machine) -> str:
-    """Of the whole machine without any library: equal where latencies of the same software may be compared."""
+    """Return the whole machine's fingerprint without libraries. Latencies of one software compare where it is equal."""
     return _digest((here.cpu, here.gpus, here.jetson, here.driver))
 
 

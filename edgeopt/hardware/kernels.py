@@ -1,4 +1,4 @@
-"""How a processor's integer kernels add products: which of the kinds that a quantized graph can be made for it is."""
+"""Kinds of processors by how their integer kernels add products, as far as a quantized graph depends on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TITLES: dict[Processor, str] = {
     "avx2": "x86 without VNNI, whose kernels add products in pairs in 16 bits, where they can saturate",
     "arm": "Arm, whose kernels compute INT8 as written",
 }
-"""For people."""
+"""Titles for people."""
 
 
 def integer_kernels(cpu: Cpu) -> Processor | None:

@@ -27,7 +27,7 @@ from edgeopt.spec import (
 _TINY = float(np.finfo(np.float32).tiny)
 """Stands for the probability 0 in a logarithm."""
 _LEAST_SIGNAL = 1e-12
-"""Of a tensor of zeros, so that any error of it counts as a large one."""
+"""Least signal of a tensor of zeros, so that any error of it counts as a large one."""
 _LEAST_SCORES = 0.25
 """Squared probabilities of an image, at least: one that shows nothing counts as if it showed one object at even odds.
 Otherwise the faintest candidate there would outweigh all other images."""
@@ -42,7 +42,7 @@ class Columns(Struct):
     """
 
     output: int = 0
-    """Which one, in the order of the graph's outputs."""
+    """Index of the output in the order of the graph's outputs."""
     axis: int | None = -1
     start: int = 0
     stop: int | None = None
@@ -53,7 +53,7 @@ class ClassReading(Struct, tag="classification"):
 
     scores: Columns = Columns()
     activation: Activation = "softmax"
-    """What makes probabilities of them; none: they are probabilities."""
+    """Function from them to probabilities; none if they are probabilities."""
     exclusive: bool = True
     """The probabilities sum to one; otherwise each class is there or not, whatever the others are."""
 
@@ -69,7 +69,7 @@ class DetectionReading(Struct, tag="detection"):
     objectness: Columns | None = None
     """Multiplies the scores."""
     activation: Activation = "none"
-    """What makes probabilities of scores and objectness; none: they are probabilities."""
+    """Function from scores and objectness to probabilities; none if they are probabilities."""
     background: Literal["none", "first", "last"] = "none"
     """The class that stands for no object."""
     classes: Columns | None = None
@@ -88,11 +88,11 @@ class RawReading(Struct, tag="raw"):
 _Candidates: TypeAlias = tuple[Any, Any]
 """(1, n, classes) probabilities and (1, n, 4) boxes."""
 OutputReading: TypeAlias = ClassReading | DetectionReading | RawReading
-"""What some of the outputs mean."""
+"""Meaning of some of the outputs."""
 
 
 def readings_of(spec: ModelSpec) -> tuple[OutputReading, ...]:
-    """What a model's outputs mean by its specification: that is what its decoding makes of them."""
+    """Return the meaning of a model's outputs by its specification, which is what its decoding makes of them."""
     match spec.decoding:
         case ClassificationDecoding() as decoding:
             return (_classes(decoding, spec),)
@@ -115,7 +115,7 @@ def _classes(decoding: ClassificationDecoding, spec: ModelSpec) -> OutputReading
 
 
 class Discrepancy:
-    """How far a model's outputs for an image are from a reference's.
+    """Distance of a model's outputs for an image from a reference's.
 
     Args:
         readings: what the outputs mean; what none of them reads does not count.
@@ -215,7 +215,7 @@ class Discrepancy:
         return sum(errors) / 2
 
     def _candidates_error(self, reference: _Candidates, values: _Candidates) -> Any:
-        """Of the scores and of the boxes, row by row."""
+        """Return the error of the scores and of the boxes, row by row."""
         (exact, boxes), (other, moved) = reference, values
         salience = self._xp.amax(exact, axis=-1, keepdims=True)
         return self._relative_error(exact, other, _LEAST_SCORES) + self._relative_error(
@@ -254,7 +254,7 @@ class Discrepancy:
         return self._xp.exp(_logarithms(scores, activation, activation == "softmax", self._xp)[0])
 
     def _columns(self, columns: Columns, outputs: Sequence[Any]) -> Any:
-        """What `columns` says, with its axis last."""
+        """Return the part that `columns` names, with its axis last."""
         output = outputs[columns.output]
         if columns.axis is None:
             return output[..., None]
@@ -290,7 +290,7 @@ def divergence(reference: Any, values: Any, activation: Activation, exclusive: b
 
 
 def _generalized(reference: Any, values: Any, xp: Any) -> Any:
-    """Of logarithms: ``sum(p log(p / q) - p + q)``, no term of which is negative."""
+    """Compute ``sum(p log(p / q) - p + q)`` from logarithms; no term of it is negative."""
     p, q = xp.exp(reference), xp.exp(values)
     return xp.sum(xp.clip(p * (reference - values) - p + q, 0.0, None), axis=-1)
 

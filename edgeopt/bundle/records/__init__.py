@@ -1,4 +1,4 @@
-"""What was found of a variant, as typed data: every record that a manifest holds.
+"""Records: the typed results of a variant that a manifest holds.
 
 They stand here, below all that makes them, so that whoever reads a bundle has their types at hand.
 """

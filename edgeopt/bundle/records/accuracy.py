@@ -1,4 +1,4 @@
-"""What an evaluation yields: figures for people, and what became of each image for statistics."""
+"""Results of an evaluation: figures, and the outcome of each image for statistics."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Indices: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
 SCHEMA_VERSION = 1
 LOSS = 0.05
-"""From here on a loss of a class is said, where the interval leaves no doubt of it."""
+"""Smallest loss of a class that is reported, if its interval leaves no doubt of it."""
 _LARGE_LOSS = 0.2
-"""From here on it is said in any case."""
+"""Loss from which on it is always reported."""
 _FEW = 5
 """Examples of a class below which a bootstrap only repeats the same ones."""
 _NAMED = 3
@@ -89,7 +89,7 @@ class ClassificationOutcomes(Struct, tag="classification"):
 
 
 class DetectionOutcomes(Struct, tag="detection"):
-    """What was found in each image."""
+    """Detections in each image, matched with the truth."""
 
     images: int
     classes: int
@@ -128,7 +128,7 @@ class DetectionOutcomes(Struct, tag="detection"):
         )
 
     def matches(self) -> Matches:
-        """For objects of all sizes; the ranks within an image and the scores are not kept."""
+        """Return the matches for objects of all sizes. The ranks within an image and the scores are not kept."""
         image = self.image.unpack()
         return Matches(
             self.images,
@@ -144,7 +144,7 @@ class DetectionOutcomes(Struct, tag="detection"):
         )
 
     def shown(self, labels: tuple[str, ...]) -> list[Detections]:
-        """What `predict` returns for each image; `labels` are the model's."""
+        """Return what `predict` returns for each image; `labels` are the model's."""
         bounds = np.searchsorted(self.shown_image.unpack(), np.arange(1, self.images))
         columns = (self.shown_boxes, self.shown_scores, self.shown_category)
         by_image = zip(*(np.split(column.unpack(), bounds) for column in columns), strict=True)
@@ -171,7 +171,7 @@ class DetectionOutcomes(Struct, tag="detection"):
 
 
 class ClassChange(Struct):
-    """What became of one class: F1 of classifiers, AP of detectors, each from 0 to 1."""
+    """Change of one class: F1 of classifiers, AP of detectors, each from 0 to 1."""
 
     label: str
     support: int
@@ -190,7 +190,7 @@ class ClassChange(Struct):
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the whole interval is a loss, and of enough examples that drawing them again tells anything."""
+        """True if the whole interval is a loss, and there are enough examples for the interval to mean anything."""
         return self.high < 0.0 and self.support >= _FEW
 
     @property
@@ -215,30 +215,30 @@ class Comparison(Struct):
     drop: Interval | None = None
     """`metric_drop` with its 95 % bootstrap interval, paired over images. None: of an evaluation before it was kept."""
     extra_drops: dict[str, float] = msgspec.field(default_factory=dict)
-    """Of each other metric, the baseline's less this one's."""
+    """Drops of the other metrics against the baseline."""
     lost: tuple[ClassChange, ...] = ()
     """Classes that lost much, worst first, whatever the main metric says: a mean hides one of many."""
 
     @property
     def worst_drop(self) -> tuple[str, float]:
-        """Which metric falls most, and by how much; empty where it is the main one."""
+        """Name and size of the largest drop; empty for the main metric."""
         drops = {"": self.metric_drop, **self.extra_drops}
         name = max(drops, key=lambda each: drops[each])
         return name, drops[name]
 
 
 class Accuracy(Struct):
-    """Of one model on one set of images."""
+    """Accuracy of one model on one set of images."""
 
     task: Task
     metric: Literal["top1", "ap"]
     """The main one."""
     value: float
-    """Of the main metric, 0 to 1."""
+    """Main metric, 0 to 1."""
     images: int
-    """How many were evaluated."""
+    """Number of evaluated images."""
     unreadable: int
-    """How many were left out of the data because they could not be read."""
+    """Number of images left out because they could not be read."""
     data: str
     """Sha256 of class names, image names and truths in order: comparisons need it equal."""
     metrics: ClassificationMetrics | DetectionMetrics
@@ -250,9 +250,9 @@ class Accuracy(Struct):
     curve: PrecisionRecallCurve | None = None
     """Detection: of what `predict` would return at other score thresholds."""
     extra: dict[str, float] = msgspec.field(default_factory=dict)
-    """What other metrics say that the recipe names, 0 to 1."""
+    """Other metrics that the recipe names, 0 to 1."""
     comparison: Comparison | None = None
-    """None for the baseline itself."""
+    """Comparison with the baseline; None for the baseline itself."""
     schema_version: int = SCHEMA_VERSION
 
     def statistic(self) -> Callable[[Indices], float]:

@@ -1,4 +1,4 @@
-"""What a diagnosis yields: why a quantized network loses accuracy, layer by layer."""
+"""Results of a diagnosis: why a quantized network loses accuracy, layer by layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class InputFigures(Struct):
     """Smallest value that the quantizer represents."""
     high: float
     minimum: float
-    """Smallest value that was seen."""
+    """Smallest observed value."""
     maximum: float
     bulk: float
     """Magnitude that all but `OUTLIERS` of the values stay below."""
@@ -36,7 +36,7 @@ class InputFigures(Struct):
 
 
 class Effect(Struct):
-    """How far the network's outputs are from the float model's."""
+    """Discrepancy of the network's outputs from the baseline's."""
 
     sqnr_db: float
     """Signal-to-quantization-noise ratio of the mean noise over images and outputs (see `Discrepancy.noise`). Of a
@@ -51,41 +51,41 @@ class LayerDiagnosis(Struct):
     name: str
     operator: str
     only: Effect
-    """Of the network with this layer alone quantized."""
+    """Effect of quantizing this layer alone."""
     without: Effect | None
-    """Of the network with all layers but this quantized; None: not among the worst, so not run."""
+    """Effect of quantizing all layers but this one. None: it is not among the worst, so this was not run."""
     sqnr_db: float | None
-    """Of the layer's own output, in the quantized network; None: not observed."""
+    """SQNR of the layer's own output in the quantized network; None if it was not observed."""
     kl: float | None
     """Between the distributions of that output's values."""
     weight_range_ratio: float | None
     """Largest over median magnitude of the weight's output channels."""
     inputs: tuple[InputFigures, ...]
     finding: str
-    """What stands out, in words; empty where nothing does."""
+    """Finding in words; empty if nothing stands out."""
 
 
 class Tried(Struct):
-    """A repair that was run, on its own."""
+    """A repair that was run by itself."""
 
     layer: str
     """Empty: all of them, the float model quantized anew."""
     repair: str
     """Such as ``mse ranges`` or ``float``."""
     setting: str
-    """How to have it in edgeopt."""
+    """Setting of edgeopt that applies it."""
     effect: Effect
     gain_db: float
     """Over the quantized model as it is. What was quantized anew is compared on images that no repair was fitted on."""
 
 
 class Saturation(Struct):
-    """What kernels of x86 processors without VNNI do, which add products in pairs in 16 bits."""
+    """Saturation in kernels of x86 processors without VNNI, which add products in pairs in 16 bits."""
 
     layers: dict[str, float]
     """Share of the weights' pairs that are too large, by layer; the worst first."""
     effect: Effect
-    """Of the quantized model as OpenVINO computes it with such kernels."""
+    """Effect of such kernels, as OpenVINO runs them."""
 
 
 class Diagnosis(Struct):
@@ -93,26 +93,26 @@ class Diagnosis(Struct):
 
     images: int
     whole: Effect
-    """Of the quantized model as it is."""
+    """Effect of the quantized model as it is."""
     weights_only: Effect
     activations_only: Effect
     cause: Cause
-    """Which half loses more, where one clearly does; saturation where this processor's kernels lose more than both."""
+    """Half that clearly loses more, or saturation if this processor's kernels lose more than both."""
     layers: tuple[LayerDiagnosis, ...]
     """The one that loses most alone first."""
     tried: tuple[Tried, ...]
     """Repairs of the worst layers and of all, each verified by running it."""
     suggestion: str
     chosen: tuple[Tried, ...] = ()
-    """What is suggested, the largest gain first."""
+    """Suggestions, the largest gain first."""
     together: Effect | None = None
-    """Of all that is suggested at once; None: it is one repair, or none."""
+    """Effect of all suggestions at once; None for one suggestion or none."""
     outputs: tuple[str, ...] = ()
-    """What each output was taken for and why; empty where a specification says it."""
+    """Meaning that each output was taken for, and why; empty if a specification says it."""
     saturation: Saturation | None = None
-    """None: no layer saturates, or there is no such kernel here to run it with."""
+    """Saturation. None: no layer saturates, or no such kernel is available here."""
     notes: tuple[str, ...] = ()
-    """What could not be told apart, and why."""
+    """Things that could not be told apart, with reasons."""
 
     @property
     def striking(self) -> tuple[LayerDiagnosis, ...]:

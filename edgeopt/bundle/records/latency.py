@@ -1,4 +1,4 @@
-"""What a benchmark yields: latencies of one model on one machine, and everything that they depend on."""
+"""Results of a benchmark: latencies of one model on one machine, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeopt.hardware import Machine
 from edgeopt.spec import Struct
 
 SCHEMA_VERSION = 1
-"""Of a file of results."""
+"""Schema version of a file of results."""
 
 ScenarioName: TypeAlias = Literal["singlestream", "multistream", "offline", "server"]
 
@@ -49,18 +49,18 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     steal: float | None = None
     """Share of all processors' time that the hypervisor gave to other guests."""
     cpu_mhz: float | None = None
-    """Of the fastest core, lower of before and after."""
+    """Clock of the fastest core, the lower of before and after."""
     gpu_mhz: float | None = None
     throttled: tuple[str, ...] = ()
     """Throttle counters that rose, and reasons that a GPU gave before or after."""
     temperature_c: float | None = None
-    """Of the hottest zone."""
+    """Temperature of the hottest zone."""
     power_w: float | None = None
     power_mode: str | None = None
 
 
 class Series(Struct):
-    """What each block showed, in the order they ran."""
+    """Results of each block, in the order they ran."""
 
     at_s: tuple[float, ...]
     median_ms: tuple[float, ...]
@@ -80,7 +80,7 @@ class Ratio(Struct):
 
     @property
     def speedup(self) -> float:
-        """How many times as fast as the baseline."""
+        """Speedup over the baseline."""
         return 1.0 / self.estimate
 
 
@@ -95,11 +95,11 @@ class Environment(Struct):
     affinity: tuple[int, ...]
     """Logical processors that this process may use."""
     versions: dict[str, str]
-    """Of edgeopt and the installed packages that take part."""
+    """Versions of edgeopt and the installed packages that take part."""
 
 
 class AccuracyBeside(Struct):
-    """The main metric of the artifact that was timed."""
+    """Main metric of the variant that was timed."""
 
     metric: str
     value: float
@@ -113,7 +113,7 @@ class LatencyResult(Struct):
     name: str
     scenario: ScenarioName
     end_to_end: Distribution
-    """Of one query."""
+    """Latency of one query."""
     stages: dict[str, Distribution]
     """Empty where only the whole was timed."""
     samples_per_query: int
@@ -126,19 +126,19 @@ class LatencyResult(Struct):
     warmup_stable: bool
     environment: Environment
     peak_memory_mib: float
-    """Of the whole process, with all models of the run."""
+    """Peak memory of the whole process, with all models of the run."""
     conditions: Conditions
-    """Of the machine while this one ran."""
+    """Conditions of the machine while this one ran."""
     quick: bool
     """Shorter than MLPerf's rules ask: 600 s, and for ``offline`` 24,576 samples."""
     engine: EngineSettings | None = None
-    """How it ran, where it is of a bundle."""
+    """Settings of the engine, if it is from a bundle."""
     accuracy: AccuracyBeside | None = None
-    """Of the same artifact, as its bundle records it."""
+    """Accuracy of the same variant, from its bundle."""
     target_per_s: float | None = None
     """Rate of arrivals, in ``server``."""
     invalid: tuple[str, ...] = ()
-    """Why the figures are not to be believed; empty where they are."""
+    """Reasons this run is invalid; empty if valid."""
     partial: bool = False
     """Interrupted before it had run as long as asked."""
     schema_version: int = SCHEMA_VERSION

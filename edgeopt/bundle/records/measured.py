@@ -1,4 +1,4 @@
-"""What a machine found of a variant, kept under the machine's fingerprint."""
+"""Measurements of a variant on one kind of machine, kept under the machine's fingerprint."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ def now() -> datetime.datetime:
 
 
 class Acceptance(Struct):
-    """Whether a variant's accuracy is good enough to be chosen."""
+    """Decision on a variant's accuracy."""
 
     accepted: bool
     verdict: str = ""
-    """Why it was not, or why that is not certain; for people."""
+    """Reason why it was not accepted, or why that is uncertain."""
     certain: bool = True
     """False: other images might decide otherwise, since the interval of what it loses reaches beyond what it may."""
 
 
 class Measured(Struct):
-    """What was found on one kind of machine; None where it was not asked there."""
+    """Measurements on one kind of machine; None for what was not measured there."""
 
     machine: Identity
     recorded: Annotated[datetime.datetime, Meta(tz=True)]
     accuracy: Accuracy | None = None
-    """By this machine's kernels."""
+    """Accuracy by this machine's kernels."""
     acceptance: Acceptance | None = None
-    """Of that accuracy."""
+    """Decision on that accuracy."""
     latency: LatencyResult | None = None
     """One image at a time, in alternation with the baseline."""
 
     def merged(self, newer: Measured) -> Measured:
-        """What `newer` found, and of the rest what was found before."""
+        """Return the measurements of `newer`, completed by the earlier ones."""
         return replace(
             newer,
             accuracy=newer.accuracy or self.accuracy,

@@ -1,4 +1,4 @@
-"""What a search found, with every figure it rests on."""
+"""Results of a search, with every figure that they rest on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Point(Struct):
     predicted_ms: float
     """Latency, from the groups' measured gains."""
     predicted_discrepancy: float
-    """Of the outputs on the worst items from the float model's, from the groups' sensitivities."""
+    """Discrepancy of the outputs on the worst items, predicted from the groups' sensitivities."""
     value: float | None = None
     """The metric by full validation; None: not validated."""
     drop: Interval | None = None
-    """Of the metric against the float model's, with its paired bootstrap interval."""
+    """Drop of the metric below the baseline's, with its paired bootstrap interval."""
     ratio: Interval | None = None
     """Measured latency over the float model's."""
 
@@ -36,13 +36,13 @@ class SearchResult(Struct):
     reason: str
     """One sentence for people."""
     best: Point
-    """``met``: the plan to ship. Otherwise the best that was found; float ships."""
+    """Plan to ship, if ``met``. Otherwise the best that was found; float ships."""
     allowed_drop: float | None
     """The budget in points of the metric; None: only latency was limited."""
     certain: bool
     """The whole interval of the best plan's drop lies inside the budget, not only the estimate."""
     curve: tuple[Point, ...]
-    """From all groups quantized to none, in the order in which they are given up."""
+    """Plans from all groups quantized to none, in the order in which groups are given up."""
     sensitivity: dict[str, float]
     """Discrepancy that vanishes on the worst items when this group alone goes back to float."""
     gain_ms: dict[str, Interval]

@@ -1,4 +1,4 @@
-"""What the stages of a build found on the way to one variant."""
+"""Records of the stages of a build on the way to one variant."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``ranges`` and ``exemption`` it is that with all weights in float, whose rounding would blur what they do."""
     after: float
     declined: str = ""
-    """Why it could not be tried, or is not worth what it gains; otherwise empty."""
+    """Reason why it could not be tried, or is not worth its gain; otherwise empty."""
 
     def __post_init__(self) -> None:
         """Outputs that are NaN or infinite are as far away as can be; JSON has no word for either."""
@@ -30,7 +30,7 @@ class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def is_kept(self) -> bool:
-        """Whether it helped."""
+        """True if it helped."""
         return not self.declined and self.after < self.before
 
 
@@ -43,19 +43,19 @@ class ImplicitCalibration(Struct):
 
 
 class StageRecords(Struct):
-    """What each stage found; a field is at its default where the stage did not run."""
+    """Record of each stage. A field is at its default if the stage did not run."""
 
     repairs: tuple[RepairTrial, ...] = ()
     kept_float32: dict[str, str] | None = None
-    """Why nodes of an FP16 graph stayed FP32, by name; None where it was never made FP16."""
+    """Reasons why nodes of an FP16 graph stayed FP32, by name; None if it was never made FP16."""
     search: SearchResult | None = None
-    """For the plan within the recipe's ``[budget]``."""
+    """Search for the plan within the recipe's ``[budget]``."""
     evaluated_in: str = ""
-    """What ran it for its accuracy, where that was not its own engine, and why."""
+    """Engine that ran it for its accuracy, if that was not its own, and why."""
     implicit: ImplicitCalibration | None = None
 
     def after(self, earlier: StageRecords) -> StageRecords:
-        """What both hold; where both say something, this one, which is the later stage's."""
+        """Combine two records; where both say something, this one, which is the later stage's, counts."""
         said = {name: getattr(self, name) for name in self.__struct_fields__}
         return replace(earlier, **{name: value for name, value in said.items() if value != getattr(NO_RECORDS, name)})
 
@@ -66,4 +66,4 @@ class StageRecords(Struct):
 
 
 NO_RECORDS = StageRecords()
-"""Of a stage that has nothing to say in a bundle."""
+"""Record of a stage that has nothing to tell."""
