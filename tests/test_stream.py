@@ -345,6 +345,7 @@ def test_a_folder_of_broken_images_is_an_error(tmp_path: Path) -> None:
         ("no/such/film.mp4", "nor does the folder no/such"),
         ("*.jpgg", r"no file named '\*\.jpgg': the shell names the files where the pattern stands without quotes"),
         ("rtps://user:secret@h/live", r"^rtps://h/live is not an address that can be opened. Did you mean 'rtsps'"),
+        (" rtsp://user:secret@h/live", "^rtsp://h/live is not an address that can be opened"),
         ("csi://front", "names no camera; CSI cameras are csi://0"),
         ("99", "camera 99 cannot be opened. Cameras are numbered from 0"),
         ("rtsp://user:secret@127.0.0.1:9/live", r"^rtsp://127.0.0.1:9/live cannot be opened"),
@@ -612,6 +613,9 @@ def test_an_address_without_a_stream_is_an_error(camera: str) -> None:
             "rtspsrc location=rtsp://user:secret@host user-pw=secret ! decodebin ! appsink",
             "rtspsrc ! decodebin ! appsink",
         ),
+        ("rtspsrc location=rtsp://user:secret@host", "rtspsrc"),
+        (" rtsp://user:secret@host/live ", "rtsp://host/live"),
+        ("<rtsp://user:secret@host/live>", "…"),
         ("http://[fe80::1]:80/film.mp4", "http://[fe80::1]:80/film.mp4"),
         ("photos/cat@2x.jpg", "photos/cat@2x.jpg"),
     ],
@@ -620,10 +624,17 @@ def test_an_address_is_shown_without_secrets(text: str, expected: str) -> None:
     assert shown(text) == expected
 
 
-@given(st.text(min_size=1, max_size=12), st.text(alphabet="abc", min_size=1, max_size=8))
-def test_no_password_before_a_host_is_shown(password: str, host: str) -> None:
-    secret = f"<{password}>"
-    assert secret not in shown(f"rtsp://user:{secret}@{host}/live")
+PARTS = st.lists(st.sampled_from(["SECRET", *"!/?#@:;&= .%~\n"]), max_size=8).map("".join)
+
+
+@given(PARTS, st.sampled_from(["rtsp://", "rtps://", "rtsp:/", "rtsp//", " rtsp://", "rtsp:", "http://"]))
+def test_no_password_before_a_host_is_shown(password: str, scheme: str) -> None:
+    assert "SECRET" not in shown(f"{scheme}user:{password}@host/live")
+
+
+@given(PARTS)
+def test_no_query_is_shown(query: str) -> None:
+    assert "SECRET" not in shown(f"rtsp://host/live?{query}")
 
 
 # pipelines

@@ -8,6 +8,7 @@ NETWORK = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt")
 """Schemes that OpenCV's FFmpeg opens."""
 _HIDDEN = "…"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(:/*|//+)(.*)", re.DOTALL)
+_FIRST_ELEMENT = re.compile(r"\s*[a-z0-9]+src(\s|$)")
 _ELEMENT = re.compile(r"[A-Za-z0-9_./-]*")
 
 
@@ -15,6 +16,11 @@ def is_network(text: str) -> bool:
     """Return True if `text` is a URL that is opened over the network."""
     scheme, found, _ = text.partition("://")
     return bool(found) and scheme.lower() in NETWORK
+
+
+def is_pipeline(text: str) -> bool:
+    """Whether `text` is a GStreamer pipeline, of one element or several."""
+    return "!" in text or _FIRST_ELEMENT.match(text) is not None
 
 
 def shown(text: str) -> str:
@@ -28,10 +34,12 @@ def shown(text: str) -> str:
     >>> shown("photos/cat@2x.jpg")
     'photos/cat@2x.jpg'
     """
-    if "!" in text:
+    found = _URL.fullmatch(text.strip())
+    if is_pipeline(text) and found is None:
         return " ! ".join(_ELEMENT.match(piece.strip())[0] or _HIDDEN for piece in text.split("!"))  # type: ignore[index]
-    found = _URL.fullmatch(text)
-    if found is None or not ("://" in text or "@" in text):
+    if found is None:
+        return _HIDDEN if "://" in text else text
+    if "://" not in text and "@" not in text:
         return text
     scheme, separator, rest = found.groups()
     before, _, rest = rest.rpartition("@")

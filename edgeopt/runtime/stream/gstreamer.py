@@ -7,7 +7,6 @@ package of the system (python3-gi), which a virtual environment sees with --syst
 from __future__ import annotations
 
 import importlib
-import re
 from typing import Any
 
 import cv2
@@ -27,8 +26,6 @@ _FINITE = ("filesrc", "num-buffers")
 _NVIDIA = ("nvarguscamerasrc", "memory:NVMM", "nvv4l2decoder")
 """Words of pipelines whose pictures lie in the GPU's memory."""
 _TO_PROCESSOR = ("nvvidconv", "nvvideoconvert")
-_FIRST_ELEMENT = re.compile(r"[a-z0-9]+src(\s|$)")
-"""A pipeline of one element, as ``nvarguscamerasrc sensor-id=0``."""
 _COLOURS: dict[str, tuple[int, int | None]] = {
     "BGR": (3, None),
     "RGB": (3, cv2.COLOR_RGB2BGR),
@@ -39,11 +36,6 @@ _COLOURS: dict[str, tuple[int, int | None]] = {
     "GRAY8": (1, cv2.COLOR_GRAY2BGR),
 }
 """Bytes a pixel of GStreamer's formats, and how OpenCV makes BGR of them."""
-
-
-def is_pipeline(text: str) -> bool:
-    """Return True if `text` is a pipeline, or names a CSI camera, which is read through one."""
-    return "!" in text or text.startswith(CSI) or _FIRST_ELEMENT.match(text) is not None
 
 
 def is_live(text: str) -> bool:

@@ -17,9 +17,9 @@ import cv2
 from edgeopt.dataset.files import image_files, is_image_name
 from edgeopt.errors import DataError, did_you_mean
 from edgeopt.preprocess import read_image
-from edgeopt.runtime.stream.address import NETWORK, is_network, shown
+from edgeopt.runtime.stream.address import NETWORK, is_network, is_pipeline, shown
 from edgeopt.runtime.stream.frames import Frame, Source, require_most
-from edgeopt.runtime.stream.gstreamer import is_live, is_pipeline, open_pipeline
+from edgeopt.runtime.stream.gstreamer import CSI, is_live, open_pipeline
 from edgeopt.runtime.stream.quiet import quiet_opencv
 from edgeopt.runtime.stream.scheduling import give_way
 from edgeopt.runtime.stream.video import Backoff, VideoSource
@@ -127,7 +127,7 @@ def check_source(text: str) -> None:
     Raises:
         DataError: no such file or folder, nor a camera, an address or a pipeline.
     """
-    if not (text.isdecimal() or is_network(text) or is_pipeline(text) or _mode(Path(text))):
+    if not (text.isdecimal() or is_network(text) or text.startswith(CSI) or is_pipeline(text) or _mode(Path(text))):
         raise DataError(_absent(text))
 
 
