@@ -1,4 +1,4 @@
-"""How a build looks in a terminal: one line a stage, with a bar while it runs."""
+"""Show a build in a terminal: one line a stage, with a bar while it runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def console(*, stderr: bool = False) -> SafeConsole:
 
 
 class Pace:
-    """How long something takes yet, from the steps that were seen; rich waits for half a minute of them."""
+    """Estimates how long something takes from the steps so far, because rich waits for half a minute of them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _BENCHMARK_IMAGES = 16
 """Different images that a measurement goes around."""
 _TUNING_IMAGES = 128
-"""More, because they also have to tell whether bf16 changes answers."""
+"""Images for tuning: more, because they also have to tell whether bf16 changes answers."""
 _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 
 
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _record(bundle: Bundle, found: Mapping[str, Measured]) -> None:
-    """Keep in the bundle what this machine found; one that cannot be written is no reason to fail."""
+    """Keep this machine's results in the bundle. A bundle that cannot be written is only a warning."""
     from edgeopt.errors import StorageError
 
     try:

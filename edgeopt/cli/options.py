@@ -10,7 +10,7 @@ import click
 
 
 class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releases only
-    """One of ours by name, or ``package.module:NAME`` of the user's, which may then run until the command ends."""
+    """Name of a built-in, or ``package.module:NAME`` of the user's, which may then run until the command ends."""
 
     name = "name"
 

@@ -1,4 +1,4 @@
-"""What goes to the terminal: text that cannot command it, and JSON for machines.
+"""Write to the terminal: text that cannot command it, and JSON for machines.
 
 Labels, names of files and verdicts come from bundles and folders of other people. A terminal obeys escape sequences in
 them, and a line break in a name forges a line of results.
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def printable_block(text: str) -> str:
-    """As `printable`, of text whose line breaks are meant."""
+    """Make text printable, as `printable` does, and keep its line breaks."""
     return "\n".join(map(printable, text.split("\n"))) if _COMMANDING.search(text) else text
 
 

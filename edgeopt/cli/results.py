@@ -1,4 +1,4 @@
-"""Where the results of `edgeopt run` are written: lines for people, lines of JSON, rows of a table."""
+"""Write the results of `edgeopt run`: lines for people, lines of JSON, rows of a table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COLUMNS = ("image", "frame", "label", "class", "score", "left", "top", "right",
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which of the results are asked for."""
+    """Filter of the results."""
 
     score: float | None = None
-    """At least; None: what the bundle says."""
+    """Lowest score; None: the bundle's threshold."""
     labels: frozenset[str] | None = None
-    """None: all of them."""
+    """Names of labels; None: all."""
 
     @classmethod
     def of(cls, score: float | None, labels: Collection[str], known: Collection[str]) -> Wanted:
@@ -107,7 +107,7 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 
 def _cells(result: Result) -> list[list[object]]:
-    """Label, class, score and, of a detector, the corners in pixels, of each that was found."""
+    """Return label, class, score and, for a detector, the corners in pixels, of each result."""
     found = zip(result.labels, result.classes.tolist(), result.scores.tolist(), strict=True)
     if isinstance(result, Classification):
         return [[label, index, f"{score:.6g}", "", "", "", ""] for label, index, score in found]

@@ -1,4 +1,4 @@
-"""What `edgeopt run` does with each answer: a line, a picture, and a live status."""
+"""Handle each answer of `edgeopt run`: a line, a picture, and a live status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _DEFAULT_RATE = 25.0
 
 
 class Sink:
-    """Where the answers of all sources go. A context manager.
+    """Destination of the answers of all sources. A context manager.
 
     Args:
         wanted: which of the results are asked for; the others are neither written nor drawn.
@@ -67,7 +67,7 @@ class Sink:
         self._resources = ExitStack()
 
     def put(self, source: Source, answer: Answer) -> None:
-        """Write an answer, and draw it where that was asked for.
+        """Write an answer, and draw it if that was asked for.
 
         Raises:
             ConfigError: two images would be drawn into one file.
@@ -148,7 +148,7 @@ def _follow(connect: Callable[[], Source], predictor: Predictor, when_full: When
 
 
 def say_what_runs(predictor: Predictor, bundle: Bundle, score: float | None) -> None:
-    """On standard error: which variant was chosen, why none of the others, and what the score threshold gives."""
+    """Say on standard error which variant was chosen, why not the others, and what the score threshold gives."""
     variant = predictor.variant
     echo(printable(f"{variant.name} runs: {predictor.choice.reason}"), err=True)
     for name, reason in predictor.rejected.items():

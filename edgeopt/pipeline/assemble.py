@@ -43,15 +43,15 @@ class Result:
     engine: BuiltVariant
     accuracy: Accuracy
     latency: LatencyResult | None
-    """None: it cannot run on this machine."""
+    """Latency; None if it cannot run on this machine."""
     records: StageRecords
-    """What the stages on its way found."""
+    """Records of the stages on its way."""
     here: Accuracy | None = None
     """By this machine's kernels, where they compute other numbers than are written."""
 
 
 def is_current(path: Path, key: str) -> bool:
-    """Whether `path` is a whole bundle that a build with this key wrote."""
+    """Return True if `path` is a whole bundle that a build with this key wrote."""
     try:
         return Bundle.open(path).manifest.build_key == key
     except BundleError:
@@ -130,7 +130,7 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
 
 
 def _measured_here(result: Result, max_drop: float, machine: ThisMachine) -> dict[str, Measured]:
-    """What this machine found, where the engine runs here."""
+    """Return this machine's measurements, if the engine runs here."""
     if result.latency is None and result.here is None:
         return {}
     identity = identity_of_target(result.engine.target, machine)

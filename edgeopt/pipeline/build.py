@@ -29,7 +29,7 @@ from edgeopt.targets import find_target
 
 @dataclass(frozen=True)
 class Built:
-    """What a build came to.
+    """Result of a build.
 
     Attributes:
         path: the bundle's folder.
@@ -166,7 +166,7 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
 
 
 def _schemes(config: Config) -> dict[str, SchemeName]:
-    """By target."""
+    """Return the schemes by target."""
     return {name: config.quantize.scheme or find_target(name).scheme for name in config.compile.targets}
 
 

@@ -16,7 +16,7 @@ COMPARED_IMAGES = 4
 
 
 def examined(job: Job, table: CalibrationTable, engines: Sequence[BuiltVariant]) -> Calibration:
-    """What the bundle says about its calibration.
+    """Check the calibration, and return its record for the bundle.
 
     That no calibration image is also evaluated on was made sure of when the data were loaded
     (`dataset.refuse_overlap`); the hashes let every later evaluation of the bundle make sure of it again.

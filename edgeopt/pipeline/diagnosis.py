@@ -182,7 +182,7 @@ def _has_x86_kernels(cpu: Cpu) -> bool:
 
 
 class _Pair:
-    """Both models and the images, with what the diagnosis asks of them."""
+    """Both models and the images, and the measurements that the diagnosis asks of them."""
 
     def __init__(
         self,
@@ -352,7 +352,7 @@ class _Pair:
         return [found for each in self._quantizers[name] for found in self._requantized(each, method)]
 
     def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> list[ActivationQuantizer]:
-        """As `choose_ranges` would; nothing where no scheme has this quantizer's grid."""
+        """Requantize a layer as `choose_ranges` would; nothing if no scheme has this quantizer's grid."""
         scheme = _scheme(quantizer)
         if scheme is None:
             return []

@@ -120,7 +120,7 @@ def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: Q
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:
-    """What activations look like on the calibration images."""
+    """Stage: observe the float network's activations on the calibration images."""
     dataset = job.split("calibration")
 
     def make(folder: Path, _scratch: Path) -> Made:
@@ -207,7 +207,7 @@ def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, ND
 
 
 def write_graph(folder: Path, model: ir.Model, spec: ModelSpec) -> None:
-    """What `read_graph` and `read_spec` read back."""
+    """Write what `read_graph` and `read_spec` read."""
     ir.save(model, folder / MODEL)
     (folder / _SPEC).write_bytes(msgspec.json.encode(spec))
 

@@ -1,4 +1,4 @@
-"""What every stage of one build shares: the recipe, its data, the workspace and who watches."""
+"""One build's shared state: the recipe, its data, the workspace and the progress."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Job:
 
 
 def missing_split(config: Config, name: str) -> DataError:
-    """That a set is neither given nor can be held out."""
+    """Return the error for a set that is neither given nor can be held out."""
     tables = " or ".join(dict.fromkeys((f"[data.{name}]", "[data.train]")))
     return DataError(f"the recipe '{config.name}' has no {name} images: add {tables}")
 

@@ -1,4 +1,4 @@
-"""What the outputs of an ONNX file mean where no recipe says it: what the user says, else what they look like."""
+"""Find the meaning of an ONNX file's outputs without a recipe: the user's statement, else a guess from their values."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ Images: TypeAlias = Sequence[Sequence[NDArray[Any]]]
 
 
 class ReadOutput(Struct):
-    """What one output, or two that belong together, was taken for."""
+    """Meaning that one output, or two that belong together, was taken for."""
 
     output: str
-    """Its name."""
+    """Name of the output."""
     kind: OutputKind
     why: str
     reading: OutputReading

@@ -34,21 +34,21 @@ from edgeopt.targets import find_target
 IMAGES = 16
 """Different images that latency is measured on."""
 GAIN_SHARE = 0.25
-"""Of the benchmark's duration for each group's gain: there are many, and only their order matters."""
+"""Share of the benchmark's duration for each group's gain: there are many, and only their order matters."""
 RESAMPLES: dict[Task, int] = {"classification": 2000, "detection": 200}
-"""Of the bootstrap: average precision takes milliseconds a draw, top-1 microseconds."""
+"""Resamples of the bootstrap. Average precision takes milliseconds a draw, top-1 microseconds."""
 KEPT_BYTES = 256 << 20
-"""Most memory of network inputs that are kept, and of the float model's outputs: the same images rank every group, and
-decoding them takes longer than running them. What does not fit is made again."""
+"""Most memory of kept network inputs, and of the baseline's outputs. The same images rank every group, and decoding
+them takes longer than running them. What does not fit is made again."""
 FLOAT: Plan = frozenset()
 
 Outputs: TypeAlias = list[NDArray[np.float32]]
-"""Of one image."""
+"""Outputs of one image."""
 
 
 @dataclass(frozen=True)
 class SearchedModel:
-    """What is searched, and how it is measured."""
+    """The model to search, and how it is measured."""
 
     baseline: ir.Model
     """The optimized float graph."""
@@ -59,13 +59,13 @@ class SearchedModel:
     dataset: Dataset
     """Labelled images for the search; the test set is for the result."""
     evaluate: EvaluateConfig
-    """How detections are filtered; all images take part, whatever its limit."""
+    """Filtering of detections. All images take part, whatever its limit."""
     benchmark: BenchmarkConfig
     ship: Callable[[ir.Model], ir.Model] | None = None
-    """What becomes of a graph's float part before it ships, such as float16; None: nothing. Whether INT8 pays is asked
-    of graphs as they ship, float ones too; accuracy and the groups' gains are measured without."""
+    """Conversion of a graph's float part before it ships, such as to float16; None for none. Whether INT8 pays is asked
+    of graphs as they ship, float ones too. Accuracy and the groups' gains are measured without."""
     engine: EngineSettings = field(default_factory=EngineSettings)
-    """How engines ship, such as with bf16 between INT8 layers; used where `ship` is."""
+    """Settings of engines as they ship, such as with bf16 between INT8 layers; used where `ship` is."""
 
 
 def search_plan(
@@ -172,7 +172,7 @@ class _Plans:
             return float(np.mean([self._discrepancy_of(predictor, int(item)) for item in items]))
 
     def gain_ms(self, group: str) -> Interval:
-        """How much slower the model is with one group in float, all others quantized."""
+        """Return how much slower the model is with one group in float, all others quantized."""
         self._tell(f"timing {group}")
         everything = frozenset(self._layers)
         without = everything - {group}
@@ -262,11 +262,11 @@ class _Recording:
         self._predictor, self._keep = predictor, keep
 
     def prepare_batch(self, images: Sequence[Image]) -> Prepared:
-        """See `Predictor.prepare_batch`."""
+        """Prepare images; see `Predictor.prepare_batch`."""
         return self._predictor.prepare_batch(images)
 
     def infer(self, prepared: Prepared) -> Inferred:
-        """See `Predictor.infer`."""
+        """Run the network and record its outputs; see `Predictor.infer`."""
         inferred = self._predictor.infer(prepared)
         for row in range(len(prepared.geometries)):
             self._keep(_outputs(inferred, self.spec, row))
@@ -280,5 +280,5 @@ def _outputs(inferred: Inferred, spec: ModelSpec, row: int = 0) -> Outputs:
 
 
 def _name(plan: Plan) -> str:
-    """Of a plan's engine: short, and the same for the same plan."""
+    """Return the name of a plan's engine: short, and the same for the same plan."""
     return hashlib.sha256("\0".join(sorted(plan)).encode()).hexdigest()[:16]

@@ -66,7 +66,7 @@ def to_float16(
 
 
 def describe_kept(kept: dict[str, str]) -> str:
-    """Which nodes stay float32 and why, in a line."""
+    """Describe in a line which nodes stay float32, and why."""
     if not kept:
         return "none kept in float32"
     named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(kept.items(), _NAMED))

@@ -1,4 +1,4 @@
-"""What stands against a build and can be known before it: from the recipe, this machine and the label files.
+"""Check before a build what can be known then, from the recipe, this machine and the label files.
 
 No image is opened, nothing is trained and nothing is written. Everything that is found is told at once.
 """
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from edgeopt.source import Source
 
 Goal = Literal["weights", "graph", "bundle"]
-"""What is to be made: the weights that training ends with, the float graph, or everything."""
+"""Product of a build: the weights that training ends with, the float graph, or everything."""
 
 _SPARE_BYTES = 64 << 20
 """Beside copies of the network: calibration statistics, golden images, the report."""
 _TRAINING_COPIES = 5
-"""Of the network on disk: a checkpoint with an optimizer's two moments and averaged weights, and the result."""
+"""Copies of the network on disk in training: a checkpoint with an optimizer's two moments and averaged weights, and the
+result."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def _find_packages(config: Config, goal: Goal) -> None:
 
 
 def _named(config: Config, goal: Goal) -> Iterator[tuple[str, Mapping[str, str], str]]:
-    """What the stages will look for by name, beside what is opened here anyway: name, ours, and kind."""
+    """List what the stages will look for by name, beside what is opened here anyway: name, built-ins, and kind."""
     if config.train is not None:
         yield from ((name, {}, "augmentation") for name in config.train.augmentation.custom)
         if config.train.loss is not None:
@@ -172,7 +173,7 @@ def _check_target(config: Config, name: str) -> None:
 
 
 def _listings(config: Config, root: Path, labels: tuple[str, ...] | None, findings: _Findings) -> dict[str, Listing]:
-    """What each set lists, all with the labels of the first where the recipe gives none."""
+    """List the samples of each set, all with the labels of the first if the recipe gives none."""
     listings: dict[str, Listing] = {}
     for name, source in given_sources(config.data, config.calibrate.images).items():
         with findings.collected():
@@ -185,7 +186,7 @@ def _listings(config: Config, root: Path, labels: tuple[str, ...] | None, findin
 
 
 def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, findings: _Findings) -> dict[str, int]:
-    """How many images each set will have at most; sets that cannot be read are not counted as missing."""
+    """Count how many images each set will have at most. Sets that cannot be read do not count as missing."""
     counts = {name: len(listing.drafts) for name, listing in listings.items()}
     given = set(given_sources(config.data, config.calibrate.images))
     calibrate = config.calibrate
@@ -249,7 +250,7 @@ def _forget_missing_labels(findings: _Findings) -> None:
 
 
 def _size_bytes(source: Source, config: Config, root: Path) -> int:
-    """Of the network's weights."""
+    """Return the size of the network's weights."""
     if source.module is not None:
         tensors = (*source.module.parameters(), *source.module.buffers())
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Which of edgeopt's own code a stage's result comes from, so that a changed edgeopt never hands out a stale one.
+"""Hash the code of edgeopt that a stage's result comes from, so that a changed edgeopt never returns a stale one.
 
 A version number does not change with every edit. The key of a stage's result therefore holds a hash over the source of
 the modules that make it: those that the stage names and, from there, all of edgeopt that they import. Rooms that no

@@ -1,4 +1,4 @@
-"""What is smaller than was asked for, in sentences: nothing gets silently smaller."""
+"""Say in sentences what is smaller than was asked for, because nothing gets silently smaller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeopt.evaluate.acceptance import images_to_be_certain
 
 
 def shortfalls(config: Config, counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Of the sets of images that there are.
+    """Describe the shortfalls of the sets that exist.
 
     Args:
         config: the recipe.
@@ -44,7 +44,7 @@ def _calibration(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _limits(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
-    """Of sets whose images are counted in the recipe; train is what is left after holding out."""
+    """Describe limits of sets whose images are counted in the recipe; train is what is left after holding out."""
     asked = {f"[data.{name}]": (name, getattr(config.data, name)) for name in ("validation", "test")}
     limits = {table: (name, source.limit) for table, (name, source) in asked.items() if source is not None}
     limits["[evaluate]"] = ("test", config.evaluate.limit)
@@ -54,7 +54,7 @@ def _limits(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _test(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
-    """That no evaluation on so few images can be certain; what it found says by how much (`evaluate.acceptance`)."""
+    """Say that no evaluation on so few images is certain (`evaluate.acceptance` says by how much)."""
     needed, allowed = images_to_be_certain(config.evaluate.max_drop), config.evaluate.max_drop
     if "test" not in counts or needed is None or not config.quantize.enabled:
         return

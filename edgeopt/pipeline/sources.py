@@ -80,7 +80,7 @@ def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
 
 
 def is_published(config: Config, root: Path) -> bool:
-    """Whether the network keeps the classes it was published with.
+    """Return True if the network keeps the classes it was published with.
 
     So it does where nothing is trained, the recipe names no classes, and the weights are not for another number.
 

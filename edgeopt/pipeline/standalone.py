@@ -37,7 +37,7 @@ Samples = Iterator[tuple[str, dict[str, NDArray[Any]]]]
 
 
 class InputSpec(Struct):
-    """What ``--spec`` holds: how images become the network's input."""
+    """Content of ``--spec``: how images become the network's input."""
 
     preprocessing: Preprocessing
 

@@ -71,7 +71,7 @@ def trained(job: Job) -> Artifact | None:
 
 
 def _summary(result: Trained, epochs: int, images: int, fresh: int) -> str:
-    """What a training came to, and what was done that the recipe does not say; `fresh` tensors had other classes."""
+    """Summarise a training, and what it did beyond the recipe; `fresh` tensors had other classes."""
     done = len(result.history)
     parts = [
         f"{epochs} epochs on {images} images" if done == epochs else f"{done} of {epochs} epochs on {images} images"

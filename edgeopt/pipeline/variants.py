@@ -58,7 +58,7 @@ class BuiltVariant:
 
     @property
     def absent(self) -> str:
-        """Why it has to wait for the device, as TensorRT's engines do without a GPU; empty where it runs here."""
+        """Reason why it has to wait for the device, as TensorRT's engines do without a GPU; empty if it runs here."""
         return availability(self.target).reason
 
     def session(self, *, reuse_outputs: bool = False) -> Session:
@@ -108,7 +108,7 @@ def engine_code(reference: str) -> str:
 
 
 def engine_settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
-    """How the engine of a variant is built and runs, as far as the recipe says."""
+    """Return how a variant's engine is built and runs, as far as the recipe says."""
     target = find_target(reference)
     reduced = precision != "fp32" and target.reduced(config.precision) == "bf16"
     return replace(target.settings(config.compile, reference), precision="bf16" if reduced else "fp32")

@@ -22,13 +22,13 @@ from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
 RECORD = "stage.json"
-"""What a stage's result is, in its folder."""
+"""Name of the record in the folder of a stage's result."""
 _LOCK = ".lock"
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage says of the result that it wrote.
+    """Record that a stage returns about its result.
 
     Attributes:
         summary: one line on what it is, for people.
@@ -131,11 +131,11 @@ class Workspace:
         return Artifact(final, key, made.summary, reused=False, records=records)
 
     def scratch(self, stage: str, determinants: Mapping[str, Any]) -> Path:
-        """Where an unfinished `produce` of these keeps what outlives it; it need not be there."""
+        """Return the folder of an unfinished `produce` of these keys that outlives it; it need not exist."""
         return self.folder / f"{stage}-{content_key(stage, determinants)[:16]}.scratch"
 
     def is_finished(self, stage: str, determinants: Mapping[str, Any]) -> bool:
-        """Whether `produce` of these would find its result."""
+        """Return True if `produce` of these would find its result."""
         key = content_key(stage, determinants)
         return _whole(self.folder / f"{stage}-{key[:16]}", key) is not None
 
@@ -157,7 +157,7 @@ class _Record(Struct):
 
 
 def _whole(folder: Path, key: str) -> _Record | None:
-    """The record of a finished result with this key and every file at its recorded size; None if there is none."""
+    """Return the record of a finished result with this key and every file at its recorded size, or None."""
     try:
         record = from_json((folder / RECORD).read_bytes(), _Record)
         sizes = {name: (folder / name).stat().st_size for name in record.files}

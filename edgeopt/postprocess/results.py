@@ -25,11 +25,11 @@ class Classification:
     """(k) class names."""
 
     def above(self, score: float) -> Classification:
-        """The classes with at least this score, which may be none; then there is no best one."""
+        """Return the classes with at least this score. There may be none, and then there is no best one."""
         return self._picked(np.flatnonzero(self.scores >= score))
 
     def only(self, labels: Collection[str]) -> Classification:
-        """The classes of these names, which may be none; then there is no best one."""
+        """Return the classes of these names. There may be none, and then there is no best one."""
         return self._picked(_places(self.labels, labels))
 
     def _picked(self, places: Integers) -> Classification:
@@ -73,7 +73,7 @@ class Detections:
         return self._picked(np.flatnonzero(self.scores >= score))
 
     def only(self, labels: Collection[str]) -> Detections:
-        """Those of classes with these names."""
+        """Return the detections of classes with these names."""
         return self._picked(_places(self.labels, labels))
 
     def _picked(self, places: Integers) -> Detections:

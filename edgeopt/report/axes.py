@@ -41,12 +41,12 @@ class Axes:
     signed: bool = False
 
     def across(self, value: float) -> float:
-        """Where a value lies from left to right."""
+        """Return a value's place from left to right."""
         low, high, value = map(math.log2, (*self.x, value)) if self.doubling else (*self.x, value)
         return _LEFT + (WIDTH - _LEFT - RIGHT) * (value - low) / ((high - low) or 1.0)
 
     def down(self, value: float) -> float:
-        """Where a value lies from top to bottom."""
+        """Return a value's place from top to bottom."""
         low, high = self.y
         return _TOP + self.height * (high - value) / ((high - low) or 1.0)
 

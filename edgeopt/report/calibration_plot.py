@@ -8,7 +8,7 @@ from edgeopt.report.axes import Axes
 
 
 def convergence(curve: Convergence) -> str:
-    """How far ranges still were from where they ended, over the number of images on a logarithmic axis."""
+    """Plot the distance of ranges from their end, over the number of images on a logarithmic axis."""
     high = 105.0 * max(SETTLED, *curve.largest)
     last = curve.images[-1]
     doublings = [count for count in curve.images[:-1] if count & (count - 1) == 0 and 1.5 * count < last]

@@ -1,4 +1,4 @@
-"""What a report says, as plain data read from a bundle's manifest; every format is a view of it."""
+"""Content of a report as plain data from a bundle's manifest; every format is a view of it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Row(Struct):
     accuracy: Figure | None
     """The main metric: top-1 or AP."""
     change: Figure | None
-    """Of the main metric against the baseline's, on the same images."""
+    """Change of the main metric against the baseline's, on the same images."""
     size_bytes: int
     latency: LatencyResult | None
     accepted: bool
@@ -74,14 +74,14 @@ class Row(Struct):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What is wrong with the latency."""
+        """Problems of the latency's measurement."""
         if self.latency is None:
             return ("latency was not measured",)
         return (*(("interrupted, partial",) if self.latency.partial else ()), *self.latency.invalid)
 
 
 class MetricRow(Struct):
-    """One metric of every variant that was evaluated; None where it is not defined."""
+    """One metric of every evaluated variant; None where it is not defined."""
 
     name: str
     values: dict[str, float | None]
@@ -94,7 +94,7 @@ class ClassRow(Struct):
     support: int
     values: dict[str, float | None]
     changes: dict[str, ClassChange]
-    """Against the baseline, by variant that was evaluated on the same images."""
+    """Changes against the baseline, by variant that was evaluated on the same images."""
     mistakes: dict[str, tuple[int, int]]
     """Detection: false boxes and missed objects at the bundle's score threshold, by variant."""
 
@@ -105,19 +105,19 @@ class ClassRow(Struct):
 
 
 class Runs(Struct):
-    """What the machine that wrote the report would run."""
+    """Variant that the machine that wrote the report would run."""
 
     machine: str
-    """Its processor, or accelerator."""
+    """Processor or accelerator of the machine."""
     name: str | None
     """The variant; None where none runs."""
     because: str
     rejected: dict[str, str]
-    """Why it is none of the others, by variant."""
+    """Reason against each other variant."""
 
 
 class Report(Struct):
-    """Everything but pictures."""
+    """Everything except pictures."""
 
     manifest: Manifest
     rows: tuple[Row, ...]
@@ -130,13 +130,13 @@ class Report(Struct):
     classes: tuple[ClassRow, ...]
     accuracies: dict[str, Accuracy]
     searches: dict[str, SearchResult]
-    """What the search for a plan within the budget found, by variant."""
+    """Searches for a plan within the budget, by variant."""
     diagnoses: dict[str, Diagnosis]
-    """Why a variant loses accuracy, where that was asked (`edgeopt diagnose BUNDLE`)."""
+    """Diagnoses by variant (`edgeopt diagnose BUNDLE`)."""
 
     @property
     def all_int8_refused(self) -> bool:
-        """There are INT8 variants, and none is accepted."""
+        """True if there are INT8 variants, and none is accepted."""
         accepted = [row.accepted for row in self.rows if row.precision == "int8"]
         return bool(accepted) and not any(accepted)
 
@@ -161,7 +161,7 @@ class Report(Struct):
 
     @property
     def metric_name(self) -> str:
-        """Of the main metric."""
+        """Name of the main metric."""
         return "top-1" if self.manifest.spec.task == "classification" else "AP"
 
 
@@ -225,7 +225,7 @@ def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
 
 
 def _accuracy(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | None:
-    """By this machine's kernels where it evaluated the very same images, else as the bundle was built."""
+    """Return this machine's accuracy if it evaluated the very same images, else that of the build."""
     found = here[variant.name].accuracy if variant.name in here else None
     built = variant.accuracy
     return found if found is not None and (built is None or found.data == built.data) else built

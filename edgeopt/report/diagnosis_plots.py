@@ -1,4 +1,4 @@
-"""What a diagnosis looks like: which layers cost most, and what the tensors of the worst look like."""
+"""Plots of a diagnosis: the costliest layers, and the tensors of the worst."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NAME = 26
 _HISTOGRAM, _HISTOGRAM_STEP = 60, 88
 _CHANNELS, _CHANNELS_STEP = 56, 70
 _DECADES = 3.0
-"""Of magnitude that the picture of channels spans at most."""
+"""Most decades of magnitude in the picture of channels."""
 
 
 def halves(diagnosis: Diagnosis) -> str:
-    """What quantized weights and quantized activations cost by themselves."""
+    """Plot the cost of quantized weights and of quantized activations by themselves."""
     effects = {
         "all quantized": diagnosis.whole,
         "weights only": diagnosis.weights_only,
@@ -29,7 +29,7 @@ def halves(diagnosis: Diagnosis) -> str:
 
 
 def layers(diagnosis: Diagnosis) -> str:
-    """What each of the worst layers costs when it alone is quantized."""
+    """Plot the cost of each of the worst layers, quantized alone."""
     rows = [Bar(each.name, _noise(each.only), _figures(each.only)) for each in diagnosis.layers[:_SHOWN_LAYERS]]
     return bars(rows, "Noise in the outputs with one layer quantized")
 

@@ -1,4 +1,4 @@
-"""How numbers read: one way in every format."""
+"""Format numbers in one way for every format."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def size(value: int) -> str:
 
 
 def speedup(row: Row) -> str:
-    """How many times as fast as the baseline."""
+    """Format a speedup over the baseline."""
     if row.ratio is None:
         return "1" if row.is_baseline else "–"
     return f"{row.ratio.speedup:.2f}×"
@@ -66,12 +66,12 @@ class Headline(NamedTuple):
 
 
 def class_metric(report: Report) -> str:
-    """What is said of each class."""
+    """Name the metric of each class."""
     return "F1" if report.manifest.spec.task == "classification" else "AP"
 
 
 def headline(report: Report) -> list[Headline]:
-    """What runs here: against the baseline, or the baseline's own figures where it is that; nothing where none runs."""
+    """Summarise the variant that runs here against the baseline, or the baseline itself; empty if none runs."""
     if report.runs.name is None:
         return []
     before, after = report.baseline, report.row(report.runs.name)
@@ -103,7 +103,7 @@ def _relative(report: Report, before: Row, after: Row) -> list[Headline]:
 
 
 def _factor(better: str, same: str, worse: str, gain: float, explanation: str) -> Headline:
-    """How many times better, or worse where `gain` is below 1; what rounds to 1.00 is neither."""
+    """Format a factor of improvement, or of worsening if `gain` is below 1. What rounds to 1.00 is neither."""
     if abs(gain - 1.0) < 0.005:
         return Headline(same, "1.00×", explanation, good=True)
     good = gain >= 1.0

@@ -39,7 +39,7 @@ class _Confusion:
     drawing: str
     pairs: list[tuple[str, str, int]]
     csv: str
-    """As a data URI."""
+    """Return CSV as a data URI."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _calibration_settings(report: Report) -> dict[str, Any]:
 
 
 def _confusions(report: Report) -> list[_Confusion]:
-    """Of every variant, where they are classifiers."""
+    """Return the confusion matrices of all classifiers."""
     labels = report.manifest.spec.labels
     return [
         _confusion(name, each.metrics.confusion_matrix(), labels)
@@ -133,7 +133,7 @@ def _data_uri(csv: str) -> str:
 
 
 def _curves(report: Report) -> list[_Curve]:
-    """Of every detector that was evaluated with one."""
+    """Return the curves of all detectors that were evaluated with one."""
     return [
         _Curve(
             name,
@@ -230,7 +230,7 @@ def _diagnosis(name: str, found: Diagnosis) -> dict[str, Any]:
 
 
 def _environment(report: Report) -> dict[str, str]:
-    """Where latency was measured."""
+    """Describe the environment of the latency measurement."""
     measured = _measured(report)
     if not measured or measured[0].latency is None:
         return {}
@@ -258,7 +258,7 @@ def _environment(report: Report) -> dict[str, str]:
 
 
 def _marks(report: Report) -> list[tuple[str, tuple[str, ...]]]:
-    """What is wrong with measured latencies, by variant."""
+    """Return the problems of measured latencies, by variant."""
     return [(row.name, row.marks) for row in report.rows if row.latency is not None and row.marks]
 
 

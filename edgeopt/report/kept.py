@@ -21,7 +21,7 @@ ANY_PICTURE = "data:image/"
 
 
 class _Stored(Struct):
-    """What a page says of its pictures, beside showing them."""
+    """Description of its pictures that a page carries beside them."""
 
     evidence: str
     shots: tuple[Shot, ...]

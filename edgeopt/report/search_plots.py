@@ -1,4 +1,4 @@
-"""What a search for precision found: its curve of accuracy against latency, and what each group of layers costs."""
+"""Plots of a search: its curve of accuracy against latency, and the cost of each group of layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 12
 
 
 def curve(found: SearchResult) -> str:
-    """Change of the metric against latency for every plan that was validated, with intervals and the budget."""
+    """Plot the change of the metric against latency for every validated plan, with intervals and the budget."""
     plans = [(point, point.drop) for point in found.curve if point.drop is not None]
     ends = [100.0 * end for _, drop in plans for end in (-drop.low, -drop.high)]
     limit = found.allowed_drop
@@ -43,7 +43,7 @@ def _plan(axes: Axes, found: SearchResult, point: Point, drop: Interval) -> list
 
 
 def groups(found: SearchResult) -> str:
-    """What quantizing each group costs in discrepancy from the baseline, and the time that it saves."""
+    """Plot the discrepancy that quantizing each group costs, and the time that it saves."""
     worst = sorted(found.sensitivity.items(), key=lambda item: -item[1])[:_SHOWN]
     rows = [Bar(_name(name), cost, f"{cost:.2g}, {_saves(found.gain_ms[name].estimate)}") for name, cost in worst]
     return bars(rows, "Distance from the float outputs that each group of layers adds")

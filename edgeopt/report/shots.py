@@ -19,7 +19,7 @@ from edgeopt.spec import Struct
 
 Image: TypeAlias = NDArray[np.uint8]
 Kind: TypeAlias = Literal["broke", "mended", "sure", "differ"]
-"""Why a picture is shown: quantization made it worse or better, a sure mistake, or far from FP32's answer."""
+"""Reason for showing a picture: worse or better by quantization, a sure mistake, or far from FP32's answer."""
 KINDS: dict[Kind, str] = {
     "broke": "became worse",
     "mended": "became better",
@@ -50,14 +50,14 @@ class ShownBox(Struct):
 
 
 class ShownAnswer(Struct):
-    """What one variant answered."""
+    """Answer of one variant."""
 
     lines: tuple[str, ...]
     right: bool | None
-    """None where the truth is not known."""
+    """True if the answer is right; None if the truth is unknown."""
     boxes: tuple[ShownBox, ...] = ()
     kinds: tuple[Kind, ...] = ()
-    """Why the picture is shown for this variant; none where it is shown for another."""
+    """Reasons for showing the picture for this variant; none if it is shown for another."""
 
 
 class Shot(Struct):
@@ -69,7 +69,7 @@ class Shot(Struct):
     width: int
     height: int
     answers: dict[str, ShownAnswer]
-    """By variant, the baseline first."""
+    """Answers by variant, the baseline first."""
     boxes: tuple[ShownBox, ...] = ()
     """The objects that are there."""
     picture: str = ""
@@ -180,7 +180,7 @@ def caption(result: Answer) -> list[str]:
 
 
 def disagreement(baseline: Answer, candidate: Answer) -> float:
-    """How far two answers are apart, from 0 to 1.
+    """Return the distance of two answers, from 0 to 1.
 
     Classes: half the sum of absolute score differences, and at least .5 where the best class differs. Boxes: the share
     of objects that only one of them sees, then their difference in score.

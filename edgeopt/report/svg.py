@@ -20,7 +20,7 @@ LEFT = RIGHT = 12
 _ROW = 58
 _BAR = 36
 _NAME = 28
-"""Most characters of a bar's name; its figures stand on the same line."""
+"""Most characters of a bar's name, because its figures stand on the same line."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def _shade(share: float) -> float:
 
 
 def short(words: str, most: int) -> str:
-    """At most so many characters."""
+    """Shorten to a number of characters."""
     return words if len(words) <= most else f"{words[: most - 1]}…"
 
 

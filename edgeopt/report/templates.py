@@ -49,7 +49,7 @@ def render(name: str, **content: Any) -> str:
 
 
 def _digest(source: str) -> str:
-    """How a Content-Security-Policy names the one inline style or script that it allows."""
+    """Return the name of an allowed inline style or script in a Content-Security-Policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode("ascii")
 
 

@@ -48,7 +48,7 @@ def to_markdown(report: Report) -> str:
 
 
 def to_json(report: Report) -> bytes:
-    """Everything but what became of each image, for machines."""
+    """Return everything for machines, except the outcomes of images."""
     manifest = report.manifest
     shown = {
         "name": manifest.name,

@@ -39,23 +39,23 @@ _ON_GPU = ("fp16", "bf16", "int8", "fp32")
 
 @dataclass(frozen=True)
 class Choice:
-    """What this machine would run."""
+    """Variant that this machine would run, with reasons."""
 
     name: str | None
-    """None: nothing of the bundle runs here."""
+    """Name of the variant; None if nothing of the bundle runs here."""
     reason: str
-    """Why this one, as goes after "because"."""
+    """Reason for this one, as it follows "because"."""
     rejected: dict[str, str]
-    """Why not each other one."""
+    """Reason against each other one."""
     hint: str = ""
-    """What would make the choice a better one; empty where nothing would."""
+    """Advice that would make the choice a better one; empty if there is none."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.reason}"
 
 
 def identity_of_target(reference: str, machine: ThisMachine) -> Identity:
-    """What results of a target's engines depend on here."""
+    """Return what results of a target's engines depend on here."""
     target = known_target(reference)
     if target is None:
         return machine.identity((), accelerated=False)
@@ -63,7 +63,7 @@ def identity_of_target(reference: str, machine: ThisMachine) -> Identity:
 
 
 def measured_here(manifest: Manifest, machine: ThisMachine | None = None) -> dict[str, Measured]:
-    """What this kind of machine found, by variant."""
+    """Return this kind of machine's measurements, by variant."""
     machine = machine or ThisMachine()
     keys = {target: identity_of_target(target, machine).fingerprint for target in {v.target for v in manifest.variants}}
     return {v.name: v.measured[keys[v.target]] for v in manifest.variants if keys[v.target] in v.measured}
@@ -75,15 +75,16 @@ class Candidates:
 
     manifest: Manifest
     available: Callable[[str], Availability] = availability
-    """Whether a target can run here; asked only for variants that come up, because it imports the engine's library."""
+    """Tells if a target can run here. It is asked only for variants that come up, because it imports the engine's
+    library."""
     machine: ThisMachine = field(default_factory=ThisMachine)
     speeds: Mapping[str, Speed] = field(default_factory=dict)
-    """By variant, of those that were measured at first load."""
+    """Speeds by variant, from the first load."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Reason by variant name."""
 
     does_not_load: ClassVar = (TargetError, MissingExtraError)
-    """What loading a variant may raise, upon which the next one is tried."""
+    """Exceptions of loading a variant, after which the next one is tried."""
 
     def __iter__(self) -> Iterator[Variant]:
         """Every variant that may be chosen and whose target is there."""
@@ -96,7 +97,7 @@ class Candidates:
                 yield variant
 
     def runs(self, variant: Variant) -> bool:
-        """Whether its target can run here; the reason is kept where it cannot."""
+        """Return True if its target can run here; the reason is kept if not."""
         available = self.available(variant.target)
         if not available.ok:
             self.rejected[variant.name] = f"target '{variant.target}' cannot run here: {available.reason}"
@@ -120,24 +121,24 @@ class Candidates:
         return found if len(found) > 1 and any(self._recorded(each) is None for each in found) else []
 
     def speeds_file(self, variants: list[Variant]) -> Path:
-        """Where the first load keeps what it measured of these engines, with their settings, on this machine."""
+        """Return the file of the first load's speeds of these engines, with their settings, on this machine."""
         files = self.manifest.files
         return speeds_file(
             [(each.name, each.engine, files.get(each.file), self.fingerprint(each.target)) for each in variants]
         )
 
     def here(self, variant: Variant) -> Measured | None:
-        """What was recorded of it on this kind of machine."""
+        """Return what was recorded of it on this kind of machine."""
         return variant.measured.get(self.fingerprint(variant.target)) if variant.measured else None
 
     def fingerprint(self, target: str) -> str:
-        """Of this machine, as a target's engines depend on it."""
+        """Return the fingerprint of this machine, as a target's engines depend on it."""
         if target not in self._fingerprints:
             self._fingerprints[target] = identity_of_target(target, self.machine).fingerprint
         return self._fingerprints[target]
 
     def refusal(self, variant: Variant) -> str:
-        """Why it must not be chosen; empty where it may be."""
+        """Return why it must not be chosen; empty if it may be."""
         measured = self.here(variant)
         found = acceptance(variant, measured)
         is_here = measured is not None and found is measured.acceptance
@@ -147,11 +148,11 @@ class Candidates:
         return "" if is_here else may_saturate(variant, self._cpu)
 
     def speed(self, variant: Variant) -> Speed | None:
-        """How fast it is here; None: that was not measured."""
+        """Return how fast it is here; None if that was not measured."""
         return self.speeds.get(variant.name) or self._recorded(variant)
 
     def _recorded(self, variant: Variant) -> Speed | None:
-        """What the bundle says of it on this kind of machine."""
+        """Return the bundle's record of it on this kind of machine."""
         found = self.here(variant)
         if found is None or found.latency is None:
             return None
@@ -162,7 +163,7 @@ class Candidates:
         return Speed(p50_ms, ratio.baseline, ratio.estimate, ratio.high, disturbed)
 
     def is_accelerated(self, variant: Variant) -> bool:
-        """Whether it runs on a GPU."""
+        """Return True if it runs on a GPU."""
         target = known_target(variant.target)
         return target is not None and target.accelerated
 
@@ -194,12 +195,12 @@ class Candidates:
         return {}
 
     def _comparable(self, variants: Iterable[Variant]) -> bool:
-        """Whether all of them that were measured here have ratios to one and the same reference."""
+        """Return True if all that were measured here have ratios to one and the same reference."""
         return len({speed.reference for each in variants if (speed := self.speed(each))}) == 1
 
     @cached_property
     def _gpu_first(self) -> bool:
-        """Whether engines on a GPU go first: unless all of them were measured, and so may be slower."""
+        """Return True if engines on a GPU go first: unless all of them were measured, and so may be slower."""
         return not self._comparable(self.manifest.variants) or any(
             self.speed(each) is None
             for each in self.manifest.variants
@@ -217,7 +218,7 @@ class Candidates:
         )
 
     def _cost(self, variant: Variant, speed: Speed) -> float:
-        """What variants that were measured are ranked by, among those on a GPU and those on the processor."""
+        """Return the cost by which measured variants are ranked, among those on a GPU and those on the processor."""
         if not self._comparable(self._peers(variant)):
             return speed.p50_ms
         return speed.high if variant.precision == "int8" else speed.relative
@@ -231,7 +232,7 @@ class Candidates:
         return 0 if self._cpu.int8_instruction and target is not None and target.scheme == "openvino" else 3
 
     def _peers(self, variant: Variant) -> list[Variant]:
-        """Those that it is ranked among."""
+        """Return the variants that it is ranked among."""
         if not self._gpu_first:
             return list(self.manifest.variants)
         accelerated = self.is_accelerated(variant)
@@ -272,7 +273,7 @@ class Candidates:
         return f"slower here: {ratio:.2f}× the latency of '{chosen.name}'"
 
     def _hint(self, chosen: Variant) -> str:
-        """What to measure, where the choice rests on no measurement."""
+        """Advise what to measure, if the choice rests on no measurement."""
         if self.speed(chosen) is not None:
             return ""
         others = (chosen, *self.manifest.variants)

@@ -24,9 +24,9 @@ from edgeopt.runtime.choice import Candidates
 from edgeopt.runtime.speeds import Speed, read_speeds, write_speeds
 
 SECONDS = 2.0
-"""Of each variant."""
+"""Seconds for each variant."""
 _BLOCK_S = 0.05
-"""Of one turn: short against drift of the clocks, long against a launch."""
+"""Seconds of one turn: short against drift of the clocks, long against a launch."""
 _WARM_UP_RUNS = 5
 _LEAST_ROUNDS = 5
 """Fewer give no interval worth its name, however long they take."""

@@ -274,7 +274,7 @@ def load(
 
 
 def _ready(bundle: Bundle, predictor: Predictor) -> Callable[[], object]:
-    """A run of the network on a golden input, or on black where there is none."""
+    """Run the network once, on a golden input, or on black if there is none."""
     prepared = predictor.prepare_batch([np.zeros((64, 64, 3), np.uint8)] * len(predictor.buffer()))
     golden = bundle.golden(predictor.variant.name)
     if golden is not None:

@@ -9,7 +9,7 @@ from edgeopt.runtime.session import known_target
 
 
 def may_saturate(variant: Variant, cpu: Cpu) -> str:
-    """Why `cpu` may compute other numbers than `variant` says, and what to do; empty where it does not.
+    """Explain why `cpu` may compute other numbers than `variant` says, and what to do; empty if it does not.
 
     x86 processors without VNNI add integer products in pairs in 16 bits, where those of large weights saturate.
     """

@@ -130,7 +130,7 @@ class Target:
     offers: Callable[[Machine], str] = _nothing
     """Facts about it on a machine, for `edgeopt doctor`."""
     implicit_int8: bool = False
-    """Its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
+    """True if its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
     about_files: str = ""
     """A sentence for users about its files."""
 

@@ -1,4 +1,4 @@
-"""How fast variants are here, and where the first load on a GPU keeps what it measured."""
+"""Speeds of variants here, and the file in which the first load on a GPU keeps them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from edgeopt.typed import from_json
 
 @dataclass(frozen=True)
 class Speed:
-    """How long a variant takes here, as far as it was measured."""
+    """Speed of a variant here, as far as it was measured."""
 
     p50_ms: float
     """Median end to end; of measurements at first load, of the network alone."""
     reference: str
-    """What `relative` refers to; the variant itself where it is the baseline of its run."""
+    """Variant that `relative` refers to; the variant itself if it is the baseline of its run."""
     relative: float = 1.0
-    """Its latency over the reference's, measured in alternation."""
+    """Latency over the reference's, measured in alternation."""
     high: float = 1.0
     """Upper end of that ratio's 95 % interval."""
     disturbed: bool = False
     how: str = ""
-    """Of a measurement that is not `edgeopt benchmark`'s, in words that follow "measured here"."""
+    """Kind of measurement if it is not `edgeopt benchmark`'s, in words that follow "measured here"."""
 
 
 def speeds_file(key: object) -> Path:
@@ -36,7 +36,7 @@ def speeds_file(key: object) -> Path:
 
 
 def read_speeds(path: Path) -> dict[str, Speed]:
-    """Speeds by variant; nothing where there are none that can be read."""
+    """Return speeds by variant; empty if there are none that can be read."""
     try:
         return from_json(recall(path), dict[str, Speed])
     except (OSError, msgspec.DecodeError):

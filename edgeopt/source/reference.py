@@ -71,7 +71,7 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
 
 
 def classes_in_weights(model: ModelConfig, root: Path) -> int | None:
-    """For how many classes the weights of one of our own networks are; None where they do not show it.
+    """Return the number of classes of a built-in network's weights; None if they do not show it.
 
     Raises:
         ModelError: no such network, or weights that cannot be read.

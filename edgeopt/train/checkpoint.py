@@ -52,9 +52,9 @@ class State:
     averaged: nn.Module | None
     history: list[EpochResult] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
-    """Of the steps that the unfinished epoch has done."""
+    """Losses of the steps that the unfinished epoch has done."""
     rate_scale: float = 1.0
-    """What the learning rate is multiplied by, lower after each divergence."""
+    """Factor on the learning rate, lower after each divergence."""
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 

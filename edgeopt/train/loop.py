@@ -33,7 +33,7 @@ SAVE_EVERY_S = 60.0
 SNAPSHOT_STEPS = 50
 """Steps between the states in memory that a diverged training goes back to."""
 SLOWER = 0.3
-"""What the learning rate is multiplied by after a loss that is not finite."""
+"""Factor on the learning rate after a loss that is not finite."""
 MOST_RESTARTS = 4
 """A training that still diverges at `SLOWER` to this power has another problem than its learning rate."""
 

@@ -1,4 +1,4 @@
-"""Make a BatchNorm whole that was folded into its convolution, so that the network can be fine-tuned as it was trained.
+"""Restore a BatchNorm that was folded into its convolution, so that the network can be fine-tuned as it was trained.
 
 Weights that come from an exported graph have BatchNorms that do nothing: mean 0, variance 1, one gain. Two things then
 ruin a fine-tune. Training normalizes by the statistics of each batch, which are far from 0 and 1, so the first step
@@ -33,7 +33,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def is_folded(layer: nn.Module) -> bool:
-    """Whether `layer` is a BatchNorm that was folded into its convolution and loaded.
+    """Return True if `layer` is a BatchNorm that was folded into its convolution and loaded.
 
     It is an identity but for a bias, or for the gain that makes up for its epsilon. Of an untrained BatchNorm, whose
     mean is 0 and variance 1 as well, neither is so; a trained one never has exactly these statistics.
@@ -84,7 +84,7 @@ def restore_batchnorm(module: nn.Module, pictures: Pictures, config: TrainConfig
 
 @dataclass
 class _Seen:
-    """What went into the folded layers.
+    """Statistics of the inputs of folded layers.
 
     Attributes:
         statistics: mean and variance (channels,) float64 of each layer that was reached.

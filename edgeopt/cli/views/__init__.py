@@ -1,1 +1,1 @@
-"""What commands show in a terminal."""
+"""Views: tables and text of commands for a terminal."""

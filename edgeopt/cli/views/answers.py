@@ -1,4 +1,4 @@
-"""What evaluation says of classes and images: which lost, which answers changed, and the surest mistakes."""
+"""Show an evaluation by class and image: losses, changed answers, and the surest mistakes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_CLASSES = 8
 def answers_view(
     results: Mapping[str, Accuracy], images: Mapping[str, Sequence[ImageResult]], manifest: Manifest, worst: int
 ) -> RenderableType:
-    """Everything below the table of `accuracy_table`; of each list of images the `worst` ones."""
+    """Return everything below the table of `accuracy_table`, with the `worst` entries of each list of images."""
     baseline = results.get(manifest.baseline)
     parts: list[RenderableType] = []
     for name, accuracy in results.items():
@@ -35,7 +35,7 @@ def answers_view(
 
 
 def _changed(images: Sequence[ImageResult]) -> str:
-    """How many answers quantization broke and mended."""
+    """Say how many answers quantization broke and mended."""
     counts = Counter(each.change for each in images)
     return (
         f"against FP32, of {len(images)} images: {counts['broke']} became worse, {counts['mended']} better, "
@@ -68,7 +68,7 @@ def _classes(changes: Sequence[ClassChange], accuracy: Accuracy) -> Iterator[Ren
 
 
 def _boxes(baseline: Accuracy, accuracy: Accuracy, labels: tuple[str, ...]) -> Iterator[RenderableType]:
-    """Of detectors, the classes with most false and missed boxes, beside FP32's."""
+    """Show a detector's classes with most false and missed boxes, beside FP32's."""
     before, after = (() if each.at_threshold is None else each.at_threshold.mistakes for each in (baseline, accuracy))
     rows = sorted(zip(labels, before, after, strict=False), key=lambda row: -sum(row[2]))[:_SHOWN_CLASSES]
     if not any(sum(row[2]) for row in rows):
@@ -83,7 +83,7 @@ def _boxes(baseline: Accuracy, accuracy: Accuracy, labels: tuple[str, ...]) -> I
 
 
 def _worst(images: Sequence[ImageResult], most: int) -> Iterator[tuple[str, list[ImageResult]]]:
-    """Of the baseline its surest mistakes; of another variant what quantization broke and mended."""
+    """Show the baseline's surest mistakes; for another variant what quantization broke and mended."""
     if not any(each.change for each in images):
         yield "surest mistakes", surest_mistakes(images, most)
         return

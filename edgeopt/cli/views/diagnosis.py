@@ -1,4 +1,4 @@
-"""How a diagnosis looks in a terminal."""
+"""Show a diagnosis in a terminal."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from edgeopt.hardware import Device, JetPack
 
 
 def doctor_tables(report: DoctorReport) -> RenderableType:
-    """What `edgeopt doctor` shows."""
+    """Return the output of `edgeopt doctor`."""
     parts: list[RenderableType] = [
         "[bold]This machine[/]", _machine_table(report), "",
         "[bold]What each target can do here[/]", _targets_table(report),
@@ -99,7 +99,7 @@ def _jetpack_table(device: Device, jetpacks: tuple[JetPack, ...]) -> RenderableT
 
 
 _DLA = {"none": "no", "implicit": "by calibrator", "strongly_typed": "typed graphs"}
-"""How INT8 reaches a DLA core."""
+"""Ways of INT8 to a DLA core."""
 
 
 def _yes(true: bool) -> str:  # noqa: FBT001 (a formatter)

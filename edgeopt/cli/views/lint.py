@@ -1,4 +1,4 @@
-"""What lint found, a block a finding: four columns would be too narrow to read in a terminal."""
+"""Show lint's findings, a block each: four columns would be too narrow to read in a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands show in a terminal."""
+"""Tables of accuracy, latency, tuning and bundles."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
 
 
 def tuning_table(tuning: Tuning) -> RenderableType:
-    """A row for each setting that was tried."""
+    """Return a row for each setting that was tried."""
     table = _table("settings", "p50 ms", "per s", "ratio (95 %)", "here")
     chosen = describe(tuning.chosen)
     for name, result in tuning.tried.items():
@@ -77,14 +77,14 @@ def tuning_table(tuning: Tuning) -> RenderableType:
 
 
 def _ratio(result: LatencyResult) -> str:
-    """Of the latency to the baseline's, with its interval's half-width."""
+    """Format the ratio of the latency to the baseline's, with its interval's half-width."""
     if result.ratio is None:
         return "–"
     return f"{result.ratio.estimate:.2f} ±{(result.ratio.high - result.ratio.low) / 2:.2f}"
 
 
 def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
-    """What the columns mean, and everything that qualifies the figures."""
+    """Explain the columns, and everything that qualifies the figures."""
     stages = next(iter(results.values())).stages
     if stages:
         yield f"{', '.join(_STAGES.get(stage, stage) for stage in stages)}: medians of {', '.join(stages)}, ms"
@@ -100,7 +100,7 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
 def bundle_tables(
     manifest: Manifest, choice: Choice, measured: Mapping[str, Measured] | None = None
 ) -> Iterator[Table]:
-    """What the bundle is, and its variants.
+    """Return the bundle's facts, and its variants.
 
     Args:
         manifest: of the bundle.
@@ -120,7 +120,7 @@ def bundle_tables(
 
 
 def _lost(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Of each accepted variant, the classes that lost much: its accuracy is a mean."""
+    """Yield each accepted variant's classes that lost much, because its accuracy is a mean."""
     for variant in manifest.variants:
         comparison = None if variant.accuracy is None else variant.accuracy.comparison
         lost = comparison.lost if variant.accepted and comparison is not None else ()
@@ -130,7 +130,7 @@ def _lost(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _doubted(manifest: Manifest, measured: Mapping[str, Measured]) -> Iterator[tuple[str, str]]:
-    """Of each variant that is accepted although other images might decide otherwise, what was found."""
+    """Yield each variant that is accepted although other images might decide otherwise, with the figures."""
     for variant in manifest.variants:
         judged = acceptance(variant, measured.get(variant.name))
         if judged.accepted and not judged.certain:
@@ -138,21 +138,21 @@ def _doubted(manifest: Manifest, measured: Mapping[str, Measured]) -> Iterator[t
 
 
 def _doubtful(measured: Mapping[str, Measured]) -> Iterator[tuple[str, str]]:
-    """Of each variant that was measured here, why its latency is not to be relied on."""
+    """Yield each variant that was measured here, with the reason why its latency is unreliable."""
     for name, found in measured.items():
         if found.latency is not None and found.latency.invalid:
             yield name, f"* latency not valid: {'; '.join(found.latency.invalid)}"
 
 
 def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Of each quantized variant, which repairs helped, and so which layers they left in float."""
+    """Yield the repairs that helped each quantized variant, and so the layers that they left in float."""
     for variant in manifest.variants:
         if helped := variant.stages.helped:
             yield variant.name, f"repaired by {'; '.join(helped)}"
 
 
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Of each variant in FP16, which nodes stayed FP32 and why."""
+    """Yield the nodes of each FP16 variant that stayed FP32, with reasons."""
     for variant in manifest.variants:
         nodes = variant.stages.kept_float32 or {}
         if nodes:
@@ -162,7 +162,7 @@ def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def calibration_table(calibration: Calibration) -> Table:
-    """What the calibration doctor says."""
+    """Return the calibration doctor's findings."""
     return _facts_table(_calibration_facts(calibration))
 
 
@@ -174,7 +174,7 @@ def _facts_table(facts: Iterable[tuple[str, str]]) -> Table:
 
 
 def _calibration_facts(calibration: Calibration) -> Iterator[tuple[str, str]]:
-    """With the ranges' curve as a line of blocks."""
+    """Return the facts, with the ranges' curve as a line of blocks."""
     for subject, finding in calibration.findings().items():
         curve = calibration.convergence
         drawn = f"{_sparkline(curve.mean)} " if subject == "ranges" and curve is not None else ""

@@ -18,7 +18,8 @@ from edgeopt.graph.edit import along, node_name
 from edgeopt.graph.operators import input_axis, weight_axis
 
 Side: TypeAlias = Literal["in", "out"]
-"""Of the weight: input channels are divided by their factors, output channels multiplied, and with them the bias."""
+"""Side of the weight: input channels are divided by their factors; output channels are multiplied, and the bias with
+them."""
 Floats: TypeAlias = NDArray[np.float32]
 
 _WEIGHT, _BIAS = 1, 2
@@ -43,7 +44,7 @@ def record(model: ir.Model, node: ir.Node, side: Side, factors: Floats) -> None:
 
 
 def scaled(model: ir.Model, node: ir.Node, index: int, array: Floats) -> Floats:
-    """What the float network's constant at input `index` became when the factors of `node` were applied to it."""
+    """Return the float network's constant at input `index` after the factors of `node` were applied to it."""
     if index not in (_WEIGHT, _BIAS):
         return array
     multiplied, divided = _recorded(model, node, "out"), _recorded(model, node, "in")

@@ -105,7 +105,7 @@ def _only_reader(value: ir.Value) -> ir.Node | None:
 
 
 def _begins_at_zero(quantizer: ir.Node) -> bool:
-    """Whether the smallest integer stands for zero."""
+    """Return True if the smallest integer stands for zero."""
     zero_point = constant(given(quantizer, 2))
     if zero_point is None:
         return len(quantizer.inputs) == 2  # uint8 with zero point 0 by definition

@@ -27,7 +27,7 @@ def overflowing_layers(model: ir.Model) -> dict[str, float]:
 
 
 def safe_processors(model: ir.Model) -> tuple[Processor, ...]:
-    """Those whose kernels compute every layer of a Q/DQ model as written."""
+    """Return the processors whose kernels compute every layer of a Q/DQ model as written."""
     return tuple(each for each in PROCESSORS if each != "avx2") if overflowing_layers(model) else PROCESSORS
 
 

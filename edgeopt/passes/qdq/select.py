@@ -114,7 +114,7 @@ class ActivationQuantizer:
     """One activation's quantizer."""
 
     tensor: str
-    """What is quantized."""
+    """Name of the quantized tensor."""
     scale: float
     zero_point: int
     dtype: str
@@ -167,7 +167,7 @@ def dequantized_constant(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def quantization_step(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """The scale behind a dequantized constant, shaped to broadcast over it; None where `value` is none."""
+    """Return the scale behind a dequantized constant, shaped to broadcast over it; None for other values."""
     node = producer(value, DEQUANTIZE)
     if node is None:
         return None
@@ -255,7 +255,7 @@ def _activation_quantizer(value: ir.Value | None) -> ActivationQuantizer | None:
 
 
 def _scale_shape(dequantizer: ir.Node, array: NDArray[Any], scale: NDArray[Any]) -> tuple[int, ...]:
-    """What a scale is reshaped to, to divide `array`."""
+    """Return the shape of a scale that divides `array`."""
     if scale.size == 1:
         return (1,) * array.ndim
     axis = dequantizer.attributes.get_int("axis", 1) % array.ndim

@@ -1,4 +1,4 @@
-"""Which activation quantizers of a Q/DQ graph must keep one scale, because operators between them carry it through."""
+"""Find activation quantizers that must keep one scale, because operators between them carry it through."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tied_scales(graph: ir.Graph) -> dict[str, str]:
     tied = DisjointSets()
     values: dict[str, ir.Value] = {}
     carried: dict[str, str] = {}
-    """By tensor, a scale that its values are on the grid of."""
+    """Scale by tensor, on whose grid the tensor's values are."""
 
     def equal(first: str, second: str) -> bool:
         one, other = constant(values[first]), constant(values[second])
@@ -47,7 +47,7 @@ def tied_scales(graph: ir.Graph) -> dict[str, str]:
 
 
 def tied_tensors(graph: ir.Graph) -> dict[str, tuple[str, ...]]:
-    """By name of every quantized activation those that share its scale, itself among them, in graph order."""
+    """Return, by name of every quantized activation, those that share its scale, itself included, in graph order."""
     leaders = tied_scales(graph)
     quantizers = [node for node in graph if node.op_type == QUANTIZE]
     sets: dict[str, list[str]] = {}

@@ -167,13 +167,13 @@ class _Edges:
         return self._scales.sets()
 
     def _is_alone(self, node: ir.Node) -> bool:
-        """Whether `node` is the only reader of its input, so that quantizing it spares a float copy."""
+        """Return True if `node` is the only reader of its input, so that quantizing it spares a float copy."""
         value = node.inputs[0]
         return value is not None and len(value.uses()) == 1
 
 
 def _repeats(edge: Edge) -> bool:
-    """Whether the tensor that the edge reads is on its grid already, because a pass-through operator gives it."""
+    """Return True if the edge's tensor is on its grid already, because a pass-through operator makes it."""
     before = producer(edge.node.inputs[edge.index])
     return before is not None and carries_scale(before)
 

@@ -27,7 +27,7 @@ Floats: TypeAlias = NDArray[np.float32]
 WEIGHT_LIMIT = 127
 """Weights use -127 to 127: symmetric."""
 PAIR_LIMIT = 128
-"""What two weights of one sign that are added in 16 bits may be together: ``255 * 128`` is 32640."""
+"""Largest sum of two weights of one sign that are added in 16 bits: ``255 * 128`` is 32640."""
 _TINY = 1e-30
 """A channel of smaller weights has none; any scale represents it."""
 
@@ -95,7 +95,7 @@ class WeightGrid:
 
     @cached_property
     def _partners(self) -> tuple[NDArray[np.intp], ...]:
-        """By pairing, each column's partner; K for one that has none."""
+        """Return each column's partner by pairing; K for a column without one."""
         found = []
         for first, second in self.pairings:
             partners = np.full(self.columns, self.columns, np.intp)
@@ -105,7 +105,7 @@ class WeightGrid:
 
 
 def weight_grid(node: ir.Node, scheme: QuantScheme) -> WeightGrid:
-    """What the integers of a linear operator's weight may be under `scheme`.
+    """Return the integers that a linear operator's weight may have under `scheme`.
 
     Depthwise convolutions have one product a channel and position, which kernels add in 32 bits.
     """
@@ -115,7 +115,7 @@ def weight_grid(node: ir.Node, scheme: QuantScheme) -> WeightGrid:
 
 
 def pair_grid(node: ir.Node) -> WeightGrid:
-    """What the integers may be on the processors that add products in pairs, whatever the scheme."""
+    """Return the integers that are safe on processors that add products in pairs, whatever the scheme."""
     shape = _kernel(node)
     return WeightGrid(int(np.prod(shape)), () if is_depthwise(node) else _pairings(shape))
 

@@ -16,7 +16,7 @@ from edgeopt.spec import PROCESSORS, Processor, Struct, replace
 
 
 class QuantScheme(Struct):
-    """How activations and weights become 8-bit integers, and where.
+    """Number formats of activations and weights, and the places that are quantized.
 
     Weights are always symmetric int8 per output channel; biases always stay float, because TensorRT's parser rejects an
     INT32 DequantizeLinear.
@@ -24,11 +24,11 @@ class QuantScheme(Struct):
 
     name: SchemeName
     dtype: Literal["int8", "uint8"]
-    """Of activations."""
+    """Data type of activations."""
     symmetric: bool
     """Activations have zero point 0."""
     residual: Literal["skip", "both"]
-    """Which inputs of an Add of two branches are quantized: ``skip`` leaves the one that a convolution fuses with."""
+    """Inputs that are quantized of an Add of two branches. ``skip`` leaves the one that a convolution fuses with."""
     requantize: bool = True
     """Repeat the quantizer behind an operator that carries the scale through. It changes no value: TensorRT and
     onnxruntime recognize a layer by the pair before it, while OpenVINO moves scales itself and would run the pair."""
@@ -36,7 +36,7 @@ class QuantScheme(Struct):
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
     which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
     processors: tuple[Processor, ...] = ()
-    """Those that integers must be safe on, besides GPUs."""
+    """Processors on which integers must be safe, besides GPUs."""
     minimum_channels: int = 0
     """Convolutions and matrix products with fewer input or output channels stay float but for the documented
     exceptions (see `eligibility`)."""
@@ -48,7 +48,7 @@ class QuantScheme(Struct):
 
     @property
     def grid(self) -> Grid:
-        """What an activation quantizer of this scheme can represent."""
+        """Values that an activation quantizer of this scheme can represent."""
         return Grid(levels=256, symmetric=self.symmetric)
 
 

@@ -16,7 +16,7 @@ Activation: TypeAlias = Callable[[Floats], Floats]
 
 
 def activation_after(node: ir.Node) -> Activation:
-    """The activation that alone reads the output of `node`; the identity where there is none that is known.
+    """Return the activation that alone reads the output of `node`; the identity if no known one does.
 
     It reads through nothing: the activation must be the next node, or SiLU or HardSwish as ``Mul(x, Sigmoid(x))``.
     """
@@ -37,7 +37,7 @@ def activation_after(node: ir.Node) -> Activation:
 
 
 def identity(values: Floats) -> Floats:
-    """No activation."""
+    """Return the input unchanged."""
     return values
 
 

@@ -27,8 +27,8 @@ Floats = NDArray[np.float32]
 
 _FREE = 1.0
 _SHARED = 0.5
-"""How much of the difference between channels is evened out: all where the reader is depthwise, else its root, which
-leaves half of it to the weights (Nagel et al. 2019)."""
+"""Share of the difference between channels that is evened out: all for a depthwise reader, else its root, which leaves
+half of it to the weights (Nagel et al. 2019)."""
 _MOST = 4.0
 """Largest factor between two channels: a channel that calibration hardly saw may be larger on other images."""
 _HEADROOM = 3.0
@@ -49,7 +49,7 @@ class _Tied:
     upper: float = math.inf
     """The lowest bound of a Clip among them."""
     blocked: bool = False
-    """Something reads or makes them that cannot take a scale."""
+    """True if something that cannot take a scale reads or makes them."""
 
 
 def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -> ir.Model:
@@ -218,7 +218,7 @@ def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis:
 
 
 def _feeds_depthwise_only(value: ir.Value) -> bool:
-    """Whether every reader is a depthwise convolution, whose own weights can undo a scale without loss."""
+    """Return True if every reader is a depthwise convolution, whose own weights can undo a scale without loss."""
     readers = [usage.node for usage in value.uses()]
     if not readers or value.is_graph_output() or value.shape is None or len(value.shape) != 4:
         return False

@@ -17,7 +17,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 _DOMINANT = 0.25
 """Share of the harm, of all tensors not exempt yet, from which on a tensor dominates."""
 _MOST = 0.05
-"""Most multiply-accumulates of the network that may stay float for it, as a share."""
+"""Largest share of the network's multiply-accumulates that may stay float for it."""
 
 
 def dominated_layers(

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LayerInput:
-    """What a layer reads: the images' tensors, dequantized when asked for."""
+    """Input of a layer: the images' tensors, dequantized on demand."""
 
     tensors: Sequence[Array]
     """One an image, float32 or 8-bit integers."""

@@ -29,9 +29,9 @@ from edgeopt.spec import replace
 
 _METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
 _SHARES = (0.85, 0.7, 0.5)
-"""Of the configured method's range: tried besides what the methods find."""
+"""Shares of the configured method's range that are tried besides the other methods' ranges."""
 _IMAGES = 16
-"""That ranges are compared on; the best is confirmed on as many others."""
+"""Images on which ranges are compared; the best is confirmed on as many others."""
 _GLANCES = 6
 """Images that tell which tensors matter."""
 _MATTERS = 0.01
@@ -49,12 +49,12 @@ _SAME = 0.02
 
 @dataclass(frozen=True)
 class MeasuredRanges:
-    """What `measure_ranges` chose, and why."""
+    """Result of `measure_ranges`."""
 
     known: dict[str, Range]
-    """What the table's method finds, or the told one, by tensor name."""
+    """Ranges of the table's or the given method, by tensor name."""
     ranges: dict[str, Range]
-    """What was chosen, by tensor name."""
+    """Chosen ranges, by tensor name."""
     known_harm: dict[tuple[str, ...], float]
     """Discrepancy of the outputs that quantizing each group of tensors alone causes, with the known ranges."""
     harm: dict[tuple[str, ...], float]

@@ -37,9 +37,9 @@ _SAMPLES = 8192
 _RIDGES = (0.03, 0.3)
 """Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
 _STEPS = 3
-"""Of the descent that fits weights or bias: few, for each is preconditioned by a bound of the curvature."""
+"""Steps of the descent that fits weights or bias: few, because each is preconditioned by a bound of the curvature."""
 _WORTHWHILE = 0.98
-"""Least squares must lower the held-out error to this share: it changes weights trained on far more data."""
+"""Share that least squares must lower the held-out error to, because it changes weights trained on far more data."""
 _TYPICAL_ERRORS = 2.0
 """Positions whose error is more than so many times the median count as if it were that large."""
 _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
@@ -48,18 +48,18 @@ _SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
 
 @dataclass(frozen=True)
 class Steps:
-    """Which of the steps may be taken; a layer takes those that help it."""
+    """Steps that are allowed; a layer takes those that help it."""
 
     bias: bool = True
     """Correct the bias."""
     clip: bool = True
     """Let scales cover less than a channel's largest weight."""
     rounding: bool = True
-    """Least squares and second-order rounding."""
+    """Allow least squares and second-order rounding."""
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to do."""
+        """True if any step is allowed."""
         return self.bias or self.clip or self.rounding
 
     @property
@@ -71,7 +71,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class LayerRepair:
-    """What reconstruction gained on one layer, on held-out images."""
+    """Gain of reconstruction on one layer, on held-out images."""
 
     name: str
     before: float

@@ -17,9 +17,9 @@ class Split(Generic[Item]):
     """Items in two parts that have none in common, unless there is only one."""
 
     fit: tuple[Item, ...]
-    """What may be looked at to choose anything."""
+    """Images that any choice may be fitted on."""
     judge: tuple[Item, ...]
-    """What only says whether the choice is better."""
+    """Images that only judge if the choice is better."""
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Split[Item]:
@@ -32,5 +32,5 @@ class Split(Generic[Item]):
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, evenly from the first on."""
+    """Return at most `count` items, evenly from the first on."""
     return [items[index * len(items) // count] for index in range(count)] if len(items) > count else list(items)

@@ -130,7 +130,7 @@ class _Standing:
     base: ir.Model
     """The float network, equalized where that helped."""
     table: CalibrationTable
-    """Of `base`."""
+    """Calibration of `base`."""
     exclude: tuple[str, ...]
     quantized: ir.Model
     discrepancy: float
@@ -193,7 +193,7 @@ def _settle_activations(
 
 
 def _repaired_by(name: str, now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds]) -> ir.Model:
-    """What a repair that is no special one makes of the best network so far."""
+    """Apply a repair that needs no special treatment to the best network so far."""
     apply: Repair = resolve(name, PLACES, "repair", error=ModelError)
     made = apply(now.base.clone(), now.quantized.clone(), scheme, fit)
     if not isinstance(made, ir.Model):

@@ -30,7 +30,7 @@ def divide(attributes: Attributes, a: Tensor, b: Tensor) -> Tensor:
 
 
 def clip(attributes: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """Clip; an absent bound is none."""
+    """Clip to the given bounds; either may be absent."""
     del attributes
     return x if low is None and high is None else torch.clamp(x, low, high)
 
@@ -136,7 +136,7 @@ def dequantize_linear(attributes: Attributes, x: Tensor, scale: Tensor, zero_poi
 
 
 def _along(attributes: Attributes, x: Tensor, scale: Tensor) -> list[int]:
-    """What per-channel parameters are reshaped to; a single one broadcasts by itself."""
+    """Return the shape of per-channel parameters; a single one broadcasts by itself."""
     if scale.numel() == 1:
         return [1] * x.ndim
     shape = [1] * x.ndim

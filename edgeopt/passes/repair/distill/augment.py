@@ -23,7 +23,7 @@ _SHIFT = 0.08
 _CONTRAST = 0.2
 """Largest change of the contrast, and of the brightness in standard deviations."""
 _MOST_CHANNELS = 4
-"""An axis of more is no colour."""
+"""Most entries of a colour axis."""
 
 
 def vary(feeds: Feeds, random: np.random.Generator) -> dict[str, Array]:

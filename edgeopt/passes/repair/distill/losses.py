@@ -1,4 +1,4 @@
-"""What the fine-tune descends on: what judges it, with gradients, and for classes the error of all scores besides."""
+"""Losses of the fine-tune: the judging discrepancy with gradients, and for classes the error of all scores besides."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from edgeopt.metrics import Discrepancy, OutputReading
 
 Loss: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
-"""Of one image's outputs, the float network's first."""
+"""Loss of one image's outputs, the float network's first."""
 
 
 def distillation_loss(readings: Sequence[OutputReading]) -> Loss:

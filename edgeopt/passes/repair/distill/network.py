@@ -33,20 +33,20 @@ class _Weight:
     """An int8 initializer behind a DequantizeLinear."""
 
     latent: Tensor
-    """What is learned: the integers before they are rounded."""
+    """Parameter that is learned: the integers before they are rounded."""
     start: Tensor
     """The scales that it came with, broadcast against `latent`."""
     gain: Tensor
     """Logarithms of what the scales are multiplied by."""
     layer: ir.Node
-    """That reads it."""
+    """Layer that reads it."""
     grid: WeightGrid
-    """What the integers may be."""
+    """Integers that are allowed."""
     _pulled: tuple[Tensor, Tensor] | None = None
     """Integers, and how far those in pairs that would saturate are pulled to zero: the images of a step share it."""
 
     def integers(self) -> Tensor:
-        """What is stored; gradients pass straight through to `latent`."""
+        """Rounded integers; gradients pass straight through to `latent`."""
         free = rounded(self.latent, WEIGHT_LIMIT)
         if not self.grid.pairings:
             return free
@@ -63,7 +63,7 @@ class _Weight:
         return self.start * torch.exp(self.gain)
 
     def value(self) -> Tensor:
-        """What the layer computes with."""
+        """Weight that the layer computes with."""
         return self.integers() * self.scale()
 
 
@@ -75,12 +75,12 @@ class _Bias:
     shift: Tensor
 
     def value(self) -> Tensor:
-        """What the layer adds."""
+        """Bias that the layer adds."""
         return self.start + self.unit * self.shift
 
 
 class LearnedNetwork:
-    """What `quantize` or `reconstruct` made, as a function with parameters.
+    """A network from `quantize` or `reconstruct`, as a function with parameters.
 
     Args:
         model: a Q/DQ model; not modified. Layers that it leaves in float stay as they are.
@@ -200,7 +200,7 @@ class LearnedNetwork:
 
 
 def _noise(node: ir.Node, step: float, dequantizer: ir.Node, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """What a layer's output changes by if every input moves by one step, each in its own direction."""
+    """Return the change of a layer's output if every input moves by one step, each in its own direction."""
     integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])
     axis = weight_axis(node)
     others = tuple(each for each in range(integers.ndim) if each != axis)

@@ -13,7 +13,7 @@ from edgeopt.passes.repair.distill import arithmetic, layout, resample, windows
 from edgeopt.passes.repair.distill.attributes import Attributes
 
 Operator: TypeAlias = Callable[..., Any]
-"""Of attributes and the inputs (None where one is left out); gives a tensor, or a tuple of them."""
+"""Function of attributes and the inputs (None for an omitted one) to a tensor, or a tuple of them."""
 
 
 def _plain(function: Callable[..., Tensor]) -> Operator:

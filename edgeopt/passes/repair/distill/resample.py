@@ -48,7 +48,7 @@ def resize(
 
 
 def _coordinates(attributes: Attributes, size: int, wanted: int, scale: float) -> NDArray[np.float64]:
-    """Where each of the `wanted` values lies among the `size` given ones."""
+    """Return the positions of the `wanted` values among the `size` given ones."""
     index = np.arange(wanted, dtype=np.float64)
     match attributes.get("coordinate_transformation_mode", "half_pixel"):
         case "half_pixel":

@@ -20,7 +20,8 @@ from edgeopt.progress import Tell
 _BATCH = 8
 """Images a step; they run one after another, so that memory does not grow with it."""
 _WEIGHT_RATE = 0.005
-"""Of Adam: integer steps a weight may move in one step, at most about. Only what is pulled one way throughout flips."""
+"""Learning rate of Adam: about the most integer steps that a weight moves in one step. Only what is pulled one way
+throughout flips."""
 _BIAS_RATE = 1e-4
 """The same for biases, in units of the layer's quantization noise."""
 _SCALE_RATE = 3e-5
