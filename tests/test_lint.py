@@ -349,6 +349,24 @@ def test_a_network_that_is_hardly_quantized(tmp_path):
     assert "int8-coverage" not in found(graph(QUANTIZED_CONV), tmp_path, "ov", **conv_arrays())
 
 
+def test_openvino_is_asked_what_it_runs_in_float(tmp_path):
+    pytest.importorskip("openvino", reason="needs openvino: what it runs in float was not asked")
+    model = graph("""
+    [q] xq = QuantizeLinear(x, s, z)
+    [dq] xd = DequantizeLinear(xq, s, z)
+    [wdq] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [small] c = Conv <pads = [1, 1, 1, 1]> (xd, wd)
+    [large] y = Conv <pads = [2, 2, 2, 2]> (c, v)
+    """)
+    unsigned = conv_arrays() | {"z": np.array(128, np.uint8)}
+    (finding,) = found(model, tmp_path, "ov", **unsigned, v=np.ones((16, 16, 5, 5), np.float32))["float-kernel"]
+    assert finding.reason == "1 of 2 convolutions and products run in f32 here: y"
+    assert finding.severity == "warning"
+    assert "float-kernel" not in found(quantized_then(SILU), tmp_path, "ov", **unsigned)
+    float_model = graph("[conv] y = Conv <pads = [2, 2, 2, 2]> (x, v)")
+    assert "float-kernel" not in found(float_model, tmp_path, "ov", v=np.ones((16, 16, 5, 5), np.float32))
+
+
 def test_signed_activations_are_noted_for_processors_only(tmp_path):
     assert found(graph(QUANTIZED_CONV), tmp_path, "ort", **conv_arrays())["signed-activations"][0].severity == "note"
     unsigned = conv_arrays() | {"z": np.array(128, np.uint8)}

@@ -5,7 +5,7 @@ Engines are looked at on the board, which has no onnx: what reads graphs is impo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant
@@ -17,7 +17,10 @@ from edgeopt.lint.findings import Finding, LintReport
 from edgeopt.runtime.session import availability, find_target, known_target, open_session
 from edgeopt.spec import replace
 
-_UNREAD, _BATCH, _UNLOADED = "not-read", "dynamic-batch", "not-loaded"
+_UNREAD, _BATCH, _UNLOADED, _FLOAT_KERNEL = "not-read", "dynamic-batch", "not-loaded", "float-kernel"
+_NAMED = 3
+_TOLERATED = 0.2
+"""Share of the layers that repairs leave float now and then, which is no warning."""
 
 
 def lint(path: Path, target: TargetName = "trt", device: str | None = None, rules: Sequence[str] = ()) -> LintReport:
@@ -62,10 +65,29 @@ def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[l
         return [], ()
     try:
         with open_session(path, target, settings=settings):
-            return [], (_UNLOADED,)
+            pass
     except TargetError as error:
         fix = "replace what it names, or build for another target"
         return [Finding(rule=_UNLOADED, severity="error", node="", reason=str(error), fix=fix)], (_UNLOADED,)
+    if known.arithmetic is None:
+        return [], (_UNLOADED,)
+    return list(_float_layers(known.arithmetic(path, settings))), (_UNLOADED, _FLOAT_KERNEL)
+
+
+def _float_layers(arithmetic: Mapping[str, str]) -> Iterator[Finding]:
+    """What an engine runs in float beside layers in INT8, by its own account."""
+    left = [name for name, precision in arithmetic.items() if precision not in ("u8", "i8")]
+    if not left or len(left) == len(arithmetic):
+        return
+    more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+    yield Finding(
+        rule=_FLOAT_KERNEL,
+        severity="warning" if len(left) > _TOLERATED * len(arithmetic) else "note",
+        node=left[0],
+        reason=f"{len(left)} of {len(arithmetic)} convolutions and products run in {arithmetic[left[0]]} here: "
+        f"{', '.join(left[:_NAMED])}{more}",
+        fix="quantize them too, unless a repair left them float on purpose (edgeopt inspect says which)",
+    )
 
 
 def _report(path: Path, target: str, found: list[Finding], rules: tuple[str, ...]) -> LintReport:

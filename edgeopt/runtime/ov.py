@@ -22,6 +22,8 @@ from edgeopt.spec import TensorSpec
 _DEVICE = "CPU"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names by ours."""
+_LINEAR = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
+"""What OpenVINO calls its kernels for them."""
 BATCH = "N"
 """OpenVINO forgets the names of dynamic dimensions; the first one is the batch."""
 _IMPORTING = threading.Lock()
@@ -244,6 +246,23 @@ def check_precision(settings: EngineSettings) -> None:
             f"this processor has no bf16 (OpenVINO offers {', '.join(offered)}). Use another variant, or "
             'build with [precision] cpu = "fp32"'
         )
+
+
+def arithmetic(path: Path, settings: EngineSettings) -> dict[str, str]:
+    """Compile a graph and say what each convolution and matrix product runs in: ``u8``, ``i8``, ``f32``, by its name.
+
+    Raises:
+        MissingExtraError: openvino is not installed.
+    """
+    openvino = library()
+    compiled = _compile(openvino, _read(openvino, path), settings, batch=settings.batch)
+    layers = {}
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in _LINEAR:
+            name = facts["originalLayersNames"].astype(str).partition(",")[0]
+            layers[name or node.get_friendly_name()] = facts["runtimePrecision"].astype(str)
+    return layers
 
 
 def _read(openvino: Any, model: Path | bytes) -> Any:

@@ -48,5 +48,6 @@ TARGET = Target(
     check=ov.check_precision,
     tunable=frozenset(("threads", "streams", "hint", "precision")),
     lint_rules=("cpu",),
+    arithmetic=ov.arithmetic,
     offers=offers,
 )
