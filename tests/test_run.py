@@ -182,6 +182,21 @@ def test_the_source_may_come_from_the_environment(classifier: Path, tmp_path: Pa
     assert "Say what to run on" in run(classifier, env={"EDGEOPT_SOURCE": ""}).output
 
 
+def test_it_advises_on_thresholds_that_were_measured_here(detector: Path, scene: Path, tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": scene.name, "width": 64, "height": 32}
+    boxes = [
+        {"id": row, "image_id": 1, "category_id": 1, "bbox": [32, 16 * row, 32, 16], "area": 512} for row in (0, 1)
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(tiny.COLOURS, 1)]
+    data = tmp_path / "instances.json"
+    data.write_text(json.dumps({"images": [image], "annotations": boxes, "categories": categories}))
+    assert CliRunner().invoke(main, ["evaluate", str(detector), "--data", str(data)]).exit_code == 0
+    shown = run(detector, scene).stderr
+    assert "the best F1" in shown
+    assert "was not measured on this machine" in shown, "its speed was not"
+    assert ", only on" not in shown
+
+
 def test_it_advises_on_thresholds_where_they_were_measured(detector: Path, scene: Path) -> None:
 
     curve = PrecisionRecallCurve(thresholds=(0.1, 0.5), precision=(0.5, 1.0), recall=(1.0, 0.4))

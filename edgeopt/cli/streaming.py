@@ -20,6 +20,7 @@ from edgeopt.errors import ConfigError, DataError
 from edgeopt.evaluate import threshold_advice
 from edgeopt.preprocess import Image
 from edgeopt.runtime import Predictor, Result
+from edgeopt.runtime.choice import measured_here
 from edgeopt.runtime.stream import (
     MOST,
     Answer,
@@ -154,8 +155,9 @@ def say_what_runs(predictor: Predictor, bundle: Bundle, score: float | None) -> 
     for name, reason in predictor.rejected.items():
         echo(printable(f"  not {name}: {reason}"), err=True)
     if predictor.choice.hint:
-        echo(printable(f"{predictor.choice.hint}. Measure it: edgeopt benchmark {bundle.path}"), err=True)
-    accuracy = bundle.manifest.variant(variant.name).accuracy
+        echo(printable(predictor.choice.hint), err=True)
+    here = measured_here(bundle.manifest).get(variant.name)
+    accuracy = (here and here.accuracy) or bundle.manifest.variant(variant.name).accuracy
     if score is None and accuracy is not None and accuracy.curve is not None:
         echo("score thresholds on the test set; choose another with --score:", err=True)
         for line in threshold_advice(accuracy.curve, accuracy.score_threshold):

@@ -278,7 +278,8 @@ class Candidates:
             return ""
         others = (chosen, *self.manifest.variants)
         known = next((each.measured for each in others if each.measured), {})
-        elsewhere = "; ".join(sorted({found.machine.title for found in known.values()}))
+        timed = {found.machine.title for found in known.values() if found.latency is not None}
+        elsewhere = "; ".join(sorted(timed))
         here = identity_of_target(chosen.target, self.machine).title
         only = elsewhere and f", only on {elsewhere}"
         return (
