@@ -82,9 +82,13 @@ def evaluate(
     from edgeopt.cli.views.tables import accuracy_table
     from edgeopt.config import EvaluateConfig
     from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
+    from edgeopt.spec import replace
 
     opened = Bundle.open(bundle)
-    dataset, config = _dataset(opened, data), EvaluateConfig(metrics=metrics)
+    recipe = opened.manifest.recipe
+    config = EvaluateConfig() if recipe is None else recipe.evaluate
+    config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))))
+    dataset = _dataset(opened, data)
     with StageDisplay() as display:
         results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
     manifest = opened.manifest
