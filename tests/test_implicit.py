@@ -13,7 +13,7 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import World, fake_tensorrt
 
 from edgeopt.bundle import Bundle
-from edgeopt.bundle.records import ImplicitCalibration
+from edgeopt.bundle.records import Acceptance, ImplicitCalibration
 from edgeopt.cli import main
 from edgeopt.errors import BundleError, DataError, TargetError
 from edgeopt.runtime.choice import choose
@@ -93,6 +93,20 @@ def test_a_variant_of_unknown_accuracy_is_not_chosen(board) -> None:
     choice = choose(bundle.manifest, lambda target: Availability(ok=True))
     assert choice.name != "trt-int8-implicit"
     assert "was not measured" in choice.rejected["trt-int8-implicit"]
+
+
+def test_a_dla_variant_that_the_device_evaluated_is_chosen_there(board) -> None:
+    bundle, variant = add_implicit_variant(Bundle.open(board.bundle), board.images, dla_core=0)
+    allowed = Acceptance(accepted=True)
+    (found,) = tiny.measured(tiny.identity("trt"), accuracy=tiny.accuracy(0.9), acceptance=allowed).values()
+    choice = choose(bundle.record_measured({variant.name: found}).manifest, lambda target: Availability(ok=True))
+    assert choice.name == "trt-int8-dla0"
+    (elsewhere,) = tiny.measured(
+        replace(tiny.identity("trt"), board="another"), accuracy=tiny.accuracy(0.9), acceptance=allowed
+    ).values()
+    fresh, _ = add_implicit_variant(Bundle.open(board.bundle), board.images, dla_core=1)
+    choice = choose(fresh.record_measured({"trt-int8-dla1": elsewhere}).manifest, lambda target: Availability(ok=True))
+    assert "its accuracy was not measured" in choice.rejected["trt-int8-dla1"]
 
 
 def test_images_go_through_the_bundles_preprocessing(board, calibrated_on) -> None:

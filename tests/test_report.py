@@ -222,6 +222,20 @@ class TestContent:
         assert "90.0 %" not in page
         assert "<code>edgeopt diagnose pets.edgeopt</code> says why" in page
 
+    def test_latencies_of_another_machine_are_said_to_be_its(self, bundle):
+        manifest = bundle.manifest
+        for variant in manifest.variants:
+            (found,) = variant.measured.values()
+            where = replace(found.machine, board="Another board")
+            environment = replace(found.latency.environment, fingerprint="f" * 16)
+            latency = replace(found.latency, environment=environment)
+            manifest = manifest.with_variant(replace(variant, measured=tiny.measured(where, latency=latency)))
+        found = content(manifest)
+        assert found.measured_on.startswith("Another board, ")
+        for text in (to_markdown(found), to_html(found)):
+            assert "measured on another machine (Another board, " in text
+        assert content(bundle.manifest).measured_on == ""
+
     def test_nothing_runs(self, bundle, chosen):
         chosen(
             None,

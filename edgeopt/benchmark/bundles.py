@@ -14,7 +14,7 @@ from edgeopt.errors import TargetError
 from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Update
 from edgeopt.runtime import availability, open_variant
-from edgeopt.runtime.choice import identity_of_target
+from edgeopt.runtime.choice import identity_of_target, measured_here
 from edgeopt.runtime.session import Array
 from edgeopt.spec import replace
 
@@ -53,8 +53,13 @@ def benchmark_bundle(
             for each in wanted
         }
         results = benchmark_scenario(predictors, images, scenario, config, quick=quick, progress=progress)
+    here = measured_here(bundle.manifest)
     return {
-        name: replace(result, engine=predictors[name].variant.engine, accuracy=accuracy_beside(bundle.manifest, name))
+        name: replace(
+            result,
+            engine=predictors[name].variant.engine,
+            accuracy=accuracy_beside(bundle.manifest, name, here),
+        )
         for name, result in results.items()
     }
 

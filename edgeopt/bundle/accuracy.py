@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from edgeopt.bundle.manifest import Manifest
-from edgeopt.bundle.records import AccuracyBeside
+from collections.abc import Mapping
+
+from edgeopt.bundle.manifest import Manifest, Variant
+from edgeopt.bundle.records import Accuracy, AccuracyBeside, Measured
 
 
-def accuracy_beside(manifest: Manifest, name: str) -> AccuracyBeside | None:
-    """A variant's accuracy against the baseline's; None where it was never evaluated."""
-    own = manifest.variant(name).accuracy
-    baseline = manifest.variant(manifest.baseline).accuracy
+def accuracy_here(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | None:
+    """By this machine's kernels where it evaluated the images that the bundle was built with, else as it was built.
+
+    Args:
+        variant: of the bundle.
+        here: what this machine found, by variant (`runtime.choice.measured_here`).
+    """
+    found = here[variant.name].accuracy if variant.name in here else None
+    built = variant.accuracy
+    return found if found is not None and (built is None or found.data == built.data) else built
+
+
+def accuracy_beside(manifest: Manifest, name: str, here: Mapping[str, Measured]) -> AccuracyBeside | None:
+    """A variant's accuracy against the baseline's, on this machine; None where it was never evaluated."""
+    own = accuracy_here(manifest.variant(name), here)
+    baseline = accuracy_here(manifest.variant(manifest.baseline), here)
     if own is None:
         return None
     alike = baseline is not None and (baseline.metric, baseline.data) == (own.metric, own.data) and baseline.value > 0

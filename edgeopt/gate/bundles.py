@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.bundle.records import Accuracy
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.run import Opened, gate
@@ -21,7 +22,7 @@ from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
 from edgeopt.progress import Update
 from edgeopt.runtime import availability, load
-from edgeopt.runtime.choice import choose
+from edgeopt.runtime.choice import choose, measured_here
 from edgeopt.typed import from_json
 
 
@@ -216,4 +217,4 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
 def _accuracy(side: Side) -> Accuracy | None:
     manifest = Bundle.open(side.path).manifest
     name = side.variant or choose(manifest, availability).name
-    return None if name is None else manifest.variant(name).accuracy
+    return None if name is None else accuracy_here(manifest.variant(name), measured_here(manifest))

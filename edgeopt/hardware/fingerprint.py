@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ def _versions(distributions: Iterable[str]) -> dict[str, str]:
     return {name: found for name in distributions if (found := _version(name))}
 
 
+@cache
 def _version(distribution: str) -> str:
     try:
         return importlib.metadata.version(distribution)

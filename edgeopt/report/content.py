@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from edgeopt.bundle import Manifest, Variant
+from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.bundle.figures import acceptance, measured_on_one_machine
 from edgeopt.bundle.records import (
     Acceptance,
@@ -18,7 +19,7 @@ from edgeopt.bundle.records import (
     SearchResult,
 )
 from edgeopt.evaluate.classes import Draws, changes, metric_draws, per_class, supports
-from edgeopt.hardware import machine
+from edgeopt.hardware import Machine, machine, machine_fingerprint
 from edgeopt.intervals import Values, interval
 from edgeopt.runtime import Availability, availability
 from edgeopt.runtime.choice import choose, measured_here
@@ -123,6 +124,8 @@ class Report(Struct):
     rows: tuple[Row, ...]
     """The baseline first."""
     runs: Runs
+    measured_on: str
+    """The machine that the latencies are of, where it is not this one; otherwise empty."""
     candidate: str | None
     """The variant that the report opens with: the one that runs here, and where that is in the baseline's precision the
     best of those in a lower one."""
@@ -183,26 +186,27 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
     """
     variants = manifest.variants
     here = measured_here(manifest)
-    accuracies = {each.name: found for each in variants if (found := _accuracy(each, here)) is not None}
+    accuracies = {each.name: found for each in variants if (found := accuracy_here(each, here)) is not None}
     ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
     draws = {name: metric_draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
     figures = _figures(accuracies, draws, manifest.baseline)
-    measured = measured_on_one_machine(manifest)
+    runs, where = _runs(manifest, available), machine()
+    measured = measured_on_one_machine(manifest, machine_fingerprint(where))
     rows = tuple(
         _row(
             manifest,
             variant,
             measured.get(variant.name),
-            acceptance(variant, here.get(variant.name, measured.get(variant.name))),
+            acceptance(variant, here.get(variant.name)),
             *figures.get(variant.name, (None, None)),
         )
         for variant in ordered
     )
-    runs = _runs(manifest, available)
     return Report(
         manifest=manifest,
         rows=rows,
         runs=runs,
+        measured_on=_elsewhere(measured, where),
         candidate=_candidate(rows, runs.name),
         metrics=_metric_rows(accuracies),
         classes=_class_rows(accuracies, draws, manifest),
@@ -224,11 +228,12 @@ def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
     )
 
 
-def _accuracy(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | None:
-    """Return this machine's accuracy if it evaluated the very same images, else that of the build."""
-    found = here[variant.name].accuracy if variant.name in here else None
-    built = variant.accuracy
-    return found if found is not None and (built is None or found.data == built.data) else built
+def _elsewhere(measured: Mapping[str, Measured], where: Machine) -> str:
+    """Return the other machine that latencies are of, or nothing where they are this one's or there are none."""
+    for found in measured.values():
+        if found.latency is not None and found.latency.environment.fingerprint != machine_fingerprint(where):
+            return found.machine.title
+    return ""
 
 
 def _row(

@@ -92,6 +92,8 @@ def _notes(report: Report) -> str:
     notes = list(report.manifest.notes)
     if report.runs.name is not None:
         notes.append(f"this machine runs {report.runs.name}, because {report.runs.because}")
+    if report.measured_on:
+        notes.append(f"latencies were measured on another machine ({report.measured_on}) and decide nothing here")
     marked = [row for row in report.rows if row.latency is not None and row.marks]
     notes += [f"* {row.name}: latency not valid: {'; '.join(row.marks)}" for row in marked]
     notes += [
