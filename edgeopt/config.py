@@ -207,8 +207,8 @@ class CalibrateConfig(Struct):
     """``[calibrate]``: how activations are observed and ranges chosen."""
 
     method: CalibrationMethod = "mean_minmax"
-    """How ranges are found. The repair ``ranges`` then gives single tensors another one where that measurably helps,
-    and ``[quantize.ranges]`` settles the method of single layers."""
+    """Method of choosing ranges. The repair ``ranges`` then gives single tensors another one where that measurably
+    helps, and ``[quantize.ranges]`` settles the method of single layers."""
     images: PositiveInt = 200
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
     minimum_images: PositiveInt = 16
@@ -309,8 +309,8 @@ class TensorRTBuild(Struct):
     workspace_bytes: PositiveInt | None = None
     """Scratch memory that tactics may use. None: derived from the device's free memory."""
     optimization_level: Annotated[int, Meta(ge=0, le=5)] | None = None
-    """From 0, which builds fastest, to 5, which searches longest. None: the library's default (3). TensorRT 8.6 and
-    newer."""
+    """Effort of the build, from 0 (builds fastest) to 5 (searches longest). None: the library's default (3). TensorRT
+    8.6 and newer."""
     tf32: bool = True
     """Let FP32 convolutions use TF32 tensor cores (Ampere and newer): 10-bit mantissa, much faster."""
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
@@ -330,8 +330,8 @@ class TensorRTRun(Struct):
     cuda_graph: bool = True
     """Launch the whole network as one piece of work, which saves the processor the enqueueing of each layer."""
     memory: Literal["auto", "copied", "mapped"] = "auto"
-    """See `runtime.trt.buffers.Memory`. ``auto`` measures shortly which is faster if GPU and processor share memory;
-    elsewhere it means ``copied``."""
+    """Memory of inputs and outputs; see `runtime.trt.buffers.Memory`. ``auto`` measures shortly which is faster if GPU
+    and processor share memory; elsewhere it means ``copied``."""
 
 
 class TensorRTOptions(Struct):

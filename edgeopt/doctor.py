@@ -25,7 +25,7 @@ class TargetState(Struct):
     problem: str
     """Reason why it does not run, or not even compile; empty if it runs."""
     offers: str
-    """What it does well here, or what it can be asked for."""
+    """Strengths and options of the target here."""
 
 
 class DoctorReport(Struct):

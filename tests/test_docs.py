@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -62,3 +63,18 @@ def test_every_room_has_a_line() -> None:
     names |= {path.stem for path in package.glob("[a-z]*.py")}
     text = (package / "README.md").read_text(encoding="utf-8")
     assert sorted(name for name in names if f"`{name}`" not in text) == []
+
+
+_FRAGMENT = re.compile(r"(Whether|Of|Why|What|How|Nor|That|Those|Which)\b")
+
+
+def test_docstrings_are_sentences_of_their_own() -> None:
+    """A fragment leaves its subject elsewhere: "True if …", "The model's …" and "Return …" say it."""
+    found = [
+        f"{source.relative_to(ROOT)}:{node.lineno}: {node.value.value.strip().splitlines()[0]}"
+        for source in sorted((ROOT / "edgeopt").rglob("*.py"))
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        if _FRAGMENT.match(node.value.value.strip())
+    ]
+    assert found == []

@@ -29,7 +29,7 @@ _SERVER_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Scenario:
-    """How queries come, and the fewest that make a valid run."""
+    """A way of sending queries, and the fewest that make a valid run."""
 
     name: ScenarioName
     percentile: float

@@ -20,7 +20,7 @@ class SafeConsole(Console):
     """A console whose texts cannot command the terminal, whatever names are in them; its own styles can."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See `Console.render`."""
+        """Render as `Console.render` does."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable_block(segment.text), segment.style)
 

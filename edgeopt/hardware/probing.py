@@ -49,7 +49,7 @@ class Cpu(Struct):
 
     model: str
     architecture: str
-    """As `platform.machine` names it: ``x86_64``, ``aarch64``."""
+    """Name that `platform.machine` gives it: ``x86_64``, ``aarch64``."""
     cores: int
     """Logical processors that this process may use."""
     features: tuple[str, ...] = ()

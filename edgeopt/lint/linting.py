@@ -75,7 +75,7 @@ def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[l
 
 
 def _float_layers(arithmetic: Mapping[str, str]) -> Iterator[Finding]:
-    """What an engine runs in float beside layers in INT8, by its own account."""
+    """Return the layers that an engine runs in float beside layers in INT8, by its own account."""
     left = [name for name, precision in arithmetic.items() if precision not in ("u8", "i8")]
     if not left or len(left) == len(arithmetic):
         return

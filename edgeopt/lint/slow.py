@@ -85,7 +85,7 @@ def split_fusion(linted: Linted) -> Iterator[Finding]:
 
 
 def both_branches(linted: Linted) -> Iterator[Finding]:
-    """In a residual sum, only the branch without the convolution is quantized."""
+    """Only the branch without the convolution is quantized in a residual sum."""
     for node in linted.of("Add"):
         if len(node.inputs) == 2 and quantized(node, 0) and quantized(node, 1):
             yield finding(

@@ -47,7 +47,7 @@ class Result:
     records: StageRecords
     """Records of the stages on its way."""
     here: Accuracy | None = None
-    """By this machine's kernels, where they compute other numbers than are written."""
+    """Measurements by this machine's kernels, if they compute other numbers than are written."""
 
 
 def is_current(path: Path, key: str) -> bool:
@@ -150,7 +150,7 @@ def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
 
 
 def _golden_outputs(result: Result, inputs: dict[str, Array]) -> dict[str, Any]:
-    """What every machine should answer: what is written, where this one's kernels differ from that."""
+    """Return what every machine should answer: the graph as written, if this machine's kernels differ from it."""
     engine = result.engine
     with engine.session() if result.here is None else engine.written() as session:
         return record_outputs(session, inputs)

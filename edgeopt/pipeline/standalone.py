@@ -43,7 +43,7 @@ class InputSpec(Struct):
 
 
 class TakenFor(Struct):
-    """What an output was taken for, and why."""
+    """Meaning that an output was taken for, and why."""
 
     output: str
     kind: OutputKind
@@ -74,15 +74,15 @@ class QuantizedFile(Struct):
     convergence: Convergence
     scheme: SchemeName
     processors: tuple[Processor, ...]
-    """Those whose kernels compute the file as written."""
+    """Processors whose kernels compute the file as written."""
     outputs: tuple[TakenFor, ...]
     tried: tuple[TriedRepair, ...]
     repairs: tuple[str, ...]
-    """Those that helped."""
+    """Repairs that helped."""
     kept_float32: dict[str, str] | None
-    """Why nodes stayed FP32, by name; None where FP16 was not asked for."""
+    """Reasons why nodes stayed FP32, by name; None if FP16 was not asked for."""
     declined: dict[str, str]
-    """Why repairs were not tried, or are not worth what they gain, by name."""
+    """Reasons why repairs were not tried, or are not worth their gain, by name."""
 
 
 def quantize_file(

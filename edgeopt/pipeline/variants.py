@@ -153,7 +153,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
 
 
 def kernel_deviation(engine: BuiltVariant, dataset: Dataset) -> float:
-    """How far an engine's outputs are from those of its graph as written: their mean absolute difference, as a share.
+    """Return the mean absolute difference of an engine's outputs from its graph as written, as a share.
 
     On the first images of a set; the share is that of the written outputs' mean magnitude, of the output where it is
     largest.
@@ -221,7 +221,7 @@ def read_accuracy(artifact: Artifact) -> Accuracy:
 
 
 def read_accuracy_here(artifact: Artifact) -> Accuracy | None:
-    """What this machine's kernels reach, where that is not what `read_accuracy` says."""
+    """Return the accuracy of this machine's kernels, if it differs from `read_accuracy`."""
     path = artifact.file(_HERE)
     return from_json(path.read_bytes(), Accuracy) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""What is seen in one image."""
+"""Results of one image."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Detections:
         return len(self.scores)
 
     def above(self, score: float) -> Detections:
-        """Those with at least this score."""
+        """Return the detections with at least this score."""
         return self._picked(np.flatnonzero(self.scores >= score))
 
     def only(self, labels: Collection[str]) -> Detections:

@@ -23,7 +23,7 @@ _DEVICE = "CPU"
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names by ours."""
 _LINEAR = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
-"""What OpenVINO calls its kernels for them."""
+"""OpenVINO's names of its kernels for them."""
 BATCH = "N"
 """OpenVINO forgets the names of dynamic dimensions; the first one is the batch."""
 _IMPORTING = threading.Lock()

@@ -128,7 +128,8 @@ class Target:
     list_layers: Callable[..., str] | None = None
     """(path, settings=EngineSettings) to the layers of an engine, as JSON of TensorRT's inspector, for lint."""
     arithmetic: Callable[[Path, EngineSettings], Mapping[str, str]] | None = None
-    """What the engine says that it computes each convolution and matrix product of a graph in, by name, for lint."""
+    """Function that returns the arithmetic of each convolution and matrix product of a graph by the engine's own
+    account, by name, for lint."""
     offers: Callable[[Machine], str] = _nothing
     """Facts about it on a machine, for `edgeopt doctor`."""
     implicit_int8: bool = False

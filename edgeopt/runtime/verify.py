@@ -38,7 +38,7 @@ class Verification:
     skipped: dict[str, str]
     """Reason why a variant was not run."""
     processor: str = ""
-    """How this processor's integer kernels add products; empty if that is unknown."""
+    """Kind of this processor's integer kernels, by how they add products; empty if that is unknown."""
     saturating: dict[str, str] = field(default_factory=dict)
     """Reason why a variant may saturate on this processor."""
 

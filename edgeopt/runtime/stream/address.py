@@ -19,7 +19,7 @@ def is_network(text: str) -> bool:
 
 
 def is_pipeline(text: str) -> bool:
-    """Whether `text` is a GStreamer pipeline, of one element or several."""
+    """Return True if `text` is a GStreamer pipeline, of one element or several."""
     return "!" in text or _FIRST_ELEMENT.match(text) is not None
 
 

@@ -26,7 +26,7 @@ class Frame:
     """The path of an image; of a video's frame its name and number."""
     image: Image
     file: str | None = None
-    """Of an image: its path from the folder that was named, else its file's name."""
+    """Path of an image from the folder that was named, else its file's name."""
 
 
 class Source(Protocol):

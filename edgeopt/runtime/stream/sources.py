@@ -77,7 +77,7 @@ class ImageSource:
 
 
 def open_all(texts: Sequence[str]) -> Iterator[Callable[[], Source]]:
-    """What opens each source, as `open_source` does; image files that follow each other are one source."""
+    """Open each source as `open_source` does; image files that follow each other are one source."""
     for are_images, group in itertools.groupby(texts, _is_image):
         named = list(group)
         if are_images:
