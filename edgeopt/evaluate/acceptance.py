@@ -41,8 +41,8 @@ def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Accepta
         return Acceptance(accepted=True)
     interval = "" if limits is None else f" (95 % interval of the loss: {limits[0]:.2f} to {limits[1]:.2f})"
     change = f"{'loses' if lost >= 0.0 else 'gains'} {abs(lost):.2f} points{f' of {metric}' if metric else ''}"
-    verdict = f"it {change}{interval} on {accuracy.images} images, [evaluate] max_drop allows a loss of {allowed:.2f}"
-    doubt = "" if certain else ": too few images to be certain"
+    verdict = f"it {change}{interval} on {accuracy.images} images, and [evaluate] max_drop allows {allowed:.2f}"
+    doubt = "" if certain else ". More images are needed to be certain"
     return Acceptance(accepted=accepted, verdict=verdict + doubt, certain=certain)
 
 
