@@ -36,7 +36,7 @@ from edgeopt.evaluate import (
     surest_mistakes,
     threshold_advice,
 )
-from edgeopt.evaluate.classes import per_class
+from edgeopt.evaluate.classes import changes, per_class
 from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.references import importable
@@ -374,12 +374,39 @@ class TestClasses:
         assert f"lost much: {changes[0].label}" in worse.summary()
         assert "% (20 in the test set)" in class_sentence(changes[0])
 
-    def test_a_class_of_two_images_proves_nothing_but_a_large_loss_is_said(self):
-        change = ClassChange(label="a", support=2, before=0.5, after=0.44, low=-0.06, high=-0.06)
-        assert not change.lost_much
-        change = replace(change, after=0.2)
-        assert change.lost_much
-        assert "too few to rule out chance" in class_sentence(change)
+    @pytest.mark.parametrize(
+        ("support", "after", "beyond_chance", "said"),
+        [
+            (2, 0.0, False, False),
+            (8, 0.0, False, True),
+            (50, 0.44, False, False),
+            (50, 0.44, True, True),
+            (50, 0.46, True, False),
+        ],
+    )
+    def test_what_a_few_images_lost_is_no_finding(self, support, after, beyond_chance, said):
+        change = ClassChange(
+            label="a", support=support, before=0.5, after=after, low=-0.6, high=0.0, beyond_chance=beyond_chance
+        )
+        assert change.lost_much == said
+        assert ("too few to rule out chance" in class_sentence(change)) != beyond_chance
+
+    def test_of_many_classes_one_loses_by_chance(self):
+        """The change that is beyond chance of one class is not beyond that of the worst of a thousand."""
+        data = plain([10] * 20 + [120] * 20 + [250] * 20, [0] * 20 + [1] * 20 + [2] * 20)
+        baseline = evaluate(Runner(classify(), classifier()), data)
+        draws = np.random.default_rng(0).normal(-0.1, 0.04, (2000, 3))
+        worse = replace(baseline.metrics.per_class[0], f1=0.9)
+        per = (worse, *baseline.metrics.per_class[1:])
+        other = replace(baseline, metrics=replace(baseline.metrics, per_class=per))
+        assert changes(baseline, other, LABELS, draws)[0].beyond_chance
+        thousand = (*LABELS, *(f"class {index}" for index in range(997)))
+        many = [
+            replace(each, metrics=replace(each.metrics, per_class=(*each.metrics.per_class, *per[1:2] * 997)))
+            for each in (baseline, other)
+        ]
+        wide = np.pad(draws, ((0, 0), (0, 997)))
+        assert not changes(*many, thousand, wide)[0].beyond_chance
 
     def test_the_same_model_loses_nothing(self, dataset):
         baseline = evaluate(Runner(classify(), classifier()), dataset)
@@ -392,7 +419,7 @@ class TestClasses:
         assert [each.label for each in changes] == ["dog", "cat"]
         assert changes[0].after == 0
         assert changes[1].change == 0
-        assert [each.label for each in worse.comparison.lost] == ["dog"]
+        assert worse.comparison.lost == (), "of two dogs"
 
     def test_figures_by_class_are_those_of_the_metrics(self, dataset, scenes):
         for accuracy in (evaluate(Runner(classify(), classifier()), dataset), evaluate(detect(0.8), scenes)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,10 @@ def class_changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) 
     """
     before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
     return changes(baseline, other, labels, after.classes - before.classes)
+
+
+_FEW = 5
+"""Examples of a class below which a bootstrap only repeats the same ones."""
 
 
 class Draws(NamedTuple):
@@ -60,6 +65,8 @@ def compare(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tup
 def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws: Values) -> tuple[ClassChange, ...]:
     """Compute `class_changes` from (resamples, classes) differences. They are NaN in draws without the class."""
     before, after = per_class(baseline), per_class(other)
+    # Bonferroni's bound: of a thousand classes, 25 leave an interval of 95 % at one end by chance.
+    limit = NormalDist().inv_cdf(1.0 - 0.025 / max(len(labels), 1))
     found = []
     for index, (label, support) in enumerate(zip(labels, supports(baseline), strict=True)):
         one, two = before[index], after[index]
@@ -67,7 +74,10 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
         if not support or one is None or two is None or not seen.size:
             continue
         low, high = np.quantile(seen, [0.025, 0.975]).tolist()
-        found.append(ClassChange(label=label, support=support, before=one, after=two, low=low, high=high))
+        certain = high < 0.0 and support >= _FEW and two - one <= -limit * float(seen.std())
+        found.append(
+            ClassChange(label=label, support=support, before=one, after=two, low=low, high=high, beyond_chance=certain)
+        )
     return tuple(sorted(found, key=lambda each: each.change))
 
 

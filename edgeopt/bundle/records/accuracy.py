@@ -23,9 +23,9 @@ SCHEMA_VERSION = 1
 LOSS = 0.05
 """Smallest loss of a class that is reported, if its interval leaves no doubt of it."""
 _LARGE_LOSS = 0.2
-"""Loss from which on it is always reported."""
-_FEW = 5
-"""Examples of a class below which a bootstrap only repeats the same ones."""
+"""Loss from which on it is reported even if too few examples leave a doubt."""
+_EXAMPLES = 3
+"""Examples that such a loss amounts to at least: one answer of a class with one image is no finding."""
 _NAMED = 3
 """Classes that one line names."""
 
@@ -182,6 +182,8 @@ class ClassChange(Struct):
     low: float
     """Ends of the 95 % interval of the change, bootstrapped over images."""
     high: float
+    beyond_chance: bool = False
+    """A loss that other images would show too, even though many classes are looked at and one has to be the worst."""
 
     @property
     def change(self) -> float:
@@ -189,14 +191,10 @@ class ClassChange(Struct):
         return self.after - self.before
 
     @property
-    def beyond_chance(self) -> bool:
-        """True if the whole interval is a loss, and there are enough examples for the interval to mean anything."""
-        return self.high < 0.0 and self.support >= _FEW
-
-    @property
     def lost_much(self) -> bool:
-        """Five points that other images would show too, or so much that too few images are no excuse."""
-        return self.change <= -_LARGE_LOSS or (self.change <= -LOSS and self.beyond_chance)
+        """Five points beyond chance, or twenty that several examples lost."""
+        large = self.change <= -_LARGE_LOSS and -self.change * self.support >= _EXAMPLES
+        return large or (self.change <= -LOSS and self.beyond_chance)
 
 
 class Comparison(Struct):
