@@ -74,9 +74,11 @@ def compile_(
 def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     from edgeopt.bundle import EngineSettings
     from edgeopt.config import BatchRange, TensorRTBuild, TensorRTOptions
+    from edgeopt.spec import replace
     from edgeopt.targets import compile_file, find_target
 
-    chosen, settings = find_target(target), EngineSettings()
+    chosen = find_target(target)
+    settings = chosen.default_settings(target)
     if batch is not None and chosen.file_suffix == ".onnx":
         raise click.UsageError(
             f"the file for '{target}' is the graph itself, for any batch. --batch goes with --target rtx; elsewhere a "
@@ -85,7 +87,7 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     if batch is not None and chosen.options is TensorRTOptions:
         settings = EngineSettings(tensorrt=TensorRTOptions(build=TensorRTBuild(batch=BatchRange(max=batch))))
     elif batch is not None:
-        settings = EngineSettings(batch=batch)
+        settings = replace(settings, batch=batch)
     size = compile_file(model, target, out, settings)
     note = f"; {chosen.about_files}" if chosen.about_files else ""
     echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")

@@ -54,7 +54,7 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None, rule
         layers = _inspect(path, target, EngineSettings())
         return _report(path, target, _layer_findings(layers, bandwidth), tuple(engine_rules.RULES))
     found, looked_for = _graph_findings(path, target, rules)
-    refused, asked = _load_findings(path, target, EngineSettings())
+    refused, asked = _load_findings(path, target, find_target(target).default_settings(target))
     return _report(path, target, [*refused, *found], (*asked, *looked_for))
 
 

@@ -153,6 +153,10 @@ class Target:
         checked = checked_table(given, self.options, f"[compile.options] of '{reference}'")
         return EngineSettings(options=msgspec.to_builtins(checked))
 
+    def default_settings(self, reference: str) -> EngineSettings:
+        """Return `settings` where no recipe says anything."""
+        return self.settings(CompileConfig(), reference)
+
     def reduced(self, precision: PrecisionConfig) -> Literal["fp16", "bf16"] | None:
         """Return the precision of the recipe's float layers below FP32; None if they stay FP32."""
         chosen = None if self.float_layers is None else getattr(precision, self.float_layers)
@@ -192,7 +196,7 @@ def open_session(
         path: what the target's `compile` made.
         target: ``ort``, ``ov``, ``trt``, ``rtx`` or a reference to one of the user's.
         threads: of the engine; 0 leaves it to `settings`.
-        settings: how it runs, as its bundle says. Default: `EngineSettings()`.
+        settings: how it runs, as its bundle says. Default: the target's own.
         reuse_outputs: give out the session's own output buffers, which the next `run` overwrites, instead of copies.
         content: of the file, where it was read (and checked) before; then it is not opened again.
 
@@ -200,10 +204,11 @@ def open_session(
         MissingExtraError: the engine's library is not installed.
         TargetError: no such target, or its library refuses the file.
     """
-    settings = settings or EngineSettings()
+    found = find_target(target)
+    settings = settings or found.default_settings(target)
     if threads:
         settings = replace(settings, threads=threads)
-    return find_target(target).open_engine(path, settings=settings, reuse_outputs=reuse_outputs, content=content)
+    return found.open_engine(path, settings=settings, reuse_outputs=reuse_outputs, content=content)
 
 
 def availability(target: str) -> Availability:

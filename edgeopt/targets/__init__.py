@@ -26,7 +26,8 @@ def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | 
         TargetError: the target is not available here, or refuses the graph.
         StorageError: `out` cannot be written.
     """
-    engine = find_target(target).compile(path.read_bytes(), settings or EngineSettings())
+    found = find_target(target)
+    engine = found.compile(path.read_bytes(), settings or found.default_settings(target))
     with storage_errors(out):
         out.write_bytes(engine)
     return len(engine)

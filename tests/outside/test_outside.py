@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -146,6 +147,13 @@ def test_data_of_the_users_format_are_named_in_a_file_of_their_own(
     done = CliRunner().invoke(main, ["evaluate", str(bundle.path), "--data", "data.toml", "--variant", "ort-fp32"])
     assert done.exit_code == 0, done.stderr
     assert "36 images" in done.stdout
+
+
+def test_one_file_is_compiled_for_a_target_of_the_users_own(bundle: Bundle, project: Path) -> None:
+    graph, out = bundle.file("ort-fp32"), project / "engine.onnx.z"
+    done = CliRunner().invoke(main, ["compile", str(graph), "--target", "shop.target:ZIPPED", "-o", str(out)])
+    assert done.exit_code == 0, done.stderr
+    assert zlib.decompress(out.read_bytes()) == graph.read_bytes()
 
 
 def test_a_rule_of_the_users_own_finds_what_it_looks_for(bundle: Bundle, project: Path) -> None:
