@@ -93,7 +93,7 @@ def test_what_a_device_evaluated_decides_there() -> None:
 def test_int8_refused_for_its_speed_stays_refused_until_it_is_measured_to_be_faster() -> None:
     reason = "INT8 is not significantly faster here"
     search = SearchResult(
-        status="refused", reason=reason, best=Point(quantized=(), predicted_ms=1.0, predicted_distance=0.0),
+        status="refused", reason=reason, best=Point(quantized=(), predicted_ms=1.0, predicted_discrepancy=0.0),
         allowed_drop=None, certain=True, curve=(), sensitivity={}, gain_ms={}, validations=0,
     )  # fmt: skip
     variant = replace(
