@@ -105,7 +105,7 @@ def resolve(
     try:
         module = importlib.import_module(module_name)
     except Exception as problem:  # importing runs the user's code
-        places = " and ".join([*_folders, "the installed packages"])
+        places = " and ".join([*dict.fromkeys(_folders), "the installed packages"])
         raise error(
             f"the {kind} '{reference}' cannot be imported: {type(problem).__name__}: {problem}. "
             f"Module '{module_name}' was looked for in {places}"
@@ -155,18 +155,20 @@ def importable(root: Path, *references: str) -> Iterator[None]:
         references: those of the recipe; names of ours among them do not matter.
     """
     packages = [_package(reference) for reference in references if is_code(reference)]
-    added = [each for each in dict.fromkeys((str(root.resolve()), str(Path.cwd()))) if each not in sys.path]
+    folders = list(dict.fromkeys((str(root.resolve()), str(Path.cwd()))))
+    added = [each for each in folders if each not in sys.path]
     before = set(sys.modules)
     _allowed.update(packages)
     sys.path.extend(added)
-    _folders.extend(added)
+    _folders.extend(folders)
     importlib.invalidate_caches()
     try:
         yield
     finally:
         _allowed.subtract(packages)
-        for folder in added:
+        for folder in folders:
             _folders.remove(folder)
+        for folder in added:
             if folder in sys.path:  # the user's code may change it too
                 sys.path.remove(folder)
         new = set(sys.modules) - before
