@@ -111,6 +111,10 @@ def test_evaluating_judges_by_the_recipe(tmp_path: Path) -> None:
     judged = found_here(results, manifest, ThisMachine())
     assert not judged["ort-int8"].acceptance.accepted
     assert judged["ort-fp32"].acceptance.accepted
+    again = replace(manifest.variant("ort-int8"), accuracy=results["ort-int8"])
+    judged = found_here(results, manifest.with_variant(again), ThisMachine())
+    assert judged["ort-int8"].accuracy is None, "it is the build's, which the bundle holds already"
+    assert not judged["ort-int8"].acceptance.accepted
     alone = found_here({"ort-int8": tiny.accuracy(0.4)}, manifest, ThisMachine())
     assert alone["ort-int8"].acceptance is None, "without the baseline there is nothing to judge by"
 

@@ -490,6 +490,16 @@ def test_a_variant_joins_what_was_recorded_meanwhile(bundle: Bundle) -> None:
     assert joined.file("more").read_bytes() == b"x"
 
 
+def test_a_manifest_that_no_reader_would_take_is_not_written(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (bundle.path / "manifest.json").stat().st_size
+    monkeypatch.setattr("edgeopt.bundle.folder._LARGEST_MANIFEST_BYTES", size + 10)
+    with pytest.raises(BundleError, match=r"would have .* evaluations hold the answer to each image"):
+        bundle.record("ov-int8", verdict="much longer than ten letters")
+    with pytest.raises(BundleError, match=r"would have .* evaluations hold the answer to each image"):
+        tiny.write(bundle.path, notes=("much longer" * 1000,))
+    assert Bundle.open(bundle.path) == bundle
+
+
 def test_recording_beside_writing_never_breaks_a_bundle(tmp_path: Path) -> None:
     """Two processes for a second each in a tight loop: one replaces the bundle, one records in it."""
     path = tmp_path / "x.edgeopt"

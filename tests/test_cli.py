@@ -22,6 +22,7 @@ from fake_clock import FakeClock
 from tiny_recipe import RECIPE
 
 from edgeopt.bundle import Bundle, EngineSettings
+from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.cli import main
 from edgeopt.errors import (
     AccuracyError,
@@ -145,8 +146,10 @@ def test_evaluate_and_benchmark_measure_again(bundle: Path) -> None:
     assert accuracy["ort-fp32"]["images"] == 60
     assert accuracy["ort-int8"]["comparison"] is not None
     assert len(accuracy["ort-int8"]["per_image"]) == 60
-    found = measured_here(Bundle.open(bundle).manifest)
-    assert found["ort-int8"].accuracy.value == accuracy["ort-int8"]["value"]
+    manifest = Bundle.open(bundle).manifest
+    found = measured_here(manifest)
+    assert accuracy_here(manifest.variant("ort-int8"), found).value == accuracy["ort-int8"]["value"]
+    assert found["ort-int8"].acceptance is not None
     quick = ("--quick", "--duration", "0.1", "--allow-invalid", "--variant", "ort-int8", "--json")
     latency = json.loads(run("benchmark", bundle, *quick).stdout)
     assert set(latency) == {"ort-fp32", "ort-int8"}

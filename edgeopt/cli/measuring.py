@@ -114,11 +114,11 @@ def evaluate(
 
 def _record(bundle: Bundle, found: Mapping[str, Measured]) -> None:
     """Keep this machine's results in the bundle. A bundle that cannot be written is only a warning."""
-    from edgeopt.errors import StorageError
+    from edgeopt.errors import BundleError, StorageError
 
     try:
         bundle.record_measured(found)
-    except StorageError as error:
+    except (BundleError, StorageError) as error:
         echo(f"nothing was recorded: {error}", err=True)
         return
     machines = "; ".join(sorted({each.machine.title for each in found.values()}))

@@ -96,7 +96,7 @@ def found_here(
         return Measured(
             machine=identity_of_target(variant.target, machine),
             recorded=now(),
-            accuracy=accuracy,
+            accuracy=None if accuracy == variant.accuracy else accuracy,  # it may take megabytes
             acceptance=judged if compared else None,
         )
 

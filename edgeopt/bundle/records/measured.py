@@ -34,17 +34,18 @@ class Measured(Struct):
     machine: Identity
     recorded: Annotated[datetime.datetime, Meta(tz=True)]
     accuracy: Accuracy | None = None
-    """Accuracy by this machine's kernels."""
+    """Accuracy by this machine's kernels; None too where every image has the answer that it had in the build."""
     acceptance: Acceptance | None = None
-    """Decision on that accuracy."""
+    """Decision on that accuracy, where the variant was evaluated here."""
     latency: LatencyResult | None = None
     """One image at a time, in alternation with the baseline."""
 
     def merged(self, newer: Measured) -> Measured:
         """Return the measurements of `newer`, completed by the earlier ones."""
+        evaluated = newer if newer.accuracy or newer.acceptance else self
         return replace(
             newer,
-            accuracy=newer.accuracy or self.accuracy,
-            acceptance=newer.acceptance if newer.accuracy else self.acceptance,
+            accuracy=evaluated.accuracy,
+            acceptance=evaluated.acceptance,
             latency=newer.latency or self.latency,
         )
