@@ -61,6 +61,7 @@ class ModelConfig(Struct):
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     task: Task | None = None
+    """Kind of result. Default: known from the network, or from the shape of its output."""
     input_size: Size | None = None
     """Input (height, width); needed unless the source fixes it."""
     labels: tuple[str, ...] | str | None = None
@@ -98,6 +99,7 @@ class DataSource(Struct):
     split: str | None = None
     """Part of a built-in set: train, validation, test or calibration."""
     image_column: str = "file"
+    """Column of a ``csv`` with the images' paths."""
     label_column: str | None = None
     """Label column of a ``csv``. Default: ``class_index`` or ``label``, whichever exists."""
     labels: tuple[str, ...] | None = None
@@ -107,6 +109,7 @@ class DataSource(Struct):
     exclude: tuple[str, ...] = ()
     """Glob patterns of file names to leave out."""
     seed: int = 0
+    """Seed of the draw of `limit`."""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Settings for a format of your own, which finds them in the source that it is given."""
 
@@ -126,15 +129,20 @@ class DataConfig(Struct):
     holdout: Fraction = 0.1
     """Share of ``train`` that is held out for each of validation and test if they are missing."""
     seed: int = 0
+    """Seed of what is held out and of the draw of calibration images."""
 
 
 class Augmentation(Struct):
     """Random changes of training images. Each number is the half-width of a uniform factor about 1."""
 
     brightness: Fraction = 0.0
+    """Half-width of the factor on all pixels."""
     contrast: Fraction = 0.0
+    """Half-width of the factor on the distance from the mean grey."""
     color_balance: Fraction = 0.0
+    """Half-width of the factor on each colour channel."""
     scale: Fraction = 0.0
+    """Half-width of the factor on the image's size."""
     translate: Fraction = 0.0
     """Largest shift, as a share of the image's size."""
     rotate_deg: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
@@ -160,17 +168,24 @@ class TrainConfig(Struct):
     """``[train]``. Without this table the weights are used without training."""
 
     epochs: PositiveInt = 10
+    """Passes over the training images."""
     batch_size: PositiveInt = 32
+    """Images of one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum, or AdamW."""
     learning_rate: Annotated[float, Meta(gt=0.0)] = 0.01
     """Learning rate at `batch_size`; it is not rescaled."""
     momentum: Fraction = 0.9
+    """Momentum of SGD."""
     weight_decay: Annotated[float, Meta(ge=0.0)] = 5e-4
+    """Weight decay of all but biases and normalization layers."""
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
+    """Epochs in which the learning rate rises to its value, before it falls along a cosine."""
     loss: Annotated[str, named(LOSSES)] | None = None
     """Loss. Default: ``cross_entropy`` for classes, ``yolox`` for boxes. Your own is a `train.objective.ClassLoss` or a
     `train.objective.BoxLoss`."""
     label_smoothing: Fraction = 0.0
+    """Share of the target that cross-entropy spreads over all classes."""
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: cross-entropy weighted by inverse class frequency."""
     freeze_batchnorm: bool = False
@@ -183,7 +198,9 @@ class TrainConfig(Struct):
     """Number of last epochs without augmentation (YOLOX closes mosaic at the end)."""
     augmentation: Augmentation = Augmentation()
     validate_every: PositiveInt = 1
+    """Epochs between validations; the last epoch is always validated."""
     seed: int = 0
+    """Seed of shuffling, augmentation and dropout."""
 
     def __post_init__(self) -> None:
         if self.loss is None:
@@ -197,6 +214,7 @@ class ExportConfig(Struct):
     """``[export]``: how the model becomes ONNX."""
 
     opset: Annotated[int, Meta(ge=13, le=23)] = 18
+    """Version of ONNX's operators."""
     tolerance: Annotated[float, Meta(gt=0.0)] = 1e-4
     """Largest allowed difference of torch and ONNX outputs, relative to the largest output if that exceeds 1."""
     fold_normalization: bool = True
@@ -210,16 +228,20 @@ class CalibrateConfig(Struct):
     """Method of choosing ranges. The repair ``ranges`` then gives single tensors another one where that measurably
     helps, and ``[quantize.ranges]`` settles the method of single layers."""
     images: PositiveInt = 200
+    """Number of calibration images. If there are fewer, the build says so."""
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
+    """Share of values inside the range, in percent, of the method ``percentile``."""
     minimum_images: PositiveInt = 16
     """Fewest readable images; fewer is an error."""
     seed: int = 0
+    """Seed of the order of the images."""
 
 
 class QuantizeConfig(Struct):
     """``[quantize]``. With `enabled = false`, only float variants are built."""
 
     enabled: bool = True
+    """Build INT8 variants."""
     scheme: SchemeName | None = None
     """Quantization scheme. Default: the one that each target's kernels want."""
     exclude: tuple[str, ...] = ()
@@ -283,8 +305,11 @@ class BatchRange(Struct):
     """Batch sizes of one engine, which is tuned for `opt`."""
 
     min: PositiveInt = 1
+    """Smallest batch."""
     opt: PositiveInt = 1
+    """Batch that the engine is tuned for."""
     max: PositiveInt = 1
+    """Largest batch."""
 
     def __post_init__(self) -> None:
         if not self.min <= self.opt <= self.max:
@@ -314,7 +339,9 @@ class TensorRTBuild(Struct):
     tf32: bool = True
     """Let FP32 convolutions use TF32 tensor cores (Ampere and newer): 10-bit mantissa, much faster."""
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
+    """GPUs that the engine also runs on, which costs speed."""
     version_compatible: bool = False
+    """Let newer releases of TensorRT load the engine, which costs speed."""
     dla_core: Annotated[int, Meta(ge=0)] | None = None
     """Run on this DLA core; what it cannot do runs on the GPU."""
     compute_capabilities: tuple[str, ...] = ()
@@ -325,6 +352,7 @@ class TensorRTRun(Struct):
     """``[compile.tensorrt.run]``: how an engine is run. Nothing here changes the engine."""
 
     cuda: Literal["pycuda", "cuda-python", "auto"] = "auto"
+    """Package that reaches the GPU. ``auto`` takes pycuda, else cuda-python."""
     device: int = 0
     """Index of the GPU."""
     cuda_graph: bool = True
@@ -345,6 +373,7 @@ class CompileConfig(Struct):
     """``[compile]``: targets and their options."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
+    """Engines to build for: OpenVINO, ONNX Runtime, TensorRT (built on the device) and TensorRT-RTX."""
     processors: Annotated[tuple[Processor, ...], Meta(min_length=1)] = PROCESSORS
     """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
@@ -371,6 +400,7 @@ class EvaluateConfig(Struct):
     """Largest accepted drop of the main metric below the baseline's. `load()` chooses no variant beyond it by
     itself."""
     limit: PositiveInt | None = None
+    """Evaluate on only this many test images."""
     score_threshold: Fraction = 0.001
     """Lowest score of detections that enter average precision (COCO's convention keeps nearly all)."""
     iou_threshold: Fraction = 0.65
@@ -388,7 +418,9 @@ class BenchmarkConfig(Struct):
     """``[benchmark]``: how latency is measured."""
 
     warmup_s: Seconds = 0.5
+    """Seconds before the measurement."""
     duration_s: Seconds = 3.0
+    """Seconds of measurement of each variant."""
     minimum_queries: PositiveInt = 64
     """MLPerf's early-stopping minimum for a 90th percentile."""
     threads: Annotated[int, Meta(ge=0)] = 0
@@ -399,6 +431,7 @@ class Config(Struct):
     """A whole recipe."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the recipe and of its bundle: letters, digits, ``.``, ``_`` and ``-``."""
     model: ModelConfig
     data: DataConfig = DataConfig()
     train: TrainConfig | None = None

@@ -70,29 +70,38 @@ class Resize(Struct, tag="resize"):
     """Scale to (height, width) without keeping the aspect ratio."""
 
     size: Size
+    """(height, width) in pixels."""
     interpolation: Interpolation = "auto"
+    """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
 
 
 class ResizeShorterSide(Struct, tag="resize_shorter_side"):
     """Scale so that the shorter side has `pixels` pixels, keeping the aspect ratio."""
 
     pixels: PositiveInt
+    """Pixels of the shorter side."""
     interpolation: Interpolation = "auto"
+    """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
 
 
 class CenterCrop(Struct, tag="center_crop"):
     """Cut (height, width) out of the middle; a smaller image is padded with zeros."""
 
     size: Size
+    """(height, width) in pixels."""
 
 
 class Letterbox(Struct, tag="letterbox"):
     """Scale to fit into (height, width) keeping the aspect ratio; fill the rest."""
 
     size: Size
+    """(height, width) in pixels."""
     fill: Annotated[int, Meta(ge=0, le=255)] = 114
+    """Grey level of the rest."""
     anchor: Literal["center", "top_left"] = "center"
+    """Place of the image."""
     interpolation: Interpolation = "linear"
+    """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
 
 
 class Adjust(Struct, tag="adjust"):
@@ -103,9 +112,13 @@ class Adjust(Struct, tag="adjust"):
     """
 
     brightness: Annotated[float, Meta(gt=0.0)] = 1.0
+    """Factor on all pixels."""
     contrast: Annotated[float, Meta(gt=0.0)] = 1.0
+    """Factor on the distance from the mean grey."""
     color_balance: Literal["none", "gray_world"] = "none"
+    """Correction of the colour cast."""
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Factors on red, green and blue."""
 
 
 Step: TypeAlias = Resize | ResizeShorterSide | CenterCrop | Letterbox | Adjust
@@ -115,18 +128,24 @@ class Normalization(Struct):
     """``(pixel * scale - mean) / std`` per channel, in the order of `Preprocessing.channels`."""
 
     scale: float = 1.0 / 255.0
+    """Factor on pixels of 0 to 255."""
     mean: tuple[float, ...] = (0.0,)
+    """Mean to subtract, one for all channels or one each."""
     std: tuple[float, ...] = (1.0,)
+    """Standard deviation to divide by, one for all channels or one each."""
 
 
 class Preprocessing(Struct):
     """Steps from a (H, W, 3) uint8 BGR image to the network's input tensor."""
 
     steps: tuple[Step, ...] = ()
+    """Geometry and colour, in order; each a table with its `type`."""
     channels: Literal["RGB", "BGR", "GRAY"] = "RGB"
+    """Order of the channels in the input."""
     normalization: Normalization | None = None
     """None: the network takes uint8 pixels, because the normalisation is part of the graph (or there is none)."""
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Order of the axes of the input."""
 
 
 class ClassificationDecoding(Struct, tag="classification"):
@@ -138,6 +157,7 @@ class ClassificationDecoding(Struct, tag="classification"):
     """Activation that the network has applied itself, if `activation` is none. Its output is then compared as
     probabilities. For an ``.onnx`` file and an export it is found in the graph."""
     top_k: PositiveInt = 5
+    """Number of classes in a result."""
 
 
 class YoloxDecoding(Struct, tag="yolox"):
@@ -147,19 +167,28 @@ class YoloxDecoding(Struct, tag="yolox"):
     """
 
     strides: tuple[PositiveInt, ...] = (8, 16, 32)
+    """Strides of the levels, in pixels, in the order of the output."""
     score_threshold: Fraction = 0.3
+    """Lowest score of a detection."""
     iou_threshold: Fraction = 0.45
+    """Intersection over union above which non-maximum suppression drops the lower score."""
     max_detections: PositiveInt = 300
+    """Most detections of an image."""
     class_agnostic: bool = False
+    """Let boxes of different classes suppress each other."""
 
 
 class YoloDecoding(Struct, tag="yolo"):
     """Output (N, 4 + classes, anchors) of the Ultralytics YOLOv8/YOLO11 export: centre and size in input pixels."""
 
     score_threshold: Fraction = 0.3
+    """Lowest score of a detection."""
     iou_threshold: Fraction = 0.45
+    """Intersection over union above which non-maximum suppression drops the lower score."""
     max_detections: PositiveInt = 300
+    """Most detections of an image."""
     class_agnostic: bool = False
+    """Let boxes of different classes suppress each other."""
 
 
 class CodeDecoding(Struct, tag="code"):
@@ -174,8 +203,11 @@ class CodeDecoding(Struct, tag="code"):
     call: str
     """``package.module:callable``."""
     score_threshold: Fraction = 0.3
+    """Lowest score of a detection."""
     iou_threshold: Fraction = 0.45
+    """Intersection over union above which non-maximum suppression drops the lower score."""
     max_detections: PositiveInt = 300
+    """Most detections of an image."""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Further arguments of the callable."""
 
