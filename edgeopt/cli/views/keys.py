@@ -12,7 +12,7 @@ from edgeopt.keys import Key, example
 
 
 def key_view(keys: Sequence[Key]) -> RenderableType:
-    """What `keys.explain` found: the first in full, the others indented below it."""
+    """Return the view of what `keys.explain` found: the first key, and the others indented below it."""
     first, *others = keys
     return Group(*_lines(first), *(Padding(Group(*_lines(key)), (1, 0, 0, 2)) for key in others))
 
