@@ -91,12 +91,12 @@ def search_plan(
         TargetError: the target is not available here, or refuses a graph.
         DataError: the images are not labelled for this model.
     """
-    with _Plans(subject, folder, progress) as plans:
+    with Plans(subject, folder, progress) as plans:
         result = search(plans.problem(), budget, settings or Settings(resamples=RESAMPLES[subject.spec.task]))
         return result, plans.graph(frozenset(result.best.quantized) if result.status == "met" else FLOAT)
 
 
-class _Plans:
+class Plans:
     """Graphs and engines of plans, and what the search asks about them."""
 
     def __init__(self, subject: SearchedModel, folder: Path, progress: Update | None = None) -> None:
@@ -117,7 +117,7 @@ class _Plans:
         self._open_plans = ExitStack()
         self._kept_open: dict[tuple[Plan, bool], Predictor] = {}
 
-    def __enter__(self) -> _Plans:
+    def __enter__(self) -> Plans:
         return self
 
     def __exit__(

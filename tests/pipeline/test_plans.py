@@ -20,7 +20,7 @@ from edgeopt.errors import AccuracyError, ConfigError
 from edgeopt.pipeline import build
 from edgeopt.pipeline.budget import budget_of
 from edgeopt.pipeline.graphs import MODEL
-from edgeopt.pipeline.plans import FLOAT, SearchedModel, _Plans, search_plan
+from edgeopt.pipeline.plans import FLOAT, Plans, SearchedModel, search_plan
 from edgeopt.runtime.choice import choose
 from edgeopt.runtime.session import availability
 from edgeopt.search import Budget, Point, SearchResult, Settings
@@ -87,7 +87,7 @@ def test_a_budget_of_latency_ships_no_more_int8_than_it_needs(
 
 
 def test_plans_between_all_and_none_are_measured_as_what_they_are(subject: SearchedModel, tmp_path: Path) -> None:
-    plans = _Plans(subject, tmp_path)
+    plans = Plans(subject, tmp_path)
     exact = plans.validate(FLOAT)
     np.testing.assert_array_equal(exact.errors, 0.0)
     groups = plans.problem().groups
@@ -109,7 +109,7 @@ def test_whether_int8_pays_is_asked_of_graphs_as_they_ship(subject: SearchedMode
         shipped.append(sum(node.op_type == "QuantizeLinear" for node in model.graph))
         return model
 
-    with _Plans(dataclasses.replace(subject, ship=ship), tmp_path) as plans:
+    with Plans(dataclasses.replace(subject, ship=ship), tmp_path) as plans:
         groups = plans.problem().groups
         plans.validate(frozenset(groups))
         plans.gain_ms(groups[0])
@@ -123,7 +123,7 @@ def test_outputs_that_do_not_fit_into_memory_are_made_again(
     subject: SearchedModel, tmp_path: Path, monkeypatch
 ) -> None:
     def discrepancies() -> tuple[float, list[float]]:
-        with _Plans(subject, tmp_path) as plans:
+        with Plans(subject, tmp_path) as plans:
             everything = frozenset(plans.problem().groups)
             errors = plans.validate(everything).errors
             return plans.discrepancy(everything, np.arange(8)), errors.tolist()
