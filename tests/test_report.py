@@ -247,6 +247,11 @@ class TestContent:
         assert headline(found) == []
         assert "runs none of it: no variant of the bundle can run here" in to_html(found)
 
+    def test_other_metrics_stand_beside_the_main_one(self, bundle):
+        more = replace(bundle.variant("ov-int8").accuracy, extra={"own_metrics:share_of_zeros": 0.25})
+        page = to_html(content(with_variant(bundle, "ov-int8", accuracy=more)))
+        assert re.search(r"share_of_zeros</td><td[^>]*>–</td><td[^>]*>25.00 %", page)
+
     def test_each_class_has_its_change(self, report):
         rows = {row.label: row for row in report.classes}
         assert sum(len(row.changes) for row in rows.values()) == 3

@@ -297,6 +297,9 @@ def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
         MetricRow(name=title, values={name: getattr(each.metrics, field, None) for name, each in accuracies.items()})
         for field, title in _METRIC_NAMES.items()
     ]
+    for extra in dict.fromkeys(name for each in accuracies.values() for name in each.extra):
+        values = {name: each.extra.get(extra) for name, each in accuracies.items()}
+        rows.append(MetricRow(name=extra.rpartition(":")[2], values=values))
     return tuple(row for row in rows if any(value is not None for value in row.values.values()))
 
 

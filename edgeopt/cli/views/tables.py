@@ -31,22 +31,22 @@ _METRICS = {"top1": "top-1", "ap": "AP"}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def accuracy_table(results: Mapping[str, Accuracy]) -> Table:
-    """A row for each variant, the baseline first."""
+def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
+    """A row for each variant, the baseline first, and below what other metrics say of each."""
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
-    extra = list(dict.fromkeys(name for accuracy in results.values() for name in accuracy.extra))
-    table = _table("variant", *metrics, *(name.rpartition(":")[2] for name in extra), "change", "agree", "KL")
+    table = _table("variant", *metrics, "change", "agree", "KL")
+    notes = ["; ".join(sorted({counted(accuracy.images, "image", "images") for accuracy in results.values()}))]
     for name, accuracy in results.items():
         comparison = accuracy.comparison
         compared = ("–",) * 3
         if comparison is not None:
             kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
             compared = (points(-comparison.metric_drop), share(comparison.agreement), kl)
-        values = (*_metrics(accuracy), *(accuracy.extra.get(name) for name in extra))
-        table.add_row(name, *(share(value, 2) for value in values), *compared)
-    table.caption = "; ".join(sorted({f"{accuracy.images} images" for accuracy in results.values()}))
-    return table
+        table.add_row(name, *(share(value, 2) for value in _metrics(accuracy)), *compared)
+        extra = [f"{metric.rpartition(':')[2]} {share(value, 2)}" for metric, value in accuracy.extra.items()]
+        notes += [f"{name}: {', '.join(extra)}"] if extra else []
+    return Group(table, Text("\n".join(notes), style="dim"))
 
 
 def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
