@@ -342,7 +342,10 @@ class TestBundles:
             "ov-int8": tiny.latency(1.0, environment=replace(environment, threads=1)),
         }
         found = benchmark.found_here(results, tiny.manifest())
-        assert {name: each.latency.end_to_end.p50_ms for name, each in found.items()} == {"ort-fp32": 4.0}
+        kept = {name: each.latency.end_to_end.p50_ms for name, each in found.items()}
+        assert kept == {"ort-fp32": 4.0, "ort-int8": 3.0}
+        undisturbed = replace(tiny.manifest().variant("ort-int8"), measured=tiny.measured(tiny.identity(), 2.0))
+        assert list(benchmark.found_here(results, tiny.manifest().with_variant(undisturbed))) == ["ort-fp32"]
         assert found["ort-fp32"].machine == tiny.identity("ort")
         assert benchmark.found_here({"ort-fp32": tiny.latency(4.0, scenario="offline")}, tiny.manifest()) == {}
 

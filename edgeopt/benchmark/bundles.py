@@ -67,7 +67,9 @@ def benchmark_bundle(
 def found_here(
     results: Mapping[str, LatencyResult], manifest: Manifest, machine: ThisMachine | None = None
 ) -> dict[str, Measured]:
-    """Return the latencies that a bundle keeps: undisturbed whole runs of single images, with its own threads.
+    """Return the latencies that a bundle keeps: whole runs of single images, with its own threads.
+
+    One of a disturbed run is kept, marked, where there is no better one: its ratios still say more than nothing does.
 
     Args:
         results: of `benchmark_bundle`.
@@ -75,15 +77,16 @@ def found_here(
         machine: that measured. Default: this one.
     """
     machine = machine or ThisMachine()
-    return {
-        name: Measured(
-            machine=identity_of_target(manifest.variant(name).target, machine), recorded=now(), latency=result
-        )
-        for name, result in results.items()
-        if result.scenario == "singlestream"
-        and not (result.invalid or result.partial)
-        and result.environment.threads == 0
-    }
+    found = {}
+    for name, result in results.items():
+        variant = manifest.variant(name)
+        identity = identity_of_target(variant.target, machine)
+        before = variant.measured.get(identity.fingerprint)
+        better = before is not None and before.latency is not None and not before.latency.invalid
+        comparable = result.scenario == "singlestream" and result.environment.threads == 0 and not result.partial
+        if comparable and not (result.invalid and better):
+            found[name] = Measured(machine=identity, recorded=now(), latency=result)
+    return found
 
 
 def _runnable(bundle: Bundle, only: Variant | None) -> list[Variant]:

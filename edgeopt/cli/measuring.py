@@ -168,7 +168,7 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @click.option(
     "--duration", type=click.FloatRange(0.1), help="Duration of a quick run in seconds. Default: the recipe's 3."
 )
-@click.option("--allow-invalid", is_flag=True, help="Give the figures of an invalid run too, marked as such.")
+@click.option("--allow-invalid", is_flag=True, help="Give and keep the figures of an invalid run too, marked.")
 @click.option(
     "--accuracy-class",
     type=click.FloatRange(0.0, 100.0, min_open=True),
@@ -229,7 +229,7 @@ def benchmark(
     if found := found_here(results, opened.manifest):
         _record(opened, found)
     elif scenario == "singlestream":
-        echo("nothing was recorded: the run was not valid, not whole, or with threads of its own", err=True)
+        echo("nothing was recorded: the run was not whole, with threads of its own, or worse than one before", err=True)
     if partial:
         context.exit(INTERRUPTED)
     if accuracy_class is not None:
