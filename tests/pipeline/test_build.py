@@ -19,6 +19,7 @@ from edgeopt.preprocess import preprocess
 from edgeopt.report import content, to_json, to_markdown, to_terminal, write_page
 from edgeopt.runtime import availability, load, verify
 from edgeopt.runtime.choice import Choice
+from edgeopt.spec import PROCESSORS
 
 FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
 
@@ -48,6 +49,8 @@ def test_the_bundle_records_both_precisions_measured(built) -> None:
     int8 = manifest.variant("ort-int8")
     assert int8.scheme == "onnxruntime"
     assert int8.nodes["QuantizeLinear"] > 0
+    assert int8.processors == PROCESSORS, "weights that saturate nowhere are the default"
+    assert manifest.variant("ort-fp32").processors is None
     assert manifest.size_bytes(int8) < 0.5 * manifest.size_bytes(manifest.variant("ort-fp32"))
     assert manifest.calibration is not None
     assert manifest.calibration.images == 32
@@ -111,6 +114,13 @@ def test_a_calibration_setting_redoes_from_calibration_on(copy: Path, watch: Wat
     assert not result.unchanged
     assert list(dict.fromkeys(watch.made)) == ["check", "data", *FROM_CALIBRATION]
     assert {"train", "export", "optimize"} <= set(watch.reused)
+
+
+def test_weights_of_all_bits_are_made_for_those_who_have_no_old_processor(copy: Path, watch: Watch) -> None:
+    manifest = rebuild(copy, watch, 'compile.processors=["vnni"]').bundle.manifest
+    assert "quantize" in watch.made
+    assert "calibrate" in watch.reused
+    assert manifest.variant("ort-int8").processors == ("vnni", "arm")
 
 
 def test_a_benchmark_setting_measures_again_but_makes_nothing(copy: Path, watch: Watch) -> None:
