@@ -130,6 +130,9 @@ class DataConfig(Struct):
     """Share of ``train`` that is held out for each of validation and test if they are missing."""
     seed: int = 0
     """Seed of what is held out and of the draw of calibration images."""
+    record_splits: Literal["names", "hashes", "none"] = "names"
+    """Record of each set's images in the bundle: their names below the data's folder and the sha256 of their pixels,
+    the hashes alone, or nothing. With hashes, a set that was held out is found again even if images were added."""
 
 
 class Augmentation(Struct):
@@ -622,6 +625,21 @@ def data_source(reference: str) -> DataSource:
         f"'{reference}' is not a data set: give a folder of class folders, a .csv, a COCO .json, a .toml with the keys "
         "of a data table, digits or digit_scenes"
     )
+
+
+def data_table(source: DataSource, name: str = "") -> str:
+    """Write a source as a table of a recipe, ``[data.NAME]``, or without a name as a file for ``--data``."""
+    written = msgspec.to_builtins(source)
+    default = msgspec.to_builtins(DataSource(format=source.format))
+    lines = [f"{key} = {_toml(value)}" for key, value in written.items() if key == "format" or value != default[key]]
+    return "\n".join([f"[data.{name}]", *lines] if name else lines)
+
+
+def _toml(value: Any) -> str:
+    """Write a plain value as TOML; text is escaped as in JSON, whose strings TOML reads."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    return msgspec.json.encode(value).decode()
 
 
 def json_schema() -> dict[str, Any]:

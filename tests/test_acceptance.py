@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,14 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, write_bundle
 from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.images import images_of
 from edgeopt.bundle.records import Acceptance, Comparison, Measured, Point, Ratio, SearchResult, StageRecords
+from edgeopt.bundle.splits import SPLITS_FILE, pack_splits, recorded_splits
 from edgeopt.cli import main
-from edgeopt.config import CalibrateConfig, Config, DataConfig, DataSource, ModelConfig
-from edgeopt.dataset import load_splits
+from edgeopt.config import CalibrateConfig, Config, DataConfig, DataSource, ModelConfig, parse_config
+from edgeopt.dataset import load, load_splits
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.evaluate import Accuracy, accept, found_here
 from edgeopt.hardware import ThisMachine
@@ -165,3 +167,55 @@ def test_images_that_have_changed_since_are_refused(held_out: Bundle, tmp_path: 
 def test_a_recipe_without_images(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="names no test set, and none to hold it out from"):
         images_of(tiny.write(tmp_path / "t.edgeopt"), "test", tmp_path)
+
+
+# The record of splits
+
+
+@pytest.fixture
+def recorded(held_out: Bundle, tmp_path: Path) -> Bundle:
+    """The same bundle with its record of splits."""
+    recipe = held_out.manifest.recipe
+    assert recipe is not None
+    splits = load_splits(recipe.data, tmp_path, calibration_images=8, minimum_images=4, labels=tiny.COLOURS)
+    files: dict[str, bytes | Path] = {name: (held_out.path / name).read_bytes() for name in held_out.manifest.files}
+    content = pack_splits(splits.present(), "names")
+    return write_bundle(held_out.path, held_out.manifest, {**files, SPLITS_FILE: content})
+
+
+def test_a_recorded_set_is_found_among_more_images(recorded: Bundle, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "pictures/red/new.png"), tiny.colour("red", 99))
+    for role in ("validation", "test", "calibration", "train"):
+        assert images_of(recorded, role, tmp_path).fingerprint() == recorded.manifest.datasets[role]
+
+
+def test_a_recorded_image_that_is_gone_is_named(recorded: Bundle, tmp_path: Path) -> None:
+    first = recorded_splits(recorded)["test"][0].name
+    (tmp_path / "pictures" / first).unlink()
+    with pytest.raises(DataError, match=f"its test set, .*1 gone \\(first {first}\\), of 12 images"):
+        images_of(recorded, "test", tmp_path)
+
+
+def test_a_given_set_that_changed_is_said(recorded: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = recorded.manifest.recipe
+    assert recipe is not None
+    given = replace(recipe, data=replace(recipe.data, test=DataSource(format="image_folder", path="pictures")))
+    images_of(dataclasses.replace(recorded, manifest=replace(recorded.manifest, recipe=given)), "test", tmp_path)
+    assert "the test set is not the one that the bundle was built with: 48 new" in caplog.text
+
+
+def test_names_can_stay_private(held_out: Bundle, tmp_path: Path) -> None:
+    dataset = images_of(held_out, "test", tmp_path)
+    assert b"red" not in pack_splits({"test": dataset}, "hashes")
+    assert b"red" in pack_splits({"test": dataset}, "names")
+
+
+def test_splits_writes_lists_that_a_recipe_reads(recorded: Bundle, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["splits", str(recorded.path), "--out", "lists"])
+    assert result.exit_code == 0, result.output
+    tables = result.output[result.output.index("[data.train]") :]
+    config = parse_config(f'name = "x"\n[model]\nsource = "x.onnx"\n{tables}')
+    assert config.data.test is not None
+    again = load(config.data.test, tmp_path, labels=tiny.COLOURS)
+    assert again.fingerprint() == recorded.manifest.datasets["test"]
+    assert "test            12 images: blue/" in result.output

@@ -41,14 +41,28 @@ def read_image_folder(source: DataSource, root: Path, labels: Labels | None) -> 
 
 
 def read_images(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Read a folder of images without labels, for calibration, benchmarks and predictions.
+    """Read a folder of images without labels, or a text file that lists some, one path a line from its own folder.
 
     Raises:
         DataError: there is no image.
     """
     refuse_split(source)
     folder = path_of(source, root)
+    if folder.suffix.lower() == ".txt" and folder.is_file():
+        return _listed_images(folder, labels)
     files = image_files(folder)
     if not files:
         raise DataError(f"there are no images in {folder}. Image files end in .jpg, .png, .bmp, .webp, .tif or .ppm")
     return Listing(None, labels or (), tuple(draft_of_file(path, folder, None) for path in files), str(folder))
+
+
+def _listed_images(file: Path, labels: Labels | None) -> Listing:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {file}: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"the list {file} names no images")
+    drafts = tuple(draft_of_file(file.parent / name, file.parent, None) for name in names)
+    return Listing(None, labels or (), drafts, str(file))

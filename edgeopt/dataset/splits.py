@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from edgeopt.spec import replace
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test", "calibration")
+SPLITS: Final = ("train", "validation", "test", "calibration")
 _IMBALANCE = 10  # a class with this many times the images of another is worth a warning
 
 _LEAST_TRAIN = 0.25  # share of train that must be left after holding out

@@ -13,6 +13,7 @@ import numpy as np
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
 from edgeopt.bundle.records import Acceptance, Measured, StageRecords, now
+from edgeopt.bundle.splits import SPLITS_FILE, pack_splits
 from edgeopt.calibrate import CalibrationTable
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy, accept
@@ -81,6 +82,8 @@ def assemble(
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each, inputs))
+    if (keep := job.config.data.record_splits) != "none":
+        files[SPLITS_FILE] = pack_splits(job.splits.present(), keep)
     targets = [find_target(each.engine.target) for each in measured]
     libraries = dict.fromkeys((*_LIBRARIES, *(name for target in targets for name in target.distributions)))
     manifest = Manifest(
