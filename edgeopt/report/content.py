@@ -186,8 +186,8 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
     """
     variants = manifest.variants
     here = measured_here(manifest)
-    accuracies = {each.name: found for each in variants if (found := accuracy_here(each, here)) is not None}
-    ordered = sorted(manifest.variants, key=lambda variant: variant.name != manifest.baseline)
+    ordered = sorted(variants, key=lambda variant: variant.name != manifest.baseline)
+    accuracies = {each.name: found for each in ordered if (found := accuracy_here(each, here)) is not None}
     draws = {name: metric_draws(each, len(manifest.spec.labels)) for name, each in accuracies.items()}
     figures = _figures(accuracies, draws, manifest.baseline)
     runs, where = _runs(manifest, available), machine()
