@@ -33,7 +33,6 @@ $(VENV)/.dev: pyproject.toml deploy/constraints.txt | $(BIN)/python
 demo: $(VENV)/.build
 	$(BIN)/edgeopt build digits --out $(OUT)
 	$(BIN)/edgeopt build digit-scenes --out $(OUT)
-	$(BIN)/edgeopt report $(OUT)/digits.edgeopt $(OUT)/digit-scenes.edgeopt
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

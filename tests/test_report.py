@@ -21,7 +21,7 @@ from rich.console import Console
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
 from edgeopt.bundle.records import Acceptance, StageRecords
-from edgeopt.config import BenchmarkConfig, Config, ModelConfig
+from edgeopt.config import BenchmarkConfig, Config, DataConfig, DataSource, ModelConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.diagnose import Diagnosis, Effect, LayerDiagnosis, Observed, Tried, input_figures
@@ -35,6 +35,7 @@ from edgeopt.report import (
     choose_shots,
     content,
     diagnosis_html,
+    summary,
     svg,
     to_html,
     to_json,
@@ -159,6 +160,13 @@ def with_variant(bundle: Bundle, name: str, **changes) -> Manifest:
     return bundle.manifest.with_variant(replace(bundle.variant(name), **changes))
 
 
+PETS = Path("my pets.edgeopt")
+
+
+def said(manifest: Manifest) -> dict[str, str]:
+    return dict(summary(content(manifest), PETS))
+
+
 class TestContent:
     def test_the_baseline_comes_first_and_the_candidate_is_the_quantized_one(self, report):
         assert [row.name for row in report.rows] == ["ov-fp32", "ov-int8"]
@@ -273,6 +281,53 @@ class TestContent:
         assert "ov-int8 is accepted for its mean, and yet" in to_html(found)
         refused = content(with_variant(bundle, "ov-int8", accuracy=worse, accepted=False))
         assert "lost much" not in to_markdown(refused)
+
+
+class TestSummary:
+    def test_five_headings_in_their_order(self, report):
+        assert [heading for heading, _ in summary(report, PETS)] == ["gained", "runs here", "refused", "try it", "next"]
+
+    def test_what_the_variant_that_runs_here_gains(self, bundle, chosen):
+        chosen("ov-int8", "it is the fastest", ov_fp32="slower")
+        (found,) = bundle.variant("ov-int8").measured.values()
+        valid = replace(found.latency, invalid=())
+        gained = said(with_variant(bundle, "ov-int8", measured=tiny.measured(found.machine, latency=valid)))["gained"]
+        assert gained.startswith(
+            "ov-int8 instead of ov-fp32: 4.0 kB → 1.0 kB, 4.00× as fast (4.00 to 4.00×), top-1 -10"
+        )
+
+    def test_a_speed_is_not_claimed_from_a_disturbed_measurement(self, bundle, chosen):
+        chosen("ov-int8", "it is the fastest")
+        (found,) = bundle.variant("ov-int8").measured.values()
+        disturbed = replace(found.latency, invalid=("other processes took 50% of the processors",))
+        changed = with_variant(bundle, "ov-int8", measured=tiny.measured(found.machine, latency=disturbed))
+        assert "speed not measured reliably" in said(changed)["gained"]
+        assert "4.00×" not in said(changed)["gained"]
+        assert "speed not measured," in said(with_variant(bundle, "ov-int8", measured={}))["gained"]
+
+    def test_where_float_runs_the_smaller_variant_is_weighed_too(self, bundle, chosen):
+        chosen("ov-fp32", "it is the fastest", ov_int8="slower")
+        assert said(bundle.manifest)["gained"].startswith("ov-int8, which is not chosen here: 4.0 kB → 1.0 kB")
+        assert said(bundle.manifest)["refused"] == "none: every variant was accepted"
+
+    def test_refused_int8_is_no_gain_and_leads_to_the_diagnosis(self, bundle, chosen):
+        chosen("ov-fp32", "INT8 was refused", ov_int8="it was not accepted")
+        found = said(with_variant(bundle, "ov-int8", accepted=False, verdict="it loses 10.00 points"))
+        assert found["gained"].startswith("nothing")
+        assert found["runs here"].startswith("ov-fp32 on this machine (")
+        assert found["runs here"].endswith("because INT8 was refused")
+        assert found["refused"] == "ov-int8†: it loses 10.00 points"
+        assert found["next"].startswith("edgeopt diagnose 'my pets.edgeopt' says")
+
+    def test_after_a_trial_the_own_model_comes_next_and_after_that_the_device(self, bundle):
+        assert "edgeopt benchmark 'my pets.edgeopt'" in said(bundle.manifest)["next"]
+        data = DataConfig(test=DataSource(format="digits", split="test"))
+        trial = replace(bundle.manifest, recipe=replace(bundle.manifest.recipe, data=data))
+        assert "edgeopt init" in said(trial)["next"]
+
+    def test_nothing_runs(self, bundle, chosen):
+        chosen(None, "no variant of the bundle can run here", ov_fp32="openvino is not installed")
+        assert said(bundle.manifest)["runs here"].endswith("ov-fp32: openvino is not installed")
 
 
 class TestTables:

@@ -13,10 +13,10 @@ from test_report import LABELS, SPEC, Runner, bundle, dataset, manifest, scores 
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.records import Measured
 from edgeopt.cli.views.answers import answers_view
-from edgeopt.cli.views.tables import accuracy_table, bundle_tables, latency_table
+from edgeopt.cli.views.tables import accuracy_table, bundle_tables, latency_table, summary_table
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import evaluate, results_by_variant
-from edgeopt.report import content, to_html, to_terminal
+from edgeopt.report import content, summary, to_html, to_terminal
 from edgeopt.runtime.choice import Choice
 from edgeopt.spec import replace
 
@@ -95,9 +95,10 @@ def test_accuracy_and_answers(bundle: Bundle, dataset: Dataset) -> None:  # noqa
 
 
 def test_the_report(measured: Bundle) -> None:
-    text = assert_readable(to_terminal(content(measured.manifest)))
+    report = content(measured.manifest)
+    text = assert_readable(Group(to_terminal(report), summary_table(summary(report, Path("pets.edgeopt")))))
     assert "ov-int8†*" in text
-    assert "ov-int8† is not accepted: it loses 10.00 points" in " ".join(text.split())
+    assert "ov-int8†: it loses 10.00 points" in " ".join(text.split())
 
 
 def test_a_figure_reads_the_same_everywhere(measured: Bundle) -> None:

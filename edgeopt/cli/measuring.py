@@ -389,9 +389,9 @@ def report(
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
-    from edgeopt.cli.views.tables import calibration_table
+    from edgeopt.cli.views.tables import calibration_table, summary_table
     from edgeopt.report import content as read_report
-    from edgeopt.report import to_json, to_markdown, to_terminal, write_page
+    from edgeopt.report import summary, to_json, to_markdown, to_terminal, write_page
 
     for path in bundles:
         opened = Bundle.open(path)
@@ -406,7 +406,8 @@ def report(
                 console().print(calibration_table(opened.manifest.calibration))
             dataset, missing = _pictures(opened, data)
             page = write_page(found, path.with_suffix(".html"), dataset, missing=missing, force=force)
-            echo(f"bundle  {path}\nreport  {page}\n")
+            echo(f"bundle  {path}\nreport  {page}")
+            console().print(summary_table(summary(found, path)), "")
 
 
 def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGES) -> list[Image]:

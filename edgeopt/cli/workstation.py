@@ -73,10 +73,10 @@ def build(
         _check(recipe, out, work, overrides, as_json=as_json)
         return
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.views.tables import calibration_table
+    from edgeopt.cli.views.tables import calibration_table, summary_table
     from edgeopt.config import find_recipe
     from edgeopt.pipeline import build as run
-    from edgeopt.report import content, to_json, to_terminal, write_page
+    from edgeopt.report import content, summary, to_json, to_terminal, write_page
 
     config, root = find_recipe(recipe, overrides)
     with StageDisplay() as display:
@@ -93,8 +93,7 @@ def build(
         console().print(calibration_table(calibration))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     echo(f"{state}\nbundle  {built.path}\nreport  {page}")
-    if report.all_int8_refused:
-        echo(f"no INT8 variant was accepted; this says why:  edgeopt diagnose {built.path}")
+    console().print(summary_table(summary(report, built.path)))
 
 
 def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from edgeopt.report.content import Report, accuracy_kept, content
 from edgeopt.report.html import diagnosis_html, to_html
 from edgeopt.report.page import write_page
 from edgeopt.report.shots import Shot, choose_shots
+from edgeopt.report.summary import summary
 from edgeopt.report.text import to_json, to_markdown, to_terminal
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "confusion_picture",
     "content",
     "diagnosis_html",
+    "summary",
     "to_html",
     "to_json",
     "to_markdown",

@@ -19,7 +19,10 @@ _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "spee
 
 
 def to_terminal(report: Report) -> Group:
-    """A rich table of every variant beside its FP32 baseline, and what qualifies its figures."""
+    """A rich table of every variant beside its FP32 baseline, and what qualifies its figures.
+
+    What runs here and what was refused is left to `summary`.
+    """
     table = Table(
         title=report.manifest.name,
         title_justify="left",
@@ -34,7 +37,7 @@ def to_terminal(report: Report) -> Group:
     for row in report.rows:
         style = "bold" if row.name == report.runs.name else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row, "†")), style=style)
-    notes = _notes(report)
+    notes = "\n".join(_notes(report))
     return Group(table, *([Text(notes, style="dim")] if notes else []))
 
 
@@ -43,8 +46,8 @@ def to_markdown(report: Report) -> str:
     columns = _columns(report)
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(['-'] + ['-:'] * (len(columns) - 1))}|"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
-    notes = _notes(report)
-    return "\n".join([*lines, *(("", *notes.splitlines()) if notes else ())]) + "\n"
+    notes = [*_notes(report), *_decisions(report)]
+    return "\n".join([*lines, *(("", *notes) if notes else ())]) + "\n"
 
 
 def to_json(report: Report) -> bytes:
@@ -87,11 +90,9 @@ def _cells(row: Row, refused: str = " (not accepted)") -> list[str]:
     return [name + star, accuracy(row.accuracy), change(row.change), *percentiles, speedup(row), size(row.size_bytes)]
 
 
-def _notes(report: Report) -> str:
+def _notes(report: Report) -> list[str]:
     """A line for each thing that qualifies the figures."""
     notes = list(report.manifest.notes)
-    if report.runs.name is not None:
-        notes.append(f"this machine runs {report.runs.name}, because {report.runs.because}")
     if report.measured_on:
         notes.append(f"latencies were measured on another machine ({report.measured_on}) and decide nothing here")
     marked = [row for row in report.rows if row.latency is not None and row.marks]
@@ -102,7 +103,13 @@ def _notes(report: Report) -> str:
         if report.row(name).accepted
         for each in changes[:_NAMED_CLASSES]
     ]
-    notes += [f"{row.name}† is not accepted: {row.verdict}" for row in report.rows if not row.accepted]
     notes += [f"{row.name}? is accepted, but {row.verdict}" for row in report.rows if row.accepted and not row.certain]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
-    return "\n".join(notes)
+    return notes
+
+
+def _decisions(report: Report) -> list[str]:
+    """Say what runs here and why, and why variants were refused."""
+    runs = report.runs
+    found = [] if runs.name is None else [f"this machine runs {runs.name}, because {runs.because}"]
+    return found + [f"{row.name} is not accepted: {row.verdict}" for row in report.rows if not row.accepted]

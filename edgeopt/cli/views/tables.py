@@ -166,6 +166,11 @@ def calibration_table(calibration: Calibration) -> Table:
     return _facts_table(_calibration_facts(calibration))
 
 
+def summary_table(sentences: Iterable[tuple[str, str]]) -> RenderableType:
+    """Return a report's summary, set off from what stands above it."""
+    return Group(Text(), _facts_table(sentences))
+
+
 def _facts_table(facts: Iterable[tuple[str, str]]) -> Table:
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for name, value in facts:
