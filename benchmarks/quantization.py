@@ -32,7 +32,7 @@ import onnx_ir as ir
 import openvino
 from numpy.typing import NDArray
 
-from edgeopt.calibrate.tap import open_session
+from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
 from edgeopt.dataset import Dataset
@@ -146,7 +146,7 @@ def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Ru
     """The network in an engine, as a function of its inputs."""
     names = [value.name or "" for value in model.graph.outputs]
     if engine == "ONNX Runtime":
-        session = open_session(model)
+        session = onnx_session(model)
         return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
     network = openvino.Core().read_model(io.BytesIO(ir.to_proto(model).SerializeToString()))
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}

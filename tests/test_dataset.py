@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgeopt.config import DataSource
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample, load
 from edgeopt.dataset.loading import fitted
-from edgeopt.dataset.sampling import draw
+from edgeopt.dataset.sampling import sample_indices
 from edgeopt.errors import ConfigError, DataError
 
 
@@ -174,7 +174,7 @@ def test_limit_is_drawn_by_seed(folder: Path) -> None:
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 70), st.integers(0, 9))
 def test_an_even_draw_is_as_even_as_the_classes_allow(classes: list[int], count: int, seed: int) -> None:
-    chosen = draw(classes, count, seed, "even")
+    chosen = sample_indices(classes, count, seed, "even")
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, len(classes))
     have, drawn = np.bincount(classes, minlength=5), np.bincount([classes[i] for i in chosen], minlength=5)
@@ -186,7 +186,9 @@ def test_an_even_draw_is_as_even_as_the_classes_allow(classes: list[int], count:
 def test_a_proportional_draw_keeps_the_shares_of_the_classes(sizes: list[int], part: float, seed: int) -> None:
     classes = np.repeat(np.arange(len(sizes)), sizes).tolist()
     count = round(part * len(classes))
-    drawn = np.bincount([classes[i] for i in draw(classes, count, seed, "proportional")], minlength=len(sizes))
+    drawn = np.bincount(
+        [classes[i] for i in sample_indices(classes, count, seed, "proportional")], minlength=len(sizes)
+    )
     assert drawn.sum() == count
     # What Webster's method means: no image given to one class would bring another nearer to its share.
     assert ((drawn - 0.5) / sizes).max() <= ((drawn + 0.5) / sizes).min() + 1e-9

@@ -29,7 +29,7 @@ class Tap:
         if missing:
             raise ModelError(f"the model has no tensor {missing[:5]}. Optimize and calibrate the same graph")
         chunks = _chunks([values[name] for name in names])
-        self._parts = [(open_session(_with_outputs(model, chunk), fused=fused), chunk) for chunk in chunks]
+        self._parts = [(onnx_session(_with_outputs(model, chunk), fused=fused), chunk) for chunk in chunks]
 
     def run(self, feeds: Feeds) -> Iterator[tuple[list[str], list[NDArray[Any]]]]:
         """Yield names and arrays of each chunk."""
@@ -37,7 +37,7 @@ class Tap:
             yield names, session.run(names, dict(feeds))
 
 
-def open_session(model: ir.Model, *, fused: bool = True) -> Any:
+def onnx_session(model: ir.Model, *, fused: bool = True) -> Any:
     """Open an onnxruntime session on the CPU.
 
     Args:
@@ -64,7 +64,7 @@ def outputs_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Outputs:
     Raises:
         ModelError: onnxruntime cannot run it.
     """
-    session = open_session(model, fused=False)
+    session = onnx_session(model, fused=False)
     return [session.run(None, dict(image)) for image in feeds]
 
 

@@ -16,7 +16,7 @@ from edgeopt.config import DataSource
 from edgeopt.dataset.files import FileFacts, inspect_all
 from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
 from edgeopt.dataset.samples import Dataset, FilePicture, Sample, Target
-from edgeopt.dataset.sampling import draw
+from edgeopt.dataset.sampling import sample_indices
 from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import DataError
 from edgeopt.references import resolve
@@ -52,7 +52,9 @@ def listed(source: DataSource, root: Path, labels: Labels | None = None) -> List
     drafts = _without_excluded(listing, source.exclude)
     _refuse_double(drafts, listing.origin)
     if source.limit is not None:
-        drafts = [drafts[i] for i in draw([each.target for each in drafts], source.limit, source.seed, "even")]
+        drafts = [
+            drafts[i] for i in sample_indices([each.target for each in drafts], source.limit, source.seed, "even")
+        ]
     return replace(listing, drafts=tuple(drafts))
 
 

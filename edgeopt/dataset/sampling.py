@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from edgeopt.dataset.samples import Target
 
 
-def draw(targets: Sequence[Target], count: int, seed: int, share: Literal["even", "proportional"]) -> list[int]:
+def sample_indices(
+    targets: Sequence[Target], count: int, seed: int, share: Literal["even", "proportional"]
+) -> list[int]:
     """Choose `count` indices, in ascending order; fewer when there are not so many.
 
     Args:

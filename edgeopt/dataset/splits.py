@@ -15,7 +15,7 @@ from edgeopt.config import DataConfig, DataSource
 from edgeopt.dataset.listing import Labels, Listing
 from edgeopt.dataset.loading import checked, listed
 from edgeopt.dataset.samples import Dataset, FilePicture
-from edgeopt.dataset.sampling import draw
+from edgeopt.dataset.sampling import sample_indices
 from edgeopt.errors import DataError
 from edgeopt.spec import replace
 
@@ -215,7 +215,9 @@ def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str,
     free = [index for index in range(len(train)) if copies[hashes[index]] == 1]
     parts: dict[str, Dataset] = {}
     for offset, (name, count) in enumerate(counts.items()):
-        chosen = {free[i] for i in draw([train[i].target for i in free], count, seed + offset, "proportional")}
+        chosen = {
+            free[i] for i in sample_indices([train[i].target for i in free], count, seed + offset, "proportional")
+        }
         parts[name] = train.subset(sorted(chosen))
         free = [index for index in free if index not in chosen]
     held = {id(sample) for part in parts.values() for sample in part}

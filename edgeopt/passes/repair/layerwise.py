@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.calibrate.tap import Feeds, open_session
+from edgeopt.calibrate.tap import Feeds, onnx_session
 from edgeopt.graph.edit import known_constant, producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS
 
@@ -78,7 +78,7 @@ def _advance(
         return kept
     given = sorted({source.name or "" for node in nodes[start:stop] for source in _sources(node)} - made)
     graph = ir.convenience.extract(model.graph, given, fresh)
-    session = open_session(ir.Model(graph, ir_version=model.ir_version), fused=False)
+    session = onnx_session(ir.Model(graph, ir_version=model.ir_version), fused=False)
     results: dict[str, list[Array]] = {name: [] for name in fresh}
     count = len(next(iter(live.values())))
     for image in range(count):

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.calibrate import CalibrationTable, Range
-from edgeopt.calibrate.tap import Feeds, Outputs, open_session, outputs_as_written
+from edgeopt.calibrate.tap import Feeds, Outputs, onnx_session, outputs_as_written
 from edgeopt.config import CalibrationMethod
 from edgeopt.graph.operators import QUANTIZERS, macs
 from edgeopt.metrics import Discrepancy
@@ -161,7 +161,7 @@ class _Probe:
             if node.op_type in QUANTIZERS:
                 self._scales += _as_inputs(network.graph, node.inputs[1])
                 self._zero_points += _as_inputs(network.graph, node.inputs[2])
-        self._session = open_session(network, fused=False)
+        self._session = onnx_session(network, fused=False)
 
     def harm(self, limits: Range, sample: _Sample) -> float:
         """Discrepancy of the outputs with the group's tensors in this range."""

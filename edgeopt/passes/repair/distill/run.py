@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from edgeopt.calibrate.tap import Feeds, open_session
+from edgeopt.calibrate.tap import Feeds, onnx_session
 from edgeopt.metrics import OutputReading
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.augment import vary
@@ -62,7 +62,7 @@ def distill(
         UnsupportedOperatorError: `quantized` has an operator that gradients cannot flow through.
     """
     network, loss = LearnedNetwork(quantized, scheme), distillation_loss(readings)
-    teacher = open_session(model)
+    teacher = onnx_session(model)
     groups = [
         {"params": network.weights, "lr": _WEIGHT_RATE},
         {"params": network.biases, "lr": _BIAS_RATE},
