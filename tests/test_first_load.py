@@ -33,6 +33,7 @@ class Board:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.world = World()
+        self.opened: list[FakeCuda] = []
         here = machine(folder, CudaDriverState(cuda="12.6", gpus=(ORIN,)))
         module = fake_tensorrt("tensorrt-10.3.0", self.world)
         monkeypatch.setenv("EDGEOPT_CACHE", str(folder / "cache"))
@@ -45,6 +46,7 @@ class Board:
 
     def open_cuda(self, provider: str, device: int) -> FakeCuda:
         self.world.cuda = FakeCuda()
+        self.opened.append(self.world.cuda)
         return self.world.cuda
 
 
@@ -117,6 +119,23 @@ def test_a_variant_that_does_not_load_is_no_reason_to_fail(board: Board, monkeyp
     with load(board.bundle.path) as predictor:
         assert predictor.variant.name == "trt-fp16"
         assert predictor.rejected["trt-int8"] == "does not load here: no memory for it"
+
+
+def test_engines_that_do_not_fit_beside_each_other_keep_the_default_order(
+    board: Board, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.world.takes_s = {"float": 1.0e-3, "int8": 0.6e-3}
+
+    def one_at_a_time(path: Path, *arguments: Any, **named: Any) -> Any:
+        if not all(cuda.closed for cuda in board.opened):
+            raise TargetError("out of memory")
+        return open_session(path, *arguments, **named)
+
+    monkeypatch.setattr("edgeopt.runtime.predictor.open_session", one_at_a_time)
+    with load(board.bundle.path) as predictor:
+        assert predictor.variant.name == "trt-fp16"
+        assert "goes before it until it is" in predictor.rejected["trt-int8"]
+    assert "they do not load beside each other: out of memory" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_measured_all_the_same(

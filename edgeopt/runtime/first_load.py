@@ -129,15 +129,30 @@ def _median_s(run: Callable[[], object], count: int, clock: Callable[[], float])
 def _measured(
     candidates: Candidates, variants: list[Variant], opened: Opened, clock: Callable[[], float]
 ) -> dict[str, Speed]:
-    """The speeds of those that load; none where fewer than two do."""
+    """The speeds of those that load; none where fewer than two do, or where they do not fit beside each other."""
+    built = [each for each in variants if _loads(candidates, each, opened)]
+    if len(built) < 2:
+        return {}
+    names = ", ".join(each.name for each in built)
     with ExitStack() as stack:
-        runs = {}
-        for variant in variants:
-            try:
-                runs[variant.name] = opened(variant, stack)
-            except candidates.does_not_load as error:  # noqa: PERF203 - loading takes seconds
-                candidates.reject(variant, error)
-        if len(runs) < 2:
+        try:
+            runs = {each.name: opened(each, stack) for each in built}
+        except candidates.does_not_load as error:
+            _LOG.warning("%s are not measured: they do not load beside each other: %s", names, error)
             return {}
-        _LOG.warning("first load on this GPU: measuring %s for %g s each, once", ", ".join(runs), SECONDS)
+        _LOG.warning("first load on this GPU: measuring %s for %g s each, once", names, SECONDS)
         return compare(runs, clock=clock)
+
+
+def _loads(candidates: Candidates, variant: Variant, opened: Opened) -> bool:
+    """Load a variant alone; one that does not is rejected.
+
+    An engine is built with the whole memory to itself: others that are open meanwhile would take tactics away from it.
+    """
+    with ExitStack() as alone:
+        try:
+            opened(variant, alone)
+        except candidates.does_not_load as error:
+            candidates.reject(variant, error)
+            return False
+    return True

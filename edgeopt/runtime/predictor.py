@@ -269,6 +269,7 @@ def load(
             candidates.reject(candidate, error)
             continue
         predictor.choice = candidates.chosen(candidate)
+        _LOG.info("%s%s", predictor.choice, predictor.choice.hint and f". {predictor.choice.hint}")
         return predictor
     raise candidates.none_left()
 
