@@ -77,7 +77,7 @@ class Bundle:
         return content
 
     def golden(self, variant: str) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None:
-        """A variant's recorded inputs and outputs by tensor name, or None where it has none.
+        """Return a variant's recorded inputs and outputs by tensor name, or None.
 
         Raises:
             BundleError: a file of arrays that is damaged or unreasonably large.
@@ -149,7 +149,7 @@ class Bundle:
             return _write(self.path, manifest, {**files, variant.file: engine})
 
     def _changed(self, change: Callable[[Manifest], Manifest]) -> Bundle:
-        """Replace the manifest by what `change` makes of the one that is there now."""
+        """Replace the manifest by the result of `change` on the present one."""
         with storage_errors(self.path), lock(self.path):
             changed = _text(self.path, change(self._read()))
             manifest = decode(changed, origin="the new manifest")  # refuses a result of the wrong type

@@ -76,11 +76,11 @@ class Variant(Struct):
     accuracy: Accuracy | None = None
     """Accuracy on the test set when it was built."""
     accepted: bool = True
-    """False: its accuracy, or the time that INT8 gains, was not; the runtime does not choose it by itself."""
+    """False if it missed the accuracy budget or is not faster than FP32; `load()` never picks it automatically."""
     verdict: str = ""
     """Reason why it was not accepted, or why that is uncertain."""
     certain: bool = True
-    """False: other test images might have decided otherwise."""
+    """False if other test images might have decided otherwise."""
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
     """Measurements of each kind of machine, by `hardware.Identity.fingerprint`. Each decides on its own kind only."""
     diagnosis: Diagnosis | None = None

@@ -67,7 +67,7 @@ class Remake:
     reference: Outputs
     """Outputs of the baseline, on images that nothing was fitted on."""
     before: Outputs
-    """Outputs of the quantized model as it is, on these images."""
+    """Outputs of the unchanged quantized model, on these images."""
     after: Outputs
 
 

@@ -158,7 +158,7 @@ class Discrepancy:
         return float(sum(found)) / len(found) if found else None
 
     def score_error(self, reference: Sequence[Any], values: Sequence[Any]) -> Any:
-        """Relative squared error of the classes' logits, mean over what is read; 0 where there are no classes.
+        """Return the relative squared error of the classes' logits, mean over all readings; 0 without classes.
 
         The divergence says next to nothing about classes that the reference is certain of, and these are most: a
         fine-tune needs this too.

@@ -215,7 +215,7 @@ def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, finding
 
 
 def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Findings) -> Source | None:
-    """The network; what opening it warns of is said when a stage opens it."""
+    """Return the network. Warnings of opening it are left to the stage that opens it."""
     opened: Callable[[Config, Path, tuple[str, ...]], Source]
     opened = source_to_export if config.train is None else source_to_train
     logger = logging.getLogger("edgeopt.source")

@@ -66,7 +66,7 @@ class Row(Struct):
     accepted: bool
     verdict: str
     certain: bool
-    """False: other test images might decide otherwise whether it is accepted."""
+    """False if other test images might decide otherwise whether it is accepted."""
 
     @property
     def ratio(self) -> Ratio | None:

@@ -69,7 +69,7 @@ class Tried(Struct):
     """A repair that was run by itself."""
 
     layer: str
-    """Empty: all of them, the float model quantized anew."""
+    """Layer that the repair changes; empty for the whole float model, quantized anew."""
     repair: str
     """Such as ``mse ranges`` or ``float``."""
     setting: str

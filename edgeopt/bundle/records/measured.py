@@ -25,7 +25,7 @@ class Acceptance(Struct):
     verdict: str = ""
     """Reason why it was not accepted, or why that is uncertain."""
     certain: bool = True
-    """False: other images might decide otherwise, since the interval of what it loses reaches beyond what it may."""
+    """False if other images might decide otherwise, because the interval of the loss reaches beyond the limit."""
 
 
 class Measured(Struct):

@@ -26,7 +26,7 @@ def doctor_tables(report: DoctorReport) -> RenderableType:
 
 
 def _table(*titles: str) -> Table:
-    """Names beside what is said of them, which wraps; or columns of short words that do not."""
+    """Return a table of names and texts, which wrap, or columns of short words, which do not."""
     table = Table(box=None, pad_edge=False, show_header=bool(titles), padding=(0, 2, 0, 0))
     if not titles:
         table.add_column(no_wrap=True)
