@@ -129,19 +129,30 @@ def _median_s(run: Callable[[], object], count: int, clock: Callable[[], float])
 def _measured(
     candidates: Candidates, variants: list[Variant], opened: Opened, clock: Callable[[], float]
 ) -> dict[str, Speed]:
-    """The speeds of those that load; none where fewer than two do, or where they do not fit beside each other."""
+    """The speeds of those that load; none where fewer than two do."""
     built = [each for each in variants if _loads(candidates, each, opened)]
     if len(built) < 2:
         return {}
-    names = ", ".join(each.name for each in built)
+    _LOG.warning(
+        "first load on this GPU: measuring %s for %g s each, once", ", ".join(each.name for each in built), SECONDS
+    )
     with ExitStack() as stack:
         try:
             runs = {each.name: opened(each, stack) for each in built}
         except candidates.does_not_load as error:
-            _LOG.warning("%s are not measured: they do not load beside each other: %s", names, error)
-            return {}
-        _LOG.warning("first load on this GPU: measuring %s for %g s each, once", names, SECONDS)
-        return compare(runs, clock=clock)
+            _LOG.warning("they are measured one after another, because they do not load beside each other: %s", error)
+        else:
+            return compare(runs, clock=clock)
+    return {each.name: _alone_speed(each, opened, clock) for each in built}
+
+
+def _alone_speed(variant: Variant, opened: Opened, clock: Callable[[], float]) -> Speed:
+    """Measure a variant that does not fit beside others; drift of the clocks does not cancel then."""
+    with ExitStack() as alone:
+        run = opened(variant, alone)
+        typical_s = _warmed_up(run, clock)
+        count = max(_LEAST_ROUNDS, int(SECONDS / max(typical_s, 1e-9)))
+        return Speed(1e3 * _median_s(run, count, clock), variant.name, how=_HOW)
 
 
 def _loads(candidates: Candidates, variant: Variant, opened: Opened) -> bool:
