@@ -48,7 +48,7 @@ class Key:
 
 @cache
 def keys() -> tuple[Key, ...]:
-    """All tables and keys, each table before its keys."""
+    """Return all tables and keys, each table before its keys."""
     return tuple(_of(Config, ""))
 
 
@@ -122,7 +122,7 @@ def _tables(kind: types.Type) -> Iterator[types.StructType]:
 
 
 def _kind(kind: types.Type) -> str:
-    """The values of a type, in words."""
+    """Return the values of a type, in words."""
     match kind:
         case types.Metadata():
             allowed = (kind.extra_json_schema or {}).get("anyOf", [])
@@ -180,7 +180,7 @@ def _toml(value: Any) -> str:
 
 @cache
 def _descriptions(struct: type) -> dict[str, str]:
-    """The docstrings below the fields of a struct."""
+    """Return the docstrings below the fields of a struct."""
     tree = ast.parse(inspect.getsource(sys.modules[struct.__module__]))
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == struct.__name__)
     found = {}

@@ -221,7 +221,7 @@ DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
 
 
 def code_in(decoding: Decoding | None) -> tuple[str, ...]:
-    """The user's code that a decoding names, if any."""
+    """Return the user's code that a decoding names, if any."""
     return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
 
 

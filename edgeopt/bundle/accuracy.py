@@ -21,7 +21,7 @@ def accuracy_here(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | 
 
 
 def accuracy_beside(manifest: Manifest, name: str, here: Mapping[str, Measured]) -> AccuracyBeside | None:
-    """A variant's accuracy against the baseline's, on this machine; None where it was never evaluated."""
+    """Return a variant's accuracy against the baseline's, on this machine; None where it was never evaluated."""
     own = accuracy_here(manifest.variant(name), here)
     baseline = accuracy_here(manifest.variant(manifest.baseline), here)
     if own is None:

@@ -28,7 +28,7 @@ _ACCELERATED = ("trt", "rtx")
 
 
 def from_version_1(text: bytes) -> bytes:
-    """A manifest of version 1 as one of version 2.
+    """Return a manifest of version 1 as one of version 2.
 
     Version 1 held what was measured as untyped tables, and what the stages found under one called ``settings``, some of
     whose keys were words with spaces.

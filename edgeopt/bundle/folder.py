@@ -56,11 +56,11 @@ class Bundle:
         return self.manifest.variant(name)
 
     def spec(self, variant: str) -> ModelSpec:
-        """The specification that a variant runs under."""
+        """Return the specification that a variant runs under."""
         return self.manifest.spec_of(self.variant(variant))
 
     def file(self, variant: str) -> Path:
-        """A variant's engine."""
+        """Return a variant's engine."""
         return self.path / self.variant(variant).file
 
     def engine(self, variant: str) -> bytes:
@@ -253,7 +253,7 @@ def _check_listing(path: Path, manifest: Manifest) -> None:
 
 
 def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
-    """Every file below `path` by its relative POSIX path, with its size; links and special files are refused."""
+    """Yield every file below `path` by its relative POSIX path, with its size; links and special files are refused."""
 
     def refuse(error: OSError) -> None:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}. Check that you may read it") from error

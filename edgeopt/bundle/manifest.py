@@ -119,7 +119,7 @@ class Manifest(Struct):
     """Every file but the manifest; `write_bundle` fills it."""
 
     def variant(self, name: str) -> Variant:
-        """The variant called `name`.
+        """Return the variant called `name`.
 
         Raises:
             BundleError: there is none; the message names those there are.
@@ -131,7 +131,7 @@ class Manifest(Struct):
         raise BundleError(f"bundle '{self.name}' has no variant '{name}'.{did_you_mean(name, known)}")
 
     def spec_of(self, variant: Variant) -> ModelSpec:
-        """The specification that `variant` runs under."""
+        """Return the specification that `variant` runs under."""
         return variant.spec or self.spec
 
     def size_bytes(self, variant: Variant) -> int:
@@ -139,7 +139,7 @@ class Manifest(Struct):
         return self.files[variant.file].size
 
     def with_variant(self, changed: Variant) -> Manifest:
-        """The same manifest with the variant of that name replaced."""
+        """Return the same manifest with the variant of that name replaced."""
         self.variant(changed.name)
         variants = tuple(changed if variant.name == changed.name else variant for variant in self.variants)
         return replace(self, variants=variants)

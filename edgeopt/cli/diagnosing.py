@@ -109,7 +109,7 @@ def _of_bundle(path: Path, variant: str | None, calibration: Path | None, images
 
 
 def _images(bundle: Bundle, folder: Path | None) -> Dataset:
-    """The images of a folder, or those that the bundle was calibrated on."""
+    """Return the images of a folder, or those that the bundle was calibrated on."""
     from edgeopt.bundle.images import images_of
     from edgeopt.config import DataSource
     from edgeopt.dataset import load

@@ -436,7 +436,7 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
 
 
 def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
-    """The images that the user names, or else the test set that the bundle was built with."""
+    """Return the images that the user names, or else the test set that the bundle was built with."""
     from edgeopt.bundle.images import images_of
     from edgeopt.config import data_source
     from edgeopt.dataset import load
@@ -454,7 +454,7 @@ def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
 
 
 def _pictures(bundle: Bundle, reference: str | None) -> tuple[Dataset | None, str]:
-    """The images that the user names; else those of the recipe, or why they are not to be had."""
+    """Return the images that the user names; else those of the recipe, or why they are not to be had."""
     from edgeopt.errors import EdgeoptError
 
     try:

@@ -50,7 +50,7 @@ class Wanted:
         return cls(score, frozenset(name.strip() for name in names) or None)
 
     def among(self, result: Result) -> Result:
-        """The part of a result that is asked for; a detector has applied the score."""
+        """Return the part of a result that is asked for; a detector has applied the score."""
         if self.score is not None and isinstance(result, Classification):
             result = result.above(self.score)
         return result if self.labels is None else result.only(self.labels)
@@ -122,5 +122,5 @@ def _json(name: str, number: int, result: Result) -> str:
 
 
 def _encodable(name: str) -> str:
-    """The name of a file, with escapes for bytes that are not UTF-8."""
+    """Return the name of a file, with escapes for bytes that are not UTF-8."""
     return name.encode(errors="backslashreplace").decode()

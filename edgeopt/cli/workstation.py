@@ -323,7 +323,7 @@ def _methods(options: tuple[str, ...]) -> dict[str, str]:
 
 
 def _repairs(listed: str) -> tuple[str, ...]:
-    """The repairs that a list with commas names; ``none`` is empty."""
+    """Return the repairs that a list with commas names; ``none`` is empty."""
     from edgeopt.doors import REPAIRS
     from edgeopt.references import check, importable
 

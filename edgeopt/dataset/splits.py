@@ -37,7 +37,7 @@ class Splits:
     calibration: Dataset | None
 
     def present(self) -> dict[str, Dataset]:
-        """The sets that exist, by name."""
+        """Return the sets that exist, by name."""
         every = {name: getattr(self, name) for name in SPLITS}
         return {name: dataset for name, dataset in every.items() if dataset is not None}
 

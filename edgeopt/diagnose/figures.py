@@ -23,7 +23,7 @@ _REACH = 1.5
 
 
 def decibel(noise_to_signal: float) -> float:
-    """A power ratio as SQNR in dB, within ``±MAXIMUM_DB`` (NaN counts as the worst)."""
+    """Return a power ratio as SQNR in dB, within ``±MAXIMUM_DB`` (NaN counts as the worst)."""
     if noise_to_signal <= 0.0:
         return MAXIMUM_DB
     if not math.isfinite(noise_to_signal):
@@ -112,7 +112,7 @@ def channel_range_ratio(weight: NDArray[Any], axis: int) -> float:
 
 
 def _shares(seen: Observed) -> tuple[float, ...]:
-    """The histogram in few bins, for people to look at."""
+    """Return the histogram in few bins, for people to look at."""
     reach = (seen.minimum, max(seen.maximum, seen.minimum + 1e-30))
     values = np.clip(seen.values, *reach)  # the centre of an outermost bin may lie beyond what was seen
     counts = np.histogram(values, _DRAWN_BINS, reach, weights=seen.counts)[0]
@@ -127,7 +127,7 @@ def _thinned(channels: NDArray[Any]) -> tuple[float, ...]:
 
 
 def _weighted_quantile(values: NDArray[np.float64], counts: NDArray[np.float64], share: float) -> float:
-    """The smallest of `values` that at least `share` of the counts do not exceed."""
+    """Return the smallest of `values` that at least `share` of the counts do not exceed."""
     if not values.size:
         return 0.0
     order = np.argsort(values)

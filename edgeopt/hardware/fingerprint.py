@@ -93,7 +93,7 @@ class ThisMachine:
 
 
 def identity_of(here: Machine, libraries: Mapping[str, str], power_mode: str | None) -> Identity:
-    """The identity of a described machine; one without GPUs stands for its processor alone."""
+    """Return the identity of a described machine; one without GPUs stands for its processor alone."""
     return Identity(
         cpu=here.cpu,
         board=here.jetson.model if here.jetson else None,

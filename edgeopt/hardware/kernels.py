@@ -19,7 +19,7 @@ TITLES: dict[Processor, str] = {
 
 
 def integer_kernels(cpu: Cpu) -> Processor | None:
-    """The kind of processor that `cpu` is; None where that is not known (its features could not be read)."""
+    """Return the kind of processor that `cpu` is; None where that is not known (its features could not be read)."""
     if cpu.architecture.lower() in _ARM:
         return "arm"
     if cpu.architecture.lower() not in _X86 or not cpu.features:

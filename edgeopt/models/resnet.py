@@ -101,7 +101,7 @@ def _stage(
 
 
 def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """A 1 x 1 projection where the shape changes, else nothing."""
+    """Return a 1 x 1 projection where the shape changes, else nothing."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -190,7 +190,7 @@ def paired_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, grid: Tensor, strides: Tensor) -> Tensor:
-    """The raw offsets (n, 4) that decode to xyxy `boxes` (n, 4) at anchors `grid` (n, 2) of `strides` (n,)."""
+    """Return the raw offsets (n, 4) that decode to xyxy `boxes` (n, 4) at anchors `grid` (n, 2) of `strides` (n,)."""
     center = (boxes[:, :2] + boxes[:, 2:]) / 2 / strides[:, None] - grid
     size = (boxes[:, 2:] - boxes[:, :2]) / strides[:, None]
     return torch.cat([center, torch.log(size + EPSILON)], dim=1)

@@ -27,7 +27,7 @@ _DROP = "0.5%"
 
 
 def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Artifact, target: TargetName) -> Artifact:
-    """The graph of the fastest plan inside the budget, searched on the validation images.
+    """Return the graph of the fastest plan inside the budget, searched on the validation images.
 
     Where INT8 is refused because it is not faster, the graph is the quantized one and the bundle says so. A search that
     finds nothing is kept too: building again does not search again.
@@ -86,14 +86,14 @@ def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Arti
 
 
 def _to_float16(job: Job, spec: ModelSpec, model: ir.Model) -> ir.Model:
-    """A plan's graph in float16 between its INT8 layers, as the build will make it."""
+    """Return a plan's graph in float16 between its INT8 layers, as the build will make it."""
     return to_float16(
         model, itertools.islice(feeds(job.split("calibration"), spec), GUARD_IMAGES), job.config.calibrate
     ).model
 
 
 def budget_of(budget: BudgetConfig) -> Budget:
-    """A recipe's ``[budget]`` as the search takes it."""
+    """Return a recipe's ``[budget]`` as the search takes it."""
     if budget.max_drop is None and budget.latency_ms is not None:
         return Budget(None, latency_ms=budget.latency_ms)
     return Budget.parse(str(_DROP if budget.max_drop is None else budget.max_drop), budget.latency_ms)

@@ -135,13 +135,13 @@ def _job(
 
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:
-    """The optimized float graph, and the export's parity."""
+    """Return the optimized float graph, and the export's parity."""
     export = graphs.exported(job, trained(job))
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:
-    """Each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
+    """Return each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
     quantize = job.config.quantize
     schemes = _schemes(job.config)
     if quantize.enabled:
@@ -171,7 +171,7 @@ def _schemes(config: Config) -> dict[str, SchemeName]:
 
 
 def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:
-    """The graph whose float part is in a precision; BF16 is the engine's affair."""
+    """Return the graph whose float part is in a precision; BF16 is the engine's affair."""
     return in_float16(job, graph) if reduced == "fp16" else graph
 
 

@@ -145,7 +145,7 @@ def _diagnosed(
     *,
     on_gpu: bool = False,
 ) -> Diagnosis:
-    """The diagnosis; `outputs` is what they mean, by a specification, or what the user says of them."""
+    """Return the diagnosis; `outputs` is what they mean, by a specification, or what the user says of them."""
     _check_interfaces(baseline, model)
     taken = list(itertools.islice(samples, images))
     if not taken:
@@ -212,7 +212,7 @@ class _Pair:
         self._table = self._observe_inputs()
 
     def subject(self) -> ModelPair:
-        """The pair as `diagnose` sees it."""
+        """Return the pair as `diagnose` sees it."""
         return ModelPair(
             layers={name: self._traits(layer) for name, layer in self.layers.items()},
             reference=self._reference,
@@ -295,7 +295,7 @@ class _Pair:
         )
 
     def _weight(self, layer: QuantizedLayer) -> tuple[NDArray[Any], int] | None:
-        """The float weight of a convolution or matrix product, and its axis of output channels."""
+        """Return the float weight of a convolution or matrix product, and its axis of output channels."""
         if layer.operator not in LINEAR_OPS or _WEIGHT not in layer.weights:
             return None
         node = self._nodes[layer.name]
@@ -321,7 +321,7 @@ class _Pair:
         return json.dumps(glob.escape(self._float_names.get(name, name)), ensure_ascii=False)
 
     def _remake(self) -> Remake | str:
-        """The float model quantized anew, for the kernels that most of the quantizers are for."""
+        """Return the float model quantized anew, for the kernels that most of the quantizers are for."""
         grids = [_scheme(each) for each in itertools.chain(*self._quantizers.values())]
         schemes = Counter(grid for grid in grids if grid is not None)
         if not schemes:
@@ -348,7 +348,7 @@ class _Pair:
         return self._outputs(model)
 
     def _requantizers(self, name: str, method: CalibrationMethod) -> list[ActivationQuantizer]:
-        """The layer's quantizers, and those that share a scale with them, with ranges by another method."""
+        """Return the layer's quantizers, and those that share a scale with them, with ranges by another method."""
         return [found for each in self._quantizers[name] for found in self._requantized(each, method)]
 
     def _requantized(self, quantizer: ActivationQuantizer, method: CalibrationMethod) -> list[ActivationQuantizer]:
@@ -401,7 +401,7 @@ def _interface(model: ir.Model) -> tuple[list[str | None], int]:
 
 
 def _scheme(quantizer: ActivationQuantizer) -> QuantScheme | None:
-    """The scheme whose grid a quantizer has; None for other than 8-bit integers."""
+    """Return the scheme whose grid a quantizer has; None for other than 8-bit integers."""
     if quantizer.dtype == "uint8":
         return OPENVINO
     if quantizer.dtype == "int8":

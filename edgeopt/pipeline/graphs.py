@@ -37,7 +37,7 @@ FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
 
 
 def untrained(job: Job) -> Artifact:
-    """The network's graph before training, whose layers have the names that they will have after it."""
+    """Return the network's graph before training, whose layers have the names that they will have after it."""
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export
@@ -59,7 +59,7 @@ def untrained(job: Job) -> Artifact:
 
 
 def exported(job: Job, weights: Artifact | None) -> Artifact:
-    """The model as ONNX, checked against torch, and its specification."""
+    """Return the model as ONNX, checked against torch, and its specification."""
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export
@@ -84,7 +84,7 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
 
 
 def optimized(job: Job, export: Artifact) -> Artifact:
-    """The float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
+    """Return the float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.passes.rewrite.fold_normalization import fold_normalization
@@ -145,7 +145,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
 
 
 def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
-    """The graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped."""
+    """Return the graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped."""
     dataset, config = job.split("calibration"), job.config.quantize
 
     def make(folder: Path, _scratch: Path) -> Made:
@@ -180,22 +180,22 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
 
 
 def read_graph(artifact: Artifact) -> ir.Model:
-    """The graph of a stage's result."""
+    """Return the graph of a stage's result."""
     return ir.load(artifact.file(MODEL))
 
 
 def read_spec(artifact: Artifact) -> ModelSpec:
-    """The specification of a stage's result."""
+    """Return the specification of a stage's result."""
     return from_json(artifact.file(_SPEC).read_bytes(), ModelSpec)
 
 
 def read_parity(artifact: Artifact) -> float:
-    """The largest difference that `exported` found."""
+    """Return the largest difference that `exported` found."""
     return from_json(artifact.file("parity.json").read_bytes(), float)
 
 
 def read_table(artifact: Artifact) -> CalibrationTable:
-    """The result of `calibrated`."""
+    """Return the result of `calibrated`."""
     return CalibrationTable.load(artifact.file(_TABLE))
 
 

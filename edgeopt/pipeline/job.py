@@ -79,7 +79,7 @@ class Job:
         return artifact
 
     def split(self, name: str) -> Dataset:
-        """The set called `name`.
+        """Return the set called `name`.
 
         Raises:
             DataError: the recipe neither gives it nor a train set to hold it out from.
@@ -136,7 +136,7 @@ def open_job(
 
 
 def version(distribution: str) -> str:
-    """The installed version of a distribution; empty when it is not installed."""
+    """Return the installed version of a distribution; empty when it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

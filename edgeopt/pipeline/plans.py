@@ -126,7 +126,7 @@ class Plans:
         self._open_plans.close()
 
     def problem(self) -> Problem:
-        """The model as the search sees it; measures the float model."""
+        """Return the model as the search sees it; measures the float model."""
         baseline = self.validate(FLOAT)
         float_ms = self._benchmark({FLOAT: self._open(FLOAT, shipped=True)})[FLOAT].end_to_end.p50_ms
         return Problem(
@@ -140,7 +140,7 @@ class Plans:
         )
 
     def graph(self, plan: Plan) -> ir.Model:
-        """The Q/DQ graph of a plan."""
+        """Return the Q/DQ graph of a plan."""
         if plan == FLOAT:
             return self._subject.baseline
         layers = {layer for group in plan for layer in self._layers[group]}
@@ -202,7 +202,7 @@ class Plans:
         return float(self._compare(self._baseline_outputs(item), _outputs(inferred, self._subject.spec)))
 
     def _baseline_outputs(self, item: int) -> Outputs:
-        """The float model's outputs for an image."""
+        """Return the float model's outputs for an image."""
         if item in self._references:
             return self._references[item]
         predictor = self._open(FLOAT)
@@ -215,7 +215,7 @@ class Plans:
             self._references[item] = outputs
 
     def _prepare(self, predictor: Predictor, item: int) -> Prepared:
-        """The network's input of an image, which is the same for every plan."""
+        """Return the network's input of an image, which is the same for every plan."""
         if item in self._prepared:
             return self._prepared[item]
         prepared = predictor.prepare_batch([self._subject.dataset.image(item)])
@@ -224,7 +224,7 @@ class Plans:
         return prepared
 
     def _benchmark(self, predictors: Mapping[Plan, Predictor], share: float = 1.0) -> dict[Plan, LatencyResult]:
-        """The first is the baseline; `share` is of the recipe's duration."""
+        """Return the first is the baseline; `share` is of the recipe's duration."""
         asked = self._subject.benchmark
         config = replace(asked, duration_s=share * asked.duration_s, warmup_s=share * asked.warmup_s)
         named = {_name(plan): predictor for plan, predictor in predictors.items()}
@@ -232,14 +232,14 @@ class Plans:
         return {plan: results[_name(plan)] for plan in predictors}
 
     def _open(self, plan: Plan, *, shipped: bool = False) -> Predictor:
-        """A plan's engine that stays open: of the plans that others are compared with."""
+        """Return a plan's engine that stays open: of the plans that others are compared with."""
         key = plan, shipped
         if key not in self._kept_open:
             self._kept_open[key] = self._open_plans.enter_context(self._opened(plan, shipped=shipped))
         return self._kept_open[key]
 
     def _opened(self, plan: Plan, *, shipped: bool = False) -> Predictor:
-        """A plan's engine, compiled when first asked for; use the result as a context manager."""
+        """Return a plan's engine, compiled when first asked for; use the result as a context manager."""
         target, engine = find_target(self._subject.target), self._subject.engine
         settings = engine if shipped else replace(engine, precision="fp32")
         path = self._folder / f"{_name(plan)}{'-shipped' if shipped else ''}{target.file_suffix}"
@@ -274,7 +274,7 @@ class _Recording:
 
 
 def _outputs(inferred: Inferred, spec: ModelSpec, row: int = 0) -> Outputs:
-    """All outputs of one image in the specification's order, batch 1; copies, for engines reuse their memory."""
+    """Return all outputs of one image in the specification's order, batch 1; copies, for engines reuse their memory."""
     arrays = (inferred.outputs[tensor.name] for tensor in spec.outputs)
     return [np.array(array[row : row + 1], np.float32) for array in arrays]
 

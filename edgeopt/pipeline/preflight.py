@@ -126,7 +126,7 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
 
 
 def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
-    """The sets of images that the recipe cannot do without."""
+    """Return the sets of images that the recipe cannot do without."""
     if goal != "bundle":
         return ["train"] if config.train is not None else []
     quantizing, budget = config.quantize.enabled, config.budget is not None

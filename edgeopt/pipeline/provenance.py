@@ -51,7 +51,7 @@ def code_hash(entries: Iterable[str], alone: Iterable[str] = ()) -> str:
 
 
 def _reached(modules: Mapping[str, _Module], entries: Iterable[str]) -> set[str]:
-    """The entries and everything that they refer to."""
+    """Return the entries and everything that they refer to."""
     found: set[str] = set()
     waiting = list(entries)
     while waiting:
@@ -64,7 +64,7 @@ def _reached(modules: Mapping[str, _Module], entries: Iterable[str]) -> set[str]
 
 @cache
 def _modules(package: Path) -> dict[str, _Module]:
-    """Every module of the package, by its dotted name."""
+    """Return every module of the package, by its dotted name."""
     found = {}
     for path in package.rglob("*.py"):
         parts = path.relative_to(package.parent).with_suffix("").parts

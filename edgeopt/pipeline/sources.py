@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def source_to_train(config: Config, root: Path, labels: tuple[str, ...]) -> Source:
-    """The network as training starts with it.
+    """Return the network as training starts with it.
 
     Args:
         config: the recipe.
@@ -35,7 +35,7 @@ def source_to_train(config: Config, root: Path, labels: tuple[str, ...]) -> Sour
 
 
 def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weights: Path | None = None) -> Source:
-    """The network with its weights.
+    """Return the network with its weights.
 
     Args:
         config: the recipe.

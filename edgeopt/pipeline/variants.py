@@ -81,7 +81,7 @@ class BuiltVariant:
 def compiled(
     job: Job, graph: Artifact, target_name: TargetName, precision: Precision, scheme: SchemeName | None
 ) -> BuiltVariant:
-    """The engine of `graph` for a target.
+    """Return the engine of `graph` for a target.
 
     Raises:
         TargetError: the target cannot compile here, or refuses the graph.
@@ -103,7 +103,7 @@ def compiled(
 
 
 def engine_code(reference: str) -> str:
-    """The module whose imports make, open and run a target's engines."""
+    """Return the module whose imports make, open and run a target's engines."""
     return find_target(reference).compile.__module__
 
 
@@ -216,7 +216,7 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
 
 
 def read_accuracy(artifact: Artifact) -> Accuracy:
-    """The result of `evaluated`."""
+    """Return the result of `evaluated`."""
     return from_json(artifact.file("accuracy.json").read_bytes(), Accuracy)
 
 
@@ -227,5 +227,5 @@ def read_accuracy_here(artifact: Artifact) -> Accuracy | None:
 
 
 def read_latency(artifact: Artifact) -> dict[str, LatencyResult]:
-    """The result of `benchmarked`, by variant name."""
+    """Return the result of `benchmarked`, by variant name."""
     return from_json(artifact.file("latency.json").read_bytes(), dict[str, LatencyResult])

@@ -60,7 +60,7 @@ class Artifact:
     records: StageRecords = NO_RECORDS
 
     def file(self, name: str) -> Path:
-        """The path of the file `name` in it."""
+        """Return the path of the file `name` in it."""
         return self.folder / name
 
 

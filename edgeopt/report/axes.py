@@ -60,22 +60,22 @@ class Axes:
         return f'<path class="line {tone}" d="M{path}"/>' if points else ""
 
     def dot(self, x: float, y: float, tone: str, radius: float = 5, title: str = "") -> str:
-        """A point; `title` shows when it is pointed at."""
+        """Return a point; `title` shows when it is pointed at."""
         inside = f"<title>{escape(title)}</title>" if title else ""
         at = f'cx="{self.across(x):.1f}" cy="{self.down(y):.1f}"'
         return f'<circle class="fill {tone}" {at} r="{radius:g}">{inside}</circle>'
 
     def whisker(self, x: float, low: float, high: float, tone: str) -> str:
-        """A vertical line from one value to another."""
+        """Return a vertical line from one value to another."""
         at = f"M{self.across(x):.1f} {self.down(low):.1f}V{self.down(high):.1f}"
         return f'<path class="line {tone}" d="{at}"/>'
 
     def level(self, y: float) -> str:
-        """A dashed line all along at one value."""
+        """Return a dashed line all along at one value."""
         return f'<path class="mark" d="M{_LEFT} {self.down(y):.1f}H{WIDTH - RIGHT}"/>'
 
     def rule(self, x: float) -> str:
-        """A dashed line from top to bottom at one value."""
+        """Return a dashed line from top to bottom at one value."""
         return f'<path class="mark" d="M{self.across(x):.1f} {_TOP}V{self._bottom:.1f}"/>'
 
     def words(self, x: float, y: float, words: str, tone: str = "strong", lift: float = 7.0) -> str:
@@ -84,7 +84,7 @@ class Axes:
         return text(self.across(x) + side, max(12.0, self.down(y) - lift), words, anchor, tone)
 
     def drawing(self, parts: Sequence[str], title: str, names: dict[str, str] | None = None) -> str:
-        """The whole element: `parts` on their axes, with a legend of `names` (class by name)."""
+        """Return the whole element: `parts` on their axes, with a legend of `names` (class by name)."""
         below = [] if not names else legend(names, self._bottom + _UNDER + 2)
         height = _TOP + self.height + _UNDER + (_LEGEND if names else 4)
         return drawing(height, [*self._frame(), *parts, *below], title)

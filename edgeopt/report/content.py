@@ -154,7 +154,7 @@ class Report(Struct):
         return found
 
     def row(self, name: str) -> Row:
-        """The row of a variant."""
+        """Return the row of a variant."""
         return next(row for row in self.rows if row.name == name)
 
     @property
@@ -217,7 +217,7 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
 
 
 def _runs(manifest: Manifest, available: Callable[[str], Availability]) -> Runs:
-    """The choice that `runtime.load` would make here, and why."""
+    """Return the choice that `runtime.load` would make here, and why."""
     choice, here = choose(manifest, available), machine()
     accelerators = ", ".join(gpu.name for gpu in here.gpus)
     return Runs(

@@ -11,22 +11,22 @@ _CLASS_99 = 0.99
 
 
 def share(value: float | None, digits: int = 1) -> str:
-    """A share as per cent."""
+    """Return a share as per cent."""
     return "–" if value is None else f"{100.0 * value:.{digits}f} %"
 
 
 def points(value: float) -> str:
-    """A difference of two shares in points; no minus before a zero."""
+    """Return a difference of two shares in points; no minus before a zero."""
     return f"{round(100.0 * value, 2) + 0.0:+.2f}"
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """A number with its noun."""
+    """Return a number with its noun."""
     return f"{count} {one if count == 1 else many}"
 
 
 def accuracy(figure: Figure | None) -> str:
-    """The main metric of a variant."""
+    """Return the main metric of a variant."""
     return "–" if figure is None else share(figure.value, 2)
 
 

@@ -90,7 +90,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
 
 
 def diagnosis_html(diagnosis: Diagnosis, title: str) -> str:
-    """A page with one diagnosis, of files that are in no bundle.
+    """Return a page with one diagnosis, of files that are in no bundle.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -146,7 +146,7 @@ def _curves(report: Report) -> list[_Curve]:
 
 
 def _by_change(classes: Sequence[ClassRow], name: str) -> list[ClassRow]:
-    """The classes that a variant changed or kept, the one that lost most first."""
+    """Return the classes that a variant changed or kept, the one that lost most first."""
     compared = [row for row in classes if name in row.changes]
     return sorted(compared, key=lambda row: row.changes[name].change)
 

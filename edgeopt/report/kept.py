@@ -42,7 +42,7 @@ def without_pictures(report: Report, shots: Sequence[Shot]) -> str:
 
 
 def pictures_of(page: Path, report: Report) -> tuple[Shot, ...] | None:
-    """The pictures of an earlier page of the same evaluation.
+    """Return the pictures of an earlier page of the same evaluation.
 
     Returns:
         Them; none where the page has none or is not there; None where it has pictures that do not belong to `report`,

@@ -52,7 +52,7 @@ def _near(axes: Axes, one: Point, other: Point) -> bool:
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both lower x and higher y, by rising x."""
+    """Return the points that no other beats in both lower x and higher y, by rising x."""
     best: list[Point] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not best or point.y > best[-1].y:

@@ -77,7 +77,7 @@ class Shot(Struct):
 
 
 def choose_shots(accuracies: Mapping[str, Accuracy], baseline: str, dataset: Dataset) -> tuple[Shot, ...]:
-    """The pictures that are worth looking at; nothing is predicted again.
+    """Return the pictures that are worth looking at; nothing is predicted again.
 
     Args:
         accuracies: by variant, all of the same images.
@@ -165,14 +165,14 @@ def _box(corners: Sequence[float], label: str, score: float | None = None, *, wr
 
 
 def _encoded(image: Image, width: int, height: int, *, enlarged: bool) -> str:
-    """The image as a small JPEG data URI; single pixels of a tiny one stay visible."""
+    """Return the image as a small JPEG data URI; single pixels of a tiny one stay visible."""
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST if enlarged else cv2.INTER_AREA)
     _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
 
 
 def caption(result: Answer) -> list[str]:
-    """The answer in a few lines."""
+    """Return the answer in a few lines."""
     if isinstance(result, Classification):
         ranked = zip(result.labels[:_CAPTION_LINES], result.scores, strict=False)
         return [f"{label} {score:.2f}" for label, score in ranked]

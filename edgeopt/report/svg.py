@@ -163,7 +163,7 @@ def _x(value: float, high: float) -> float:
 
 
 def legend(entries: Mapping[str, str], y: float) -> list[str]:
-    """A coloured square and a name each, from left to right; `entries` are the squares' classes by name."""
+    """Return a coloured square and a name each, from left to right; `entries` are the squares' classes by name."""
     parts, x = [], float(LEFT)
     for name, tone in entries.items():
         parts.append(f'<rect class="{tone}" x="{x:.0f}" y="{y + 2:.0f}" width="10" height="10"/>')
@@ -173,7 +173,7 @@ def legend(entries: Mapping[str, str], y: float) -> list[str]:
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:
-    """An axis that holds `values` with room at both ends."""
+    """Return an axis that holds `values` with room at both ends."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     room = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
     return low - room, high + room
@@ -195,7 +195,7 @@ def text(x: float, y: float, words: str, anchor: str, tone: str = "soft") -> str
 
 
 def drawing(height: int, parts: Sequence[str], title: str) -> str:
-    """A whole SVG element, `WIDTH` units wide; `title` is what a screen reader says."""
+    """Return a whole SVG element, `WIDTH` units wide; `title` is what a screen reader says."""
     return (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'

@@ -19,7 +19,7 @@ _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "spee
 
 
 def to_terminal(report: Report) -> Group:
-    """A rich table of every variant beside its FP32 baseline, and what qualifies its figures.
+    """Return a rich table of every variant beside its FP32 baseline, and what qualifies its figures.
 
     What runs here and what was refused is left to `summary`.
     """
@@ -42,7 +42,7 @@ def to_terminal(report: Report) -> Group:
 
 
 def to_markdown(report: Report) -> str:
-    """The same table for a README or a pull request."""
+    """Return the same table for a README or a pull request."""
     columns = _columns(report)
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(['-'] + ['-:'] * (len(columns) - 1))}|"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
@@ -91,7 +91,7 @@ def _cells(row: Row, refused: str = " (not accepted)") -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    """A line for each thing that qualifies the figures."""
+    """Return a line for each thing that qualifies the figures."""
     notes = list(report.manifest.notes)
     if report.measured_on:
         notes.append(f"latencies were measured on another machine ({report.measured_on}) and decide nothing here")

@@ -87,7 +87,7 @@ class Candidates:
     """Exceptions of loading a variant, after which the next one is tried."""
 
     def __iter__(self) -> Iterator[Variant]:
-        """Every variant that may be chosen and whose target is there."""
+        """Yield every variant that may be chosen and whose target is there."""
         for variant in sorted(self.manifest.variants, key=self._rank):
             if variant.name in self.rejected:
                 continue
@@ -176,7 +176,7 @@ class Candidates:
                 self.rejected[variant.name] = self.refusal(variant) or self._worse(variant, chosen)
 
     def none_left(self) -> TargetError:
-        """The error when nothing can run."""
+        """Return the error when nothing can run."""
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.rejected.items())
         return TargetError(
             f"no variant of bundle '{self.manifest.name}' runs on this machine ({reasons}). "

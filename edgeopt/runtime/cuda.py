@@ -87,7 +87,7 @@ class Cuda(Protocol):
         """Copy into a contiguous, page-locked array."""
 
     def create_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """Return a stream that does not wait for the default one."""
 
     def destroy_stream(self, stream: int) -> None:
         """Give a stream back."""
@@ -96,7 +96,7 @@ class Cuda(Protocol):
         """Wait until the stream's work is done; errors of that work surface here."""
 
     def create_event(self) -> Any:
-        """A point in time on a stream."""
+        """Return a point in time on a stream."""
 
     def destroy_event(self, event: Any) -> None:
         """Give an event back."""
@@ -111,7 +111,7 @@ class Cuda(Protocol):
         """Record what this thread puts on the stream instead of running it."""
 
     def end_capture(self, stream: int) -> Any:
-        """The recorded work, ready to launch. Has to follow `begin_capture` whatever happened between."""
+        """Return the recorded work, ready to launch. Has to follow `begin_capture` whatever happened between."""
 
     def launch(self, graph: Any, stream: int) -> None:
         """Run recorded work."""
@@ -155,12 +155,12 @@ def open_cuda(provider: Provider | Literal["auto"] = "auto", device: int = 0) ->
 
 
 def importable_providers() -> dict[Provider, str]:
-    """Each provider with an empty string, or with why it cannot be imported."""
+    """Return each provider with an empty string, or with why it cannot be imported."""
     return {name: opener if isinstance(opener := _opener(name), str) else "" for name in _PROVIDERS}
 
 
 def _opener(name: Provider) -> Callable[[int], Cuda] | str:
-    """The provider's class, or why its package cannot be imported."""
+    """Return the provider's class, or why its package cannot be imported."""
     module_name, class_name = _PROVIDERS[name]
     opener = getattr(importlib.import_module(module_name), class_name)
     try:

@@ -159,6 +159,6 @@ def _named_errors(driver: Any) -> Iterator[None]:
 
 
 def _code_of(text: str) -> int | None:
-    """The error number whose description `text` begins with; pycuda may append a remark after a dash."""
+    """Return the error number whose description `text` begins with; pycuda may append a remark after a dash."""
     description = text.split(" - ")[0]
     return next((code for code in range(1, _LARGEST_CODE + 1) if _error_text(code) == description), None)

@@ -101,7 +101,7 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
 
 
 def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record | None]:
-    """The plan if it is for `key`; else why not, and the record if there is one."""
+    """Return the plan if it is for `key`; else why not, and the record if there is one."""
     try:
         record = from_json(recall(path.with_suffix(".json")), Record)
         plan = recall(path)
@@ -117,7 +117,7 @@ def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record
 
 
 def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
-    """The fields that changed, in words; empty if none did."""
+    """Return the fields that changed, in words; empty if none did."""
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     return "; ".join(
         f"{name.replace('_', ' ')} was {old.get(name, 'not recorded')} and is {new.get(name, 'not recorded')}"

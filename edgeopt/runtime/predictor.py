@@ -349,7 +349,7 @@ def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | 
 
 
 def _with_threshold(spec: ModelSpec, score: float) -> ModelSpec:
-    """The same detector with another score threshold."""
+    """Return the same detector with another score threshold."""
     if spec.task == "classification":
         raise DataError(f"'{spec.name}' is a classifier, which ranks all classes: score is for detectors")
     if not 0 <= score <= 1:

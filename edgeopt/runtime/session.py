@@ -164,7 +164,7 @@ class Target:
 
 
 def find_target(reference: str) -> Target:
-    """The target that is called so, or that ``package.module:NAME`` names.
+    """Return the target that is called so, or that ``package.module:NAME`` names.
 
     Raises:
         TargetError: there is none, or it is code that is not allowed here.

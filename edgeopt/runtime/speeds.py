@@ -31,7 +31,7 @@ class Speed:
 
 
 def speeds_file(key: object) -> Path:
-    """The file, in the cache of this device, for what depends on all that `key` holds."""
+    """Return the file, in the cache of this device, for what depends on all that `key` holds."""
     return cache_folder() / "choices" / f"{sha256(msgspec.json.encode(key, order='deterministic'))[:24]}.json"
 
 

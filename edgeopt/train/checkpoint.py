@@ -105,7 +105,7 @@ def restore(state: State, work: Path, identity: str) -> bool:
 
 
 def copied(state: State) -> Content:
-    """The state as it is now, in memory of its own."""
+    """Return the state as it is now, in memory of its own."""
     return copy.deepcopy(_content(state))
 
 

@@ -169,7 +169,7 @@ def _run(module: nn.Module, pictures: Pictures, indices: list[int]) -> Tensor:
 
 
 def _probe(module: nn.Module, pictures: Pictures) -> Tensor:
-    """The outputs on the first batch, by which the network is known to compute what it did."""
+    """Return the outputs on the first batch, by which the network is known to compute what it did."""
     return _run(module, pictures, _batches(pictures)[0]).clone()
 
 

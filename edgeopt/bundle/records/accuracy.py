@@ -46,7 +46,7 @@ class PackedArray(Struct):
         return cls(dtype=array.dtype.str, shape=array.shape, data=zlib.compress(array.tobytes(), 9))
 
     def unpack(self) -> NDArray[Any]:
-        """The array; indices as int64.
+        """Return the array; indices as int64.
 
         Raises:
             DataError: the bytes are not those of such an array.
@@ -254,7 +254,7 @@ class Accuracy(Struct):
     schema_version: int = SCHEMA_VERSION
 
     def statistic(self) -> Callable[[Indices], float]:
-        """The main metric as a function of image numbers (repeats count): what a bootstrap resamples.
+        """Return the main metric as a function of image numbers (repeats count): what a bootstrap resamples.
 
         The same numbers given to the statistics of two variants make their difference a paired one.
         """

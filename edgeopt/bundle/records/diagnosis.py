@@ -121,5 +121,5 @@ class Diagnosis(Struct):
         return tuple(layer for layer in self.layers if layer.finding and layer.only.sqnr_db <= most_db)
 
     def layer(self, name: str) -> LayerDiagnosis:
-        """The diagnosis of one layer."""
+        """Return the diagnosis of one layer."""
         return next(layer for layer in self.layers if layer.name == name)

@@ -64,7 +64,7 @@ class SearchResult(Struct):
         return tuple(kept)
 
     def require(self) -> Point:
-        """The plan to ship.
+        """Return the plan to ship.
 
         Raises:
             AccuracyError: no plan keeps the budget; the message holds the best one's figures. A refusal is none: float

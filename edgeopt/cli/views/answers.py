@@ -44,7 +44,7 @@ def _changed(images: Sequence[ImageResult]) -> str:
 
 
 def _classes(changes: Sequence[ClassChange], accuracy: Accuracy) -> Iterator[RenderableType]:
-    """The classes that lost most; those that lost much are marked."""
+    """Yield the classes that lost most; those that lost much are marked."""
     shown = [each for each in changes if each.change < 0.0][:_SHOWN_CLASSES]
     if not shown:
         return
@@ -108,7 +108,7 @@ def _listed(title: str, images: Sequence[ImageResult]) -> Table:
 
 
 def _answer(result: ImageResult) -> str:
-    """The wrong class; of detections only what is wrong."""
+    """Return the wrong class; of detections only what is wrong."""
     wrong = [f"{words} {', '.join(labels)}" for words, labels in _wrong_boxes(result) if labels]
     return "; ".join(wrong) or result.predicted or "nothing found"
 

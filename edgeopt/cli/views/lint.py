@@ -14,7 +14,7 @@ _STYLES: dict[Severity, str] = {"error": "bold red", "warning": "yellow", "note"
 
 
 def lint_view(report: LintReport, limit: int = 50) -> RenderableType:
-    """The findings, the worst first, and a line that sums up."""
+    """Return the findings, the worst first, and a line that sums up."""
     order: tuple[Severity, ...] = ("error", "warning", "note")
     findings = sorted(report.findings, key=lambda finding: order.index(finding.severity))
     counts = ", ".join(counted(report.count(severity), severity, f"{severity}s") for severity in order)

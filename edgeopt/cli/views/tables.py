@@ -32,7 +32,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
-    """A row for each variant, the baseline first, and below what other metrics say of each."""
+    """Return a row for each variant, the baseline first, and below what other metrics say of each."""
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
     table = _table("variant", *metrics, "change", "agree", "KL")
@@ -50,7 +50,7 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
 
 
 def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
-    """A row for each variant: end to end, the median of each stage, and the ratio to the baseline's."""
+    """Return a row for each variant: end to end, the median of each stage, and the ratio to the baseline's."""
     stages = next(iter(results.values())).stages
     columns = [_STAGES.get(stage, stage) for stage in stages]
     table = _table("variant", "p50 ms", "p90", "p99", *columns, "per s", "ratio (95 %)")

@@ -29,7 +29,7 @@ _MOST = 0.5
 
 
 def match_layers(quantized: ir.Model, reference: ir.Model) -> dict[str, ir.Node]:
-    """The node of `reference` for each node of `quantized` that has one, by that one's name."""
+    """Return the node of `reference` for each node of `quantized` that has one, by that one's name."""
     by_output = {value.name: node for node in reference.graph for value in node.outputs}
     by_name = {node_name(node): node for node in reference.graph}
     in_order = _in_order(quantized, reference)
@@ -67,7 +67,7 @@ def restore_activations(quantized: ir.Model, matches: Mapping[str, ir.Node]) -> 
 def original_constants(
     quantized: ir.Model, layers: Iterable[QuantizedLayer], matches: Mapping[str, ir.Node]
 ) -> dict[tuple[str, int], NDArray[Any]]:
-    """The float weights and biases of matched layers that have quantized weights, by layer and input index.
+    """Return the float weights and biases of matched layers that have quantized weights, by layer and input index.
 
     Where `quantized` says by which factors a layer was equalized, its float constants are scaled by them.
     """
@@ -147,7 +147,7 @@ def _by_operator(graph: ir.Graph) -> defaultdict[str, list[ir.Node]]:
 
 
 def _alike(first: ir.Node, second: ir.Node) -> bool:
-    """The same operator on constants of the same shapes."""
+    """Return the same operator on constants of the same shapes."""
     if first.op_type != second.op_type:
         return False
     theirs = dict(_constants(second))

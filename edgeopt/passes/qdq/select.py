@@ -40,7 +40,7 @@ class QuantizedLayer:
 
 
 def quantized_layers(model: ir.Model) -> tuple[QuantizedLayer, ...]:
-    """The quantized layers in graph order.
+    """Return the quantized layers in graph order.
 
     Raises:
         ModelError: the model has none, or quantizes by integer operators.
@@ -127,7 +127,7 @@ class ActivationQuantizer:
 
 
 def activation_quantizers(model: ir.Model, layer: QuantizedLayer) -> tuple[ActivationQuantizer, ...]:
-    """The quantizers of a layer's activations that have one scale and an 8- or 16-bit integer type."""
+    """Return the quantizers of a layer's activations that have one scale and an 8- or 16-bit integer type."""
     node = next((node for node in model.graph if node_name(node) == layer.name), None)
     values = [node.inputs[index] for index in layer.activations] if node is not None else []
     return tuple(found for value in values if (found := _activation_quantizer(value)) is not None)
@@ -195,7 +195,7 @@ def _output_layer(value: ir.Value) -> QuantizedLayer:
 
 
 def _source(value: ir.Value | None) -> ir.Value | None:
-    """The activation before its Q/DQ pair; None where `value` is not dequantized, or is a constant."""
+    """Return the activation before its Q/DQ pair; None where `value` is not dequantized, or is a constant."""
     dequantizer = producer(value, DEQUANTIZE)
     quantizer = producer(dequantizer.inputs[0], QUANTIZE) if dequantizer is not None else None
     source = quantizer.inputs[0] if quantizer is not None else None
@@ -210,7 +210,7 @@ def _is_dequantized_constant(value: ir.Value | None) -> bool:
 
 
 def _quantized_in_graph(dequantizer: ir.Node) -> NDArray[Any] | None:
-    """The float constant before a Q/DQ pair on weights (NNCF and ModelOpt may leave it to the engine)."""
+    """Return the float constant before a Q/DQ pair on weights (NNCF and ModelOpt may leave it to the engine)."""
     quantizer = producer(dequantizer.inputs[0], QUANTIZE)
     return None if quantizer is None else constant(quantizer.inputs[0])
 

@@ -10,7 +10,7 @@ from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, carries_scale
 
 
 def tied_scales(graph: ir.Graph) -> dict[str, str]:
-    """The name of every activation scale, with that of the one that stands for all it is tied to.
+    """Return the name of every activation scale, with that of the one that stands for all it is tied to.
 
     Operators carry a scale only if their quantizers have it alike: where they differ (an average has a finer grid than
     its input, an interpolation values in between), nothing is tied.

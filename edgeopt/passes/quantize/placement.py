@@ -158,7 +158,7 @@ class _Edges:
             self.add(before, 0)
 
     def in_order(self, graph: ir.Graph) -> tuple[Edge, ...]:
-        """All edges so far, in graph order."""
+        """Return all edges so far, in graph order."""
         order = {id(node): position for position, node in enumerate(graph)}
         return tuple(sorted(self._edges, key=lambda edge: (order[id(edge.node)], edge.index)))
 
@@ -193,7 +193,7 @@ def _residual_inputs(node: ir.Node, layers: list[ir.Node], scheme: QuantScheme) 
 
 
 def _layer_of(value: ir.Value | None, layers: list[ir.Node]) -> ir.Node | None:
-    """The quantized layer whose partition ends in `value` and nowhere else."""
+    """Return the quantized layer whose partition ends in `value` and nowhere else."""
     while value is not None and len({usage.node for usage in value.uses()}) == 1:
         node = value.producer()
         if node is None:
@@ -211,7 +211,7 @@ def _layer_of(value: ir.Value | None, layers: list[ir.Node]) -> ir.Node | None:
 
 
 def _gated(node: ir.Node) -> ir.Value | None:
-    """The ``x`` of SiLU or HardSwish written as ``Mul(x, Sigmoid(x))``, where nothing else reads either."""
+    """Return the ``x`` of SiLU or HardSwish written as ``Mul(x, Sigmoid(x))``, where nothing else reads either."""
     if node.op_type != "Mul":
         return None
     for value, gate in (tuple(node.inputs), tuple(node.inputs)[::-1]):

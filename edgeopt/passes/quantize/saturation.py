@@ -56,7 +56,7 @@ class WeightGrid:
         return self.fit(np.round(weight / scale[:, :, None]))
 
     def fit(self, integers: Floats) -> Floats:
-        """The integers, those that are too large, alone or with a neighbour, made smaller."""
+        """Return the integers, those that are too large, alone or with a neighbour, made smaller."""
         fitted: Floats = np.clip(integers, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         for first, second in self.pairings:
             one, other = fitted[:, :, first], fitted[:, :, second]

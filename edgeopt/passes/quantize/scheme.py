@@ -63,7 +63,7 @@ SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, 
 
 
 def scheme(name: str, processors: Sequence[Processor] = PROCESSORS) -> QuantScheme:
-    """The scheme called `name`, for those of its processors that are asked for.
+    """Return the scheme called `name`, for those of its processors that are asked for.
 
     Raises:
         ConfigError: there is none; the message lists them.

@@ -79,7 +79,7 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
 
 
 def _tied(graph: ir.Graph) -> list[_Tied]:
-    """All sets of tensors that must be scaled alike and that a convolution makes."""
+    """Return all sets of tensors that must be scaled alike and that a convolution makes."""
     scaled_alike = DisjointSets()
     for node in graph:
         if _keeps_channels(node):
@@ -114,7 +114,7 @@ def _classify(tied: _Tied, value: ir.Value) -> None:
 
 
 def _is_scalable(node: ir.Node) -> bool:
-    """A convolution or matrix product with weights of its own, plain or depthwise."""
+    """Return a convolution or matrix product with weights of its own, plain or depthwise."""
     if node.op_type not in ("Conv", "Gemm") or node.inputs[1] is None or node.inputs[1].const_value is None:
         return False
     if node.op_type == "Gemm":
@@ -144,7 +144,7 @@ def _flattens(node: ir.Node) -> bool:
 
 
 def _keeps_axes(node: ir.Node) -> bool:
-    """A mean over all positions and not over channels."""
+    """Return a mean over all positions and not over channels."""
     source, result = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or result.shape is None or len(result.shape) < 2:
         return False
@@ -152,7 +152,7 @@ def _keeps_axes(node: ir.Node) -> bool:
 
 
 def _data(node: ir.Node) -> Iterator[ir.Value]:
-    """The activations that a channel-keeping node takes."""
+    """Yield the activations that a channel-keeping node takes."""
     for value in node.inputs if node.op_type == "Add" else node.inputs[:1]:
         if value is not None:
             yield value
@@ -184,7 +184,7 @@ def _is_depthwise(nodes: list[ir.Node]) -> bool:
 
 
 def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each channel's largest magnitude as a share of the tensor's."""
+    """Return each channel's largest magnitude as a share of the tensor's."""
     magnitude = np.maximum(-minimum, maximum)
     result: NDArray[np.float64] = magnitude / max(float(magnitude.max()), 1e-12)
     return result

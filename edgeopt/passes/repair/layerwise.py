@@ -35,7 +35,7 @@ class LayerInput:
         return len(self.tensors)
 
     def image(self, index: int) -> Array:
-        """The tensor of one image as stored; `decode` turns parts of it into real values."""
+        """Return the tensor of one image as stored; `decode` turns parts of it into real values."""
         return self.tensors[index]
 
     def decode(self, part: Array) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ _SPENT: Array = np.zeros(0, np.float32)
 
 
 def _sources(node: ir.Node) -> Iterator[ir.Value]:
-    """The activations that a node reads, before their dequantizer if they have one."""
+    """Yield the activations that a node reads, before their dequantizer if they have one."""
     for value in node.inputs:
         if value is None:
             continue

@@ -30,7 +30,7 @@ class Window:
 
 
 def window_of(node: ir.Node) -> Window | None:
-    """The window of a 2-D Conv with explicit padding; None for any other node."""
+    """Return the window of a 2-D Conv with explicit padding; None for any other node."""
     weight = node.inputs[1]
     if node.op_type != "Conv" or weight is None or weight.shape is None or len(weight.shape) != 4:
         return None

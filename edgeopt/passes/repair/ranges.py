@@ -185,7 +185,7 @@ def _as_inputs(graph: ir.Graph, value: ir.Value | None) -> list[str]:
 
 
 def _tried(probe: _Probe, known: Range, others: Sequence[Range], sample: _Sample) -> dict[Range, float]:
-    """The harm of each range that differs from those before it."""
+    """Return the harm of each range that differs from those before it."""
     tried = {known: probe.harm(known, sample)}
     for limits in others:
         if not any(_alike(limits, one) for one in tried):
@@ -194,13 +194,13 @@ def _tried(probe: _Probe, known: Range, others: Sequence[Range], sample: _Sample
 
 
 def _best_of(tried: Mapping[Range, float], known: Range) -> Range:
-    """The range of least harm, or the known one where no other is clearly better."""
+    """Return the range of least harm, or the known one where no other is clearly better."""
     best = min(tried, key=lambda limits: tried[limits])
     return best if tried[best] < _WORTHWHILE * tried[known] else known
 
 
 def _confirmed(probe: _Probe, best: Range, known: Range, sample: _Sample) -> Range:
-    """The best range where it is better on other images too, else the known one."""
+    """Return the best range where it is better on other images too, else the known one."""
     if best == known:
         return known
     return best if probe.harm(best, sample) < _CONFIRMED * probe.harm(known, sample) else known

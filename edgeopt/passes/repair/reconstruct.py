@@ -173,7 +173,7 @@ def reconstruct(
 
 
 def _is_repairable(node: ir.Node) -> bool:
-    """A quantized layer that is a plain matrix on patches."""
+    """Return a quantized layer that is a plain matrix on patches."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.inputs[1] is None:
         return False
     if producer(node.inputs[1], DEQUANTIZE) is None:
@@ -236,7 +236,7 @@ def _samples(
 def _solve(
     original: Floats, current: _Candidate, fit: _Samples, judge: _Samples, steps: Steps, grid: WeightGrid
 ) -> tuple[_Candidate, float, float]:
-    """The best candidate, the error of the layer as it is, and the candidate's."""
+    """Return the best candidate, the error of the layer as it is, and the candidate's."""
     fit, judge = _robust(fit, original, current.bias), _robust(judge, original, current.bias)
     mean = np.average(fit.inputs, axis=1, weights=fit.weights)
     centred = fit.inputs - mean[:, None, :].astype(np.float32)  # the bias is free and takes the means' part
@@ -260,7 +260,7 @@ def _solve(
 
 
 def _current(node: ir.Node) -> _Candidate:
-    """The layer's integers, scales and bias as they stand in the graph."""
+    """Return the layer's integers, scales and bias as they stand in the graph."""
     dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
     integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])

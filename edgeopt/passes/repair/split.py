@@ -23,7 +23,7 @@ class Split(Generic[Item]):
 
     @classmethod
     def of(cls, items: Sequence[Item]) -> Split[Item]:
-        """The last of every four judges; of fewer the last of all, and a single one has to do both."""
+        """Return the last of every four judges; of fewer the last of all, and a single one has to do both."""
         if len(items) < _JUDGES:
             return cls(tuple(items[:-1] or items), tuple(items[-1:]))
         judges = range(_JUDGES - 1, len(items), _JUDGES)

@@ -24,7 +24,7 @@ def is_pipeline(text: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A source as it may be shown.
+    """Return a source as it may be shown.
 
     Cameras take passwords before an ``@`` (with slashes in them, at times), in the query, and in the path
     (``/user=admin&password=…``). What is typed wrong is hidden, too: ``rtps://u:p@h``, ``rtsp:/u:p@h``.

@@ -46,7 +46,7 @@ class Source(Protocol):
     """Frames that could not be decoded, and were left out."""
 
     def frames(self, stop: Event) -> Iterator[Frame]:
-        """The frames until the end, or until `stop` is set.
+        """Return the frames until the end, or until `stop` is set.
 
         Raises:
             DataError: no frame ever came, more than a tenth of a file's were lost, or a live stream was lost for good.

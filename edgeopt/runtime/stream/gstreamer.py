@@ -44,7 +44,7 @@ def is_live(text: str) -> bool:
 
 
 def completed(text: str) -> str:
-    """A pipeline that gives BGR pictures: what is missing at its end is added.
+    """Return a pipeline that gives BGR pictures: what is missing at its end is added.
 
     Raises:
         DataError: a CSI camera without a number.
@@ -83,7 +83,7 @@ def open_pipeline(text: str) -> Any:
 
 
 def _gstreamer(text: str) -> Any:
-    """The module Gst, started."""
+    """Return the module Gst, started."""
     try:
         importlib.import_module("gi").require_version("Gst", "1.0")
         gst: Any = importlib.import_module("gi.repository.Gst")
@@ -123,7 +123,7 @@ class Pipeline:
         self._rate = self._frame_rate()
 
     def read(self) -> tuple[bool, Image | None]:
-        """The next picture, or none: at the end, after an error, or when none came in time."""
+        """Return the next picture, or none: at the end, after an error, or when none came in time."""
         sample = self._sink.emit("try-pull-sample", _TIMEOUT_NS)
         return (False, None) if sample is None else (True, self._picture(sample))
 
@@ -180,7 +180,7 @@ class Pipeline:
 
 
 def _bgr(data: NDArray[np.uint8], height: int, width: int, colour: str) -> Image:
-    """A copy of a picture whose rows may be padded."""
+    """Return a copy of a picture whose rows may be padded."""
     pixel_bytes, code = _COLOURS[colour]
     rows = data[: len(data) // height * height].reshape(height, -1)[:, : width * pixel_bytes]
     pixels = rows.reshape(height, width, pixel_bytes)

@@ -196,7 +196,7 @@ class Stream:
     def _stage(
         self, name: StageName, step: Callable[[A], B], source: Channel[_Item[A]], target: Channel[_Item[B]]
     ) -> Thread:
-        """A thread that takes each frame one step further."""
+        """Return a thread that takes each frame one step further."""
 
         def work() -> None:
             while True:

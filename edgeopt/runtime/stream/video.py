@@ -35,7 +35,7 @@ class Backoff:
     attempts: int = 8
 
     def waits(self) -> Iterator[float]:
-        """The seconds to wait before each attempt."""
+        """Yield the seconds to wait before each attempt."""
         for attempt in range(self.attempts):
             yield min(self.first_s * 2**attempt, self.longest_s)
 
@@ -97,7 +97,7 @@ class VideoSource:
         self._capture.release()
 
     def _next(self, stop: Event) -> tuple[Image | None, int]:
-        """The next frame that can be decoded, or None, and how many reads failed before."""
+        """Return the next frame that can be decoded, or None, and how many reads failed before."""
         most = _FAILURES_LIVE if self.live else _FAILURES_IN_FILE
         for failures in range(most):
             start = time.monotonic()

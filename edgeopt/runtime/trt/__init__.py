@@ -82,7 +82,7 @@ def open_engine(
 
 
 def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
-    """The layers of an engine as JSON of TensorRT's inspector.
+    """Return the layers of an engine as JSON of TensorRT's inspector.
 
     Raises:
         MissingExtraError, TargetError: as `open_engine`.
@@ -107,7 +107,7 @@ def _read(path: Path) -> bytes:
 
 
 def _built(content: bytes, library: Library, chosen: TensorRTOptions, here: Machine) -> bytes:
-    """The plan of an ONNX graph, built on this machine or kept from an earlier time."""
+    """Return the plan of an ONNX graph, built on this machine or kept from an earlier time."""
     cuda = open_cuda(chosen.run.cuda, chosen.run.device)
     try:
         return obtain_engine(
@@ -125,7 +125,7 @@ def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> 
 
 
 def _memory(run: TensorRTRun, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:
-    """The memory to use, measured where it is not clear."""
+    """Return the memory to use, measured where it is not clear."""
     if run.memory != "auto":
         return run.memory
     shared = run.device < len(here.gpus) and here.gpus[run.device].integrated

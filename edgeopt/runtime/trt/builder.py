@@ -161,7 +161,7 @@ def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
 
 
 def _configure(library: Library, builder: Any, options: TensorRTBuild, messages: Messages) -> Any:
-    """A builder configuration with everything but types, profiles and the timing cache."""
+    """Return a builder configuration with everything but types, profiles and the timing cache."""
     module, offered = library.module, library.capabilities
     config = builder.create_builder_config()
     config.profiling_verbosity = module.ProfilingVerbosity.DETAILED  # the inspector shows what it is built with

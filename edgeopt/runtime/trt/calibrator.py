@@ -77,7 +77,7 @@ class Feed:
 
 
 def make_calibrator(library: Library, feed: Feed, batch_size: int, cache: Path) -> Any:
-    """An IInt8EntropyCalibrator2 over `feed`.
+    """Return an IInt8EntropyCalibrator2 over `feed`.
 
     It must live until the build is over. An exception cannot cross TensorRT's frames: it ends up in the calibrator's
     ``error``, which `raise_calibration_error` raises after the build.

@@ -115,7 +115,7 @@ def compile_arrays(path: Path, arrays: Path, out: Path, *, batch: int = 1, dla_c
 
 
 def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, settings: EngineSettings) -> bytes:
-    """An INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
+    """Return an INT8 plan for this very machine by TensorRT's own calibrator: TensorRT 8.5 to 10.x, and DLA there.
 
     Its accuracy has to be measured here: TensorRT chooses ranges and fusions, and no other engine computes the same.
 

@@ -57,7 +57,7 @@ def load_library(flavour: Flavour) -> Library:
 
 
 def _import(name: str) -> Any:
-    """The module, or why it cannot be imported."""
+    """Return the module, or why it cannot be imported."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -88,7 +88,7 @@ class Messages:
 
 
 def make_logger(module: Any, messages: Messages) -> Any:
-    """An ILogger that hands everything to `messages`. It must outlive every object made with it."""
+    """Return an ILogger that hands everything to `messages`. It must outlive every object made with it."""
 
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -104,12 +104,12 @@ class InputTensor:
 
 
 def input_tensors(loaded: LoadedEngine) -> tuple[InputTensor, ...]:
-    """The engine's inputs, in its own order."""
+    """Return the engine's inputs, in its own order."""
     return tuple(_input(loaded, name) for name in _names(loaded, "INPUT"))
 
 
 def output_specs(loaded: LoadedEngine, inputs: tuple[InputTensor, ...]) -> tuple[TensorSpec, ...]:
-    """The engine's outputs, in its own order."""
+    """Return the engine's outputs, in its own order."""
     batches = {tensor.largest[0] for tensor in inputs if tensor.dynamic and tensor.spec.shape[0] != "N"}
     batch = batches.pop() if len(batches) == 1 else "N"
     engine = loaded.engine

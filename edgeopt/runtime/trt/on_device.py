@@ -55,7 +55,7 @@ def engine_slot(key: dict[str, str]) -> str:
 def obtain_engine(
     library: Library, onnx: bytes, options: TensorRTBuild, *, cuda: Cuda, here: Machine, device: int, folder: Path
 ) -> Cached:
-    """The engine for this model on this device, from the cache or built now.
+    """Return the engine for this model on this device, from the cache or built now.
 
     Args:
         library: the TensorRT to use.

@@ -55,7 +55,7 @@ def read_header(onnx: bytes) -> OnnxHeader:
 
 
 def _standard_opset(operator_set: bytes) -> int:
-    """The version of an OperatorSetIdProto, or 0 where it is of another domain than ONNX's own."""
+    """Return the version of an OperatorSetIdProto, or 0 where it is of another domain than ONNX's own."""
     fields = dict(_fields(operator_set))
     domain, version = fields.get(1, memoryview(b"")), fields.get(2, 0)
     standard = isinstance(domain, memoryview) and bytes(domain) in (b"", b"ai.onnx")
@@ -88,7 +88,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(view: memoryview, position: int) -> tuple[int, int]:
-    """The integer at `position`, and the position after it."""
+    """Return the integer at `position`, and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(view):

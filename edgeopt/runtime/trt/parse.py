@@ -76,7 +76,7 @@ def parse_onnx(
 
 
 def _reasons(parser: Any, messages: Messages) -> str:
-    """Each parser error with its node, or the log where the parser kept none."""
+    """Return each parser error with its node, or the log where the parser kept none."""
     reasons = [_reason(parser.get_error(index)) for index in range(parser.num_errors)]
     text = "; ".join(reasons[:3]) or messages.cause()
     return text + fix_for(" ".join([text, *messages.errors]))

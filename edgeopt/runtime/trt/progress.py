@@ -27,7 +27,7 @@ ProgressCallback = Callable[[BuildProgress], None]
 
 
 def make_monitor(module: Any, report: ProgressCallback | None, cancel: threading.Event) -> Any:
-    """An IProgressMonitor that reports steps and stops the build once `cancel` is set.
+    """Return an IProgressMonitor that reports steps and stops the build once `cancel` is set.
 
     TensorRT calls it from its own threads. An exception cannot cross its C++ frames, so `report` should raise none:
     one that does stops the build.

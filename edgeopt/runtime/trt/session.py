@@ -211,7 +211,7 @@ class TrtSession:
             _LOG.warning("no CUDA graph for this engine, so that runs are enqueued one by one: %s", error)
 
     def _record(self) -> Any:
-        """The network as an executable graph."""
+        """Return the network as an executable graph."""
         self._cuda.begin_capture(self._stream)
         try:
             captured = bool(self._loaded.context.execute_async_v3(self._stream))

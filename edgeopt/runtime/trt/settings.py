@@ -8,7 +8,7 @@ from edgeopt.spec import replace
 
 
 def trt_settings(settings: EngineSettings) -> TensorRTOptions:
-    """A variant's options; a fixed batch (`EngineSettings.batch`) overrides the range to build for."""
+    """Return a variant's options; a fixed batch (`EngineSettings.batch`) overrides the range to build for."""
     options = settings.tensorrt
     if settings.batch is None:
         return options

@@ -97,7 +97,7 @@ def argument_maximum(attributes: Attributes, x: Tensor) -> Tensor:
 
 
 def reduction(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The operator that reduces axes by `function` of a tensor, axes and keepdim."""
+    """Return the operator that reduces axes by `function` of a tensor, axes and keepdim."""
 
     def reduce(attributes: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
         given = tuple(attributes.get("axes", ())) if axes is None else tuple(integers(axes))

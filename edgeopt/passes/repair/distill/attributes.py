@@ -16,7 +16,7 @@ class UnsupportedOperatorError(Exception):
 
 
 def attributes_of(node: ir.Node) -> Attributes:
-    """The attributes of `node`.
+    """Return the attributes of `node`.
 
     Raises:
         UnsupportedOperatorError: it has a subgraph.

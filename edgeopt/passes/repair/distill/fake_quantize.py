@@ -56,6 +56,6 @@ def fake_quantize(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
 
 
 def rounded(steps: Tensor, limit: int) -> Tensor:
-    """The nearest integers within ``-limit ... limit``; the gradient takes no notice of it."""
+    """Return the nearest integers within ``-limit ... limit``; the gradient takes no notice of it."""
     result: Tensor = _Round.apply(steps, limit)  # type: ignore[no-untyped-call]
     return result

@@ -48,7 +48,7 @@ class Interpreter:
         self._outputs = [value.name or "" for value in graph.outputs]
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """The graph's outputs.
+        """Return the graph's outputs.
 
         Args:
             feeds: its inputs by name; a value named as an initializer takes that one's place.

@@ -16,7 +16,7 @@ _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 
 
 def integers(tensor: Tensor) -> list[int]:
-    """A tensor of integers as a list."""
+    """Return a tensor of integers as a list."""
     values: list[int] = tensor.reshape(-1).tolist()
     return values
 

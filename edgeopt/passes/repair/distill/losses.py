@@ -15,7 +15,7 @@ Loss: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 
 
 def distillation_loss(readings: Sequence[OutputReading]) -> Loss:
-    """The loss of a network whose outputs mean `readings`; 0 for equal networks.
+    """Return the loss of a network whose outputs mean `readings`; 0 for equal networks.
 
     A divergence says next to nothing on images that the float network is certain of, and those are most.
     """

@@ -131,12 +131,12 @@ class LearnedNetwork:
         return list(self._gains.values())
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """The outputs for one image, with gradients to the parameters."""
+        """Return the outputs for one image, with gradients to the parameters."""
         biases = {name: bias.value() for name, bias in self._biases.items()}
         return self._interpreter.run({**feeds, **biases})
 
     def model(self) -> ir.Model:
-        """The network as it stands, as a Q/DQ graph."""
+        """Return the network as it stands, as a Q/DQ graph."""
         result = self._model.clone()
         arrays: dict[str, Tensor] = {
             **{name: weight.integers().to(torch.int8) for name, weight in self._weights.items()},
@@ -168,7 +168,7 @@ class LearnedNetwork:
         return run
 
     def _dequantizer(self, node: ir.Node) -> Operator:
-        """The weight as it is learned; behind an activation's quantizer nothing is left to do."""
+        """Return the weight as it is learned; behind an activation's quantizer nothing is left to do."""
         stored, scale = node.inputs[:2]
         if stored is None or stored.const_value is None or scale is None:
             return lambda _, x, *__: x

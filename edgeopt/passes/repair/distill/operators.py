@@ -17,7 +17,7 @@ Operator: TypeAlias = Callable[..., Any]
 
 
 def _plain(function: Callable[..., Tensor]) -> Operator:
-    """An operator without attributes."""
+    """Return an operator without attributes."""
 
     def run(attributes: Attributes, *inputs: Tensor) -> Tensor:
         del attributes
@@ -27,7 +27,7 @@ def _plain(function: Callable[..., Tensor]) -> Operator:
 
 
 def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    """An operator on any number of inputs, taken two by two."""
+    """Return an operator on any number of inputs, taken two by two."""
 
     def run(attributes: Attributes, first: Tensor, *others: Tensor) -> Tensor:
         del attributes
@@ -39,7 +39,7 @@ def _folded(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
 
 
 def _sloped(function: Callable[[Tensor, float], Tensor], default: float) -> Operator:
-    """An activation whose one number is the attribute `alpha`."""
+    """Return an activation whose one number is the attribute `alpha`."""
     return lambda attributes, x: function(x, attributes.get("alpha", default))
 
 
