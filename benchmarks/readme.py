@@ -1,6 +1,6 @@
-"""Regenerate the parts of README.md that are derived: the commands, and the result tables.
+"""Regenerate the derived parts of the project's documents: the commands, the keys of a recipe, and the result tables.
 
-Run as ``python -m benchmarks.readme`` (`make readme`); with ``--check`` it only says whether the file is stale.
+Run as ``python -m benchmarks.readme`` (`make readme`); with ``--check`` it only says whether a file is stale.
 """
 
 from __future__ import annotations
@@ -15,19 +15,26 @@ from typing import Any
 
 from benchmarks import end_to_end_table
 from benchmarks.peers.table import table
+from edgeopt.keys import Key
+from edgeopt.keys import keys as all_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+FILES = tuple(ROOT / name for name in ("README.md", "benchmarks/README.md", "edgeopt/RECIPE.md"))
+"""Files with generated parts."""
 
 
 def main() -> None:
-    """Rewrite README.md, or with ``--check`` exit with 1 when it is stale."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    fresh = regenerate(text)
+    """Rewrite the files, or with ``--check`` exit with 1 when one is stale."""
+    stale = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if (fresh := regenerate(text)) != text:
+            stale.append(str(path.relative_to(ROOT)))
+            if "--check" not in sys.argv[1:]:
+                path.write_text(fresh, encoding="utf-8")
     if "--check" in sys.argv[1:]:
-        sys.exit("README.md is stale: run `make readme`" if fresh != text else 0)
-    readme.write_text(fresh, encoding="utf-8")
+        sys.exit(f"{', '.join(stale)}: stale; run `make readme`" if stale else 0)
 
 
 def regenerate(text: str) -> str:
@@ -49,6 +56,27 @@ def commands() -> str:
         for name, command in sorted(group.commands.items())
     ]
     return "\n".join(["| command | what it does |", "| --- | --- |", *lines])
+
+
+def keys() -> str:
+    """Every key of a recipe, table by table."""
+    lines: list[str] = []
+    for path, description in [("", ""), *((key.path, key.description) for key in all_keys() if key.is_table)]:
+        lines += [f"## `[{path}]`", "", _marked(description), ""] if path else []
+        inside = [key for key in all_keys() if not key.is_table and key.path.rpartition(".")[0] == path]
+        if inside:
+            lines += ["| key | value | default | |", "| --- | --- | --- | --- |", *map(_key_row, inside), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _key_row(key: Key) -> str:
+    default = key.default if key.default in ("needed", "not set") else f"`{key.default}`"
+    cells = (f"`{key.path.rpartition('.')[2]}`", key.kind, default, _marked(key.description))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _marked(text: str) -> str:
+    return text.replace("``", "`")
 
 
 def recipes() -> str:
@@ -215,6 +243,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "end_to_end": end_to_end,
     "gate_power": gate_power,
+    "keys": keys,
     "peers": peers,
     "quantization": quantization,
     "recipes": recipes,

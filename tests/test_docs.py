@@ -21,9 +21,29 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_generated_parts_are_fresh() -> None:
-    from benchmarks.readme import regenerate
+    from benchmarks.readme import FILES, regenerate
 
-    assert regenerate(README) == README, "README.md is stale: run `make readme`"
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert regenerate(text) == text, f"{path.name} is stale: run `make readme`"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.encode()) <= 12_000
+
+
+def test_every_benchmark_is_listed_with_its_results() -> None:
+    folder = ROOT / "benchmarks"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    scripts = {path.stem for path in folder.glob("*.py") if "__main__" in path.read_text(encoding="utf-8")}
+    assert sorted(name for name in scripts - {"readme"} if f"benchmarks.{name}`" not in text) == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "edgeopt/README.md", "benchmarks/README.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    path = ROOT / document
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (path.parent / target).exists(), target
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))
