@@ -206,7 +206,12 @@ class TestDecide:
         lost = AccuracyFinding(metric="top1", baseline=0.80, candidate=0.78, allowed_drop=0.01)
         outcome, reasons = decide(None, lost, ["too busy"], GateConfig())
         assert outcome == "fail"
-        assert reasons == ("top1 fell from 0.8000 to 0.7800, by 0.0200 where 0.0100 is allowed",)
+        assert reasons == ("top1 fell from 80.00 % to 78.00 %, by 2.00 points where 1.00 are allowed",)
+
+    def test_what_loses_exactly_what_is_allowed_passes(self):
+        lost = AccuracyFinding(metric="top1", baseline=0.55, candidate=0.53, allowed_drop=0.02)
+        assert 0.55 - 0.53 > 0.02
+        assert decide(None, lost, ["too busy"], GateConfig())[0] == "invalid"
 
     def test_wide_intervals_are_neither_pass_nor_fail(self):
         finding = _finding(Interval(estimate=1.04, low=0.99, high=1.09))
@@ -384,7 +389,7 @@ class TestBundles:
             *sides, [tiny.colour("red")], msgspec.structs.replace(CONFIG, maximum_launches=1, rounds=1, block_s=0.01)
         )
         assert verdict.outcome == "fail"
-        assert "top1 fell from 0.9000 to 0.7000" in verdict.reasons[0]
+        assert "top1 fell from 90.00 % to 70.00 %" in verdict.reasons[0]
         evaluated("ort-int8", 0.9, "other")
         with pytest.raises(MeasurementError, match="evaluated on different images"):
             gate_bundles(*sides, [tiny.colour("red")], CONFIG)

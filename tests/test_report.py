@@ -203,6 +203,15 @@ class TestContent:
         assert "runs <b>ov-int8</b>, because it is the fastest." in page
         assert "<td>slower</td>" in page
 
+    def test_a_disturbed_speed_is_no_good_headline(self, bundle, chosen):
+        chosen("ov-int8", "it is the fastest")
+        (found,) = bundle.variant("ov-int8").measured.values()
+        latency = replace(found.latency, invalid=("other processes took 50% of the processors",))
+        disturbed = with_variant(bundle, "ov-int8", measured=tiny.measured(found.machine, latency=latency))
+        speed = headline(content(disturbed))[1]
+        assert (speed.figure, speed.good) == ("4.00×*", False)
+        assert speed.explanation.startswith("not valid: ")
+
     def test_what_this_machine_found_goes_before_what_the_build_found(self, dataset, bundle):
         worse = evaluate(Runner(scores({1, 4, 7, 10, 13, 16, 19}), SPEC), dataset)
         machine = tiny.identity("ov")

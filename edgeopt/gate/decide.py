@@ -112,7 +112,7 @@ def decide(
     latency: LatencyFinding | None, accuracy: AccuracyFinding | None, problems: Sequence[str], config: GateConfig
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Decide, with reasons. Lost accuracy fails whatever the machine did; latency counts only in a valid run."""
-    if accuracy is not None and accuracy.drop > accuracy.allowed_drop:
+    if accuracy is not None and round(accuracy.drop, 4) > round(accuracy.allowed_drop, 4):  # as is printed
         return "fail", (_lost(accuracy),)
     if problems or latency is None:
         return "invalid", tuple(problems) or ("no latency was measured",)
@@ -139,8 +139,8 @@ def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> 
 
 def _lost(accuracy: AccuracyFinding) -> str:
     return (
-        f"{accuracy.metric} fell from {accuracy.baseline:.4f} to {accuracy.candidate:.4f}, by {accuracy.drop:.4f} "
-        f"where {accuracy.allowed_drop:.4f} is allowed"
+        f"{accuracy.metric} fell from {100.0 * accuracy.baseline:.2f} % to {100.0 * accuracy.candidate:.2f} %, by "
+        f"{100.0 * accuracy.drop:.2f} points where {100.0 * accuracy.allowed_drop:.2f} are allowed"
     )
 
 

@@ -60,8 +60,8 @@ def to_markdown(verdict: Verdict) -> str:
             )
     if (accuracy := verdict.accuracy) is not None:
         lines.append(
-            f"| {_cell(accuracy.metric)} | {accuracy.baseline:.4f} | {accuracy.candidate:.4f} | "
-            f"{-accuracy.drop:+.4f} | {-accuracy.allowed_drop:+.4f} |"
+            f"| {_cell(accuracy.metric)} (%) | {100.0 * accuracy.baseline:.2f} | {100.0 * accuracy.candidate:.2f} | "
+            f"{-100.0 * accuracy.drop:+.2f} | {-100.0 * accuracy.allowed_drop:+.2f} |"
         )
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]

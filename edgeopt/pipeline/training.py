@@ -37,7 +37,7 @@ def trained(job: Job) -> Artifact | None:
         from edgeopt.train import train as run
 
         def watch(state: TrainProgress) -> None:
-            metric = "" if state.metric is None else f", {state.metric_name} {state.metric:.4f}"
+            metric = "" if state.metric is None else f", {state.metric_name} {100.0 * state.metric:.2f} %"
             epoch = f"epoch {state.epoch}/{state.epochs}"
             if state.phase == "validation":
                 job.progress.update(state.step, state.steps, f"{epoch}, validating{metric}")
@@ -73,11 +73,10 @@ def trained(job: Job) -> Artifact | None:
 def _summary(result: Trained, epochs: int, images: int, fresh: int) -> str:
     """Summarise a training, and what it did beyond the recipe; `fresh` tensors had other classes."""
     done = len(result.history)
-    parts = [
-        f"{epochs} epochs on {images} images" if done == epochs else f"{done} of {epochs} epochs on {images} images"
-    ]
+    passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    parts = [f"{passes} on {images} images" if done == epochs else f"{done} of {passes} on {images} images"]
     if result.metric is not None:
-        parts.append(f"validation {result.metric_name} {result.metric:.4f}")
+        parts.append(f"validation {result.metric_name} {100.0 * result.metric:.2f} %")
     if fresh:
         parts.append(f"{fresh} tensors of the class layers started at random")
     if result.unfolded:

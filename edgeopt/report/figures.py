@@ -96,10 +96,16 @@ def _relative(report: Report, before: Row, after: Row) -> list[Headline]:
     if after.ratio is not None and before.latency is not None and after.latency is not None:
         medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
         values = f"median {medians[0]} → {medians[1]} ms end to end"
-        found.append(_factor("faster", "as fast", "slower", after.ratio.speedup, values))
+        factor = _factor("faster", "as fast", "slower", after.ratio.speedup, values)
+        found.append(_doubted(factor) if before.marks or after.marks else factor)
     values = f"{size(before.size_bytes)} → {size(after.size_bytes)}"
     found.append(_factor("smaller", "as large", "larger", before.size_bytes / max(after.size_bytes, 1), values))
     return found
+
+
+def _doubted(found: Headline) -> Headline:
+    """Mark a figure whose measurement was not valid; it counts as no gain."""
+    return found._replace(figure=f"{found.figure}*", explanation=f"not valid: {found.explanation}", good=False)
 
 
 def _factor(better: str, same: str, worse: str, gain: float, explanation: str) -> Headline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,12 @@ def test_the_best_of_a_finished_training_is_the_training(tmp_path: Path) -> None
     best = train_model(recipe(), Path.cwd(), tmp_path, tmp_path / "best.safetensors", watch, best_so_far=True)
     assert best.read_bytes() == whole.read_bytes()
     assert "train" in watch.reused
+
+
+def test_accuracy_reads_as_everywhere_else(tmp_path: Path) -> None:
+    watch = Watch()
+    train_model(recipe("train.epochs=1"), Path.cwd(), tmp_path, tmp_path / "one.safetensors", watch)
+    assert re.match(r"1 epoch on 180 images, validation top-1 \d+\.\d\d %", watch.said["train"])
 
 
 def test_the_best_of_no_training_is_an_error(tmp_path: Path) -> None:
