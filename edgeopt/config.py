@@ -93,9 +93,11 @@ class DataSource(Struct):
     format: DataFormat
     """A built-in format, or ``package.module:callable``: a `dataset.listing.Reader`."""
     path: str | None = None
-    """Folder of images; for ``csv`` the file, for ``idx`` the image file. Built-in sets take none."""
+    """Folder of images; for ``csv`` the file, for ``idx`` the image file, for ``images`` also a text file with a path a
+    line. Built-in sets take none."""
     annotations: str | None = None
-    """Label file of COCO or IDX; for VOC and YOLO the folder of label files."""
+    """Label file of COCO, CVAT or IDX; for VOC, YOLO and labelme the folder of label files. Default, but for COCO and
+    IDX: found beside or among the images."""
     split: str | None = None
     """Part of a built-in set: train, validation, test or calibration."""
     image_column: str = "file"

@@ -14,6 +14,8 @@ DATA_FORMATS: Mapping[str, str] = {
     "coco": "edgeopt.dataset.coco:read_coco",
     "voc": "edgeopt.dataset.voc:read_voc",
     "yolo": "edgeopt.dataset.yolo:read_yolo",
+    "labelme": "edgeopt.dataset.labelme:read_labelme",
+    "cvat": "edgeopt.dataset.cvat:read_cvat",
     "idx": "edgeopt.dataset.idx:read_idx",
     "images": "edgeopt.dataset.folders:read_images",
     "digits": "edgeopt.dataset.digits:read_digits",

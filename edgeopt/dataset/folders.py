@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeopt.config import DataSource
-from edgeopt.dataset.files import image_files
+from edgeopt.dataset.files import image_files, is_data_folder, read_text
 from edgeopt.dataset.listing import Labels, Listing, class_index, draft_of_file, path_of, refuse_split
 from edgeopt.errors import DataError
 
@@ -22,7 +22,7 @@ def read_image_folder(source: DataSource, root: Path, labels: Labels | None) -> 
     """
     folder = path_of(source, root) / (source.split or "")
     files = image_files(folder)
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and is_data_folder(entry.name))
     if not names:
         raise DataError(
             f"{folder} has no subfolders, one a class. Unlabelled images have format 'images', tables 'csv'"
@@ -31,13 +31,15 @@ def read_image_folder(source: DataSource, root: Path, labels: Labels | None) -> 
         raise DataError(
             f"the subfolders of {folder} are splits, not classes: {', '.join(names)}. Choose one with `split`"
         )
-    labels = labels or tuple(names)
-    index = {name: class_index(name, labels, str(folder)) for name in names}
     inside = [path for path in files if path.parent != folder]
+    filled = {path.relative_to(folder).parts[0] for path in inside}
+    labels = labels or tuple(name for name in names if name in filled)
+    index = {name: class_index(name, labels, str(folder)) for name in sorted(filled)}
+    empty = tuple(f"{folder / name} holds no image: no class" for name in names if name not in filled | set(labels))
     if not inside:
         raise DataError(f"there are no images in the class folders of {folder}: {', '.join(names[:5])}")
     drafts = (draft_of_file(path, folder, index[path.relative_to(folder).parts[0]]) for path in inside)
-    return Listing("classification", labels, tuple(drafts), str(folder))
+    return Listing("classification", labels, tuple(drafts), str(folder), empty)
 
 
 def read_images(source: DataSource, root: Path, labels: Labels | None) -> Listing:
@@ -57,11 +59,7 @@ def read_images(source: DataSource, root: Path, labels: Labels | None) -> Listin
 
 
 def _listed_images(file: Path, labels: Labels | None) -> Listing:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {file}: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     if not names:
         raise DataError(f"the list {file} names no images")
     drafts = tuple(draft_of_file(file.parent / name, file.parent, None) for name in names)

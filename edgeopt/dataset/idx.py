@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
+import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from edgeopt.errors import DataError
 
 _UNSIGNED_BYTE = 0x08
 _GZIP_START = b"\x1f\x8b"
+_LARGEST_BYTES = 1 << 30
+"""EMNIST, the largest set of this format, has 640 MB."""
 _IMAGE_DIMENSIONS, _LABEL_DIMENSIONS = 3, 1
 
 
@@ -46,16 +50,25 @@ def read_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
         DataError: unreadable, another kind of file, or cut off.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if content.startswith(_GZIP_START) else content
-    except (OSError, EOFError, zlib.error) as error:
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP_START
+        with gzip.open(path) if zipped else path.open("rb") as stream:
+            return _array(stream, path, dimensions)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
-    if content[:4] != bytes((0, 0, _UNSIGNED_BYTE, dimensions)):
-        raise DataError(
-            f"{path} is not an IDX file of bytes in {dimensions} dimensions: it starts with {content[:4]!r}"
-        )
+
+
+def _array(stream: BinaryIO | gzip.GzipFile, path: Path, dimensions: int) -> NDArray[np.uint8]:
+    """Read as much as the header announces, and no more, whatever a compressed file holds."""
     start = 4 + 4 * dimensions
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) != dimensions or len(content) != start + math.prod(shape):
-        raise DataError(f"{path} is cut off: {len(content)} bytes do not hold an array of shape {shape}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    header = stream.read(start)
+    if header[:4] != bytes((0, 0, _UNSIGNED_BYTE, dimensions)):
+        raise DataError(f"{path} is not an IDX file of bytes in {dimensions} dimensions: it starts with {header[:4]!r}")
+    shape = struct.unpack(f">{dimensions}I", header[4:]) if len(header) == start else ()
+    size = math.prod(shape)
+    if size > _LARGEST_BYTES:
+        raise DataError(f"{path} announces {size} bytes of pixels; more than {_LARGEST_BYTES} are not read")
+    content = stream.read(size + 1) if shape else b""
+    if len(content) != size or not shape:
+        raise DataError(f"{path} is cut off, or longer than it says: it does not hold an array of shape {shape}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

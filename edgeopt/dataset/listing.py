@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +17,8 @@ from edgeopt.errors import ConfigError, DataError, did_you_mean
 from edgeopt.spec import Task
 
 Labels: TypeAlias = tuple[str, ...]
+_SHOWN = 3  # examples in a message
+_MOST_BAD_ENTRIES = 0.5  # share of entries that cannot be used above which the files are something else
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,86 @@ class Draft:
 
 @dataclass(frozen=True)
 class Listing:
-    """All samples that a source lists."""
+    """All samples that a source lists.
+
+    Attributes:
+        task: what the targets are for; None where there are none.
+        labels: class names in index order.
+        drafts: the samples.
+        origin: where they came from, for messages.
+        left_out: a line for each entry of the label files that cannot be used, with its place and the reason.
+    """
 
     task: Task | None
     labels: Labels
     drafts: tuple[Draft, ...]
     origin: str
+    left_out: tuple[str, ...] = ()
+
+
+class UnknownClassError(DataError):
+    """A class that the network does not have: labels of another network, rather than one bad entry."""
+
+
+@dataclass
+class Entries:
+    """Count the entries of label files, and keep a line for each that cannot be used."""
+
+    read: int = 0
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Lines about what is no entry: label files without images, classes without any."""
+
+    @contextmanager
+    def entry(self) -> Iterator[None]:
+        """Read one entry; a `DataError` inside leaves it out, except `UnknownClassError`."""
+        self.read += 1
+        try:
+            yield
+        except UnknownClassError:
+            raise
+        except DataError as error:
+            self.left_out.append(str(error))
+
+    def lines(self, origin: str) -> tuple[str, ...]:
+        """Return what was left out, and the notes.
+
+        Raises:
+            DataError: more than half of the entries cannot be used.
+        """
+        if len(self.left_out) > _MOST_BAD_ENTRIES * self.read:
+            raise DataError(
+                f"{origin}: {len(self.left_out)} of {self.read} entries cannot be used{examples(self.left_out)}"
+            )
+        return (*self.left_out, *self.notes)
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Return the first few lines, for the end of a message."""
+    if not lines:
+        return ""
+    more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return ": " + "; ".join(lines[:_SHOWN]) + more
+
+
+def bounds(points: Iterable[Sequence[float]], where: str) -> tuple[float, float, float, float]:
+    """Return the box around points: left, top, right, bottom.
+
+    Args:
+        points: x and y of each.
+        where: names the shape in errors.
+
+    Raises:
+        DataError: fewer than two points, or one that is not two finite numbers.
+    """
+    try:
+        rows = [(float(x), float(y)) for x, y in points]
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: its points are not pairs of numbers") from None
+    if len(rows) < 2 or not all(map(math.isfinite, chain.from_iterable(rows))):
+        raise DataError(f"{where}: a box needs two points or more, of finite numbers")
+    xs, ys = zip(*rows, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 Reader: TypeAlias = Callable[[DataSource, Path, Labels | None], Listing]
@@ -99,14 +178,14 @@ def class_index(name: str, labels: Labels, where: str) -> int:
     """Return the index of a class name.
 
     Raises:
-        DataError: the name is not among `labels`.
+        UnknownClassError: the name is not among `labels`.
     """
     try:
         return labels.index(name)
     except ValueError:
         example = f"[model] labels = [{json.dumps(name)}, ...]"
         advice = f"If the network is for other classes, name all of them in its order: {example}"
-        raise DataError(
+        raise UnknownClassError(
             f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels, advice)}"
         ) from None
 

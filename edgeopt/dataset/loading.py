@@ -14,7 +14,7 @@ import numpy as np
 from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.files import FileFacts, inspect_all
-from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index
+from edgeopt.dataset.listing import Draft, Labels, Listing, Reader, class_index, examples
 from edgeopt.dataset.samples import Dataset, FilePicture, Sample, Target
 from edgeopt.dataset.sampling import sample_indices
 from edgeopt.doors import DATA_FORMATS
@@ -23,7 +23,7 @@ from edgeopt.references import resolve
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 3  # examples in a message
+_ON_ITS_SIDE = 5  # EXIF orientations from here on exchange width and height
 _MOST_BAD_BOXES = 0.5  # share of boxes outside their images above which the labels cannot belong to them
 
 
@@ -74,15 +74,19 @@ def checked(listing: Listing, minimum_images: int = 1) -> Dataset:
     samples, skipped = _check(listing.drafts, listing.origin)
     if len(samples) < minimum_images:
         raise DataError(too_few(listing.origin, len(samples), len(listing.drafts), minimum_images, skipped))
+    if listing.left_out:
+        logger.warning(
+            "%s: %d entries of labels left out%s", listing.origin, len(listing.left_out), examples(listing.left_out)
+        )
     if skipped:
         left_out = f"{len(skipped)} of {len(listing.drafts)} images left out"
-        logger.warning("%s: %s%s", listing.origin, left_out, _examples(skipped))
-    return Dataset(listing.task, listing.labels, tuple(samples), tuple(skipped), listing.origin)
+        logger.warning("%s: %s%s", listing.origin, left_out, examples(skipped))
+    return Dataset(listing.task, listing.labels, tuple(samples), tuple(skipped), listing.origin, listing.left_out)
 
 
 def too_few(origin: str, usable: int, listed: int, needed: int, skipped: Sequence[str] = ()) -> str:
     """Write the message about a set with too few images."""
-    return f"{origin}: {usable} of {listed} images can be used, at least {needed} are needed{_examples(skipped)}"
+    return f"{origin}: {usable} of {listed} images can be used, at least {needed} are needed{examples(skipped)}"
 
 
 def _relabel(listing: Listing, labels: Labels) -> Listing:
@@ -132,7 +136,7 @@ def _check(drafts: Sequence[Draft], origin: str) -> tuple[list[Sample], list[str
     """Check every image; return the usable samples, and a line for each other one."""
     paths = {draft.name: draft.picture.path for draft in drafts if isinstance(draft.picture, FilePicture)}
     facts = dict(zip(paths, inspect_all(list(paths.values())), strict=True))
-    samples, skipped, listed, dropped = [], [], 0, 0
+    samples, skipped, listed, dropped, turned = [], [], 0, 0, []
     for draft in drafts:
         seen = facts.get(draft.name)
         problem = None if seen is None else _problem(draft, seen)
@@ -142,16 +146,46 @@ def _check(drafts: Sequence[Draft], origin: str) -> tuple[list[Sample], list[str
         target = draft.target
         if isinstance(target, Boxes) and seen is not None:
             listed += len(target)
+            if len(target) and seen.orientation > 1 and not draft.fractional:
+                turned.append(f"{draft.name} {'stored' if _is_stored(draft, seen) else 'shown'}")
+            if _is_stored(draft, seen):
+                target = _turned(target, seen)
             target = fitted(target, seen.size, fractional=draft.fractional)
             dropped += len(draft.target) - len(target) if isinstance(draft.target, Boxes) else 0
         samples.append(Sample(draft.name, target, draft.picture))
     _report_boxes(dropped, listed, origin)
+    if turned:
+        logger.warning(
+            "%s: EXIF turns %d pictures with boxes, which are taken as %s", origin, len(turned), _ways(turned)
+        )
     return samples, skipped
+
+
+def _ways(turned: Sequence[str]) -> str:
+    """Say for which pictures boxes were taken to be drawn on the stored or the shown picture."""
+    counts = Counter(line.rpartition(" ")[2] for line in turned)
+    first = turned[0].rpartition(" ")[0]
+    said = {"stored": "drawn on the stored picture, and turned with it", "shown": "drawn on the turned picture"}
+    return " and ".join(f"{said[way]} ({count})" for way, count in sorted(counts.items())) + f"; first {first}"
+
+
+def _is_stored(draft: Draft, seen: FileFacts) -> bool:
+    """Return True if the labels give the size of the stored picture, which EXIF turns on its side."""
+    return seen.orientation >= _ON_ITS_SIDE and draft.size == seen.size[::-1] and draft.size != seen.size
+
+
+def _turned(target: Boxes, seen: FileFacts) -> Boxes:
+    """Turn boxes of the stored picture with it: CIPA DC-008, 4.6.4, orientations 5 to 8."""
+    height, width = seen.size  # as shown; the stored picture is as wide as this is high
+    left, top, right, bottom = target.boxes.T
+    xs = (width - bottom, width - top) if seen.orientation in (6, 7) else (top, bottom)
+    ys = (height - right, height - left) if seen.orientation in (7, 8) else (left, right)
+    return replace(target, boxes=np.stack([xs[0], ys[0], xs[1], ys[1]], axis=1))
 
 
 def _problem(draft: Draft, seen: FileFacts) -> str | None:
     """Return why an image cannot be used with its labels, or None."""
-    if seen.problem is None and draft.size is not None and draft.size != seen.size:
+    if seen.problem is None and draft.size is not None and draft.size != seen.size and not _is_stored(draft, seen):
         claimed, real = (f"{width}x{height}" for height, width in (draft.size, seen.size))
         return f"{draft.name}: its labels are for {claimed} pixels, the image has {real}"
     return seen.problem
@@ -181,11 +215,3 @@ def _report_boxes(dropped: int, listed: int, origin: str) -> None:
         )
     if dropped:
         logger.warning("%s: %d of %d boxes without size inside their image left out", origin, dropped, listed)
-
-
-def _examples(lines: Sequence[str]) -> str:
-    """Return the first few lines, for the end of a message."""
-    if not lines:
-        return ""
-    more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return ": " + "; ".join(lines[:_SHOWN]) + more

@@ -91,6 +91,7 @@ class Dataset(Sequence[Sample]):
         samples: the readable ones.
         skipped: one line for each image that was left out, with the reason.
         origin: where the data came from, for messages.
+        left_out: one line for each entry of the label files that was left out, with the reason.
     """
 
     task: Task | None
@@ -98,6 +99,7 @@ class Dataset(Sequence[Sample]):
     samples: tuple[Sample, ...]
     skipped: tuple[str, ...] = ()
     origin: str = "memory"
+    left_out: tuple[str, ...] = ()
     _digests: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:

@@ -4,109 +4,136 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import NoReturn
-from xml.parsers import expat
 
 from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
-from edgeopt.dataset.files import image_files
-from edgeopt.dataset.listing import Draft, Labels, Listing, annotations_of, class_index, draft_of_file, path_of
+from edgeopt.dataset.files import ImageFinder, read_text
+from edgeopt.dataset.layout import folder_with
+from edgeopt.dataset.listing import (
+    Draft,
+    Entries,
+    Labels,
+    Listing,
+    annotations_of,
+    bounds,
+    class_index,
+    draft_of_file,
+    path_of,
+)
+from edgeopt.dataset.xml import number_of, parse_xml, text_of
 from edgeopt.errors import DataError
+
+_FOLDERS = ("annotations", "labels", "xml", "xmls")
 
 
 def read_voc(source: DataSource, root: Path, labels: Labels | None) -> Listing:
-    """Read images of `path` (``JPEGImages``) with the XML files of `annotations` (default: ``Annotations`` beside it).
+    """Read images of `path` (``JPEGImages``) with the XML files of `annotations`.
 
-    `split` names a list in ``ImageSets/Main``. Without `labels` the classes are the names that occur, sorted. Objects
-    marked difficult become crowds: VOC, too, counts them neither as found nor as missed.
+    By default these are in a folder ``Annotations``, in any letter case, beside or in `path`, or among the images.
+    An image belongs to the XML file of its name, else to the one that names it. `split` names a list in
+    ``ImageSets/Main``. Without `labels` the classes are the names that occur, sorted. Objects marked difficult become
+    crowds: VOC, too, counts them neither as found nor as missed. Objects and files that cannot be used are left out.
 
     Raises:
-        DataError: no XML files, one that is not VOC's, or a class that is not among `labels`.
+        DataError: no XML files, too few that can be used, or a class that is not among `labels`.
     """
     folder = path_of(source, root)
-    annotations = annotations_of(source, root, folder.parent / "Annotations")
+    annotations = annotations_of(source, root, _customary(folder))
     stems = _stems(annotations, source.split)
-    images = {path.stem: path for path in image_files(folder)}
-    if not images:
+    finder = ImageFinder(folder)
+    if not finder.files:
         raise DataError(f"there are no images in {folder}; {annotations} describes {len(stems)}")
-    trees = {stem: parse_xml(annotations / f"{stem}.xml") for stem in stems}
-    labels = labels or tuple(sorted({_text(o, "name", s) for s, tree in trees.items() for o in tree.iter("object")}))
-    drafts = (
-        _draft(images.get(stem, folder / f"{stem}.jpg"), folder, annotations / f"{stem}.xml", tree, labels)
+    entries, objects = Entries(), Entries()
+    trees: dict[str, ET.Element] = {}
+    for stem in stems:
+        with entries.entry():
+            trees[stem] = parse_xml(annotations / f"{stem}.xml")
+    found = {stem: _objects(tree, annotations / f"{stem}.xml", objects) for stem, tree in trees.items()}
+    labels = labels or tuple(sorted({name for each in found.values() for name, _, _ in each}))
+    where = str(annotations)
+    drafts = tuple(
+        _draft(_image(finder, stem, tree, folder), folder, annotations / f"{stem}.xml", tree, found[stem], labels)
         for stem, tree in trees.items()
     )
-    return Listing("detection", labels, tuple(drafts), str(annotations))
+    return Listing("detection", labels, drafts, where, (*entries.lines(where), *objects.lines(where)))
 
 
-def parse_xml(path: Path) -> ET.Element:
-    """Parse XML that may come from anywhere: a document type, and with it every entity attack, is refused.
-
-    Raises:
-        DataError: unreadable, not XML, or with a document type.
-    """
-
-    def refuse(*_: object) -> NoReturn:
-        raise DataError(f"{path} has a document type, which label files do not need: not read. Remove <!DOCTYPE …>")
-
-    builder = ET.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-    try:
-        parser.Parse(path.read_bytes(), True)  # noqa: FBT003 - expat takes no keywords
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    except expat.ExpatError as error:
-        raise DataError(f"{path} is not well-formed XML: {error}") from error
-    return builder.close()
+def _customary(folder: Path) -> Path:
+    """Return the folder of XML files that belongs to a folder of images."""
+    found = folder_with("*.xml", (folder.parent, folder), _FOLDERS)
+    if found is None and any(folder.rglob("*.xml")):
+        return folder
+    return found or folder.parent / "Annotations"
 
 
 def _stems(annotations: Path, split: str | None) -> list[str]:
     """Return the names of the images to read, without suffix."""
     if split is None:
-        stems = sorted(path.stem for path in annotations.glob("*.xml"))
-        if not stems:
+        files = sorted(annotations.rglob("*.xml"))
+        if not files:
             raise DataError(f"there are no .xml files in {annotations}")
-        return stems
+        return [path.relative_to(annotations).with_suffix("").as_posix() for path in files]
     listed = annotations.parent / "ImageSets" / "Main" / f"{split}.txt"
     if not listed.is_file():
         raise DataError(f"there is no list {listed} for split '{split}'. Remove `split` to read every annotation")
-    return [line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
 
 
-def _draft(image: Path, folder: Path, file: Path, tree: ET.Element, labels: Labels) -> Draft:
-    objects = list(tree.iter("object"))
+def _image(finder: ImageFinder, stem: str, tree: ET.Element, folder: Path) -> Path:
+    """Find the image by the name of its XML file, else by the name that stands in it."""
+    found = finder.find(stem)
+    named = (tree.findtext("filename") or "").strip()
+    if not found.is_file() and named:
+        found = finder.find(named)
+    return found if found.is_file() else folder / f"{stem}.jpg"
+
+
+_Object = tuple[str, tuple[float, float, float, float], bool]
+
+
+def _objects(tree: ET.Element, file: Path, entries: Entries) -> list[_Object]:
+    """Return name, corners and difficulty of each object."""
+    found = []
+    for node in tree.iter("object"):
+        with entries.entry():
+            difficult = (node.findtext("difficult") or "0").strip().lower() in ("1", "true")
+            found.append((text_of(node, "name", str(file)), _corners(node, file), difficult))
+    return found
+
+
+def _draft(image: Path, folder: Path, file: Path, tree: ET.Element, objects: list[_Object], labels: Labels) -> Draft:
     boxes = Boxes.of(
-        (_corners(each, file) for each in objects),
-        (class_index(_text(each, "name", str(file)), labels, str(file)) for each in objects),
-        (each.findtext("difficult", "0").strip() == "1" for each in objects),
+        (corners for _, corners, _ in objects),
+        (class_index(name, labels, str(file)) for name, _, _ in objects),
+        (difficult for _, _, difficult in objects),
     )
-    size = tree.find("size")
-    claimed = None if size is None else (round(_number(size, "height", file)), round(_number(size, "width", file)))
-    return draft_of_file(image, folder, boxes, None if claimed == (0, 0) else claimed)
+    return draft_of_file(image, folder, boxes, _size(tree))
+
+
+def _size(tree: ET.Element) -> tuple[int, int] | None:
+    """Return (height, width) where the file says it; tools also write nothing or zeros."""
+    node = tree.find("size")
+    if node is None:
+        return None
+    try:
+        height, width = (round(number_of(text_of(node, name, ""), name, "")) for name in ("height", "width"))
+    except DataError:
+        return None
+    return (height, width) if min(height, width) > 0 else None
 
 
 def _corners(node: ET.Element, file: Path) -> tuple[float, float, float, float]:
     """Convert corners: VOC counts pixels from 1 and includes the last one."""
-    box = node.find("bndbox")
-    if box is None:
+    box, polygon = node.find("bndbox"), node.find("polygon")
+    if box is not None:
+        names = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (number_of(text_of(box, name, str(file)), name, str(file)) for name in names)
+    elif polygon is not None:
+        numbers = {each.tag: number_of(each.text or "", each.tag, str(file)) for each in polygon}
+        points = [
+            (x, numbers[f"y{name[1:]}"]) for name, x in numbers.items() if name[0] == "x" and f"y{name[1:]}" in numbers
+        ]
+        left, top, right, bottom = bounds(points, str(file))
+    else:
         raise DataError(f"{file}: an object has no <bndbox>")
-    left, top, right, bottom = (_number(box, name, file) for name in ("xmin", "ymin", "xmax", "ymax"))
     return left - 1, top - 1, right, bottom
-
-
-def _text(node: ET.Element, name: str, where: str) -> str:
-    text = (node.findtext(name) or "").strip()
-    if not text:
-        raise DataError(f"{where}: <{node.tag}> has no <{name}>")
-    return text
-
-
-def _number(node: ET.Element, name: str, file: Path) -> float:
-    text = _text(node, name, str(file))
-    try:
-        return float(text)
-    except ValueError:
-        raise DataError(f"{file}: <{name}> is '{text}', not a number") from None
