@@ -6,7 +6,6 @@ same on every machine. The splits share neither digits nor any part of the two p
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +20,7 @@ from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
 from edgeopt.dataset.digits import DIGIT_LABELS, check_split, digits, installed_file
 from edgeopt.dataset.listing import Draft, Labels, Listing
+from edgeopt.files import sha256
 from edgeopt.preprocess import Image, read_image
 
 SIDE = 320
@@ -90,7 +90,7 @@ class ScenePicture:
 
     def digest(self) -> str:
         """Return the sha256 of the scene's ingredients; equal scenes have equal numbers."""
-        return hashlib.sha256(f"digit_scenes {_VERSION} {self.split} {self.number}".encode()).hexdigest()
+        return sha256(f"digit_scenes {_VERSION} {self.split} {self.number}".encode())
 
 
 def read_digit_scenes(source: DataSource, _root: Path, _labels: Labels | None) -> Listing:

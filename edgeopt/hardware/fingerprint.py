@@ -5,7 +5,6 @@ Every fingerprint of a machine is made here. Kernel and Python versions are left
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from edgeopt.files import sha256
 from edgeopt.hardware.probing import Cpu, CudaDriverState, Gpu, Machine, machine, power_mode_reader
 from edgeopt.spec import Struct
 
@@ -133,4 +133,4 @@ def _version(distribution: str) -> str:
 
 
 def _digest(parts: Any) -> str:
-    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
+    return sha256(msgspec.json.encode(parts, order="deterministic"))[:16]

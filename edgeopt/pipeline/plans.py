@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from edgeopt.bundle import EngineSettings, Precision, Variant
 from edgeopt.config import BenchmarkConfig, EvaluateConfig, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate import Accuracy, evaluate
+from edgeopt.files import sha256
 from edgeopt.intervals import Indices, Interval
 from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
@@ -281,4 +281,4 @@ def _outputs(inferred: Inferred, spec: ModelSpec, row: int = 0) -> Outputs:
 
 def _name(plan: Plan) -> str:
     """Return the name of a plan's engine: short, and the same for the same plan."""
-    return hashlib.sha256("\0".join(sorted(plan)).encode()).hexdigest()[:16]
+    return sha256("\0".join(sorted(plan)).encode())[:16]
