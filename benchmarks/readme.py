@@ -115,7 +115,7 @@ def quantization() -> str:
     path = RESULTS / "quantization.json"
     if not path.exists():
         return "Not measured yet: run `python -m benchmarks.quantization`."
-    columns = ("network", "scheme", "repairs", "KL", "top-1 agreement", "accuracy", "FP32", "MACs in INT8", "time",
+    columns = ("network", "scheme", "repairs", "KL", "top-1 agreement", "accuracy", "FP32", "MACs in INT8", "CPU time",
                "memory")  # fmt: skip
     rows = json.loads(path.read_text(encoding="utf-8"))
     return "\n".join(
@@ -133,7 +133,7 @@ def _quantization_row(row: dict[str, Any]) -> str:
     accuracy, exact = (f"{row['metric']} {100 * row[name]:.2f} %" for name in ("int8", "fp32"))
     kept = [trial["name"].replace("_", " ").replace("+", ", ") for trial in row["repairs"] if trial["kept"]]
     cells = (row["model"], row["scheme"], "; ".join(kept) or "none", divergence, agreement, accuracy, exact)
-    cost = f"{100 * row['int8_macs']:.1f} % | {row['seconds']:.0f} s | {row['peak_memory_mb'] / 1024:.2f} GiB"
+    cost = f"{100 * row['int8_macs']:.1f} % | {row['processor_seconds']:.0f} s | {row['peak_memory_mb'] / 1024:.2f} GiB"
     return f"| {' | '.join(cells)} | {cost} |"
 
 
