@@ -81,8 +81,8 @@ def test_latencies(measured: Bundle) -> None:
 
 
 def test_accuracy_and_answers(bundle: Bundle, dataset: Dataset) -> None:  # noqa: F811
-    baseline = evaluate(Runner(scores(set()), SPEC), dataset)
-    worse = evaluate(Runner(scores({2, 4, 7, 10, 13, 16, 19}), SPEC), dataset, baseline=baseline)
+    baseline = evaluate(Runner(scores({2}), SPEC), dataset)
+    worse = evaluate(Runner(scores({4, 7, 10, 13, 16, 19}), SPEC), dataset, baseline=baseline)
     worse = replace(worse, extra={"balanced_accuracy": 0.8, "own_metrics:share_of_zeros": 0.25})
     results = {"ort-fp32": baseline, "ort-int8": worse}
     text = assert_readable(accuracy_table(results))
@@ -91,7 +91,7 @@ def test_accuracy_and_answers(bundle: Bundle, dataset: Dataset) -> None:  # noqa
     text = assert_readable(answers_view(results, images, bundle.manifest, worst=5))
     for words in ("surest mistakes", "became worse", "became better", "lost much", LABELS[1]):
         assert words in text
-    assert "against FP32, of 30 images: 7 became worse, 0 better, 0 otherwise different" in text
+    assert "against FP32, of 30 images: 6 became worse, 1 better, 0 otherwise different" in text
 
 
 def test_the_report(measured: Bundle) -> None:
