@@ -84,10 +84,10 @@ def test_accuracy_and_answers(bundle: Bundle, dataset: Dataset) -> None:  # noqa
     baseline = evaluate(Runner(scores({2}), SPEC), dataset)
     worse = evaluate(Runner(scores({4, 7, 10, 13, 16, 19}), SPEC), dataset, baseline=baseline)
     worse = replace(worse, extra={"balanced_accuracy": 0.8, "own_metrics:share_of_zeros": 0.25})
-    results = {"ort-fp32": baseline, "ort-int8": worse}
-    text = assert_readable(accuracy_table(results))
+    text = assert_readable(accuracy_table({"ort-fp32": baseline, "ort-int8": worse}))
     assert "ort-int8: balanced_accuracy 80.00 %, share_of_zeros 25.00 %" in text
-    images = results_by_variant(results, dataset, "ort-fp32")
+    results = {"ov-fp32": baseline, "ov-int8": worse}
+    images = results_by_variant(results, dataset, "ov-fp32")
     text = assert_readable(answers_view(results, images, bundle.manifest, worst=5))
     for words in ("surest mistakes", "became worse", "became better", "lost much", LABELS[1]):
         assert words in text
