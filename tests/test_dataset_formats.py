@@ -309,8 +309,8 @@ def test_yolo_names_can_stand_in_classes_txt(images: Path) -> None:
         ("2 .5 .5 .5 .5", r"c.txt, line 1: class index 2 is outside 0..1"),
         ("0 .5 .5 .5", "line 1: 4 numbers, but a box has 5"),
         ("0 .1 .1 .2 .1 .2 .2 .3 .3 .4", "line 1: 10 numbers"),
-        ("0 nan .1 .2 .2", "no finite number"),
-        ("0.5 .1 .1 .2 .2", "a class that is no whole number"),
+        ("0 nan .1 .2 .2", "a value that is not finite"),
+        ("0.5 .1 .1 .2 .2", "a class that is not a whole number"),
         ("\n0 .5 x .5 .5", r"line 2: '0 .5 x .5 .5' holds something that is not a number"),
     ],
 )

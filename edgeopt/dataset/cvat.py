@@ -106,7 +106,7 @@ def _corners(node: ET.Element, where: str) -> tuple[float, float, float, float]:
         return x - rx, y - ry, x + rx, y + ry
     if node.get("points"):
         return bounds([pair.split(",") for pair in node.get("points", "").split(";")], where)  # type: ignore[misc]
-    raise DataError(f"{where} is no shape that has a box")
+    raise DataError(f"{where} is not a shape that has a box")
 
 
 def _turned(box: tuple[float, float, float, float], degrees: float) -> tuple[float, float, float, float]:

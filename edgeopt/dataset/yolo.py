@@ -158,7 +158,9 @@ def _row(line: str, labels: Labels, where: str) -> tuple[int, tuple[float, float
     except ValueError:
         raise DataError(f"{where}: '{line.strip()[:80]}' holds something that is not a number") from None
     if not all(map(math.isfinite, (category, *numbers))) or not category.is_integer():
-        raise DataError(f"{where}: '{line.strip()[:80]}' holds a class that is no whole number, or no finite number")
+        raise DataError(
+            f"{where}: '{line.strip()[:80]}' holds a class that is not a whole number, or a value that is not finite"
+        )
     index, count = check_index(int(category), labels, where), len(numbers) + 1
     visible = numbers[6::3] if count > _COLUMNS + 2 and (count - _COLUMNS) % 3 == 0 else []
     if count > _COLUMNS + 1 and count % 2 and not (visible and set(visible) <= _VISIBILITY):
