@@ -20,6 +20,8 @@ from edgeopt.keys import keys as all_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+_CALM = 1.5
+"""Processes for each core, on average, above which others than the measured one had their share."""
 FILES = tuple(ROOT / name for name in ("README.md", "benchmarks/README.md", "edgeopt/RECIPE.md"))
 """Files with generated parts."""
 
@@ -192,7 +194,8 @@ def search() -> str:
             "",
             (
                 f"Validated on {', '.join(sorted({str(row['validation_images']) for row in results.values()}))} "
-                "images. edgeopt's time includes measuring every group's latency on the engine, NNCF's quantizing."
+                "images. edgeopt's time includes measuring every group's latency on the engine, NNCF's quantizing. "
+                "\\* other processes disturbed this measurement."
             ),
         ]
     )
@@ -204,7 +207,8 @@ def _search_rows(name: str, row: dict[str, Any]) -> Iterator[str]:
             "" if ours["drop"] is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(-100 * x for x in _outwards(ours)))
         )
         ratio = "" if ours["ratio"] is None else "{:.2f} [{:.2f}, {:.2f}]".format(*ours["ratio"])
-        effort = f"{ours['full_validations']} | {ours['seconds']:.0f} s"
+        mark = r"\*" if ours.get("load", 0.0) > _CALM * ours.get("cores", 1) else ""
+        effort = f"{ours['full_validations']} | {ours['seconds']:.0f} s{mark}"
         yield f"| {name} | edgeopt | {effort} | {change} | {ours['quantized_groups']} of {ours['groups']} | {ratio} |"
     if theirs := row.get("nncf"):
         change = f"{100 * (theirs['validated'][-1] - theirs['validated'][0]):+.2f}"

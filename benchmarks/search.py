@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -125,6 +126,8 @@ def _row(found: SearchResult, seconds: float, preparing: float | None) -> dict[s
         "drop": best.drop and [best.drop.estimate, best.drop.low, best.drop.high],
         "ratio": best.ratio and [best.ratio.estimate, best.ratio.low, best.ratio.high],
         "certain": found.certain,
+        "load": os.getloadavg()[2],
+        "cores": os.cpu_count(),
         "front": [[point.predicted_ms, point.drop.estimate] for point in found.front if point.drop is not None],
     }
 
