@@ -28,7 +28,7 @@ def draw(image: Image, result: Classification | Detections) -> Image:
 
     Args:
         image: (H, W, 3) uint8 BGR; it stays as it is.
-        result: what `predict` gave for it.
+        result: result of `predict` for it.
 
     Returns:
         A new BGR picture: a small image enlarged, boxes with label and score, or a caption below the image.

@@ -58,10 +58,10 @@ def bootstrap_draws(
     """Draw items with replacement, and return all statistics of the same items, so that their differences are paired.
 
     Args:
-        count: how many items there are (images, say).
+        count: number of items, such as images.
         statistics: by name; each takes (count,) int64 item numbers and gives the figure, or an array of figures.
-        resamples: how often the items are drawn.
-        seed: of the draws; equal seeds give equal draws.
+        resamples: number of draws of the items.
+        seed: seed of the draws; equal seeds give equal draws.
 
     Returns:
         (resamples, ...) values of each.
@@ -114,8 +114,8 @@ def paired_bootstrap_interval(
         baseline: (n,) one value an item, such as 1.0 where the class is right.
         candidate: (n,) of the same items in the same order.
         confidence: the share of such intervals that hold the true difference.
-        resamples: how often the items are drawn.
-        seed: of the draws.
+        resamples: number of draws of the items.
+        seed: seed of the draws.
 
     Raises:
         MeasurementError: no items, or not as many of one as of the other.
@@ -146,8 +146,8 @@ def block_ratio_interval(
             right, and against an average of instances a single candidate would seem faster than it is.
         candidate: (rounds,) of the candidate in the same rounds.
         confidence: the share of such intervals that hold the true ratio.
-        resamples: how often the rounds are drawn.
-        seed: of the draws.
+        resamples: number of draws of the rounds.
+        seed: seed of the draws.
 
     Raises:
         MeasurementError: no rounds, unequal numbers of rounds, or a latency that is not positive.
@@ -175,8 +175,8 @@ def median_ratio_interval(
         baseline: (n,) positive block medians of one run.
         candidate: (m,) of another.
         confidence: the share of such intervals that hold the true ratio, as long as the machine stayed the same.
-        resamples: how often both are drawn.
-        seed: of the draws.
+        resamples: number of draws of both.
+        seed: seed of the draws.
 
     Raises:
         MeasurementError: one of them is empty or holds a latency that is not positive.

@@ -72,8 +72,8 @@ def found_here(
     One of a disturbed run is kept, marked, where there is no better one: its ratios still say more than nothing does.
 
     Args:
-        results: of `benchmark_bundle`.
-        manifest: of the same bundle.
+        results: results of `benchmark_bundle`.
+        manifest: the same bundle's manifest.
         machine: that measured. Default: this one.
     """
     machine = machine or ThisMachine()

@@ -33,7 +33,7 @@ def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> No
     """Refuse figures of variants that are faster at the cost of more accuracy than their class allows.
 
     Args:
-        results: of a bundle's variants.
+        results: results of a bundle's variants.
         percent: MLPerf's accuracy class: 99 or 99.9 % of FP32.
 
     Raises:

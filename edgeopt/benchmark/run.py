@@ -88,7 +88,7 @@ def benchmark_scenario(
     Args:
         predictors: open predictors by variant name.
         images: decoded (H, W, 3) uint8 BGR images.
-        name: of the scenario.
+        name: name of the scenario.
         config: warm-up, and the duration of a quick run.
         quick: run as long as `config` says; the results are marked.
         per_s: arrivals a second in ``server``; None: 0.7 of what one query at a time reaches.

@@ -12,7 +12,7 @@ def accuracy_here(variant: Variant, here: Mapping[str, Measured]) -> Accuracy | 
     """By this machine's kernels where it evaluated the images that the bundle was built with, else as it was built.
 
     Args:
-        variant: of the bundle.
+        variant: a variant of the bundle.
         here: what this machine found, by variant (`runtime.choice.measured_here`).
     """
     found = here[variant.name].accuracy if variant.name in here else None

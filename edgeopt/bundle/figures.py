@@ -10,7 +10,7 @@ def measured_on_one_machine(manifest: Manifest, machine: str | None = None) -> d
     """Latencies of one machine, with what else it found, by variant.
 
     Args:
-        manifest: of the bundle.
+        manifest: the bundle's manifest.
         machine: its `hardware.machine_fingerprint`. Default, and where that one measured nothing: the machine that
             measured last.
     """
@@ -31,7 +31,7 @@ def acceptance(variant: Variant, here: Measured | None) -> Acceptance:
     was measured there to be.
 
     Args:
-        variant: of the bundle.
+        variant: a variant of the bundle.
         here: what the machine found of it.
     """
     found = Acceptance(accepted=variant.accepted, verdict=variant.verdict, certain=variant.certain)

@@ -41,12 +41,12 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
     """Choose the range of `tensor` by `method`, inside the bounds that its operator sets.
 
     Args:
-        tensor: what was observed.
+        tensor: statistics of the tensor.
         method: ``minmax`` all that was seen; ``mean_minmax`` the mean over images of each image's extremes (as NNCF
             does), which one odd image cannot stretch; ``percentile`` cuts the outermost values; ``entropy`` keeps the
             distribution closest in KL divergence (Migacz, GTC 2017); ``mse`` has the least squared error of rounding
             and clipping; ``auto`` is whichever of these has the least error where large errors weigh more.
-        grid: of the quantizer.
+        grid: values of the quantizer.
         percentile: share in per cent that ``percentile`` keeps.
     """
     match method:

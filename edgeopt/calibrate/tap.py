@@ -41,7 +41,7 @@ def onnx_session(model: ir.Model, *, fused: bool = True) -> Any:
     """Open an onnxruntime session on the CPU.
 
     Args:
-        model: what to run.
+        model: the model to run.
         fused: let onnxruntime replace Q/DQ patterns by integer kernels. Without, they run as written.
 
     Raises:

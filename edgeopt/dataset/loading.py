@@ -36,7 +36,7 @@ def listed(source: DataSource, root: Path, labels: Labels | None = None) -> List
     """List a source's samples except those that its `exclude` and `limit` leave out; no image is opened.
 
     Args:
-        source: what to read.
+        source: the source to read.
         root: the folder that relative paths start from.
         labels: the model's class names; the data's classes are matched with them by name.
 

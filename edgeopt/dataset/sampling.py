@@ -18,8 +18,8 @@ def sample_indices(
 
     Args:
         targets: those of the samples; class indices are drawn by class, anything else as if it were one class.
-        count: how many.
-        seed: of the shuffle.
+        count: number of samples.
+        seed: seed of the shuffle.
         share: ``even``: as many of each class as there are; ``proportional``: classes keep their shares, rounded as
             Webster's method of apportionment does.
     """

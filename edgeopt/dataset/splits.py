@@ -59,8 +59,8 @@ def load_splits(
     Args:
         data: the recipe's sets.
         root: the folder that relative paths start from.
-        calibration_images: how many images calibration wants.
-        minimum_images: how many it needs.
+        calibration_images: number of images that calibration wants.
+        minimum_images: fewest images that it needs.
         labels: the model's class names. Default: those of the first set given.
         listings: what `list_splits` returned for the same, where it is known already.
 
@@ -93,7 +93,7 @@ def list_splits(
     Args:
         data: the recipe's sets.
         root: the folder that relative paths start from.
-        calibration_images: how many images calibration wants.
+        calibration_images: number of images that calibration wants.
         labels: the model's class names. Default: those of the first set given.
 
     Raises:

@@ -25,8 +25,8 @@ def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Accepta
 
     Args:
         accuracy: beside the baseline's; without a comparison it is the baseline, which is accepted.
-        max_drop: of the main metric, from 0 to 1.
-        precision: of the variant.
+        max_drop: largest drop of the main metric, from 0 to 1.
+        precision: the variant's precision.
     """
     if accuracy.comparison is None:
         return Acceptance(accepted=True)

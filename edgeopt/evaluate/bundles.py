@@ -34,9 +34,9 @@ def evaluate_bundle(
     Args:
         bundle: an opened bundle.
         dataset: labelled images; its class names must be the model's.
-        config: how many images, and how detections are filtered. Default: as the bundle's recipe says.
+        config: number of images, and filtering of detections. Default: as the bundle's recipe says.
         variant: only this one and the baseline. Default: all that run here.
-        threads: of the engines; 0 means what the bundle says.
+        threads: threads of the engines; 0 keeps the bundle's setting.
         progress: told which variant it is at.
 
     Returns:
@@ -81,8 +81,8 @@ def found_here(
     """Return the accuracies that a bundle keeps, by variant: on its own test images, by these kernels.
 
     Args:
-        results: of `evaluate_bundle`.
-        manifest: of the same bundle.
+        results: results of `evaluate_bundle`.
+        manifest: the same bundle's manifest.
         machine: that evaluated. Default: this one.
     """
     machine = machine or ThisMachine()

@@ -79,7 +79,7 @@ def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | Non
 
     Args:
         accuracy: of the variant.
-        dataset: that it was evaluated on.
+        dataset: data set of the evaluation.
         baseline: of FP32 on the same images; None where `accuracy` is FP32's.
 
     Raises:

@@ -72,7 +72,7 @@ def evaluate(
     Args:
         model: an open predictor, or a `Runner`.
         dataset: labelled images; its class names must be the model's.
-        config: how many images, and how detections are filtered.
+        config: number of images, and filtering of detections.
         baseline: of the FP32 model, on the same images with the same `config`; adds the comparison.
         progress: told how far it is.
 

@@ -37,9 +37,9 @@ def difference(
     """Return the largest difference between `reference` and `model` on synthetic images.
 
     Args:
-        reference: what is right.
-        model: what is to be checked, in ONNX Runtime.
-        spec: of `model`.
+        reference: the reference outputs.
+        model: the model to check, in ONNX Runtime.
+        spec: specification of `model`.
         tolerance: largest allowed difference.
         counts: batch sizes to try. The default is one image, and a number that no network has built in.
 

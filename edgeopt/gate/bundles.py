@@ -88,11 +88,11 @@ def gate_bundles(
     """Gate one variant against another, of two bundles or of one.
 
     Args:
-        baseline: what is shipped.
-        candidate: what wants to replace it.
+        baseline: the shipped side.
+        candidate: the side that would replace it.
         images: decoded (H, W, 3) uint8 BGR images that both are measured on.
         config: floors, tolerance and time.
-        threads: of the engines; 0 means what the bundle says.
+        threads: threads of the engines; 0 keeps the bundle's setting.
         accuracy: also compare the accuracies stored in the bundles.
         progress: told how far it is.
 
@@ -119,7 +119,7 @@ def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> I
 
     Args:
         makes: opens each subject, in its process.
-        number: of the launch.
+        number: number of the launch.
     """
     names = list(makes)
     workers = {name: Worker(makes[name]) for name in names}
@@ -160,7 +160,7 @@ def read_stored(path: Path, name: str | None = None) -> Stored:
 
     Args:
         path: what ``edgeopt benchmark --json`` wrote.
-        name: of the variant. Default: the only one there is.
+        name: name of the variant. Default: the only one there is.
 
     Raises:
         MeasurementError: no such file or variant, or results that are partial, invalid or of another scenario.

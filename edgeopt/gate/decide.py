@@ -51,7 +51,7 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
     Args:
         launches: at least two.
         config: the floors' least values.
-        confidence: of both intervals.
+        confidence: confidence of both intervals.
     """
     ratios = np.log([launch.ratio for launch in launches])
     noises = np.log([launch.noise for launch in launches])

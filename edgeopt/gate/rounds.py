@@ -63,9 +63,9 @@ def measure_rounds(
     """Measure until `wanted` rounds count, or time is up, or too many were disturbed.
 
     Args:
-        subjects: what to alternate.
+        subjects: the subjects to alternate.
         config: length of warm-up and blocks, and what counts as a disturbance.
-        sensors: of this machine, told which processes are measured.
+        sensors: sensors of this machine, told which processes are measured.
         wanted: undisturbed rounds.
         seconds: for warm-up and rounds; at least one round is run.
         progress: told how far it is.

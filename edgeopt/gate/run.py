@@ -59,8 +59,8 @@ def gate(
     Args:
         launch: opens the three subjects anew; called once a launch.
         config: floors, tolerance and time.
-        names: of baseline and candidate, for the reader.
-        accuracy: of both, where it is known.
+        names: names of baseline and candidate, for the reader.
+        accuracy: both accuracies, if they are known.
         progress: told how far it is.
 
     Raises:

@@ -41,11 +41,11 @@ def gate_stored(
     Args:
         stored_ms: block medians in ms.
         stored_fingerprint: of the machine they are from (`Environment.fingerprint`).
-        candidate: what to measure now.
+        candidate: the subject to measure now.
         config: time, and floors where they are higher.
-        names: of both, for the reader.
-        accuracy: of both, where it is known.
-        sensors: of this machine.
+        names: names of both, for the reader.
+        accuracy: both accuracies, if they are known.
+        sensors: sensors of this machine.
         progress: told how far it is.
 
     Raises:

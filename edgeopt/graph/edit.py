@@ -90,7 +90,7 @@ def make_node(
         kind: operator of ONNX's own domain.
         inputs: as the operator takes them.
         attributes: by name; onnx_ir's attributes, or values to make them from.
-        name: of the node.
+        name: name of the node.
         output: name of its output; the node's by default.
         shape: of the output, where it is known.
         dtype: of the output.

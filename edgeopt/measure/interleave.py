@@ -96,9 +96,9 @@ def rounds(
     All subjects run the same query numbers in a round, so that they do the same work.
 
     Args:
-        subjects: what to measure, by name.
+        subjects: the subjects by name.
         warmups: of the same names, from `warm_up`.
-        schedule: how large the blocks are.
+        schedule: sizes of the blocks.
         sensors: read before and after each block.
 
     Yields:

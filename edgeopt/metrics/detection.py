@@ -226,7 +226,7 @@ def _interpolated_precision(right: NDArray[np.int64], wrong: NDArray[np.int64], 
     Args:
         right: (10, d) how many objects the first 1, 2, ... d detections have found.
         wrong: (10, d) how many of them found none.
-        sought: how many objects there are.
+        sought: number of objects.
     """
     thresholds, count = right.shape
     precision = right / np.maximum(right + wrong, 1)

@@ -118,7 +118,7 @@ class Discrepancy:
     """Distance of a model's outputs for an image from a reference's.
 
     Args:
-        readings: what the outputs mean; what none of them reads does not count.
+        readings: meaning of the outputs; what none of them reads does not count.
         namespace: whose arrays the outputs are: numpy, or torch, whose result has gradients.
     """
 

@@ -35,8 +35,8 @@ class Matches:
     """Outcome of each detection for one range of object sizes; sorted by class, then best first.
 
     Attributes:
-        images: how many images there were.
-        classes: how many classes there are.
+        images: number of images.
+        classes: number of classes.
         image: (d,) image of each detection.
         category: (d,) its class.
         rank: (d,) its place among the detections of its class in its image, 0 for the best.
@@ -115,8 +115,8 @@ def pair(found: Detections, sought: Boxes, threshold: float = 0.5) -> Integers:
     """Find the object of each detection in one image, by the rules of `match` for objects of all sizes.
 
     Args:
-        found: what was detected.
-        sought: what is there.
+        found: the detections.
+        sought: the true objects.
         threshold: the IoU from which a detection has found an object.
 
     Returns:

@@ -125,7 +125,7 @@ def yolox_loss(levels: Sequence[Tensor], objects: Objects, strides: Sequence[int
 
     Args:
         levels: raw logits (N, 5 + C, h, w), one for each stride.
-        objects: what is to be found.
+        objects: the true objects.
         strides: pixels between anchors, one for each level.
         l1: add the L1 term on raw offsets, which sharpens boxes in the last epochs.
     """

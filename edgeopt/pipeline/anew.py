@@ -36,7 +36,7 @@ def quantized_anew(
         scheme: for the kernels that `quantized` is for.
         images: name and network inputs, batch 1.
         reference: the float model's outputs on these.
-        discrepancy: what an error of them costs.
+        discrepancy: cost of an error of them.
 
     Returns:
         Both on the images that no repair was fitted on, or why there is nothing to compare.

@@ -99,7 +99,7 @@ def diagnose_files(
         spec: TOML with ``[preprocessing]``; needed with images.
         images: use at most so many.
         progress: told about each stage.
-        outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
+        outputs: meaning of the outputs, by name (see `read_outputs`). Default: what they look like.
 
     Raises:
         ModelError: a file of another kind, or the two have different inputs or outputs.

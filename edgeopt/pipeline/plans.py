@@ -78,10 +78,10 @@ def search_plan(
     """Find the fastest plan within the budget, and the graph to ship.
 
     Args:
-        subject: what is searched.
-        budget: what may be lost.
+        subject: the model to search.
+        budget: limits of drop and latency.
         folder: engines are written here; it must exist.
-        settings: how finely to look.
+        settings: precision of the search.
         progress: told before each step.
 
     Returns:

@@ -88,7 +88,7 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         config: the recipe.
         root: the folder that its relative paths start from.
         folders: what is made goes into these; they need not exist.
-        goal: how far the build goes.
+        goal: product of the build.
 
     Raises:
         EdgeoptError: the only problem that was found, or several of one type.

@@ -54,10 +54,10 @@ def quantize_graph(
     Args:
         model: the optimized float graph; not modified.
         images: name and network inputs of each, batch 1; those beyond what `calibration` wants are not used.
-        calibration: how ranges are observed.
+        calibration: settings of calibration.
         quantization: what stays float and which repairs are tried; its own scheme does not count.
         scheme: whose kernels the Q/DQ is for.
-        readings: what the outputs mean, by which repairs are judged.
+        readings: meaning of the outputs, by which repairs are judged.
         processors: those that integers must be right on, of what the scheme serves.
         table: the graph's calibration on these images, where it was made before.
         tell: told what is being done.

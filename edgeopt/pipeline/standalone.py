@@ -105,14 +105,14 @@ def quantize_file(
         path: a float ONNX CNN.
         calibration: a folder of images, or an ``.npz`` of network inputs by name, first dimension = sample.
         spec: TOML with ``[preprocessing]``; needed with images.
-        calibrate_config: how ranges are found.
+        calibrate_config: settings of calibration.
         quantize_config: its scheme must be set.
         out: the file to write.
         progress: told about each stage.
         evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
         processors: those that INT8 must be right on, of what the scheme serves (``[compile] processors``).
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
-        outputs: what the outputs mean, by name (see `read_outputs`). Default: what they look like.
+        outputs: meaning of the outputs, by name (see `read_outputs`). Default: what they look like.
 
     Raises:
         ModelError: not an ONNX graph that can be quantized.

@@ -37,7 +37,7 @@ def decode(
     """Decode the outputs of one batch into one result per image.
 
     Args:
-        outputs: what `Session.run` gave; the first output of `spec` is decoded.
+        outputs: results of `Session.run`; the first output of `spec` is decoded.
         spec: the model's.
         geometries: (N) what `preprocess` gave with each image.
 

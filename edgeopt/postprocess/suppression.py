@@ -37,7 +37,7 @@ def nms(
         classes: (n,) int64.
         iou_threshold: a box is suppressed when its intersection over union with a better one is above this.
         class_agnostic: let boxes of different classes suppress each other.
-        max_detections: how many to keep at most.
+        max_detections: largest number of boxes to keep.
 
     Returns:
         (k,) int64 indices of the kept boxes, best first; equal scores keep their order.

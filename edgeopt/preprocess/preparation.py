@@ -72,7 +72,7 @@ def preprocess(
 
     Args:
         image: (H, W, 3) uint8 BGR; grey (H, W) or (H, W, 1) is spread over the channels, BGRA loses its alpha.
-        spec: what to do.
+        spec: the preprocessing.
         out: C-contiguous memory of the result's shape and dtype to write to, such as one item of a batch.
         scratch: the caller's, where many images are to come.
 

@@ -182,7 +182,7 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
 
     Args:
         manifest: the bundle's.
-        available: whether a target can run on this machine.
+        available: tells if a target can run on this machine.
     """
     variants = manifest.variants
     here = measured_here(manifest)

@@ -55,7 +55,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
     """Render the page.
 
     Args:
-        report: what it says.
+        report: content of the report.
         shots: pictures with all answers (`choose_shots`).
 
     Raises:

@@ -25,7 +25,7 @@ def write_page(
     the earlier page stay, if they show the same answers.
 
     Args:
-        report: what it says.
+        report: content of the report.
         out: the file to write.
         dataset: what the bundle was evaluated on; its images are shown where answers are wrong or differ.
         missing: why there is no dataset, for messages.

@@ -82,7 +82,7 @@ def choose_shots(accuracies: Mapping[str, Accuracy], baseline: str, dataset: Dat
     Args:
         accuracies: by variant, all of the same images.
         baseline: the FP32 variant's name.
-        dataset: that they were evaluated on.
+        dataset: data set of the evaluation.
 
     Raises:
         DataError: `dataset` is another.

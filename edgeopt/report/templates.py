@@ -15,7 +15,7 @@ def render(name: str, **content: Any) -> str:
     """Render one of `edgeopt/templates`.
 
     Args:
-        name: of the template.
+        name: name of the template.
         content: what it shows; text is escaped, `markup` is not.
 
     Raises:

@@ -296,8 +296,8 @@ def choose(
     """The variant that `load` would try first, and why none of the others; nothing is loaded and nothing measured.
 
     Args:
-        manifest: of the bundle.
-        available: whether a target can run here. It is asked for every variant that may be chosen, so that an absent
+        manifest: the bundle's manifest.
+        available: tells if a target can run here. It is asked for every variant that may be chosen, so that an absent
             library is said as such.
         machine: this one.
     """

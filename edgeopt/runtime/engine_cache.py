@@ -64,7 +64,7 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
     """Return the engine of a slot, and build it first if there is none for `key`.
 
     Args:
-        folder: of the cache; made if need be.
+        folder: folder of the cache; made if need be.
         slot: a file name without suffix.
         key: everything that the engine depends on; compared field by field.
         build: makes the engine; is told why, and how many seconds the last build took if there was one.

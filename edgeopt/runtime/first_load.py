@@ -87,7 +87,7 @@ def compare(
 
     Args:
         runs: by name, what runs each once and returns when it is done.
-        seconds: of each.
+        seconds: seconds for each.
         clock: in seconds.
     """
     typical = {name: _warmed_up(run, clock) for name, run in runs.items()}

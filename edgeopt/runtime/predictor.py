@@ -62,7 +62,7 @@ class Predictor:
     apart.
 
     Attributes:
-        spec: what the model takes and gives.
+        spec: the model's specification.
         labels: the names of its classes, by number.
         variant: as it runs: with the engine's settings on this machine, and without what was measured.
         choice: why this variant, and why not each other one.
@@ -141,7 +141,7 @@ class Predictor:
         """Preprocess one image.
 
         Args:
-            image: what to preprocess.
+            image: the image to preprocess.
             out: memory from `buffer` to write to; without, the predictor's own, which the next call overwrites.
             color: the order of an array's channels.
 
@@ -242,7 +242,7 @@ def load(
     Args:
         path: the bundle's folder.
         variant: load this one, whatever was measured.
-        threads: of the engine; 0 means what the bundle says, else the engine's default.
+        threads: threads of the engine; 0 keeps the bundle's setting, else the engine's default.
         allow_code: packages that the bundle may name for its decoding or its target, and that are installed here. No
             other code of a bundle's is imported, for a bundle can come from anyone; `references.allow_code` and the
             environment variable ``EDGEOPT_ALLOW_CODE`` do the same.
@@ -294,11 +294,11 @@ def open_variant(
     """Load one variant of an opened bundle; the others count as not asked for.
 
     Args:
-        bundle: that it is of.
-        variant: which one.
-        threads: of the engine; 0 leaves them to the settings.
+        bundle: the bundle of the variant.
+        variant: the variant to open.
+        threads: threads of the engine; 0 leaves them to the settings.
         mode: what it is for, where nothing else says how it runs.
-        settings: how it runs. Default: what was tuned on this machine for `mode`, else what the bundle says.
+        settings: the engine's settings. Default: what was tuned on this machine for `mode`, else what the bundle says.
 
     Raises:
         BundleError: the engine's input is not what the specification says, or results are made by code that is not

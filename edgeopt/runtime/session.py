@@ -79,9 +79,9 @@ class OpenEngine(Protocol):
 
         Args:
             path: the file; its ending may say of which kind it is.
-            settings: how it runs.
+            settings: the engine's settings.
             reuse_outputs: give out the session's own output buffers.
-            content: of the file, where it was read (and checked) before; then it is not opened again.
+            content: content of the file if it was read (and checked) before; the file is then not opened again.
 
         Raises:
             MissingExtraError: the engine's library is not installed.
@@ -195,10 +195,10 @@ def open_session(
     Args:
         path: what the target's `compile` made.
         target: ``ort``, ``ov``, ``trt``, ``rtx`` or a reference to one of the user's.
-        threads: of the engine; 0 leaves it to `settings`.
-        settings: how it runs, as its bundle says. Default: the target's own.
+        threads: threads of the engine; 0 leaves it to `settings`.
+        settings: the engine's settings, as its bundle says. Default: the target's own.
         reuse_outputs: give out the session's own output buffers, which the next `run` overwrites, instead of copies.
-        content: of the file, where it was read (and checked) before; then it is not opened again.
+        content: content of the file if it was read (and checked) before; the file is then not opened again.
 
     Raises:
         MissingExtraError: the engine's library is not installed.

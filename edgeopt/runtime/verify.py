@@ -72,8 +72,8 @@ def verify(
 
     Args:
         path: the bundle's folder.
-        threads: of the engines; 0 means what the bundle says.
-        available: whether a target can run here.
+        threads: threads of the engines; 0 keeps the bundle's setting.
+        available: tells if a target can run here.
 
     Raises:
         BundleError: not a whole bundle, or a damaged file of arrays.
@@ -100,7 +100,7 @@ def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Arra
     """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
 
     Args:
-        session: of any target.
+        session: a session of any target.
         inputs: by name, first dimension = sample.
 
     Raises:

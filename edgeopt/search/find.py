@@ -27,9 +27,9 @@ def search(problem: Problem, budget: Budget, settings: Settings | None = None) -
     whether or not the groups' errors add up; where they do, the plan loses at most one group's gain against the best.
 
     Args:
-        problem: what is searched.
-        budget: what may be lost.
-        settings: how finely to look.
+        problem: the model to search.
+        budget: limits of drop and latency.
+        settings: precision of the search.
 
     Raises:
         ConfigError: the problem has no groups, or two of one name.

@@ -76,7 +76,7 @@ def specify(
 
     Args:
         model: the recipe's ``[model]``, which decides where it says something.
-        name: of the model.
+        name: name of the model.
         labels: class names, from the recipe or the data.
         network_input: of the model, (N, C, H, W) or (N, H, W, C).
         output: of the model, with its shape.

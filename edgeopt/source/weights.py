@@ -88,7 +88,7 @@ def load_weights(
 
     Args:
         module: changed in place; unchanged when this raises.
-        state: what `read_weights` returns.
+        state: result of `read_weights`.
         class_layers: key prefixes of the layers that may differ in their number of classes. Where they do, they keep
             what they have, as every fine-tuning on other classes wants it.
         origin: where `state` comes from, for errors.

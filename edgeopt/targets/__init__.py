@@ -19,7 +19,7 @@ def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | 
         path: the graph.
         target: whose engine: a name, or a reference to one of the user's.
         out: the file to write.
-        settings: how the engine is built and run.
+        settings: settings of building and running the engine.
 
     Raises:
         MissingExtraError: the engine's library is not installed.

@@ -110,8 +110,8 @@ def train(
     Args:
         module: for classes, gives logits (N, C); for boxes, a YOLOX (`models.yolox`).
         spec: the model's, with the normalisation outside the graph.
-        train: what to learn from.
-        validation: what chooses the epoch; None keeps the last one.
+        train: training set.
+        validation: set that chooses the epoch; None keeps the last one.
         config: how.
         work: folder of the checkpoint.
         progress: called after every step, and while validating.

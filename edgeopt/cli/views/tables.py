@@ -104,7 +104,7 @@ def bundle_tables(
     """Return the bundle's facts, and its variants.
 
     Args:
-        manifest: of the bundle.
+        manifest: the bundle's manifest.
         choice: what this machine would run.
         measured: what it found itself, by variant; figures of other machines are not shown.
     """

@@ -43,7 +43,7 @@ def quantize(
 
     Args:
         model: the optimized float model; not modified.
-        table: of this very graph.
+        table: calibration of this very graph.
         scheme: number formats and placement.
         exclude: glob patterns of names of layers that stay float.
         ranges: of every quantized tensor, by name. Default: what the table's method finds.

@@ -78,7 +78,7 @@ def measure_ranges(
         table: its calibration. Its method's ranges stay where no other is clearly better.
         scheme: number formats and placement.
         feeds: inputs of calibration images that nothing is judged by, batch 1; a few spread evenly over them are used.
-        discrepancy: what an error of the outputs costs.
+        discrepancy: cost of an error of the outputs.
         exclude: as in `quantize`.
         progress: told the name of each tensor whose range is searched.
         methods: as in `quantize`; what they are told for is not searched.

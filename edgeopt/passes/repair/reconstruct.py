@@ -139,9 +139,9 @@ def reconstruct(
     Args:
         model: the float network; it computes the targets.
         quantized: what `quantize` made of it; not modified.
-        scheme: that it was quantized for, which bounds the integers.
+        scheme: scheme that it was quantized for, which bounds the integers.
         feeds: inputs of calibration images, batch 1; `Split` says which of them a layer is fitted on.
-        steps: which may be taken; all by default.
+        steps: allowed steps; all by default.
         progress: told the name of each layer that is done.
 
     Returns:

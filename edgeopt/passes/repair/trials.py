@@ -75,7 +75,7 @@ def repair(
         table: its calibration.
         scheme: number formats and placement.
         images: calibration images, readable more than once: name and network inputs, batch 1.
-        discrepancy: what an error of the outputs costs.
+        discrepancy: cost of an error of the outputs.
         repairs: which to try, of `REPAIRS`, `DISTILLATION` and others, each a `Repair`. The last three of `REPAIRS`
             refit layers one after another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.

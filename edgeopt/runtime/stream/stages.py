@@ -51,8 +51,8 @@ class Answer:
     """A frame with its result.
 
     Attributes:
-        frame: what was looked at.
-        result: what was seen.
+        frame: the frame.
+        result: the result.
         age_ms: from the frame's decoding to the result.
     """
 

@@ -55,7 +55,7 @@ def build_engine(
     Args:
         library: the TensorRT to use. Full TensorRT needs the GPU that the engine is for; RTX needs none.
         onnx: a serialized model whose tensor types are the precisions to run in.
-        options: how to build; None for the defaults.
+        options: build options; None for the defaults.
         origin: where the model lies, for weights in a second file.
         calibrator: of `make_calibrator`, for implicit INT8; the graph then holds no Q/DQ.
         timing_cache: `Engine.timing_cache` of an earlier build on this device.

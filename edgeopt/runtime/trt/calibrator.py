@@ -85,7 +85,7 @@ def make_calibrator(library: Library, feed: Feed, batch_size: int, cache: Path) 
     Args:
         library: a TensorRT that has calibrators.
         feed: the batches; left alone where `cache` exists.
-        batch_size: of every batch.
+        batch_size: size of every batch.
         cache: the file that ranges are read from and written to; see `calibration_cache_path`.
 
     Raises:

@@ -122,7 +122,7 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, se
     Args:
         onnx: the float model.
         batches: calibration arrays by input name, each of one and the same batch size (`EngineSettings.batch`).
-        fingerprint: of the calibration images.
+        fingerprint: fingerprint of the calibration images.
         settings: they may name a DLA core.
 
     Raises:

@@ -60,11 +60,11 @@ def obtain_engine(
     Args:
         library: the TensorRT to use.
         onnx: the model.
-        options: how to build.
+        options: build options.
         cuda: the device, opened.
         here: this machine.
         device: index of the GPU.
-        folder: of the cache.
+        folder: folder of the cache.
 
     Raises:
         ModelError, TargetError: it cannot be built; see `build_engine`.
@@ -110,11 +110,11 @@ def build_implicit_int8(
     Args:
         library: TensorRT 8.5 to 10.x.
         onnx: the float model, without Q/DQ.
-        options: how to build; its batch is also the calibration's and has to be fixed.
+        options: build options; its batch is also the calibration's and has to be fixed.
         batches: arrays by input name, each of `options.batch` images; not read where the ranges are kept already.
         fingerprint: of the images; names the file of ranges, together with the model and the TensorRT version.
         cuda: the device, opened.
-        folder: of the cache.
+        folder: folder of the cache.
 
     Raises:
         TargetError: this TensorRT has no calibrator, or cannot build.

@@ -84,7 +84,7 @@ class LearnedNetwork:
 
     Args:
         model: a Q/DQ model; not modified. Layers that it leaves in float stay as they are.
-        scheme: that it was quantized for, which bounds the integers.
+        scheme: scheme that it was quantized for, which bounds the integers.
 
     Raises:
         UnsupportedOperatorError: it has an operator that gradients cannot flow through.

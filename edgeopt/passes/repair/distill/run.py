@@ -47,9 +47,9 @@ def distill(
     Args:
         model: the float network, the teacher.
         quantized: what `quantize` or `reconstruct` made of it; not modified.
-        scheme: that it was quantized for.
+        scheme: scheme that it was quantized for.
         feeds: inputs of calibration images, batch 1, none of which the judge looks at.
-        readings: what the outputs mean (see `metrics.discrepancy`).
+        readings: meaning of the outputs (see `metrics.discrepancy`).
         judge: the discrepancy of a Q/DQ model on held-out images; asked after every epoch.
         epochs: passes over the images, each time changed a little (see `augment`).
         seed: of order and changes; the same seed gives the same network.
