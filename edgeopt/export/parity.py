@@ -37,7 +37,7 @@ def difference(
     """Return the largest difference between `reference` and `model` on synthetic images.
 
     Args:
-        reference: the reference outputs.
+        reference: function that computes the right outputs.
         model: the model to check, in ONNX Runtime.
         spec: specification of `model`.
         tolerance: largest allowed difference.
