@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeopt.graph.edit import given, producer
+from edgeopt.graph.edit import constant, given, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 QUANTIZERS = (QUANTIZE, DEQUANTIZE)
@@ -84,8 +84,11 @@ def operator(node: ir.Node) -> Operator:
 
 
 def carries_scale(node: ir.Node) -> bool:
-    """Return True if `node` returns the integers that it takes. A Resize that computes values in between does not."""
-    return operator(node).carries_scale and not _interpolates(node)
+    """Return True if `node` returns the integers that it takes.
+
+    A Resize that computes values in between does not, nor a Concat with a constant, which is on no activation's grid.
+    """
+    return operator(node).carries_scale and not _interpolates(node) and not _joins_constant(node)
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
@@ -181,6 +184,10 @@ def _sizes(value: ir.Value | None) -> tuple[int, ...]:
     if value is None or value.shape is None:
         return ()
     return tuple(size if isinstance(size, int) else 1 for size in value.shape)
+
+
+def _joins_constant(node: ir.Node) -> bool:
+    return node.op_type == "Concat" and any(constant(value) is not None for value in node.inputs)
 
 
 def _interpolates(node: ir.Node) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
 from edgeopt.lint import cpu, rejected, slow
@@ -85,6 +86,7 @@ def _read(path: Path) -> ir.Model:
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
+        common.InlinePass()(model)
     except Exception as error:  # protobuf's and onnx_ir's errors share no base
         raise ModelError(f"{path} cannot be read as an ONNX model: {error}") from error
     return model

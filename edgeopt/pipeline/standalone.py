@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgeopt.bundle.calibration import Convergence
 from edgeopt.calibrate import calibrate
@@ -25,6 +25,7 @@ from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -33,7 +34,8 @@ from edgeopt.progress import Progress
 from edgeopt.source.graph import read_onnx
 from edgeopt.spec import PROCESSORS, Preprocessing, Processor, Struct
 
-Samples = Iterator[tuple[str, dict[str, NDArray[Any]]]]
+Samples = Iterator[Sample]
+_LOG = logging.getLogger(__name__)
 
 
 class InputSpec(Struct):
@@ -197,15 +199,24 @@ def _pictures(folder: Path) -> Dataset:
     return load(DataSource(format="images", path=str(folder.resolve())), Path.cwd())
 
 
-def network_feeds(model: ir.Model, calibration: Path, spec: Path | None) -> Samples:
+def network_feeds(
+    model: ir.Model, calibration: Path, spec: Path | None, note: Callable[[str], None] = _LOG.warning
+) -> Samples:
     """Name and network inputs of each sample of an ``.npz``, or of each image of a folder (which needs `spec`).
 
+    Args:
+        model: whose inputs they must be.
+        calibration: an ``.npz``, or a folder.
+        spec: TOML with ``[preprocessing]``.
+        note: told what had to be changed for them to be its inputs.
+
     Raises:
-        DataError: arrays that cannot be used, or no images.
+        DataError: arrays that cannot be used or do not fit the inputs, or no images.
         ConfigError: images without a spec, or a spec that is not valid.
-        ModelError: images for a network of several inputs.
+        ModelError: images for a network of several inputs, or a network of several images at a time.
     """
-    return array_feeds(calibration) if calibration.suffix == ".npz" else image_feeds(model, calibration, spec)
+    samples = array_feeds(calibration) if calibration.suffix == ".npz" else image_feeds(model, calibration, spec)
+    return fitted(model, samples, calibration.name, note)
 
 
 def array_feeds(path: Path) -> Samples:
@@ -222,7 +233,7 @@ def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Samples:
             "calibrating with images needs --spec: a TOML file with [preprocessing] (steps, channels, normalization)"
         )
     preprocessing = read_toml(spec, InputSpec).preprocessing
-    inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+    inputs = graph_inputs(model)
     if len(inputs) != 1 or inputs[0].dtype is None:
         raise ModelError(f"the model has {len(inputs)} inputs: calibrate it with an .npz of all of them instead")
     name, dtype = inputs[0].name or "", inputs[0].dtype.numpy()

@@ -20,6 +20,8 @@ from edgeopt.spec import ClassificationDecoding, ModelSpec, Size, TensorSpec
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _IMAGE_TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.UINT8: "uint8"}
 _CHANNELS = (1, 3)
+_LOWEST_IR = 4
+"""IR version from which an initializer need not be an input too."""
 
 
 def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...]) -> tuple[ir.Model, ModelSpec]:
@@ -64,8 +66,20 @@ def read_onnx(path: Path) -> ir.Model:
     except ir.passes.PassError as error:
         raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker") from error
     _refuse_custom(network, path)
+    _name_domain(network)
     common.RemoveInitializersFromInputsPass()(network)
+    network.ir_version = max(network.ir_version, _LOWEST_IR)
     return network
+
+
+def _name_domain(network: ir.Model) -> None:
+    """Call ONNX's own domain "" everywhere: "ai.onnx", its other name, is one that few tools know."""
+    if "ai.onnx" in network.opset_imports:
+        network.opset_imports.setdefault("", network.opset_imports["ai.onnx"])
+        del network.opset_imports["ai.onnx"]
+    for node in network.graph.all_nodes():
+        if node.domain == "ai.onnx":
+            node.domain = ""
 
 
 def _external_files(network: ir.Model, path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from edgeopt.errors import ConfigError, did_you_mean
-from edgeopt.graph.edit import producer
+from edgeopt.graph.edit import constant, given, producer
 from edgeopt.graph.operators import LINEAR_OPS, groups
 from edgeopt.passes.quantize.scheme import QuantScheme
 
@@ -43,6 +43,8 @@ def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()
 def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
     weight = node.inputs[1]
     if weight is None or weight.const_value is None:
+        if constant(given(node, 0)) is not None:
+            return "its constant is on the left, where kernels want the activation"
         return "its weight is computed (attention and the like stay float)"
     if weight.dtype != ir.DataType.FLOAT:
         return f"its weight is {weight.dtype}, not float32"

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.calibrate.tap import Feeds, onnx_session
-from edgeopt.graph.edit import known_constant, producer
+from edgeopt.graph.edit import given, known_constant, producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS
 
 Array = NDArray[Any]
@@ -44,7 +44,7 @@ class LayerInput:
 
 
 def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, LayerInput]]:
-    """Yield each convolution and matrix product of `model` with its inputs on all images, in the order of computation.
+    """Yield each quantized convolution and matrix product with its inputs on all images, in the order of computation.
 
     The caller may change the initializers that a yielded node reads before it asks for the next one; later layers see
     the change.
@@ -54,7 +54,7 @@ def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, Lay
         feeds: the network's inputs, one mapping an image.
     """
     nodes = [node for node in model.graph if node.op_type != DEQUANTIZE]
-    layers = [index for index, node in enumerate(nodes) if node.op_type in LINEAR_OPS]
+    layers = [index for index, node in enumerate(nodes) if _is_quantized(node)]
     live: dict[str, list[Array]] = {
         value.name or "": [image[value.name or ""] for image in feeds] for value in model.graph.inputs
     }
@@ -64,6 +64,11 @@ def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, Lay
         if index < len(nodes):
             yield nodes[index], _layer_input(nodes[index], live)
         start = index
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    """Return True for a linear operator on an activation and an integer weight: others may have a constant first."""
+    return node.op_type in LINEAR_OPS and producer(given(node, 1), DEQUANTIZE) is not None
 
 
 def _advance(

@@ -178,6 +178,10 @@ def _is_repairable(node: ir.Node) -> bool:
         return False
     if producer(node.inputs[1], DEQUANTIZE) is None:
         return False
+    if node.op_type == "Gemm" and (
+        node.attributes.get_int("transA", 0) != 0 or node.attributes.get_float("alpha", 1.0) != 1.0
+    ):
+        return False  # samples are rows of its input, and its output is their product with the weight
     return node.op_type != "Conv" or window_of(node) is not None
 
 

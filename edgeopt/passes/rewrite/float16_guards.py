@@ -6,6 +6,8 @@ and init_max).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -79,7 +81,9 @@ def smallest_step(node: ir.Node) -> float:
 def _reduction_depth(node: ir.Node) -> int:
     """Return the products that one output element sums; 0 for an operator without sums."""
     weight = node.inputs[1] if node.op_type in LINEAR_OPS else None
-    if weight is None or weight.shape is None:
+    if weight is None or not weight.shape:
         return 0
-    shape = [dim for dim in weight.shape if isinstance(dim, int)]
-    return int(np.prod(shape)) // max(1, shape[weight_axis(node)]) if shape else 0
+    shape = [dim if isinstance(dim, int) else 1 for dim in weight.shape]
+    if node.op_type == "MatMul":  # batches of a computed factor are products of their own
+        return shape[-2] if len(shape) > 1 else shape[0]
+    return math.prod(shape) // max(1, shape[weight_axis(node)])

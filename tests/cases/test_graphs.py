@@ -1,0 +1,192 @@
+"""Graphs as other people's tools write them: quantized right in every scheme, or refused with the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
+from edgeopt.lint.graphs import lint_graph
+from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
+from edgeopt.progress import Silent
+
+SCHEMES: tuple[SchemeName, ...] = ("tensorrt", "openvino", "onnxruntime", "arm")
+SAMPLES = np.random.default_rng(0).uniform(0, 1, (16, 3, 16, 16)).astype(np.float32)
+STEM = """c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+          r1 = Relu (c1)"""
+BODY = """c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2)
+          h = Relu (c2)"""
+TAIL = """p = GlobalAveragePool (h)
+          f = Flatten (p)
+          y = Gemm (f, wf)"""
+
+
+def weight(*shape: int, seed: int = 1) -> np.ndarray:
+    scale = (2 / max(1, np.prod(shape[1:]))) ** 0.5
+    return np.random.default_rng([seed, *shape]).normal(0, scale, shape).astype(np.float32)
+
+
+WEIGHTS = {"w1": weight(16, 3, 3, 3), "w2": weight(16, 16, 3, 3), "wf": weight(16, 20)}
+
+
+def network(
+    *lines: str, weights: dict[str, np.ndarray] = WEIGHTS, opset: int = 17, ir: int = 9, x: str = "float[1, 3, 16, 16]",
+    y: str = "float[1, 20]",
+) -> onnx.ModelProto:  # fmt: skip
+    text = "\n".join(lines)
+    model = onnx.parser.parse_model(
+        f'<ir_version: {ir}, opset_import: ["" : {opset}]> g ({x} x) => ({y} y) {{ {text} }}'
+    )
+    for node in model.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    model.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in weights.items() if name in text
+    )
+    return model
+
+
+def quantize(
+    folder: Path, model: onnx.ModelProto, scheme: SchemeName, samples: np.ndarray = SAMPLES, **config: object
+) -> tuple[onnx.ModelProto, QuantizedFile]:
+    onnx.save(model, folder / "float.onnx")
+    np.savez(folder / "c.npz", x=samples)
+    quantization = QuantizeConfig(scheme=scheme, **{"repairs": ("bias_correction", "gptq")} | config)
+    out = folder / f"{scheme}.onnx"
+    result = quantize_file(
+        folder / "float.onnx", folder / "c.npz", None, CalibrateConfig(), quantization, out, Silent()
+    )
+    made = onnx.load(out)
+    onnx.checker.check_model(made, full_check=True)
+    return made, result
+
+
+def run(model: onnx.ModelProto, samples: np.ndarray = SAMPLES) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, {"x": sample[None]})[0] for sample in samples])
+
+
+def relative_error(model: onnx.ModelProto, made: onnx.ModelProto) -> float:
+    exact = run(model)
+    return float(np.linalg.norm(run(made) - exact) / np.linalg.norm(exact))
+
+
+def integer_inputs(model: onnx.ModelProto) -> dict[str, str]:
+    """By layer, which of A(ctivation) and W(eight) come out of a DequantizeLinear."""
+    made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return {
+        node.name: "".join(letter for letter, name in zip("AW", node.input, strict=False) if name in made)
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul")
+    }
+
+
+def test_initializers_that_are_inputs_too_as_in_files_of_ir_version_3(tmp_path: Path) -> None:
+    model = network(STEM, BODY, TAIL.replace("wf)", "wf, b)"), weights=WEIGHTS | {"b": weight(20)}, opset=9, ir=3)
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            onnx.ValueInfoProto(
+                name=tensor.name,
+                type=onnx.TypeProto(
+                    tensor_type=onnx.TypeProto.Tensor(
+                        elem_type=tensor.data_type,
+                        shape=onnx.TensorShapeProto(
+                            dim=[onnx.TensorShapeProto.Dimension(dim_value=side) for side in tensor.dims]
+                        ),
+                    )
+                ),
+            )
+        )
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_concat_with_a_constant_leaves_both_layers_around_it_in_integers(tmp_path: Path, scheme: SchemeName) -> None:
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 16, dtype=np.float32)] * 2))[None]
+    weights = {"w1": weight(16, 3, 3, 3), "grid": grid, "w2": weight(16, 18, 3, 3), "wf": WEIGHTS["wf"]}
+    model = network(STEM, "j = Concat <axis = 1> (r1, grid)", BODY.replace("r1", "j"), TAIL, weights=weights)
+    made, _ = quantize(tmp_path, model, scheme)
+    assert integer_inputs(made)["Conv_c2"] == "AW"
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_product_whose_constant_is_on_the_left_stays_float(tmp_path: Path, scheme: SchemeName) -> None:
+    weights = WEIGHTS | {"left": weight(16, 16), "shape": np.array([1, 16, -1])}
+    middle = """t = Reshape (r1, shape)
+        z = MatMul (left, t)
+        f = ReduceMean <axes = [2], keepdims = 0> (z)
+        y = Gemm (f, wf)"""
+    model = network(STEM, middle, weights=weights)
+    made, _ = quantize(tmp_path, model, scheme)
+    assert integer_inputs(made) == {"Conv_c1": "AW", "MatMul_z": "", "Gemm_y": "AW"}
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_gemm_that_transposes_its_activation_or_scales_its_product(tmp_path: Path, alpha: float) -> None:
+    tail = f"""p = GlobalAveragePool (h)
+        f = Flatten (p)
+        t = Transpose <perm = [1, 0]> (f)
+        y = Gemm <transA = 1, alpha = {alpha}> (t, wf)"""
+    model = network(STEM, BODY, tail)
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+
+
+def test_attention_with_a_dynamic_batch_in_float16(tmp_path: Path) -> None:
+    weights = WEIGHTS | {name: weight(16, 16, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))}
+    attention = """s0 = Reshape (r1, shape)
+        s = Transpose <perm = [0, 2, 1]> (s0)
+        q = MatMul (s, wq)
+        k = MatMul (s, wk)
+        v = MatMul (s, wv)
+        kt = Transpose <perm = [0, 2, 1]> (k)
+        a0 = MatMul (q, kt)
+        a = Softmax <axis = -1> (a0)
+        o = MatMul (a, v)
+        f = ReduceMean <axes = [1], keepdims = 0> (o)
+        y = Gemm (f, wf)"""
+    weights |= {"shape": np.array([0, 16, 256])}
+    model = network(STEM, attention, weights=weights, x="float[N, 3, 16, 16]", y="float[N, 20]")
+    onnx.save(model, tmp_path / "float.onnx")
+    np.savez(tmp_path / "c.npz", x=SAMPLES)
+    config, out = QuantizeConfig(scheme="tensorrt", repairs=()), tmp_path / "int8.onnx"
+    quantize_file(
+        tmp_path / "float.onnx", tmp_path / "c.npz", None, CalibrateConfig(), config, out, Silent(), float_rest="fp16"
+    )
+    made = onnx.load(out)
+    onnx.checker.check_model(made, full_check=True)
+    assert relative_error(model, made) < 0.05
+
+
+def test_operators_of_the_standards_domain_under_its_other_name(tmp_path: Path) -> None:
+    model = network(STEM, BODY, TAIL)
+    exact, _ = quantize(tmp_path, model, "onnxruntime")
+    model.opset_import[0].domain = "ai.onnx"
+    for node in model.graph.node:
+        node.domain = "ai.onnx"
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    np.testing.assert_array_equal(run(made), run(exact))
+
+
+def test_local_functions_are_read_by_lint_too(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17, "my" : 1]>
+        g (float[1, 3, 16, 16] x) => (float[1, 16, 16, 16] y) { y = my.Block (x, w1) }
+        <domain: "my", opset_import: ["" : 17]> Block (X, W) => (Y) { C = Conv <pads = [1, 1, 1, 1]> (X, W)
+            Y = Relu (C) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(WEIGHTS["w1"], "w1"))
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+    assert not [found for found in lint_graph(tmp_path / "float.onnx", "ort") if found.severity == "error"]
