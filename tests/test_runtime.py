@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import tiny
 from edgeopt.bundle import Bundle, EngineSettings, Golden, Manifest, pack, write_bundle
 from edgeopt.bundle.records import Acceptance, Ratio
 from edgeopt.errors import BundleError, DataError, ModelError, TargetError
-from edgeopt.hardware import ThisMachine
+from edgeopt.hardware import Identity, ThisMachine
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.preprocess import to_bgr
 from edgeopt.references import ALLOWED_VARIABLE
@@ -455,6 +455,19 @@ def test_an_absent_library_is_said_as_such() -> None:
     choice = choose(described, lambda target: MISSING if target == "ov" else Availability(ok=True))
     assert choice.name == "ort-fp32"
     assert choice.rejected["ov-int8"] == choice.rejected["ov-fp32"] == "target 'ov' cannot run here: not here"
+
+
+class WithoutOpenVino(ThisMachine):
+    def identity(self, distributions: Iterable[str], *, accelerated: bool) -> Identity:
+        return super().identity([name for name in distributions if name != "openvino"], accelerated=accelerated)
+
+
+def test_an_absent_library_is_said_where_it_cannot_win_and_is_not_imported() -> None:
+    candidates = Candidates(changed(ort_fp32=took("ort", 2.0)), here, WithoutOpenVino())
+    found = candidates.chosen(next(iter(candidates)))
+    assert found.name == "ort-fp32"
+    assert found.rejected["ov-fp32"] == "it was not measured on this machine, where 'openvino' is not installed"
+    assert "until it is" in found.rejected["ort-int8"]
 
 
 def gpu(name: str, precision: str) -> dict[str, Any]:

@@ -258,6 +258,8 @@ class Candidates:
 
     def _worse(self, variant: Variant, chosen: Variant) -> str:
         own, best = self.speed(variant), self.speed(chosen)
+        if own is None and (absent := self._absent(variant)):
+            return f"it was not measured on this machine, where '{absent}' is not installed"
         if own is None:
             return f"it was not measured on this machine, and '{chosen.name}' goes before it until it is"
         if best is None or chosen not in (peers := self._peers(variant)):
@@ -271,6 +273,16 @@ class Candidates:
                 "has to be, since it costs accuracy"
             )
         return f"slower here: {ratio:.2f}× the latency of '{chosen.name}'"
+
+    def _absent(self, variant: Variant) -> str:
+        """Return the engine's package that is not installed; empty if none is missing. Nothing is imported.
+
+        TensorRT may be there without pip knowing it, as on a Jetson.
+        """
+        target = known_target(variant.target)
+        needed = () if target is None or target.accelerated else target.distributions
+        installed = identity_of_target(variant.target, self.machine).libraries
+        return next((name for name in needed if name not in installed), "")
 
     def _hint(self, chosen: Variant) -> str:
         """Advise what to measure, if the choice rests on no measurement."""
