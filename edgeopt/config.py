@@ -594,9 +594,19 @@ def write_starter(path: Path, task: Task, *, replace: bool) -> None:
         ConfigError: the file is there and `replace` is false.
         StorageError: it cannot be written.
     """
+    text = (resources.files("edgeopt") / "templates" / f"{task}.toml").read_text(encoding="utf-8")
+    write_recipe(path, text, replace=replace)
+
+
+def write_recipe(path: Path, text: str, *, replace: bool) -> None:
+    """Write a recipe's text.
+
+    Raises:
+        ConfigError: the file is there and `replace` is false.
+        StorageError: it cannot be written.
+    """
     if path.exists() and not replace:
         raise ConfigError(f"{path} is there already: choose another name with --out, or replace it with --force")
-    text = (resources.files("edgeopt") / "templates" / f"{task}.toml").read_text(encoding="utf-8")
     with storage_errors(path):
         path.write_text(text, encoding="utf-8")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import click
 
 from edgeopt.cli.options import OUT, WORK, as_json, best_so_far, out_folder, outputs, overrides, recipe, work_folder
-from edgeopt.cli.output import echo
+from edgeopt.cli.output import echo, printable
 from edgeopt.renamed import SCHEMES, present_name
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class _SchemeChoice(click.Choice[str]):
 
 _SCHEMES = _SchemeChoice(["tensorrt", "openvino", "onnxruntime", "arm"])
 _PROCESSORS = click.Choice(["vnni", "avx2", "arm"])
+SURVEYED = ("coco", "voc", "yolo", "image_folder", "csv", "labelme", "cvat")
+"""Formats with labels that `dataset.survey` recognises."""
 _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 
 
@@ -37,12 +39,51 @@ _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse"
 @click.option("--task", type=click.Choice(["classification", "detection"]), default="classification", show_default=True)
 @click.option("-o", "--out", type=click.Path(path_type=Path), default="edgeopt.toml", show_default=True)
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
-def init(task: Task, out: Path, force: bool) -> None:  # noqa: FBT001 - a click flag
-    """Write a starter recipe, with every table explained."""
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Your images: a folder of them or of several sets, or their label file. The recipe then builds as it is.",
+)
+@click.option("--format", "data_format", type=click.Choice(SURVEYED), help="Format of --data. Default: recognised.")
+@click.option("--model", help="The recipe's [model] source. Default: a network of ours for the task of --data.")
+def init(
+    task: Task,
+    out: Path,
+    force: bool,  # noqa: FBT001 - a click flag
+    data: Path | None,
+    data_format: str | None,
+    model: str | None,
+) -> None:
+    """Write a starter recipe, with every table explained.
+
+    With --data it is a recipe for these images: sets, classes, format, network and input size are found by looking at
+    them.
+    """
     from edgeopt.config import write_starter
 
+    if data is not None:
+        _init_for(data, data_format, out, model, replace=force)
+        return
+    if data_format is not None or model is not None:
+        raise click.UsageError("--format and --model go with --data")
     write_starter(out, task, replace=force)
     echo(f"wrote {out}. Set its paths, then run: edgeopt build {out}")
+
+
+def _init_for(data: Path, data_format: str | None, out: Path, model: str | None, *, replace: bool) -> None:
+    """Write a recipe for data, and say what was found."""
+    from edgeopt.dataset.starter import write_starter_for
+    from edgeopt.dataset.survey import survey
+
+    found = survey(data, data_format)
+    listings = write_starter_for(found, out, model=model, replace_file=replace)
+    labels = next(iter(listings.values())).labels
+    echo(printable(f"format {found.format}: {found.why}"))
+    for role, listing in listings.items():
+        left_out = f", {len(listing.left_out)} entries of labels left out" if listing.left_out else ""
+        echo(printable(f"{role:<11} {len(listing.drafts)} images in {listing.origin}{left_out}"))
+    echo(printable(f"{len(labels)} classes: {', '.join(labels[:10])}{' …' if len(labels) > 10 else ''}"))
+    echo(f"wrote {out}. Look at its data with: edgeopt data check {out}\nThen run: edgeopt build {out}")
 
 
 @click.command()

@@ -38,7 +38,7 @@ def read_voc(source: DataSource, root: Path, labels: Labels | None) -> Listing:
         DataError: no XML files, too few that can be used, or a class that is not among `labels`.
     """
     folder = path_of(source, root)
-    annotations = annotations_of(source, root, _customary(folder))
+    annotations = annotations_of(source, root, xml_folder(folder))
     stems = _stems(annotations, source.split)
     finder = ImageFinder(folder)
     if not finder.files:
@@ -58,7 +58,7 @@ def read_voc(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     return Listing("detection", labels, drafts, where, (*entries.lines(where), *objects.lines(where)))
 
 
-def _customary(folder: Path) -> Path:
+def xml_folder(folder: Path) -> Path:
     """Return the folder of XML files that belongs to a folder of images."""
     found = folder_with("*.xml", (folder.parent, folder), _FOLDERS)
     if found is None and any(folder.rglob("*.xml")):

@@ -50,7 +50,7 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     if not files:
         raise DataError(f"there are no images in {folder}")
     if source.annotations is None:
-        texts = [_text_beside(path) for path in files]
+        texts = [text_beside(path) for path in files]
     else:
         annotations = annotations_of(source, root)
         texts = [(annotations / path.relative_to(folder)).with_suffix(".txt") for path in files]
@@ -66,7 +66,7 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     return Listing("detection", names, drafts, str(folder), entries.lines(str(folder)))
 
 
-def _text_beside(image: Path) -> Path:
+def text_beside(image: Path) -> Path:
     """Map ``…/images/train/a.jpg`` to ``…/labels/train/a.txt``, or to ``a.txt`` beside it."""
     parts = image.parts
     for index in range(len(parts) - 2, -1, -1):
