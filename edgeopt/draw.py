@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -9,6 +10,8 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
+from edgeopt.boxes import Boxes
+from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError, storage_errors
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.preprocess import Image
@@ -20,6 +23,10 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LEGIBLE_SIDE = 320  # pixels: a picture with a shorter side is enlarged, or its text would hide it
 _WHITE: Color = (255, 255, 255)
 _BLACK: Color = (0, 0, 0)
+_GREY: Color = (160, 160, 160)
+_TILE, _TILE_TEXT, _TILE_MARGIN = 260, 22, 4  # pixels of a picture on a contact sheet, of its name, and between two
+_TILE_LETTERS = 34
+_SHEET_GREY = 32
 _GOLDEN_RATIO = 0.618034  # multiples of it, modulo 1, are spread evenly however many there are
 
 
@@ -84,6 +91,61 @@ def _draw_boxes(picture: Image, result: Detections, boxes: list[list[int]], text
     for index in range(len(boxes))[::-1]:
         caption = f"{result.labels[index]} {result.scores[index]:.2f}"
         text.put_chip(picture, caption, (boxes[index][0], boxes[index][1]), colors[index])
+
+
+def draw_truth(image: Image, target: Target, labels: Sequence[str]) -> Image:
+    """Draw what labels say: boxes with their class, those of crowds in grey, or the class below the image.
+
+    Args:
+        image: (H, W, 3) uint8 BGR; it stays as it is.
+        target: class index, boxes or nothing.
+        labels: class names in index order.
+    """
+    picture = image.copy()
+    text = _Text.for_picture(picture)
+    if isinstance(target, Boxes):
+        rows = list(zip(np.rint(target.boxes).astype(int).tolist(), target.classes.tolist(), target.crowd, strict=True))
+        for (left, top, right, bottom), category, crowd in rows:
+            color = _GREY if crowd else _class_color(category)
+            cv2.rectangle(picture, (left, top), (right, bottom), color, text.thickness + 1)
+        for (left, top, _, _), category, crowd in rows:
+            text.put_chip(picture, labels[category], (left, top), _GREY if crowd else _class_color(category))
+    elif target is not None:
+        text.put_chip(picture, labels[target], (0, 0), _class_color(target))
+    return picture
+
+
+def contact_sheet(samples: Iterable[tuple[str, Image, Target]], labels: Sequence[str], columns: int = 5) -> Image:
+    """Draw many small pictures with their labels and names on one sheet.
+
+    Args:
+        samples: name, image and target of each.
+        labels: class names in index order.
+        columns: pictures in a row.
+
+    Returns:
+        The sheet: (H, W, 3) uint8 BGR.
+    """
+    tiles = [_tile(name, image, target, labels) for name, image, target in samples]
+    tiles += [np.full_like(tiles[0], _SHEET_GREY) for _ in range(-len(tiles) % min(columns, len(tiles)))]
+    width = min(columns, len(tiles))
+    rows = [np.concatenate(tiles[start : start + width], axis=1) for start in range(0, len(tiles), width)]
+    return np.concatenate(rows)
+
+
+def _tile(name: str, image: Image, target: Target, labels: Sequence[str]) -> Image:
+    """Fit a picture into a tile; it is scaled before its boxes are drawn, so that their lines stay visible."""
+    factor = min(_TILE / image.shape[0], _TILE / image.shape[1])
+    height, width = (max(1, round(side * factor)) for side in image.shape[:2])
+    small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_NEAREST)
+    if isinstance(target, Boxes):
+        target = Boxes(target.boxes * np.float32(factor), target.classes, target.crowd)
+    tile = np.full((_TILE + _TILE_TEXT, _TILE + 2 * _TILE_MARGIN, 3), _SHEET_GREY, np.uint8)
+    top, left = (_TILE - height) // 2, _TILE_MARGIN + (_TILE - width) // 2
+    tile[top : top + height, left : left + width] = draw_truth(small.astype(np.uint8), target, labels)
+    shown = name if len(name) <= _TILE_LETTERS else f"...{name[3 - _TILE_LETTERS :]}"
+    _Text(0.4, 1).put(tile, shown, (_TILE_MARGIN, _TILE + _TILE_TEXT - 7), _WHITE)
+    return tile
 
 
 def _caption(picture: Image, result: Classification, text: _Text) -> Image:

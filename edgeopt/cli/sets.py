@@ -99,4 +99,80 @@ def _sets_of_bundle(bundle: Bundle) -> dict[str, Dataset]:
     return {role: images_of(bundle, role, Path.cwd()) for role in roles}
 
 
-COMMANDS = (splits,)
+@click.group()
+def data() -> None:
+    """Look at images and labels before anything is built."""
+
+
+@data.command()
+@click.argument("source", metavar="PATH|RECIPE", default="edgeopt.toml")
+@click.option("--format", "data_format", help="Format of PATH. Default: recognised.")
+@click.option(
+    "--sheet",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also draw a contact sheet: pictures of every set with their boxes or classes.",
+)
+@click.option(
+    "--images", type=click.IntRange(1), default=20, show_default=True, help="Pictures of each set on the sheet."
+)
+@as_json
+def check(source: str, data_format: str | None, sheet: Path | None, images: int, as_json: bool) -> None:  # noqa: FBT001
+    """Read data whole and say what was found in it.
+
+    Says how many images and boxes there are, of which classes and sizes, and all that is left out, with the reason.
+    PATH is a folder of images or of several sets, or a label file. Of a RECIPE the sets that it gives are read. Exits
+    with 12 if a set cannot be used.
+    """
+    from edgeopt.cli.console import console
+    from edgeopt.cli.views.sets import set_view
+    from edgeopt.dataset.facts import facts_of
+
+    why, sets = _given_sets(source, data_format)
+    found = {role: facts_of(dataset) for role, dataset in sets.items()}
+    if as_json:
+        print_json(found)
+    else:
+        if why:
+            echo(printable(why))
+        for role, facts in found.items():
+            console().print(set_view(role, facts))
+    if sheet is not None:
+        _draw_sheet(sets, sheet, images)
+        echo(f"sheet {sheet}", err=True)
+
+
+def _given_sets(source: str, data_format: str | None) -> tuple[str, dict[str, Dataset]]:
+    """Read the sets that a recipe gives, or that are found at a path."""
+    from edgeopt.config import find_recipe, shipped_recipes
+    from edgeopt.dataset.loading import checked, listed
+    from edgeopt.dataset.splits import list_splits
+    from edgeopt.dataset.survey import survey
+    from edgeopt.references import importable
+
+    path = Path(source)
+    if path.suffix == ".toml" or (path / "edgeopt.toml").is_file() or source in shipped_recipes():
+        config, root = find_recipe(source)
+        given = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
+        with importable(root, *(each.format for each in given if each is not None)):
+            listings = list_splits(config.data, root, calibration_images=config.calibrate.images)
+        return "", {role: checked(listing) for role, listing in listings.items()}
+    found = survey(path, data_format)
+    sets: dict[str, Dataset] = {role: checked(listed(each, Path.cwd())) for role, each in found.sets.items()}
+    return f"format {found.format}: {found.why}", sets
+
+
+def _draw_sheet(sets: dict[str, Dataset], path: Path, count: int) -> None:
+    """Draw pictures of every set, drawn evenly over the classes."""
+    from edgeopt.dataset.sampling import sample_indices
+    from edgeopt.draw import contact_sheet, write_image
+
+    labels = next((dataset.labels for dataset in sets.values()), ())
+    samples = (
+        (f"{role}: {dataset[index].name}", dataset.image(index), dataset[index].target)
+        for role, dataset in sets.items()
+        for index in sample_indices([sample.target for sample in dataset], count, 0, "even")
+    )
+    write_image(path, contact_sheet(samples, labels))
+
+
+COMMANDS = (splits, data)
