@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -13,6 +14,13 @@ from numpy.typing import NDArray
 from edgeopt.errors import DataError
 from edgeopt.preprocess.header import check_size, image_size
 
+logger = logging.getLogger(__name__)
+
+_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits that pixels in files of 16 bits use."""
+_SAID: set[int] = set()
+"""Depths that were logged."""
+
 Image: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) uint8, blue first."""
 Color: TypeAlias = Literal["BGR", "RGB"]
@@ -21,6 +29,9 @@ Color: TypeAlias = Literal["BGR", "RGB"]
 
 def read_image(source: str | Path | bytes) -> Image:
     """Decode an image file, or the bytes of one, to (H, W, 3) uint8 BGR; the EXIF orientation is applied.
+
+    Files of 16 bits, of which cameras fill 10, 12 or 14, are scaled by the smallest of these depths that holds their
+    brightest value; that is logged once for each depth.
 
     Raises:
         DataError: the file cannot be read, is empty, is not a whole image, or announces too many pixels.
@@ -38,12 +49,32 @@ def read_image(source: str | Path | bytes) -> Image:
     if (size := image_size(content)) is not None:
         check_size(size, name)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        if image is not None and image.dtype not in (np.uint8, np.uint16):  # floats, which OpenCV cuts at 0 and 255
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"{name} cannot be decoded: {error}. Remove it or fetch it again") from error
     if image is None:
         raise DataError(f"{name} is corrupt or of a format OpenCV cannot read. Remove it or convert it")
+    if image.dtype == np.uint16:
+        return _of_16_bits(image, name)
     return image.astype(np.uint8, copy=False)
+
+
+def _of_16_bits(image: NDArray[Any], name: str) -> Image:
+    """Keep the highest 8 of the bits that the pixels use."""
+    largest = int(image.max())
+    bits = next(bits for bits in _DEPTHS if largest < 1 << bits)
+    if bits < _DEPTHS[-1]:
+        _say_depth(bits, name, largest)
+    return (image >> (bits - 8)).astype(np.uint8)
+
+
+def _say_depth(bits: int, name: str, largest: int) -> None:
+    """Log a depth that was inferred from a picture's values, once."""
+    if bits not in _SAID:
+        _SAID.add(bits)
+        logger.warning("%s is stored in 16 bits, but has no value above %d: taken as %d bits", name, largest, bits)
 
 
 class PillowImage(Protocol):

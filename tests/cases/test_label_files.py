@@ -251,6 +251,19 @@ def test_one_bad_voc_file_is_left_out(tmp_path: Path) -> None:
     assert "2.xml is not well-formed XML" in dataset.left_out[0]
 
 
+# Pictures
+
+
+@pytest.mark.parametrize(("bits", "suffix"), [(10, "png"), (12, "png"), (14, "tiff"), (16, "tiff"), (8, "png")])
+def test_pictures_of_16_bits_are_scaled_by_the_depth_that_they_use(tmp_path: Path, bits: int, suffix: str) -> None:
+    ramp = np.tile(np.linspace(0, 2**bits - 1, 256).astype(np.uint16), (HEIGHT, 1))
+    assert cv2.imwrite(str(tmp_path / f"g.{suffix}"), ramp)
+    image = load(DataSource(format="images", path="."), tmp_path).image(0)
+    assert image.shape == (HEIGHT, 256, 3)
+    np.testing.assert_array_equal(image[0, :, 0], (ramp[0] >> (bits - 8)).astype(np.uint8))
+    assert (image[0, 0, 0], image[0, -1, 0]) == (0, 255)
+
+
 # Tables and folders
 
 
