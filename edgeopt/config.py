@@ -546,6 +546,8 @@ def read_toml(path: Path, kind: type[_T]) -> _T:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no {path}. Write a starter recipe with: edgeopt init") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}. Write a starter recipe with: edgeopt init") from error
 
@@ -659,6 +661,17 @@ def json_schema() -> dict[str, Any]:
     return msgspec.json.schema(Config)
 
 
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list, as in [1, 2]",
+    "object": "a table",
+}
+"""Names of TOML's types by msgspec's."""
+
+
 def _explain(message: str, kind: type) -> str:
     """Rewrite msgspec's message in TOML's terms, and suggest the key or the value that was meant."""
     if unknown := re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message):
@@ -669,7 +682,15 @@ def _explain(message: str, kind: type) -> str:
     if invalid := re.search(r"Invalid enum value '([^']*)' - at `\$\.([^`]*)`", message):
         value, where = invalid.groups()
         return f"'{value}' is no value of `{where}`.{did_you_mean(value, _known_values(kind, where))}"
+    if wrong := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)` - at `\$\.([^`]*)`", message):
+        expected, got, where = wrong.groups()
+        return f"`{where}` takes {_in_words(expected)}, not {_in_words(got)}"
     return message.replace(" - at `$.", " - at `")
+
+
+def _in_words(types: str) -> str:
+    """Name msgspec's types as a user of TOML does: ``int | null`` is a whole number."""
+    return " or ".join(_TYPES.get(name, name) for name in types.split(" | ") if name != "null")
 
 
 def _tables(root: type, where: str) -> list[Any]:

@@ -393,7 +393,12 @@ def test_any_bytes_are_a_bundle_error(content: bytes) -> None:
         manifest.decode(content, "test")
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"there is no bundle .*x\.edgeopt\. Make one"):
+        Bundle.open(tmp_path / "x.edgeopt")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
 def test_something_that_is_not_a_bundle(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "x")
     with pytest.raises(BundleError, match="is not a bundle: it has no manifest"):
@@ -654,7 +659,7 @@ def test_a_killed_writer_leaves_the_old_bundle_or_the_new_one(tmp_path: Path, ac
 def test_a_writer_killed_at_its_first_bundle_leaves_nothing_to_open(tmp_path: Path) -> None:
     for moment in (1, 3, 5):
         run(KILLED, tmp_path / "x.edgeopt", str(moment), "write")
-        with pytest.raises(BundleError, match="it has no manifest"):
+        with pytest.raises(BundleError, match=r"it has no manifest|there is no bundle"):
             Bundle.open(tmp_path / "x.edgeopt")
 
 

@@ -63,12 +63,20 @@ def test_preprocessing_and_decoding_are_tagged_data() -> None:
         ("[calibrate]\nimages = 0", "calibrate.images"),
         ('[data.train]\nformat = "zip"', "no data format 'zip'.* - at `data.train`"),
         ("[compile]\ntargets = []", "compile.targets"),
+        ('[train]\nepochs = "ten"', "`train.epochs` takes a whole number, not text"),
+        ("[train]\nlearning_rate = []", r"`train.learning_rate` takes a number, not a list"),
+        ('[quantize]\nrepairs = "gptq"', r"`quantize.repairs` takes a list, as in \[1, 2\], not text"),
         ("[model", "not valid TOML"),
     ],
 )
 def test_errors_name_the_place_and_the_remedy(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(MINIMAL + text)
+
+
+def test_a_recipe_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^there is no .*edgeopt\.toml\. Write a starter recipe with: edgeopt init$"):
+        find_recipe(str(tmp_path))
 
 
 def test_missing_key_is_named() -> None:

@@ -332,7 +332,7 @@ class TestSummary:
         assert "edgeopt benchmark 'my pets.edgeopt'" in said(bundle.manifest)["next"]
         data = DataConfig(test=DataSource(format="digits", split="test"))
         trial = replace(bundle.manifest, recipe=replace(bundle.manifest.recipe, data=data))
-        assert "edgeopt init" in said(trial)["next"]
+        assert "edgeopt init --data" in said(trial)["next"]
 
     def test_nothing_runs(self, bundle, chosen):
         chosen(None, "no variant of the bundle can run here", ov_fp32="openvino is not installed")

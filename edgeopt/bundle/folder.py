@@ -234,6 +234,8 @@ def _read_manifest(path: Path) -> bytes:
             raise BundleError(f"{file} has {state.st_size} bytes; a manifest has at most {_LARGEST_MANIFEST_BYTES}")
         return file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not path.exists():
+            raise BundleError(f"there is no bundle {path}. Make one with: edgeopt build") from error
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}. Make one with: edgeopt build") from error
     except OSError as error:
         raise StorageError(f"cannot read {file}: {error.strerror}. Check that you may read it") from error

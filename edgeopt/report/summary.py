@@ -88,10 +88,7 @@ def _next(report: Report, bundle: str) -> str:
     if report.all_int8_refused:
         steps.append(f"edgeopt diagnose {bundle} says what costs INT8 its accuracy, and what helps")
     if any(source is not None and source.format in _BUILT_IN for source in sources):
-        steps.append(
-            "for your own model and images: edgeopt init (of a detector: edgeopt init --task detection), "
-            "then edgeopt build edgeopt.toml"
-        )
+        steps.append("for your own images and model: edgeopt init --data FOLDER --model SOURCE, then edgeopt build")
     elif not steps:
         steps.append(f"copy the folder to the device and measure it there: edgeopt benchmark {bundle}")
     return "; ".join(steps)
