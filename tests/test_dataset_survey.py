@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 
 from edgeopt.cli import main
 from edgeopt.config import find_recipe
-from edgeopt.dataset import load_splits
-from edgeopt.dataset.survey import survey
-from edgeopt.errors import DataError
+from edgeopt.dataset import load, load_splits
+from edgeopt.dataset.survey import source_of, survey
+from edgeopt.errors import ConfigError, DataError
 
 HEIGHT, WIDTH = 48, 64
 VOC = (
@@ -172,3 +172,16 @@ def test_a_check_reads_the_sets_of_a_recipe(tmp_path: Path) -> None:
     assert run("init", "--data", tmp_path / "mine", "-o", tmp_path / "edgeopt.toml").exit_code == 0
     facts = json.loads(run("data", "check", tmp_path, "--json").stdout)
     assert {role: each["images"] for role, each in facts.items()} == {"train": 60, "test": 60}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_labels_of_every_format_can_be_named_on_the_command_line(tmp_path: Path, name: str) -> None:
+    make, roles = MADE[name]
+    make(tmp_path / "mine")
+    if roles == {"train", "validation"}:
+        with pytest.raises(ConfigError, match="holds the sets train, validation and none for tests"):
+            source_of(str(tmp_path / "mine"))
+        return
+    dataset = load(source_of(str(tmp_path / "mine")), tmp_path, labels=("cat", "dog"))
+    assert len(dataset) == (60 if name == "image_folder" else 30)
+    assert dataset.class_counts()[0] > 0

@@ -438,13 +438,13 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
 def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
     """Return the images that the user names, or else the test set that the bundle was built with."""
     from edgeopt.bundle.images import images_of
-    from edgeopt.config import data_source
     from edgeopt.dataset import load
+    from edgeopt.dataset.survey import source_of
     from edgeopt.errors import ConfigError, DataError
     from edgeopt.references import importable
 
     if reference is not None:
-        source = data_source(reference)
+        source = source_of(reference)
         with importable(Path(reference).parent, source.format):  # it is the user who names this code
             return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
     try:

@@ -59,7 +59,8 @@ overrides = click.option(
 )
 data = click.option(
     "--data",
-    help="A folder of class folders, a .csv, a COCO .json, a .toml data table, digits or digit_scenes. Default: the "
+    help="A folder or label file of images: class folders, CSV, COCO, VOC, YOLO, labelme or CVAT, of several sets the "
+    "one for tests; or a .toml data table, digits or digit_scenes. Default: the "
     "test set of the bundle's recipe, whose relative paths start from the current folder.",
 )
 pictures = click.option(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from edgeopt.config import DataSource
+from edgeopt.config import DataSource, data_source
 from edgeopt.dataset.files import ImageFinder, image_files, read_text
 from edgeopt.dataset.layout import folder_with, subfolders
 from edgeopt.dataset.voc import xml_folder
@@ -69,6 +70,32 @@ def survey(path: Path, chosen: str | None = None) -> Survey:
             return Survey(name, why, _with_train(sets))
     wanted = "labels of any format that is known" if chosen is None else f"data of format '{chosen}'"
     raise DataError(f"there are no images with {wanted} in {path}. Known formats: {', '.join(_FINDERS)}")
+
+
+def source_of(reference: str) -> DataSource:
+    """Return the labelled data that a user means on a command line: `config.data_source`, or any that is recognised.
+
+    Of several sets the one for tests is meant.
+
+    Raises:
+        ConfigError: nothing that is known, or several sets and none for tests.
+    """
+    path = Path(reference)
+    if path.exists() and path.suffix != ".toml":
+        with suppress(DataError):
+            found = survey(path)
+            if found.format != "images":
+                return _one_set(found, reference)
+    return data_source(reference)
+
+
+def _one_set(found: Survey, reference: str) -> DataSource:
+    if len(found.sets) > 1 and "test" not in found.sets:
+        raise ConfigError(
+            f"{reference} holds the sets {', '.join(found.sets)} and none for tests. Give the folder or the label file "
+            "of one of them"
+        )
+    return found.sets.get("test") or found.sets["train"]
 
 
 _Found: TypeAlias = tuple[str, dict[Role, DataSource]]
