@@ -6,7 +6,7 @@ import numpy as np
 
 from edgeopt.passes.quantize.insert import quantize_weight
 from edgeopt.passes.quantize.saturation import WeightGrid
-from edgeopt.passes.repair.gptq import round_second_order
+from edgeopt.passes.repair.layers.gptq import round_second_order
 
 
 def test_second_order_rounding_beats_rounding_to_nearest_on_correlated_inputs():

@@ -7,7 +7,7 @@ import pytest
 from graphs import model_of, run
 
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
-from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
+from edgeopt.passes.repair.layers.patches import input_samples, output_samples, window_of
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from edgeopt.graph.edit import add_initializer
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, pair_grid, weight_grid
 from edgeopt.passes.quantize.scheme import OPENVINO
-from edgeopt.passes.repair.gptq import round_second_order
+from edgeopt.passes.repair.layers.gptq import round_second_order
 
 SHAPES = {
     "pointwise": ((16, 32, 1, 1), 1),

@@ -23,10 +23,10 @@ from edgeopt.graph.operators import DEQUANTIZE
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
-from edgeopt.passes.repair.activation import Activation, activation_after
-from edgeopt.passes.repair.gptq import damped, round_second_order
-from edgeopt.passes.repair.layerwise import LayerInput, walk
-from edgeopt.passes.repair.patches import input_samples, output_samples, window_of
+from edgeopt.passes.repair.layers.activation import Activation, activation_after
+from edgeopt.passes.repair.layers.gptq import damped, round_second_order
+from edgeopt.passes.repair.layers.layerwise import LayerInput, walk
+from edgeopt.passes.repair.layers.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.split import Split
 from edgeopt.progress import Tell
 
