@@ -105,7 +105,7 @@ for number in range(120):
         cv2.circle(picture, (x + side // 2, y + side // 2), side // 2, (40, 60, 230), -1)
     else:
         cv2.rectangle(picture, (x, y), (x + side, y + side), (230, 60, 40), -1)
-    for folder in (root / "classes" / name, root / "photos"):
+    for folder in (root / "classes" / name, root / "boxes" / "images"):
         folder.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / f"{number:03}.png"), picture)
     images.append({"id": number, "file_name": f"{number:03}.png", "width": 128, "height": 96})
@@ -114,7 +114,7 @@ for number in range(120):
 names = [{"id": 0, "name": "disc"}, {"id": 1, "name": "square"}]
 for part, first, last in (("train", 0, 80), ("test", 80, 120)):
     held = {"images": images[first:last], "annotations": boxes[first:last], "categories": names}
-    (root / f"instances_{part}.json").write_text(json.dumps(held))
+    (root / "boxes" / f"instances_{part}.json").write_text(json.dumps(held))
 END
 }
 
@@ -146,25 +146,25 @@ expect 0 "$BUILD/edgeopt" doctor
 say "recipes for images of one's own"
 draw "$WORK/drawn"
 CLASSES=$DATA/clothing10/train
-PHOTOS=$DATA/bccd/images
-LABELS=$DATA/bccd
+BOXES=$DATA/bccd
 if [ ! -d "$CLASSES" ]; then
   echo "NOT TESTED: real photographs in a folder a class: there is no $CLASSES"
   CLASSES=$WORK/drawn/classes
 fi
-if [ ! -d "$PHOTOS" ]; then
-  echo "NOT TESTED: real photographs with boxes: there is no $PHOTOS"
-  PHOTOS=$WORK/drawn/photos
-  LABELS=$WORK/drawn
+if [ ! -d "$BOXES" ]; then
+  echo "NOT TESTED: real photographs with boxes: there is no $BOXES"
+  BOXES=$WORK/drawn/boxes
 fi
-rm -f classes.toml boxes.toml
-expect 0 "$BUILD/edgeopt" init -o classes.toml
-expect 0 "$BUILD/edgeopt" init --task detection -o boxes.toml
-expect 10 "$BUILD/edgeopt" init -o classes.toml
+PHOTOS=$BOXES/images
+rm -f ./*.toml
+expect 0 "$BUILD/edgeopt" init -o starter.toml
+expect 10 "$BUILD/edgeopt" init -o starter.toml
 says "--force"
-# As an editor would: the paths, and no test set of classes.toml, so that one is held out.
-sed -i -e "s|^path = \"photos/train\"|path = \"$CLASSES\"|" -e '/^\[data\.test\]/,/^$/d' -e 's/^name = .*/name = "classes"/' classes.toml
-sed -i -e "s|^path = \"photos\"|path = \"$PHOTOS\"|" -e "s|\"instances_|\"$LABELS/instances_|" -e 's/^name = .*/name = "boxes"/' boxes.toml
+expect 0 "$BUILD/edgeopt" init --data "$CLASSES" -o classes.toml # of one set: the others are held out from it
+expect 0 "$BUILD/edgeopt" init --data "$BOXES" -o boxes.toml
+expect 0 "$BUILD/edgeopt" build boxes.toml --check
+sed -i 's/^name = .*/name = "classes"/' classes.toml
+sed -i 's/^name = .*/name = "boxes"/' boxes.toml
 # Settings that make a build a matter of seconds; nobody looks at its accuracy.
 TINY=(--set train.epochs=1 --set train.batch_size=8 --set calibrate.images=16 --set 'quantize.repairs=[]'
   --set data.train.limit=80 --set evaluate.max_drop=1.0
