@@ -60,6 +60,13 @@ def test_a_missing_folder_says_where_paths_start(tmp_path: Path) -> None:
         load(DataSource(format="images", path="nowhere"), tmp_path)
 
 
+def test_a_folder_whose_letters_have_another_case_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "Photos").mkdir()
+    for format_ in ("images", "voc", "image_folder"):
+        with pytest.raises(DataError, match=r"photos does not exist. Did you mean 'Photos'\?"):
+            load(DataSource(format=format_, path="photos"), tmp_path)
+
+
 def test_images_without_class_folders_point_to_the_other_formats(images: Path) -> None:
     with pytest.raises(DataError, match="no subfolders, one a class"):
         load(DataSource(format="image_folder", path="images/sub"), images)
@@ -220,7 +227,7 @@ def test_coco_that_does_not_fit_is_an_error(images: Path, changes: dict[str, obj
 def test_coco_without_annotations_names_the_key(images: Path) -> None:
     with pytest.raises(ConfigError, match="'coco' needs `annotations`"):
         load(DataSource(format="coco", path="images"), images)
-    with pytest.raises(DataError, match=r"annotations .*none.json do not exist"):
+    with pytest.raises(DataError, match=r"`annotations` .*none.json does not exist"):
         load(DataSource(format="coco", path="images", annotations="none.json"), images)
 
 

@@ -133,10 +133,11 @@ def path_of(source: DataSource, root: Path) -> Path:
 
     Raises:
         ConfigError: it has none.
+        DataError: there is nothing.
     """
     if source.path is None:
         raise ConfigError(f"data of format '{source.format}' needs `path`. Set it in the recipe's [data] table")
-    return root / source.path
+    return _existing(root / source.path, "path")
 
 
 def annotations_of(source: DataSource, root: Path, default: Path | None = None) -> Path:
@@ -151,9 +152,21 @@ def annotations_of(source: DataSource, root: Path, default: Path | None = None) 
         raise ConfigError(f"data of format '{source.format}' needs `annotations`{where}. Set it in the [data] table")
     path = default if source.annotations is None else root / source.annotations
     assert path is not None
-    if not path.exists():
-        raise DataError(f"the annotations {path} do not exist. Relative paths start from the recipe's folder")
-    return path
+    return _existing(path, "annotations")
+
+
+def _existing(path: Path, key: str) -> Path:
+    """Return a path that a recipe's key gives.
+
+    Raises:
+        DataError: it does not exist. A name beside it that differs in the letters' case is suggested.
+    """
+    if path.exists():
+        return path
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    meant = next((each.name for each in beside if each.name.casefold() == path.name.casefold()), None)
+    hint = "Relative paths start from the recipe's folder" if meant is None else f"Did you mean '{meant}'?"
+    raise DataError(f"`{key}` {path} does not exist. {hint}")
 
 
 def refuse_split(source: DataSource) -> None:
