@@ -277,6 +277,12 @@ def _produce(
     show_default=True,
     help="Precision of what is not quantized. fp16 is for GPUs; nodes that would overflow on the images stay fp32.",
 )
+@click.option(
+    "--max-discrepancy",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Most difference of the outputs from the float network's; beyond it nothing is written. Default: 0.1 of class "
+    "scores (KL divergence in nats) and of detections, 0.01 of other numbers (noise power over signal power).",
+)
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json
 def quantize(
@@ -294,6 +300,7 @@ def quantize(
     repairs: str | None,
     distill: int,
     float_rest: Literal["fp32", "fp16"],
+    max_discrepancy: float | None,
     out: Path,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
@@ -304,6 +311,7 @@ def quantize(
     import msgspec
 
     from edgeopt.cli.console import StageDisplay
+    from edgeopt.cli.views.coverage import coverage_lines
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
     from edgeopt.pipeline.standalone import quantize_file
@@ -331,6 +339,7 @@ def quantize(
             processors=processors or PROCESSORS,
             float_rest=float_rest,
             outputs=told_kinds(outputs),
+            max_discrepancy=max_discrepancy,
         )
     if as_json:
         echo(json.dumps({"out": str(out), **msgspec.to_builtins(result)}))
@@ -341,6 +350,8 @@ def quantize(
         for repair, reason in result.declined.items():
             echo(f"{repair} was left out: {reason}")
         echo(f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}")
+        for line in coverage_lines(result.coverage):
+            echo(line)
         if "avx2" not in result.processors:
             echo(
                 "its weights use all of their 8 bits: on x86 processors without VNNI OpenVINO and onnxruntime saturate"

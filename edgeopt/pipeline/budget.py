@@ -12,6 +12,7 @@ from edgeopt.bundle.records import StageRecords
 from edgeopt.config import BudgetConfig, TargetName
 from edgeopt.errors import AccuracyError
 from edgeopt.hardware import machine
+from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.plans import SearchedModel, search_plan
@@ -55,9 +56,12 @@ def searched(job: Job, budget: BudgetConfig, baseline: Artifact, quantized: Arti
             engine=engine_settings(config, target, "int8"),
         )
         result, graph = search_plan(subject, budget_of(budget), scratch, progress=job.progress.update)
-        write_graph(folder, subject.quantized if result.status == "refused" else graph, spec)
+        shipped = subject.quantized if result.status == "refused" else graph
+        write_graph(folder, shipped, spec)
         summary = f"{target}: {result.reason}; {result.validations} full validations"
-        return Made(summary, StageRecords(search=result))
+        before = {} if quantized.records.coverage is None else quantized.records.coverage.reasons
+        covered = coverage(shipped, before, "the plan that the search chose leaves it float")
+        return Made(summary, StageRecords(search=result, coverage=covered))
 
     determinants = {
         "baseline": baseline.key,

@@ -163,8 +163,9 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         )
         write_graph(folder, result.model, spec)
         kept = ", ".join(result.helped) or "no repair"
+        records = StageRecords(repairs=result.trials, coverage=result.coverage)
         sizes = f"{_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB"
-        return Made(f"scheme {scheme}, {sizes}; {kept}", StageRecords(repairs=result.trials))
+        return Made(f"scheme {scheme}, {sizes}; {kept}; {result.coverage.summary()}", records)
 
     determinants = {
         "graph": graph.key,

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeopt.bundle.records import RepairTrial
+from edgeopt.bundle.records import IntegerCoverage, RepairTrial
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
 from edgeopt.metrics import Discrepancy, OutputReading
+from edgeopt.passes.quantize.coverage import coverage
+from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.trials import Images, repair
 from edgeopt.progress import Tell
 from edgeopt.spec import PROCESSORS, Processor
+
+_EXEMPT = "quantizing it did more harm than all others (the repair `exemption`)"
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,15 @@ class Quantized:
         model: with Q/DQ.
         table: the float graph's calibration.
         trials: the repairs that were tried.
+        discrepancy: of its outputs from the float network's, on images that no repair was fitted on.
+        coverage: the share of the work that is on integers, and the layers that are not.
     """
 
     model: ir.Model
     table: CalibrationTable
     trials: tuple[RepairTrial, ...]
+    discrepancy: float
+    coverage: IntegerCoverage
 
     @property
     def helped(self) -> tuple[str, ...]:
@@ -82,4 +90,6 @@ def quantize_graph(
         distillation_epochs=quantization.distillation_epochs,
         methods=quantization.ranges,
     )
-    return Quantized(repaired.model, table, repaired.trials)
+    reasons = place(model, scheme_named(scheme, processors), quantization.exclude).reasons
+    covered = coverage(repaired.model, reasons, _EXEMPT)
+    return Quantized(repaired.model, table, repaired.trials, repaired.discrepancy, covered)

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.bundle.calibration import Convergence
+from edgeopt.bundle.records import IntegerCoverage
 from edgeopt.calibrate import calibrate
-from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, SchemeName, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import read_arrays
@@ -25,6 +25,7 @@ from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.agreement import allowed, require_close, require_same
 from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
@@ -81,6 +82,9 @@ class QuantizedFile(Struct):
     tried: tuple[TriedRepair, ...]
     repairs: tuple[str, ...]
     """Repairs that helped."""
+    discrepancy: float
+    """Distance of its outputs from the float network's, on samples that no repair was fitted on."""
+    coverage: IntegerCoverage
     kept_float32: dict[str, str] | None
     """Reasons why nodes stayed FP32, by name; None if FP16 was not asked for."""
     declined: dict[str, str]
@@ -100,6 +104,7 @@ def quantize_file(
     processors: Sequence[Processor] = PROCESSORS,
     float_rest: Literal["fp32", "fp16"] = "fp32",
     outputs: Mapping[str, OutputKind] | None = None,
+    max_discrepancy: float | None = None,
 ) -> QuantizedFile:
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
@@ -115,8 +120,11 @@ def quantize_file(
         processors: those that INT8 must be right on, of what the scheme serves (``[compile] processors``).
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
         outputs: meaning of the outputs, by name (see `read_outputs`). Default: what they look like.
+        max_discrepancy: most discrepancy of the result (see `Discrepancy`). Default: what `allowed` says.
 
     Raises:
+        ParityError: the optimized graph computes something else than the file.
+        AccuracyError: the quantized one is too far from it.
         ModelError: not an ONNX graph that can be quantized.
         DataError: calibration images or arrays that cannot be used, or that are evaluated on too.
         ConfigError: images without a spec, a spec that is not valid, or outputs that are not what they are said to be.
@@ -134,27 +142,31 @@ def quantize_file(
     if evaluation is not None:
         _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")
-    model = optimize(raise_opset(read_onnx(path), ExportConfig().opset, path.name))
+    original = read_onnx(path)
+    model = optimize(raise_opset(original, ExportConfig().opset, path.name))
     told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
+    exact = require_same(original, model, [feeds for _, feeds in images[:READ_IMAGES]], path.name)
     table = calibrate(model, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
-    read = read_outputs(model, outputs_as_written(model, [feeds for _, feeds in images[:READ_IMAGES]]), outputs)
+    read = read_outputs(model, exact, outputs)
+    readings = [each.reading for each in read]
     result = quantize_graph(
         model,
         images,
         calibrate_config,
         quantize_config,
         quantize_config.scheme,
-        [each.reading for each in read],
+        readings,
         processors=processors,
         table=table,
         tell=lambda text: progress.update(0.0, 1.0, text),
     )
+    require_close(result.discrepancy, allowed(readings) if max_discrepancy is None else max_discrepancy)
     finished, kept_float = result.model, None
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
@@ -184,6 +196,8 @@ def quantize_file(
             for trial in result.trials
         ),
         repairs=result.helped,
+        discrepancy=result.discrepancy,
+        coverage=result.coverage,
         kept_float32=kept_float,
         declined={trial.name: trial.declined for trial in result.trials if trial.declined},
     )

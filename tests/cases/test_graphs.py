@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from edgeopt.cli.views.coverage import coverage_lines
 from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
+from edgeopt.errors import AccuracyError, ParityError
+from edgeopt.graph.edit import set_constant
 from edgeopt.lint.graphs import lint_graph
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
 
@@ -52,14 +57,26 @@ def network(
 
 
 def quantize(
-    folder: Path, model: onnx.ModelProto, scheme: SchemeName, samples: np.ndarray = SAMPLES, **config: object
+    folder: Path,
+    model: onnx.ModelProto,
+    scheme: SchemeName,
+    samples: np.ndarray = SAMPLES,
+    max_discrepancy: float | None = None,
+    **config: object,
 ) -> tuple[onnx.ModelProto, QuantizedFile]:
     onnx.save(model, folder / "float.onnx")
     np.savez(folder / "c.npz", x=samples)
     quantization = QuantizeConfig(scheme=scheme, **{"repairs": ("bias_correction", "gptq")} | config)
     out = folder / f"{scheme}.onnx"
     result = quantize_file(
-        folder / "float.onnx", folder / "c.npz", None, CalibrateConfig(), quantization, out, Silent()
+        folder / "float.onnx",
+        folder / "c.npz",
+        None,
+        CalibrateConfig(),
+        quantization,
+        out,
+        Silent(),
+        max_discrepancy=max_discrepancy,
     )
     made = onnx.load(out)
     onnx.checker.check_model(made, full_check=True)
@@ -190,3 +207,53 @@ def test_local_functions_are_read_by_lint_too(tmp_path: Path) -> None:
     made, _ = quantize(tmp_path, model, "onnxruntime")
     assert relative_error(model, made) < 0.02
     assert not [found for found in lint_graph(tmp_path / "float.onnx", "ort") if found.severity == "error"]
+
+
+def test_what_stays_float_is_said_with_its_share_and_its_reason(tmp_path: Path) -> None:
+    weights = WEIGHTS | {"left": weight(16, 16), "shape": np.array([1, 16, -1])}
+    middle = """t = Reshape (r1, shape)
+        z = MatMul (left, t)
+        e = Einsum <equation = "nct,oc->not"> (z, left)
+        f = ReduceMean <axes = [2], keepdims = 0> (e)
+        y = Gemm (f, wf)"""
+    _, result = quantize(tmp_path, network(STEM, middle, weights=weights), "onnxruntime")
+    multiplications = {"conv": 16 * 16 * 16 * 27, "left": 16 * 16 * 256, "einsum": 16 * 16 * 256, "gemm": 16 * 20}
+    total = sum(multiplications.values())
+    assert result.coverage.layers == 4
+    assert result.coverage.share == pytest.approx((multiplications["conv"] + multiplications["gemm"]) / total)
+    floats = {layer.name: layer for layer in result.coverage.floats}
+    assert floats.keys() == {"MatMul_z", "Einsum_e"}
+    assert "its constant is on the left" in floats["MatMul_z"].why
+    assert "Einsum" in floats["Einsum_e"].why
+    assert floats["MatMul_z"].share == pytest.approx(multiplications["left"] / total)
+    assert next(coverage_lines(result.coverage)).startswith("INT8 has 45.8% of the multiplications, in 2 of 4 layers")
+
+
+def test_a_graph_that_optimizing_changes_is_refused_with_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: ir.Model) -> ir.Model:
+        made = optimize(model)
+        name = next(name for name in made.graph.initializers if name == "wf")
+        set_constant(made.graph.initializers[name], 1.01 * WEIGHTS["wf"])
+        return made
+
+    monkeypatch.setattr("edgeopt.pipeline.standalone.optimize", broken)
+    with pytest.raises(ParityError, match=r"float\.onnx: output 'y' is 1\.00% off"):
+        quantize(tmp_path, network(STEM, BODY, TAIL), "onnxruntime")
+
+
+def test_numbers_that_are_too_far_off_are_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    spread = np.geomspace(1e-2, 1e2, 16).astype(np.float32)
+    weights = {
+        "w1": weight(16, 3, 3, 3) * spread.reshape(-1, 1, 1, 1),
+        "w2": weight(16, 16, 3, 3) / spread.reshape(1, -1, 1, 1),
+    }
+    model = network(STEM, BODY, weights=weights, y="float[1, 16, 16, 16]")
+    model.graph.node[-1].output[0] = "y"
+    with pytest.raises(AccuracyError, match=r"of at most 0\.01.*--max-discrepancy"):
+        quantize(tmp_path, model, "tensorrt", repairs=())
+    assert not (tmp_path / "tensorrt.onnx").exists()
+    made, result = quantize(tmp_path, model, "tensorrt", repairs=(), max_discrepancy=10.0)
+    assert result.discrepancy > 0.01
+    assert relative_error(model, made) > 0.1

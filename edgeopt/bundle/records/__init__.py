@@ -25,7 +25,14 @@ from edgeopt.bundle.records.latency import (
 )
 from edgeopt.bundle.records.measured import Acceptance, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
-from edgeopt.bundle.records.stages import NO_RECORDS, ImplicitCalibration, RepairTrial, StageRecords
+from edgeopt.bundle.records.stages import (
+    NO_RECORDS,
+    FloatLayer,
+    ImplicitCalibration,
+    IntegerCoverage,
+    RepairTrial,
+    StageRecords,
+)
 
 __all__ = [
     "NO_RECORDS",
@@ -42,9 +49,11 @@ __all__ = [
     "Distribution",
     "Effect",
     "Environment",
+    "FloatLayer",
     "Histogram",
     "ImplicitCalibration",
     "InputFigures",
+    "IntegerCoverage",
     "LatencyResult",
     "LayerDiagnosis",
     "Measured",

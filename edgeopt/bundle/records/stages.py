@@ -42,12 +42,45 @@ class ImplicitCalibration(Struct):
     images: PositiveInt
 
 
+class FloatLayer(Struct):
+    """A convolution or product of an INT8 variant that stays float."""
+
+    name: str
+    operator: str
+    why: str
+    share: float
+    """Of the network's multiplications."""
+
+
+class IntegerCoverage(Struct):
+    """Part of a quantized network that is computed on integers."""
+
+    share: float
+    """Of the multiplications of convolutions and products, 0 to 1."""
+    layers: int
+    """Convolutions and products, float ones too."""
+    floats: tuple[FloatLayer, ...]
+    """Those that stay float, the largest first."""
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Reason for each layer that stays float, by name."""
+        return {layer.name: layer.why for layer in self.floats}
+
+    def summary(self) -> str:
+        """One line for people."""
+        quantized = self.layers - len(self.floats)
+        return f"INT8 has {self.share:.1%} of the multiplications, in {quantized} of {self.layers} layers"
+
+
 class StageRecords(Struct):
     """Record of each stage. A field is at its default if the stage did not run."""
 
     repairs: tuple[RepairTrial, ...] = ()
     kept_float32: dict[str, str] | None = None
     """Reasons why nodes of an FP16 graph stayed FP32, by name; None if it was never made FP16."""
+    coverage: IntegerCoverage | None = None
+    """Share of the work of an INT8 graph that is on integers, and the layers that are not; None of float graphs."""
     search: SearchResult | None = None
     """Search for the plan within the recipe's ``[budget]``."""
     evaluated_in: str = ""

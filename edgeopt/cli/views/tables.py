@@ -15,6 +15,7 @@ from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
+from edgeopt.cli.views.coverage import coverage_lines
 from edgeopt.evaluate import Accuracy, class_sentence
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.postprocess import Classification, Detections
@@ -116,7 +117,13 @@ def bundle_tables(
     table.caption = choice.hint
     yield table
     doubts = [*_lost(manifest), *_doubted(manifest, measured or {})]
-    if facts := [*doubts, *_repaired(manifest), *_kept_float(manifest), *_doubtful(measured or {})]:
+    if facts := [
+        *doubts,
+        *_repaired(manifest),
+        *_covered(manifest),
+        *_kept_float(manifest),
+        *_doubtful(measured or {}),
+    ]:
         yield _facts_table(facts)
 
 
@@ -160,6 +167,13 @@ def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
             named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(nodes.items(), _SHOWN_NODES))
             more = f"; and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
             yield variant.name, f"{len(nodes)} nodes stay FP32: {named}{more}"
+
+
+def _covered(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield the share of each INT8 variant's work that is on integers, with what is not."""
+    for variant in manifest.variants:
+        if variant.stages.coverage is not None:
+            yield variant.name, "; ".join(coverage_lines(variant.stages.coverage))
 
 
 def calibration_table(calibration: Calibration) -> Table:

@@ -1,0 +1,51 @@
+"""Say how much of a quantized network runs on integers, and why the rest does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from edgeopt.bundle.records import FloatLayer, IntegerCoverage
+from edgeopt.graph.edit import given, node_name, producer
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
+
+_OTHER = "Einsum"
+"""Products that no scheme quantizes."""
+_INSIDE = "it is inside a subgraph (If, Loop or Scan), and these stay float"
+
+
+def coverage(model: ir.Model, reasons: Mapping[str, str], otherwise: str) -> IntegerCoverage:
+    """Return the share of the multiplications of a Q/DQ network that are on integers, and its float layers.
+
+    Args:
+        model: with Q/DQ and known shapes.
+        reasons: why layers stay float, by node name.
+        otherwise: why others do.
+    """
+    layers = {node: macs(node) for node in model.graph.all_nodes() if node.op_type in (*LINEAR_OPS, _OTHER)}
+    total = sum(layers.values())
+    left = [node for node in layers if not _on_integers(node)]
+    floats = tuple(
+        FloatLayer(
+            name=node_name(node),
+            operator=node.op_type,
+            why=(_INSIDE if node.graph is not model.graph else "")
+            or reasons.get(node_name(node))
+            or _unknown(node, otherwise),
+            share=layers[node] / max(1, total),
+        )
+        for node in sorted(left, key=lambda node: -layers[node])
+    )
+    share = 1.0 - sum(layer.share for layer in floats) if total else 0.0
+    return IntegerCoverage(share=max(0.0, share), layers=len(layers), floats=floats)
+
+
+def _on_integers(node: ir.Node) -> bool:
+    return node.op_type in LINEAR_OPS and all(producer(given(node, index), DEQUANTIZE) is not None for index in (0, 1))
+
+
+def _unknown(node: ir.Node, otherwise: str) -> str:
+    return (
+        "no engine has an INT8 kernel for Einsum: export it as MatMul or Conv" if node.op_type == _OTHER else otherwise
+    )

@@ -1,0 +1,83 @@
+"""Compare graphs by what they compute: the one that is quantized with the file's, and the quantized one with both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.calibrate.tap import Feeds, Outputs, outputs_as_written
+from edgeopt.errors import AccuracyError, ParityError
+from edgeopt.metrics import OutputReading
+from edgeopt.metrics.discrepancy import RawReading
+
+_SAME = {np.dtype(np.float16): 2e-2}
+"""Relative error that rounding in another order may cause, by type of the output."""
+_SAME_FLOAT = 1e-3
+LARGEST_OF_NUMBERS = 0.01
+"""Most noise power over signal power of an output that is neither classes nor boxes: it is 10 % off."""
+LARGEST_OF_SCORES = 0.1
+"""Most KL divergence of classes in nats, and most relative squared error of a detector: both change answers by then."""
+
+
+def require_same(original: ir.Model, prepared: ir.Model, feeds: Sequence[Feeds], name: str) -> Outputs:
+    """Check that raising the opset and optimizing left a network's function alone; return the prepared one's outputs.
+
+    Args:
+        original: as the file has it.
+        prepared: made from it, with the same interface.
+        feeds: inputs of the network.
+        name: of the file.
+
+    Raises:
+        ParityError: an output differs.
+        ModelError: onnxruntime cannot run one of them.
+    """
+    made = outputs_as_written(prepared, feeds)
+    for exact, found in zip(outputs_as_written(original, feeds), made, strict=True):
+        for output, first, second in zip(original.graph.outputs, exact, found, strict=True):
+            if problem := _difference(first, second):
+                raise ParityError(
+                    f"{name}: output '{output.name}' {problem} once its opset is raised and its graph optimized, so it "
+                    "is not quantized. Simplify the model with another tool or export it with opset 18, and please "
+                    "report it"
+                )
+    return made
+
+
+def _difference(exact: NDArray[Any], found: NDArray[Any]) -> str:
+    """Say how two arrays differ; empty if only by rounding."""
+    if exact.shape != found.shape:
+        return f"has the shape {found.shape} instead of {exact.shape}"
+    if exact.dtype.kind != "f" or not exact.size:
+        return ""
+    finite = np.isfinite(exact)
+    if not np.array_equal(finite, np.isfinite(found)):
+        return "has other places that are not finite"
+    first, second = exact[finite].astype(np.float64), found[finite].astype(np.float64)
+    error = float(np.linalg.norm(second - first) / max(float(np.linalg.norm(first)), 1e-12))
+    return f"is {error:.2%} off" if error > _SAME.get(exact.dtype, _SAME_FLOAT) else ""
+
+
+def allowed(readings: Sequence[OutputReading]) -> float:
+    """Return the largest discrepancy at which a quantized network is still of use, by what its outputs mean."""
+    limits = [LARGEST_OF_NUMBERS if isinstance(each, RawReading) else LARGEST_OF_SCORES for each in readings]
+    return sum(limits) / len(limits)
+
+
+def require_close(discrepancy: float, limit: float) -> None:
+    """Check that quantizing left the outputs what they were.
+
+    Raises:
+        AccuracyError: it did not.
+    """
+    if not discrepancy <= limit:  # nor if it is NaN
+        raise AccuracyError(
+            f"the quantized network's outputs are too far from the float ones: discrepancy {discrepancy:.3g}, of "
+            f"at most {limit:.3g}, on held-out calibration samples. Give more or truer samples, leave layers "
+            "float (--exclude), say what the outputs mean (--outputs), or allow it with --max-discrepancy and see "
+            "with `edgeopt diagnose` which layers do it"
+        )
