@@ -229,6 +229,12 @@ def test_what_stays_float_is_said_with_its_share_and_its_reason(tmp_path: Path) 
     assert next(coverage_lines(result.coverage)).startswith("INT8 has 45.8% of the multiplications, in 2 of 4 layers")
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_layer_that_reads_integers_through_a_flatten_counts_as_int8(tmp_path: Path, scheme: SchemeName) -> None:
+    _, result = quantize(tmp_path, network(STEM, BODY, TAIL), scheme)
+    assert (result.coverage.share, result.coverage.floats) == (1.0, ())
+
+
 def test_a_graph_that_optimizing_changes_is_refused_with_the_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from edgeopt.bundle.records import FloatLayer, IntegerCoverage
 from edgeopt.graph.edit import given, node_name, producer
-from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, is_dequantized, macs
 
 _OTHER = "Einsum"
 """Products that no scheme quantizes."""
@@ -42,7 +42,8 @@ def coverage(model: ir.Model, reasons: Mapping[str, str], otherwise: str) -> Int
 
 
 def _on_integers(node: ir.Node) -> bool:
-    return node.op_type in LINEAR_OPS and all(producer(given(node, index), DEQUANTIZE) is not None for index in (0, 1))
+    weight = producer(given(node, 1), DEQUANTIZE)
+    return node.op_type in LINEAR_OPS and weight is not None and is_dequantized(given(node, 0))
 
 
 def _unknown(node: ir.Node, otherwise: str) -> str:
