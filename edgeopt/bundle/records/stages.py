@@ -49,18 +49,18 @@ class FloatLayer(Struct):
     operator: str
     why: str
     share: float
-    """Of the network's multiplications."""
+    """Share of the network's multiplications."""
 
 
 class IntegerCoverage(Struct):
     """Part of a quantized network that is computed on integers."""
 
     share: float
-    """Of the multiplications of convolutions and products, 0 to 1."""
+    """Share of the multiplications of convolutions and products, 0 to 1."""
     layers: int
     """Convolutions and products, float ones too."""
     floats: tuple[FloatLayer, ...]
-    """Those that stay float, the largest first."""
+    """Layers that stay float, the largest first."""
 
     @property
     def reasons(self) -> dict[str, str]:
