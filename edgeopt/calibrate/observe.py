@@ -18,10 +18,15 @@ from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorSta
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError, ModelError
+from edgeopt.graph.edit import constant
 from edgeopt.progress import Update
 
 SAMPLES_PER_IMAGE = 1 << 16
 """Most values of a tensor that enter its histogram for one image. Extremes and means see all values."""
+
+MASK = 1e30
+"""Numbers so large in magnitude, infinity too, are masks or padding where a constant of the graph is one: the ranges
+do not see them."""
 
 
 def calibrate(
@@ -79,6 +84,8 @@ class _Observer:
     def __init__(self, model: ir.Model, tensors: Collection[str] | None) -> None:
         values = list(_observed(model.graph, tensors))
         limits = bounds(model.graph)
+        self._has_masks = any(_is_mask(value) for value in _constants(model.graph))
+        self._flat = {value.name for value in values if value.shape is not None and _varies(value.shape)}
         self._inputs = [value.name for value in values if value.is_graph_input()]
         computed = [value for value in values if not value.is_graph_input()]
         self._tap = Tap(model, [value.name or "" for value in computed])
@@ -106,8 +113,12 @@ class _Observer:
         return self.sums
 
     def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
+        if not array.size:  # where a detector finds nothing
+            return
         tensor = self.sums[name]
-        channels = _channels_first(array)
+        if self._has_masks and not np.isnan(array).any():
+            array = np.where(np.abs(array) < MASK, array, np.float32(0))  # zero is in every range
+        channels = array.reshape(1, -1) if name in self._flat else _channels_first(array)
         low, high = channels.min(axis=1), channels.max(axis=1)
         minimum, maximum = float(low.min()), float(high.max())
         if not (math.isfinite(minimum) and math.isfinite(maximum)):
@@ -130,6 +141,25 @@ class _Observer:
         tensor.mean_maximum += maximum
         step = array.size // SAMPLES_PER_IMAGE | 1  # odd, so that it does not fall in with an even row length
         tensor.histogram.add(array.reshape(-1)[::step])
+
+
+def _constants(graph: ir.Graph) -> Iterator[NDArray[Any]]:
+    """Yield the float constants of a graph: initializers, and what Constant nodes hold."""
+    made = (output for node in graph if node.op_type == "Constant" for output in node.outputs)
+    for value in (*graph.initializers.values(), *made):
+        array = constant(value)
+        if array is not None and array.dtype.kind == "f":
+            yield array
+
+
+def _is_mask(array: NDArray[Any]) -> bool:
+    """Return True if a constant has numbers that stand for "never" rather than for a quantity."""
+    return bool((~(np.abs(array) < MASK)).any())
+
+
+def _varies(shape: ir.Shape) -> bool:
+    """Return True if the number of channels depends on the image, so that they cannot be followed one by one."""
+    return len(shape) > 1 and not isinstance(shape[1], int)
 
 
 def _channels_first(array: NDArray[Any]) -> NDArray[Any]:

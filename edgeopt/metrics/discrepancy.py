@@ -83,6 +83,8 @@ class RawReading(Struct, tag="raw"):
     """Numbers that are neither, such as an embedding or a measurement."""
 
     output: int = 0
+    rows_vary: bool = False
+    """The network chooses how many rows there are, and their order: each is compared with the nearest."""
 
 
 _Candidates: TypeAlias = tuple[Any, Any]
@@ -176,7 +178,22 @@ class Discrepancy:
             return self._xp.mean(divergence(first, second, reading.activation, reading.exclusive, self._xp))
         if isinstance(reading, DetectionReading):
             return self._detector_error(reading, reference, values)
+        if reading.rows_vary:
+            return self._rows_error(reference[reading.output], values[reading.output])
         return self._relative_error(reference[reading.output], values[reading.output])
+
+    def _rows_error(self, reference: Any, values: Any) -> Any:
+        """Relative squared error of rows of any number from the nearest of the other model, there and back."""
+        differing = [
+            axis for axis, pair in enumerate(zip(reference.shape, values.shape, strict=False)) if len({*pair}) > 1
+        ]
+        if len(differing) > 1 or not (reference.size and values.size):
+            return float(reference.shape != values.shape)
+        moved = [self._xp.moveaxis(each, differing[0] if differing else 0, 0) for each in (reference, values)]
+        first, second = (each.reshape(len(each), -1) for each in moved)
+        apart = self._squares_apart(first, second)
+        there, back = self._xp.argmin(apart, axis=1), self._xp.argmin(apart, axis=0)
+        return (self._relative_error(first, second[there]) + self._relative_error(first[back], second)) / 2
 
     def _noise(self, reading: OutputReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
         if isinstance(reading, ClassReading):

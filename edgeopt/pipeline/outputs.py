@@ -109,7 +109,7 @@ def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, Ou
 def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) -> OutputReading:
     array, applied = reference[0][index], applied_activation(output)
     if kind == "raw":
-        return RawReading(output=index)
+        return RawReading(output=index, rows_vary=_rows_vary(index, output, reference))
     if kind == "detection":
         if (found := _candidates(index, reference)) is not None:
             return found
@@ -127,6 +127,9 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
 
 def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKind, str, OutputReading]:
     array = reference[0][index]
+    if _rows_vary(index, output, reference):
+        why = "the number of its rows is the network's to choose, as behind NonMaxSuppression"
+        return "raw", why, RawReading(output=index, rows_vary=True)
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
         if found.classes is not None:
             return "detection", "its rows are a box, a score that falls from row to row, and a class", found
@@ -137,6 +140,13 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
     return "raw", why, RawReading(output=index)
+
+
+def _rows_vary(index: int, output: ir.Value, reference: Images) -> bool:
+    """Return True of an output whose shape the network chooses, from image to image or for another batch than one."""
+    shapes = {image[index].shape for image in reference}
+    is_open = bool(output.shape) and not isinstance(output.shape[0], int)
+    return len(shapes) > 1 or (is_open and any(shape[:1] != (1,) for shape in shapes))
 
 
 def _kind_of_classes(output: ir.Value) -> tuple[OutputKind, str]:

@@ -263,3 +263,90 @@ def test_numbers_that_are_too_far_off_are_refused_unless_it_is_allowed(tmp_path:
     made, result = quantize(tmp_path, model, "tensorrt", repairs=(), max_discrepancy=10.0)
     assert result.discrepancy > 0.01
     assert relative_error(model, made) > 0.1
+
+
+@pytest.mark.parametrize("value", [-np.inf, np.finfo(np.float32).min, -1e4])
+@pytest.mark.parametrize("scheme", ["tensorrt", "onnxruntime"])
+def test_padding_with_the_lowest_number_before_a_max_pool_takes_no_range(
+    tmp_path: Path, value: float, scheme: SchemeName
+) -> None:
+    weights = WEIGHTS | {"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]), "lowest": np.float32(value)}
+    stem = """c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+        padded = Pad (c1, pads, lowest)
+        r1 = MaxPool <kernel_shape = [3, 3], strides = [2, 2]> (padded)"""
+    model = network(stem, BODY, TAIL, weights=weights)
+    made, _ = quantize(tmp_path, model, scheme)
+    assert not [node for node in made.graph.node if node.op_type == "Pad"]
+    assert relative_error(model, made) < 0.02
+
+
+def test_infinite_constants_that_mask_are_kept_out_of_ranges(tmp_path: Path) -> None:
+    mask = np.zeros((1, 1, 16, 16), np.float32)
+    mask[..., 8:] = -np.inf
+    model = network(STEM, "m = Add (r1, mask)", BODY.replace("r1", "m2"), TAIL, weights=WEIGHTS | {"mask": mask})
+    model.graph.node.insert(3, onnx.NodeProto(op_type="Relu", name="Relu_m2", input=["m"], output=["m2"]))
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("channels", [16, 64])
+def test_float16_weights_behind_a_cast_are_quantized_whatever_their_size(tmp_path: Path, channels: int) -> None:
+    shapes = {"w1": (channels, 3, 3, 3), "w2": (channels, channels, 3, 3), "wf": (channels, 20)}
+    weights = {f"{name}_half": weight(*shape).astype(np.float16) for name, shape in shapes.items()}
+    casts = [f"{name} = Cast <to = 1> ({name}_half)" for name in shapes]
+    model = network(*casts, STEM, BODY, TAIL, weights=weights)
+    made, result = quantize(tmp_path, model, "onnxruntime")
+    assert integer_inputs(made) == {"Conv_c1": "AW", "Conv_c2": "AW", "Gemm_y": "AW"}
+    assert result.coverage.share == 1.0
+    assert relative_error(model, made) < 0.02
+
+
+def test_a_detector_with_its_suppression_in_the_graph_finds_another_number_of_boxes(tmp_path: Path) -> None:
+    weights = {
+        "w1": WEIGHTS["w1"], "w2": WEIGHTS["w2"], "wo": weight(6, 16, 1, 1), "flat": np.array([1, 6, -1]),
+        "parts": np.array([4, 2]), "most": np.array([20]), "half": np.array([0.5], np.float32), "two": np.int64(2),
+        "zero": np.array([0]),
+    }  # fmt: skip
+    head = """o = Conv (h, wo)
+        o2 = Reshape (o, flat)
+        o3 = Transpose <perm = [0, 2, 1]> (o2)
+        b0, s0 = Split <axis = 2> (o3, parts)
+        b = Sigmoid (b0)
+        s1 = Sigmoid (s0)
+        sc = Transpose <perm = [0, 2, 1]> (s1)
+        sel = NonMaxSuppression (b, sc, most, half, half)
+        i = Gather <axis = 1> (sel, two)
+        b2 = Squeeze (b, zero)
+        y = Gather <axis = 0> (b2, i)"""
+    model = network(STEM, BODY.replace("1]>", "1], strides = [2, 2]>"), head, weights=weights, y="float[n, 4]")
+    _, result = quantize(tmp_path, model, "onnxruntime", max_discrepancy=1.0)
+    assert [(read.kind, "NonMaxSuppression" in read.why) for read in result.outputs] == [("raw", True)]
+
+
+def test_tensors_that_are_empty_where_nothing_is_found(tmp_path: Path) -> None:
+    weights = WEIGHTS | {"flat": np.array([16, -1]), "never": np.float32(99), "zero": np.array([0])}
+    found = """a = Reshape (h, flat)
+        top = ReduceMax <axes = [0], keepdims = 0> (a)
+        g = Greater (top, never)
+        nz = NonZero (g)
+        i = Squeeze (nz, zero)
+        found = Gather <axis = 1> (a, i)"""
+    model = network(STEM, BODY, TAIL, found, weights=weights)
+    model.graph.output.append(onnx.parser.parse_graph("g () => (float[16, n] found) {}").output[0])
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_a_split_into_a_sequence(tmp_path: Path, opset: int) -> None:
+    weights = {
+        "w1": weight(16, 3, 3, 3), "w2": weight(16, 8, 3, 3), "wf": WEIGHTS["wf"], "eight": np.int64(8),
+        "first": np.int64(0), "second": np.int64(1),
+    }  # fmt: skip
+    halves = """s = SplitToSequence <axis = 1> (r1, eight)
+        a = SequenceAt (s, first)
+        b = SequenceAt (s, second)
+        j = Add (a, b)"""
+    model = network(STEM, halves, BODY.replace("r1", "j"), TAIL, weights=weights, opset=opset)
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02

@@ -14,6 +14,9 @@ LOWEST = 13
 _LOWEST_IR = 8
 """IR version of opset 15; older ones repeat initializers among the inputs."""
 
+_SPLIT = 18
+"""Opset whose Split has `num_outputs`."""
+
 
 def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) -> ir.Model:
     """Return `model` as it is, or in `opset` if it is older than `lowest`.
@@ -24,6 +27,8 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     current = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
     if current is None:
         raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker")
+    if any(node.op_type == "SplitToSequence" for node in model.graph):
+        lowest = max(lowest, _SPLIT)  # the optimizer makes a Split of that opset of it
     if current >= lowest:
         return model.clone()
     try:

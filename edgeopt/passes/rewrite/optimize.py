@@ -16,10 +16,15 @@ from onnxscript.rewriter.rules.common import affine_conv_fusion_rule, conv_affin
 
 from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.fold_focus import fold_focus
+from edgeopt.passes.rewrite.fold_padding import fold_padding
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
 _AFFINE_RULES = [conv_affine_fusion_rule, affine_conv_fusion_rule]
 """Rules that fold Mul and Add by constants into the Conv before them, or after them if it has no padding."""
+
+_LARGEST_FOLDED = 1 << 31
+"""Values of a constant that is computed ahead, such as a float16 weight that is cast: any. The result is at most as
+large as the optimizer allows beyond the constants that it replaces."""
 
 
 def optimize(model: ir.Model) -> ir.Model:
@@ -40,10 +45,11 @@ def optimize(model: ir.Model) -> ir.Model:
     try:
         common.CheckerPass(full_check=True)(model)
         result = model.clone()
-        optimizer.optimize(result)
+        optimizer.optimize(result, input_size_limit=_LARGEST_FOLDED)
         rewriter.rewrite(result, pattern_rewrite_rules=_AFFINE_RULES)
         common.ShapeInferencePass()(result)
         fold_focus(result)
+        fold_padding(result)
         lift_transposes(result)
         optimizer.optimize(result)
         common.ShapeInferencePass()(result)
