@@ -145,7 +145,7 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
 def _rows_vary(index: int, output: ir.Value, reference: Images) -> bool:
     """Return True of an output whose shape the network chooses, from image to image or for another batch than one."""
     shapes = {image[index].shape for image in reference}
-    is_open = bool(output.shape) and not isinstance(output.shape[0], int)
+    is_open = output.shape is not None and len(output.shape) > 0 and not isinstance(output.shape[0], int)
     return len(shapes) > 1 or (is_open and any(shape[:1] != (1,) for shape in shapes))
 
 

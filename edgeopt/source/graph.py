@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.numpy_helper
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
@@ -97,9 +99,26 @@ def _external_files(network: ir.Model, path: Path) -> list[Path]:
 def _load(path: Path) -> ir.Model:
     check_file(path, "[model] source")
     try:
-        return ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        _densify(proto.graph)
+        network = ir.from_proto(proto)
+        ir.external_data.set_base_dir(network.graph, path.parent)
+        return network
     except (DecodeError, ValueError, TypeError) as error:
         raise ModelError(f"{path} is not an ONNX model: {error}. Check it with onnx.checker") from error
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Write sparse initializers out: neither onnx_ir nor an engine's quantized layers know them."""
+    for sparse in graph.sparse_initializer:
+        indices = onnx.numpy_helper.to_array(sparse.indices)
+        shape = tuple(sparse.dims)
+        values = onnx.numpy_helper.to_array(sparse.values)
+        dense = np.zeros(shape, values.dtype)
+        places = np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)
+        dense[places] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _refuse_custom(network: ir.Model, path: Path) -> None:

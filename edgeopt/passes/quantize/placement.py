@@ -6,7 +6,8 @@ nothing between it and the activation it fuses with. Operators that only move or
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,6 +21,9 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 
 _QUANTIZED = (*QUANTIZERS, "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 """Operators of a model that is quantized already."""
+
+_LISTED = 5
+"""Layers that a message names."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     reasons = eligible(model.graph, scheme, exclude)
     layers = [node for node in model.graph if reasons.get(node.name or "") == "" and node.op_type in LINEAR_OPS]
     if not layers:
-        raise ModelError(f"scheme '{scheme.name}' leaves every layer in float: {reasons}. Use another scheme, or FP16")
+        raise ModelError(_nothing(scheme, reasons))
     chosen = _Edges()
     for node in layers:
         chosen.add(node, 0)
@@ -81,6 +85,16 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     kept = tuple(edge for edge in edges if scheme.requantize or not _repeats(edge))
     floats = {name: reason for name, reason in reasons.items() if reason}
     return Placement(tuple(layers), kept, chosen.groups(), _moving_together(edges), floats)
+
+
+def _nothing(scheme: QuantScheme, reasons: Mapping[str, str]) -> str:
+    """Say why no layer is quantized, and what to do about it."""
+    listed = "; ".join(f"'{name}': {reason}" for name, reason in itertools.islice(reasons.items(), _LISTED))
+    more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    cure = "Use another scheme, or FP16"
+    if any("FLOAT16" in reason for reason in reasons.values()):
+        cure = "It is a float16 network: give the float32 one that it was made from, whose weights INT8 is rounded from"
+    return f"scheme '{scheme.name}' leaves every layer in float: {listed}{more}. {cure}"
 
 
 def movable(graph: ir.Graph, edges: Iterable[Edge]) -> tuple[tuple[str, ...], ...]:
