@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from edgeopt.errors import ModelError
 from edgeopt.spec import Activation, ClassificationDecoding, ModelSpec, replace
@@ -13,11 +17,20 @@ _MOVES = (
 """Operators that change no value, except by rounding."""
 _ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid", "HardSigmoid": "sigmoid"}
 
+_SLACK = 1e-3
+"""Probabilities in float16 may sum to so much more or less than one."""
+
 
 def applied_activation(output: ir.Value) -> Activation:
     """Return the activation that makes `output`; none if something else makes it."""
     node = last_operator(output)
     return "none" if node is None else _ACTIVATIONS.get(node.op_type, "none")
+
+
+def are_distributions(scores: NDArray[Any], axis: int = 1) -> bool:
+    """Return True if scores are never negative and sum to one, as behind a Softmax however it is written."""
+    sums = scores.sum(axis=axis, dtype=np.float64)
+    return bool(scores.shape[axis] > 1 and (scores >= 0).all() and (np.abs(sums - 1.0) <= _SLACK).all())
 
 
 def last_operator(output: ir.Value) -> ir.Node | None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.errors import ConfigError, ModelError, did_you_mean
-from edgeopt.graph.ending import applied_activation, last_operator
+from edgeopt.graph.ending import applied_activation, are_distributions, last_operator
 from edgeopt.metrics import OutputReading
 from edgeopt.metrics.discrepancy import ClassReading, Columns, DetectionReading, RawReading
 from edgeopt.spec import Struct
@@ -137,6 +137,9 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         return "detection", f"its candidates have four numbers of a box and {columns} between 0 and 1", found
     if array.ndim > 1 and array[0].size == max(array.shape[1:]) > 1:
         kind, why = _kind_of_classes(output)
+        axis = 1 + int(np.argmax(array.shape[1:]))
+        if kind == "softmax" and all(are_distributions(image[index], axis) for image in reference):
+            kind, why = "probabilities", "its numbers are never negative and sum to one"
         return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
     return "raw", why, RawReading(output=index)

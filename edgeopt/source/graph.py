@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError, TargetError
-from edgeopt.graph.ending import applied_activation
+from edgeopt.graph.ending import applied_activation, are_distributions
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.source.specification import read_labels, specify
 from edgeopt.source.weights import check_file
@@ -36,8 +38,10 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
     network = read_onnx(path)
     names = read_labels(model, root) or labels
     network_input = _image_input(network, model, path)
-    output = _output(network, network_input, path)
+    output, scores = _output(network, network_input, path)
     applied = applied_activation(network.graph.outputs[0])
+    if applied == "none" and scores.ndim == 2 and are_distributions(scores):
+        applied = "softmax"  # written out, or moved behind by a pooling
     is_applied = applied != "none" and len(output.shape) == 2
     decoding = ClassificationDecoding(activation="none", applied=applied) if is_applied else None
     return network, specify(model, path.stem, names, network_input, output, decoding=decoding)
@@ -178,8 +182,8 @@ def _fix_size(image: ir.Value, rows: int, size: Size | None, path: Path) -> None
     image.shape = ir.Shape(dims)
 
 
-def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorSpec:
-    """Return the one output. The model is run on zeros to see its shape, because the file may not hold it."""
+def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> tuple[TensorSpec, NDArray[Any]]:
+    """Return the one output, and its values for zeros, on which the model is run: the file may not hold its shape."""
     outputs = list(network.graph.outputs)
     if len(outputs) != 1:
         listed = ", ".join(f"'{value.name}' {value.shape}" for value in outputs)
@@ -192,10 +196,11 @@ def _output(network: ir.Model, network_input: TensorSpec, path: Path) -> TensorS
     zeros = np.zeros((count, *(int(side) for side in network_input.shape[1:])), network_input.dtype)
     try:
         with OrtSession(ir.to_proto(network).SerializeToString()) as session:
-            shape = session.run({network_input.name: zeros})[str(outputs[0].name)].shape
+            values = session.run({network_input.name: zeros})[str(outputs[0].name)]
     except TargetError as error:
         raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker") from error
+    shape = values.shape
     if not shape or shape[0] != count:
         raise ModelError(f"{path} gives '{outputs[0].name}' {shape} for {count} image(s); it must be (N, ...)")
     assert outputs[0].name is not None
-    return TensorSpec(name=outputs[0].name, shape=(batch, *shape[1:]))
+    return TensorSpec(name=outputs[0].name, shape=(batch, *shape[1:])), values

@@ -13,13 +13,16 @@ import pytest
 from onnx import numpy_helper
 
 from edgeopt.cli.views.coverage import coverage_lines
-from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
+from edgeopt.config import CalibrateConfig, ModelConfig, QuantizeConfig, SchemeName
 from edgeopt.errors import AccuracyError, ModelError, ParityError
 from edgeopt.graph.edit import set_constant
 from edgeopt.lint.graphs import lint_graph
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
+from edgeopt.source.graph import open_onnx
+from edgeopt.spec import ClassificationDecoding
+from edgeopt.typed import convert
 
 SCHEMES: tuple[SchemeName, ...] = ("tensorrt", "openvino", "onnxruntime", "arm")
 SAMPLES = np.random.default_rng(0).uniform(0, 1, (16, 3, 16, 16)).astype(np.float32)
@@ -371,3 +374,22 @@ def test_a_float16_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
     model = network(STEM, BODY, TAIL, weights=weights, x="float16[1, 3, 16, 16]", y="float16[1, 20]")
     with pytest.raises(ModelError, match=r"'Conv_c1': its weight is FLOAT16.*give the float32 one"):
         quantize(tmp_path, model, "onnxruntime", SAMPLES.astype(np.float16))
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "s = Softmax <axis = 1> (l) y = Flatten (s)",
+        "s = Softmax <axis = 1> (l) y = ReduceMean <axes = [2, 3], keepdims = 0> (s)",
+        "l2 = Flatten (l) e = Exp (l2) t = ReduceSum (e, one) y = Div (e, t)",
+    ],
+)
+def test_probabilities_are_not_softmaxed_again_however_the_softmax_is_written(tmp_path: Path, ending: str) -> None:
+    weights = {"w1": WEIGHTS["w1"], "wl": weight(20, 16, 1, 1), "one": np.array([1])}
+    model = network(STEM, "q = GlobalAveragePool (r1) l = Conv (q, wl)", ending, weights=weights)
+    _, result = quantize(tmp_path, model, "onnxruntime")
+    assert [read.kind for read in result.outputs] == ["probabilities"]
+    preprocessing = {"steps": [{"type": "resize", "size": [16, 16]}], "normalization": {}}
+    config = convert({"source": "float.onnx", "preprocessing": preprocessing}, ModelConfig)
+    _, spec = open_onnx(tmp_path / "float.onnx", config, tmp_path, tuple(map(str, range(20))))
+    assert spec.decoding == ClassificationDecoding(activation="none", applied="softmax")
