@@ -43,6 +43,13 @@ CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "e
 Repair: TypeAlias = Annotated[str, named(REPAIRS)]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Annotated[str, named(TARGETS)]
+_PERCENTAGE = r"^ *[0-9]*\.?[0-9]+ *% *$"
+_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_PATTERNS: Mapping[str, str] = {
+    _PERCENTAGE: 'a number of points, or a percentage of the FP32 metric as in "0.5%"',
+    _PLAIN_NAME: "letters, digits, dots, dashes and underscores, with a letter or digit first",
+}
+"""What texts of a pattern are, for messages."""
 
 
 class ModelConfig(Struct):
@@ -298,7 +305,7 @@ class BudgetConfig(Struct):
     be are quantized.
     """
 
-    max_drop: Fraction | Annotated[str, Meta(pattern=r"^ *[0-9]*\.?[0-9]+ *% *$")] | None = None
+    max_drop: Fraction | Annotated[str, Meta(pattern=_PERCENTAGE)] | None = None
     """Largest drop of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1.
     Default: 0.5 %. With only `latency_ms` set there is no limit on accuracy: the most accurate plan within that latency
     wins."""
@@ -435,7 +442,7 @@ class BenchmarkConfig(Struct):
 class Config(Struct):
     """A whole recipe."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Meta(pattern=_PLAIN_NAME)]
     """Name of the recipe and of its bundle: letters, digits, ``.``, ``_`` and ``-``."""
     model: ModelConfig
     data: DataConfig = DataConfig()
@@ -549,7 +556,8 @@ def _read(path: Path) -> str:
     except FileNotFoundError as error:
         raise ConfigError(f"there is no {path}. Write a starter recipe with: edgeopt init") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {error}. Write a starter recipe with: edgeopt init") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise ConfigError(f"cannot read {path}: {reason}. Write a starter recipe with: edgeopt init") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -685,6 +693,8 @@ def _explain(message: str, kind: type) -> str:
     if wrong := re.fullmatch(r"Expected `([^`]+)`, got `([^`]+)` - at `\$\.([^`]*)`", message):
         expected, got, where = wrong.groups()
         return f"`{where}` takes {_in_words(expected)}, not {_in_words(got)}"
+    for pattern, wanted in _PATTERNS.items():
+        message = message.replace(f"`str` matching regex {pattern!r}", wanted)
     return message.replace(" - at `$.", " - at `")
 
 

@@ -98,6 +98,27 @@ def test_unreadable_recipe_says_how_to_start(tmp_path: Path) -> None:
         find_recipe(str(tmp_path / "binary.toml"))
 
 
+def test_an_unreadable_recipe_is_named_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        find_recipe(str(tmp_path / "absent.toml"))
+    assert str(refused.value).count("absent.toml") == 1
+    assert "Errno" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('name = "a/b"\nmodel.source = "x"', "letters, digits, dots, dashes and underscores"),
+        ('name = "a"\nmodel.source = "x"\nbudget.max_drop = "half"', 'a percentage of the FP32 metric as in "0.5%"'),
+    ],
+)
+def test_a_text_of_the_wrong_form_is_told_the_form_in_words(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(text)
+    assert expected in str(refused.value)
+    assert "regex" not in str(refused.value)
+
+
 @given(st.text(max_size=200))
 def test_no_text_gives_anything_but_a_config_or_a_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):

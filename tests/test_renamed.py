@@ -83,3 +83,14 @@ def test_the_command_takes_a_former_scheme_with_a_warning(tmp_path: Path) -> Non
         result = CliRunner().invoke(main, command)
     assert "--scheme: 'x86' is called 'openvino' now" in result.output
     assert "Invalid value" not in result.output
+
+
+def test_the_command_takes_a_former_repair_with_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"no graph")
+    (tmp_path / "c").mkdir()
+    command = ["quantize", "m.onnx", "--calibration", "c", "--repairs", "ranges,adaround", "-o", "q.onnx"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        result = CliRunner().invoke(main, command)
+    assert "--repairs: 'adaround' is called 'gptq' now" in result.output
+    assert "there is no repair" not in result.output

@@ -12,7 +12,7 @@ import click
 
 from edgeopt.cli.options import OUT, WORK, as_json, best_so_far, out_folder, outputs, overrides, recipe, work_folder
 from edgeopt.cli.output import echo, printable
-from edgeopt.renamed import SCHEMES, present_name
+from edgeopt.renamed import REPAIRS, SCHEMES, present_name
 
 if TYPE_CHECKING:
     from edgeopt.config import Config
@@ -376,12 +376,13 @@ def _methods(options: tuple[str, ...]) -> dict[str, str]:
 
 def _repairs(listed: str) -> tuple[str, ...]:
     """Return the repairs that a list with commas names; ``none`` is empty."""
-    from edgeopt.doors import REPAIRS
+    from edgeopt import doors
     from edgeopt.references import check, importable
 
-    names = () if listed.strip() == "none" else tuple(name.strip() for name in listed.split(","))
+    listed_names = () if listed.strip() == "none" else listed.split(",")
+    names = tuple(present_name(name.strip(), REPAIRS, "--repairs") for name in listed_names)
     for name in names:
-        check(name, REPAIRS, "repair")
+        check(name, doors.REPAIRS, "repair")
     click.get_current_context().with_resource(importable(Path.cwd(), *names))  # it is the user who names this code
     return names
 
