@@ -49,7 +49,7 @@ _PATTERNS: Mapping[str, str] = {
     _PERCENTAGE: 'a number of points, or a percentage of the FP32 metric as in "0.5%"',
     _PLAIN_NAME: "letters, digits, dots, dashes and underscores, with a letter or digit first",
 }
-"""What texts of a pattern are, for messages."""
+"""Words for error messages, by pattern."""
 
 
 class ModelConfig(Struct):

@@ -541,3 +541,20 @@ def test_a_benchmark_script_ends_like_a_command(tmp_path) -> None:
     assert found.stderr.startswith("error: ")
     assert "none.edgeopt" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full, a disk that is always full")
+def test_output_to_a_full_disk_is_one_message() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "edgeopt", "doctor", "--json"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ended.returncode == StorageError.exit_code
+    assert ended.stderr.strip() == "error: cannot write the output: the disk is full; free some space"
+
+
+def test_a_terminal_that_lacks_characters_shows_escapes(bundle: Path) -> None:
+    command = [sys.executable, "-m", "edgeopt", "inspect", str(bundle)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "\\u" in ended.stdout or "\\x" in ended.stdout

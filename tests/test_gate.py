@@ -39,7 +39,7 @@ from edgeopt.gate.verdict import LatencyFinding, Verdict
 from edgeopt.intervals import Interval
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
-from edgeopt.measure.worker import Worker
+from edgeopt.measure.worker import Worker, _serve
 
 NOWHERE = Sensors(Path("/nonexistent"))
 CONFIG = GateConfig(warmup_s=0.0, maximum_s=600.0)
@@ -397,3 +397,15 @@ class TestBundles:
     def test_references(self):
         assert Side.parse("out/x.edgeopt@ov-int8") == Side(Path("out/x.edgeopt"), "ov-int8")
         assert str(Side.parse("out/x.edgeopt")) == "x"
+
+
+def test_a_worker_whose_parent_is_stopped_ends_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reset:
+        def send(self, answer: object) -> None:
+            assert answer == ("a", "b")
+
+        def recv(self) -> object:
+            raise ConnectionResetError
+
+    monkeypatch.setattr("edgeopt.measure.worker.signal.signal", lambda *_: None)
+    _serve(Sleeper, Reset())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
@@ -12,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from edgeopt.cli.output import printable
-from edgeopt.errors import EdgeoptError, did_you_mean, missing_package
+from edgeopt.errors import EdgeoptError, StorageError, did_you_mean, missing_package
 
 INTERRUPTED = 130
 
@@ -38,6 +40,14 @@ class Commands(click.Group):
             # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(1)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            # Standard output goes to a full disk; what is left in its buffer must not fail again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _fail(
+                ctx, StorageError(f"cannot write {error.filename or 'the output'}: the disk is full; free some space")
+            )
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or suggest the one that was meant."""
@@ -66,7 +76,12 @@ class _StandardError(logging.Handler):
 
 
 def configure_logging(*, verbose: bool) -> None:
-    """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each."""
+    """Send warnings of edgeopt (all messages when `verbose`) to standard error, one line each.
+
+    Standard output takes every text from here on.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character shows its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     handler = _StandardError()
     handler.setFormatter(_Formatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("edgeopt")

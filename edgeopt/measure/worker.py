@@ -132,5 +132,5 @@ def _serve(make: Callable[[], Subject], pipe: Connection[Any, Any]) -> None:
             pipe.send(subject.run(first, queries).astype(np.int64).tobytes())
     except EdgeoptError as error:
         pipe.send(error)
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):  # reset where the parent closed it with an answer unread
         return
