@@ -20,7 +20,9 @@ from msgspec import NODEFAULT
 from msgspec import inspect as types
 
 from edgeopt.config import Config, DataConfig, find_recipe, shipped_recipes
+from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.references import resolve
 
 _SAME = {"validation": "train", "test": "train", "calibration": "train"}
 """Tables of `DataConfig` that take the keys of another."""
@@ -53,12 +55,14 @@ def keys() -> tuple[Key, ...]:
 
 
 def explain(path: str) -> tuple[Key, ...]:
-    """Return the key called `path`, and after a table its keys.
+    """Return the key called `path`, and after a table its keys; ``data.voc`` and its like are a format of data.
 
     Raises:
         ConfigError: there is none; the message names the closest.
     """
     parts = path.strip("[]").split(".")
+    if parts[0] == "data" and parts[-1] in DATA_FORMATS and len(parts) == 2:
+        return (_format(parts[1]), *explain("data.train")[1:])
     if parts[0] == "data" and len(parts) > 1:
         parts[1] = _SAME.get(parts[1], parts[1]) if len(parts) > 2 else parts[1]
     wanted = ".".join(parts)
@@ -80,6 +84,13 @@ def example(path: str) -> str | None:
         if value not in (None, [], (), {}) and not isinstance(value, dict) and _toml(value) != default:
             return f"{path.rpartition('.')[2]} = {_toml(value)}   # {name}"
     return None
+
+
+def _format(name: str) -> Key:
+    """Describe a data format by what its reader says of itself."""
+    words = inspect.getdoc(resolve(name, DATA_FORMATS, "data format")) or ""
+    summary = words.split("\n\nArgs:")[0].split("\n\nRaises:")[0]
+    return Key(f'data.*: format = "{name}"', "data format", "not set", _paragraph(summary), is_table=True)
 
 
 def _of(struct: type, path: str) -> Iterator[Key]:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from edgeopt.cli import main
 from edgeopt.config import Config, parse_config, shipped_recipes
+from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import ConfigError
 from edgeopt.keys import example, explain, keys
 
@@ -64,6 +65,15 @@ def test_keys_are_found_as_they_are_written(path: str) -> None:
 def test_a_key_that_was_meant_is_suggested(wrong: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"there is no key '{wrong}'.*{meant}"):
         explain(wrong)
+
+
+@pytest.mark.parametrize("name", DATA_FORMATS)
+def test_a_data_format_is_explained_by_its_reader(name: str) -> None:
+    first, *others = explain(f"data.{name}")
+    assert name in first.path
+    assert first.description.endswith(".")
+    assert "Raises" not in first.description
+    assert {"data.train.path", "data.train.annotations"} <= {key.path for key in others}
 
 
 def test_examples_come_from_shipped_recipes() -> None:

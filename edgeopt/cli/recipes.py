@@ -25,7 +25,8 @@ def schema() -> None:
 def explain_key(key: str, as_json: bool) -> None:  # noqa: FBT001 - a click flag
     """Explain a key or table of a recipe.
 
-    KEY is dotted, such as calibrate.images, data.train or model.preprocessing.steps.letterbox.
+    KEY is dotted, such as calibrate.images, data.train or model.preprocessing.steps.letterbox. A format of data is
+    explained with the keys that it reads: data.voc, data.coco.
     """
     from edgeopt.cli.console import console
     from edgeopt.cli.views.keys import key_view
