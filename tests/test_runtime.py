@@ -569,6 +569,13 @@ def test_what_is_not_replayed_is_said(bundle: Bundle, tmp_path: Path) -> None:
     found = verify(whole.path, available=lambda target: MISSING if target == "ov" else Availability(ok=True))
     assert found.skipped == dict.fromkeys(("ov-fp32", "ov-int8"), "target 'ov' cannot run here: not here")
     assert set(found.replayed) == {"ort-fp32", "ort-int8"}
+    found.require()
+
+
+def test_a_bundle_of_which_nothing_could_be_run_is_not_called_right(tmp_path: Path) -> None:
+    whole = tiny.write_golden(tmp_path / "g.edgeopt")
+    with pytest.raises(TargetError, match="none of its variants was run"):
+        verify(whole.path, available=lambda target: MISSING).require()
 
 
 def golden_bundle(path: Path, inputs: dict[str, np.ndarray], outputs: dict[str, np.ndarray]) -> Bundle:

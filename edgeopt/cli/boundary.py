@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 import click
 
 from edgeopt.cli.output import printable
-from edgeopt.errors import EdgeoptError, StorageError, did_you_mean, missing_package
+from edgeopt.errors import EdgeoptError, MissingExtraError, StorageError, did_you_mean, missing_package
 
 INTERRUPTED = 130
+_OWN = {"numpy": "numpy", "cv2": "opencv-python", "msgspec": "msgspec", "rich": "rich"}
+"""Packages that every installation has, by the name that they are imported by."""
 
 
 class Commands(click.Group):
@@ -31,6 +33,8 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "edgeopt":
                 raise
+            if own := _OWN.get(error.name):
+                _fail(ctx, MissingExtraError(f"the Python package '{own}' is not installed. Install edgeopt again"))
             # A command of the workstation on a device: its modules import torch, onnx_ir and others at their top.
             _fail(ctx, missing_package(error.name, "build", error))
         except (KeyboardInterrupt, click.Abort) as stop:

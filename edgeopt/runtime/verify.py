@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt.bundle import Bundle, Variant
-from edgeopt.errors import BundleError
+from edgeopt.errors import BundleError, TargetError
 from edgeopt.hardware import ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels
 from edgeopt.runtime.saturation import may_saturate
@@ -48,11 +48,17 @@ class Verification:
         return all(replayed.ok for replayed in self.replayed.values())
 
     def require(self) -> None:
-        """Refuse a bundle in which something differed.
+        """Refuse a bundle in which something differed, or of which nothing could be run.
 
         Raises:
             BundleError: naming each variant, its difference and its tolerance.
+            TargetError: files and hashes are right, but no variant runs on this machine.
         """
+        if self.skipped and not self.replayed:
+            raise TargetError(
+                "the bundle's files are as they were written, but none of its variants was run on this machine: "
+                "install an engine that one of them is for, or build the bundle with golden inputs"
+            )
         wrong = [
             f"{name} differs by {replayed.difference:.3g} (allowed {replayed.tolerance:.3g})"
             for name, replayed in self.replayed.items()
