@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,14 @@ from edgeopt.errors import AccuracyError, ParityError
 from edgeopt.metrics import OutputReading
 from edgeopt.metrics.discrepancy import RawReading
 
+_LOG = logging.getLogger(__name__)
 _SAME = {np.dtype(np.float16): 2e-2}
 """Relative error that rounding in another order may cause, by type of the output."""
 _SAME_FLOAT = 1e-3
-LARGEST_OF_NUMBERS = 0.01
-"""Most noise power over signal power of an output that is neither classes nor boxes: it is 10 % off."""
+LARGEST_OF_NUMBERS = 0.03
+"""Most noise power over signal power of an output that is neither classes nor boxes: it is 17 % off."""
+DOUBTFUL = 0.01
+"""Discrepancy above which a result is kept with a warning: for numbers it means 10 % off."""
 LARGEST_OF_SCORES = 0.1
 """Most KL divergence of classes in nats, and most relative squared error of a detector: both change answers by then."""
 
@@ -77,6 +81,12 @@ def require_close(discrepancy: float, limit: float) -> None:
     Raises:
         AccuracyError: it did not.
     """
+    if DOUBTFUL < discrepancy <= limit:
+        _LOG.warning(
+            "the quantized outputs are rather far from the float ones: discrepancy %.3g on held-out calibration "
+            "samples. Measure what that costs; `edgeopt diagnose` shows which layers do it",
+            discrepancy,
+        )
     if not discrepancy <= limit:  # nor if it is NaN
         raise AccuracyError(
             f"the quantized network's outputs are too far from the float ones: discrepancy {discrepancy:.3g}, of "

@@ -18,6 +18,7 @@ from edgeopt.errors import AccuracyError, ModelError, ParityError
 from edgeopt.graph.edit import set_constant
 from edgeopt.lint.graphs import lint_graph
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.agreement import require_close
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
 from edgeopt.source.graph import open_onnx
@@ -260,12 +261,21 @@ def test_numbers_that_are_too_far_off_are_refused_unless_it_is_allowed(tmp_path:
     }
     model = network(STEM, BODY, weights=weights, y="float[1, 16, 16, 16]")
     model.graph.node[-1].output[0] = "y"
-    with pytest.raises(AccuracyError, match=r"of at most 0\.01.*--max-discrepancy"):
+    with pytest.raises(AccuracyError, match=r"of at most 0\.03.*--max-discrepancy"):
         quantize(tmp_path, model, "tensorrt", repairs=())
     assert not (tmp_path / "tensorrt.onnx").exists()
     made, result = quantize(tmp_path, model, "tensorrt", repairs=(), max_discrepancy=10.0)
     assert result.discrepancy > 0.01
     assert relative_error(model, made) > 0.1
+
+
+def test_what_is_rather_far_off_is_kept_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    require_close(0.005, 0.03)
+    assert not caplog.text
+    require_close(0.02, 0.03)
+    assert "discrepancy 0.02" in caplog.text
+    with pytest.raises(AccuracyError):
+        require_close(float("nan"), 0.03)
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.finfo(np.float32).min, -1e4])
