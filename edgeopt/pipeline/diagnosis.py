@@ -68,7 +68,7 @@ from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress
 from edgeopt.runtime.ov_kernels import outputs_without_vnni
 from edgeopt.runtime.session import find_target, known_target
-from edgeopt.source.graph import read_onnx
+from edgeopt.source.onnx_file import read_onnx
 
 _WEIGHT, _BIAS = 1, 2
 """Inputs of a layer."""

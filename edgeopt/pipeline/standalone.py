@@ -32,7 +32,7 @@ from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
-from edgeopt.source.graph import read_onnx
+from edgeopt.source.onnx_file import read_onnx
 from edgeopt.spec import PROCESSORS, Preprocessing, Processor, Struct
 
 Samples = Iterator[Sample]

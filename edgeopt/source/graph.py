@@ -1,4 +1,4 @@
-"""Open an ``.onnx`` file: read it whole, refuse what edge engines cannot run, and learn its shapes."""
+"""Derive the ModelSpec of an ``.onnx`` file from its graph."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.numpy_helper
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError, TargetError
 from edgeopt.graph.ending import applied_activation, are_distributions
 from edgeopt.runtime.ort import OrtSession
+from edgeopt.source.onnx_file import read_onnx
 from edgeopt.source.specification import read_labels, specify
-from edgeopt.source.weights import check_file
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Size, TensorSpec
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _IMAGE_TYPES = {ir.DataType.FLOAT: "float32", ir.DataType.UINT8: "uint8"}
 _CHANNELS = (1, 3)
-_LOWEST_IR = 4
-"""IR version from which an initializer need not be an input too."""
 
 
 def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...]) -> tuple[ir.Model, ModelSpec]:
@@ -45,93 +38,6 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
     is_applied = applied != "none" and len(output.shape) == 2
     decoding = ClassificationDecoding(activation="none", applied=applied) if is_applied else None
     return network, specify(model, path.stem, names, network_input, output, decoding=decoding)
-
-
-def external_files(path: Path) -> list[Path]:
-    """List the files that an ``.onnx`` keeps its larger tensors in.
-
-    Raises:
-        ModelError: one is missing or outside the model's folder.
-    """
-    return _external_files(_load(path), path)
-
-
-def read_onnx(path: Path) -> ir.Model:
-    """Read an ``.onnx`` and its external data into memory; functions are expanded into the graph.
-
-    Raises:
-        ModelError: not an ONNX model, external data that is missing or outside its folder, or custom operators.
-    """
-    network = _load(path)
-    if _external_files(network, path):
-        ir.external_data.load_to_model(network)
-    try:
-        common.InlinePass()(network)
-        common.NameFixPass()(network)  # onnxruntime refuses nodes of the same name
-        common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
-    except ir.passes.PassError as error:
-        raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker") from error
-    _refuse_custom(network, path)
-    _name_domain(network)
-    common.RemoveInitializersFromInputsPass()(network)
-    network.ir_version = max(network.ir_version, _LOWEST_IR)
-    return network
-
-
-def _name_domain(network: ir.Model) -> None:
-    """Call ONNX's own domain "" everywhere: "ai.onnx", its other name, is one that few tools know."""
-    if "ai.onnx" in network.opset_imports:
-        network.opset_imports.setdefault("", network.opset_imports["ai.onnx"])
-        del network.opset_imports["ai.onnx"]
-    for node in network.graph.all_nodes():
-        if node.domain == "ai.onnx":
-            node.domain = ""
-
-
-def _external_files(network: ir.Model, path: Path) -> list[Path]:
-    folder = path.resolve().parent
-    tensors = (value.const_value for value in network.graph.initializers.values())
-    files = []
-    for location in sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}):
-        file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
-            raise ModelError(f"{path} keeps weights in {location}, outside its own folder. It is not opened")
-        files.append(check_file(file, f"{path} keeps its weights in {location}"))
-    return files
-
-
-def _load(path: Path) -> ir.Model:
-    check_file(path, "[model] source")
-    try:
-        proto = onnx.load(path, load_external_data=False)
-        _densify(proto.graph)
-        network = ir.from_proto(proto)
-        ir.external_data.set_base_dir(network.graph, path.parent)
-        return network
-    except (DecodeError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is not an ONNX model: {error}. Check it with onnx.checker") from error
-
-
-def _densify(graph: onnx.GraphProto) -> None:
-    """Write sparse initializers out: neither onnx_ir nor an engine's quantized layers know them."""
-    for sparse in graph.sparse_initializer:
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        shape = tuple(sparse.dims)
-        values = onnx.numpy_helper.to_array(sparse.values)
-        dense = np.zeros(shape, values.dtype)
-        places = np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)
-        dense[places] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
-    del graph.sparse_initializer[:]
-
-
-def _refuse_custom(network: ir.Model, path: Path) -> None:
-    for node in network.graph.all_nodes():
-        if node.domain not in _STANDARD_DOMAINS:
-            raise ModelError(
-                f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is not a standard ONNX operator. "
-                "Export the model again without it, or replace it by standard ones"
-            )
 
 
 def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpec:

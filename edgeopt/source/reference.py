@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
 from edgeopt.models import network
-from edgeopt.source import graph, networks, program
+from edgeopt.source import graph, networks, onnx_file, program
 from edgeopt.source.specification import label_file
 from edgeopt.source.weights import check_file, find_weights, load_weights, read_weights
 from edgeopt.spec import ModelSpec
@@ -92,7 +92,7 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
     path = root / model.source
     match path.suffix.lower():
         case ".onnx":
-            files = [path, *graph.external_files(path)]
+            files = [path, *onnx_file.external_files(path)]
         case ".pt2":
             files = [check_file(path, "[model] source")]
         case _:
