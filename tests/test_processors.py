@@ -15,7 +15,7 @@ from edgeopt.config import parse_config
 from edgeopt.doctor import doctor
 from edgeopt.errors import ConfigError
 from edgeopt.hardware import Cpu, ThisMachine
-from edgeopt.hardware.kernels import TITLES, integer_kernels
+from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels
 from edgeopt.runtime import load
 from edgeopt.runtime.choice import choose
 from edgeopt.runtime.saturation import may_saturate
@@ -43,6 +43,15 @@ NEW = Cpu(model="New", architecture="x86_64", cores=2, features=("avx2", "avx_vn
 )
 def test_the_kind_of_a_processor(architecture: str, features: tuple[str, ...], kind: str | None) -> None:
     assert integer_kernels(Cpu(model="", architecture=architecture, cores=1, features=features)) == kind
+
+
+@pytest.mark.parametrize(
+    ("limit", "kind"), [("", "vnni"), ("AVX2", "avx2"), ("avx512_core", "avx2"), ("AVX2_VNNI", "vnni"), ("ALL", "vnni")]
+)
+def test_onednn_takes_older_kernels_where_it_is_told_to(limit: str, kind: str) -> None:
+    assert onednn_kernels(NEW, {"ONEDNN_MAX_CPU_ISA": limit}) == kind
+    assert onednn_kernels(NEW, {"DNNL_MAX_CPU_ISA": limit}) == kind
+    assert onednn_kernels(OLD, {"ONEDNN_MAX_CPU_ISA": limit}) == "avx2"
 
 
 def described(name: str = "ov-int8", **changes: Any) -> Manifest:
@@ -74,6 +83,25 @@ def test_int8_may_saturate_only_where_its_weights_and_the_processor_let_it() -> 
     assert may_saturate(variant(processors=("vnni", "arm")), NEW) == ""
     assert may_saturate(variant(precision="fp32"), OLD) == ""
     assert may_saturate(variant(target="trt"), OLD) == ""
+
+
+def test_openvino_with_older_kernels_saturates_and_onnxruntime_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    unbounded = described(processors=("vnni",))
+    assert "kernels without VNNI, which ONEDNN_MAX_CPU_ISA=AVX2 asks for" in may_saturate(
+        unbounded.variant("ov-int8"), NEW
+    )
+    assert may_saturate(described("ort-int8", processors=("vnni",)).variant("ort-int8"), NEW) == ""
+    assert may_saturate(variant(processors=PROCESSORS), NEW) == ""
+
+
+def test_what_is_measured_with_older_kernels_is_not_kept_as_the_processors_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {name: machine(NEW).identity(find_target(name).distributions, accelerated=False) for name in ("ov", "ort")}
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    limited = {name: machine(NEW).identity(find_target(name).distributions, accelerated=False) for name in own}
+    assert limited["ov"].fingerprint != own["ov"].fingerprint
+    assert "ONEDNN_MAX_CPU_ISA AVX2" in limited["ov"].title
+    assert limited["ort"] == own["ort"]
 
 
 @pytest.mark.parametrize(("processors", "refused"), [(None, True), (("vnni", "arm"), True), (PROCESSORS, False)])
@@ -140,6 +168,14 @@ def test_verify_says_what_the_processor_is_and_what_may_saturate_on_it(tmp_path:
     assert set(found.saturating) == {"ort-int8", "ov-int8"}
     (tmp_path / "safe").mkdir()
     assert verify(bundle_of(tmp_path / "safe", PROCESSORS).path).saturating == {}
+
+
+def test_verify_says_which_kernels_openvino_keeps_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThisMachine, "processor", machine(NEW).processor)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    found = verify(bundle_of(tmp_path, ("vnni", "arm")).path)
+    assert found.processor.endswith("OpenVINO keeps to kernels without it, as ONEDNN_MAX_CPU_ISA=AVX2 asks")
+    assert set(found.saturating) == {"ov-int8"}
 
 
 @pytest.mark.usefixtures("on_old")

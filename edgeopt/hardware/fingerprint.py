@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from edgeopt.files import sha256
+from edgeopt.hardware.kernels import onednn_limit
 from edgeopt.hardware.probing import Cpu, CudaDriverState, Gpu, Machine, machine, power_mode_reader
 from edgeopt.spec import Struct
 
@@ -89,7 +90,11 @@ class ThisMachine:
             accelerated: it runs on the GPU.
         """
         here = self.whole if accelerated else self.processor
-        return identity_of(here, _versions(distributions), self.power_mode)
+        libraries = _versions(distributions)
+        name, limit = onednn_limit()
+        if name and "openvino" in libraries:
+            libraries[name] = limit  # other kernels, so that neither latency nor accuracy is the processor's own
+        return identity_of(here, libraries, self.power_mode)
 
 
 def identity_of(here: Machine, libraries: Mapping[str, str], power_mode: str | None) -> Identity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeopt.bundle import Variant
 from edgeopt.hardware import Cpu
-from edgeopt.hardware.kernels import integer_kernels
+from edgeopt.hardware.kernels import integer_kernels, onednn_limit
 from edgeopt.runtime.session import known_target
 
 
@@ -15,16 +15,24 @@ def may_saturate(variant: Variant, cpu: Cpu) -> str:
     """
     target = known_target(variant.target)
     on_gpu = target is not None and target.accelerated
-    if variant.precision != "int8" or on_gpu or integer_kernels(cpu) != "avx2":
+    kernels = target.integer_kernels if target is not None else integer_kernels
+    if variant.precision != "int8" or on_gpu or kernels(cpu) != "avx2":
         return ""
+    here = _where(cpu)
     if variant.processors is None:
         return (
-            "this processor has no VNNI, and INT8 of an earlier edgeopt may saturate on it. Build the bundle again, or "
-            "measure it here with: edgeopt evaluate"
+            f"INT8 of an earlier edgeopt may saturate on {here}. Build the bundle again, or measure it here with: "
+            "edgeopt evaluate"
         )
     if "avx2" in variant.processors:
         return ""
     return (
-        'its weights saturate on this processor, which has no VNNI. Build it with "avx2" among [compile] processors, '
-        "or measure it here with: edgeopt evaluate"
+        f'its weights saturate on {here}. Build it with "avx2" among [compile] processors, or measure it here with: '
+        "edgeopt evaluate"
     )
+
+
+def _where(cpu: Cpu) -> str:
+    if integer_kernels(cpu) == "avx2":
+        return "this processor, which has no VNNI"
+    return "kernels without VNNI, which {}={} asks for".format(*onednn_limit())

@@ -16,9 +16,10 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
 from edgeopt.doors import TARGETS
 from edgeopt.errors import ConfigError, TargetError
-from edgeopt.hardware import Machine
+from edgeopt.hardware import Cpu, Machine
+from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.references import resolve
-from edgeopt.spec import Struct, TensorSpec, replace
+from edgeopt.spec import Processor, Struct, TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -132,6 +133,8 @@ class Target:
     account, by name, for lint."""
     offers: Callable[[Machine], str] = _nothing
     """Facts about it on a machine, for `edgeopt doctor`."""
+    integer_kernels: Callable[[Cpu], Processor | None] = integer_kernels
+    """Kind of processor whose integer kernels it takes on a processor, if it runs on one."""
     implicit_int8: bool = False
     """True if its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
     about_files: str = ""

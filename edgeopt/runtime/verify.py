@@ -11,7 +11,7 @@ import numpy as np
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import BundleError, TargetError
 from edgeopt.hardware import ThisMachine
-from edgeopt.hardware.kernels import TITLES, integer_kernels
+from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, onednn_limit
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
 
@@ -99,6 +99,8 @@ def verify(
         else:
             replayed[variant.name] = Replayed(_replay(bundle, variant, threads), variant.golden.tolerance)
     title = "" if kernels is None else f"{cpu.model}: {TITLES[kernels]}"
+    if onednn_kernels(cpu) != kernels:
+        title += "; OpenVINO keeps to kernels without it, as {}={} asks".format(*onednn_limit())
     return Verification(replayed, skipped, title, saturating)
 
 

@@ -7,13 +7,15 @@ units and this onnxruntime version, and a bundle has to outlive both.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.hardware import Machine
-from edgeopt.hardware.kernels import integer_kernels
+from edgeopt.hardware import Cpu, Machine
+from edgeopt.hardware.kernels import integer_kernels, onednn_limit
 from edgeopt.runtime import ort
 from edgeopt.runtime.session import Target
+from edgeopt.spec import Processor
 from edgeopt.targets.trial import run_once
 
 
@@ -29,13 +31,19 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
     return onnx
 
 
-def offers(here: Machine) -> str:
-    """Say how fast INT8 is on this processor, and whether it is right."""
+def offers(here: Machine, kernels: Callable[[Cpu], Processor | None] = integer_kernels) -> str:
+    """Say how fast INT8 is on this processor, and whether it is right.
+
+    Args:
+        here: this machine.
+        kernels: kind of processor whose integer kernels the engine takes.
+    """
     int8 = here.cpu.int8_instruction
-    if int8:
+    if int8 and kernels(here.cpu) != "avx2":
         return f"INT8 by {int8}"
-    slow = "this processor has no INT8 dot product: INT8 saves memory, hardly time"
-    if integer_kernels(here.cpu) != "avx2":
+    none = f"{onednn_limit()[0]} keeps it from {int8}" if int8 else "this processor has no INT8 dot product"
+    slow = f"{none}: INT8 saves memory, hardly time"
+    if kernels(here.cpu) != "avx2":
         return slow
     return f"{slow}; weights of all 8 bits saturate (those of scheme tensorrt do, those for processor avx2 do not)"
 

@@ -12,6 +12,7 @@ from functools import partial
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.hardware import Machine
+from edgeopt.hardware.kernels import onednn_kernels
 from edgeopt.runtime import ov
 from edgeopt.runtime.session import Target
 from edgeopt.targets import ort
@@ -33,7 +34,7 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
 def offers(here: Machine) -> str:
     """Say how fast INT8 and BF16 are on this processor."""
     bf16 = here.cpu.bf16_instruction
-    return ort.offers(here) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
+    return ort.offers(here, onednn_kernels) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
 
 
 TARGET = Target(
@@ -50,4 +51,5 @@ TARGET = Target(
     lint_rules=("cpu",),
     arithmetic=ov.arithmetic,
     offers=offers,
+    integer_kernels=onednn_kernels,
 )
