@@ -6,16 +6,15 @@ Preprocessing and decoding are data, not code: they travel in the bundle and one
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from edgeopt.errors import SettingError
 from edgeopt.references import is_code
-
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
+from edgeopt.structs import Struct as Struct
+from edgeopt.structs import replace as replace
 
 Task: TypeAlias = Literal["classification", "detection"]
 PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
@@ -32,38 +31,34 @@ SSE4.2 and the first AVX-512 too) in pairs in 16 bits, where products of large w
 PROCESSORS: tuple[Processor, ...] = ("vnni", "avx2", "arm")
 
 
-if TYPE_CHECKING:
-    # msgspec does not tell type checkers that `frozen` and `kw_only` are inherited: show them a plain frozen dataclass.
-    @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
-    class Struct:
-        """Base of every specification: immutable, keyword-only, strict about unknown keys."""
-
-        def __init_subclass__(cls, *, tag: str | None = None) -> None: ...
-
-        __struct_fields__: ClassVar[tuple[str, ...]]
-else:
-
-    class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        """Base of every specification: immutable, keyword-only, strict about unknown keys."""
-
-
-_StructT = TypeVar("_StructT", bound=Struct)
-
-
-def replace(struct: _StructT, **changes: Any) -> _StructT:
-    """Return a copy of `struct` with some fields changed. As in `msgspec.structs.replace`, nothing is validated."""
-    return cast("_StructT", msgspec.structs.replace(cast("Any", struct), **changes))
-
-
 class TensorSpec(Struct):
     """Name, shape and element type of a network's input or output.
 
-    A dimension is a number, or a name where it is dynamic (only the batch may be).
+    A dimension is a number, or a name where it is dynamic: the batch, and the rows of an output if the network chooses
+    how many there are.
     """
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str = "float32"
+
+
+class AuxiliaryInput(Struct):
+    """An input beside the image, which the same code fills wherever the model runs."""
+
+    name: str
+    """Name of the input."""
+    holds: Literal["constant", "network_size", "original_size", "scale"]
+    """Values: `value`; the height and width of the network's input, or of the original image, in pixels; or the factors
+    by which preprocessing has scaled the image."""
+    order: Literal["hw", "wh"] = "hw"
+    """Order of sizes and factors: height first or width first."""
+    value: tuple[float, ...] = ()
+    """Values of a constant, row by row: one image's."""
+    shape: tuple[int | str, ...] = ("N", 2)
+    """Shape, found in the graph."""
+    dtype: str = "float32"
+    """Element type, found in the graph."""
 
 
 class Resize(Struct, tag="resize"):
@@ -231,7 +226,10 @@ class ModelSpec(Struct):
     name: str
     task: Task
     input: TensorSpec
+    """The image."""
     outputs: tuple[TensorSpec, ...]
     preprocessing: Preprocessing
     decoding: Decoding
     labels: tuple[str, ...]
+    auxiliary: tuple[AuxiliaryInput, ...] = ()
+    """Further inputs, none for most networks."""
