@@ -16,7 +16,7 @@ CHUNK_BYTES = 256 << 20
 
 Feeds = Mapping[str, NDArray[Any]]
 """Inputs of the network for one image, by name."""
-Outputs = list[list[NDArray[Any]]]
+Outputs = Sequence[list[NDArray[Any]]]
 """All outputs, image by image."""
 
 
@@ -64,8 +64,18 @@ def outputs_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Outputs:
     Raises:
         ModelError: onnxruntime cannot run it.
     """
+    return list(each_as_written(model, feeds))
+
+
+def each_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Iterator[list[NDArray[Any]]]:
+    """Yield the outputs of `outputs_as_written` image by image, for callers that do not keep them all.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model.
+    """
     session = onnx_session(model, fused=False)
-    return [session.run(None, dict(image)) for image in feeds]
+    for image in feeds:
+        yield session.run(None, dict(image))
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,3 +34,65 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int]:
     if len(lengths) != 1 or lengths == {0}:
         raise DataError(f"{path}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
     return arrays, lengths.pop()
+
+
+def stream_arrays(path: Path) -> Iterator[dict[str, NDArray[Any]]]:
+    """Yield the network inputs of each sample, batch 1, by name; memory holds one sample at a time.
+
+    Raises:
+        DataError: as `read_arrays`.
+    """
+    opened = _streams(path)
+    if opened is None:
+        arrays, samples = read_arrays(path)
+        for row in range(samples):
+            yield {name: array[row : row + 1] for name, array in arrays.items()}
+        return
+    archive, streams = opened
+    with archive:
+        for row in range(next(iter(streams.values())).samples):
+            try:
+                arrays = {name: stream.read() for name, stream in streams.items()}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise DataError(f"{path} is damaged at sample {row}: {error}. Write it again") from error
+            yield arrays
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """An array of an archive, sample after sample."""
+
+    file: IO[bytes]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def samples(self) -> int:
+        return self.shape[0]
+
+    def read(self) -> NDArray[Any]:
+        count = math.prod(self.shape[1:])
+        content = self.file.read(count * self.dtype.itemsize)
+        return np.frombuffer(bytearray(content), self.dtype).reshape(1, *self.shape[1:])
+
+
+def _streams(path: Path) -> tuple[zipfile.ZipFile, dict[str, _Stream]] | None:
+    """Open an archive's arrays; None where they cannot be read sample after sample, or something is wrong with them."""
+    try:
+        archive = zipfile.ZipFile(path)
+        streams = {name.removesuffix(".npy"): _stream(archive.open(name)) for name in archive.namelist()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+    lengths = {each.samples for each in streams.values() if each is not None}
+    if None in streams.values() or len(lengths) != 1 or lengths == {0}:
+        return None
+    return archive, {name: each for name, each in streams.items() if each is not None}
+
+
+def _stream(file: IO[bytes]) -> _Stream | None:
+    version = np.lib.format.read_magic(file)
+    reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in reads:
+        return None
+    shape, is_fortran, dtype = reads[version](file)
+    return None if is_fortran or dtype.hasobject or not shape else _Stream(file, shape, dtype)

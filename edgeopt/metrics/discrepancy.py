@@ -9,7 +9,7 @@ The arithmetic is written over an array namespace, so that a fine-tune in torch 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -142,7 +142,7 @@ class Discrepancy:
         pairs = self._wide(reference), self._wide(values)
         return sum(self._distance(reading, *pairs) for reading in self.readings) / len(self.readings)
 
-    def mean(self, reference: Sequence[Sequence[Any]], values: Sequence[Sequence[Any]]) -> float:
+    def mean(self, reference: Iterable[Sequence[Any]], values: Iterable[Sequence[Any]]) -> float:
         """Mean over images, each a list of outputs."""
         return float(np.mean([self(first, second) for first, second in zip(reference, values, strict=True)]))
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
+from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
@@ -152,7 +153,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         spec = read_spec(graph)
         result = quantize_graph(
             read_graph(graph),
-            list(itertools.islice(feeds(dataset, spec), job.config.calibrate.images)),
+            spooled_images(itertools.islice(feeds(dataset, spec), job.config.calibrate.images)),
             job.config.calibrate,
             config,
             scheme,

@@ -14,9 +14,10 @@ import onnx_ir as ir
 from edgeopt.bundle.calibration import Convergence
 from edgeopt.bundle.records import IntegerCoverage
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, SchemeName, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
-from edgeopt.dataset.arrays import read_arrays
+from edgeopt.dataset.arrays import stream_arrays
 from edgeopt.errors import ConfigError, ModelError, storage_errors
 from edgeopt.files import require_writable
 from edgeopt.passes.qdq.overflow import safe_processors
@@ -147,7 +148,7 @@ def quantize_file(
     told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
-    images = list(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
+    images = spooled_images(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
     exact = require_same(original, model, [feeds for _, feeds in images[:READ_IMAGES]], path.name)
     table = calibrate(model, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
     settled = table.convergence.summary()
@@ -235,9 +236,8 @@ def network_feeds(
 
 def array_feeds(path: Path) -> Samples:
     """Sample after sample of the arrays in an ``.npz``."""
-    arrays, samples = read_arrays(path)
-    for row in range(samples):
-        yield f"{path.name}[{row}]", {name: array[row : row + 1] for name, array in arrays.items()}
+    for row, arrays in enumerate(stream_arrays(path)):
+        yield f"{path.name}[{row}]", arrays
 
 
 def image_feeds(model: ir.Model, folder: Path, spec: Path | None) -> Samples:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.calibrate import CalibrationTable, calibrate
+from edgeopt.calibrate.spool import ReadOnDemand
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
 from edgeopt.metrics import Discrepancy
 from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO
-from edgeopt.passes.repair import distill, trials
+from edgeopt.passes.repair import distill, ranges, trials
 from edgeopt.passes.repair.split import Split, spread
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
@@ -67,7 +69,7 @@ def test_a_split_loses_nothing_and_shares_nothing(count):
 
 @given(st.integers(0, 300), st.integers(1, 130))
 def test_items_are_spread_over_all(count, most):
-    chosen = spread(range(count), most)
+    chosen = list(spread(range(count), most))
     assert len(chosen) == min(count, most)
     assert chosen == sorted(set(chosen))
     assert not chosen or chosen[-1] >= count - 1 - -(-count // most)
@@ -76,7 +78,7 @@ def test_items_are_spread_over_all(count, most):
 def feeds_among(arguments: tuple[object, ...]) -> list[object]:
     """The one argument that is a sequence of network inputs."""
     (found,) = (
-        list(each) for each in arguments if isinstance(each, list | tuple) and isinstance(next(iter(each), 0), dict)
+        list(each) for each in arguments if isinstance(each, Sequence) and isinstance(next(iter(each), 0), dict)
     )
     return found
 
@@ -103,10 +105,10 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
         fitted["distill"] = feeds_among(arguments)
         return arguments[1], 0.0
 
-    outputs = trials.outputs_as_written
+    outputs = trials.each_as_written
     watch("measure_ranges")
     watch("reconstruct")
-    monkeypatch.setattr(trials, "outputs_as_written", measured)
+    monkeypatch.setattr(trials, "each_as_written", measured)
     monkeypatch.setattr(distill, "distill", distilled)
     model = network()
     repair(model, table(model), OPENVINO, IMAGES[:count], RAW, (*trials.REPAIRS, trials.DISTILLATION))
@@ -116,6 +118,26 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
     for name, images in fitted.items():
         assert images, name
         assert not judges & {id(feeds) for feeds in images}, name
+
+
+def test_images_in_memory_do_not_grow_with_their_number():
+    alive, most = 0, 0
+
+    def read(index: int) -> tuple[str, dict[str, np.ndarray]]:
+        nonlocal alive, most
+        array = X[index : index + 1].copy()
+        alive += 1
+        most = max(most, alive)
+        weakref.finalize(array, forget)
+        return str(index), {"x": array}
+
+    def forget() -> None:
+        nonlocal alive
+        alive -= 1
+
+    model = network()
+    repair(model, table(model), OPENVINO, ReadOnDemand(read, range(160)), RAW)
+    assert most <= 2 * ranges._IMAGES + 2
 
 
 def test_what_helped_one_by_one_and_not_together_is_undone(verdicts):

@@ -135,14 +135,14 @@ def quantize_activations(
 class _Sample:
     """Images, and what the float network says about them."""
 
-    feeds: list[Feeds]
+    feeds: Sequence[Feeds]
     reference: Outputs
     discrepancy: Discrepancy
 
 
 def _samples(model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> tuple[_Sample, _Sample]:
     """Images to choose ranges by, and as many others to confirm them; a single one has to do both."""
-    images = spread(feeds, 2 * _IMAGES)
+    images = list(spread(feeds, 2 * _IMAGES))
     reference = outputs_as_written(model, images)
     parts = (slice(0, None, 2), slice(1, None, 2) if len(images) > 1 else slice(0, None))
     chooses, confirms = (_Sample(images[part], reference[part], discrepancy) for part in parts)

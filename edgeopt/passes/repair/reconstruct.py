@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.calibrate.spool import ReadOnDemand, Spool
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.errors import ModelError
 from edgeopt.graph.edit import constant, given, known_constant, producer, replace_constant
@@ -193,7 +194,7 @@ def _per_image(node: ir.Node, images: int) -> int:
     return -(-max(_SAMPLES, 4 * row) // max(1, images))
 
 
-def _targets(model: ir.Model, budgets: dict[str, int], feeds: Sequence[Feeds]) -> dict[str, list[Floats]]:
+def _targets(model: ir.Model, budgets: dict[str, int], feeds: Sequence[Feeds]) -> dict[str, Sequence[Floats]]:
     """Samples of the float network's output of each layer, one array an image."""
     nodes = {node.name: node for node in model.graph if node.name in budgets}
     if len(nodes) != len(budgets):
@@ -203,13 +204,14 @@ def _targets(model: ir.Model, budgets: dict[str, int], feeds: Sequence[Feeds]) -
         )
     layer_of = {node.outputs[0].name or "": name or "" for name, node in nodes.items()}
     tap = Tap(model, list(layer_of))
-    samples: dict[str, list[Floats]] = {name: [] for name in layer_of.values()}
+    spool, records = Spool(), {name: list[int]() for name in layer_of.values()}
     for image, inputs in enumerate(feeds):
         for tensors, arrays in tap.run(inputs):
             for tensor, array in zip(tensors, arrays, strict=True):
                 name = layer_of[tensor]
-                samples[name].append(output_samples(nodes[name], array, budgets[name], image))
-    return samples
+                records[name].append(len(spool))
+                spool.append([output_samples(nodes[name], array, budgets[name], image)])
+    return {name: ReadOnDemand(lambda record: spool.read(record)[0], found) for name, found in records.items()}
 
 
 def _float_weights(model: ir.Model) -> dict[str, Floats]:
@@ -222,18 +224,17 @@ def _float_weights(model: ir.Model) -> dict[str, Floats]:
 
 
 def _samples(
-    node: ir.Node, inputs: LayerInput, targets: list[Floats], count: int, activation: Activation
+    node: ir.Node, inputs: LayerInput, targets: Sequence[Floats], count: int, activation: Activation
 ) -> tuple[_Samples, _Samples]:
     """Samples to fit on, and those of held-out images to judge by."""
     window = window_of(node)
-    patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in range(len(inputs))]
-    split = Split.of(range(len(patches)))
+    split = Split.of(range(len(inputs)))
     parts = []
     for images in (split.fit, split.judge):
-        chosen = [patches[image] for image in images]
+        patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in images]
         outputs = np.concatenate([targets[image] for image in images])
         weights = np.ones(len(outputs), np.float32)
-        parts.append(_Samples(np.concatenate(chosen, axis=1), outputs, activation, weights))
+        parts.append(_Samples(np.concatenate(patches, axis=1), outputs, activation, weights))
     return parts[0], parts[1]
 
 

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from edgeopt.bundle.records import RepairTrial
 from edgeopt.calibrate import CalibrationTable, Range, calibrate
-from edgeopt.calibrate.tap import Feeds, outputs_as_written
+from edgeopt.calibrate.spool import feeds_of, spooled
+from edgeopt.calibrate.tap import Feeds, each_as_written
 from edgeopt.doors import REPAIRS as PLACES
 from edgeopt.errors import ModelError, requires_extra
 from edgeopt.metrics import Discrepancy
@@ -91,7 +92,7 @@ def repair(
         ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
     tell = progress or _ignore
-    split = Split.of([feeds for _, feeds in images])
+    split = Split.of(feeds_of(images))
     judge = _Judge(model, split.judge, discrepancy)
     plain = quantize(model, table, scheme, exclude, methods=methods)
     now = _Standing(model, table, exclude, plain, judge.measure(plain))
@@ -149,11 +150,11 @@ class _Judge:
     def __init__(self, model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> None:
         self._feeds = feeds
         self.discrepancy = discrepancy
-        self._reference = outputs_as_written(model, feeds)
+        self._reference = spooled(each_as_written(model, feeds))
 
     def measure(self, model: ir.Model) -> float:
         """Discrepancy of `model` from the float network."""
-        return self.discrepancy.mean(self._reference, outputs_as_written(model, self._feeds))
+        return self.discrepancy.mean(self._reference, each_as_written(model, self._feeds))
 
 
 def _settle_activations(

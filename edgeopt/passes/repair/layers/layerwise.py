@@ -1,7 +1,7 @@
 """Run a quantized network layer by layer on several images, so that each layer can be changed in its turn.
 
-Between two layers only the tensors that are still needed are kept, as 8-bit integers where the graph quantizes, and
-every node runs once an image: walking a whole network costs one inference of it.
+Between two layers only the tensors that are still needed are kept, on disk where they are large, as 8-bit integers
+where the graph quantizes, and every node runs once an image: walking a whole network costs one inference of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.calibrate.spool import ReadOnDemand, Spool
 from edgeopt.calibrate.tap import Feeds, onnx_session
 from edgeopt.graph.edit import given, known_constant, producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS
@@ -55,9 +56,7 @@ def walk(model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[tuple[ir.Node, Lay
     """
     nodes = [node for node in model.graph if node.op_type != DEQUANTIZE]
     layers = [index for index, node in enumerate(nodes) if _is_quantized(node)]
-    live: dict[str, list[Array]] = {
-        value.name or "": [image[value.name or ""] for image in feeds] for value in model.graph.inputs
-    }
+    live = {value.name or "": _input(feeds, value.name or "") for value in model.graph.inputs}
     start = 0
     for index in [*layers, len(nodes)]:
         live = _advance(model, nodes, start, index, live)
@@ -72,8 +71,8 @@ def _is_quantized(node: ir.Node) -> bool:
 
 
 def _advance(
-    model: ir.Model, nodes: Sequence[ir.Node], start: int, stop: int, live: dict[str, list[Array]]
-) -> dict[str, list[Array]]:
+    model: ir.Model, nodes: Sequence[ir.Node], start: int, stop: int, live: dict[str, Sequence[Array]]
+) -> dict[str, Sequence[Array]]:
     """Run ``nodes[start:stop]`` on every image; return the tensors that later nodes read."""
     made = {output.name or "" for node in nodes[start:stop] for output in node.outputs}
     wanted = {source.name or "" for node in nodes[stop:] for source in _sources(node)}
@@ -84,20 +83,20 @@ def _advance(
     given = sorted({source.name or "" for node in nodes[start:stop] for source in _sources(node)} - made)
     graph = ir.convenience.extract(model.graph, given, fresh)
     session = onnx_session(ir.Model(graph, ir_version=model.ir_version), fused=False)
-    results: dict[str, list[Array]] = {name: [] for name in fresh}
-    count = len(next(iter(live.values())))
-    for image in range(count):
+    results = {name: Spool() for name in fresh}
+    for image in range(len(next(iter(live.values())))):
         outputs = session.run(fresh, {name: live[name][image] for name in given})
         for name, array in zip(fresh, outputs, strict=True):
-            results[name].append(array)
-        for name in given:
-            if name not in kept:
-                live[name][image] = _SPENT
-    return kept | results
+            results[name].append([array])
+    return kept | {name: _tensors(spool) for name, spool in results.items()}
 
 
-_SPENT: Array = np.zeros(0, np.float32)
-"""Takes the place of a tensor that is not needed any more, so that its memory is free while the others run."""
+def _input(feeds: Sequence[Feeds], name: str) -> Sequence[Array]:
+    return ReadOnDemand(lambda image: feeds[image][name], range(len(feeds)))
+
+
+def _tensors(spool: Spool) -> Sequence[Array]:
+    return ReadOnDemand(lambda image: spool.read(image)[0], range(len(spool)))
 
 
 def _sources(node: ir.Node) -> Iterator[ir.Value]:
@@ -112,7 +111,7 @@ def _sources(node: ir.Node) -> Iterator[ir.Value]:
             yield value
 
 
-def _layer_input(node: ir.Node, live: dict[str, list[Array]]) -> LayerInput:
+def _layer_input(node: ir.Node, live: dict[str, Sequence[Array]]) -> LayerInput:
     value = node.inputs[0]
     assert value is not None
     dequantizer = producer(value, DEQUANTIZE)
