@@ -24,6 +24,7 @@ from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
@@ -171,6 +172,8 @@ def quantize_file(
     finished, kept_float = result.model, None
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
+    if quantize_config.scheme == "openvino":
+        finished = convolve_tokens(finished)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         ir.save(finished, out)

@@ -76,7 +76,7 @@ def original_constants(
         (layer.name, index): scaled(quantized, nodes[layer.name], index, array)
         for layer in layers
         if layer.weights and layer.name in matches
-        for index, array in _constants(matches[layer.name])
+        for index, array in _constants_for(nodes[layer.name], matches[layer.name])
     }
 
 
@@ -148,10 +148,24 @@ def _by_operator(graph: ir.Graph) -> defaultdict[str, list[ir.Node]]:
 
 def _alike(first: ir.Node, second: ir.Node) -> bool:
     """Return the same operator on constants of the same shapes."""
-    if first.op_type != second.op_type:
+    if first.op_type != second.op_type and not _convolves(first, second):
         return False
-    theirs = dict(_constants(second))
+    theirs = dict(_constants_for(first, second))
     return all(index not in theirs or theirs[index].shape == array.shape for index, array in _constants(first))
+
+
+def _convolves(node: ir.Node, product: ir.Node) -> bool:
+    """Return True if `node` may be a product of tokens, written as a convolution (see `convolve_tokens`)."""
+    kernel = dequantized_constant(given(node, _WEIGHT))
+    pair = (node.op_type, product.op_type) == ("Conv", "MatMul")
+    return pair and kernel is not None and kernel.shape[2:] == (1, 1)
+
+
+def _constants_for(node: ir.Node, match: ir.Node) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield the constants of a match, as `node` would hold them."""
+    for index, array in _constants(match):
+        convolved = index == _WEIGHT and array.ndim == 2 and _convolves(node, match)
+        yield index, np.ascontiguousarray(array.T)[:, :, None, None] if convolved else array
 
 
 def _constants(node: ir.Node) -> Iterator[tuple[int, NDArray[Any]]]:
