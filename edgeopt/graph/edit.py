@@ -67,6 +67,26 @@ def replace_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, arra
         del graph.initializers[old.name or ""]
 
 
+def bypass(value: ir.Value, source: ir.Value) -> None:
+    """Let everything that reads `value` read `source` instead, and remove the node that made it.
+
+    A network's output keeps its name: it becomes the Identity of `source`, which the optimizer merges.
+    """
+    node = value.producer()
+    assert node is not None
+    assert node.graph is not None
+    if value.is_graph_output():
+        name = value.name or ""
+        identity = make_node("Identity", [source], name=f"{name}/Identity", shape=value.shape, dtype=value.dtype)
+        node.graph.insert_after(node, identity)
+        value.replace_all_uses_with(identity.outputs[0], replace_graph_outputs=True)
+        value.name, identity.outputs[0].name = f"{name}/bypassed", name
+    else:
+        value.replace_all_uses_with(source)
+    if not any(output.uses() for output in node.outputs):
+        node.graph.remove(node, safe=True)
+
+
 def drop_unread_initializers(graph: ir.Graph) -> None:
     """Remove the initializers that no node reads."""
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:

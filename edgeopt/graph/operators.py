@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgeopt.graph.edit import constant, given, producer
+from edgeopt.graph.edit import constant, given, number, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 QUANTIZERS = (QUANTIZE, DEQUANTIZE)
@@ -57,6 +57,7 @@ OPERATORS: Mapping[str, Operator] = {
                      "DepthToSpace", "SpaceToDepth"), _MOVES),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "Flatten", "Identity", "Resize"),
                     Operator(carries_scale=True, within_inputs=True, keeps_channels=True)),
+    "Pad": Operator(carries_scale=True),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool", "ReduceMean"), _AVERAGES),
     "Add": Operator(keeps_channels=True),
     "Relu": Operator(fuses=True, bounds=(0.0, math.inf), keeps_channels=True),
@@ -86,9 +87,10 @@ def operator(node: ir.Node) -> Operator:
 def carries_scale(node: ir.Node) -> bool:
     """Return True if `node` returns the integers that it takes.
 
-    A Resize that computes values in between does not, nor a Concat with a constant, which is on no activation's grid.
+    A Resize that computes values in between does not, nor a Concat with a constant, which is on no activation's grid,
+    nor a Pad by a number other than zero, which every grid has.
     """
-    return operator(node).carries_scale and not _interpolates(node) and not _joins_constant(node)
+    return operator(node).carries_scale and not (_interpolates(node) or _joins_constant(node) or _pads_number(node))
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
@@ -188,6 +190,13 @@ def _sizes(value: ir.Value | None) -> tuple[int, ...]:
 
 def _joins_constant(node: ir.Node) -> bool:
     return node.op_type == "Concat" and any(constant(value) is not None for value in node.inputs)
+
+
+def _pads_number(node: ir.Node) -> bool:
+    """Return True of a Pad that does not repeat values and pads with another number than zero."""
+    if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
+        return False
+    return given(node, 2) is not None and number(given(node, 2)) != 0.0
 
 
 def _interpolates(node: ir.Node) -> bool:

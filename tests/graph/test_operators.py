@@ -24,9 +24,9 @@ from edgeopt.graph.operators import (
 X = np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)
 
 
-def only(text: str) -> ir.Node:
+def only(text: str, **values: np.ndarray) -> ir.Node:
     """The last node of a graph, with shapes."""
-    model = model_of(text)
+    model = model_of(text, **values)
     common.ShapeInferencePass()(model)
     return list(model.graph)[-1]
 
@@ -75,6 +75,16 @@ def test_a_resize_carries_the_scale_only_where_it_repeats_values(mode, carries):
     assert stays_within_inputs(node) == (mode != "cubic")
 
 
+@pytest.mark.parametrize(
+    ("call", "carries"),
+    [("Pad(x, pads)", True), ("Pad(x, pads, w0)", True), ("Pad(x, pads, w1)", False), ("Pad(x, pads, n)", False)],
+)
+def test_a_pad_carries_the_scale_only_where_it_pads_with_zeros(call, carries):
+    text = f"""g (float[1,4,6,6] x, float w0, float w1, float n) => (y)
+        <int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}> {{ y = {call} }}"""
+    assert carries_scale(only(text, w0=np.array(0.0), w1=np.array(1.0))) == carries
+
+
 CALLS = {
     "Reshape": ("Reshape(x, shape)", "int64[2] shape = {4, -1}"),
     "Transpose": ("Transpose<perm=[0,2,3,1]>(x)", ""),
@@ -83,6 +93,7 @@ CALLS = {
     "Slice": ("Slice(x, first, last)", "int64[4] first = {0, 1, 0, 0}, int64[4] last = {1, 3, 6, 6}"),
     "Split": ("Split<num_outputs=2, axis=1>(x)", ""),
     "Concat": ("Concat<axis=1>(x, x)", ""),
+    "Pad": ('Pad<mode="reflect">(x, pads)', "int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}"),
     "Expand": ("Expand(x, shape)", "int64[4] shape = {2, 4, 6, 6}"),
     "DepthToSpace": ("DepthToSpace<blocksize=2>(x)", ""),
     "SpaceToDepth": ("SpaceToDepth<blocksize=2>(x)", ""),

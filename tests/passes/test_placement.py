@@ -212,3 +212,25 @@ def test_a_scheme_serves_those_of_its_processors_that_are_asked_for():
     assert not scheme("openvino", ("vnni", "arm")).adds_pairs
     assert scheme("arm", ("vnni", "avx2")).processors == ()
     assert scheme("tensorrt") == TENSORRT
+
+
+@pytest.mark.parametrize("padding", ['Pad<mode="reflect">(r, pads)', "Pad(r, pads)"])
+@EVERY
+def test_a_pad_reads_integers_and_no_pair_stands_where_the_engine_fuses_it(scheme, padding):
+    text = f"""
+    g (float[N,16,8,8] x, float[16,16,3,3] w1, float[16,16,3,3] w2) => (float[N,16,8,8] y)
+    <int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}>
+    {{ a = Conv<pads=[1,1,1,1]>(x, w1)  r = Relu(a)  p = {padding}  y = Conv(p, w2) }}
+    """
+    found = edges(text, scheme)
+    assert found[:2] == [("x", "a"), ("r", "p")]
+    assert (("p", "y") in found) == (not scheme.fuses_padding)
+    assert {"r", "p"} in groups(text, scheme)
+
+
+def test_a_pad_by_a_number_that_no_grid_has_is_not_quantized():
+    text = """
+    g (float[N,16,8,8] x, float[16,16,3,3] w1, float w2) => (float[N,16,6,6] y)
+    <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}> { p = Pad(x, pads, w2)  y = Conv(p, w1) }
+    """
+    assert edges(text, TENSORRT) == [("p", "y")]

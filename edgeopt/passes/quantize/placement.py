@@ -82,7 +82,7 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
         for index in _residual_inputs(node, layers, scheme):
             chosen.add(node, index)
     edges = chosen.in_order(model.graph)
-    kept = tuple(edge for edge in edges if scheme.requantize or not _repeats(edge))
+    kept = tuple(edge for edge in edges if not _repeats(edge) or _wants_repeat(edge, scheme))
     floats = {name: reason for name, reason in reasons.items() if reason}
     return Placement(tuple(layers), kept, chosen.groups(), _moving_together(edges), floats)
 
@@ -190,6 +190,13 @@ def _repeats(edge: Edge) -> bool:
     """Return True if the edge's tensor is on its grid already, because a pass-through operator makes it."""
     before = producer(edge.node.inputs[edge.index])
     return before is not None and carries_scale(before)
+
+
+def _wants_repeat(edge: Edge, scheme: QuantScheme) -> bool:
+    """Return True if a scheme repeats the pair of a tensor that is on its grid already."""
+    if producer(edge.node.inputs[edge.index], "Pad") is not None:
+        return not scheme.fuses_padding
+    return scheme.requantize
 
 
 def _residual_inputs(node: ir.Node, layers: list[ir.Node], scheme: QuantScheme) -> Iterator[int]:

@@ -11,20 +11,29 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
-from onnxscript import optimizer, rewriter
-from onnxscript.rewriter.rules.common import affine_conv_fusion_rule, conv_affine_fusion_rule
+from onnxscript import optimizer
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
 from edgeopt.errors import ModelError
+from edgeopt.passes.rewrite.drop_no_ops import drop_no_ops
+from edgeopt.passes.rewrite.fold_affine import fold_affine
+from edgeopt.passes.rewrite.fold_constants import fold_constants
 from edgeopt.passes.rewrite.fold_focus import fold_focus
+from edgeopt.passes.rewrite.fold_hard_swish import fold_hard_swish
 from edgeopt.passes.rewrite.fold_padding import fold_padding
+from edgeopt.passes.rewrite.fold_shapes import fold_shapes
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
-_AFFINE_RULES = [conv_affine_fusion_rule, affine_conv_fusion_rule]
-"""Rules that fold Mul and Add by constants into the Conv before them, or after them if it has no padding."""
+_REWRITES = (drop_no_ops, fold_hard_swish, fold_affine, fold_padding, fold_focus, lift_transposes)
+"""Rewrites of our own, in their order: what is dropped or folded stands between others no longer."""
 
 _LARGEST_FOLDED = 1 << 31
 """Values of a constant that is computed ahead, such as a float16 weight that is cast: any. The result is at most as
 large as the optimizer allows beyond the constants that it replaces."""
+
+_ROUNDS = 8
+"""Times that shapes are found anew: each resolves one computation of a shape from tensors of earlier shapes."""
 
 
 def optimize(model: ir.Model) -> ir.Model:
@@ -45,12 +54,12 @@ def optimize(model: ir.Model) -> ir.Model:
     try:
         common.CheckerPass(full_check=True)(model)
         result = model.clone()
+        _compute_ahead(result)
         optimizer.optimize(result, input_size_limit=_LARGEST_FOLDED)
-        rewriter.rewrite(result, pattern_rewrite_rules=_AFFINE_RULES)
         common.ShapeInferencePass()(result)
-        fold_focus(result)
-        fold_padding(result)
-        lift_transposes(result)
+        RewritePass(expand_before_binary_op_rules)(result)
+        for rewrite in _REWRITES:
+            rewrite(result)
         optimizer.optimize(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
@@ -61,6 +70,15 @@ def optimize(model: ir.Model) -> ir.Model:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
     return result
+
+
+def _compute_ahead(model: ir.Model) -> None:
+    """Fold constants and what is known of shapes, which makes more of both known."""
+    common.TopologicalSortPass()(model)
+    for _ in range(_ROUNDS):
+        common.ShapeInferencePass()(model)
+        if not fold_shapes(model) | fold_constants(model):
+            return
 
 
 def _interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None]]:
