@@ -44,9 +44,11 @@ Repair: TypeAlias = Annotated[str, named(REPAIRS)]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 _PERCENTAGE = r"^ *[0-9]*\.?[0-9]+ *% *$"
+_SHARE_OR_MS = r"^ *[0-9]*\.?[0-9]+ *(x|ms) *$"
 _PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _PATTERNS: Mapping[str, str] = {
     _PERCENTAGE: 'a number of points, or a percentage of the FP32 metric as in "0.5%"',
+    _SHARE_OR_MS: 'a share of the unpruned latency as in "0.6x", or milliseconds as in "12 ms"',
     _PLAIN_NAME: "letters, digits, dots, dashes and underscores, with a letter or digit first",
 }
 """Words for error messages, by pattern."""
@@ -220,6 +222,46 @@ class TrainConfig(Struct):
         check(self.loss, LOSSES, "loss")
         if self.loss != "cross_entropy" and (self.label_smoothing or self.class_weights != "none"):
             raise SettingError(f"label_smoothing and class_weights belong to cross_entropy, not to loss '{self.loss}'")
+
+
+class CompressConfig(Struct):
+    """``[compress]``: remove whole channels until the network is as fast or as small as asked, and train what is left.
+
+    It comes after ``[train]`` and before quantization. The unpruned network is the teacher. One of `latency` and
+    `parameters` must be given. Needs a torch network, and images to train on.
+    """
+
+    latency: Annotated[str, Meta(pattern=_SHARE_OR_MS)] | None = None
+    """Largest latency of the engine, measured on this machine beside the unpruned one's: ``"0.6x"`` of that, or
+    ``"12 ms"``. In INT8 where ``[quantize]`` is enabled, else in FP32."""
+    parameters: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
+    """Largest share of the parameters that may be left."""
+    target: TargetName | None = None
+    """Target whose engine is measured. Default: the first of ``[compile] targets``."""
+    exclude: tuple[str, ...] = ()
+    """Glob patterns of names of torch layers that keep their channels."""
+    images: PositiveInt = 64
+    """Training images from which it is learnt how much each channel matters."""
+    teacher: Fraction = 0.5
+    """Weight of the unpruned network's outputs in the loss; the labels have the rest."""
+    train: TrainConfig | None = None
+    """``[compress.train]``: training of the pruned network. Default: as ``[train]`` says."""
+
+    def __post_init__(self) -> None:
+        if (self.latency is None) == (self.parameters is None):
+            raise SettingError('[compress] takes one goal: latency, as in latency = "0.6x", or parameters')
+        quantity, largest = self.goal
+        if largest <= 0.0 or (quantity != "ms" and largest >= 1.0):
+            raise SettingError(f"[compress] cannot aim at {largest:g} {quantity}: it makes a network smaller")
+
+    @property
+    def goal(self) -> tuple[Literal["share of the latency", "ms", "share of the parameters"], float]:
+        """Quantity that is limited, and its largest value."""
+        if self.latency is None:
+            assert self.parameters is not None
+            return "share of the parameters", self.parameters
+        number = float(self.latency.rstrip(" xms"))  # the pattern lets nothing else follow the number
+        return ("ms" if self.latency.rstrip().endswith("ms") else "share of the latency"), number
 
 
 class ExportConfig(Struct):
@@ -447,6 +489,7 @@ class Config(Struct):
     model: ModelConfig
     data: DataConfig = DataConfig()
     train: TrainConfig | None = None
+    compress: CompressConfig | None = None
     export: ExportConfig = ExportConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
     quantize: QuantizeConfig = QuantizeConfig()
@@ -455,6 +498,12 @@ class Config(Struct):
     compile: CompileConfig = CompileConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    def __post_init__(self) -> None:
+        if self.compress is not None and self.compress.train is None and self.train is None:
+            raise SettingError(
+                "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"
+            )
 
 
 RECIPE_FILE = "edgeopt.toml"
@@ -471,8 +520,9 @@ def named_code(config: Config) -> tuple[str, ...]:
 
 def training_code(config: Config) -> tuple[str, ...]:
     """Return the user's code that a recipe names for its training."""
-    train = config.train
-    return () if train is None else (*train.augmentation.custom, *([] if train.loss is None else [train.loss]))
+    tables = (config.train, None if config.compress is None else config.compress.train)
+    named = [(*train.augmentation.custom, train.loss) for train in tables if train is not None]
+    return tuple(dict.fromkeys(name for names in named for name in names if name is not None))
 
 
 def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:

@@ -15,11 +15,13 @@ from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.budget import searched
+from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
-from edgeopt.pipeline.training import WEIGHTS, trained
+from edgeopt.pipeline.sources import WEIGHTS
+from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
@@ -136,7 +138,8 @@ def _job(
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:
     """Return the optimized float graph, and the export's parity."""
-    export = graphs.exported(job, trained(job))
+    weights = trained(job)
+    export = graphs.exported(job, weights, compressed(job, weights))
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 

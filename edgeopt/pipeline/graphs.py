@@ -20,8 +20,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
-from edgeopt.pipeline.sources import source_hashes, source_to_export, source_to_train
-from edgeopt.pipeline.training import WEIGHTS
+from edgeopt.pipeline.sources import WEIGHTS, compressed_source, source_hashes, source_to_export, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.preprocess import preprocess
 from edgeopt.references import code_of
@@ -59,14 +58,22 @@ def untrained(job: Job) -> Artifact:
     return job.stage("layers", determinants, make, (*_TORCH, *_GRAPH), code)
 
 
-def exported(job: Job, weights: Artifact | None) -> Artifact:
-    """Return the model as ONNX, checked against torch, and its specification."""
+def exported(job: Job, weights: Artifact | None, pruned: Artifact | None = None) -> Artifact:
+    """Return the model as ONNX, checked against torch, and its specification.
+
+    Args:
+        job: the build.
+        weights: those that ``[train]`` made, if it has one.
+        pruned: the network that ``[compress]`` made of it, if it has one.
+    """
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export
 
         trained = None if weights is None else weights.file(WEIGHTS)
         source = source_to_export(job.config, job.root, job.labels, trained)
+        if pruned is not None:
+            source = compressed_source(source, pruned)
         result = export(source, job.config.export)
         write_graph(folder, result.model, result.spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
@@ -78,10 +85,12 @@ def exported(job: Job, weights: Artifact | None) -> Artifact:
         "model": job.config.model,
         "files": source_hashes(job.config.model, job.root),
         "weights": weights and weights.key,
+        **({} if pruned is None else {"pruned": pruned.key}),
         "export": job.config.export,
         "labels": job.labels,
     }
-    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), ("edgeopt.pipeline.sources", "edgeopt.export"))
+    code = ("edgeopt.pipeline.sources", "edgeopt.export")
+    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), code, after=pruned)
 
 
 def optimized(job: Job, export: Artifact) -> Artifact:
@@ -101,7 +110,7 @@ def optimized(job: Job, export: Artifact) -> Artifact:
 
     determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
     code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization")
-    return job.stage("optimize", determinants, make, _GRAPH, code)
+    return job.stage("optimize", determinants, make, _GRAPH, code, after=export)
 
 
 def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: QuantizeConfig) -> None:
@@ -178,7 +187,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
     }
     learns = _TORCH if "distillation" in config.repairs else ()
     code = ("edgeopt.pipeline.quantizing", *FEEDS)
-    return job.stage("quantize", determinants, make, (*learns, *_GRAPH), code)
+    return job.stage("quantize", determinants, make, (*learns, *_GRAPH), code, after=graph)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:

@@ -19,8 +19,16 @@ from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
 from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
 from edgeopt.doors import LOSSES, METRICS, REPAIRS
-from edgeopt.errors import ConfigError, DataError, EdgeoptError, MissingExtraError, StorageError, TargetError
+from edgeopt.errors import (
+    ConfigError,
+    DataError,
+    EdgeoptError,
+    MissingExtraError,
+    StorageError,
+    TargetError,
+)
 from edgeopt.files import require_writable
+from edgeopt.pipeline.compression import require_measurable, require_prunable
 from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
 from edgeopt.pipeline.sources import class_names, source_to_export, source_to_train
@@ -104,6 +112,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         for name in config.compile.targets:
             with findings.collected():
                 _check_target(config, name)
+    if config.compress is not None and config.compress.latency is not None and goal != "weights":
+        with findings.collected():
+            require_measurable(config.compress.target or config.compile.targets[0])
     labels: tuple[str, ...] | None = None
     with findings.collected():
         labels = class_names(config, root)
@@ -127,12 +138,13 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
 
 def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
     """Return the sets of images that the recipe cannot do without."""
+    learning = ["train"] if config.train is not None or (config.compress is not None and goal != "weights") else []
     if goal != "bundle":
-        return ["train"] if config.train is not None else []
+        return learning
     quantizing, budget = config.quantize.enabled, config.budget is not None
     halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
     return [
-        *(["train"] if config.train is not None else []),
+        *learning,
         "test",
         *(["calibration"] if quantizing or halving else []),
         *(["validation"] if quantizing and budget else []),
@@ -142,6 +154,8 @@ def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
 def _find_packages(config: Config, goal: Goal) -> None:
     """Packages that are imported late; those of the network, the data and the engines are found by opening them."""
     wanted = [*(["safetensors"] if config.train is not None else []), *(["jinja2"] if goal == "bundle" else [])]
+    if config.compress is not None and goal != "weights":
+        wanted += ["safetensors", "torch_pruning"]
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
     if absent:
         raise MissingExtraError(
@@ -152,10 +166,11 @@ def _find_packages(config: Config, goal: Goal) -> None:
 
 def _named(config: Config, goal: Goal) -> Iterator[tuple[str, Mapping[str, str], str]]:
     """List what the stages will look for by name, beside what is opened here anyway: name, built-ins, and kind."""
-    if config.train is not None:
-        yield from ((name, {}, "augmentation") for name in config.train.augmentation.custom)
-        if config.train.loss is not None:
-            yield config.train.loss, LOSSES, "loss"
+    for train in (config.train, None if config.compress is None else config.compress.train):
+        if train is not None:
+            yield from ((name, {}, "augmentation") for name in train.augmentation.custom)
+            if train.loss is not None:
+                yield train.loss, LOSSES, "loss"
     if goal == "bundle":
         if config.quantize.enabled:
             yield from ((name, REPAIRS, "repair") for name in config.quantize.repairs if is_code(name))
@@ -227,6 +242,8 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
             source = opened(config, root, labels)
             if config.train is not None:
                 _check_freeze(source, config.train)
+            if config.compress is not None:
+                require_prunable(source, config.compress)
     finally:
         logger.setLevel(before)
     _forget_missing_labels(findings)

@@ -9,9 +9,15 @@ from edgeopt.config import Config, ModelConfig
 from edgeopt.errors import ModelError
 from edgeopt.files import sha256
 from edgeopt.spec import replace
+from edgeopt.typed import from_json
 
 if TYPE_CHECKING:
+    from edgeopt.pipeline.workspace import Artifact
     from edgeopt.source import Source
+
+WEIGHTS = "weights.safetensors"
+STRUCTURE = "structure.json"
+"""Form that pruning gave a network."""
 
 
 def source_to_train(config: Config, root: Path, labels: tuple[str, ...]) -> Source:
@@ -59,6 +65,17 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
             f"the weights of '{model.source}' are for other classes than {len(labels)} of this recipe: "
             "add a [train] table to fine-tune them, or give weights for these classes"
         )
+    return source
+
+
+def compressed_source(source: Source, artifact: Artifact) -> Source:
+    """Return the unpruned source with the form and the weights of `compressed`."""
+    from edgeopt.compress import restructure
+    from edgeopt.source.weights import read_weights
+
+    assert source.module is not None
+    structure = from_json(artifact.file(STRUCTURE).read_bytes(), dict[str, dict[str, int | tuple[int, ...]]])
+    restructure(source.module, structure, read_weights(artifact.file(WEIGHTS)))
     return source
 
 

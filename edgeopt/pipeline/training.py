@@ -5,6 +5,7 @@ It has a module of its own because the source of its module is part of its key, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,13 @@ import msgspec
 
 from edgeopt.config import training_code
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.sources import source_hashes, source_to_train
+from edgeopt.pipeline.sources import WEIGHTS, source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.spec import code_in
 
 if TYPE_CHECKING:
-    from edgeopt.train import Trained
-
-WEIGHTS = "weights.safetensors"
+    from edgeopt.train import Trained, TrainProgress
 
 
 def trained(job: Job) -> Artifact | None:
@@ -33,21 +32,11 @@ def trained(job: Job) -> Artifact | None:
     def make(folder: Path, scratch: Path) -> Made:
         from safetensors.torch import save_file
 
-        from edgeopt.train import TrainProgress
         from edgeopt.train import train as run
-
-        def watch(state: TrainProgress) -> None:
-            metric = "" if state.metric is None else f", {state.metric_name} {100.0 * state.metric:.2f} %"
-            epoch = f"epoch {state.epoch}/{state.epochs}"
-            if state.phase == "validation":
-                job.progress.update(state.step, state.steps, f"{epoch}, validating{metric}")
-                return
-            done = (state.epoch - 1) * state.steps + state.step
-            job.progress.update(done, state.epochs * state.steps, f"{epoch}, loss {state.loss:.3f}{metric}")
 
         source = source_to_train(job.config, job.root, job.labels)
         assert source.module is not None
-        arguments = (source.module, source.spec, train, validation, config, scratch, watch)
+        arguments = (source.module, source.spec, train, validation, config, scratch, watch_training(job))
         try:
             result = run(*arguments, best_so_far=job.best_so_far)
         except KeyboardInterrupt as stop:
@@ -56,7 +45,7 @@ def trained(job: Job) -> Artifact | None:
             ) from stop
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
-        return Made(_summary(result, config.epochs, len(train), fresh=len(source.untrained)))
+        return Made(described(result, config.epochs, len(train), fresh=len(source.untrained)))
 
     determinants = {
         "model": job.config.model,
@@ -70,7 +59,22 @@ def trained(job: Job) -> Artifact | None:
     return job.stage("train", determinants, make, ("torch",), code, as_it_stands=job.best_so_far)
 
 
-def _summary(result: Trained, epochs: int, images: int, fresh: int) -> str:
+def watch_training(job: Job) -> Callable[[TrainProgress], None]:
+    """Return what tells a job's progress how far a training is."""
+
+    def watch(state: TrainProgress) -> None:
+        metric = "" if state.metric is None else f", {state.metric_name} {100.0 * state.metric:.2f} %"
+        epoch = f"epoch {state.epoch}/{state.epochs}"
+        if state.phase == "validation":
+            job.progress.update(state.step, state.steps, f"{epoch}, validating{metric}")
+            return
+        done = (state.epoch - 1) * state.steps + state.step
+        job.progress.update(done, state.epochs * state.steps, f"{epoch}, loss {state.loss:.3f}{metric}")
+
+    return watch
+
+
+def described(result: Trained, epochs: int, images: int, fresh: int = 0) -> str:
     """Summarise a training, and what it did beyond the recipe; `fresh` tensors had other classes."""
     done = len(result.history)
     passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"

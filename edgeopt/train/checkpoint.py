@@ -59,13 +59,26 @@ class State:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def fingerprint(config: TrainConfig, spec: ModelSpec, datasets: list[Dataset], module: nn.Module) -> str:
-    """Identify a training: settings, specification, images, and the weights it starts from."""
+def fingerprint(
+    config: TrainConfig,
+    spec: ModelSpec,
+    datasets: list[Dataset],
+    module: nn.Module,
+    teacher: tuple[nn.Module, float] | None = None,
+) -> str:
+    """Identify a training: settings, specification, images, the weights it starts from, and its teacher."""
     digest = hashlib.sha256(msgspec.json.encode((_VERSION, config, spec, [data.fingerprint() for data in datasets])))
+    _update(digest, module)
+    if teacher is not None:
+        digest.update(f"teacher {teacher[1]}".encode())
+        _update(digest, teacher[0])
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, module: nn.Module) -> None:
     for name, value in module.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save(state: State, work: Path, identity: str) -> None:

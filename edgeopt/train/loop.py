@@ -21,7 +21,7 @@ from edgeopt.errors import DataError, ModelError
 from edgeopt.spec import ModelSpec
 from edgeopt.train import checkpoint
 from edgeopt.train.checkpoint import Content, EpochResult, State
-from edgeopt.train.objective import Objective, make_objective
+from edgeopt.train.objective import Objective, Taught, make_objective
 from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.unfold import restore_batchnorm
@@ -98,6 +98,7 @@ def train(
     progress: Callable[[TrainProgress], None],
     *,
     best_so_far: bool = False,
+    teacher: Taught | None = None,
 ) -> Trained:
     """Train `module` in place, on the device it is on, and leave it in evaluation mode with the best epoch's weights.
 
@@ -116,6 +117,8 @@ def train(
         work: folder of the checkpoint.
         progress: called after every step, and while validating.
         best_so_far: take no further step, and keep the best weights that the checkpoint has.
+        teacher: a trained network of the same task whose outputs are learnt beside the labels, and their weight in the
+            loss.
 
     Raises:
         DataError: nothing to learn from, or labels that are not the model's.
@@ -126,9 +129,9 @@ def train(
     """
     datasets = [train] if validation is None else [train, validation]
     _check(spec, datasets)
-    identity = checkpoint.fingerprint(config, spec, datasets, module)
+    identity = checkpoint.fingerprint(config, spec, datasets, module, teacher)
     pictures = [Pictures(dataset, spec.preprocessing) for dataset in datasets]
-    objective = make_objective(spec, config, pictures[0])
+    objective = make_objective(spec, config, pictures[0], teacher)
 
     unfolded = 0 if config.freeze_batchnorm else restore_batchnorm(module, pictures[0], config)
     freeze(module, config.freeze)

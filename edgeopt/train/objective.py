@@ -23,8 +23,11 @@ from edgeopt.references import resolve
 from edgeopt.spec import ClassificationDecoding, ModelSpec, YoloxDecoding, replace
 from edgeopt.train.augment import Scene, augment_image, augment_scene
 from edgeopt.train.pictures import Pictures
+from edgeopt.train.teacher import Teacher
 
 Indices: TypeAlias = NDArray[np.int64]
+Taught: TypeAlias = tuple[nn.Module, float]
+"""A network that teaches, and the weight of its answers in the loss."""
 CLASSES, BOXES = "cross_entropy", "yolox"
 """Losses that `Classify` and `Detect` treat specially."""
 
@@ -74,7 +77,7 @@ class Classify:
 
     metric_name = "top-1"
 
-    def __init__(self, config: TrainConfig, pictures: Pictures) -> None:
+    def __init__(self, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
         if config.augmentation.mosaic:
             raise ConfigError(
                 "[train.augmentation] mosaic is for detection; a classified image cannot be joined of four"
@@ -86,6 +89,7 @@ class Classify:
         if self._name == BOXES:
             raise ConfigError(f"[train] loss = '{BOXES}' is for detection. Remove it")
         self._loss: ClassLoss = resolve(self._name, LOSSES, "loss")
+        self._teacher = None if teacher is None else Teacher(*teacher, "classes")
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
         """Return the loss. Cross-entropy is weighted over classes as configured."""
@@ -95,10 +99,13 @@ class Classify:
         device = device_of(module)
         labels = torch.tensor([self._pictures.label(int(index)) for index in indices], device=device)
         weights = None if self._weights is None else self._weights.to(device)
-        logits = module(to_tensor(images, self._pictures, device)).flatten(1)
+        tensor = to_tensor(images, self._pictures, device)
+        logits = module(tensor).flatten(1)
         if self._name == CLASSES:
-            return F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
-        return _scalar(self._loss(logits, labels), self._name)
+            loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
+        else:
+            loss = _scalar(self._loss(logits, labels), self._name)
+        return loss if self._teacher is None else self._teacher.taught(loss, tensor, logits)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
         """Return the share of images whose best class is right."""
@@ -115,7 +122,7 @@ class Detect:
 
     metric_name = "AP50"
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> None:
+    def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
         self._name = config.loss or BOXES
         if self._name == CLASSES:
             raise ConfigError(f"[train] loss = '{CLASSES}' is for classification. Remove it")
@@ -130,6 +137,7 @@ class Detect:
                 raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
         self._strides = spec.decoding.strides if isinstance(spec.decoding, YoloxDecoding) else ()
         self._loss: BoxLoss = resolve(self._name, LOSSES, "loss")
+        self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation
         self._pictures = pictures
         self._validation_spec = replace(
@@ -141,13 +149,16 @@ class Detect:
         """Return the loss. YOLOX's is summed, and the closing epochs add its L1 term (Ge et al. 2021)."""
         scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
         device = device_of(module)
-        levels = module(to_tensor([scene.pixels for scene in scenes], self._pictures, device))
+        tensor = to_tensor([scene.pixels for scene in scenes], self._pictures, device)
+        levels = module(tensor)
         boxes = [torch.from_numpy(scene.boxes) for scene in scenes]
         classes = [torch.from_numpy(scene.classes) for scene in scenes]
         if self._name == BOXES:
-            return yolox_loss(levels, Objects.pad(boxes, classes).to(device), self._strides, l1=closing).total
-        own = self._loss(levels, [each.to(device) for each in boxes], [each.to(device) for each in classes])
-        return _scalar(own, self._name)
+            loss = yolox_loss(levels, Objects.pad(boxes, classes).to(device), self._strides, l1=closing).total
+        else:
+            own = self._loss(levels, [each.to(device) for each in boxes], [each.to(device) for each in classes])
+            loss = _scalar(own, self._name)
+        return loss if self._teacher is None else self._teacher.taught(loss, tensor, levels)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
         """Return COCO's AP at IoU .5, in the pixels of the original images."""
@@ -177,14 +188,18 @@ def _scalar(loss: Any, name: str) -> Tensor:
     return loss
 
 
-def make_objective(spec: ModelSpec, config: TrainConfig, pictures: Pictures) -> Objective:
-    """Return the objective of the task in `spec`.
+def make_objective(
+    spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None
+) -> Objective:
+    """Return the objective of the task in `spec`, with a teacher's answers in its loss where there is one.
 
     Raises:
         ConfigError: an augmentation or a loss that the task cannot have.
         ModelError: a detector that is not trained here.
     """
-    return Classify(config, pictures) if spec.task == "classification" else Detect(spec, config, pictures)
+    if spec.task == "classification":
+        return Classify(config, pictures, teacher)
+    return Detect(spec, config, pictures, teacher)
 
 
 def class_weights(counts: NDArray[np.int64]) -> Tensor:

@@ -27,6 +27,7 @@ from edgeopt.bundle.records.measured import Acceptance, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
+    Compression,
     FloatLayer,
     ImplicitCalibration,
     IntegerCoverage,
@@ -43,6 +44,7 @@ __all__ = [
     "ClassChange",
     "ClassificationOutcomes",
     "Comparison",
+    "Compression",
     "Conditions",
     "DetectionOutcomes",
     "Diagnosis",

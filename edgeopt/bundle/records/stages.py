@@ -7,6 +7,7 @@ import sys
 
 import msgspec
 
+from edgeopt.bundle.records.latency import Ratio
 from edgeopt.bundle.records.search import SearchResult
 from edgeopt.spec import PositiveInt, Struct, replace
 
@@ -73,6 +74,41 @@ class IntegerCoverage(Struct):
         return f"INT8 has {self.share:.1%} of the multiplications, in {quantized} of {self.layers} layers"
 
 
+class Compression(Struct):
+    """Pruning of a network before its export, and the training after it."""
+
+    goal: str
+    """In words."""
+    reached: bool
+    parameters: float
+    """Share of the parameters that is left."""
+    macs: float
+    """Share of the multiplications that is left."""
+    latency: Ratio | None = None
+    """Latency against the unpruned network's, on the machine that built it. None if the goal was none of latency."""
+    latency_ms: float | None = None
+    """Median of the pruned network's engine there."""
+    engine: str = ""
+    """Target and precision that were measured."""
+    metric: str = ""
+    """Metric on the validation images; empty without any."""
+    before: float | None = None
+    """The unpruned network's."""
+    after: float | None = None
+    """The pruned one's, trained."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        parts = [f"{self.parameters:.0%} of the parameters and {self.macs:.0%} of the multiplications are left"]
+        if self.latency is not None:
+            low, high = self.latency.low, self.latency.high
+            parts.insert(0, f"{self.latency.estimate:.2f}× the latency ({low:.2f} to {high:.2f}, {self.engine})")
+        if self.before is not None and self.after is not None:
+            parts.append(f"validation {self.metric} {100.0 * self.before:.2f} → {100.0 * self.after:.2f} %")
+        missed = "" if self.reached else f"the goal of {self.goal} was not reached: this is the nearest. "
+        return missed + ", ".join(parts)
+
+
 class StageRecords(Struct):
     """Record of each stage. A field is at its default if the stage did not run."""
 
@@ -86,6 +122,7 @@ class StageRecords(Struct):
     evaluated_in: str = ""
     """Engine that ran it for its accuracy, if that was not its own, and why."""
     implicit: ImplicitCalibration | None = None
+    compression: Compression | None = None
 
     def after(self, earlier: StageRecords) -> StageRecords:
         """Combine two records; where both say something, this one, which is the later stage's, counts."""

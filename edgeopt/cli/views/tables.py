@@ -119,6 +119,7 @@ def bundle_tables(
     doubts = [*_lost(manifest), *_doubted(manifest, measured or {})]
     if facts := [
         *doubts,
+        *_compressed(manifest),
         *_repaired(manifest),
         *_covered(manifest),
         *_kept_float(manifest),
@@ -157,6 +158,13 @@ def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for variant in manifest.variants:
         if helped := variant.stages.helped:
             yield variant.name, f"repaired by {'; '.join(helped)}"
+
+
+def _compressed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield what pruning did; it is the same of all variants."""
+    for variant in itertools.islice(manifest.variants, 1):
+        if variant.stages.compression is not None:
+            yield "pruned", variant.stages.compression.summary()
 
 
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:

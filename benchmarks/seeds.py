@@ -1,0 +1,147 @@
+"""Run after run: one detector trained from several seeds and quantized, to see what INT8 costs each of them.
+
+Run as ``python -m benchmarks.seeds [--seed N…] [--scratch] [--epochs N] [--work DIR]``. Each seed trains the recipe
+`digit-scenes`: from the weights that ship, at the learning rate that they were made with, so that a few epochs lead
+every seed somewhere else; or with ``--scratch`` from nothing, as `digit-scenes-scratch` says. The seed also orders the
+calibration images. What is finished is kept in the work folder, and a run that was interrupted goes on from there.
+
+AP is that of OpenVINO with this processor's own kernels, of the graph as written, and, as written too, with the weights
+alone in INT8. Writes ``results/seeds.json``: a row a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx_ir as ir
+
+from benchmarks.quantization import Run, compiled
+from edgeopt.calibrate.tap import onnx_session
+from edgeopt.cli.boundary import errors_reported
+from edgeopt.config import Config, TrainConfig, find_recipe
+from edgeopt.evaluate import Accuracy, Runner, evaluate
+from edgeopt.hardware import machine
+from edgeopt.passes.qdq.select import quantized_layers, select_quantizers
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.training import trained
+from edgeopt.pipeline.workspace import Artifact, Workspace
+from edgeopt.progress import Silent
+from edgeopt.spec import replace
+
+RESULTS = Path(__file__).resolve().parent / "results" / "seeds.json"
+SEEDS = (1, 2, 3, 4, 5)
+EPOCHS = 1
+"""Of the fine-tune, of 250 steps each."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--scratch", action="store_true", help="train from nothing, which takes half an hour a seed")
+    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}, or the recipe's own from nothing")
+    parser.add_argument("--work", type=Path, default=Path("build/seeds"))
+    arguments = parser.parse_args()
+    for seed in arguments.seed or SEEDS:
+        config = recipe(seed, scratch=arguments.scratch, epochs=arguments.epochs)
+        row = {"start": "scratch" if arguments.scratch else "shipped", **measured(config, arguments.work)}
+        record(row)
+        print(json.dumps(row), flush=True)
+
+
+def recipe(seed: int, *, scratch: bool, epochs: int | None) -> Config:
+    """The recipe that one seed trains."""
+    scratched, _ = find_recipe("digit-scenes-scratch")
+    assert scratched.train is not None
+    train = scratched.train
+    if not scratch:
+        train = replace(train, epochs=EPOCHS, ema=0.99, no_augmentation_epochs=0, warmup_epochs=0.1)
+    if epochs is not None:
+        closing = min(train.no_augmentation_epochs, max(0, epochs - 1))
+        train = replace(train, epochs=epochs, no_augmentation_epochs=closing)
+    config = scratched if scratch else find_recipe("digit-scenes")[0]
+    return replace(
+        config,
+        data=replace(config.data, train=scratched.data.train),
+        train=replace(train, seed=seed),
+        calibrate=replace(config.calibrate, seed=seed),
+    )
+
+
+def measured(config: Config, work: Path) -> dict[str, Any]:
+    """Train, quantize and evaluate; or find that done."""
+    begun = time.perf_counter()
+    with Workspace(work).held() as workspace:
+        job = open_job(config, Path.cwd(), workspace, Silent())
+        weights = trained(job)
+        exact = graphs.optimized(job, graphs.exported(job, weights))
+        integer = graphs.quantized(job, exact, graphs.calibrated(job, exact), "openvino")
+        model = graphs.read_graph(integer)
+        reference = _accuracy(job, exact, compiled(graphs.read_graph(exact), "OpenVINO"))
+        here = _accuracy(job, exact, compiled(model, "OpenVINO"), reference)
+        written = _accuracy(job, exact, _as_written(model), reference)
+        weights_alone = select_quantizers(model, [layer.name for layer in quantized_layers(model)], ())
+        half = _accuracy(job, exact, _as_written(weights_alone), reference)
+    assert config.train is not None
+    cpu = machine().cpu
+    return {
+        "seed": config.train.seed,
+        "train": _changed(config.train),
+        "training": "" if weights is None else weights.summary,
+        "fp32": reference.value,
+        "here": _loss(here),
+        "as_written": _loss(written),
+        "weights_alone": _loss(half),
+        "images": here.images,
+        "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in integer.records.repairs],
+        "seconds": round(time.perf_counter() - begun, 1),
+        "processor": f"{cpu.model}, {cpu.int8_instruction or 'no VNNI'}",
+    }
+
+
+def _loss(accuracy: Accuracy) -> dict[str, Any]:
+    """What a variant lost against FP32, with the 95 % interval over images."""
+    compared = accuracy.comparison
+    assert compared is not None
+    assert compared.drop is not None
+    return {
+        "ap": accuracy.value,
+        "drop": compared.metric_drop,
+        "interval": [compared.drop.low, compared.drop.high],
+        "agreement": compared.agreement,
+    }
+
+
+def _changed(train: TrainConfig) -> dict[str, Any]:
+    """What differs from the defaults of ``[train]``."""
+    defaults = msgspec.to_builtins(TrainConfig())
+    return {key: value for key, value in msgspec.to_builtins(train).items() if value != defaults[key]}
+
+
+def _as_written(model: ir.Model) -> Run:
+    session, names = onnx_session(model, fused=False), [value.name or "" for value in model.graph.outputs]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def _accuracy(job: Job, graph: Artifact, run: Run, reference: Accuracy | None = None) -> Accuracy:
+    runner = Runner(run, graphs.read_spec(graph))
+    return evaluate(runner, job.split("test"), job.config.evaluate, baseline=reference)
+
+
+def record(row: dict[str, Any]) -> None:
+    """Put a row into the results in place of an older one of the same seed."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    keys = ("start", "seed")
+    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    with errors_reported():
+        main()
