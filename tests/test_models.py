@@ -25,6 +25,9 @@ def parameters(module: nn.Module) -> int:
         ("resnet18", 11_689_512),
         ("resnet50", 25_557_032),
         ("mobilenet_v2", 3_504_872),
+        ("mobilenet_v3_small", 2_542_856),
+        ("vit_tiny", 5_717_416),
+        ("mobilevit_xxs", 1_272_024),
         ("lenet5", 61_706),
         ("yolox_tiny", 5_055_855),
         ("yolox_s", 8_968_255),
@@ -40,15 +43,33 @@ def test_has_the_published_number_of_parameters(name: str, count: int) -> None:
         ("resnet18", ["conv1.weight", "layer2.0.downsample.1.running_var", "layer4.1.bn2.bias", "fc.bias"]),
         ("resnet50", ["bn1.weight", "layer1.0.downsample.0.weight", "layer4.2.conv3.weight", "fc.weight"]),
         ("mobilenet_v2", ["features.0.1.running_mean", "features.1.conv.2.weight", "features.17.conv.3.bias"]),
+        ("mobilenet_v3_small", ["features.1.block.1.fc2.bias", "features.11.block.3.1.bias", "classifier.3.weight"]),
     ],
 )
 def test_classifiers_have_torchvisions_keys(name: str, keys: list[str]) -> None:
     assert set(keys) <= set(models.create(name).state_dict())
 
 
+def test_transformers_have_timms_keys() -> None:
+    assert {"cls_token", "pos_embed", "blocks.11.attn.qkv.bias", "norm.weight", "head.weight"} <= set(
+        models.create("vit_tiny").state_dict()
+    )
+    assert {"stem.bn.bias", "stages.3.1.transformer.3.mlp.fc2.weight", "stages.4.1.conv_fusion.conv.weight"} <= set(
+        models.create("mobilevit_xxs").state_dict()
+    )
+
+
+def test_a_transformer_takes_other_sizes_by_interpolating_its_positions() -> None:
+    module = models.create("vit_tiny", patch_size=4, width=24, depth=1, heads=3, num_classes=2).eval()
+    with torch.inference_mode():
+        assert module(torch.zeros(1, 3, 32, 48)).shape == (1, 2)
+    with pytest.raises(ModelError, match="25 cannot be split among 3 heads"):
+        models.create("vit_tiny", width=25)
+
+
 @pytest.mark.parametrize("name", models.NETWORKS)
 def test_output_is_what_the_specification_says(name: str) -> None:
-    size = (28, 28) if name == "lenet5" else (64, 96)
+    size = {"lenet5": (28, 28), "mobilevit_xxs": (64, 128)}.get(name, (64, 96))
     spec = models.default_spec(name, ("a", "b", "c"), size)
     module = models.create(name, num_classes=3).eval()
     with torch.inference_mode():

@@ -13,7 +13,11 @@ from edgeopt.errors import ModelError, did_you_mean
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
 from edgeopt.models.lenet import LeNet5
 from edgeopt.models.mobilenet import MobileNetV2
+from edgeopt.models.mobilenet_v3 import MobileNetV3
+from edgeopt.models.mobilevit import MULTIPLE_OF as MOBILEVIT_MULTIPLE_OF
+from edgeopt.models.mobilevit import MobileViT
 from edgeopt.models.resnet import resnet18, resnet50
+from edgeopt.models.vit import VisionTransformer
 from edgeopt.models.yolox import STRIDES, yolox_nano, yolox_s, yolox_tiny
 from edgeopt.spec import (
     CenterCrop,
@@ -45,6 +49,15 @@ def imagenet_preprocessing(size: Size) -> Preprocessing:
         steps=(ResizeShorterSide(pixels=round(max(size) * 256 / 224)), CenterCrop(size=size)),
         channels="RGB",
         normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    )
+
+
+def plain_preprocessing(size: Size) -> Preprocessing:
+    """Return the preprocessing of MobileViT's published weights: BGR, shorter side to 288/256 of the crop, 0 to 1."""
+    return Preprocessing(
+        steps=(ResizeShorterSide(pixels=round(max(size) * 288 / 256)), CenterCrop(size=size)),
+        channels="BGR",
+        normalization=Normalization(),
     )
 
 
@@ -110,6 +123,25 @@ NETWORKS: dict[str, Network] = {
     "resnet18": _classifier(resnet18, "fc."),
     "resnet50": _classifier(resnet50, "fc."),
     "mobilenet_v2": _classifier(MobileNetV2, "classifier.1."),
+    "mobilenet_v3_small": _classifier(MobileNetV3, "classifier.3."),
+    "vit_tiny": Network(
+        build=VisionTransformer,
+        task="classification",
+        size=(224, 224),
+        preprocessing=imagenet_preprocessing,
+        labels=IMAGENET,
+        multiple_of=16,
+        class_layers=("head.",),
+    ),
+    "mobilevit_xxs": Network(
+        build=MobileViT,
+        task="classification",
+        size=(256, 256),
+        preprocessing=plain_preprocessing,
+        labels=IMAGENET,
+        multiple_of=MOBILEVIT_MULTIPLE_OF,
+        class_layers=("head.fc.",),
+    ),
     "yolox_nano": _detector(yolox_nano, 416),
     "yolox_tiny": _detector(yolox_tiny, 416),
     "yolox_s": _detector(yolox_s, 640),
