@@ -1,0 +1,104 @@
+"""Identification: what was found out about a model, each with its reason, and what is still open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from edgeopt.spec import Preprocessing, Size, Task
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Finding(Generic[_T]):
+    """A value, and what tells it, as the end of a sentence."""
+
+    value: _T
+    why: str
+
+
+@dataclass(frozen=True)
+class Role:
+    """What an input or output is for.
+
+    Attributes:
+        tensor: its name, type and shape.
+        role: ``image``, ``original size``, ``boxes``, ``scores``…
+        why: what tells so.
+    """
+
+    tensor: str
+    role: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One reading of a model.
+
+    Attributes:
+        family: whose model it is, for people.
+        decoding: keys of ``[model.decoding]``.
+        preprocessing: how images become the input; None where the family does not settle it.
+        why: what speaks for this reading.
+        classes: how many the outputs hold; None where they do not show it.
+        roles: outputs by name.
+        first_class: index of the first class that is not background.
+    """
+
+    family: str
+    decoding: Mapping[str, Any]
+    preprocessing: Finding[Preprocessing] | None
+    why: str
+    classes: int | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a recipe has to say because the model does not.
+
+    Attributes:
+        key: the recipe's key.
+        what: why it is needed, as a sentence without a full stop.
+        example: the option that gives it.
+    """
+
+    key: str
+    what: str
+    example: str
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What is known of a model.
+
+    Attributes:
+        inputs: each with its role.
+        outputs: each with its role; by the first candidate where there are several.
+        task: classification or detection; None if no reading fits.
+        candidates: readings that fit. One: it is settled. Several: nothing in the file decides between them.
+        input_size: (height, width).
+        labels: class names.
+        questions: what else a recipe has to say.
+        notes: what is worth knowing, such as metadata that contradict the graph.
+        quantized: the graph holds Q/DQ pairs already.
+    """
+
+    inputs: tuple[Role, ...]
+    outputs: tuple[Role, ...]
+    task: Finding[Task] | None
+    candidates: tuple[Candidate, ...]
+    input_size: Finding[Size] | None
+    labels: Finding[tuple[str, ...]] | None
+    questions: tuple[Question, ...] = ()
+    notes: tuple[str, ...] = ()
+    quantized: bool = False
+
+    @property
+    def settled(self) -> Candidate | None:
+        """The only reading; None where there are several or none."""
+        return self.candidates[0] if len(self.candidates) == 1 else None
