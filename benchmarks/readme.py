@@ -243,9 +243,22 @@ def gate_power() -> str:
     return "\n".join([*header, *lines])
 
 
+def families() -> str:
+    """A row a family: the reading of its file."""
+    path = RESULTS / "families.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    header = ["| family, exporter | presets | identified |", "| --- | --- | --- |"]
+    rows = [
+        f"| {row['family']} | `{row['preset'].replace(' or ', '` or `')}` | {row['identified']} |"
+        for row in found["rows"]
+    ]
+    return "\n".join([*header, *rows])
+
+
 _BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "end_to_end": end_to_end,
+    "families": families,
     "gate_power": gate_power,
     "keys": keys,
     "peers": peers,

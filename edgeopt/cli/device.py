@@ -13,6 +13,9 @@ from edgeopt.cli.output import echo, print_json, printable
 if TYPE_CHECKING:
     from edgeopt.runtime.stream import WhenFull
 
+MODEL_SUFFIXES = (".onnx",)
+"""Files that `inspect` takes for models."""
+
 
 @click.command()
 @bundle
@@ -94,24 +97,40 @@ def run(
 
 
 @click.command()
-@bundle
+@click.argument("path", metavar="BUNDLE|MODEL", type=click.Path(path_type=Path))
 @as_json
-def inspect(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Show a bundle's contents.
+def inspect(path: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Show a bundle's contents, or what a model file is.
 
-    Also shows which variant this machine would run, and why not the others.
+    Of a bundle it also shows which variant this machine would run, and why not the others. Of a model file (.onnx) it
+    names inputs, outputs, family, head, preprocessing and labels, each with its reason, and what the file leaves open.
     """
+    if path.suffix.lower() in MODEL_SUFFIXES:
+        _inspect_model(path, as_json=as_json)
+        return
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
     from edgeopt.cli.views.tables import bundle_tables
     from edgeopt.runtime.choice import choose, measured_here
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(path)
     if as_json:
         print_json(opened.manifest)
         return
     for table in bundle_tables(opened.manifest, choose(opened.manifest), measured_here(opened.manifest)):
         console().print(table)
+
+
+def _inspect_model(path: Path, *, as_json: bool) -> None:
+    from edgeopt.cli.views.identification import identification_lines
+    from edgeopt.source.identified import identify_file
+
+    found = identify_file(path)
+    if as_json:
+        print_json(found)
+        return
+    for line in identification_lines(path.name, found):
+        echo(printable(line))
 
 
 @click.command()

@@ -45,6 +45,7 @@ class Facts:
         values: the outputs for one synthetic picture, by name; empty where the model could not be run.
         applied: the activation that makes each output: ``softmax``, ``sigmoid`` or ``none``.
         quantized: there are Q/DQ pairs in the graph.
+        frozen: the file leaves the size of images open, and `inputs` has the one that was chosen.
         why_not_run: the reason for empty `values`.
     """
 
@@ -56,6 +57,7 @@ class Facts:
     values: Mapping[str, Array] = field(default_factory=dict)
     applied: Mapping[str, str] = field(default_factory=dict)
     quantized: bool = False
+    frozen: bool = False
     why_not_run: str = ""
 
     @property

@@ -44,8 +44,9 @@ class Candidate:
         preprocessing: how images become the input; None where the family does not settle it.
         why: what speaks for this reading.
         classes: how many the outputs hold; None where they do not show it.
-        roles: outputs by name.
-        first_class: index of the first class that is not background.
+        roles: meaning of the outputs, by name.
+        note: what else to know of it.
+        names: class names that the family always has.
     """
 
     family: str
@@ -55,6 +56,12 @@ class Candidate:
     classes: int | None = None
     roles: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
+    names: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The preset of the head, or ``classification``."""
+        return str(self.decoding.get("preset") or self.decoding["type"])
 
 
 @dataclass(frozen=True)

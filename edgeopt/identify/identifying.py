@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeopt.identify import preparations as by
-from edgeopt.identify.detectors import candidate, several_outputs
+from edgeopt.identify.detectors import several_outputs
 from edgeopt.identify.facts import Facts, Tensor, layout_of
 from edgeopt.identify.identification import Candidate, Finding, Identification, Question, Role
 from edgeopt.identify.metadata import Said, read_metadata
 from edgeopt.identify.preparations import prepare
 from edgeopt.identify.single import one_output
 from edgeopt.models.class_names import COCO, IMAGENET
-from edgeopt.spec import Size, Task
+from edgeopt.spec import Preprocessing, Size, Task
 
 _PUBLISHED = {len(COCO): ("edgeopt:coco", COCO), len(IMAGENET): ("edgeopt:imagenet", IMAGENET)}
-_LEAST_QUERIES = 2
 
 
 def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
@@ -53,9 +52,11 @@ def _size(facts: Facts, said: Said) -> Finding[Size] | None:
     image = facts.image
     if facts.size is None or image is None:
         return said.size
-    if said.size is not None and said.size.value == facts.size and facts.metadata.get("dynamic"):
-        return said.size
-    return Finding(facts.size, f"its input {image} is fixed")
+    if not facts.frozen:
+        return Finding(facts.size, f"its input {image} is fixed")
+    if said.size is not None and said.size.value == facts.size:
+        return Finding(facts.size, f"it takes any size, and {said.size.why}")
+    return Finding(facts.size, "it takes any size, and the recipe says this one")
 
 
 def _candidates(facts: Facts, said: Said) -> list[Candidate]:
@@ -85,14 +86,17 @@ def _classifier(output: Tensor, facts: Facts, said: Said) -> Candidate:
     keys = {"activation": "none", "applied": applied} if applied != "none" else {}
     how = f" behind a {applied}" if applied != "none" else ", no activation behind them"
     why = f"its output {output} is {classes} numbers an image{how}: scores of classes"
-    found = candidate(
-        "a classifier", "classification", None, why, facts, said,
-        classes=classes, roles=((output, "scores" if applied == "none" else "probabilities"),), **keys,
-    )  # fmt: skip
-    return Candidate(**{**found.__dict__, "preprocessing": _of_classifier(facts, said)})
+    return Candidate(
+        family="a classifier",
+        decoding={"type": "classification", **keys},
+        preprocessing=_of_classifier(facts, said),
+        why=why,
+        classes=classes,
+        roles={output.name: "scores" if applied == "none" else "probabilities"},
+    )
 
 
-def _of_classifier(facts: Facts, said: Said) -> Finding | None:  # type: ignore[type-arg]
+def _of_classifier(facts: Facts, said: Said) -> Finding[Preprocessing] | None:
     """Return a classifier's preprocessing where the file settles it: shapes do not."""
     size = facts.size or (said.size.value if said.size else None)
     if size is None:
@@ -107,7 +111,7 @@ def _of_classifier(facts: Facts, said: Said) -> Finding | None:  # type: ignore[
 def _task(candidates: Sequence[Candidate]) -> Finding[Task] | None:
     if not candidates:
         return None
-    is_classifier = candidates[0].decoding["type"] == "classification"
+    is_classifier = candidates[0].name == "classification"
     return Finding("classification" if is_classifier else "detection", candidates[0].why)
 
 
@@ -137,6 +141,9 @@ def _labels(
             return said.labels
         listed = " or ".join(map(str, sorted(counts)))
         notes.append(f"{said.labels.why}, but its outputs hold {listed} classes: the names are not used")
+    of_families = {each.names for each in candidates}
+    if len(of_families) == 1 and (only := next(iter(of_families))):
+        return Finding(only, f"{candidates[0].family} has no other classes")
     if len(counts) == 1:
         (count,) = counts
         if len(data_labels) == count:
@@ -171,12 +178,12 @@ def _questions(
             )
         )
     if candidates and settled is None:
-        listed = " or ".join(f'"{each.decoding["type"]}" ({each.family})' for each in candidates)
+        listed = " or ".join(f'"{each.name}" ({each.family})' for each in candidates)
         asked.append(
             Question(
                 "model.decoding",
                 f"its outputs can be read as {listed}, and nothing in the file decides",
-                f"--set model.decoding={candidates[0].decoding['type']}, or labelled images with --data",
+                f"--set model.decoding={candidates[0].name}, or labelled images with --data",
             )
         )
     if not candidates and size is not None:
@@ -191,9 +198,10 @@ def _questions(
         )
     counts = {each.classes for each in candidates} - {None}
     if candidates and labels is None:
-        number = " or ".join(map(str, sorted(counts, key=str))) or "its"
+        number = " or ".join(map(str, sorted(counts, key=str)))
+        what = "its class" if number == "1" else f"its {number} classes" if number else "its classes"
         asked.append(
-            Question("model.labels", f"the file does not name {number} classes", "--labels names.txt, or --labels a,b,c")
+            Question("model.labels", f"the file does not name {what}", "--labels names.txt, or --labels a,b,c")
         )
     return asked
 

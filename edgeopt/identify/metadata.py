@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +71,7 @@ def read_metadata(metadata: Mapping[str, str]) -> Said:
     OpenVINO's Model API (``model_info labels``…), RF-DETR's ``rfdetr_notes``, and lists of names under the usual keys.
     """
     complaints: list[str] = []
-    info = {
-        key.removeprefix(_MODEL_INFO): value for key, value in metadata.items() if key.startswith(_MODEL_INFO)
-    }
+    info = {key.removeprefix(_MODEL_INFO): value for key, value in metadata.items() if key.startswith(_MODEL_INFO)}
     arguments = _parsed(metadata.get("args", ""))
     arguments = arguments if isinstance(arguments, Mapping) else {}
     end2end = _flag(metadata.get("end2end"))
@@ -188,11 +187,10 @@ def _parsed(text: str) -> Any:
     """Return what a Python or JSON literal stands for; None if it is none. Nothing is run."""
     if not text.strip() or len(text) > _MOST_TEXT:
         return None
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            return parse(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            continue
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return ast.literal_eval(text)
     return None
 
 

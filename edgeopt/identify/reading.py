@@ -47,6 +47,7 @@ def facts_of(network: ir.Model, size: Size | None = None) -> Facts:
     )
     image = facts.image
     if image is not None:
+        facts = replace(facts, frozen=image not in inputs)
         facts = replace(facts, opening=tuple(_opening(next(v for v in graph.inputs if v.name == image.name))))
     return _run(network, facts)
 
@@ -55,7 +56,7 @@ def _declared(value: ir.Value) -> Tensor:
     shape = () if value.shape is None else tuple(
         side if isinstance(side, int) else str(side.value or "?") for side in value.shape
     )  # fmt: skip
-    dtype = "unknown" if value.dtype is None else str(value.dtype.name).lower().replace("float", "float")
+    dtype = "unknown" if value.dtype is None else str(value.dtype.name).lower()
     return Tensor(str(value.name), shape, {"float": "float32", "double": "float64"}.get(dtype, dtype))
 
 
@@ -82,7 +83,9 @@ def _tail(graph: ir.Graph) -> frozenset[str]:
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        if node.op_type in _WEIGHTED or (node.op_type == "MatMul" and any(constant(v) is not None for v in node.inputs)):
+        if node.op_type in _WEIGHTED or (
+            node.op_type == "MatMul" and any(constant(v) is not None for v in node.inputs)
+        ):
             continue
         found.add(node.op_type)
         waiting += [value.producer() for value in node.inputs if value is not None]

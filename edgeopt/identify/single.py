@@ -54,9 +54,7 @@ def _of(output: Tensor, anchors: int) -> str:
     return f"its output {output} has {anchors} anchors, one for each cell of its grids"
 
 
-def _channels_first(
-    output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said
-) -> list[Candidate]:
+def _channels_first(output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
     """(N, 4 + C, A): Ultralytics' heads without objectness."""
     columns, anchors = output.sizes[1:]
     why = f"{_of(output, anchors)} (strides {_listed(strides)}), with channels first: boxes and classes"
@@ -68,15 +66,13 @@ def _channels_first(
         note = "the first two channels are no positions in the image for a synthetic picture: check the boxes"
     roles = ((output, "boxes cx, cy, w, h in pixels, then scores"),)
     found = candidate(
-        "Ultralytics YOLOv8, YOLO11, YOLO12 or YOLO26 (dense)", "yolo", by.ULTRALYTICS, why, facts, said,
+        "Ultralytics YOLOv8, YOLO11, YOLO12 or YOLO26 (dense)", "yolov8", by.ULTRALYTICS, why, facts, said,
         classes=columns - 4, roles=roles, note=note,
     )  # fmt: skip
     return [found]
 
 
-def _anchors_first(
-    output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said
-) -> list[Candidate]:
+def _anchors_first(output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
     """(N, A, 5 + C) or (N, A, C + 32): YOLOX decoded or not, YOLOv6, NanoDet, and DeepStream's rows."""
     anchors, columns = output.sizes[1:]
     value = facts.values.get(output.name)
@@ -85,7 +81,7 @@ def _anchors_first(
         why = f"{_of(output, anchors)} (strides {_listed(strides)}), of 32 bins and classes, as NanoDet-Plus"
         roles = ((output, "scores, then bins of the distances"),)
         return [
-            candidate("NanoDet-Plus", "nanodet", by.NANODET, why, facts, said, classes=columns - 32, roles=roles)
+            candidate("NanoDet-Plus", "nanodet_plus", by.NANODET, why, facts, said, classes=columns - 32, roles=roles)
         ]
     if columns == 6 and rows is not None and are_whole(rows[:, 5]) and are_corners(rows[:, :4]):
         why = f"{_of(output, anchors)}, of corners, a score and a whole number, as DeepStream's converters write"
@@ -98,14 +94,14 @@ def _with_objectness(
     output: Tensor, size: Size, strides: tuple[int, ...], rows: NDArray[Any] | None, facts: Facts, said: Said
 ) -> list[Candidate]:
     anchors, columns = output.sizes[1:]
-    shape = f"{_of(output, anchors)} (strides {_listed(strides)}), of boxes, objectness and {columns - 5} classes"
+    shape = f"{_of(output, anchors)} (strides {_listed(strides)}), of boxes, objectness and {_classes(columns - 5)}"
     roles_raw = ((output, "offsets and logarithms of sizes, objectness, classes"),)
     roles = ((output, "boxes cx, cy, w, h in pixels, objectness, classes"),)
 
     def raw(why: str) -> Candidate:
         return candidate(
             "YOLOX", "yolox", by.YOLOX, f"{shape}; {why}", facts, said,
-            classes=columns - 5, roles=roles_raw, strides=strides,
+            classes=columns - 5, roles=roles_raw, **_levels(strides),
         )  # fmt: skip
 
     def decoded(why: str) -> Candidate:
@@ -116,7 +112,7 @@ def _with_objectness(
 
     def yolov6(why: str) -> Candidate:
         return candidate(
-            "YOLOv6", "yolov6", by.ULTRALYTICS, f"{shape}; {why}", facts, said, classes=columns - 5, roles=roles
+            "YOLOv6", "yolov5", by.ULTRALYTICS, f"{shape}; {why}", facts, said, classes=columns - 5, roles=roles
         )
 
     if rows is not None and np.ptp(rows[:, 4]) == 0.0 and rows[0, 4] == 1.0:
@@ -148,14 +144,10 @@ def _anchor_based(output: Tensor, strides: tuple[int, ...], facts: Facts, said: 
     anchors, columns = output.sizes[1:]
     why = (
         f"its output {output} has {anchors} anchors, three for each cell of its grids (strides {_listed(strides)}), of "
-        f"boxes, objectness and {columns - 5} classes"
+        f"boxes, objectness and {_classes(columns - 5)}"
     )
     roles = ((output, "boxes cx, cy, w, h in pixels, objectness, classes"),)
-    return [
-        candidate(
-            "YOLOv5 or YOLOv7", "yolov5", by.ULTRALYTICS, why, facts, said, classes=columns - 5, roles=roles
-        )
-    ]
+    return [candidate("YOLOv5 or YOLOv7", "yolov5", by.ULTRALYTICS, why, facts, said, classes=columns - 5, roles=roles)]
 
 
 def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
@@ -164,7 +156,7 @@ def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
         return _old_rtdetr(output, facts, said)
     shape = f"its output {output} holds at most {output.sizes[1]} rows of six numbers"
     end2end = candidate(
-        "Ultralytics YOLO26 or YOLOv10, end to end", "yolo_end2end", by.ULTRALYTICS,
+        "Ultralytics YOLO26 or YOLOv10, end to end", "yolov10", by.ULTRALYTICS,
         f"{shape}: corners in pixels, score, class", facts, said,
         roles=((output, "x1, y1, x2, y2 in pixels, score, class"),),
     )  # fmt: skip
@@ -180,7 +172,7 @@ def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
     if rows is not None and are_whole(rows[:, 0]) and not are_whole(rows[:, 5]):
         return [
             candidate(
-                "a DETR with labels first (PINTO)", "rows_label_first", by.STRETCHED,
+                "a DETR with labels first (PINTO)", "rtdetr_rows", by.STRETCHED,
                 f"{shape}, of which the first is whole: label, corners, score", facts, said,
                 roles=((output, "class, x1, y1, x2, y2 in pixels, score"),),
             )
@@ -215,10 +207,12 @@ def _old_rtdetr(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
     rows = _rows(output, facts)
     if said.head != _RTDETR and (rows is None or are_shares(rows[:, :4]) is not True):
         return []
-    why = f"its output {output} holds {output.sizes[1]} queries of centre and size as shares, and a score for each class"
+    why = (
+        f"its output {output} holds {output.sizes[1]} queries of centre and size as shares, and a score for each class"
+    )
     return [
         candidate(
-            "Ultralytics RT-DETR (before 8.4.19)", "ultralytics_rtdetr_dense", by.STRETCHED, why, facts, said,
+            "Ultralytics RT-DETR (before 8.4.19)", "ultralytics_rtdetr_queries", by.STRETCHED, why, facts, said,
             classes=output.sizes[-1] - 4, roles=((output, "cx, cy, w, h as shares, then scores"),),
         )
     ]  # fmt: skip
@@ -243,12 +237,21 @@ def _flat_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
     return [nas, yolov7]
 
 
+def _levels(strides: tuple[int, ...]) -> dict[str, Any]:
+    """Return the key of a grid whose levels are not the usual ones."""
+    return {} if strides == _STRIDES[0] else {"grid": {"strides": strides}}
+
+
 def _looks_decoded(rows: NDArray[Any] | None, size: Size, strides: tuple[int, ...]) -> bool:
     return rows is not None and follows_grid(rows[:, :2], size, strides) is True
 
 
 def _because(found: Candidate, why: str) -> Candidate:
     return Candidate(**{**found.__dict__, "why": f"{found.why}; {why}"})
+
+
+def _classes(count: int) -> str:
+    return "one class" if count == 1 else f"{count} classes"
 
 
 def _listed(strides: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ or two of their own (0.99 and more in every detector that was looked at); offset
 _OFFSETS = 0.1
 """Spread of offsets, in cells, as a share of that of positions, in pixels: below it they cannot be positions."""
 _SHARE = 0.99
+_WHOLE = 1e-4
 _UNIT = 1.5
 """Largest coordinate that is still a share of the image: boxes may reach over its edge."""
 
@@ -80,7 +81,9 @@ def are_probabilities(scores: Array) -> bool | None:
 
 def are_whole(column: Array) -> bool:
     """Return True if a column holds whole numbers that are not negative: classes, and not scores."""
-    return bool(column.size and np.isfinite(column).all() and (column >= 0).all() and (column % 1 == 0).all())
+    if not column.size or not np.isfinite(column).all():
+        return False
+    return bool((column >= 0).all() and (np.abs(column - np.round(column)) < _WHOLE).all())
 
 
 def _correlation(values: Array, reference: Array) -> float:
