@@ -21,7 +21,7 @@ class Finding(Generic[_T]):
 
 @dataclass(frozen=True)
 class Role:
-    """What an input or output is for.
+    """Purpose of an input or output.
 
     Attributes:
         tensor: its name, type and shape.
@@ -66,7 +66,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Question:
-    """What a recipe has to say because the model does not.
+    """A key that a recipe has to give because the model does not tell it.
 
     Attributes:
         key: the recipe's key.
@@ -81,7 +81,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Identification:
-    """What is known of a model.
+    """Everything that is known of a model.
 
     Attributes:
         inputs: each with its role.

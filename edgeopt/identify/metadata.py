@@ -16,7 +16,7 @@ from edgeopt.spec import Size
 _MOST_TEXT = 1 << 20
 """Longest text that is parsed; ImageNet's names are 30 kB."""
 _MODEL_INFO = "model_info "
-"""What OpenVINO's Model API puts before its keys where it writes them into an ONNX file."""
+"""Prefix that OpenVINO's Model API puts before its keys where it writes them into an ONNX file."""
 _LABEL_KEYS = ("names", "labels", "classes", "class_names", "character")
 _NOTES = "rfdetr_notes"
 _TASKS = {
@@ -34,7 +34,7 @@ _TASKS = {
 
 @dataclass(frozen=True)
 class Said:
-    """What a file says about itself; a field is None where it says nothing.
+    """A file's own words about itself; a field is None where it says nothing.
 
     Attributes:
         labels: class names in index order.

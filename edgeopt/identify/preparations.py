@@ -1,4 +1,4 @@
-"""How each family's own code prepares images, and what a file says about it."""
+"""The way in which each family's own code prepares images, and what a file says about it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCRFD = Normalization(scale=1.0, mean=(127.5,), std=(128.0,))
 
 @dataclass(frozen=True)
 class Preparation:
-    """What a family's code does to an image before the network.
+    """Treatment of an image by a family's code, before the network.
 
     Attributes:
         geometry: how it gets its size.

@@ -1,4 +1,4 @@
-"""What a model file tells about itself."""
+"""Identify model files, once each."""
 
 from __future__ import annotations
 
