@@ -459,6 +459,9 @@ class EvaluateConfig(Struct):
     """Lowest score of detections that enter average precision (COCO's convention keeps nearly all)."""
     iou_threshold: Fraction = 0.65
     """Threshold of non-maximum suppression while average precision is measured."""
+    precision: Fraction = 0.95
+    """Precision at which a classifier's coverage is told: the share of images that it answers with the confidence from
+    which on so many answers are right."""
     metrics: tuple[Annotated[str, named(METRICS)], ...] = ()
     """More metrics beside the main one: ours, or an `evaluate.extra.Metric` of your own. None may fall by more than
     `max_drop` either."""
@@ -466,6 +469,19 @@ class EvaluateConfig(Struct):
     def __post_init__(self) -> None:
         for metric in self.metrics:
             check(metric, METRICS, "metric")
+
+
+class AlignConfig(Struct):
+    """``[align]``: moves the scores of INT8 variants to where FP32's lie, so that a threshold means the same for both.
+
+    Rankings stay, and with them average precision and top-1. The images need no labels: those of validation, which
+    quantization has not seen, and where they are too few those of calibration.
+    """
+
+    enabled: bool = True
+    """Move scores. What images do not show beyond chance stays as it is."""
+    images: PositiveInt = 300
+    """Images that FP32's and INT8's scores are compared on."""
 
 
 class BenchmarkConfig(Struct):
@@ -496,6 +512,7 @@ class Config(Struct):
     precision: PrecisionConfig = PrecisionConfig()
     budget: BudgetConfig | None = None
     compile: CompileConfig = CompileConfig()
+    align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
 

@@ -6,6 +6,7 @@ Preprocessing and decoding are data, not code: they travel in the bundle and one
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -220,6 +221,49 @@ def code_in(decoding: Decoding | None) -> tuple[str, ...]:
     return (decoding.call,) if isinstance(decoding, CodeDecoding) else ()
 
 
+class ScoreCurve(Struct):
+    """A rising function from a variant's scores to the baseline's: linear between knots, in log odds.
+
+    Beyond the knots at the ends the log odds keep the end's distance.
+    """
+
+    own: tuple[float, ...]
+    """The variant's scores at the knots, rising, between 0 and 1."""
+    baseline: tuple[float, ...]
+    """The baseline's at the same knots, rising."""
+
+    def __post_init__(self) -> None:
+        for name in ("own", "baseline"):
+            knots = getattr(self, name)
+            rises = all(low < high for low, high in itertools.pairwise(knots))
+            if not knots or not rises or not 0.0 < knots[0] <= knots[-1] < 1.0:
+                raise SettingError(f"a score curve has the knots {knots}: give rising scores between 0 and 1")
+        if len(self.own) != len(self.baseline):
+            raise SettingError(
+                f"a score curve has {len(self.own)} knots on one side, {len(self.baseline)} on the other"
+            )
+
+
+class ScoreCurves(Struct, tag="curves"):
+    """Alignment of scores that stand for themselves: a detector's, or a classifier's whose classes are independent."""
+
+    curve: ScoreCurve
+    """For every class that has none of its own."""
+    classes: dict[str, ScoreCurve] = msgspec.field(default_factory=dict)
+    """By label."""
+
+
+class Temperature(Struct, tag="temperature"):
+    """Alignment of probabilities that sum to one: logits are divided by it (Guo et al. 2017)."""
+
+    value: Annotated[float, Meta(gt=0.0)]
+    """Below 1 where the variant is less sure of itself than the baseline."""
+
+
+Alignment: TypeAlias = ScoreCurves | Temperature
+"""Way from a variant's scores to the baseline's, so that a threshold means the same for both."""
+
+
 class ModelSpec(Struct):
     """Everything except the weights that is needed to run a model on an image."""
 
@@ -233,3 +277,5 @@ class ModelSpec(Struct):
     labels: tuple[str, ...]
     auxiliary: tuple[AuxiliaryInput, ...] = ()
     """Further inputs, none for most networks."""
+    alignment: Alignment | None = None
+    """Way from this variant's scores to the baseline's; None where they are taken as they are."""

@@ -20,7 +20,7 @@ from edgeopt.doors import TARGETS
 from edgeopt.errors import BundleError, did_you_mean
 from edgeopt.hardware import Machine
 from edgeopt.references import check
-from edgeopt.spec import ModelSpec, Processor, Struct, replace
+from edgeopt.spec import Alignment, ModelSpec, Processor, Struct, replace
 from edgeopt.typed import from_json
 
 SCHEMA_VERSION: Final = 2
@@ -65,6 +65,8 @@ class Variant(Struct):
     """Processors whose kernels compute its integers as written (INT8 for processors only). None: unknown."""
     spec: ModelSpec | None = None
     """Specification, if it differs from the bundle's."""
+    alignment: Alignment | None = None
+    """Way from its scores to the baseline's, so that a score threshold means the same for both."""
     engine: EngineSettings = EngineSettings()
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     """Fastest settings by `edgeopt tune`, by `hardware.processor_fingerprint`."""
@@ -132,7 +134,8 @@ class Manifest(Struct):
 
     def spec_of(self, variant: Variant) -> ModelSpec:
         """Return the specification that `variant` runs under."""
-        return variant.spec or self.spec
+        spec = variant.spec or self.spec
+        return spec if variant.alignment is None else replace(spec, alignment=variant.alignment)
 
     def size_bytes(self, variant: Variant) -> int:
         """Size of the variant's engine file."""

@@ -12,6 +12,7 @@ from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.bundles import evaluate_bundle, found_here
 from edgeopt.evaluate.classes import class_changes, class_sentence
 from edgeopt.evaluate.images import ImageResult, image_results, results_by_variant, surest_mistakes
+from edgeopt.evaluate.operating import operating_point
 from edgeopt.evaluate.run import Evaluated, Runner, evaluate
 from edgeopt.evaluate.tables import confusion, confusion_csv, images_csv, results_json
 from edgeopt.evaluate.thresholds import threshold_advice
@@ -36,6 +37,7 @@ __all__ = [
     "found_here",
     "image_results",
     "images_csv",
+    "operating_point",
     "results_by_variant",
     "results_json",
     "surest_mistakes",

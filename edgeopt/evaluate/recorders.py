@@ -15,6 +15,7 @@ from edgeopt.config import EvaluateConfig
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
 from edgeopt.evaluate.classes import compare
+from edgeopt.intervals import Interval, bootstrap_interval
 from edgeopt.postprocess import Detections, Outputs, class_scores, decode
 from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
@@ -37,8 +38,9 @@ class Recorder(Protocol):
 class ClassificationRecorder:
     """Keeps the best classes of each image, and the scores of those that were the baseline's best."""
 
-    def __init__(self, spec: ModelSpec, baseline: Accuracy | None) -> None:
+    def __init__(self, spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> None:
         self._spec = spec
+        self._precision = config.precision
         self._baseline = baseline
         outcomes = None if baseline is None else baseline.outcomes
         self._reference = outcomes if isinstance(outcomes, ClassificationOutcomes) else None
@@ -65,6 +67,7 @@ class ClassificationRecorder:
         matrix = metrics.confusion_matrix(true, top[:, 0], len(self._spec.labels))
         report = metrics.classification_report(matrix, self._spec.labels)
         top5 = float((top[:, :5] == true[:, None]).any(axis=1).mean())
+        scores = np.concatenate(self._scores)
         found = Accuracy(
             task="classification",
             metric="top1",
@@ -76,10 +79,16 @@ class ClassificationRecorder:
             outcomes=ClassificationOutcomes(
                 true=PackedArray.of(true),
                 top=PackedArray.of(top),
-                scores=PackedArray.of(np.concatenate(self._scores)),
+                scores=PackedArray.of(scores),
             ),
+            confidence=self._confidence(scores[:, 0], top[:, 0] == true),
         )
         return replace(found, comparison=self._comparison(found, top[:, 0]))
+
+    def _confidence(self, scores: NDArray[np.float32], right: NDArray[np.bool_]) -> metrics.Confidence | None:
+        """Rate the best scores where they are probabilities."""
+        are_probabilities = _class_reading(self._spec) is not None
+        return metrics.confidence(scores, right, self._precision) if are_probabilities else None
 
     def _comparison(self, found: Accuracy, predicted: NDArray[np.int64]) -> Comparison | None:
         if self._baseline is None or self._reference is None or self._reference_top is None:
@@ -157,18 +166,25 @@ class DetectionRecorder:
             return None
         expected = self._baseline.outcomes.shown(self._spec.labels)
         drop, lost = compare(self._baseline, found, self._spec.labels)
+        same = self._baseline.score_threshold == self._score_threshold
         return Comparison(
             metric_drop=self._baseline.value - found.value,
             agreement=metrics.detection_agreement(shown, expected, len(self._spec.labels)),
+            f1_drop=self._f1_drop(expected, shown) if same else None,
             drop=drop,
             lost=lost,
         )
+
+    def _f1_drop(self, expected: list[Detections], shown: list[Detections]) -> Interval:
+        """Loss of F1 at the score threshold, over the same draws of images."""
+        statistics = [metrics.f1_statistic(each, self._truths, len(self._spec.labels)) for each in (expected, shown)]
+        return bootstrap_interval(len(shown), lambda images: statistics[0](images) - statistics[1](images))
 
 
 def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> Recorder:
     """Return the recorder of the model's task; with a baseline, one that compares."""
     if spec.task == "classification":
-        return ClassificationRecorder(spec, baseline)
+        return ClassificationRecorder(spec, config, baseline)
     return DetectionRecorder(spec, config, baseline)
 
 
@@ -177,11 +193,17 @@ def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: M
 
     What is left for all others is one class more where classes exclude each other.
     """
-    reading, *others = metrics.readings_of(spec)
-    if others or not isinstance(reading, metrics.ClassReading):
+    reading = _class_reading(spec)
+    if reading is None:
         return None
     first, second = (_with_rest(each) if reading.exclusive else each.astype(np.float64) for each in (expected, own))
     return float(metrics.divergence(first, second, "none", reading.exclusive).mean())
+
+
+def _class_reading(spec: ModelSpec) -> metrics.ClassReading | None:
+    """Return the meaning of a classifier's output where it holds probabilities, or becomes them."""
+    reading, *others = metrics.readings_of(spec)
+    return reading if not others and isinstance(reading, metrics.ClassReading) else None
 
 
 def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:

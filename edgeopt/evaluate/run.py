@@ -47,7 +47,7 @@ class Runner:
     def prepare_batch(self, images: Sequence[Image]) -> Prepared:
         """Preprocess, and fill up the batch with zeros where the network's batch is fixed."""
         tensor, geometries = batch(images, self.spec.preprocessing)
-        missing = _batch_size(self.spec) - len(images)
+        missing = batch_size(self.spec) - len(images)
         if missing > 0:
             tensor = np.concatenate([tensor, np.zeros((missing, *tensor.shape[1:]), tensor.dtype)])
         return Prepared(tensor, tuple(geometries))
@@ -88,7 +88,7 @@ def evaluate(
     data = identity(dataset, chosen)
     _check_baseline(baseline, data)
     record, extra = recorder(model.spec, config, baseline), ExtraMetrics(config.metrics)
-    size = _batch_size(model.spec)
+    size = batch_size(model.spec)
     for start in range(0, len(chosen), size):
         portion = chosen[start : start + size]
         inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
@@ -154,7 +154,7 @@ def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
     return state.hexdigest()
 
 
-def _batch_size(spec: ModelSpec) -> int:
+def batch_size(spec: ModelSpec) -> int:
     """Return how many images the network takes at once; 1 where it leaves the choice, as in `Predictor.predict`."""
     size = spec.input.shape[0]
     return size if isinstance(size, int) else 1

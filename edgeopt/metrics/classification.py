@@ -11,6 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from edgeopt.errors import DataError
 from edgeopt.spec import Struct
 
+BINS = 15
+"""Bins of the expected calibration error, as in its paper."""
+
 
 class ClassMetrics(Struct):
     """Metrics of one class."""
@@ -22,6 +25,20 @@ class ClassMetrics(Struct):
     f1: float
     support: int
     """Number of images of the class."""
+
+
+class Confidence(Struct):
+    """What the score of the best class is worth as a probability of being right."""
+
+    calibration_error: float
+    """Expected calibration error: mean distance of score and share of right answers, over `BINS` equal bins of the
+    score, weighted by their images (Guo et al. 2017)."""
+    precision: float
+    """Precision that `coverage` is told at."""
+    coverage: float
+    """Largest share of the images, the surest ones, of whose answers that share is right."""
+    threshold: float | None
+    """Score from which on they are answered; None where the surest answers are not right often enough."""
 
 
 class ClassificationMetrics(Struct, tag="classification"):
@@ -87,6 +104,30 @@ def classification_report(matrix: NDArray[Any], labels: Sequence[str]) -> Classi
         macro_f1=float(f1[seen].mean()),
         per_class=tuple(ClassMetrics(label=a, precision=b, recall=c, f1=d, support=e) for a, b, c, d, e in rows),
         confusion=tuple((true, predicted, int(matrix[true, predicted])) for true, predicted in pairs),
+    )
+
+
+def confidence(scores: ArrayLike, right: ArrayLike, precision: float) -> Confidence:
+    """Rate the scores of the best classes.
+
+    Args:
+        scores: (n,) probability of each image's best class.
+        right: (n,) True where that class is the true one.
+        precision: wanted share of right answers among those given.
+    """
+    sure, hits = np.asarray(scores, np.float64), np.asarray(right, np.float64)
+    bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bins, sure - hits, BINS)
+    order = np.argsort(-sure, kind="stable")
+    given = np.arange(1, len(order) + 1)
+    ends = np.append(np.diff(sure[order]) < 0.0, True)  # equal scores are answered together
+    enough = np.flatnonzero((hits[order].cumsum() >= precision * given - 1e-9) & ends)
+    last = None if not enough.size else int(enough[-1])
+    return Confidence(
+        calibration_error=float(np.abs(gaps).sum() / len(sure)),
+        precision=precision,
+        coverage=0.0 if last is None else (last + 1) / len(sure),
+        threshold=None if last is None else float(sure[order[last]]),
     )
 
 

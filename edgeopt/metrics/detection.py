@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -186,6 +186,21 @@ def precision_recall_curve(matches: Matches, thresholds: Sequence[float]) -> Pre
         precision=tuple(round(float(a / (a + b)), 4) if a + b else 1.0 for a, b in zip(found, false, strict=True)),
         recall=tuple(round(float(a / sought), 4) for a in found),
     )
+
+
+def f1_statistic(
+    predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int
+) -> Callable[[Integers], float]:
+    """Return F1 at IoU .5 as a function of image numbers (repeats count), over all classes: for a bootstrap."""
+    matches, count = match(predictions, truths, n_classes)["all"], len(truths)
+    right = np.bincount(matches.image[matches.right[0]], minlength=count)
+    wrong = np.bincount(matches.image[matches.wrong[0]], minlength=count)
+    sought = np.bincount(matches.truth_image, minlength=count)
+
+    def f1(images: Integers) -> float:
+        return _precision_recall_f1(*(int(each[images].sum()) for each in (right, wrong, sought)))[2]
+
+    return f1
 
 
 def detection_confusion(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> Integers:

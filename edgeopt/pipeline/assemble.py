@@ -119,6 +119,7 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
         precision=engine.precision,
         scheme=engine.scheme,
         processors=safe_processors(graph) if on_processor else None,
+        alignment=engine.alignment,
         engine=engine.settings,
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
         stages=each.records,

@@ -13,6 +13,7 @@ from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import graphs, variants
+from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.compression import compressed
@@ -65,7 +66,7 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress,
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
-        measured, keys = _measured(job, engines)
+        measured, keys = _measured(job, aligned(job, engines))
         path = out / f"{config.name}.edgeopt"
         determinants = {
             "name": config.name,

@@ -27,14 +27,14 @@ from edgeopt.references import code_of
 from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
-from edgeopt.spec import code_in, replace
+from edgeopt.spec import Alignment, ModelSpec, code_in, replace
 from edgeopt.targets import find_target
 from edgeopt.typed import from_json
 
 _HERE = "here.json"
 _FORM = "edgeopt.passes.rewrite.convolve_tokens"
 _DEVIATION_IMAGES = 16
-_DEVIATES = 0.02
+DEVIATES = 0.02
 """Rounding that falls to the other side is below 1 % of the outputs; 16-bit sums that saturate give 5 to 20 %."""
 BENCHMARK_IMAGES = 16
 """Different images that a latency measurement goes around: caches see real variety, memory stays small."""
@@ -51,6 +51,13 @@ class BuiltVariant:
     graph: Artifact
     compiled: Artifact
     settings: EngineSettings
+    alignment: Alignment | None = None
+    """Way from its scores to the baseline's."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Specification that it runs under."""
+        return replace(read_spec(self.graph), alignment=self.alignment)
 
     @property
     def file(self) -> Path:
@@ -76,7 +83,7 @@ class BuiltVariant:
         """`session` or `written` as a predictor; use the result as a context manager."""
         session = self.written(reuse_outputs=True) if as_written else self.session(reuse_outputs=True)
         variant = Variant(name=self.name, target=self.target, precision=self.precision, file=self.file.name)
-        return Predictor(session, read_spec(self.graph), variant)
+        return Predictor(session, self.spec, variant)
 
 
 def compiled(
@@ -144,8 +151,8 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
                 return evaluate(predictor, dataset, job.config.evaluate, baseline=reference)
 
         accuracy, elsewhere = judged(), f"ONNX Runtime ({engine.absent})" if engine.absent else ""
-        differs = 0.0 if engine.precision != "int8" or engine.absent else kernel_deviation(engine, dataset)
-        if differs > _DEVIATES:
+        differs = kernel_deviation(engine, dataset)
+        if differs > DEVIATES:
             (folder / _HERE).write_bytes(msgspec.json.encode(accuracy))
             accuracy = judged(as_written=True)
             elsewhere = f"ONNX Runtime, as written (the kernels of this machine differ from that by {differs:.1%})"
@@ -155,6 +162,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
     determinants = {
         "engine": engine.compiled.key,
         "absent": engine.absent,
+        "alignment": engine.alignment,
         "baseline": baseline and baseline.key,
         "evaluate": job.config.evaluate,
         "named": code_of(*code_in(read_spec(engine.graph).decoding), *job.config.evaluate.metrics),
@@ -170,8 +178,10 @@ def kernel_deviation(engine: BuiltVariant, dataset: Dataset) -> float:
     """Return the mean absolute difference of an engine's outputs from its graph as written, as a share.
 
     On the first images of a set; the share is that of the written outputs' mean magnitude, of the output where it is
-    largest.
+    largest. 0 of float variants, and of what cannot run here.
     """
+    if engine.precision != "int8" or engine.absent:
+        return 0.0
     images = dataset.subset(range(min(_DEVIATION_IMAGES, len(dataset))))
     gaps: dict[str, float] = defaultdict(float)
     magnitudes: dict[str, float] = defaultdict(float)
@@ -216,6 +226,7 @@ def benchmarked(job: Job, engines: Sequence[BuiltVariant], baseline: str) -> Art
 
     determinants = {
         "engines": [engine.compiled.key for engine in present],
+        "alignments": [engine.alignment for engine in present],
         "benchmark": job.config.benchmark,
         "named": code_of(*(name for engine in present for name in code_in(read_spec(engine.graph).decoding))),
         "machine": machine(),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeopt.boxes import Geometry
 from edgeopt.errors import EdgeoptError, ModelError, TargetError
+from edgeopt.postprocess.alignment import aligned_classes, aligned_detections
 from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
 from edgeopt.postprocess.suppression import nms
 from edgeopt.references import resolve
@@ -44,6 +45,8 @@ def decode(
     Raises:
         ModelError: the output is missing, or its shape does not fit the specification.
     """
+    if spec.alignment is not None and spec.task == "detection":
+        return aligned_detections(partial(decode, outputs, geometries=geometries), spec)
     decoding = spec.decoding
     if isinstance(decoding, ClassificationDecoding):
         return [_classification(row, decoding, spec.labels) for row in _logits(outputs, spec)]
@@ -124,7 +127,7 @@ def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
     if logits.ndim != 2 or logits.dtype != _FLOAT32:
         logits = logits.reshape(len(logits), -1).astype(np.float32)
     _check_classes(logits.shape[1], spec)
-    return logits
+    return logits if spec.alignment is None else aligned_classes(logits, spec)
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -72,6 +72,11 @@ class Detections:
         """Return the detections with at least this score."""
         return self._picked(np.flatnonzero(self.scores >= score))
 
+    def ranked(self) -> Detections:
+        """Return them best first; of equals the first comes first."""
+        falls = bool((np.diff(self.scores) <= 0.0).all())
+        return self if falls else self._picked(np.argsort(-self.scores, kind="stable"))
+
     def only(self, labels: Collection[str]) -> Detections:
         """Return the detections of classes with these names."""
         return self._picked(_places(self.labels, labels))

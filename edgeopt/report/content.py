@@ -19,6 +19,7 @@ from edgeopt.bundle.records import (
     SearchResult,
 )
 from edgeopt.evaluate.classes import Draws, changes, metric_draws, per_class, supports
+from edgeopt.evaluate.operating import operating_point
 from edgeopt.hardware import Machine, machine, machine_fingerprint
 from edgeopt.intervals import Values, interval
 from edgeopt.runtime import Availability, availability
@@ -40,6 +41,16 @@ _METRIC_NAMES = {
     "ar100": "AR@100",
 }
 """Rows of the accuracy table, in their order, by field of the metrics."""
+
+
+_AT_THRESHOLD: dict[str, Callable[[Accuracy], float | None]] = {
+    "F1 at the score threshold": lambda each: None if each.at_threshold is None else each.at_threshold.f1,
+    "precision there": lambda each: None if each.at_threshold is None else each.at_threshold.precision,
+    "recall there": lambda each: None if each.at_threshold is None else each.at_threshold.recall,
+    "calibration error": lambda each: None if each.confidence is None else each.confidence.calibration_error,
+    "coverage at the chosen precision": lambda each: None if each.confidence is None else each.confidence.coverage,
+}
+"""Rows of what users see at the score threshold."""
 
 
 class Figure(Struct):
@@ -166,6 +177,21 @@ class Report(Struct):
     def metric_name(self) -> str:
         """Name of the main metric."""
         return "top-1" if self.manifest.spec.task == "classification" else "AP"
+
+
+def operating_points(report: Report) -> dict[str, list[str]]:
+    """Sentences about each evaluated variant at the score threshold, or about its confidence."""
+    baseline = report.accuracies.get(report.manifest.baseline)
+    return {
+        name: list(
+            operating_point(
+                each,
+                None if each is baseline or baseline is None or baseline.data != each.data else baseline,
+                report.manifest.variant(name).alignment,
+            )
+        )
+        for name, each in report.accuracies.items()
+    }
 
 
 def accuracy_kept(report: Report, name: str) -> float | None:
@@ -297,6 +323,8 @@ def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
         MetricRow(name=title, values={name: getattr(each.metrics, field, None) for name, each in accuracies.items()})
         for field, title in _METRIC_NAMES.items()
     ]
+    for title, read in _AT_THRESHOLD.items():
+        rows.append(MetricRow(name=title, values={name: read(each) for name, each in accuracies.items()}))
     for extra in dict.fromkeys(name for each in accuracies.values() for name in each.extra):
         values = {name: each.extra.get(extra) for name, each in accuracies.items()}
         rows.append(MetricRow(name=extra.rpartition(":")[2], values=values))

@@ -20,7 +20,7 @@ from edgeopt.evaluate import confusion_csv, threshold_advice
 from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.report import calibration_plot, curve_plot, diagnosis_plots, figures, latency_plots, search_plots, svg
-from edgeopt.report.content import ClassRow, Report, Row
+from edgeopt.report.content import ClassRow, Report, Row, operating_points
 from edgeopt.report.kept import without_pictures
 from edgeopt.report.shots import KINDS, Shot
 from edgeopt.report.templates import render
@@ -70,6 +70,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
         images=next((each.images for each in report.accuracies.values()), 0),
         confusions=_confusions(report),
         curves=_curves(report),
+        operating=operating_points(report),
         comparison=_comparison(report),
         metric=figures.class_metric(report),
         by_change=_by_change,
@@ -134,10 +135,12 @@ def _data_uri(csv: str) -> str:
 
 def _curves(report: Report) -> list[_Curve]:
     """Return the curves of all detectors that were evaluated with one."""
+    baseline = report.accuracies.get(report.manifest.baseline)
+    beside = None if baseline is None else baseline.curve
     return [
         _Curve(
             name,
-            curve_plot.thresholds(each.curve, each.score_threshold),
+            curve_plot.thresholds(each.curve, each.score_threshold, beside if each.curve is not beside else None),
             threshold_advice(each.curve, each.score_threshold),
         )
         for name, each in report.accuracies.items()

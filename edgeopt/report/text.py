@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeopt.evaluate import class_sentence
-from edgeopt.report.content import Report, Row
+from edgeopt.report.content import Report, Row, operating_points
 from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
 
 _NARROW = {"p90 ms": "p90", "p99 ms": "p99", "speed-up": "faster"}
@@ -64,6 +64,7 @@ def to_json(report: Report) -> bytes:
         "variants": report.rows,
         "metrics": report.metrics,
         "classes": report.classes,
+        "operating": operating_points(report),
         "searches": report.searches,
         "diagnoses": report.diagnoses,
         "calibration": manifest.calibration,
@@ -102,6 +103,12 @@ def _notes(report: Report) -> list[str]:
         for name, changes in report.lost.items()
         if report.row(name).accepted
         for each in changes[:_NAMED_CLASSES]
+    ]
+    notes += [
+        f"{name}: {sentence}"
+        for name, sentences in operating_points(report).items()
+        if name != report.manifest.baseline
+        for sentence in sentences
     ]
     notes += [f"{row.name}? is accepted, but {row.verdict}" for row in report.rows if row.accepted and not row.certain]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]

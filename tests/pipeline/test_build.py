@@ -21,7 +21,7 @@ from edgeopt.runtime import availability, load, verify
 from edgeopt.runtime.choice import Choice
 from edgeopt.spec import PROCESSORS
 
-FROM_CALIBRATION = ["calibrate", "quantize", "compile", "evaluate", "benchmark", "bundle"]
+FROM_CALIBRATION = ["calibrate", "quantize", "compile", "align", "evaluate", "benchmark", "bundle"]
 
 
 SMALLER = ("data.calibration.limit=900", "calibrate.images=900", "quantize.repairs=[]", "evaluate.max_drop=0.05")

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
 from edgeopt.intervals import Interval
-from edgeopt.metrics import ClassificationMetrics, DetectionMetrics, Matches, PrecisionRecall, PrecisionRecallCurve
+from edgeopt.metrics import (
+    ClassificationMetrics,
+    Confidence,
+    DetectionMetrics,
+    Matches,
+    PrecisionRecall,
+    PrecisionRecallCurve,
+)
 from edgeopt.metrics.detection import precision_table
 from edgeopt.postprocess import Detections
 from edgeopt.spec import Struct, Task
@@ -212,6 +219,9 @@ class Comparison(Struct):
     """
     drop: Interval | None = None
     """`metric_drop` with its 95 % bootstrap interval, paired over images. None: of an evaluation before it was kept."""
+    f1_drop: Interval | None = None
+    """Detection: loss of F1 at the score threshold, with its 95 % bootstrap interval, paired over images. None: of an
+    evaluation before it was kept, or at another threshold than the baseline's."""
     extra_drops: dict[str, float] = msgspec.field(default_factory=dict)
     """Drops of the other metrics against the baseline."""
     lost: tuple[ClassChange, ...] = ()
@@ -247,6 +257,8 @@ class Accuracy(Struct):
     """Detection: what `predict` was set to."""
     curve: PrecisionRecallCurve | None = None
     """Detection: of what `predict` would return at other score thresholds."""
+    confidence: Confidence | None = None
+    """Classification: of the best class's score, where it is a probability."""
     extra: dict[str, float] = msgspec.field(default_factory=dict)
     """Other metrics that the recipe names, 0 to 1."""
     comparison: Comparison | None = None
@@ -270,6 +282,9 @@ class Accuracy(Struct):
         if self.comparison is not None:
             drop = round(-100 * self.comparison.metric_drop, 2) + 0.0  # no minus before a zero
             parts.append(f"{drop:+.2f} points, {100 * self.comparison.agreement:.1f} % agreement with the baseline")
+            if self.comparison.f1_drop is not None and self.score_threshold is not None:
+                change = round(-100 * self.comparison.f1_drop.estimate, 2) + 0.0
+                parts.append(f"F1 at score {self.score_threshold:g} {change:+.2f}")
             lost = [f"{each.label} {100 * each.change:+.1f}" for each in self.comparison.lost]
             parts += [f"lost much: {'; '.join(lost[:_NAMED])}{' and more' if len(lost) > _NAMED else ''}"] * bool(lost)
         return ", ".join(parts)

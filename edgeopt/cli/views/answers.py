@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeopt.bundle import Manifest
-from edgeopt.evaluate import Accuracy, ClassChange, ImageResult, class_changes, surest_mistakes, threshold_advice
+from edgeopt.evaluate import (
+    Accuracy,
+    ClassChange,
+    ImageResult,
+    class_changes,
+    operating_point,
+    surest_mistakes,
+    threshold_advice,
+)
 
 _SHOWN_CLASSES = 8
 
@@ -28,6 +36,9 @@ def answers_view(
             parts += [Text(_changed(images[name]))]
             parts += list(_classes(class_changes(baseline, accuracy, manifest.spec.labels), accuracy))
             parts += list(_boxes(baseline, accuracy, manifest.spec.labels))
+        reference = None if accuracy is baseline else baseline
+        alignment = manifest.variant(name).alignment
+        parts += [Text(line) for line in operating_point(accuracy, reference, alignment)]
         if accuracy.curve is not None:
             parts += [Text(line) for line in threshold_advice(accuracy.curve, accuracy.score_threshold)]
         parts += [_listed(title, some) for title, some in _worst(images[name], worst) if some]

@@ -36,19 +36,33 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
     """Return a row for each variant, the baseline first, and below what other metrics say of each."""
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
-    table = _table("variant", *metrics, "change", "agree", "KL")
+    table = _table("variant", *metrics, "change", "agree", *(("F1", "change") if detection else ("KL",)))
     table.padding = (0, 0, 0, 0)  # 80 columns hold nine of figures, also 100.00 %, with one space between them
     notes = ["; ".join(sorted({counted(accuracy.images, "image", "images") for accuracy in results.values()}))]
+    thresholds = sorted({each.score_threshold for each in results.values() if each.score_threshold is not None})
+    notes[0] += f"; F1 at score {', '.join(f'{each:g}' for each in thresholds)}" if thresholds else ""
     for name, accuracy in results.items():
         comparison = accuracy.comparison
-        compared = ("–",) * 3
+        compared: tuple[str, ...] = ("–",) * 2
         if comparison is not None:
-            kl = "–" if comparison.kl is None else f"{comparison.kl:.4f}"
-            compared = (points(-comparison.metric_drop), share(comparison.agreement), kl)
+            compared = (points(-comparison.metric_drop), share(comparison.agreement))
+        compared += _at_threshold(accuracy) if detection else (_divergence(accuracy),)
         table.add_row(name, *(share(value, 2) for value in _metrics(accuracy)), *compared)
         extra = [f"{metric.rpartition(':')[2]} {share(value, 2)}" for metric, value in accuracy.extra.items()]
         notes += [f"{name}: {', '.join(extra)}"] if extra else []
     return Group(table, Text("\n".join(notes), style="dim"))
+
+
+def _at_threshold(accuracy: Accuracy) -> tuple[str, str]:
+    """F1 at the score threshold, and its change from the baseline's."""
+    drop = None if accuracy.comparison is None else accuracy.comparison.f1_drop
+    f1 = None if accuracy.at_threshold is None else accuracy.at_threshold.f1
+    return share(f1, 2), "–" if drop is None else points(-drop.estimate)
+
+
+def _divergence(accuracy: Accuracy) -> str:
+    kl = None if accuracy.comparison is None else accuracy.comparison.kl
+    return "–" if kl is None else f"{kl:.4f}"
 
 
 def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
