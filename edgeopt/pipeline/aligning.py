@@ -12,7 +12,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.evaluate.align import Answers, answers, can_align, fit_alignment
 from edgeopt.evaluate.run import chosen_images
 from edgeopt.pipeline.job import Job
-from edgeopt.pipeline.variants import DEVIATES, BuiltVariant, engine_code, kernel_deviation
+from edgeopt.pipeline.variants import BuiltVariant, engine_code, odd_kernels
 from edgeopt.pipeline.workspace import Made
 from edgeopt.postprocess.alignment import to_own
 from edgeopt.references import code_of
@@ -69,8 +69,7 @@ def _sets(job: Job) -> Iterator[tuple[str, Dataset]]:
 
 
 def _answers(engine: BuiltVariant, sets: Sequence[tuple[str, Dataset]]) -> Answers:
-    as_written = kernel_deviation(engine, sets[0][1]) > DEVIATES
-    with engine.open(as_written=as_written) as predictor:
+    with engine.open(as_written=odd_kernels(engine, sets[0][1]) > 0.0) as predictor:
         return Answers.joined([answers(predictor, images) for _, images in sets])
 
 

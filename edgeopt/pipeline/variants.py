@@ -34,7 +34,7 @@ from edgeopt.typed import from_json
 _HERE = "here.json"
 _FORM = "edgeopt.passes.rewrite.convolve_tokens"
 _DEVIATION_IMAGES = 16
-DEVIATES = 0.02
+_DEVIATES = 0.02
 """Rounding that falls to the other side is below 1 % of the outputs; 16-bit sums that saturate give 5 to 20 %."""
 BENCHMARK_IMAGES = 16
 """Different images that a latency measurement goes around: caches see real variety, memory stays small."""
@@ -151,8 +151,7 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
                 return evaluate(predictor, dataset, job.config.evaluate, baseline=reference)
 
         accuracy, elsewhere = judged(), f"ONNX Runtime ({engine.absent})" if engine.absent else ""
-        differs = kernel_deviation(engine, dataset)
-        if differs > DEVIATES:
+        if differs := odd_kernels(engine, dataset):
             (folder / _HERE).write_bytes(msgspec.json.encode(accuracy))
             accuracy = judged(as_written=True)
             elsewhere = f"ONNX Runtime, as written (the kernels of this machine differ from that by {differs:.1%})"
@@ -174,14 +173,18 @@ def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Arti
     )
 
 
+def odd_kernels(engine: BuiltVariant, dataset: Dataset) -> float:
+    """Return `kernel_deviation` where it is more than rounding; 0 of float variants and of what cannot run here."""
+    differs = 0.0 if engine.precision != "int8" or engine.absent else kernel_deviation(engine, dataset)
+    return differs if differs > _DEVIATES else 0.0
+
+
 def kernel_deviation(engine: BuiltVariant, dataset: Dataset) -> float:
     """Return the mean absolute difference of an engine's outputs from its graph as written, as a share.
 
     On the first images of a set; the share is that of the written outputs' mean magnitude, of the output where it is
-    largest. 0 of float variants, and of what cannot run here.
+    largest.
     """
-    if engine.precision != "int8" or engine.absent:
-        return 0.0
     images = dataset.subset(range(min(_DEVIATION_IMAGES, len(dataset))))
     gaps: dict[str, float] = defaultdict(float)
     magnitudes: dict[str, float] = defaultdict(float)
