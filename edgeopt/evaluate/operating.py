@@ -1,4 +1,4 @@
-"""What a variant does at the score threshold in use, beside the baseline: what users of a model see of it."""
+"""Say how a variant answers at the score threshold in use, beside the baseline, as users of a model see it."""
 
 from __future__ import annotations
 

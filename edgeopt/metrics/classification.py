@@ -28,7 +28,7 @@ class ClassMetrics(Struct):
 
 
 class Confidence(Struct):
-    """What the score of the best class is worth as a probability of being right."""
+    """Worth of the best class's score as a probability of being right."""
 
     calibration_error: float
     """Expected calibration error: mean distance of score and share of right answers, over `BINS` equal bins of the
