@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from edgeopt.graph.operators import groups, weight_axis
 
-Floats: TypeAlias = NDArray[np.float32]
+Number = TypeVar("Number", bound=np.generic)
 
 
-def weight_matrix(node: ir.Node, weight: Floats) -> Floats:
+def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
     """Return the weight of a linear operator as (groups, output channels a group, K)."""
     count = groups(node)
     match node.op_type:
@@ -27,7 +27,7 @@ def weight_matrix(node: ir.Node, weight: Floats) -> Floats:
             return (weight if weight_axis(node) == 0 else weight.T)[None]
 
 
-def weight_from_matrix(node: ir.Node, matrix: Floats, shape: Sequence[int]) -> Floats:
+def weight_from_matrix(node: ir.Node, matrix: NDArray[Number], shape: Sequence[int]) -> NDArray[Number]:
     """Undo `weight_matrix`, for a weight of `shape`."""
     match node.op_type:
         case "Conv":

@@ -10,9 +10,10 @@ those that OpenVINO was measured to have, see tests/passes/saturating_kernels.py
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -66,27 +67,22 @@ class WeightGrid:
             fitted[:, :, second] = other - np.sign(other) * (excess - half)
         return fitted
 
-    def room(self, fixed: Floats, columns: NDArray[np.intp]) -> tuple[Floats, Floats]:
-        """Smallest and largest integer that one column of each group may become.
+    def room(self, neighbours: Sequence[Floats]) -> tuple[Floats | float, Floats | float]:
+        """Smallest and largest integers that weights may become beside `neighbours`, an array for each pairing.
 
-        Args:
-            fixed: (groups, rows, K + 1) integers of the columns that are settled, 0 elsewhere and in the last.
-            columns: (groups,) which one is next.
-
-        Returns:
-            Two arrays (groups, rows).
+        A neighbour that is not settled yet, or not there, counts as 0.
         """
-        low = np.full(fixed.shape[:2], -WEIGHT_LIMIT, np.float32)
-        high = np.full(fixed.shape[:2], WEIGHT_LIMIT, np.float32)
-        for partners in self._partners:
-            partner = np.take_along_axis(fixed, partners[columns][:, None, None], 2)[:, :, 0]
-            low = np.maximum(low, -PAIR_LIMIT - np.minimum(partner, 0.0))
-            high = np.minimum(high, PAIR_LIMIT - np.maximum(partner, 0.0))
+        low: Floats | float = -WEIGHT_LIMIT
+        high: Floats | float = WEIGHT_LIMIT
+        for neighbour in neighbours:
+            low = np.maximum(low, -PAIR_LIMIT - np.minimum(neighbour, 0.0))
+            high = np.minimum(high, PAIR_LIMIT - np.maximum(neighbour, 0.0))
         return low, high
 
-    def overflowing(self, integers: Floats) -> float:
+    def overflowing(self, integers: NDArray[Any]) -> float:
         """Largest share, over the pairings, of pairs that can overflow."""
         shares = [0.0]
+        integers = integers.astype(np.int16)  # of int8 a pair's sum would overflow
         for first, second in self.pairings:
             one, other = integers[:, :, first], integers[:, :, second]
             if one.size:
@@ -94,7 +90,7 @@ class WeightGrid:
         return max(shares)
 
     @cached_property
-    def _partners(self) -> tuple[NDArray[np.intp], ...]:
+    def partners(self) -> tuple[NDArray[np.intp], ...]:
         """Return each column's partner by pairing; K for a column without one."""
         found = []
         for first, second in self.pairings:

@@ -9,8 +9,10 @@ held out from the fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,8 +27,9 @@ from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.layers.activation import Activation, activation_after
-from edgeopt.passes.repair.layers.gptq import damped, round_second_order
+from edgeopt.passes.repair.layers.gptq import round_second_order
 from edgeopt.passes.repair.layers.layerwise import LayerInput, walk
+from edgeopt.passes.repair.layers.moments import Moments
 from edgeopt.passes.repair.layers.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.split import Split
 from edgeopt.progress import Tell
@@ -35,6 +38,13 @@ Floats = NDArray[np.float32]
 
 _SAMPLES = 8192
 """Positions over all images that a layer is fitted on, unless its rows have more than 1/4 as many weights."""
+_WIDE = 6144
+"""Inputs from which on a layer gets fewer samples, not more: all of them together, and what is computed with them, then
+stay bounded. The widest of ResNets have 4,608."""
+_MOST_VALUES = 1 << 25
+"""Numbers in the samples of such a layer."""
+_AT_ONCE = 1 << 23
+"""Weights of which copies are made at a time."""
 _RIDGES = (0.03, 0.3)
 """Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
 _STEPS = 3
@@ -85,46 +95,59 @@ class _Samples:
     """Inputs (groups, n, K) and the float network's outputs (n, groups x rows) at the same positions."""
 
     inputs: Floats
-    targets: Floats
+    goal: Floats
+    """The activated outputs of the float network."""
     activation: Activation
     weights: Floats
     """(n,) how much each position counts, see `_robust`."""
 
-    def mean(self, values: Floats) -> Floats:
-        """Weighted mean of (n, ...) over the positions."""
-        return np.tensordot(self.weights / self.weights.sum(), values, 1).astype(np.float32)
+    @property
+    def shares(self) -> Floats:
+        """The weights, of sum 1."""
+        shares: Floats = (self.weights / self.weights.sum()).astype(np.float32)
+        return shares
 
-    def outputs(self, weight: Floats, bias: Floats) -> Floats:
-        """(n, groups x rows) of the layer with (groups, rows, K) `weight`."""
-        products = self.inputs @ np.swapaxes(weight, 1, 2)
-        return np.swapaxes(products, 0, 1).reshape(len(self.targets), -1) + bias
+    def products(self, weight: Floats | NDArray[np.int8], scale: Floats | None = None) -> Floats:
+        """(n, groups x rows) of the inputs and (groups, rows, K) `weight`, times (groups, rows) `scale`."""
+        groups, rows, _ = weight.shape
+        made = np.empty((len(self.goal), groups, rows), np.float32)
+        for part in _portions(weight):
+            floats = weight[:, part].astype(np.float32, copy=False)
+            made[:, :, part] = np.swapaxes(self.inputs @ np.swapaxes(floats, 1, 2), 0, 1)
+        if scale is not None:
+            made *= scale
+        return made.reshape(len(made), -1)
 
-    def residual(self, weight: Floats, bias: Floats) -> Floats:
+    def residual(self, products: Floats, bias: Floats) -> Floats:
         """(n, groups x rows) of what the activated output lacks."""
-        return self.activation(self.targets) - self.activation(self.outputs(weight, bias))
+        return self.goal - self.activation(products + bias)
 
-    def error(self, weight: Floats, bias: Floats) -> float:
-        """Mean squared error after the activation, over the variance of the activated targets."""
-        variance = float(self.activation(self.targets).var(axis=0).mean())
-        squared = np.mean(self.residual(weight, bias) ** 2, axis=1)
-        return float(np.average(squared, weights=self.weights) / max(variance, 1e-20))
+    def error(self, products: Floats, bias: Floats) -> float:
+        """Mean squared error after the activation, over the variance of the goal."""
+        squared = np.mean(self.residual(products, bias) ** 2, axis=1)
+        return float(np.average(squared, weights=self.weights) / max(self.variance, 1e-20))
 
-    def fit_bias(self, weight: Floats, bias: Floats) -> Floats:
-        """Move `bias` until the activated outputs have the targets' means."""
-        for _ in range(_STEPS):
-            bias = bias + self.mean(self.residual(weight, bias))
+    @cached_property
+    def variance(self) -> float:
+        """Mean over the channels of the goal's variance."""
+        return float(self.goal.var(axis=0).mean())
+
+    def fit_bias(self, products: Floats, bias: Floats, steps: int = _STEPS) -> Floats:
+        """Move `bias` until the activated outputs have the goal's means."""
+        for _ in range(steps):
+            bias = bias + self.shares @ self.residual(products, bias)
         return bias
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    integers: Floats
+    integers: NDArray[np.int8]
     scale: Floats
     bias: Floats
 
-    @property
-    def weight(self) -> Floats:
-        return self.integers * self.scale[:, :, None]
+    def products(self, samples: _Samples) -> Floats:
+        """Its outputs before the bias."""
+        return samples.products(self.integers, self.scale)
 
 
 def reconstruct(
@@ -191,7 +214,8 @@ def _per_image(node: ir.Node, images: int) -> int:
     shape = node.inputs[1].shape if node.inputs[1] is not None else None
     assert shape is not None
     row = int(np.prod(shape.numpy()[1:])) if node.op_type == "Conv" else max(shape.numpy())
-    return -(-max(_SAMPLES, 4 * row) // max(1, images))
+    wanted = max(_SAMPLES, 4 * row) if row < _WIDE else max(1, _MOST_VALUES // row)
+    return -(-wanted // max(1, images))
 
 
 def _targets(model: ir.Model, budgets: dict[str, int], feeds: Sequence[Feeds]) -> dict[str, Sequence[Floats]]:
@@ -234,7 +258,7 @@ def _samples(
         patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in images]
         outputs = np.concatenate([targets[image] for image in images])
         weights = np.ones(len(outputs), np.float32)
-        parts.append(_Samples(np.concatenate(patches, axis=1), outputs, activation, weights))
+        parts.append(_Samples(np.concatenate(patches, axis=1), activation(outputs), activation, weights))
     return parts[0], parts[1]
 
 
@@ -243,23 +267,23 @@ def _solve(
 ) -> tuple[_Candidate, float, float]:
     """Return the best candidate, the error of the layer as it is, and the candidate's."""
     fit, judge = _robust(fit, original, current.bias), _robust(judge, original, current.bias)
-    mean = np.average(fit.inputs, axis=1, weights=fit.weights)
-    centred = fit.inputs - mean[:, None, :].astype(np.float32)  # the bias is free and takes the means' part
-    weighted = centred * (fit.weights / fit.weights.sum())[:, None]
-    hessian = np.swapaxes(weighted, 1, 2) @ centred
-    proposals: list[tuple[Floats, Floats, Callable[[Floats, Floats, Floats, WeightGrid], Floats]]]
-    proposals = [(original, current.bias, _nearest)] if steps.clip else []
+    mean = (fit.shares @ fit.inputs).astype(np.float32)
+    moments = Moments.of(fit.inputs, mean, fit.shares)  # about the mean: the bias is free and takes the mean's part
+    starts = [(original, current.bias)]
     if steps.rounding:
-        moved = _least_squares(original, current.bias, weighted, hessian, fit, judge)
-        proposals += [(*start, round_second_order) for start in ((original, current.bias), moved) if start is not None]
+        moved = _least_squares(original, current.bias, mean, moments, fit, judge)
+        starts += [moved] if moved is not None else []
     candidates = [current]
-    for weight, bias, rounding in proposals:
-        scale = _clip_scale(weight, hessian, _SHRINK if steps.clip else _SHRINK[:1], grid)
-        candidates.append(_Candidate(rounding(weight, scale, hessian, grid), scale, bias))
+    for index, (weight, bias) in enumerate(starts if steps.clip or steps.rounding else ()):
+        scale = _clip_scale(weight, moments.diagonal, _SHRINK if steps.clip else _SHRINK[:1], grid)
+        if steps.clip and index == 0:
+            candidates.append(_Candidate(_nearest(weight, scale, grid), scale, bias))
+        if steps.rounding:
+            candidates.append(_Candidate(round_second_order(weight, scale, moments, grid), scale, bias))
     if steps.bias:
-        candidates = [replace(layer, bias=fit.fit_bias(layer.weight, layer.bias)) for layer in candidates]
-    before = judge.error(current.weight, current.bias)
-    errors = [judge.error(candidate.weight, candidate.bias) for candidate in candidates]
+        candidates = [replace(each, bias=fit.fit_bias(each.products(fit), each.bias)) for each in candidates]
+    before = judge.error(current.products(judge), current.bias)
+    errors = [judge.error(candidate.products(judge), candidate.bias) for candidate in candidates]
     best = int(np.argmin(errors))
     return candidates[best], before, errors[best]
 
@@ -269,7 +293,7 @@ def _current(node: ir.Node) -> _Candidate:
     dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
     integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])
-    matrix = weight_matrix(node, integers.astype(np.float32))
+    matrix: NDArray[np.int8] = weight_matrix(node, integers)
     bias = constant(given(node, 2))
     rows = matrix.shape[0] * matrix.shape[1]
     return _Candidate(matrix, scale.reshape(matrix.shape[:2]), bias if bias is not None else np.zeros(rows, np.float32))
@@ -281,7 +305,7 @@ def _robust(samples: _Samples, weight: Floats, bias: Floats) -> _Samples:
     A few positions whose inputs lie far outside the quantizers' ranges have errors that no weight can mend; unbounded,
     they would bend the layer for all others.
     """
-    error = np.sqrt(np.mean(samples.residual(weight, bias) ** 2, axis=1))
+    error = np.sqrt(np.mean(samples.residual(samples.products(weight), bias) ** 2, axis=1))
     wrong = error[error > 0.0]  # where ReLU cuts off most positions, the median of all would be 0
     limit = _TYPICAL_ERRORS * float(np.median(wrong)) if len(wrong) else 0.0
     weights = (limit / np.maximum(error, limit)) ** 2 if limit else np.ones(len(error))
@@ -289,46 +313,66 @@ def _robust(samples: _Samples, weight: Floats, bias: Floats) -> _Samples:
 
 
 def _least_squares(
-    weight: Floats, bias: Floats, weighted: Floats, hessian: Floats, fit: _Samples, judge: _Samples
+    weight: Floats, bias: Floats, mean: Floats, moments: Moments, fit: _Samples, judge: _Samples
 ) -> tuple[Floats, Floats] | None:
     """Weights and bias that map the quantized inputs to the float outputs, if they do so on held-out images too.
 
     Descent on the matching loss of the activation, whose curvature the inputs' second moments bound.
     """
-    best, lowest = None, judge.error(weight, bias) * _WORTHWHILE
-    typical = np.diagonal(hessian, axis1=1, axis2=2).mean()
+    best, begun = None, fit.products(weight)
+    lowest = judge.error(judge.products(weight), bias) * _WORTHWHILE
+    typical = moments.diagonal.mean()
     for ridge in _RIDGES:
         # An absolute ridge: a group that is hardly ever active has too few samples to be moved at all.
-        inverse = np.linalg.inv(damped(hessian, ridge) + ridge * typical * np.eye(hessian.shape[-1], dtype=np.float32))
-        moved, shifted = weight, bias
+        divide = moments.divide_by(moments.damping(ridge) + ridge * typical)
+        moved, products, shifted = weight, begun, bias
         for _ in range(_STEPS):
-            residual = fit.residual(moved, shifted)
-            grouped = residual.reshape(len(residual), len(weighted), -1).transpose(1, 2, 0)
-            moved = (moved + grouped @ weighted @ inverse).astype(np.float32)
-            shifted = fit.fit_bias(moved, shifted)
-            error = judge.error(moved, shifted)
+            moved = moved + divide(_gradient(fit, products, shifted, mean))
+            products = fit.products(moved)
+            shifted = fit.fit_bias(products, shifted, steps=1)  # as the weights, which move again at once
+            error = judge.error(judge.products(moved), shifted)
             if error < lowest:
                 best, lowest = (moved, shifted), error
     return best
 
 
-def _nearest(weight: Floats, scale: Floats, _: Floats, grid: WeightGrid) -> Floats:
-    """Round to nearest, in the manner of `round_second_order`."""
-    return grid.nearest(weight, scale)
+def _gradient(samples: _Samples, products: Floats, bias: Floats, mean: Floats) -> Floats:
+    """(groups, rows, K) sum over the positions of what each output lacks times each input less its mean."""
+    residual = samples.residual(products, bias) * samples.shares[:, None]
+    grouped = np.ascontiguousarray(residual.reshape(len(residual), len(mean), -1).transpose(1, 2, 0))
+    gradient: Floats = grouped @ samples.inputs - grouped.sum(axis=2)[:, :, None] * mean[:, None]
+    return gradient
 
 
-def _clip_scale(weight: Floats, hessian: Floats, shares: tuple[float, ...], grid: WeightGrid) -> Floats:
+def _nearest(weight: Floats, scale: Floats, grid: WeightGrid) -> NDArray[np.int8]:
+    """Round to nearest."""
+    integers = np.empty(weight.shape, np.int8)
+    for rows in _portions(weight):
+        integers[:, rows] = grid.nearest(weight[:, rows], scale[:, rows])
+    return integers
+
+
+def _clip_scale(weight: Floats, power: Floats, shares: tuple[float, ...], grid: WeightGrid) -> Floats:
     """(groups, rows) scale of least rounding and clipping error, each weight's error counted by its input's power."""
-    power = np.diagonal(hessian, axis1=1, axis2=2)[:, None, :]
-    whole = grid.scale(weight)
-    best, lowest = whole, np.full(whole.shape, np.inf, np.float32)
-    for share in shares:
-        scale = whole * np.float32(share)
-        error = ((grid.nearest(weight, scale) * scale[:, :, None] - weight) ** 2 * power).sum(axis=2)
-        best = np.where(error < lowest, scale, best)
-        lowest = np.minimum(error, lowest)
-    scales: Floats = best.astype(np.float32)
-    return scales
+    best = np.empty(weight.shape[:2], np.float32)
+    for rows in _portions(weight):
+        part = weight[:, rows]
+        whole = grid.scale(part)
+        chosen, lowest = whole, np.full(whole.shape, np.inf, np.float32)
+        for share in shares:
+            scale = whole * np.float32(share)
+            error = ((grid.nearest(part, scale) * scale[:, :, None] - part) ** 2 * power[:, None, :]).sum(axis=2)
+            chosen = np.where(error < lowest, scale, chosen)
+            lowest = np.minimum(error, lowest)
+        best[:, rows] = chosen
+    return best
+
+
+def _portions(weight: NDArray[Any]) -> Iterator[slice]:
+    """Rows that are worked on at a time, so that copies of them take little memory."""
+    groups, rows, size = weight.shape
+    step = max(1, _AT_ONCE // (groups * size))
+    return (slice(start, start + step) for start in range(0, rows, step))
 
 
 def _write(graph: ir.Graph, node: ir.Node, candidate: _Candidate) -> None:
@@ -336,7 +380,7 @@ def _write(graph: ir.Graph, node: ir.Node, candidate: _Candidate) -> None:
     dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
     shape = known_constant(dequantizer.inputs[0]).shape
-    integers = weight_from_matrix(node, candidate.integers, shape).astype(np.int8)
+    integers = weight_from_matrix(node, candidate.integers, shape)
     replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
     replace_constant(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
     if node.op_type == "MatMul":

@@ -46,7 +46,14 @@ def _gated(gate: Activation) -> Activation:
 
 
 def _sigmoid(_: ir.Node) -> Activation:
-    return lambda values: 0.5 * (1.0 + np.tanh(0.5 * values))
+    return _logistic
+
+
+def _logistic(values: Floats) -> Floats:
+    """Compute by exp, which numpy has in vector instructions; where it is infinite the result is 0, as it should be."""
+    with np.errstate(over="ignore"):
+        result: Floats = 1.0 / (1.0 + np.exp(-values))
+    return result
 
 
 def _hard_sigmoid(node: ir.Node) -> Activation:
