@@ -1,6 +1,7 @@
 """What quantization costs: accuracy of all-INT8 networks against FP32, scheme by scheme, with and without fine-tuning.
 
-Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--repairs none|fast|all] [--method NAME]``.
+Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--repairs CHOICE] [--method NAME]``; a choice
+is none, fast, all or distillation.
 Networks and images are those of `RECIPES`; where they are not beside the checkout, the model is left out and that is
 said. Scheme ``openvino`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
 comparison; the others, whose own engines need other hardware, in ONNX Runtime on the same Q/DQ file. Each network is
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
+from edgeopt.config import FAST_REPAIRS, CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
@@ -54,7 +55,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
 WORK = Path("build/quantization")
 RECIPES = {"mobilenet_v2": "mobilenet-v2.toml", "yolox_nano": "yolox-nano-coco.toml"}
-CHOICES = {"none": (), "fast": REPAIRS, "all": (*REPAIRS, DISTILLATION)}
+CHOICES = {"none": (), "fast": FAST_REPAIRS, "all": REPAIRS, "distillation": (*REPAIRS, DISTILLATION)}
 """Repairs by the name of the choice."""
 ENGINES: dict[SchemeName, Literal["OpenVINO", "ONNX Runtime"]] = {
     "openvino": "OpenVINO",
@@ -84,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(RECIPES), action="append")
     parser.add_argument("--scheme", choices=sorted(ENGINES), action="append")
-    parser.add_argument("--repairs", choices=sorted(CHOICES), action="append", help="default: fast and all")
+    parser.add_argument("--repairs", choices=sorted(CHOICES), action="append", help="default: all and distillation")
     parser.add_argument("--method", default="mean_minmax")
     arguments = parser.parse_args()
     for model in arguments.model or RECIPES:
@@ -94,7 +95,7 @@ def main() -> None:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         for scheme in arguments.scheme or ("openvino", "tensorrt"):
-            for choice in arguments.repairs or ("fast", "all"):
+            for choice in arguments.repairs or ("all", "distillation"):
                 row = measure(network, scheme, arguments.method, choice)
                 record(row)
                 print(json.dumps(row), flush=True)
@@ -200,7 +201,7 @@ def quantized(work: Work) -> dict[str, Any]:
         work.scheme,
         work.readings,
         processors=work.processors,
-        tell=_tell,
+        progress=_tell,
     )
     ir.save(result.model, work.out)
     return {
@@ -212,8 +213,8 @@ def quantized(work: Work) -> dict[str, Any]:
     }
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _tell(done: float, total: float = 1.0, text: str = "", /) -> None:
+    print(f"{done / total:.0%} {text}", file=sys.stderr, flush=True)
 
 
 def _integer_share(model: ir.Model) -> float:

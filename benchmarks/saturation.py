@@ -94,11 +94,15 @@ def quantized(model: str, weights: str, reuse: bool) -> Path:  # noqa: FBT001 - 
         "openvino",
         readings_of(network.spec),
         processors=WEIGHTS[weights],
-        tell=lambda text: print(f"{model}, {weights}: {text}", file=sys.stderr, flush=True),
+        progress=_tell,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     ir.save(result.model, out)
     return out
+
+
+def _tell(_done: float, _total: float = 1.0, text: str = "", /) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def measured(model: str, files: Sequence[Path]) -> list[dict[str, Any]]:

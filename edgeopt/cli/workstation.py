@@ -257,9 +257,15 @@ def _produce(
 @click.option(
     "--repairs",
     metavar="NAMES",
-    help="Which repairs to try, separated by commas, or none. Default: equalization,ranges,exemption,bias_correction,"
-    "weight_clipping,gptq. Each is kept only where it helps on images that it was not fitted on. One of your own is "
-    "named as package.module:callable.",
+    help="Which repairs to try: none, fast (equalization,bias_correction,weight_clipping,gptq), all (these and the "
+    "searches ranges,exemption, the default), or names separated by commas. Each is kept only where it helps on images "
+    "that it was not fitted on. One of your own is named as package.module:callable.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0.0, min_open=True),
+    help="Most minutes for calibration and repairs. What would take longer is left out, and what it would have "
+    "needed is said. Default: as long as they need.",
 )
 @click.option(
     "--distill",
@@ -298,6 +304,7 @@ def quantize(
     ranges: tuple[str, ...],
     outputs: tuple[str, ...],
     repairs: str | None,
+    minutes: float | None,
     distill: int,
     float_rest: Literal["fp32", "fp16"],
     max_discrepancy: float | None,
@@ -319,7 +326,7 @@ def quantize(
     from edgeopt.typed import convert
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
-    wanted: dict[str, object] = {"scheme": scheme, "exclude": exclude, "ranges": _methods(ranges)}
+    wanted: dict[str, object] = {"minutes": minutes, "scheme": scheme, "exclude": exclude, "ranges": _methods(ranges)}
     chosen = QuantizeConfig().repairs if repairs is None else _repairs(repairs)
     if distill:
         wanted["distillation_epochs"] = distill
@@ -375,11 +382,13 @@ def _methods(options: tuple[str, ...]) -> dict[str, str]:
 
 
 def _repairs(listed: str) -> tuple[str, ...]:
-    """Return the repairs that a list with commas names; ``none`` is empty."""
+    """Return the repairs that a choice or a list with commas names."""
     from edgeopt import doors
+    from edgeopt.config import FAST_REPAIRS, QuantizeConfig
     from edgeopt.references import check, importable
 
-    listed_names = () if listed.strip() == "none" else listed.split(",")
+    choices = {"none": (), "fast": FAST_REPAIRS, "all": QuantizeConfig().repairs}
+    listed_names = choices.get(listed.strip(), listed.split(","))
     names = tuple(present_name(name.strip(), REPAIRS, "--repairs") for name in listed_names)
     for name in names:
         check(name, doors.REPAIRS, "repair")

@@ -169,7 +169,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             readings_of(spec),
             processors=job.config.compile.processors,
             table=read_table(calibration),
-            tell=lambda text: job.progress.update(0.0, 1.0, text),
+            progress=job.progress.update,
         )
         write_graph(folder, result.model, spec)
         kept = ", ".join(result.helped) or "no repair"

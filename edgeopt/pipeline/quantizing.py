@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from edgeopt.metrics import Discrepancy, OutputReading
 from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
+from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.trials import Images, repair
-from edgeopt.progress import Tell
+from edgeopt.progress import Update
 from edgeopt.spec import PROCESSORS, Processor
 
 _EXEMPT = "quantizing it did more harm than all others (the repair `exemption`)"
@@ -55,7 +57,8 @@ def quantize_graph(
     *,
     processors: Sequence[Processor] = PROCESSORS,
     table: CalibrationTable | None = None,
-    tell: Tell | None = None,
+    progress: Update | None = None,
+    begun: float | None = None,
 ) -> Quantized:
     """Calibrate a graph, quantize it, and keep the repairs that measurably help.
 
@@ -68,7 +71,8 @@ def quantize_graph(
         readings: meaning of the outputs, by which repairs are judged.
         processors: those that integers must be right on, of what the scheme serves.
         table: the graph's calibration on these images, where it was made before.
-        tell: told what is being done.
+        progress: told how far it is.
+        begun: of `time.monotonic`, from when on the time of `quantization.minutes` counts. Default: now.
 
     Raises:
         ModelError: no layer can be quantized, or an operator cannot be run.
@@ -76,6 +80,7 @@ def quantize_graph(
         ConfigError: a pattern of `exclude`, or a layer of `ranges`, that is not in the graph.
         MissingExtraError: distillation is asked for and torch is not installed.
     """
+    begun = time.monotonic() if begun is None else begun
     used = images[: calibration.images]
     table = calibrate(model, used, calibration) if table is None else table
     repaired = repair(
@@ -86,7 +91,7 @@ def quantize_graph(
         Discrepancy(readings),
         quantization.repairs,
         quantization.exclude,
-        progress=tell,
+        allowance=Allowance(quantization.minutes, progress, begun),
         distillation_epochs=quantization.distillation_epochs,
         methods=quantization.ranges,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -139,6 +140,7 @@ def quantize_file(
             f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "
             "onnxruntime 1.32, wrongly. Use --scheme tensorrt, or --float fp32"
         )
+    begun = time.monotonic()
     # What stands against it is said first.
     require_writable(out.parent)
     if evaluation is not None:
@@ -166,7 +168,8 @@ def quantize_file(
         readings,
         processors=processors,
         table=table,
-        tell=lambda text: progress.update(0.0, 1.0, text),
+        progress=progress.update,
+        begun=begun,
     )
     require_close(result.discrepancy, allowed(readings) if max_discrepancy is None else max_discrepancy)
     finished, kept_float = result.model, None

@@ -141,7 +141,9 @@ def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
         return SCORES.mean(reference, outputs_as_written(candidate, FEEDS[16:]))
 
     told: list[str] = []
-    learned, lowest = distill(model, plain, scheme, FEEDS[:16], SCORES.readings, judge, epochs=4, progress=told.append)
+    learned, lowest = distill(
+        model, plain, scheme, FEEDS[:16], SCORES.readings, judge, epochs=4, progress=lambda *each: told.append(each[2])
+    )
     assert lowest == judge(learned) < judge(plain)
     assert len(told) == 4
     assert ir.to_proto(plain).SerializeToString() == before

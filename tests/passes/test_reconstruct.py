@@ -18,7 +18,8 @@ from edgeopt.passes.quantize.matrix import weight_matrix
 from edgeopt.passes.quantize.saturation import pair_grid
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, scheme
 from edgeopt.passes.repair.layers.layerwise import walk
-from edgeopt.passes.repair.reconstruct import Steps, reconstruct
+from edgeopt.passes.repair.layers.refit import Steps
+from edgeopt.passes.repair.reconstruct import reconstruct
 from edgeopt.passes.repair.trials import repair
 
 NETWORK = """

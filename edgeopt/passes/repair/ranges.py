@@ -9,7 +9,7 @@ calibration images decides. Errors of different tensors nearly add up, so that t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from edgeopt.passes.quantize.insert import Methods, choose_ranges, insert_quanti
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.split import spread
-from edgeopt.progress import Tell
+from edgeopt.progress import Update
 from edgeopt.spec import replace
 
 _METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
@@ -43,6 +43,8 @@ _CONFIRMED = 0.95
 _EFFORT = 2e12
 """Multiply-accumulates after which no further tensor is searched, the most harmful being first: a minute or two on two
 cores. MobileNetV2 and YOLOX-nano need half of it."""
+_SEARCHED = 0.4
+"""Share of the tensors that matter, about."""
 _SAME = 0.02
 """Ranges that differ by less than this share of their width are one."""
 
@@ -68,8 +70,9 @@ def measure_ranges(
     feeds: Sequence[Feeds],
     discrepancy: Discrepancy,
     exclude: tuple[str, ...] = (),
-    progress: Tell | None = None,
+    progress: Update | None = None,
     methods: Methods | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> MeasuredRanges:
     """Choose the range of every tensor that `scheme` quantizes.
 
@@ -80,8 +83,9 @@ def measure_ranges(
         feeds: inputs of calibration images that nothing is judged by, batch 1; a few spread evenly over them are used.
         discrepancy: cost of an error of the outputs.
         exclude: as in `quantize`.
-        progress: told the name of each tensor whose range is searched.
+        progress: told the name of each tensor that is tried, and how many runs of the network there were of how many.
         methods: as in `quantize`; what they are told for is not searched.
+        is_over: asked before each tensor; from when it says so on, ranges stay as they are.
     """
     placement = place(model.clone(), scheme, exclude)
     known = choose_ranges(placement, table, scheme, methods)
@@ -89,18 +93,24 @@ def measure_ranges(
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
     chooses, confirms = _samples(model, feeds, discrepancy)
     glance = _Sample(spread(chooses.feeds, _GLANCES), spread(chooses.reference, _GLANCES), discrepancy)
-    known_harm = {
-        group: _Probe(model, scheme, group, exclude).harm(known[group[0]], glance) for group in placement.groups
-    }
+    known_harm: dict[tuple[str, ...], float] = {}
+    done, expected = 0, expected_runs(model, len(placement.groups), len(feeds))
+    for group in placement.groups:
+        if is_over():  # the harm of some tells nothing
+            return MeasuredRanges(known, ranges, {}, {})
+        known_harm[group] = _Probe(model, scheme, group, exclude).harm(known[group[0]], glance)
+        done += len(glance.feeds)
+        if progress is not None:
+            progress(done, expected, f"effect of {group[0]}")
     harm = dict(known_harm)
     least, effort = _MATTERS * sum(harm.values()), 0
     image = sum(macs(node) for node in model.graph)
     told = told_methods(placement, methods or {})
     for group in sorted((one for one in harm if harm[one] > least and one not in told), key=lambda one: -harm[one]):
-        if effort > _EFFORT:
+        if effort > _EFFORT or is_over():
             break
         if progress is not None:
-            progress(f"range of {group[0]}")
+            progress(done, expected, f"range of {group[0]}")
         low, high = known[group[0]]
         others = [limits[group[0]] for limits in found.values()]
         others += [(low * share, high * share) for share in _SHARES]
@@ -109,8 +119,17 @@ def measure_ranges(
         best = _confirmed(probe, _best_of(tried, (low, high)), (low, high), confirms)
         known_harm[group], harm[group] = tried[low, high], tried[best]
         effort += (1 + len(others)) * len(chooses.feeds) * image
+        done += (1 + len(others)) * len(chooses.feeds)
         ranges |= dict.fromkeys(group, best)
     return MeasuredRanges(known, ranges, known_harm, harm)
+
+
+def expected_runs(model: ir.Model, groups: int, images: int) -> int:
+    """Estimate on how many images `measure_ranges` runs a network with so many groups of tensors."""
+    image = max(1, sum(macs(node) for node in model.graph))
+    most = (len(_METHODS) + len(_SHARES) + 1) * min(_IMAGES, images)
+    searched = min(groups * most, _EFFORT / image) * _SEARCHED
+    return int(groups * min(_GLANCES, images) + searched)
 
 
 def quantize_activations(

@@ -9,10 +9,9 @@ held out from the fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -24,15 +23,14 @@ from edgeopt.errors import ModelError
 from edgeopt.graph.edit import constant, given, known_constant, producer, replace_constant
 from edgeopt.graph.operators import DEQUANTIZE
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
-from edgeopt.passes.quantize.saturation import WeightGrid, weight_grid
+from edgeopt.passes.quantize.saturation import weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.layers.activation import Activation, activation_after
-from edgeopt.passes.repair.layers.gptq import round_second_order
 from edgeopt.passes.repair.layers.layerwise import LayerInput, walk
-from edgeopt.passes.repair.layers.moments import Moments
 from edgeopt.passes.repair.layers.patches import input_samples, output_samples, window_of
+from edgeopt.passes.repair.layers.refit import Candidate, Samples, Steps, solve
 from edgeopt.passes.repair.split import Split
-from edgeopt.progress import Tell
+from edgeopt.progress import Update
 
 Floats = NDArray[np.float32]
 
@@ -43,41 +41,11 @@ _WIDE = 6144
 stay bounded. The widest of ResNets have 4,608."""
 _MOST_VALUES = 1 << 25
 """Numbers in the samples of such a layer."""
-_AT_ONCE = 1 << 23
-"""Weights of which copies are made at a time."""
-_RIDGES = (0.03, 0.3)
-"""Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
-_STEPS = 3
-"""Steps of the descent that fits weights or bias: few, because each is preconditioned by a bound of the curvature."""
-_WORTHWHILE = 0.98
-"""Share that least squares must lower the held-out error to, because it changes weights trained on far more data."""
-_TYPICAL_ERRORS = 2.0
-"""Positions whose error is more than so many times the median count as if it were that large."""
-_SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)
-"""Shares of the largest weight that a channel's scale may cover (clipping the rest)."""
 
-
-@dataclass(frozen=True)
-class Steps:
-    """Steps that are allowed; a layer takes those that help it."""
-
-    bias: bool = True
-    """Correct the bias."""
-    clip: bool = True
-    """Let scales cover less than a channel's largest weight."""
-    rounding: bool = True
-    """Allow least squares and second-order rounding."""
-
-    @property
-    def any(self) -> bool:
-        """True if any step is allowed."""
-        return self.bias or self.clip or self.rounding
-
-    @property
-    def name(self) -> str:
-        """The recipe's names of the steps."""
-        names = {"bias_correction": self.bias, "weight_clipping": self.clip, "gptq": self.rounding}
-        return "+".join(name for name, on in names.items() if on)
+_PASSES = 24.0
+"""Times that a layer's samples are multiplied by weights, about."""
+_ACTIVATED = 64
+"""Multiplications that take as long as the activation of one result, about."""
 
 
 @dataclass(frozen=True)
@@ -90,73 +58,14 @@ class LayerRepair:
     after: float
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Inputs (groups, n, K) and the float network's outputs (n, groups x rows) at the same positions."""
-
-    inputs: Floats
-    goal: Floats
-    """The activated outputs of the float network."""
-    activation: Activation
-    weights: Floats
-    """(n,) how much each position counts, see `_robust`."""
-
-    @property
-    def shares(self) -> Floats:
-        """The weights, of sum 1."""
-        shares: Floats = (self.weights / self.weights.sum()).astype(np.float32)
-        return shares
-
-    def products(self, weight: Floats | NDArray[np.int8], scale: Floats | None = None) -> Floats:
-        """(n, groups x rows) of the inputs and (groups, rows, K) `weight`, times (groups, rows) `scale`."""
-        groups, rows, _ = weight.shape
-        made = np.empty((len(self.goal), groups, rows), np.float32)
-        for part in _portions(weight):
-            floats = weight[:, part].astype(np.float32, copy=False)
-            made[:, :, part] = np.swapaxes(self.inputs @ np.swapaxes(floats, 1, 2), 0, 1)
-        if scale is not None:
-            made *= scale
-        return made.reshape(len(made), -1)
-
-    def residual(self, products: Floats, bias: Floats) -> Floats:
-        """(n, groups x rows) of what the activated output lacks."""
-        return self.goal - self.activation(products + bias)
-
-    def error(self, products: Floats, bias: Floats) -> float:
-        """Mean squared error after the activation, over the variance of the goal."""
-        squared = np.mean(self.residual(products, bias) ** 2, axis=1)
-        return float(np.average(squared, weights=self.weights) / max(self.variance, 1e-20))
-
-    @cached_property
-    def variance(self) -> float:
-        """Mean over the channels of the goal's variance."""
-        return float(self.goal.var(axis=0).mean())
-
-    def fit_bias(self, products: Floats, bias: Floats, steps: int = _STEPS) -> Floats:
-        """Move `bias` until the activated outputs have the goal's means."""
-        for _ in range(steps):
-            bias = bias + self.shares @ self.residual(products, bias)
-        return bias
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    integers: NDArray[np.int8]
-    scale: Floats
-    bias: Floats
-
-    def products(self, samples: _Samples) -> Floats:
-        """Its outputs before the bias."""
-        return samples.products(self.integers, self.scale)
-
-
 def reconstruct(
     model: ir.Model,
     quantized: ir.Model,
     scheme: QuantScheme,
     feeds: Sequence[Feeds],
     steps: Steps | None = None,
-    progress: Tell | None = None,
+    progress: Update | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[ir.Model, list[LayerRepair]]:
     """Refit the weights and biases of every 2-D Conv, Gemm and MatMul of `quantized`.
 
@@ -166,7 +75,8 @@ def reconstruct(
         scheme: scheme that it was quantized for, which bounds the integers.
         feeds: inputs of calibration images, batch 1; `Split` says which of them a layer is fitted on.
         steps: allowed steps; all by default.
-        progress: told the name of each layer that is done.
+        progress: told the name of each layer that is done, and how many are.
+        is_over: asked before each layer; from when it says so on, layers stay as they are.
 
     Returns:
         The repaired model, and per layer what it gained.
@@ -183,17 +93,38 @@ def reconstruct(
     repairs: list[LayerRepair] = []
     for node, layer_input in walk(result, feeds):
         name = node.name or ""
+        if is_over():
+            break
         if name not in layers:
             continue
         fit, judge = _samples(node, layer_input, targets.pop(name), budgets[name], activations[name])
         original = weight_matrix(node, float_weights[name])
-        best, before, after = _solve(original, _current(node), fit, judge, steps or Steps(), weight_grid(node, scheme))
+        best, before, after = solve(original, _current(node), fit, judge, steps or Steps(), weight_grid(node, scheme))
         if after < before:
             _write(result.graph, node, best)
         repairs.append(LayerRepair(name, before, min(before, after)))
         if progress is not None:
-            progress(name)
+            progress(len(repairs), len(layers), name)
     return result, repairs
+
+
+def expected_multiplications(quantized: ir.Model, images: int) -> float:
+    """Estimate what refitting all layers of `quantized` multiplies, besides running it on `images` three times."""
+    total = 0.0
+    for node in quantized.graph:
+        if not _is_repairable(node):
+            continue
+        weight = weight_matrix(node, known_constant(_dequantizer(node).inputs[0]))
+        groups, rows, size = weight.shape
+        seen = math.prod(_side(side) for side in (node.outputs[0].shape or ())[2:]) if node.op_type == "Conv" else 1
+        samples = images * min(_per_image(node, images), seen)
+        total += _PASSES * samples * groups * rows * (size + _ACTIVATED)
+        total += groups * size * min(samples, size) * (samples + size)
+    return total
+
+
+def _side(side: object) -> int:
+    return side if isinstance(side, int) else _SAMPLES
 
 
 def _is_repairable(node: ir.Node) -> bool:
@@ -249,7 +180,7 @@ def _float_weights(model: ir.Model) -> dict[str, Floats]:
 
 def _samples(
     node: ir.Node, inputs: LayerInput, targets: Sequence[Floats], count: int, activation: Activation
-) -> tuple[_Samples, _Samples]:
+) -> tuple[Samples, Samples]:
     """Samples to fit on, and those of held-out images to judge by."""
     window = window_of(node)
     split = Split.of(range(len(inputs)))
@@ -258,127 +189,29 @@ def _samples(
         patches = [input_samples(window, inputs.image(image), inputs.decode, count, image) for image in images]
         outputs = np.concatenate([targets[image] for image in images])
         weights = np.ones(len(outputs), np.float32)
-        parts.append(_Samples(np.concatenate(patches, axis=1), activation(outputs), activation, weights))
+        parts.append(Samples(np.concatenate(patches, axis=1), activation(outputs), activation, weights))
     return parts[0], parts[1]
 
 
-def _solve(
-    original: Floats, current: _Candidate, fit: _Samples, judge: _Samples, steps: Steps, grid: WeightGrid
-) -> tuple[_Candidate, float, float]:
-    """Return the best candidate, the error of the layer as it is, and the candidate's."""
-    fit, judge = _robust(fit, original, current.bias), _robust(judge, original, current.bias)
-    mean = (fit.shares @ fit.inputs).astype(np.float32)
-    moments = Moments.of(fit.inputs, mean, fit.shares)  # about the mean: the bias is free and takes the mean's part
-    starts = [(original, current.bias)]
-    if steps.rounding:
-        moved = _least_squares(original, current.bias, mean, moments, fit, judge)
-        starts += [moved] if moved is not None else []
-    candidates = [current]
-    for index, (weight, bias) in enumerate(starts if steps.clip or steps.rounding else ()):
-        scale = _clip_scale(weight, moments.diagonal, _SHRINK if steps.clip else _SHRINK[:1], grid)
-        if steps.clip and index == 0:
-            candidates.append(_Candidate(_nearest(weight, scale, grid), scale, bias))
-        if steps.rounding:
-            candidates.append(_Candidate(round_second_order(weight, scale, moments, grid), scale, bias))
-    if steps.bias:
-        candidates = [replace(each, bias=fit.fit_bias(each.products(fit), each.bias)) for each in candidates]
-    before = judge.error(current.products(judge), current.bias)
-    errors = [judge.error(candidate.products(judge), candidate.bias) for candidate in candidates]
-    best = int(np.argmin(errors))
-    return candidates[best], before, errors[best]
-
-
-def _current(node: ir.Node) -> _Candidate:
+def _current(node: ir.Node) -> Candidate:
     """Return the layer's integers, scales and bias as they stand in the graph."""
-    dequantizer = producer(node.inputs[1])
-    assert dequantizer is not None
+    dequantizer = _dequantizer(node)
     integers, scale = (known_constant(value) for value in dequantizer.inputs[:2])
     matrix: NDArray[np.int8] = weight_matrix(node, integers)
     bias = constant(given(node, 2))
     rows = matrix.shape[0] * matrix.shape[1]
-    return _Candidate(matrix, scale.reshape(matrix.shape[:2]), bias if bias is not None else np.zeros(rows, np.float32))
+    return Candidate(matrix, scale.reshape(matrix.shape[:2]), bias if bias is not None else np.zeros(rows, np.float32))
 
 
-def _robust(samples: _Samples, weight: Floats, bias: Floats) -> _Samples:
-    """Bound the influence of each position.
-
-    A few positions whose inputs lie far outside the quantizers' ranges have errors that no weight can mend; unbounded,
-    they would bend the layer for all others.
-    """
-    error = np.sqrt(np.mean(samples.residual(samples.products(weight), bias) ** 2, axis=1))
-    wrong = error[error > 0.0]  # where ReLU cuts off most positions, the median of all would be 0
-    limit = _TYPICAL_ERRORS * float(np.median(wrong)) if len(wrong) else 0.0
-    weights = (limit / np.maximum(error, limit)) ** 2 if limit else np.ones(len(error))
-    return replace(samples, weights=weights.astype(np.float32))
-
-
-def _least_squares(
-    weight: Floats, bias: Floats, mean: Floats, moments: Moments, fit: _Samples, judge: _Samples
-) -> tuple[Floats, Floats] | None:
-    """Weights and bias that map the quantized inputs to the float outputs, if they do so on held-out images too.
-
-    Descent on the matching loss of the activation, whose curvature the inputs' second moments bound.
-    """
-    best, begun = None, fit.products(weight)
-    lowest = judge.error(judge.products(weight), bias) * _WORTHWHILE
-    typical = moments.diagonal.mean()
-    for ridge in _RIDGES:
-        # An absolute ridge: a group that is hardly ever active has too few samples to be moved at all.
-        divide = moments.divide_by(moments.damping(ridge) + ridge * typical)
-        moved, products, shifted = weight, begun, bias
-        for _ in range(_STEPS):
-            moved = moved + divide(_gradient(fit, products, shifted, mean))
-            products = fit.products(moved)
-            shifted = fit.fit_bias(products, shifted, steps=1)  # as the weights, which move again at once
-            error = judge.error(judge.products(moved), shifted)
-            if error < lowest:
-                best, lowest = (moved, shifted), error
-    return best
-
-
-def _gradient(samples: _Samples, products: Floats, bias: Floats, mean: Floats) -> Floats:
-    """(groups, rows, K) sum over the positions of what each output lacks times each input less its mean."""
-    residual = samples.residual(products, bias) * samples.shares[:, None]
-    grouped = np.ascontiguousarray(residual.reshape(len(residual), len(mean), -1).transpose(1, 2, 0))
-    gradient: Floats = grouped @ samples.inputs - grouped.sum(axis=2)[:, :, None] * mean[:, None]
-    return gradient
-
-
-def _nearest(weight: Floats, scale: Floats, grid: WeightGrid) -> NDArray[np.int8]:
-    """Round to nearest."""
-    integers = np.empty(weight.shape, np.int8)
-    for rows in _portions(weight):
-        integers[:, rows] = grid.nearest(weight[:, rows], scale[:, rows])
-    return integers
-
-
-def _clip_scale(weight: Floats, power: Floats, shares: tuple[float, ...], grid: WeightGrid) -> Floats:
-    """(groups, rows) scale of least rounding and clipping error, each weight's error counted by its input's power."""
-    best = np.empty(weight.shape[:2], np.float32)
-    for rows in _portions(weight):
-        part = weight[:, rows]
-        whole = grid.scale(part)
-        chosen, lowest = whole, np.full(whole.shape, np.inf, np.float32)
-        for share in shares:
-            scale = whole * np.float32(share)
-            error = ((grid.nearest(part, scale) * scale[:, :, None] - part) ** 2 * power[:, None, :]).sum(axis=2)
-            chosen = np.where(error < lowest, scale, chosen)
-            lowest = np.minimum(error, lowest)
-        best[:, rows] = chosen
-    return best
-
-
-def _portions(weight: NDArray[Any]) -> Iterator[slice]:
-    """Rows that are worked on at a time, so that copies of them take little memory."""
-    groups, rows, size = weight.shape
-    step = max(1, _AT_ONCE // (groups * size))
-    return (slice(start, start + step) for start in range(0, rows, step))
-
-
-def _write(graph: ir.Graph, node: ir.Node, candidate: _Candidate) -> None:
-    """Put the candidate's integers, scales and bias into initializers of this node alone."""
+def _dequantizer(node: ir.Node) -> ir.Node:
     dequantizer = producer(node.inputs[1])
     assert dequantizer is not None
+    return dequantizer
+
+
+def _write(graph: ir.Graph, node: ir.Node, candidate: Candidate) -> None:
+    """Put the candidate's integers, scales and bias into initializers of this node alone."""
+    dequantizer = _dequantizer(node)
     shape = known_constant(dequantizer.inputs[0]).shape
     integers = weight_from_matrix(node, candidate.integers, shape)
     replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)

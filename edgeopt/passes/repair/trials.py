@@ -8,6 +8,7 @@ are from the float network's: no labels are needed. The images that judge are no
 from __future__ import annotations
 
 import glob
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -21,29 +22,35 @@ from edgeopt.calibrate.spool import feeds_of, spooled
 from edgeopt.calibrate.tap import Feeds, each_as_written
 from edgeopt.doors import REPAIRS as PLACES
 from edgeopt.errors import ModelError, requires_extra
+from edgeopt.graph.operators import QUANTIZE
 from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import Methods, quantize
 from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.repair.allowance import Allowance, multiplications_per_second
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
-from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
-from edgeopt.passes.repair.reconstruct import Steps, reconstruct
+from edgeopt.passes.repair.layers.refit import Steps
+from edgeopt.passes.repair.ranges import expected_runs, measure_ranges, quantize_activations
+from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
 from edgeopt.passes.repair.split import Split, spread
-from edgeopt.progress import Tell
 from edgeopt.references import resolve
 
 Images = Sequence[tuple[str, Feeds]]
 
 EXEMPTION = "exemption"
 REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
-"""The repairs that take seconds, in the order in which they are tried."""
+"""The repairs that are tried by default, in this order."""
 DISTILLATION = "distillation"
-"""The one that takes minutes: asked for by name, tried last."""
+"""The one that takes longest: asked for by name, tried last."""
 Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
 """Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
 quantized one. The graphs are its own to change."""
 _WORTH_FLOAT = 0.75
 """A float layer costs time: it must lower the harm of quantized activations to this share."""
+_OBSERVING = 4.0
+"""Time of calibrating on an image, about, in that of running the network on it."""
+_LEARNING = 8.0
+"""The same of fine-tuning on it."""
 FITTED_IMAGES = 128
 """Most images that reconstruction looks at, spread evenly over those that may be fitted on."""
 
@@ -65,7 +72,7 @@ def repair(
     discrepancy: Discrepancy,
     repairs: Sequence[str] = REPAIRS,
     exclude: tuple[str, ...] = (),
-    progress: Tell | None = None,
+    allowance: Allowance | None = None,
     distillation_epochs: int = 12,
     methods: Methods | None = None,
 ) -> Repaired:
@@ -80,7 +87,8 @@ def repair(
         repairs: which to try, of `REPAIRS`, `DISTILLATION` and others, each a `Repair`. The last three of `REPAIRS`
             refit layers one after another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.
-        progress: told what is being done.
+        allowance: the time that they may take, and what is told how far they are. A repair that would take longer is
+            not begun, and one that takes longer than was expected ends with what it has.
         distillation_epochs: passes of the fine-tune over the images that are not held out.
         methods: how the ranges of some layers' inputs are found, as in `quantize`; no repair changes them.
 
@@ -91,32 +99,37 @@ def repair(
         MissingExtraError: distillation is asked for and torch is not installed.
         ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
-    tell = progress or _ignore
+    allowance = allowance or Allowance()
     split = Split.of(feeds_of(images))
     judge = _Judge(model, split.judge, discrepancy)
     plain = quantize(model, table, scheme, exclude, methods=methods)
+    begun = time.perf_counter()
     now = _Standing(model, table, exclude, plain, judge.measure(plain))
+    run_s = (time.perf_counter() - begun) / len(split.judge)
+    allowance.plan(_expected(repairs, now, images, run_s, distillation_epochs))
     first = now.discrepancy
     trials: list[RepairTrial] = []
-    if "equalization" in repairs:
-        tell("equalization")
+    if "equalization" in repairs and not now.declines("equalization", allowance, trials):
         equal = equalize(model, table, insert=scheme.fuses_scales)
-        calibrated = calibrate(equal, images, table.config)
+        calibrated = calibrate(equal, images, table.config, allowance.step("equalization"))
         candidate = quantize(equal, calibrated, scheme, exclude, methods=methods)
         trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
-    if "ranges" in repairs or EXEMPTION in repairs:
-        trials += _settle_activations(now, scheme, split, judge, repairs, methods, tell)
-    steps = Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
-    if steps.any:
-        candidate, _ = reconstruct(now.base, now.quantized, scheme, spread(split.fit, FITTED_IMAGES), steps, progress)
+    searching = "ranges" if "ranges" in repairs else EXEMPTION
+    if searching in repairs and not now.declines(searching, allowance, trials):
+        trials += _settle_activations(now, scheme, split, judge, repairs, methods, allowance)
+    steps = _steps(repairs)
+    if steps.any and not now.declines(steps.name, allowance, trials):
+        update, fit = allowance.step(steps.name), spread(split.fit, FITTED_IMAGES)
+        candidate, _ = reconstruct(now.base, now.quantized, scheme, fit, steps, update, lambda: allowance.is_over)
         trials.append(now.try_instead(steps.name, candidate, judge))
     for name in (each for each in repairs if each not in (*REPAIRS, DISTILLATION)):
-        tell(name)
-        trials.append(now.try_instead(name, _repaired_by(name, now, scheme, split.fit), judge))
-    if DISTILLATION in repairs:
-        trials.append(_distill(now, scheme, split.fit, judge, distillation_epochs, tell))
+        if not now.declines(name, allowance, trials):
+            allowance.step(name)
+            trials.append(now.try_instead(name, _repaired_by(name, now, scheme, split.fit), judge))
+    if DISTILLATION in repairs and not now.declines(DISTILLATION, allowance, trials):
+        trials.append(_distill(now, scheme, split.fit, judge, distillation_epochs, allowance))
     if now.discrepancy > first:
         undone = "the repairs that helped one by one did not together"
         declined = [msgspec.structs.replace(trial, declined=trial.declined or undone) for trial in trials]
@@ -136,12 +149,51 @@ class _Standing:
     quantized: ir.Model
     discrepancy: float
 
+    def declines(self, name: str, allowance: Allowance, trials: list[RepairTrial]) -> bool:
+        """Return True, with a trial that says why, where there is no time for a repair."""
+        if reason := allowance.refuses(name):
+            trials.append(RepairTrial(name, self.discrepancy, self.discrepancy, reason))
+        return bool(reason)
+
     def try_instead(self, name: str, candidate: ir.Model, judge: _Judge) -> RepairTrial:
         """Measure `candidate`, and keep it if it is better."""
         trial = RepairTrial(name, self.discrepancy, judge.measure(candidate))
         if trial.is_kept:
             self.quantized, self.discrepancy = candidate, trial.after
         return trial
+
+
+def _expected(
+    repairs: Sequence[str], now: _Standing, images: Images, run_s: float, distillation_epochs: int
+) -> dict[str, float]:
+    """Estimate the seconds that each repair takes, in the order in which they are tried.
+
+    Args:
+        repairs: as in `repair`.
+        now: the network as it is quantized first.
+        images: for calibration.
+        run_s: time of one image.
+        distillation_epochs: as in `repair`.
+    """
+    fitted = min(FITTED_IMAGES, len(images))
+    quantizers = sum(node.op_type == QUANTIZE for node in now.quantized.graph)
+    steps = _steps(repairs)
+    known = {"equalization": _OBSERVING * len(images) * run_s}
+    known["ranges" if "ranges" in repairs else EXEMPTION] = expected_runs(now.base, quantizers, len(images)) * run_s
+    refitting = 0.0
+    if steps.any:
+        work = expected_multiplications(now.quantized, fitted)
+        refitting = 3.0 * fitted * run_s + work / multiplications_per_second()
+    learning = distillation_epochs * len(images) * run_s * _LEARNING
+    expected = {name: known[name] for name in known if name in repairs}
+    expected |= {steps.name: refitting} if steps.any else {}
+    expected |= {name: len(images) * run_s for name in repairs if name not in (*REPAIRS, DISTILLATION)}
+    expected |= {DISTILLATION: learning} if DISTILLATION in repairs else {}
+    return expected
+
+
+def _steps(repairs: Sequence[str]) -> Steps:
+    return Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
 
 
 class _Judge:
@@ -164,19 +216,30 @@ def _settle_activations(
     judge: _Judge,
     repairs: Sequence[str],
     methods: Methods | None,
-    tell: Tell,
+    allowance: Allowance,
 ) -> list[RepairTrial]:
     """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range."""
 
     def cost(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> float:
         return judge.measure(quantize_activations(now.base, scheme, ranges, exclude))
 
-    tell("ranges")
-    measured = measure_ranges(now.base, now.table, scheme, split.fit, judge.discrepancy, now.exclude, tell, methods)
+    update = allowance.step("ranges" if "ranges" in repairs else EXEMPTION)
+    measured = measure_ranges(
+        now.base,
+        now.table,
+        scheme,
+        split.fit,
+        judge.discrepancy,
+        now.exclude,
+        update,
+        methods,
+        lambda: allowance.is_over,
+    )
     ranges, harm, before = measured.known, measured.known_harm, cost(measured.known, now.exclude)
     trials = []
     if "ranges" in repairs:
-        trials.append(RepairTrial("ranges", before, cost(measured.ranges, now.exclude)))
+        declined = "" if measured.harm else "the time was up before it was known which ranges matter"
+        trials.append(RepairTrial("ranges", before, cost(measured.ranges, now.exclude), declined))
         if trials[-1].is_kept:
             ranges, harm, before = measured.ranges, measured.harm, trials[-1].after
     if EXEMPTION in repairs:
@@ -203,7 +266,7 @@ def _repaired_by(name: str, now: _Standing, scheme: QuantScheme, fit: Sequence[F
 
 
 def _distill(
-    now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: _Judge, epochs: int, tell: Tell
+    now: _Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: _Judge, epochs: int, allowance: Allowance
 ) -> RepairTrial:
     """Fine-tune where that helps; say why not where an operator does not let it."""
     requires_extra("torch", "build")
@@ -212,12 +275,16 @@ def _distill(
     before = now.discrepancy
     try:
         now.quantized, now.discrepancy = distill(
-            now.base, now.quantized, scheme, fit, judge.discrepancy.readings, judge.measure, epochs, progress=tell
+            now.base,
+            now.quantized,
+            scheme,
+            fit,
+            judge.discrepancy.readings,
+            judge.measure,
+            epochs,
+            progress=allowance.step(DISTILLATION),
+            is_over=lambda: allowance.is_over,
         )
     except UnsupportedOperatorError as error:
         return RepairTrial(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")
     return RepairTrial(DISTILLATION, before, now.discrepancy)
-
-
-def _ignore(_: str) -> None:
-    """Tell nobody."""

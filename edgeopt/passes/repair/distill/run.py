@@ -15,7 +15,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill.augment import vary
 from edgeopt.passes.repair.distill.losses import distillation_loss
 from edgeopt.passes.repair.distill.network import LearnedNetwork
-from edgeopt.progress import Tell
+from edgeopt.progress import Update
 
 _BATCH = 8
 """Images a step; they run one after another, so that memory does not grow with it."""
@@ -40,7 +40,8 @@ def distill(
     judge: Callable[[ir.Model], float],
     epochs: int = 12,
     seed: int = 0,
-    progress: Tell | None = None,
+    progress: Update | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> tuple[ir.Model, float]:
     """Fine-tune `quantized` to compute what `model` computes.
 
@@ -54,6 +55,7 @@ def distill(
         epochs: passes over the images, each time changed a little (see `augment`).
         seed: of order and changes; the same seed gives the same network.
         progress: told about each epoch.
+        is_over: asked after each epoch; from when it says so on, no other begins.
 
     Returns:
         The network of the best epoch with its discrepancy, or `quantized` itself where none is better.
@@ -89,5 +91,7 @@ def distill(
         if found < lowest:
             best, lowest = candidate, found
         if progress is not None:
-            progress(f"distillation, epoch {epoch + 1} of {epochs}: discrepancy {found:.5f}")
+            progress(epoch + 1, epochs, f"distillation, epoch {epoch + 1} of {epochs}: discrepancy {found:.5f}")
+        if is_over():
+            break
     return best, lowest

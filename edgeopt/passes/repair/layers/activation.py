@@ -52,8 +52,7 @@ def _sigmoid(_: ir.Node) -> Activation:
 def _logistic(values: Floats) -> Floats:
     """Compute by exp, which numpy has in vector instructions; where it is infinite the result is 0, as it should be."""
     with np.errstate(over="ignore"):
-        result: Floats = 1.0 / (1.0 + np.exp(-values))
-    return result
+        return (1.0 / (1.0 + np.exp(-values))).astype(np.float32, copy=False)
 
 
 def _hard_sigmoid(node: ir.Node) -> Activation:
