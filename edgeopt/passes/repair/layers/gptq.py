@@ -63,7 +63,7 @@ def round_second_order(weight: Floats, scale: Floats, moments: Moments, grid: We
 
 
 class _Curvature(Protocol):
-    """How the error of one column is compensated by those after it."""
+    """Compensation of the error of one column by those after it."""
 
     def local(self, start: int, stop: int) -> Floats:
         """(groups, b, b) upper triangle: how much an error of one of these columns moves the others, over its pivot."""
