@@ -547,7 +547,7 @@ def test_fixes_a_dynamic_size_that_the_recipe_gives(tmp_path: Path) -> None:
         (("pixels) =>", "pixels, float[N, 3] boost) =>"), "inputs 'pixels', 'boost'"),
         (("float[N, 3] scores)", "float[N, 3] scores, float[N, 3] mean)"), "outputs 'scores'.* 'mean'"),
         (("float[N, 3, 8, 8]", "float[N, 3, 8]"), "it must take images"),
-        (("float[N, 3, 8, 8]", "double[N, 3, 8, 8]"), "it must take images"),
+        (("float[N, 3, 8, 8]", "int32[N, 3, 8, 8]"), "it must take images"),
         (("float[N, 3, 8, 8]", "float[N, 4, 8, 8]"), "1 or 3 channels"),
         (("keepdims: int = 0", "keepdims: int = 1"), r"\('N', 3, 1, 1\), which does not fit any task"),
         (("axes: ints = [2, 3]", "axes: ints = [0, 3]"), "for 1 image"),

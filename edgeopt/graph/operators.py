@@ -129,10 +129,14 @@ def is_depthwise(node: ir.Node) -> bool:
 
 
 def weight_axis(node: ir.Node) -> int:
-    """Return the axis of a linear operator's weight that counts output channels."""
+    """Return the axis of a linear operator's weight that counts output channels.
+
+    A ConvTranspose of groups counts those of one group along axis 1; a depthwise one has one in each group.
+    """
     match node.op_type:
         case "ConvTranspose":
-            return 1
+            shape = _sizes(given(node, 1))
+            return 0 if groups(node) > 1 and shape[:2] == (groups(node), 1) else 1
         case "Gemm":
             return 0 if node.attributes.get_int("transB", 0) else 1
         case "MatMul":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
+from edgeopt.passes.rewrite.to_float32 import to_float32
+from edgeopt.source.onnx_shapes import correct_shapes
 from edgeopt.source.weights import check_file
 
+_LOG = logging.getLogger(__name__)
 _STANDARD_DOMAINS = ("", "ai.onnx")
 _LOWEST_IR = 4
 """IR version from which an initializer need not be an input too."""
@@ -36,6 +40,7 @@ def read_onnx(path: Path) -> ir.Model:
     """
     network = _load(path)
     if _external_files(network, path):
+        _follow_links(network, path)
         ir.external_data.load_to_model(network)
     try:
         common.InlinePass()(network)
@@ -47,6 +52,9 @@ def read_onnx(path: Path) -> ir.Model:
     _name_domain(network)
     common.RemoveInitializersFromInputsPass()(network)
     network.ir_version = max(network.ir_version, _LOWEST_IR)
+    if types := to_float32(network):
+        _LOG.warning("%s computes in %s: it is read as float32, its inputs and outputs too", path, " and ".join(types))
+    correct_shapes(network, str(path))
     return network
 
 
@@ -60,13 +68,28 @@ def _name_domain(network: ir.Model) -> None:
             node.domain = ""
 
 
+def _follow_links(network: ir.Model, path: Path) -> None:
+    """Name the files themselves where links stand for them, which onnx_ir opens none of."""
+    for graph in network.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                file = (path.absolute().parent / tensor.location).resolve()
+                value.const_value = ir.ExternalTensor(
+                    file.name, tensor.offset, tensor.length, tensor.dtype,
+                    shape=tensor.shape, name=tensor.name, base_dir=file.parent,
+                )  # fmt: skip
+
+
 def _external_files(network: ir.Model, path: Path) -> list[Path]:
-    folder = path.resolve().parent
-    tensors = (value.const_value for value in network.graph.initializers.values())
+    """Return them, of the file's folder or of the one that its link leads to, as in a hub's cache."""
+    folder = path.absolute().parent
+    within = {folder.resolve(), path.resolve().parent}
+    tensors = (value.const_value for graph in network.graphs() for value in graph.initializers.values())
     files = []
     for location in sorted({str(tensor.location) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}):
         file = (folder / location).resolve()
-        if not file.is_relative_to(folder):
+        if ".." in Path(location).parts or not any(file.is_relative_to(each) for each in within):
             raise ModelError(f"{path} keeps weights in {location}, outside its own folder. It is not opened")
         files.append(check_file(file, f"{path} keeps its weights in {location}"))
     return files

@@ -22,6 +22,7 @@ from edgeopt.pipeline.agreement import require_close
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
 from edgeopt.source.graph import open_onnx
+from edgeopt.source.onnx_file import read_onnx
 from edgeopt.spec import ClassificationDecoding
 from edgeopt.typed import convert
 
@@ -162,6 +163,26 @@ def test_a_gemm_that_transposes_its_activation_or_scales_its_product(tmp_path: P
     model = network(STEM, BODY, tail)
     made, _ = quantize(tmp_path, model, "onnxruntime")
     assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_depthwise_conv_transpose_has_a_scale_for_each_channel(tmp_path: Path, scheme: SchemeName) -> None:
+    spread = np.geomspace(0.1, 10, 16).astype(np.float32)
+    weights = {
+        "w1": WEIGHTS["w1"],
+        "wt": weight(16, 1, 3, 3) * spread.reshape(-1, 1, 1, 1),
+        "w2": weight(16, 16, 1, 1) / spread.reshape(1, -1, 1, 1),
+    }
+    body = """t = ConvTranspose <group = 16, strides = [2, 2], pads = [1, 1, 1, 1]> (r1, wt)
+        y = Conv (t, w2)"""
+    model = network(STEM, body, weights=weights, y="float[1, 16, 31, 31]")
+    made, _ = quantize(tmp_path, model, scheme, repairs=(), max_discrepancy=1.0)
+    layer = next(node for node in made.graph.node if node.op_type == "ConvTranspose")
+    before = next(node for node in made.graph.node if node.output[0] == layer.input[1])
+    (scale,) = (numpy_helper.to_array(each) for each in made.graph.initializer if each.name == before.input[1])
+    assert (scale.shape, before.attribute[0].i) == ((16,), 0)
+    equalized, _ = quantize(tmp_path, model, scheme, repairs=("equalization",), max_discrepancy=1.0)
+    assert relative_error(model, equalized) < 0.6 * relative_error(model, made) < 0.1
 
 
 def test_attention_with_a_dynamic_batch_in_float16(tmp_path: Path) -> None:
@@ -379,11 +400,66 @@ def test_sparse_initializers(tmp_path: Path) -> None:
     assert relative_error(exact, made) < 0.02
 
 
-def test_a_float16_network_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    weights = {name: array.astype(np.float16) for name, array in WEIGHTS.items()}
-    model = network(STEM, BODY, TAIL, weights=weights, x="float16[1, 3, 16, 16]", y="float16[1, 20]")
-    with pytest.raises(ModelError, match=r"'Conv_c1': its weight is FLOAT16.*give the float32 one"):
-        quantize(tmp_path, model, "onnxruntime", SAMPLES.astype(np.float16))
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_a_network_of_another_floating_type_is_read_as_float32_and_that_is_said(
+    tmp_path: Path, dtype: type, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = {np.float16: "float16", np.float64: "double"}[dtype]
+    weights = {key: array.astype(dtype) for key, array in WEIGHTS.items()}
+    texts = (STEM, BODY, TAIL)
+    model = network(*texts, weights=weights, x=f"{name}[1, 3, 16, 16]", y=f"{name}[1, 20]")
+    made, result = quantize(tmp_path, model, "onnxruntime", SAMPLES.astype(dtype))
+    assert f"computes in {name}: it is read as float32" in caplog.text
+    assert result.coverage.share == 1.0
+    assert relative_error(network(*texts), made) < 0.02
+
+
+def test_a_float16_island_is_computed_in_float32(tmp_path: Path) -> None:
+    body = """h0 = Cast <to = 10> (r1)
+        c2 = Conv <pads = [1, 1, 1, 1]> (h0, w2)
+        h1 = Relu (c2)
+        h = Cast <to = 1> (h1)"""
+    model = network(STEM, body, TAIL, weights=WEIGHTS | {"w2": WEIGHTS["w2"].astype(np.float16)})
+    made, result = quantize(tmp_path, model, "onnxruntime")
+    assert result.coverage.share == 1.0
+    assert relative_error(network(STEM, BODY, TAIL), made) < 0.02
+
+
+def test_shapes_that_a_file_records_wrongly_are_found_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = network(STEM, BODY, TAIL, y="float[1, 21]")
+    wrong = onnx.parser.parse_graph("g () => (float[1, 7, 5, 5] c1, float[1, 16, 16, 16] gone) {}").output
+    model.graph.value_info.extend(wrong)
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert "records 'y' [1,21], but its operators give [1,20]" in caplog.text
+    assert relative_error(model, made) < 0.02
+
+
+def test_an_output_without_a_shape(tmp_path: Path) -> None:
+    model = network(STEM, BODY, TAIL)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    made, _ = quantize(tmp_path, model, "onnxruntime")
+    assert relative_error(model, made) < 0.02
+
+
+def test_weights_beside_a_file_that_is_a_link_into_a_cache(tmp_path: Path) -> None:
+    cache, folder = tmp_path / "blobs", tmp_path / "snapshot"
+    for each in (cache, folder):
+        each.mkdir()
+    model = network(STEM, BODY, TAIL)
+    onnx.save_model(model, cache / "model", save_as_external_data=True, location="data", size_threshold=0)
+    model = onnx.load(cache / "model", load_external_data=False)
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "model.onnx_data"
+    (cache / "a1").write_bytes(model.SerializeToString())
+    (cache / "data").rename(cache / "b2")
+    (folder / "model.onnx").symlink_to("../blobs/a1")
+    (folder / "model.onnx_data").symlink_to("../blobs/b2")
+    assert relative_error(network(STEM, BODY, TAIL), ir.to_proto(read_onnx(folder / "model.onnx"))) == 0.0
+    (cache / "b2").rename(tmp_path / "b2")
+    (folder / "model.onnx_data").unlink()
+    (folder / "model.onnx_data").symlink_to("../b2")
+    with pytest.raises(ModelError, match="outside its own folder"):
+        read_onnx(folder / "model.onnx")
 
 
 @pytest.mark.parametrize(

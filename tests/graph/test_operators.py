@@ -56,6 +56,7 @@ def test_multiply_accumulates_are_counted_from_the_shapes(text, count):
         ("g (float[1,8,6,6] x, float[16,8,3,3] w1) => (y) { y = Conv(x, w1) }", 0, 1),
         ("g (float[1,8,6,6] x, float[8,1,3,3] w1) => (y) { y = Conv<group=8>(x, w1) }", 0, 0),
         ("g (float[1,8,6,6] x, float[8,5,2,2] w1) => (y) { y = ConvTranspose(x, w1) }", 1, 0),
+        ("g (float[1,8,6,6] x, float[8,1,2,2] w1) => (y) { y = ConvTranspose<group=8>(x, w1) }", 0, 0),
         ("g (float[1,8] x, float[8,5] w1) => (y) { y = Gemm(x, w1) }", 1, 0),
         ("g (float[1,8] x, float[5,8] w1) => (y) { y = Gemm<transB=1>(x, w1) }", 0, 1),
         ("g (float[1,7,8] x, float[8,5] w1) => (y) { y = MatMul(x, w1) }", 1, 0),

@@ -183,10 +183,11 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: Wei
     array = known_constant(weight)
     matrix = weight_matrix(node, array)
     scale = grid.scale(matrix)
-    if node.op_type == "ConvTranspose":  # its groups share their scales
+    shares = node.op_type == "ConvTranspose" and axis == 1  # its groups share their scales
+    if shares:
         scale = np.broadcast_to(scale.max(axis=0), scale.shape)
     integers = weight_from_matrix(node, grid.nearest(matrix, scale), array.shape).astype(np.int8)
-    scale = scale[0] if node.op_type == "ConvTranspose" else scale.ravel()
+    scale = scale[0] if shares else scale.ravel()
     name = weight.name or ""
     inputs = [
         add_initializer(graph, f"{name}/int8", integers),

@@ -115,7 +115,11 @@ def _classify(tied: _Tied, value: ir.Value) -> None:
 
 def _is_scalable(node: ir.Node) -> bool:
     """Return a convolution or matrix product with weights of its own, plain or depthwise."""
-    if node.op_type not in ("Conv", "Gemm") or node.inputs[1] is None or node.inputs[1].const_value is None:
+    if (
+        node.op_type not in ("Conv", "ConvTranspose", "Gemm")
+        or node.inputs[1] is None
+        or node.inputs[1].const_value is None
+    ):
         return False
     if node.op_type == "Gemm":
         plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))

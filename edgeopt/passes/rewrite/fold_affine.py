@@ -73,16 +73,16 @@ def _has_constants(node: ir.Node) -> bool:
 
 def _outputs(node: ir.Node) -> int:
     """Count output channels."""
-    weight = constant(given(node, 1))
-    assert weight is not None
-    return int(weight.shape[weight_axis(node)]) * (groups(node) if node.op_type == "ConvTranspose" else 1)
+    shape = known_constant(given(node, 1)).shape
+    return int(shape[1]) * groups(node) if node.op_type == "ConvTranspose" else int(shape[weight_axis(node)])
 
 
 def _inputs(node: ir.Node) -> int:
     """Count input channels."""
-    weight = constant(given(node, 1))
-    assert weight is not None
-    return int(weight.shape[1 - weight_axis(node)]) * (groups(node) if node.op_type == "Conv" else 1)
+    shape = known_constant(given(node, 1)).shape
+    if node.op_type.startswith("Conv"):
+        return int(shape[1]) * groups(node) if node.op_type == "Conv" else int(shape[0])
+    return int(shape[1 - weight_axis(node)])
 
 
 def _axis(node: ir.Node, value: ir.Value) -> int | None:
@@ -253,7 +253,9 @@ def _over_outputs(node: ir.Node, factors: NDArray[np.float64], rank: int) -> NDA
 
 def _over_inputs(node: ir.Node, factors: NDArray[np.float64], weight: NDArray[np.float32]) -> NDArray[np.float64]:
     """Shape (C,) factors of input channels to broadcast over a weight."""
-    if node.op_type != "Conv" or groups(node) == 1:
+    if node.op_type == "ConvTranspose":
+        return along(factors, weight.ndim, 0)
+    if groups(node) == 1:
         return along(factors, weight.ndim, 1 - weight_axis(node))
     rows = np.repeat(factors.reshape(groups(node), -1), weight.shape[0] // groups(node), axis=0)
     return rows.reshape(weight.shape[0], -1, *[1] * (weight.ndim - 2))
