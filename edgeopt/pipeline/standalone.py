@@ -26,6 +26,7 @@ from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
+from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
@@ -151,16 +152,18 @@ def quantize_file(
     told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
-    images = spooled_images(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
+    shapes = _Shapes(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
+    images = spooled_images(shapes)
+    counted = freeze_shapes(model, shapes.alike)
     exact = require_same(original, model, [feeds for _, feeds in images[:READ_IMAGES]], path.name)
-    table = calibrate(model, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
+    table = calibrate(counted, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")
     read = read_outputs(model, exact, outputs)
     readings = [each.reading for each in read]
     result = quantize_graph(
-        model,
+        counted,
         images,
         calibrate_config,
         quantize_config,
@@ -173,6 +176,8 @@ def quantize_file(
     )
     require_close(result.discrepancy, allowed(readings) if max_discrepancy is None else max_discrepancy)
     finished, kept_float = result.model, None
+    if counted is not model:
+        thaw_shapes(finished, model)
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     if quantize_config.scheme == "openvino":
@@ -208,6 +213,20 @@ def quantize_file(
         kept_float32=kept_float,
         declined={trial.name: trial.declined for trial in result.trials if trial.declined},
     )
+
+
+class _Shapes:
+    """Passes samples on, and notes the shapes of inputs that all of them have alike."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+        self.alike: dict[str, tuple[int, ...]] = {}
+
+    def __iter__(self) -> Samples:
+        for index, (name, feeds) in enumerate(self._samples):
+            shapes = {key: array.shape for key, array in feeds.items()}
+            self.alike = dict(shapes.items() & self.alike.items()) if index else shapes
+            yield name, feeds
 
 
 def _refuse_evaluated(calibration: Path, evaluation: Path) -> None:
