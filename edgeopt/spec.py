@@ -23,8 +23,17 @@ Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
 Size: TypeAlias = tuple[PositiveInt, PositiveInt]
 """(height, width) in pixels."""
 Activation: TypeAlias = Literal["softmax", "sigmoid", "none"]
-Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area"]
-"""``auto``: area when shrinking, linear when enlarging."""
+Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area", "lanczos"]
+"""``auto``: area when shrinking, linear when enlarging. As OpenCV computes them, and torch without antialiasing; with
+antialiasing ``linear``, ``cubic`` and ``lanczos`` as Pillow and torch do."""
+Grey: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+# Not tuple[Grey, Grey, Grey]: in a union with a bounded number it crashes msgspec 0.22 at the next garbage collection.
+Fill: TypeAlias = Grey | Annotated[tuple[Grey, ...], Meta(min_length=3, max_length=3)]
+"""A grey level, or red, green and blue."""
+
+ANTIALIASED: tuple[Interpolation, ...] = ("linear", "cubic", "lanczos")
+"""Interpolations that can be antialiased."""
+Rounding: TypeAlias = Literal["down", "nearest"]
 
 Processor: TypeAlias = Literal["vnni", "avx2", "arm"]
 """Processors by how their integer kernels add products: x86 with VNNI and Arm as written; x86 without VNNI (AVX2, but
@@ -69,6 +78,12 @@ class Resize(Struct, tag="resize"):
     """(height, width) in pixels."""
     interpolation: Interpolation = "auto"
     """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
+    antialias: bool = False
+    """Widen the filter when shrinking, as Pillow always does, torch with ``antialias=True``, and torchvision, timm
+    and transformers. For ``linear``, ``cubic`` and ``lanczos``."""
+
+    def __post_init__(self) -> None:
+        _check_filter(self.interpolation, antialias=self.antialias)
 
 
 class ResizeShorterSide(Struct, tag="resize_shorter_side"):
@@ -78,6 +93,46 @@ class ResizeShorterSide(Struct, tag="resize_shorter_side"):
     """Pixels of the shorter side."""
     interpolation: Interpolation = "auto"
     """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
+    antialias: bool = False
+    """Widen the filter when shrinking, as Pillow always does, torch with ``antialias=True``, and torchvision, timm
+    and transformers. For ``linear``, ``cubic`` and ``lanczos``."""
+
+    def __post_init__(self) -> None:
+        _check_filter(self.interpolation, antialias=self.antialias)
+
+
+class ResizeLongerSide(Struct, tag="resize_longer_side"):
+    """Scale so that the longer side has `pixels` pixels, keeping the aspect ratio."""
+
+    pixels: PositiveInt
+    """Pixels of the longer side. YOLO-NAS takes 636, and pads to 640."""
+    interpolation: Interpolation = "linear"
+    """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
+    antialias: bool = False
+    """Widen the filter when shrinking, as Pillow always does, torch with ``antialias=True``, and torchvision, timm
+    and transformers. For ``linear``, ``cubic`` and ``lanczos``."""
+    rounding: Rounding = "nearest"
+    """Way to whole pixels of the shorter side."""
+
+    def __post_init__(self) -> None:
+        _check_filter(self.interpolation, antialias=self.antialias)
+
+
+class Pad(Struct, tag="pad"):
+    """Fill up to `size`, or to the next multiples of `multiple` pixels."""
+
+    size: Size | None = None
+    """(height, width) in pixels, of which the image must not have more."""
+    multiple: PositiveInt | None = None
+    """Number that height and width become multiples of."""
+    fill: Fill = 114
+    """Grey level of the rest, or its red, green and blue."""
+    anchor: Literal["center", "top_left"] = "center"
+    """Place of the image."""
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.multiple is None):
+            raise SettingError("pad takes either size = [HEIGHT, WIDTH] or multiple = PIXELS")
 
 
 class CenterCrop(Struct, tag="center_crop"):
@@ -92,12 +147,20 @@ class Letterbox(Struct, tag="letterbox"):
 
     size: Size
     """(height, width) in pixels."""
-    fill: Annotated[int, Meta(ge=0, le=255)] = 114
-    """Grey level of the rest."""
+    fill: Fill = 114
+    """Grey level of the rest, or its red, green and blue."""
     anchor: Literal["center", "top_left"] = "center"
     """Place of the image."""
     interpolation: Interpolation = "linear"
     """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
+    antialias: bool = False
+    """Widen the filter when shrinking, as Pillow always does, torch with ``antialias=True``, and torchvision, timm
+    and transformers. For ``linear``, ``cubic`` and ``lanczos``."""
+    rounding: Rounding = "down"
+    """Way to whole pixels: YOLOX cuts off, Ultralytics rounds."""
+
+    def __post_init__(self) -> None:
+        _check_filter(self.interpolation, antialias=self.antialias)
 
 
 class Adjust(Struct, tag="adjust"):
@@ -117,7 +180,15 @@ class Adjust(Struct, tag="adjust"):
     """Factors on red, green and blue."""
 
 
-Step: TypeAlias = Resize | ResizeShorterSide | CenterCrop | Letterbox | Adjust
+def _check_filter(interpolation: Interpolation, *, antialias: bool) -> None:
+    """Refuse combinations that no library computes."""
+    if antialias and interpolation not in ANTIALIASED:
+        raise SettingError(f"antialias goes with interpolation {' or '.join(ANTIALIASED)}, not with '{interpolation}'")
+    if interpolation == "lanczos" and not antialias:
+        raise SettingError("interpolation 'lanczos' is Pillow's, which antialiases: add antialias = true")
+
+
+Step: TypeAlias = Resize | ResizeShorterSide | ResizeLongerSide | CenterCrop | Letterbox | Pad | Adjust
 
 
 class Normalization(Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ from edgeopt.references import code_files, importable, is_code, resolve
 from edgeopt.source.specification import PREPROCESSING_FORM, override, read_labels, specify
 from edgeopt.spec import (
     CenterCrop,
+    Interpolation,
     ModelSpec,
     Normalization,
     Preprocessing,
+    Resize,
     ResizeShorterSide,
     Size,
+    Step,
     TensorSpec,
     replace,
 )
@@ -115,7 +119,7 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     data = library.data.resolve_model_data_config(module)
     size = model.input_size or (int(data["input_size"][1]), int(data["input_size"][2]))
     preprocessing = Preprocessing(
-        steps=(ResizeShorterSide(pixels=round(max(size) / data["crop_pct"])), CenterCrop(size=size)),
+        steps=_timm_steps(size, float(data["crop_pct"]), data["interpolation"], data["crop_mode"]),
         normalization=Normalization(mean=tuple(data["mean"]), std=tuple(data["std"])),
     )
     layer: Any = getattr(module, "default_cfg")["classifier"]  # noqa: B009 - timm's own attribute
@@ -125,6 +129,18 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
         brings_weights=bool(model.arguments.get("pretrained")),
         class_layers=(f"{layer}.",) if isinstance(layer, str) else tuple(f"{one}." for one in layer),
     )
+
+
+def _timm_steps(size: Size, crop_share: float, interpolation: str, crop: str) -> tuple[Step, ...]:
+    """Return timm's evaluation: Pillow's antialiased resizing, of which a wrong filter costs points, and a crop."""
+    filters: dict[str, Interpolation] = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos"}
+    chosen = filters.get(interpolation, "auto")
+    scaled = tuple(math.floor(side / crop_share) for side in size)
+    if crop == "squash":
+        stretch = Resize(size=(scaled[0], scaled[1]), interpolation=chosen, antialias=chosen != "auto")
+        return stretch, CenterCrop(size=size)
+    shorter = ResizeShorterSide(pixels=max(scaled), interpolation=chosen, antialias=chosen != "auto")
+    return shorter, CenterCrop(size=size)
 
 
 def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> BuiltNetwork:

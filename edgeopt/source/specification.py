@@ -14,10 +14,13 @@ from edgeopt.spec import (
     Decoding,
     Letterbox,
     ModelSpec,
+    Pad,
     Preprocessing,
     Resize,
+    ResizeLongerSide,
     ResizeShorterSide,
     Size,
+    Step,
     Task,
     TensorSpec,
     YoloDecoding,
@@ -165,7 +168,7 @@ def image_size(tensor: TensorSpec, layout: str) -> Size:
 def _check_pixels(spec: ModelSpec) -> None:
     preprocessing = spec.preprocessing
     size = image_size(spec.input, preprocessing.layout)
-    made = _final_size(preprocessing)
+    made = _final_size(preprocessing.steps)
     if made != size:
         raise ModelError(
             f"{spec.name} takes {size[0]} x {size[1]} pixels, but the preprocessing makes "
@@ -185,14 +188,21 @@ def _check_pixels(spec: ModelSpec) -> None:
         )
 
 
-def _final_size(preprocessing: Preprocessing) -> Size | None:
+def _final_size(steps: tuple[Step, ...]) -> Size | None:
     """Return (height, width) after the last step that changes it; None where it depends on the image."""
-    for step in reversed(preprocessing.steps):
-        if isinstance(step, Resize | CenterCrop | Letterbox):
-            return step.size
-        if isinstance(step, ResizeShorterSide):
-            return None
-    return None
+    if not steps:
+        return None
+    *before, last = steps
+    if isinstance(last, Resize | CenterCrop | Letterbox):
+        return last.size
+    if isinstance(last, ResizeShorterSide | ResizeLongerSide):
+        return None
+    size = _final_size(tuple(before))
+    if not isinstance(last, Pad):
+        return size
+    if last.multiple is None or size is None:
+        return last.size
+    return -(-size[0] // last.multiple) * last.multiple, -(-size[1] // last.multiple) * last.multiple
 
 
 def _task(model: ModelConfig, output: TensorSpec) -> Task:

@@ -7,13 +7,18 @@ import numpy as np
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.preprocess import Geometry, Image, preprocess
-from edgeopt.spec import Letterbox, Preprocessing, replace
+from edgeopt.spec import Fill, Letterbox, Pad, Preprocessing, replace
 from edgeopt.train.augment import Scene
 
 CACHE_BYTES = 2 * 1024**3
 """Most memory of one set's decoded images. What does not fit is decoded again each time."""
 DEFAULT_FILL = 114
 """Fill colour if nothing is known of the padding: YOLOX's grey."""
+
+
+def _grey(fill: Fill) -> int:
+    """Return the grey of a colour: augmentation fills with one level."""
+    return fill if isinstance(fill, int) else round(sum(fill) / len(fill))
 
 
 class Pictures:
@@ -28,8 +33,8 @@ class Pictures:
         self._resize = Preprocessing(steps=preprocessing.steps, channels="BGR", layout="NHWC")
         self._kept: dict[int, tuple[Image, Geometry]] = {}
         self._room = limit_bytes
-        fills = [step.fill for step in preprocessing.steps if isinstance(step, Letterbox)]
-        self.fill = fills[-1] if fills else DEFAULT_FILL
+        fills = [step.fill for step in preprocessing.steps if isinstance(step, Letterbox | Pad)]
+        self.fill = _grey(fills[-1]) if fills else DEFAULT_FILL
 
     def __len__(self) -> int:
         return len(self.dataset)

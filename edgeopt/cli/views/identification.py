@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeopt.identify import Candidate, Identification
-from edgeopt.spec import CenterCrop, Letterbox, Normalization, Preprocessing, Resize, ResizeShorterSide
+from edgeopt.spec import (
+    CenterCrop,
+    Letterbox,
+    Normalization,
+    Pad,
+    Preprocessing,
+    Resize,
+    ResizeLongerSide,
+    ResizeShorterSide,
+)
 
 _SHOWN = 8
 _WIDTH = 9
@@ -55,6 +64,11 @@ def preprocessing_sentence(preprocessing: Preprocessing) -> str:
                 steps.append(f"stretch to {height} × {width}")
             case ResizeShorterSide(pixels=pixels):
                 steps.append(f"shorter side to {pixels}")
+            case ResizeLongerSide(pixels=pixels):
+                steps.append(f"longer side to {pixels}")
+            case Pad(size=size, multiple=multiple):
+                to = f"multiples of {multiple}" if size is None else f"{size[0]} × {size[1]}"
+                steps.append(f"pad to {to}")
             case CenterCrop(size=(height, width)):
                 steps.append(f"centre crop {height} × {width}")
             case _:
