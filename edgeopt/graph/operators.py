@@ -53,8 +53,8 @@ _FLOAT = Operator(float_only=True)
 
 OPERATORS: Mapping[str, Operator] = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), _LINEAR),
-    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Expand",
-                     "DepthToSpace", "SpaceToDepth"), _MOVES),
+    **dict.fromkeys(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Expand", "Tile",
+                     "DepthToSpace", "SpaceToDepth", "Gather", "GatherElements", "GatherND"), _MOVES),
     **dict.fromkeys(("MaxPool", "GlobalMaxPool", "Flatten", "Identity", "Resize"),
                     Operator(carries_scale=True, within_inputs=True, keeps_channels=True)),
     "Pad": Operator(carries_scale=True),
@@ -88,9 +88,11 @@ def carries_scale(node: ir.Node) -> bool:
     """Return True if `node` returns the integers that it takes.
 
     A Resize that computes values in between does not, nor a Concat with a constant, which is on no activation's grid,
-    nor a Pad by a number other than zero, which every grid has.
+    nor a Pad by a number other than zero, which every grid has, nor what moves a constant.
     """
-    return operator(node).carries_scale and not (_interpolates(node) or _joins_constant(node) or _pads_number(node))
+    if not operator(node).carries_scale or _moves_constant(node):
+        return False
+    return not (_interpolates(node) or _joins_constant(node) or _pads_number(node))
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
@@ -194,6 +196,17 @@ def _sizes(value: ir.Value | None) -> tuple[int, ...]:
 
 def _joins_constant(node: ir.Node) -> bool:
     return node.op_type == "Concat" and any(constant(value) is not None for value in node.inputs)
+
+
+def _moves_constant(node: ir.Node) -> bool:
+    return node.op_type != "Concat" and _is_constant(given(node, 0))
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """Return True for a constant, also where it is only moved (as to the size of the batch)."""
+    before = producer(value)
+    moved = before is not None and operator(before).carries_scale and before.op_type != "Concat"
+    return constant(value) is not None or (moved and _is_constant(given(before, 0)))
 
 
 def _pads_number(node: ir.Node) -> bool:

@@ -12,6 +12,9 @@ from edgeopt.graph.operators import LINEAR_OPS, groups
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 _SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice")
+_PRODUCT = (
+    "it is a product of two activations: attention stays float, which engines compute in one kernel with its Softmax"
+)
 _ALIGNMENT = 8
 """Channels that INT8 tensor-core kernels load at once."""
 
@@ -45,9 +48,11 @@ def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
     if weight is None or weight.const_value is None:
         if constant(given(node, 0)) is not None:
             return "its constant is on the left, where kernels want the activation"
-        return "its weight is computed (attention and the like stay float)"
+        return _PRODUCT
     if weight.dtype != ir.DataType.FLOAT:
         return f"its weight is {weight.dtype}, not float32"
+    if scheme.name == "openvino" and _joins_tokens(node):
+        return "it reads a Concat of tokens, before which OpenVINO moves the quantizer, and fails"
     if _follows_softmax(node):
         return "it sums a Softmax (attention, or a detector's box distribution), which stays float"
     shape = tuple(weight.const_value.numpy().shape)
@@ -88,6 +93,15 @@ def _channel_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme, 
     if square and wide and aligned:
         return ""
     return f"{given} input and {output} output channels are too few for INT8 kernels"
+
+
+def _joins_tokens(node: ir.Node) -> bool:
+    """Return True if a product reads what is joined along another axis than that of channels."""
+    joined = producer(node.inputs[0], "Concat") if node.op_type == "MatMul" else None
+    if joined is None:
+        return False
+    shape, axis = joined.outputs[0].shape, joined.attributes.get_int("axis", -1)
+    return axis != -1 and (shape is None or axis != len(shape) - 1)
 
 
 def _follows_softmax(node: ir.Node) -> bool:

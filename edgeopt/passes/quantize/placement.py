@@ -17,6 +17,7 @@ from edgeopt.graph.disjoint_sets import DisjointSets
 from edgeopt.graph.edit import node_name, producer
 from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, carries_scale, data_inputs, operator
 from edgeopt.passes.quantize.eligibility import eligible
+from edgeopt.passes.quantize.moves import quantized_before
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 _QUANTIZED = (*QUANTIZERS, "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
@@ -163,7 +164,7 @@ class _Edges:
         before = value.producer()
         if before is None:
             return
-        if carries_scale(before):
+        if quantized_before(before):
             for source in data_inputs(before):
                 self.add(before, source)
                 if Edge(before, source) in self._edges:
@@ -189,7 +190,7 @@ class _Edges:
 def _repeats(edge: Edge) -> bool:
     """Return True if the edge's tensor is on its grid already, because a pass-through operator makes it."""
     before = producer(edge.node.inputs[edge.index])
-    return before is not None and carries_scale(before)
+    return before is not None and quantized_before(before)
 
 
 def _wants_repeat(edge: Edge, scheme: QuantScheme) -> bool:
@@ -220,7 +221,7 @@ def _layer_of(value: ir.Value | None, layers: list[ir.Node]) -> ir.Node | None:
         if node is None:
             return None
         if node in layers:
-            return node
+            return node if node.op_type != "MatMul" else None  # what transformers add up stays float
         gated = _gated(node)
         if gated is not None:
             node_input = gated.producer()

@@ -102,6 +102,11 @@ def _clips_nothing(node: ir.Node) -> bool:
     return is_known and all(is_open)
 
 
+def _pads_nothing(node: ir.Node) -> bool:
+    pads = constant(given(node, 1))
+    return pads is not None and not pads.any()
+
+
 _TESTS: Mapping[str, Callable[[ir.Node], bool]] = {
     **dict.fromkeys(_RESHAPES, lambda node: _origin(node) is not None),
     **dict.fromkeys(("Expand", "Tile"), _keeps_sizes),
@@ -111,4 +116,5 @@ _TESTS: Mapping[str, Callable[[ir.Node], bool]] = {
     "Slice": _slices_everything,
     "Resize": _resizes_nothing,
     "Clip": _clips_nothing,
+    "Pad": _pads_nothing,
 }

@@ -114,7 +114,14 @@ def _before(node: ir.Node) -> _Affine | None:
     if node.attributes.get_int("transA", 0) or before.graph is not node.graph:
         return None
     axis = _axis(node, value)
-    return None if axis is None else _affine(before, value, axis, _inputs(node))
+    step = None if axis is None else _affine(before, value, axis, _inputs(node))
+    return None if step is None or _is_gated(step.source) else step
+
+
+def _is_gated(value: ir.Value) -> bool:
+    """Return True for the product of two activations, whose factor is part of what engines know as GELU or SiLU."""
+    before = value.producer()
+    return before is not None and before.op_type == "Mul" and all(constant(each) is None for each in before.inputs)
 
 
 def _affine(node: ir.Node, like: ir.Value, axis: int, channels: int) -> _Affine | None:
