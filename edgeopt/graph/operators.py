@@ -205,8 +205,9 @@ def _moves_constant(node: ir.Node) -> bool:
 def _is_constant(value: ir.Value | None) -> bool:
     """Return True for a constant, also where it is only moved (as to the size of the batch)."""
     before = producer(value)
-    moved = before is not None and operator(before).carries_scale and before.op_type != "Concat"
-    return constant(value) is not None or (moved and _is_constant(given(before, 0)))
+    if before is None or before.op_type == "Concat" or not operator(before).carries_scale:
+        return constant(value) is not None
+    return _is_constant(given(before, 0))
 
 
 def _pads_number(node: ir.Node) -> bool:
