@@ -115,6 +115,9 @@ class DataSource(Struct):
     """Label column of a ``csv``. Default: ``class_index`` or ``label``, whichever exists."""
     labels: tuple[str, ...] | None = None
     """Class names in index order, for formats that have none of their own."""
+    other_classes: Literal["refuse", "leave_out"] = "refuse"
+    """Objects and images of classes that the network does not have: an error, or left out, as for a network for persons
+    on data with labels of everything."""
     limit: PositiveInt | None = None
     """Use only this many images, drawn with `seed`, evenly over the classes."""
     exclude: tuple[str, ...] = ()
@@ -729,15 +732,24 @@ def data_table(source: DataSource, name: str = "") -> str:
     """Write a source as a table of a recipe, ``[data.NAME]``, or without a name as a file for ``--data``."""
     written = msgspec.to_builtins(source)
     default = msgspec.to_builtins(DataSource(format=source.format))
-    lines = [f"{key} = {_toml(value)}" for key, value in written.items() if key == "format" or value != default[key]]
+    lines = [
+        f"{key} = {toml_value(value)}" for key, value in written.items() if key == "format" or value != default[key]
+    ]
     return "\n".join([f"[data.{name}]", *lines] if name else lines)
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     """Write a plain value as TOML; text is escaped as in JSON, whose strings TOML reads."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
+        inside = ", ".join(f"{_toml_key(key)} = {toml_value(each)}" for key, each in value.items())
+        return f"{{ {inside} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(toml_value, value))}]"
     return msgspec.json.encode(value).decode()
+
+
+def _toml_key(key: Any) -> str:
+    return str(key) if re.fullmatch(r"[A-Za-z0-9_-]+", str(key)) else msgspec.json.encode(str(key)).decode()
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import as_json, bundle, threads, variant
+from edgeopt.cli.options import (
+    as_json,
+    bundle,
+    calibration_images,
+    labels,
+    model_data,
+    normalization,
+    threads,
+    variant,
+)
 from edgeopt.cli.output import echo, print_json, printable
 
 if TYPE_CHECKING:
@@ -98,16 +107,37 @@ def run(
 
 @click.command()
 @click.argument("path", metavar="BUNDLE|MODEL", type=click.Path(path_type=Path))
+@model_data
+@calibration_images
+@labels
+@normalization
+@click.option(
+    "--recipe",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the recipe of a model and its --data, to build from and to change.",
+)
+@click.option("--force", is_flag=True, help="Replace a recipe that is there.")
 @as_json
-def inspect(path: Path, as_json: bool) -> None:  # noqa: FBT001
+def inspect(
+    path: Path,
+    data: str | None,
+    calibration: str | None,
+    labels: str | None,
+    normalization: str | None,
+    recipe: Path | None,
+    force: bool,  # noqa: FBT001 - a click flag
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
     """Show a bundle's contents, or what a model file is.
 
     Of a bundle it also shows which variant this machine would run, and why not the others. Of a model file (.onnx) it
     names inputs, outputs, family, head, preprocessing and labels, each with its reason, and what the file leaves open.
     """
     if path.suffix.lower() in MODEL_SUFFIXES:
-        _inspect_model(path, as_json=as_json)
+        _inspect_model(path, data, calibration, labels, normalization, recipe, replace=force, as_json=as_json)
         return
+    if any((data, calibration, labels, normalization, recipe)):
+        raise click.UsageError("--data, --calibration, --labels, --normalization and --recipe go with a model file")
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import console
     from edgeopt.cli.views.tables import bundle_tables
@@ -121,16 +151,44 @@ def inspect(path: Path, as_json: bool) -> None:  # noqa: FBT001
         console().print(table)
 
 
-def _inspect_model(path: Path, *, as_json: bool) -> None:
+def _inspect_model(
+    path: Path,
+    data: str | None,
+    calibration: str | None,
+    labels: str | None,
+    normalization: str | None,
+    recipe: Path | None,
+    *,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Say what a model is; with data, decide what its file leaves open; with a recipe's name, write it."""
+    import msgspec
+
     from edgeopt.cli.views.identification import identification_lines
+    from edgeopt.config import write_recipe
+    from edgeopt.pipeline.model_recipe import Wanted, model_recipe
     from edgeopt.source.identified import identify_file
 
-    found = identify_file(path)
+    found, decision, text = identify_file(path), None, None
+    if data is not None or recipe is not None:
+        wanted = Wanted(
+            source=str(path), data=data, calibration=calibration, labels=labels, normalization=normalization
+        )
+        written = model_recipe(wanted, Path.cwd() if recipe is None else recipe.resolve().parent)
+        found, decision, text = written.found or found, written.decision, written.text
+    if recipe is not None and text is not None:
+        write_recipe(recipe, text, replace=replace)
     if as_json:
-        print_json(found)
+        trials = [] if decision is None else [{"reading": each.name, "value": each.value} for each in decision.trials]
+        print_json({**msgspec.to_builtins(found), "decided_by_images": trials, "recipe": text})
         return
-    for line in identification_lines(path.name, found):
+    for line in identification_lines(path.name, found, decided=decision is not None):
         echo(printable(line))
+    if decision is not None:
+        echo(printable(f"decided  {decision.sentence()}"))
+    if text is not None:
+        echo(f"wrote {recipe}. Build it with: edgeopt build {recipe}" if recipe is not None else f"\n{text}")
 
 
 @click.command()

@@ -68,6 +68,27 @@ pictures = click.option(
     help="Any folder of images, labelled or not, or the same as for `edgeopt evaluate`. Default: the test set of "
     "the bundle's recipe, or the bundle's golden inputs if that is not available.",
 )
+model_data = click.option(
+    "--data",
+    help="Images with labels for a model without a recipe: a folder or label file of class folders, COCO, VOC, YOLO "
+    "(data.yaml), CSV, labelme or CVAT; or a .toml data table. They decide, too, where two readings of the model fit.",
+)
+calibration_images = click.option(
+    "--calibration",
+    help="A folder of images that calibrate a model without a recipe. Default: a part of --data, which is then not "
+    "measured on.",
+)
+labels = click.option(
+    "--labels",
+    help="Class names of a model whose file has none, in its order: between commas, a file with one a line, or "
+    "edgeopt:coco, edgeopt:imagenet, edgeopt:digits.",
+)
+normalization = click.option(
+    "--normalization",
+    type=click.Choice(["imagenet", "unit", "signed", "pixels", "imagenet_bgr", "unit_bgr", "signed_bgr", "pixels_bgr"]),
+    help="Pixels of a classifier whose file does not say it: ImageNet's mean and deviation, 0 to 1, -1 to 1, or 0 to "
+    "255; of images with red first, or blue. Default: what is right most often on --data.",
+)
 variant = click.option("--variant", help="Variant to use. Default: the best one that this machine can run.")
 threads = click.option(
     "--threads", type=click.IntRange(0), default=0, help="Threads of the engine. 0 leaves the choice to the engine."

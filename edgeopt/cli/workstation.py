@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from edgeopt.cli.options import OUT, WORK, as_json, best_so_far, out_folder, outputs, overrides, recipe, work_folder
+from edgeopt.cli.options import (
+    OUT,
+    WORK,
+    as_json,
+    best_so_far,
+    calibration_images,
+    labels,
+    model_data,
+    normalization,
+    out_folder,
+    outputs,
+    overrides,
+    recipe,
+    work_folder,
+)
 from edgeopt.cli.output import echo, printable
 from edgeopt.renamed import REPAIRS, SCHEMES, present_name
 
@@ -87,10 +101,14 @@ def _init_for(data: Path, data_format: str | None, out: Path, model: str | None,
 
 
 @click.command()
-@recipe
+@click.argument("recipe", metavar="RECIPE|MODEL", default="edgeopt.toml")
 @out_folder
 @work_folder
 @overrides
+@model_data
+@calibration_images
+@labels
+@normalization
 @click.option("--check", "only_check", is_flag=True, help="Only check for what would stop the build. Nothing is made.")
 @best_so_far
 @as_json
@@ -99,27 +117,35 @@ def build(
     out: Path,
     work: Path | None,
     overrides: tuple[str, ...],
+    data: str | None,
+    calibration: str | None,
+    labels: str | None,
+    normalization: str | None,
     only_check: bool,  # noqa: FBT001 - a click flag
     best_so_far: bool,  # noqa: FBT001 - a click flag
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Build a verified bundle, FP32 beside INT8, from a recipe.
+    """Build a verified bundle, FP32 beside INT8, from a recipe or a model.
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
     digit-scenes-scratch, mobilenet-v2. Only what changed since the last build is made again.
 
+    MODEL is a file (.onnx, .pt2) or a network by name (timm:resnet18, torchvision:resnet18), with its images in --data.
+    It needs no recipe where the model explains itself; what it does not say is asked for in one message. `edgeopt
+    inspect MODEL` says what is read and why, and writes the recipe.
+
     A recipe is code: where it names package.module:callable, that is run. Build only recipes that you trust.
     """
+    options = {"--data": data, "--calibration": calibration, "--labels": labels, "--normalization": normalization}
+    config, root = _found(recipe, overrides, options)
     if only_check:
-        _check(recipe, out, work, overrides, as_json=as_json)
+        _check(config, root, out, work, as_json=as_json)
         return
     from edgeopt.cli.console import StageDisplay, console
     from edgeopt.cli.views.tables import calibration_table, summary_table
-    from edgeopt.config import find_recipe
     from edgeopt.pipeline import build as run
     from edgeopt.report import content, summary, to_json, to_terminal, write_page
 
-    config, root = find_recipe(recipe, overrides)
     with StageDisplay() as display:
         built = run(config, root, out, work or out / WORK, display, best_so_far=best_so_far)
         display.begin("report")
@@ -130,19 +156,39 @@ def build(
         echo(to_json(report).decode())
         return
     console().print(to_terminal(report))
-    if (calibration := built.bundle.manifest.calibration) is not None:
-        console().print(calibration_table(calibration))
+    if (calibrated := built.bundle.manifest.calibration) is not None:
+        console().print(calibration_table(calibrated))
     state = "nothing changed: the bundle was up to date" if built.unchanged else "built"
     echo(f"{state}\nbundle  {built.path}\nreport  {page}")
     console().print(summary_table(summary(report, built.path)))
 
 
-def _check(recipe: str, out: Path, work: Path | None, overrides: tuple[str, ...], *, as_json: bool) -> None:
+def _found(recipe: str, overrides: tuple[str, ...], options: Mapping[str, str | None]) -> tuple[Config, Path]:
+    """Read a recipe, or write that of a model."""
+    from edgeopt.config import find_recipe, parse_config
+    from edgeopt.errors import ConfigError
+    from edgeopt.pipeline.model_recipe import Wanted, is_model, model_recipe
+
+    if not is_model(recipe):
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise ConfigError(
+                f"{given[0]} goes with a model. '{recipe}' is a recipe, which says that itself: change it"
+            )
+        return find_recipe(recipe, overrides)
+    wanted = Wanted(
+        source=recipe,
+        overrides=overrides,
+        **{name.removeprefix("--"): value for name, value in options.items()},
+    )
+    written = model_recipe(wanted, Path.cwd())
+    return parse_config(written.text, f"the recipe of {recipe}", overrides), Path.cwd()
+
+
+def _check(config: Config, root: Path, out: Path, work: Path | None, *, as_json: bool) -> None:
     """Say that nothing stands against a build, and what will be smaller than the recipe asks for."""
-    from edgeopt.config import find_recipe
     from edgeopt.pipeline import check
 
-    config, root = find_recipe(recipe, overrides)
     found = check(config, root, out, work or out / WORK)
     if as_json:
         echo(json.dumps({"checked": found.checked, "notes": found.notes}))

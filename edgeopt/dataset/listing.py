@@ -197,7 +197,10 @@ def class_index(name: str, labels: Labels, where: str) -> int:
         return labels.index(name)
     except ValueError:
         example = f"[model] labels = [{json.dumps(name)}, ...]"
-        advice = f"If the network is for other classes, name all of them in its order: {example}"
+        advice = (
+            f"If the network is for other classes, name all of them in its order: {example}; if it does not know this "
+            'one, leave it out of the data: other_classes = "leave_out"'
+        )
         raise UnknownClassError(
             f"{where}: class '{name}' is not among the {len(labels)} labels.{did_you_mean(name, labels, advice)}"
         ) from None

@@ -46,9 +46,10 @@ def listed(source: DataSource, root: Path, labels: Labels | None = None) -> List
         MissingExtraError: a built-in set whose package is not installed.
     """
     reader: Reader = resolve(source.format, DATA_FORMATS, "data format")
-    listing = reader(source, root, source.labels or labels)
+    leave_out = labels is not None and source.other_classes == "leave_out"
+    listing = reader(source, root, source.labels if leave_out else source.labels or labels)
     if labels is not None:
-        listing = _relabel(listing, labels)
+        listing = _without_others(listing, labels) if leave_out else _relabel(listing, labels)
     drafts = _without_excluded(listing, source.exclude)
     _refuse_double(drafts, listing.origin)
     if source.limit is not None:
@@ -99,6 +100,35 @@ def _relabel(listing: Listing, labels: Labels) -> Listing:
         index[old] = class_index(listing.labels[old], labels, listing.origin)
     drafts = tuple(replace(draft, target=_mapped(draft.target, index)) for draft in listing.drafts)
     return replace(listing, labels=labels, drafts=drafts)
+
+
+def _without_others(listing: Listing, labels: Labels) -> Listing:
+    """Express the classes by `labels`, without the boxes and the images of classes that are not among them."""
+    if listing.task is None:
+        return replace(listing, labels=labels)
+    index = np.array([labels.index(name) if name in labels else -1 for name in listing.labels], np.int64)
+    drafts, dropped = [], Counter[str]()
+    for draft in listing.drafts:
+        target = draft.target
+        if isinstance(target, Boxes):
+            known = index[target.classes] >= 0
+            dropped.update(listing.labels[number] for number in target.classes[~known])
+            drafts.append(replace(draft, target=_mapped(target.keep(known), index)))
+        elif target is not None and index[target] < 0:
+            dropped[listing.labels[target]] += 1
+        else:
+            drafts.append(replace(draft, target=_mapped(target, index)))
+    if not drafts or not any(_classes_of(draft.target) for draft in drafts):
+        raise DataError(
+            f"{listing.origin} has none of the {len(labels)} classes of the network, {_some(labels)}; it has "
+            f"{_some(listing.labels)}. Name the network's classes as the data do, with [model] labels"
+        )
+    lines = tuple(f"{count} of the class '{name}', which the network does not have" for name, count in dropped.items())
+    return replace(listing, labels=labels, drafts=tuple(drafts), left_out=(*listing.left_out, *lines))
+
+
+def _some(names: Labels) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
 
 
 def _classes_of(target: Target) -> set[int]:

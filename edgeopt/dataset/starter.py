@@ -63,7 +63,7 @@ def write_starter_for(
         StorageError: it cannot be written.
     """
     root = out.resolve().parent
-    sets = {role: _relative(source, root) for role, source in found.sets.items()}
+    sets = {role: relative_source(source, root) for role, source in found.sets.items()}
     listings: dict[Role, Listing] = {}
     for role, source in found.sets.items():
         labels = next((listing.labels for listing in listings.values()), None)
@@ -86,7 +86,7 @@ def write_starter_for(
     return listings
 
 
-def _relative(source: DataSource, root: Path) -> DataSource:
+def relative_source(source: DataSource, root: Path) -> DataSource:
     """Let a source's paths start from the recipe's folder."""
 
     def relative(path: str | None) -> str | None:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from edgeopt.spec import Preprocessing, Size, Task
+from edgeopt.presets import expand
+from edgeopt.spec import Decoding, Preprocessing, Size, Task
+from edgeopt.typed import convert
 
 _T = TypeVar("_T")
 
@@ -63,6 +65,12 @@ class Candidate:
         """The preset of the head, or ``classification``."""
         return str(self.decoding.get("preset") or self.decoding["type"])
 
+    @property
+    def decoder(self) -> Decoding:
+        """`decoding` as a table that is whole."""
+        decoding: Decoding = convert(expand(dict(self.decoding)), Decoding)  # type: ignore[arg-type]
+        return decoding
+
 
 @dataclass(frozen=True)
 class Question:
@@ -93,6 +101,7 @@ class Identification:
         questions: what else a recipe has to say.
         notes: what is worth knowing, such as metadata that contradict the graph.
         quantized: the graph holds Q/DQ pairs already.
+        possible: usual preprocessings by name, where nothing settles it and images with labels have to decide.
     """
 
     inputs: tuple[Role, ...]
@@ -104,6 +113,7 @@ class Identification:
     questions: tuple[Question, ...] = ()
     notes: tuple[str, ...] = ()
     quantized: bool = False
+    possible: Mapping[str, Preprocessing] = field(default_factory=dict)
 
     @property
     def settled(self) -> Candidate | None:

@@ -9,7 +9,7 @@ from edgeopt.identify.detectors import several_outputs
 from edgeopt.identify.facts import Facts, Tensor, layout_of
 from edgeopt.identify.identification import Candidate, Finding, Identification, Question, Role
 from edgeopt.identify.metadata import Said, read_metadata
-from edgeopt.identify.preparations import prepare
+from edgeopt.identify.preparations import NORMALIZATIONS, normalized_inside, possible_preparations, prepare
 from edgeopt.identify.single import one_output
 from edgeopt.models.class_names import COCO, IMAGENET
 from edgeopt.spec import Preprocessing, Size, Task
@@ -35,6 +35,7 @@ def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
     task = _task(candidates)
     notes = [*said.complaints, *_contradictions(facts, said, candidates)]
     labels = _labels(said, candidates, data_labels, notes)
+    open_ = settled is not None and settled.preprocessing is None and size is not None
     return Identification(
         inputs=tuple(_input_role(tensor, facts) for tensor in facts.inputs),
         outputs=tuple(_output_role(tensor, candidates[0] if candidates else None) for tensor in facts.outputs),
@@ -42,9 +43,10 @@ def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
         candidates=tuple(candidates),
         input_size=size,
         labels=labels,
-        questions=tuple(_questions(facts, size, candidates, settled, labels)),
+        questions=tuple(_questions(facts, size, candidates, labels, data_labels)),
         notes=(*notes, *((settled.note,) if settled is not None and settled.note else ())),
         quantized=facts.quantized,
+        possible=possible_preparations(size.value, facts, said) if open_ and size is not None else {},
     )
 
 
@@ -105,6 +107,8 @@ def _of_classifier(facts: Facts, said: Said) -> Finding[Preprocessing] | None:
         return prepare(by.UNIT_CROP, size, facts, said, "Ultralytics' classifiers are prepared so")
     if said.model_info.keys() & {"mean_values", "scale_values"}:
         return prepare(by.STRETCHED, size, facts, said, "the usual way")
+    if normalized_inside(facts) or (facts.image is not None and facts.image.dtype == "uint8"):
+        return prepare(by.UNIT_CROP, size, facts, said, "red first and cropped, as most classifiers are prepared")
     return None
 
 
@@ -160,8 +164,8 @@ def _questions(
     facts: Facts,
     size: Finding[Size] | None,
     candidates: Sequence[Candidate],
-    settled: Candidate | None,
     labels: Finding[tuple[str, ...]] | None,
+    data_labels: tuple[str, ...],
 ) -> list[Question]:
     asked = []
     if facts.image is None:
@@ -177,13 +181,13 @@ def _questions(
                 "--set 'model.input_size=[640, 640]'",
             )
         )
-    if candidates and settled is None:
+    if len(candidates) > 1:
         listed = " or ".join(f'"{each.name}" ({each.family})' for each in candidates)
         asked.append(
             Question(
                 "model.decoding",
                 f"its outputs can be read as {listed}, and nothing in the file decides",
-                f"--set model.decoding={candidates[0].name}, or labelled images with --data",
+                f"--set model.decoding={candidates[0].name}, or labelled images with --data, which decide",
             )
         )
     if not candidates and size is not None:
@@ -193,16 +197,16 @@ def _questions(
             Question(
                 "model.preprocessing",
                 "nothing in the file says how images become its input",
-                "--normalization imagenet|unit|signed|pixels, or labelled images with --data",
+                f"--normalization {'|'.join(NORMALIZATIONS)}, or labelled images with --data, which decide",
             )
         )
     counts = {each.classes for each in candidates} - {None}
     if candidates and labels is None:
         number = " or ".join(map(str, sorted(counts, key=str)))
         what = "its class" if number == "1" else f"its {number} classes" if number else "its classes"
-        asked.append(
-            Question("model.labels", f"the file does not name {what}", "--labels names.txt, or --labels a,b,c")
-        )
+        others = f", and the data name {len(data_labels)}" if data_labels and counts else ""
+        example = "--labels names.txt, or --labels a,b,c"
+        asked.append(Question("model.labels", f"the file does not name {what}{others}", example))
     return asked
 
 

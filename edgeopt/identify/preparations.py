@@ -94,6 +94,22 @@ def prepare(preparation: Preparation, size: Size, facts: Facts, said: Said, why:
     return _as_said(made, size, said, why)
 
 
+NORMALIZATIONS = {"imagenet": IMAGENET, "unit": UNIT, "signed": SIGNED, "pixels": PIXELS}
+"""Usual normalizations of classifiers by name: ImageNet's mean and deviation, 0 to 1, -1 to 1, and 0 to 255."""
+BGR = "_bgr"
+"""Ending of the names of preprocessings that take blue first."""
+
+
+def possible_preparations(size: Size, facts: Facts, said: Said) -> dict[str, Preprocessing]:
+    """Return what classifiers usually take, by name: each normalization with red first and with blue first."""
+    found = {}
+    for ending, channels in (("", "RGB"), (BGR, "BGR")) if facts.channels == 3 else (("", "RGB"),):
+        for name, normalization in NORMALIZATIONS.items():
+            preparation = Preparation("crop", "BGR" if channels == "BGR" else "RGB", normalization)
+            found[f"{name}{ending}"] = prepare(preparation, size, facts, said, "").value
+    return found
+
+
 def _gray(normalization: Normalization) -> Normalization:
     """Return figures for one channel: those of the middle one, green, which is nearest to grey."""
 

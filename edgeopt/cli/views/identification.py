@@ -20,8 +20,8 @@ _SHOWN = 8
 _WIDTH = 9
 
 
-def identification_lines(name: str, found: Identification) -> Iterator[str]:
-    """Yield a line for each finding with its reason, then the questions that are left."""
+def identification_lines(name: str, found: Identification, *, decided: bool = False) -> Iterator[str]:
+    """Yield a line for each finding with its reason, then the questions that are left unless they are `decided`."""
     yield _line("model", f"{name}{', quantized already (Q/DQ in the graph)' if found.quantized else ''}")
     for kind, roles in (("input", found.inputs), ("output", found.outputs)):
         for role in roles:
@@ -39,7 +39,7 @@ def identification_lines(name: str, found: Identification) -> Iterator[str]:
         yield _line("labels", f"{len(found.labels.value)}: {names} ({found.labels.why})")
     for note in found.notes:
         yield _line("note", note)
-    for question in found.questions:
+    for question in () if decided else found.questions:
         yield _line("missing", f"{question.key}: {question.what}. Give {question.example}")
 
 
