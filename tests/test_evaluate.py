@@ -14,6 +14,7 @@ import pytest
 import tiny
 
 from edgeopt.bundle import Bundle, Calibration
+from edgeopt.bundle.classes import changes, per_class
 from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import ArrayPicture, Boxes, Dataset, Sample
 from edgeopt.dataset.loading import load
@@ -36,7 +37,6 @@ from edgeopt.evaluate import (
     surest_mistakes,
     threshold_advice,
 )
-from edgeopt.evaluate.classes import changes, per_class
 from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.references import importable

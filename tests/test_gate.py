@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt import benchmark
+from edgeopt.bundle.records import ClassChange
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import BundleError, MeasurementError, ModelError
 from edgeopt.gate import (
@@ -24,6 +25,7 @@ from edgeopt.gate import (
     AccuracyFinding,
     GateConfig,
     Opened,
+    OperatingFinding,
     Side,
     gate,
     gate_bundles,
@@ -40,6 +42,7 @@ from edgeopt.intervals import Interval
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.worker import Worker, _serve
+from edgeopt.spec import replace
 
 NOWHERE = Sensors(Path("/nonexistent"))
 CONFIG = GateConfig(warmup_s=0.0, maximum_s=600.0)
@@ -207,6 +210,23 @@ class TestDecide:
         outcome, reasons = decide(None, lost, ["too busy"], GateConfig())
         assert outcome == "fail"
         assert reasons == ("top1 fell from 80.00 % to 78.00 %, by 2.00 points where 1.00 are allowed",)
+
+    def test_a_lost_operating_point_fails_although_the_main_metric_is_kept(self):
+        operating = OperatingFinding(score=0.5, baseline=0.70, candidate=0.66, allowed_drop=0.02)
+        lost = AccuracyFinding(metric="ap", baseline=0.5, candidate=0.5, allowed_drop=0.01, operating=operating)
+        outcome, reasons = decide(None, lost, (), GateConfig())
+        assert outcome == "fail"
+        assert reasons == ("F1 at score 0.5 fell from 70.00 % to 66.00 %, by 4.00 points where 2.00 are allowed",)
+
+    def test_a_class_that_fell_beyond_chance_fails_where_that_is_asked_for(self):
+        cat = ClassChange(label="cat", support=90, before=0.8, after=0.6, low=-0.3, high=-0.1, beyond_chance=True)
+        rare = ClassChange(label="rare", support=2, before=1.0, after=0.5, low=-1.0, high=0.0)
+        lost = AccuracyFinding(metric="ap", baseline=0.5, candidate=0.5, allowed_drop=0.01, classes=(rare, cat))
+        assert decide(None, lost, ["too busy"], GateConfig())[0] == "invalid"
+        outcome, reasons = decide(None, replace(lost, allowed_class_drop=0.05), (), GateConfig())
+        assert outcome == "fail"
+        assert reasons == ("class 'cat' fell from 80.00 % to 60.00 %, by 20.00 points where 5.00 are allowed",)
+        assert decide(None, replace(lost, allowed_class_drop=0.2), ["too busy"], GateConfig())[0] == "invalid"
 
     def test_what_loses_exactly_what_is_allowed_passes(self):
         lost = AccuracyFinding(metric="top1", baseline=0.55, candidate=0.53, allowed_drop=0.02)
@@ -390,6 +410,8 @@ class TestBundles:
         )
         assert verdict.outcome == "fail"
         assert "top1 fell from 90.00 % to 70.00 %" in verdict.reasons[0]
+        assert [each.label for each in verdict.accuracy.classes] == ["red"]
+        assert "| class red (%) |" in to_markdown(verdict)
         evaluated("ort-int8", 0.9, "other")
         with pytest.raises(MeasurementError, match="evaluated on different images"):
             gate_bundles(*sides, [tiny.colour("red")], CONFIG)

@@ -306,6 +306,16 @@ def tune(
     "--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Largest drop of the main metric. Default: 0.01."
 )
 @click.option(
+    "--f1-drop",
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest drop of a detector's F1 at the score threshold. Default: 0.02.",
+)
+@click.option(
+    "--max-class-drop",
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest drop of a class's AP, or F1 of classifiers, that is beyond chance. Default: not checked.",
+)
+@click.option(
     "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
@@ -321,6 +331,8 @@ def gate(
     threads: int,
     tolerance: float | None,
     accuracy_drop: float | None,
+    f1_drop: float | None,
+    max_class_drop: float | None,
     maximum_s: float | None,
     junit: Path | None,
     markdown: Path | None,
@@ -338,7 +350,13 @@ def gate(
 
     if (candidate is None) == (baseline_file is None):
         raise click.UsageError("give BASELINE and CANDIDATE, or --baseline-file and one bundle")
-    given = {"tolerance": tolerance, "accuracy_drop": accuracy_drop, "maximum_s": maximum_s}
+    given = {
+        "tolerance": tolerance,
+        "accuracy_drop": accuracy_drop,
+        "f1_drop": f1_drop,
+        "class_drop": max_class_drop,
+        "maximum_s": maximum_s,
+    }
     config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
     side = Side.parse(candidate or baseline)
     images = _images(Bundle.open(side.path), data)

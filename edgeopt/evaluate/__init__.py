@@ -1,5 +1,6 @@
 """Evaluate: measure accuracy on labelled images, each variant beside its FP32 baseline on the same images."""
 
+from edgeopt.bundle.classes import class_changes, class_sentence
 from edgeopt.bundle.records import (
     Accuracy,
     ClassChange,
@@ -10,7 +11,6 @@ from edgeopt.bundle.records import (
 )
 from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.bundles import evaluate_bundle, found_here
-from edgeopt.evaluate.classes import class_changes, class_sentence
 from edgeopt.evaluate.images import ImageResult, image_results, results_by_variant, surest_mistakes
 from edgeopt.evaluate.operating import operating_point
 from edgeopt.evaluate.run import Evaluated, Runner, evaluate

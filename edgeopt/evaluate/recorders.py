@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from edgeopt import metrics
 from edgeopt.boxes import Boxes
+from edgeopt.bundle.classes import compare
 from edgeopt.bundle.records import Accuracy, ClassificationOutcomes, Comparison, DetectionOutcomes, PackedArray
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
-from edgeopt.evaluate.classes import compare
 from edgeopt.intervals import Interval, bootstrap_interval
 from edgeopt.postprocess import Detections, Outputs, class_scores, decode
 from edgeopt.preprocess import Geometry

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle.classes import class_changes
 from edgeopt.bundle.records import Accuracy
 from edgeopt.dataset import Boxes, Dataset
-from edgeopt.evaluate.classes import class_changes
 from edgeopt.evaluate.images import ImageResult, answers, evaluated_images
 from edgeopt.metrics import ClassificationMetrics, detection_confusion
 from edgeopt.postprocess import Detections

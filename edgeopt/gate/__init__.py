@@ -9,7 +9,7 @@ from edgeopt.gate.bundles import Side, Stored, gate_bundles, gate_file, read_sto
 from edgeopt.gate.outputs import to_json, to_junit, to_markdown
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
-from edgeopt.gate.verdict import EXIT_CODES, AccuracyFinding, GateConfig, LatencyFinding, Verdict
+from edgeopt.gate.verdict import EXIT_CODES, AccuracyFinding, GateConfig, LatencyFinding, OperatingFinding, Verdict
 
 __all__ = [
     "EXIT_CODES",
@@ -17,6 +17,7 @@ __all__ = [
     "GateConfig",
     "LatencyFinding",
     "Opened",
+    "OperatingFinding",
     "Side",
     "Stored",
     "Verdict",

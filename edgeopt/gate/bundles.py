@@ -12,11 +12,12 @@ import msgspec
 
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.accuracy import accuracy_here
+from edgeopt.bundle.classes import class_changes
 from edgeopt.bundle.records import Accuracy
 from edgeopt.errors import MeasurementError
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
-from edgeopt.gate.verdict import AccuracyFinding, GateConfig, Verdict
+from edgeopt.gate.verdict import AccuracyFinding, GateConfig, OperatingFinding, Verdict
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
@@ -209,9 +210,28 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
             f"{baseline} and {candidate} were evaluated on different images, so their accuracies cannot be compared. "
             "Evaluate both on the same data, or gate on latency alone"
         )
+    changes = class_changes(before, after, _labels(baseline))
     return AccuracyFinding(
-        metric=before.metric, baseline=before.value, candidate=after.value, allowed_drop=config.accuracy_drop
+        metric=before.metric,
+        baseline=before.value,
+        candidate=after.value,
+        allowed_drop=config.accuracy_drop,
+        operating=_operating(before, after, config),
+        classes=tuple(each for each in changes if each.change < 0.0),
+        allowed_class_drop=config.class_drop,
     )
+
+
+def _operating(before: Accuracy, after: Accuracy, config: GateConfig) -> OperatingFinding | None:
+    """Compare F1 at the score threshold, where both have the same."""
+    first, second, score = before.at_threshold, after.at_threshold, before.score_threshold
+    if first is None or second is None or score is None or score != after.score_threshold:
+        return None
+    return OperatingFinding(score=score, baseline=first.f1, candidate=second.f1, allowed_drop=config.f1_drop)
+
+
+def _labels(side: Side) -> tuple[str, ...]:
+    return Bundle.open(side.path).manifest.spec.labels
 
 
 def _accuracy(side: Side) -> Accuracy | None:

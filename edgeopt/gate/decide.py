@@ -11,7 +11,7 @@ often than one look at the 95 % that the end uses; what it decides, the narrower
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,8 @@ from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Ou
 
 _CONFIDENCE = 0.95
 EARLY_CONFIDENCE = 0.999
+_NAMED = 5
+"""Classes that are named as reasons."""
 FIRST_LOOK = 3
 """Launches before the first look, and the least number to decide on."""
 
@@ -112,8 +114,8 @@ def decide(
     latency: LatencyFinding | None, accuracy: AccuracyFinding | None, problems: Sequence[str], config: GateConfig
 ) -> tuple[Outcome, tuple[str, ...]]:
     """Decide, with reasons. Lost accuracy fails whatever the machine did; latency counts only in a valid run."""
-    if accuracy is not None and round(accuracy.drop, 4) > round(accuracy.allowed_drop, 4):  # as is printed
-        return "fail", (_lost(accuracy),)
+    if accuracy is not None and (losses := tuple(_losses(accuracy))):
+        return "fail", losses
     if problems or latency is None:
         return "invalid", tuple(problems) or ("no latency was measured",)
     ratio = latency.ratio
@@ -135,6 +137,26 @@ def decide(
 def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> bool:
     """Return True if a slowdown exceeds both a share and a time."""
     return ratio - 1.0 > share and (ratio - 1.0) * baseline_ms > floor_ms
+
+
+def _losses(accuracy: AccuracyFinding) -> Iterator[str]:
+    """Yield a sentence for each loss beyond what is allowed, both rounded as they are printed."""
+    if round(accuracy.drop, 4) > round(accuracy.allowed_drop, 4):
+        yield _lost(accuracy)
+    operating = accuracy.operating
+    if operating is not None and round(operating.drop, 4) > round(operating.allowed_drop, 4):
+        yield (
+            f"F1 at score {operating.score:g} fell from {100.0 * operating.baseline:.2f} % to "
+            f"{100.0 * operating.candidate:.2f} %, by {100.0 * operating.drop:.2f} points where "
+            f"{100.0 * operating.allowed_drop:.2f} are allowed"
+        )
+    for each in accuracy.lost_classes[:_NAMED]:
+        yield (
+            f"class '{each.label}' fell from {100.0 * each.before:.2f} % to {100.0 * each.after:.2f} %, by "
+            f"{-100.0 * each.change:.2f} points where {100.0 * (accuracy.allowed_class_drop or 0.0):.2f} are allowed"
+        )
+    if (more := len(accuracy.lost_classes) - _NAMED) > 0:
+        yield f"{more} more {'class' if more == 1 else 'classes'} fell by more than is allowed"
 
 
 def _lost(accuracy: AccuracyFinding) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 import msgspec
 
-from edgeopt.gate.verdict import Verdict
+from edgeopt.gate.verdict import AccuracyFinding, Verdict
 
 _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
+
+
+_SHOWN = 5
+"""Classes in the table."""
 
 
 def to_json(verdict: Verdict) -> bytes:
@@ -63,11 +68,28 @@ def to_markdown(verdict: Verdict) -> str:
             f"| {_cell(accuracy.metric)} (%) | {100.0 * accuracy.baseline:.2f} | {100.0 * accuracy.candidate:.2f} | "
             f"{_points(-accuracy.drop)} | {_points(-accuracy.allowed_drop)} |"
         )
+        lines += _more(accuracy)
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:
         lines[-1] += f"; {latency.rounds} rounds in {latency.launches} launches, {latency.disturbed_rounds} disturbed"
     return "\n".join(lines) + "\n"
+
+
+def _more(accuracy: AccuracyFinding) -> Iterator[str]:
+    """Yield rows of the table: F1 at the score threshold, and the classes that lost most, with their intervals."""
+    if (operating := accuracy.operating) is not None:
+        yield (
+            f"| F1 at score {operating.score:g} (%) | {100.0 * operating.baseline:.2f} | "
+            f"{100.0 * operating.candidate:.2f} | {_points(-operating.drop)} | {_points(-operating.allowed_drop)} |"
+        )
+    allowed = "" if accuracy.allowed_class_drop is None else _points(-accuracy.allowed_class_drop)
+    for each in accuracy.classes[:_SHOWN]:
+        doubt = "" if each.beyond_chance else " (may be chance)"
+        yield (
+            f"| class {_cell(each.label)} (%) | {100.0 * each.before:.2f} | {100.0 * each.after:.2f} | "
+            f"{_points(each.change)} [{_points(each.low)}, {_points(each.high)}]{doubt} | {allowed} |"
+        )
 
 
 def _points(share: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from edgeopt.bundle.records import Conditions, Environment
+from edgeopt.bundle.records import ClassChange, Conditions, Environment
 from edgeopt.config import Seconds
 from edgeopt.intervals import Interval
 from edgeopt.spec import Fraction, PositiveInt, Struct
@@ -26,6 +26,10 @@ class GateConfig(Struct):
     """Slowdown that a pass rules out. A run that can neither see nor exclude it is invalid."""
     accuracy_drop: Fraction = 0.01
     """Largest drop of the main metric."""
+    f1_drop: Fraction = 0.02
+    """Largest drop of a detector's F1 at the score threshold."""
+    class_drop: Fraction | None = None
+    """Largest drop of a class's AP (detectors) or F1 (classifiers) that is beyond chance. None: not checked."""
     precision: Fraction = 0.015
     """Launch new processes until the half-width of the interval is at most this share."""
     minimum_launches: PositiveInt = 5
@@ -66,10 +70,11 @@ class LatencyFinding(Struct):
     disturbed_rounds: int
 
 
-class AccuracyFinding(Struct):
-    """The main metric of both sides, as stored in their bundles."""
+class OperatingFinding(Struct):
+    """F1 of both sides at the score threshold, as stored in their bundles."""
 
-    metric: str
+    score: float
+    """The threshold."""
     baseline: float
     candidate: float
     allowed_drop: float
@@ -78,6 +83,33 @@ class AccuracyFinding(Struct):
     def drop(self) -> float:
         """The loss, positive where the candidate is worse."""
         return self.baseline - self.candidate
+
+
+class AccuracyFinding(Struct):
+    """The main metric of both sides, as stored in their bundles."""
+
+    metric: str
+    baseline: float
+    candidate: float
+    allowed_drop: float
+    operating: OperatingFinding | None = None
+    """Detectors: at the score threshold, where both sides have the same."""
+    classes: tuple[ClassChange, ...] = ()
+    """Classes that lost, worst first."""
+    allowed_class_drop: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """The loss, positive where the candidate is worse."""
+        return self.baseline - self.candidate
+
+    @property
+    def lost_classes(self) -> tuple[ClassChange, ...]:
+        """Classes that lost more than is allowed, as printed, and more than chance explains."""
+        if self.allowed_class_drop is None:
+            return ()
+        allowed = round(self.allowed_class_drop, 4)
+        return tuple(each for each in self.classes if round(-each.change, 4) > allowed and each.beyond_chance)
 
 
 class Verdict(Struct):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.bundle.accuracy import accuracy_here
+from edgeopt.bundle.classes import Draws, changes, metric_draws, per_class, supports
 from edgeopt.bundle.figures import acceptance, measured_on_one_machine
 from edgeopt.bundle.records import (
     Acceptance,
@@ -18,7 +19,6 @@ from edgeopt.bundle.records import (
     Ratio,
     SearchResult,
 )
-from edgeopt.evaluate.classes import Draws, changes, metric_draws, per_class, supports
 from edgeopt.evaluate.operating import operating_point
 from edgeopt.hardware import Machine, machine, machine_fingerprint
 from edgeopt.intervals import Values, interval

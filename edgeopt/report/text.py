@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edgeopt.bundle.records import ClassChange
 from edgeopt.evaluate import class_sentence
 from edgeopt.report.content import Report, Row, operating_points
-from edgeopt.report.figures import accuracy, change, milliseconds, size, speedup
+from edgeopt.report.figures import accuracy, change, class_metric, milliseconds, points, share, size, speedup
 
 _NARROW = {"p90 ms": "p90", "p99 ms": "p99", "speed-up": "faster"}
 """Headings in a terminal, where 80 columns have to hold the table."""
 _NAMED_CLASSES = 5
+_SHOWN_CLASSES = 8
+_CLASS_COLUMNS = ("n", "FP32 {metric}", "{metric}", "change", "95 % interval")
 _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
 
 
@@ -38,7 +43,36 @@ def to_terminal(report: Report) -> Group:
         style = "bold" if row.name == report.runs.name else "" if row.accepted else "dim"
         table.add_row(*(Text(cell) for cell in _cells(row, "†")), style=style)
     notes = "\n".join(_notes(report))
-    return Group(table, *([Text(notes, style="dim")] if notes else []))
+    return Group(table, *([Text(notes, style="dim")] if notes else []), *_class_tables(report))
+
+
+def _class_tables(report: Report) -> Iterator[Table]:
+    """Yield a table of the classes that lost most, of each variant that lost any."""
+    for name, rows in _losing_classes(report).items():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column(f"{name}: class that lost", overflow="ellipsis", no_wrap=True, min_width=12)
+        for column in _CLASS_COLUMNS:
+            table.add_column(column.format(metric=class_metric(report)), justify="right", no_wrap=True)
+        for each in rows:
+            table.add_row(*(Text(cell, style="red" if each.lost_much else "") for cell in _class_cells(each)))
+        yield table
+
+
+def _losing_classes(report: Report) -> dict[str, list[ClassChange]]:
+    """Return each variant's classes that lost, worst first, as many as are shown."""
+    found = {}
+    for row in report.rows:
+        changes = [each.changes[row.name] for each in report.classes if row.name in each.changes]
+        losing = sorted((each for each in changes if each.change < 0.0), key=lambda each: each.change)
+        if losing:
+            found[row.name] = losing[:_SHOWN_CLASSES]
+    return found
+
+
+def _class_cells(change: ClassChange) -> tuple[str, ...]:
+    mark = " !" if change.lost_much else ""
+    figures = (share(change.before, 2), share(change.after, 2), f"{points(change.change)}{mark}")
+    return change.label, str(change.support), *figures, f"[{points(change.low)}, {points(change.high)}]"
 
 
 def to_markdown(report: Report) -> str:
@@ -47,6 +81,11 @@ def to_markdown(report: Report) -> str:
     lines = [f"| {' | '.join(columns)} |", f"|{'|'.join(['-'] + ['-:'] * (len(columns) - 1))}|"]
     lines += [f"| {' | '.join(_cells(row))} |" for row in report.rows]
     notes = [*_notes(report), *_decisions(report)]
+    for name, rows in _losing_classes(report).items():
+        columns = [f"{name}: class that lost", *(each.format(metric=class_metric(report)) for each in _CLASS_COLUMNS)]
+        lines += ["", f"| {' | '.join(columns)} |", f"|{'|'.join(['-'] + ['-:'] * (len(columns) - 1))}|"]
+        cells = [_class_cells(each) for each in rows]
+        lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells]
     return "\n".join([*lines, *(("", *notes) if notes else ())]) + "\n"
 
 
