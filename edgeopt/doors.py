@@ -46,6 +46,7 @@ METRICS: Mapping[str, str] = {
 
 REPAIRS: Mapping[str, str] = {
     "equalization": "edgeopt.passes.repair.equalize:equalize",
+    "smoothing": "edgeopt.passes.repair.smooth:smooth",
     "ranges": "edgeopt.passes.repair.ranges:measure_ranges",
     "exemption": "edgeopt.passes.repair.exempt:dominated_layers",
     "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",

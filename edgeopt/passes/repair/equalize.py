@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, TensorStatistics
 from edgeopt.graph.disjoint_sets import DisjointSets
-from edgeopt.graph.edit import add_initializer, along, given, known_constant, make_node, number, set_constant
+from edgeopt.graph.edit import add_initializer, given, known_constant, make_node, number
 from edgeopt.graph.operators import groups, input_axis, operator, weight_axis
 from edgeopt.passes.qdq.equalized import record, short
+from edgeopt.passes.repair.scaled_constants import multiply
 
 Floats = NDArray[np.float32]
 
@@ -196,29 +197,17 @@ def _relative(minimum: NDArray[np.float64], maximum: NDArray[np.float64]) -> NDA
 
 def _scale(model: ir.Model, tied: _Tied, factors: Floats) -> None:
     for node in tied.producers:
-        _multiply(model.graph, node, 1, factors, weight_axis(node))
+        multiply(model.graph, node, 1, factors, weight_axis(node))
         if given(node, 2) is not None:
-            _multiply(model.graph, node, 2, factors, 0)
+            multiply(model.graph, node, 2, factors, 0)
         record(model, node, "out", factors)
     for node in tied.consumers:
         _divide_input(model, node, factors)
 
 
 def _divide_input(model: ir.Model, node: ir.Node, factors: Floats) -> None:
-    _multiply(model.graph, node, 1, 1.0 / factors, input_axis(node))
+    multiply(model.graph, node, 1, 1.0 / factors, input_axis(node))
     record(model, node, "in", factors)
-
-
-def _multiply(graph: ir.Graph, node: ir.Node, index: int, factors: Floats, axis: int) -> None:
-    """Replace an initializer of `node` by its product with `factors` along `axis`; other readers keep the old one."""
-    value = node.inputs[index]
-    assert value is not None
-    array = known_constant(value)
-    product = (array * along(factors, array.ndim, axis)).astype(np.float32)
-    if len(value.uses()) == 1:
-        set_constant(value, product)
-    else:
-        node.replace_input_with(index, add_initializer(graph, f"{node.name}/{value.name}", product))
 
 
 def _feeds_depthwise_only(value: ir.Value) -> bool:

@@ -27,6 +27,7 @@ from edgeopt.passes.quantize.saturation import weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.layers.activation import Activation, activation_after
 from edgeopt.passes.repair.layers.layerwise import LayerInput, walk
+from edgeopt.passes.repair.layers.offsets import shift, with_offsets, without_empty_offsets
 from edgeopt.passes.repair.layers.patches import input_samples, output_samples, window_of
 from edgeopt.passes.repair.layers.refit import Candidate, Samples, Steps, solve
 from edgeopt.passes.repair.split import Split
@@ -84,7 +85,7 @@ def reconstruct(
     Raises:
         ModelError: `quantized` was not made from `model`.
     """
-    result = quantized.clone()
+    result = with_offsets(quantized)
     layers = {node.name or "": node for node in result.graph if _is_repairable(node)}
     budgets = {name: _per_image(node, len(feeds)) for name, node in layers.items()}
     targets = _targets(model, budgets, feeds)
@@ -105,7 +106,7 @@ def reconstruct(
         repairs.append(LayerRepair(name, before, min(before, after)))
         if progress is not None:
             progress(len(repairs), len(layers), name)
-    return result, repairs
+    return without_empty_offsets(result), repairs
 
 
 def expected_multiplications(quantized: ir.Model, images: int) -> float:
@@ -217,5 +218,6 @@ def _write(graph: ir.Graph, node: ir.Node, candidate: Candidate) -> None:
     replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
     replace_constant(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
     if node.op_type == "MatMul":
-        return  # it has no bias; the candidate was judged with one, so its mean error stays
-    replace_constant(graph, node, 2, f"{node.name}/bias_corrected", candidate.bias)
+        shift(graph, node, candidate.bias)
+    else:
+        replace_constant(graph, node, 2, f"{node.name}/bias_corrected", candidate.bias)

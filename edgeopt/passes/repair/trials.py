@@ -7,6 +7,7 @@ are from the float network's: no labels are needed. The images that judge are no
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,13 +33,15 @@ from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.layers.refit import Steps
 from edgeopt.passes.repair.ranges import expected_runs, measure_ranges, quantize_activations
 from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
+from edgeopt.passes.repair.smooth import STRENGTHS, magnitudes, smooth, smoothable
 from edgeopt.passes.repair.split import Split, spread
 from edgeopt.references import resolve
 
 Images = Sequence[tuple[str, Feeds]]
 
+SMOOTHING = "smoothing"
 EXEMPTION = "exemption"
-REPAIRS = ("equalization", "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
+REPAIRS = ("equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
 DISTILLATION = "distillation"
 """The one that takes longest: asked for by name, tried last."""
@@ -116,6 +119,10 @@ def repair(
         trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
+    if SMOOTHING in repairs and smoothable(model.graph) and not now.declines(SMOOTHING, allowance, trials):
+        smoothed = _smoothed(now, scheme, images, split.fit, judge, methods, allowance)
+        trials.append(RepairTrial(SMOOTHING, now.discrepancy, smoothed.discrepancy))
+        now = smoothed if trials[-1].is_kept else now
     searching = "ranges" if "ranges" in repairs else EXEMPTION
     if searching in repairs and not now.declines(searching, allowance, trials):
         trials += _settle_activations(now, scheme, split, judge, repairs, methods, allowance)
@@ -179,6 +186,7 @@ def _expected(
     quantizers = sum(node.op_type == QUANTIZE for node in now.quantized.graph)
     steps = _steps(repairs)
     known = {"equalization": _OBSERVING * len(images) * run_s}
+    known |= {SMOOTHING: len(STRENGTHS) * known["equalization"]} if smoothable(now.base.graph) else {}
     known["ranges" if "ranges" in repairs else EXEMPTION] = expected_runs(now.base, quantizers, len(images)) * run_s
     refitting = 0.0
     if steps.any:
@@ -194,6 +202,28 @@ def _expected(
 
 def _steps(repairs: Sequence[str]) -> Steps:
     return Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
+
+
+def _smoothed(
+    now: _Standing,
+    scheme: QuantScheme,
+    images: Images,
+    fit: Sequence[Feeds],
+    judge: _Judge,
+    methods: Methods | None,
+    allowance: Allowance,
+) -> _Standing:
+    """Smooth what stands by each strength, and return the best."""
+    update = allowance.step(SMOOTHING)
+    largest = magnitudes(now.base, spread(fit, FITTED_IMAGES))
+    tried = []
+    for strength in STRENGTHS:
+        base, changed = smooth(now.base, largest, strength)
+        observed = calibrate(base, images, now.table.config, update, changed)
+        table = dataclasses.replace(now.table, tensors={**now.table.tensors, **observed.tensors})
+        candidate = quantize(base, table, scheme, now.exclude, methods=methods)
+        tried.append(_Standing(base, table, now.exclude, candidate, judge.measure(candidate)))
+    return min(tried, key=lambda standing: standing.discrepancy)
 
 
 class _Judge:
