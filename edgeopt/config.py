@@ -14,11 +14,12 @@ from msgspec import Meta
 
 from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, METRICS, REPAIRS, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
-from edgeopt.references import check, is_code, named, resolve
+from edgeopt.presets import expand
+from edgeopt.references import check, is_code, named
 from edgeopt.renamed import use_present_names
 from edgeopt.spec import (
     PROCESSORS,
-    CodeDecoding,
+    AuxiliaryInput,
     Decoding,
     Fraction,
     PositiveInt,
@@ -28,6 +29,7 @@ from edgeopt.spec import (
     Struct,
     Task,
     code_in,
+    decoding_named,
 )
 from edgeopt.typed import convert
 
@@ -78,8 +80,11 @@ class ModelConfig(Struct):
     Default: the class names of the data."""
     preprocessing: Preprocessing | None = None
     decoding: Decoding | Annotated[str, named(DECODINGS)] | None = None
-    """Decoding of the outputs: a table of a built-in one (``type = "yolox"``…), its name alone for the defaults, or
-    ``package.module:callable``. Default: chosen by the output's shape."""
+    """Decoding of the outputs: ``classification``; a detector's head by the name of its preset (``yolov8``,
+    ``rtdetr``…), as a table with a preset and what differs from it (``preset = "yolov8", score_threshold = 0.5``), or
+    described whole; or ``package.module:callable``. Default: chosen by the output's shape."""
+    inputs: tuple[AuxiliaryInput, ...] = ()
+    """Inputs beside the image, and their values, where their names do not say them."""
 
     def __post_init__(self) -> None:
         if isinstance(self.decoding, str):
@@ -88,12 +93,7 @@ class ModelConfig(Struct):
     @property
     def decoder(self) -> Decoding | None:
         """`decoding` as a table."""
-        if not isinstance(self.decoding, str):
-            return self.decoding
-        if is_code(self.decoding):
-            return CodeDecoding(call=self.decoding)
-        decoding: Decoding = resolve(self.decoding, DECODINGS, "decoding")()
-        return decoding
+        return decoding_named(self.decoding) if isinstance(self.decoding, str) else self.decoding
 
 
 class DataSource(Struct):
@@ -604,8 +604,12 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
         for override in overrides:
             _override(document, override)
         use_present_names(document, origin)
+        if isinstance(model := document.get("model"), dict) and "decoding" in model:
+            model["decoding"] = expand(model["decoding"])
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    except SettingError as error:
+        raise ConfigError(f"{origin}, [model.decoding]: {error}") from error
     return checked_table(document, kind, origin)
 
 

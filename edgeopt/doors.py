@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from edgeopt import presets
+
 DATA_FORMATS: Mapping[str, str] = {
     "image_folder": "edgeopt.dataset.folders:read_image_folder",
     "csv": "edgeopt.dataset.table:read_csv",
@@ -25,10 +27,9 @@ DATA_FORMATS: Mapping[str, str] = {
 
 DECODINGS: Mapping[str, str] = {
     "classification": "edgeopt.spec:ClassificationDecoding",
-    "yolox": "edgeopt.spec:YoloxDecoding",
-    "yolo": "edgeopt.spec:YoloDecoding",
+    **dict.fromkeys((*presets.PRESETS, *presets.FORMER), "edgeopt.spec:preset"),
 }
-"""Values of ``[model] decoding``: structs that `postprocess.decode` reads, by their tag. A user's is a
+"""Values of ``[model] decoding``: classification, or a preset of a detector's head. A user's is a
 `spec.CodeDecoding`."""
 
 LOSSES: Mapping[str, str] = {

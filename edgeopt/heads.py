@@ -111,7 +111,7 @@ class DetectionDecoding(Struct, tag="detection"):
     count: Part | None = None
     """Place of the number of rows that count; the rest is padding. Without a batch dimension it says how many of the
     rows are each image's."""
-    image: Part | None = None
+    image_number: Part | None = None
     """Place of the number of each row's image, where the rows of all images follow one another."""
     batched: bool = True
     """The outputs' first dimension is the image. Otherwise there is none: (rows, columns)."""
@@ -169,5 +169,5 @@ class DetectionDecoding(Struct, tag="detection"):
         return {name: part for name, part in found.items() if part is not None}
 
 
-PARTS = ("boxes", "scores", "objectness", "classes", "count", "image")
+PARTS = ("boxes", "scores", "objectness", "classes", "count", "image_number")
 """Keys of `DetectionDecoding` that name a place in the outputs."""

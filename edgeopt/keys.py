@@ -22,6 +22,7 @@ from msgspec import inspect as types
 from edgeopt.config import Config, DataConfig, find_recipe, shipped_recipes
 from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.presets import PRESETS
 from edgeopt.references import resolve
 
 _SAME = {"validation": "train", "test": "train", "calibration": "train"}
@@ -55,7 +56,9 @@ def keys() -> tuple[Key, ...]:
 
 
 def explain(path: str) -> tuple[Key, ...]:
-    """Return the key called `path`, and after a table its keys; ``data.voc`` and its like are a format of data.
+    """Return the key called `path`, and after a table its keys.
+
+    ``data.voc`` and its like are a format of data, ``model.decoding.yolov8`` and its like a preset of a head.
 
     Raises:
         ConfigError: there is none; the message names the closest.
@@ -63,6 +66,8 @@ def explain(path: str) -> tuple[Key, ...]:
     parts = path.strip("[]").split(".")
     if parts[0] == "data" and parts[-1] in DATA_FORMATS and len(parts) == 2:
         return (_format(parts[1]), *explain("data.train")[1:])
+    if parts[:2] == ["model", "decoding"] and parts[-1] in PRESETS and len(parts) == 3:
+        return (_preset(parts[2]), *explain("model.decoding.detection")[1:])
     if parts[0] == "data" and len(parts) > 1:
         parts[1] = _SAME.get(parts[1], parts[1]) if len(parts) > 2 else parts[1]
     wanted = ".".join(parts)
@@ -91,6 +96,14 @@ def _format(name: str) -> Key:
     words = inspect.getdoc(resolve(name, DATA_FORMATS, "data format")) or ""
     summary = words.split("\n\nArgs:")[0].split("\n\nRaises:")[0]
     return Key(f'data.*: format = "{name}"', "data format", "not set", _paragraph(summary), is_table=True)
+
+
+def _preset(name: str) -> Key:
+    """Describe a preset of a head, with the keys that it sets."""
+    preset = PRESETS[name]
+    sets = ", ".join(f"{key} = {_toml(value)}" for key, value in preset.table.items())
+    about = f"{preset.about}. It sets: {sets}"
+    return Key(f'model.decoding: preset = "{name}"', "preset of a head", "not set", about, is_table=True)
 
 
 def _of(struct: type, path: str) -> Iterator[Key]:
@@ -181,7 +194,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(each) for each in value)}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items() if each is not None)} }}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):

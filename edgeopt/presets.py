@@ -127,11 +127,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "yolov7_end2end": Preset(
         "YOLOv7 --end2end --max-wh: (n, 7) rows of image, x1, y1, x2, y2, class, score",
-        _rows(1, 6, 5, image=_part(0, 0, 1), batched=False),
+        _rows(1, 6, 5, image_number=_part(0, 0, 1), batched=False),
     ),
     "yolo_nas_flat": Preset(
         "YOLO-NAS and PP-YOLOE of super-gradients, flat: (n, 7) rows of image, x1, y1, x2, y2, score, class",
-        _rows(1, 5, 6, image=_part(0, 0, 1), batched=False),
+        _rows(1, 5, 6, image_number=_part(0, 0, 1), batched=False),
     ),
     "paddle": Preset(
         "PaddleDetection with its suppression: (n, 6) rows of class, score, x1, y1, x2, y2 in the original image, and "
@@ -306,6 +306,8 @@ PRESETS: Mapping[str, Preset] = {
 """Values of ``[model.decoding] preset``."""
 FORMER: Mapping[str, str] = {"yolo": "yolov8"}
 """Present names by former one."""
+_OWN_KEYS = {"preset", "boxes", "scores", "form"}
+"""A table that has one of these needs no ``type = "detection"``."""
 FORMER_TYPES = ("yolox", "yolo")
 """``type`` of tables that were structs of their own."""
 
@@ -341,7 +343,9 @@ def expand(decoding: Any) -> Any:
         del table["type"]
         if "strides" in table:
             table["grid"] = {"strides": table.pop("strides")}
-    if table.get("type", "detection") != "detection" or not isinstance(name := table.get("preset"), str) or not name:
+    if "type" not in table and table.keys() & _OWN_KEYS:
+        table["type"] = "detection"
+    if table.get("type") != "detection" or not isinstance(name := table.get("preset"), str) or not name:
         return table
     return _merged(describe(name), {**table, "preset": FORMER.get(name, name)})
 

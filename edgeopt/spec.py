@@ -12,10 +12,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from edgeopt.errors import SettingError
+from edgeopt.errors import ModelError, SettingError
+from edgeopt.heads import BoxForm as BoxForm
+from edgeopt.heads import DetectionDecoding as DetectionDecoding
+from edgeopt.heads import Grid as Grid
+from edgeopt.heads import Part as Part
+from edgeopt.presets import expand
 from edgeopt.references import is_code
 from edgeopt.structs import Struct as Struct
 from edgeopt.structs import replace as replace
+from edgeopt.typed import convert
 
 Task: TypeAlias = Literal["classification", "detection"]
 PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
@@ -216,7 +222,7 @@ class Preprocessing(Struct):
 
 
 class ClassificationDecoding(Struct, tag="classification"):
-    """Scores from one output of shape (N, classes)."""
+    """Scores from an output of shape (N, classes)."""
 
     activation: Activation = "softmax"
     """Function from the network's output to scores."""
@@ -225,37 +231,8 @@ class ClassificationDecoding(Struct, tag="classification"):
     probabilities. For an ``.onnx`` file and an export it is found in the graph."""
     top_k: PositiveInt = 5
     """Number of classes in a result."""
-
-
-class YoloxDecoding(Struct, tag="yolox"):
-    """Raw YOLOX output (N, anchors, 5 + classes): box offsets, objectness and class probabilities (Ge et al. 2021).
-
-    Centre ``(offset + grid) * stride``, size ``exp(offset) * stride``; score = objectness x class probability.
-    """
-
-    strides: tuple[PositiveInt, ...] = (8, 16, 32)
-    """Strides of the levels, in pixels, in the order of the output."""
-    score_threshold: Fraction = 0.3
-    """Lowest score of a detection."""
-    iou_threshold: Fraction = 0.45
-    """Intersection over union above which non-maximum suppression drops the lower score."""
-    max_detections: PositiveInt = 300
-    """Most detections of an image."""
-    class_agnostic: bool = False
-    """Let boxes of different classes suppress each other."""
-
-
-class YoloDecoding(Struct, tag="yolo"):
-    """Output (N, 4 + classes, anchors) of the Ultralytics YOLOv8/YOLO11 export: centre and size in input pixels."""
-
-    score_threshold: Fraction = 0.3
-    """Lowest score of a detection."""
-    iou_threshold: Fraction = 0.45
-    """Intersection over union above which non-maximum suppression drops the lower score."""
-    max_detections: PositiveInt = 300
-    """Most detections of an image."""
-    class_agnostic: bool = False
-    """Let boxes of different classes suppress each other."""
+    output: str | Annotated[int, Meta(ge=0)] = 0
+    """Name of the output, or its number in the graph's order."""
 
 
 class CodeDecoding(Struct, tag="code"):
@@ -283,8 +260,28 @@ class CodeDecoding(Struct, tag="code"):
             raise SettingError(f"'{self.call}' does not have the form package.module:callable")
 
 
-Decoding: TypeAlias = ClassificationDecoding | YoloxDecoding | YoloDecoding | CodeDecoding
-DetectionDecoding: TypeAlias = YoloxDecoding | YoloDecoding
+Decoding: TypeAlias = ClassificationDecoding | DetectionDecoding | CodeDecoding
+
+
+def preset(name: str, **changes: Any) -> DetectionDecoding:
+    """Return the decoding of a usual head; `changes` are keys of it that differ, as plain values.
+
+    Raises:
+        SettingError: there is no such preset.
+        msgspec.ValidationError: a key that does not exist, or of another type.
+    """
+    return convert(expand({"preset": name, **changes}), DetectionDecoding)
+
+
+def decoding_named(name: str) -> Decoding:
+    """Return the decoding that ``[model] decoding`` names by a text: ``classification``, a preset or the user's code.
+
+    Raises:
+        SettingError: there is none.
+    """
+    if is_code(name):
+        return CodeDecoding(call=name)
+    return ClassificationDecoding() if name == "classification" else preset(name)
 
 
 def code_in(decoding: Decoding | None) -> tuple[str, ...]:
@@ -350,3 +347,18 @@ class ModelSpec(Struct):
     """Further inputs, none for most networks."""
     alignment: Alignment | None = None
     """Way from this variant's scores to the baseline's; None where they are taken as they are."""
+
+
+def image_size(tensor: TensorSpec, layout: str) -> Size:
+    """Return the (height, width) of an image input.
+
+    Raises:
+        ModelError: they are no numbers.
+    """
+    height, width = tensor.shape[2:4] if layout == "NCHW" else tensor.shape[1:3]
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise ModelError(
+            f"input '{tensor.name}' has shape {tensor.shape}: height and width must be numbers. Fix them with [model] "
+            "input_size = [height, width]"
+        )
+    return height, width

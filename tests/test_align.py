@@ -16,9 +16,9 @@ from edgeopt.metrics import confidence
 from edgeopt.postprocess import class_scores, decode
 from edgeopt.postprocess.alignment import to_baseline, to_own
 from edgeopt.runtime import load
-from edgeopt.spec import ClassificationDecoding, ModelSpec, ScoreCurve, ScoreCurves, Temperature, YoloDecoding, replace
+from edgeopt.spec import ClassificationDecoding, ModelSpec, ScoreCurve, ScoreCurves, Temperature, preset, replace
 
-DETECTOR = model(YoloDecoding(score_threshold=0.3))
+DETECTOR = model(preset("yolov8", score_threshold=0.3))
 CLASSIFIER = model(ClassificationDecoding())
 CURVE = ScoreCurve(own=(0.1, 0.3, 0.6), baseline=(0.2, 0.5, 0.9))
 LEVELS = (0.3, 0.5, 0.7)
@@ -126,7 +126,7 @@ class TestDecoding:
         assert found.scores[0] == pytest.approx(to_baseline(0.31, CURVE), rel=1e-5)
 
     def test_a_score_on_the_threshold_counts(self):
-        spec = replace(DETECTOR, decoding=YoloDecoding(score_threshold=0.2), alignment=ScoreCurves(curve=CURVE))
+        spec = replace(DETECTOR, decoding=preset("yolov8", score_threshold=0.2), alignment=ScoreCurves(curve=CURVE))
         assert len(decode(output((0, 0.1001), (0, 0.0999)), spec, [IDENTITY])[0]) == 1
 
     def test_curves_of_classes_may_change_the_order_between_classes(self):

@@ -39,7 +39,7 @@ from edgeopt.bundle.records import ImplicitCalibration, RepairTrial, StageRecord
 from edgeopt.config import CalibrateConfig, Config, ModelConfig
 from edgeopt.errors import BundleError, StorageError
 from edgeopt.hardware.probing import CudaDriverState, machine
-from edgeopt.spec import replace
+from edgeopt.spec import preset, replace
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_a_bundle_of_schema_version_1_opens_with_all_that_it_holds(path: Path, t
         assert int8.stages.search.status == "refused"
     recorded = opened.record("ort-int8", verdict="seen")
     assert Bundle.open(tmp_path, check_hashes=False) == recorded
-    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 2
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 3
 
 
 def test_implicit_int8_of_schema_version_1(bundle: Bundle) -> None:
@@ -361,8 +361,8 @@ def test_hostile_manifests(bundle: Bundle, change: Callable[[dict[str, Any]], No
 
 
 def test_another_schema_version_says_what_to_do(bundle: Bundle) -> None:
-    rewrite(bundle, hostile(schema_version=3, something_new=1))
-    with pytest.raises(BundleError, match="has schema version 3; this edgeopt reads versions 1 to 2"):
+    rewrite(bundle, hostile(schema_version=4, something_new=1))
+    with pytest.raises(BundleError, match="has schema version 4; this edgeopt reads versions 1 to 3"):
         Bundle.open(bundle.path)
 
 
@@ -702,3 +702,26 @@ def test_the_manifest_is_for_people_too(bundle: Bundle) -> None:
     text = (bundle.path / "manifest.json").read_text()
     assert text.startswith('{\n  "name": "tiny-classifier"')
     assert isinstance(bundle.manifest, Manifest)
+
+
+@pytest.mark.parametrize(
+    "former",
+    [
+        {"type": "yolox", "strides": [8], "score_threshold": 0.2, "iou_threshold": 0.5, "class_agnostic": True},
+        {"type": "yolo", "score_threshold": 0.2, "iou_threshold": 0.5, "max_detections": 7},
+    ],
+    ids=["yolox", "yolo"],
+)
+def test_a_bundle_whose_head_was_a_type_of_its_own_decodes_as_before(bundle: Bundle, former: dict[str, Any]) -> None:
+    def older(content: dict[str, Any]) -> None:
+        content["schema_version"] = 2
+        content["spec"] |= {"task": "detection", "decoding": former}
+        content["recipe"] = {"name": "x", "model": {"source": "m.onnx", "decoding": former}}
+
+    rewrite(bundle, older)
+    manifest = Bundle.open(bundle.path).manifest
+    decoding = manifest.spec.decoding
+    assert manifest.recipe.model.decoding == decoding
+    wanted = preset("yolox", grid={"strides": (8,)}) if former["type"] == "yolox" else preset("yolov8")
+    kept = {key: former[key] for key in former if key not in ("type", "strides")}
+    assert decoding == replace(wanted, **kept)

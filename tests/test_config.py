@@ -22,7 +22,7 @@ from edgeopt.config import (
     write_starter,
 )
 from edgeopt.errors import ConfigError
-from edgeopt.spec import Letterbox, Normalization, YoloxDecoding
+from edgeopt.spec import Letterbox, Normalization, preset
 
 MINIMAL = 'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n'
 
@@ -50,7 +50,7 @@ def test_preprocessing_and_decoding_are_tagged_data() -> None:
     assert config.model.preprocessing is not None
     assert config.model.preprocessing.steps == (Letterbox(size=(416, 416), anchor="top_left"),)
     assert config.model.preprocessing.normalization == Normalization(scale=1.0)
-    assert config.model.decoding == YoloxDecoding(score_threshold=0.5)
+    assert config.model.decoding == preset("yolox", score_threshold=0.5)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ from edgeopt.spec import (
     ModelSpec,
     Preprocessing,
     TensorSpec,
-    YoloDecoding,
-    YoloxDecoding,
+    preset,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -142,7 +141,7 @@ def test_what_the_decoding_multiplies_is_multiplied():
     exact = np.zeros((1, 50, 8), np.float32)
     exact[..., :4], exact[..., 5:] = 0.5, 0.9
     exact[:, 0, 4] = 0.8
-    (reading,) = readings_of(spec(YoloxDecoding(strides=(32,)), (50, 8)))
+    (reading,) = readings_of(spec(preset("yolox", grid={"strides": (32,)}), (50, 8)))
     background = exact.copy()
     background[:, 1:, :4] *= 3.0
     background[:, 1:, 5:] *= 0.1
@@ -256,9 +255,9 @@ def test_a_specification_says_what_a_classifiers_output_means(decoding, reading)
 
 
 def test_a_specification_says_which_columns_of_a_detector_are_scores():
-    (yolo,) = readings_of(spec(YoloDecoding(), (7, 84)))
+    (yolo,) = readings_of(spec(preset("yolov8"), (7, 84)))
     assert (yolo.boxes, yolo.scores) == (Columns(axis=1, stop=4), Columns(axis=1, start=4))
-    (yolox,) = readings_of(spec(YoloxDecoding(), (84, 8)))
+    (yolox,) = readings_of(spec(preset("yolox"), (84, 8)))
     assert yolox.objectness == Columns(start=4, stop=5)
 
 
@@ -392,5 +391,5 @@ def test_a_second_activation_is_an_error_that_says_what_to_set():
     assert noted.decoding == ClassificationDecoding(activation="none", applied="softmax")
     with pytest.raises(ModelError, match='activation = "none"'):
         with_applied(spec(ClassificationDecoding(), (3,)), output)
-    detector = spec(YoloDecoding(), (7, 84))
+    detector = spec(preset("yolov8"), (7, 84))
     assert with_applied(detector, output) is detector

@@ -47,8 +47,7 @@ from edgeopt.spec import (
     Normalization,
     Preprocessing,
     TensorSpec,
-    YoloDecoding,
-    YoloxDecoding,
+    preset,
     replace,
 )
 
@@ -287,7 +286,7 @@ DETECTOR = ModelSpec(
     input=TensorSpec(name="x", shape=(1, 3, 64, 64), dtype="uint8"),
     outputs=(TensorSpec(name="y", shape=(1, 6, 3)),),
     preprocessing=Preprocessing(steps=(Letterbox(size=(64, 64)),)),
-    decoding=YoloDecoding(score_threshold=0.5),
+    decoding=preset("yolov8", score_threshold=0.5),
     labels=("cat", "dog"),
 )
 
@@ -615,7 +614,7 @@ def test_yolox_nano_on_real_images(shared: Path):
             channels="BGR",
             normalization=Normalization(scale=1.0),
         ),
-        decoding=YoloxDecoding(),
+        decoding=preset("yolox"),
         labels=dataset.labels,
     )
     options = onnxruntime.SessionOptions()

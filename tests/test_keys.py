@@ -27,7 +27,11 @@ def test_every_key_is_described(key) -> None:
 def test_every_field_of_a_recipe_is_there() -> None:
     found = {key.path for key in keys()}
     assert {field.encode_name for field in msgspec.structs.fields(Config)} <= found
-    assert {"train.augmentation.mosaic", "compile.tensorrt.build.batch.max", "model.decoding.yolox.strides"} <= found
+    assert {
+        "train.augmentation.mosaic",
+        "compile.tensorrt.build.batch.max",
+        "model.decoding.detection.grid.strides",
+    } <= found
 
 
 def test_defaults_are_those_of_a_recipe_that_says_nothing() -> None:

@@ -22,7 +22,7 @@ from edgeopt.errors import DataError
 from edgeopt.metrics.detection import precision_table
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import batch
-from edgeopt.spec import Letterbox, ModelSpec, Normalization, Preprocessing, TensorSpec, YoloxDecoding
+from edgeopt.spec import Letterbox, ModelSpec, Normalization, Preprocessing, TensorSpec, preset
 
 
 class TestConfusion:
@@ -340,7 +340,7 @@ class TestAveragePrecision:
                 channels="BGR",
                 normalization=Normalization(scale=1.0),
             ),
-            decoding=YoloxDecoding(score_threshold=0.001, iou_threshold=0.65),
+            decoding=preset("yolox", score_threshold=0.001, iou_threshold=0.65),
             labels=dataset.labels,
         )
         options = onnxruntime.SessionOptions()

@@ -21,7 +21,7 @@ from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.evaluate import Runner, evaluate
 from edgeopt.measure.sensors import Sensors
 from edgeopt.report import content, write_page
-from edgeopt.spec import TensorSpec, YoloDecoding
+from edgeopt.spec import TensorSpec, preset
 from edgeopt.spec import replace as changed
 
 pytestmark = [
@@ -130,7 +130,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
         SPEC,
         task="detection",
         input=TensorSpec(name="x", shape=(1, 3, 64, 64), dtype="uint8"),
-        decoding=YoloDecoding(score_threshold=0.5),
+        decoding=preset("yolov8", score_threshold=0.5),
         labels=NAMES[:2],
     )
 

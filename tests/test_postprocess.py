@@ -19,8 +19,7 @@ from edgeopt.spec import (
     ModelSpec,
     Preprocessing,
     TensorSpec,
-    YoloDecoding,
-    YoloxDecoding,
+    preset,
 )
 
 IDENTITY = Geometry(1.0, 1.0, 0.0, 0.0, 1000, 1000)
@@ -104,7 +103,7 @@ class TestYolox:
         output = yolox_output()
         anchor = 64 + 2 * 4 + 3  # stride 16, row 2, column 3
         output[0, anchor] = [0.5, 0.25, np.log(2), np.log(1), 0.8, 0.1, 0.9, 0.2]
-        (found,) = decode({"y": output}, model(YoloxDecoding()), [Geometry(0.5, 0.5, 4.0, 2.0, 1000, 1000)])
+        (found,) = decode({"y": output}, model(preset("yolox")), [Geometry(0.5, 0.5, 4.0, 2.0, 1000, 1000)])
         centre, size = np.array([3.5 * 16, 2.25 * 16]), np.array([32, 16])
         corners = np.concatenate([centre - size / 2, centre + size / 2])
         np.testing.assert_allclose(found.boxes, [(corners - [4, 2, 4, 2]) / 0.5], rtol=1e-6)
@@ -115,43 +114,43 @@ class TestYolox:
     def test_an_anchor_may_stand_for_several_classes(self):
         output = yolox_output()
         output[0, 30] = [0, 0, 1, 1, 1.0, 0.9, 0.1, 0.8]
-        (found,) = decode({"y": output}, model(YoloxDecoding()), [IDENTITY])
+        (found,) = decode({"y": output}, model(preset("yolox")), [IDENTITY])
         assert found.classes.tolist() == [0, 2]
-        (best,) = decode({"y": output}, model(YoloxDecoding(class_agnostic=True)), [IDENTITY])
+        (best,) = decode({"y": output}, model(preset("yolox", class_agnostic=True)), [IDENTITY])
         assert best.classes.tolist() == [0]
 
     def test_each_image_has_its_own_geometry(self):
         output = np.repeat(yolox_output(), 2, axis=0)
         output[:, 30] = [0, 0, 1, 1, 1.0, 0.9, 0.0, 0.0]
         double = Geometry(2.0, 2.0, 0.0, 0.0, 1000, 1000)
-        first, second = decode({"y": output}, model(YoloxDecoding()), [IDENTITY, double])
+        first, second = decode({"y": output}, model(preset("yolox")), [IDENTITY, double])
         np.testing.assert_allclose(first.boxes, second.boxes * 2)
 
     def test_boxes_are_cut_at_the_image_and_dropped_beyond_it(self):
         output = yolox_output()
         output[0, 0] = [0, 0, 2, 2, 1.0, 0.9, 0.0, 0.0]
         output[0, 63] = [0, 0, 0, 0, 1.0, 0.9, 0.0, 0.0]
-        (found,) = decode({"y": output}, model(YoloxDecoding()), [Geometry(1.0, 1.0, 0.0, 0.0, 20, 10)])
+        (found,) = decode({"y": output}, model(preset("yolox")), [Geometry(1.0, 1.0, 0.0, 0.0, 20, 10)])
         np.testing.assert_array_equal(found.boxes, [[0, 0, 20, 10]])
 
     def test_a_saturated_size_does_not_overflow(self):
         output = yolox_output()
         output[0, 0] = [0, 0, 300, 300, 1.0, 0.9, 0.0, 0.0]
-        (found,) = decode({"y": output}, model(YoloxDecoding()), [IDENTITY])
+        (found,) = decode({"y": output}, model(preset("yolox")), [IDENTITY])
         np.testing.assert_array_equal(found.boxes, [[0, 0, 1000, 1000]])
 
     def test_nothing_found(self):
-        (found,) = decode({"y": yolox_output()}, model(YoloxDecoding()), [IDENTITY])
+        (found,) = decode({"y": yolox_output()}, model(preset("yolox")), [IDENTITY])
         assert len(found) == 0
         assert found.boxes.shape == (0, 4)
         assert found.to_dict() == {"detections": []}
 
     def test_wrong_strides_are_refused(self):
         with pytest.raises(ModelError, match=r"84 anchors.*strides \(8, 16\) has 80"):
-            decode({"y": yolox_output()}, model(YoloxDecoding(strides=(8, 16))), [IDENTITY])
+            decode({"y": yolox_output()}, model(preset("yolox", grid={"strides": (8, 16)})), [IDENTITY])
 
     def test_dynamic_input_is_refused(self):
-        spec = model(YoloxDecoding(), size="side")
+        spec = model(preset("yolox"), size="side")
         with pytest.raises(ModelError, match="height and width must be numbers"):
             decode({"y": yolox_output()}, spec, [IDENTITY])
 
@@ -171,8 +170,8 @@ def test_both_yolo_layouts_decode_to_the_same(seed, class_agnostic, threshold):
     boxes = np.concatenate([(raw[0, :, :2] + grid) * stride, np.exp(raw[0, :, 2:4]) * stride], axis=1)
     yolo = np.concatenate([boxes, raw[0, :, 4:5] * raw[0, :, 5:]], axis=1).T[None].astype(np.float32)
     options = {"class_agnostic": class_agnostic, "score_threshold": threshold}
-    (a,) = decode({"y": raw}, model(YoloxDecoding(**options)), [IDENTITY])
-    (b,) = decode({"y": yolo}, model(YoloDecoding(**options)), [IDENTITY])
+    (a,) = decode({"y": raw}, model(preset("yolox", **options)), [IDENTITY])
+    (b,) = decode({"y": yolo}, model(preset("yolov8", **options)), [IDENTITY])
     assert a.classes.tolist() == b.classes.tolist()
     np.testing.assert_allclose(a.boxes, b.boxes, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(a.scores, b.scores, rtol=1e-6)
@@ -188,8 +187,8 @@ class TestBadOutputs:
         ("decoding", "shape"),
         [
             (ClassificationDecoding(), (1, 4)),
-            (YoloxDecoding(), (1, 84, 9)),
-            (YoloDecoding(), (1, 8, 84)),
+            (preset("yolox"), (1, 84, 9)),
+            (preset("yolov8"), (1, 8, 84)),
         ],
     )
     def test_as_many_classes_as_labels(self, decoding, shape):
@@ -199,7 +198,7 @@ class TestBadOutputs:
     @pytest.mark.parametrize("shape", [(84, 8), (2, 84, 8)])
     def test_three_dimensions_and_one_geometry_an_image(self, shape):
         with pytest.raises(ModelError, match=r"for 1 images"):
-            decode({"y": np.zeros(shape, np.float32)}, model(YoloxDecoding()), [IDENTITY])
+            decode({"y": np.zeros(shape, np.float32)}, model(preset("yolox")), [IDENTITY])
 
 
 def test_detections_above_a_score_and_as_json():

@@ -49,7 +49,7 @@ from edgeopt.report.latency_plots import pareto, scatter
 from edgeopt.report.shots import caption, disagreement
 from edgeopt.runtime.choice import Choice
 from edgeopt.search import Point, SearchResult
-from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, YoloDecoding, replace
+from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, TensorSpec, preset, replace
 
 LABELS = ("cat", "dog & <b>co</b>", 'bird|"x"')
 SPEC = ModelSpec(
@@ -620,7 +620,7 @@ class TestShots:
             SPEC,
             task="detection",
             input=TensorSpec(name="x", shape=(1, 3, 100, 200), dtype="uint8"),
-            decoding=YoloDecoding(score_threshold=0.5),
+            decoding=preset("yolov8", score_threshold=0.5),
             labels=("cat", "dog"),
         )
         accuracy = evaluate(Runner(lambda _: {"y": np.array(columns, np.float32).T[None]}, spec), data)

@@ -21,6 +21,7 @@ from edgeopt import models
 from edgeopt.config import ModelConfig
 from edgeopt.errors import MissingExtraError, ModelError
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
+from edgeopt.postprocess import fit
 from edgeopt.source import find_weights, load_weights, read_weights, resolve, source_files
 from edgeopt.spec import (
     CenterCrop,
@@ -29,8 +30,7 @@ from edgeopt.spec import (
     Preprocessing,
     Resize,
     ResizeShorterSide,
-    YoloDecoding,
-    YoloxDecoding,
+    preset,
     replace,
 )
 
@@ -139,7 +139,7 @@ def test_the_recipes_preprocessing_and_decoding_replace_the_networks(tmp_path: P
             ),
             "give \\[model.preprocessing\\] normalization",
         ),
-        (ModelConfig(source="edgeopt:lenet5", decoding=YoloDecoding()), "its decoding is for detection"),
+        (ModelConfig(source="edgeopt:lenet5", decoding=preset("yolov8")), "its decoding is for detection"),
     ],
 )
 def test_says_what_is_wrong_with_the_recipe(config: ModelConfig, expected: str, tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_callable_is_found_in_the_recipes_folder(user_module: Path) -> None:
         (callable_config("two"), "gives a tuple for 2 images"),
         (callable_config("broken"), "OSError: no disk"),
         (callable_config("number"), "returns a int, not a torch.nn.Module"),
-        (callable_config("detector"), "neither YOLOX's .* nor YOLO's"),
+        (callable_config("detector"), "fits none of the heads"),
     ],
 )
 def test_says_what_is_wrong_with_a_callable(config: ModelConfig, expected: str, user_module: Path) -> None:
@@ -509,7 +509,7 @@ def test_takes_an_onnx_classifier(tmp_path: Path) -> None:
     assert source_files(onnx_config(), tmp_path) == [tmp_path / "m.onnx"]
 
 
-@pytest.mark.parametrize(("shape", "decoding"), [("1, 84, 6", YoloxDecoding()), ("1, 5, 84", YoloDecoding())])
+@pytest.mark.parametrize(("shape", "decoding"), [("1, 84, 6", preset("yolox")), ("1, 5, 84", preset("yolov8"))])
 def test_infers_the_decoding_of_a_detector(shape: str, decoding: Any, tmp_path: Path) -> None:
     rows, columns = (int(side) for side in shape.split(", ")[1:])
     write_onnx(
@@ -529,7 +529,7 @@ def test_infers_the_decoding_of_a_detector(shape: str, decoding: Any, tmp_path: 
     size = Preprocessing(steps=(Resize(size=(64, 64)),), normalization=Normalization())
     spec = resolve(onnx_config(labels=("a",), preprocessing=size), tmp_path).spec
     assert spec.task == "detection"
-    assert spec.decoding == decoding
+    assert spec.decoding == fit(decoding, spec.outputs)
 
 
 def test_fixes_a_dynamic_size_that_the_recipe_gives(tmp_path: Path) -> None:

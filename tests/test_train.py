@@ -26,8 +26,7 @@ from edgeopt.spec import (
     Preprocessing,
     Resize,
     TensorSpec,
-    YoloDecoding,
-    YoloxDecoding,
+    preset,
     replace,
 )
 from edgeopt.train import Trained, TrainProgress, train
@@ -116,7 +115,7 @@ SPOTS_SPEC = ModelSpec(
     preprocessing=Preprocessing(
         steps=(Letterbox(size=(64, 64)),), channels="BGR", normalization=Normalization(scale=1)
     ),
-    decoding=YoloxDecoding(),
+    decoding=preset("yolox"),
     labels=("spot",),
 )
 CONFIG = TrainConfig(
@@ -437,7 +436,7 @@ def test_boxes_are_not_turned(tmp_path: Path, change: str):
 
 
 def test_other_detectors_are_not_trained(tmp_path: Path):
-    spec = replace(SPOTS_SPEC, decoding=YoloDecoding())
+    spec = replace(SPOTS_SPEC, decoding=preset("yolov8"))
     with pytest.raises(ModelError, match="YOLOX"):
         train(seeded(Spotter), spec, spots(4), None, TrainConfig(), tmp_path, silent)
 
@@ -536,7 +535,7 @@ def test_a_classifier_learns_by_a_loss_of_the_users_own(tmp_path: Path, own_trai
 
 
 def test_a_detector_of_another_kind_takes_a_loss_of_the_users_own(tmp_path: Path, own_training: None):
-    spec = replace(SPOTS_SPEC, decoding=YoloDecoding())
+    spec = replace(SPOTS_SPEC, decoding=preset("yolov8"))
     config = TrainConfig(epochs=1, batch_size=4, loss="own_training:centres")
     trained = train(seeded(Spotter), spec, spots(8), None, config, tmp_path, silent)
     assert trained.history[0].loss > 0

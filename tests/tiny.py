@@ -34,7 +34,7 @@ from edgeopt.spec import (
     Preprocessing,
     Resize,
     TensorSpec,
-    YoloxDecoding,
+    preset,
     replace,
 )
 
@@ -58,7 +58,7 @@ DETECTOR = ModelSpec(
     input=TensorSpec(name="image", shape=("N", 3, 16, 16), dtype="uint8"),
     outputs=(TensorSpec(name="predictions", shape=("N", 4, 8)),),
     preprocessing=Preprocessing(steps=(Letterbox(size=(16, 16), fill=0),)),
-    decoding=YoloxDecoding(strides=(8,), score_threshold=0.1),
+    decoding=preset("yolox", grid={"strides": (8,)}, score_threshold=0.1),
     labels=COLOURS,
 )
 

@@ -9,6 +9,7 @@ import msgspec
 
 from edgeopt.bundle.records import LatencyResult, Measured
 from edgeopt.hardware import identity_of
+from edgeopt.presets import expand
 from edgeopt.renamed import use_present_names_in_manifest
 from edgeopt.spec import replace
 from edgeopt.typed import convert, from_json
@@ -27,18 +28,40 @@ _DISTRIBUTIONS = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt", "rt
 _ACCELERATED = ("trt", "rtx")
 
 
-def from_version_1(text: bytes) -> bytes:
-    """Return a manifest of version 1 as one of version 2.
-
-    Version 1 held what was measured as untyped tables, and what the stages found under one called ``settings``, some of
-    whose keys were words with spaces.
+def in_present_form(text: bytes, version: int) -> bytes:
+    """Return a manifest of an earlier schema version as one of today's.
 
     Raises:
         msgspec.DecodeError: not JSON.
     """
     manifest = from_json(text, dict[str, Any])
+    if version == 1:
+        _from_version_1(manifest)
+    _from_version_2(manifest)
+    return msgspec.json.encode(manifest)
+
+
+def _from_version_2(manifest: dict[str, Any]) -> None:
+    """Describe the heads of detectors, which version 2 knew two of, as types of their own."""
+    manifest["schema_version"] = 3
+    variants = manifest.get("variants")
+    recipe = manifest.get("recipe")
+    for holder in (
+        manifest.get("spec"),
+        recipe.get("model") if isinstance(recipe, dict) else None,
+        *(each.get("spec") for each in (variants if isinstance(variants, list) else []) if isinstance(each, dict)),
+    ):
+        if isinstance(holder, dict) and "decoding" in holder:
+            holder["decoding"] = expand(holder["decoding"])
+
+
+def _from_version_1(manifest: dict[str, Any]) -> None:
+    """Bring version 1 to version 2.
+
+    Version 1 held what was measured as untyped tables, and what the stages found under one called ``settings``, some of
+    whose keys were words with spaces.
+    """
     use_present_names_in_manifest(manifest)
-    manifest["schema_version"] = 2
     for name in ("recipe", "machine"):
         manifest[name] = manifest.get(name) or None
     if isinstance(calibration := manifest.get("calibration"), dict):
@@ -53,7 +76,6 @@ def from_version_1(text: bytes) -> bytes:
         if (latency := variant.pop("latency", None)) is not None:
             found = _measured(variant.get("target"), latency, manifest.get("created"))
             variant["measured"] = {found.machine.fingerprint: msgspec.to_builtins(found)}
-    return msgspec.json.encode(manifest)
 
 
 def _measured(target: object, latency: object, created: object) -> Measured:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
-from edgeopt.bundle.earlier import from_version_1
+from edgeopt.bundle.earlier import in_present_form
 from edgeopt.bundle.records import Accuracy, Diagnosis, Measured, StageRecords
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
@@ -23,7 +23,7 @@ from edgeopt.references import check
 from edgeopt.spec import Alignment, ModelSpec, Processor, Struct, replace
 from edgeopt.typed import from_json
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 MANIFEST_NAME = "manifest.json"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
@@ -101,7 +101,7 @@ class Manifest(Struct):
     baseline: str
     """Name of the fp32 variant that the others are compared with."""
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     calibration: Calibration | None = None
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     """Versions of edgeopt and the libraries that made the bundle."""
@@ -171,7 +171,9 @@ def decode(text: bytes, origin: str) -> Manifest:
                 f"{origin} has schema version {written.schema_version}; this edgeopt reads versions 1 to "
                 f"{SCHEMA_VERSION}. Rebuild the bundle, or install the edgeopt that wrote it"
             )
-        manifest = from_json(text if written.schema_version == SCHEMA_VERSION else from_version_1(text), Manifest)
+        if written.schema_version < SCHEMA_VERSION:
+            text = in_present_form(text, written.schema_version)
+        manifest = from_json(text, Manifest)
     except msgspec.DecodeError as error:
         raise BundleError(_unreadable(origin, text, error)) from error
     check_references(manifest, origin)

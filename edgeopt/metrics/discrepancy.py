@@ -14,14 +14,15 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from edgeopt.postprocess import output_name
 from edgeopt.spec import (
     Activation,
     ClassificationDecoding,
     CodeDecoding,
+    DetectionDecoding,
     ModelSpec,
+    Part,
     Struct,
-    YoloDecoding,
-    YoloxDecoding,
 )
 
 _TINY = float(np.finfo(np.float32).tiny)
@@ -33,6 +34,8 @@ _LEAST_SCORES = 0.25
 Otherwise the faintest candidate there would outweigh all other images."""
 _BOX = 4
 """Columns of a box."""
+_RANK_OF_ROWS, _LEVEL_RANK = 3, 4
+"""Dimensions of (image, rows, columns), and of the cells of a level in rows of their own."""
 
 
 class Columns(Struct):
@@ -41,11 +44,16 @@ class Columns(Struct):
     With `axis` None the output has no such axis: one number a candidate.
     """
 
-    output: int = 0
-    """Index of the output in the order of the graph's outputs."""
+    output: int | tuple[int, ...] = 0
+    """Index of the output in the order of the graph's outputs; of a detector's head whose levels are outputs of their
+    own, one a level."""
     axis: int | None = -1
     start: int = 0
     stop: int | None = None
+    batched: bool = True
+    """The output's first dimension is the image; without it, `axis` counts as if there were one."""
+    per_cell: tuple[int, ...] = (1,)
+    """Candidates of a cell, by level of a detector, whose numbers lie side by side along `axis`."""
 
 
 class ClassReading(Struct, tag="classification"):
@@ -77,6 +85,10 @@ class DetectionReading(Struct, tag="detection"):
     is_ranked: bool = False
     """The network chooses the candidates and sorts them, so that the same object may stand in another row; otherwise
     every row is the same place of the image for every model."""
+    has_bins: bool = False
+    """Each number of a box is the mean of a softmax over bins."""
+    is_root: bool = False
+    """The square root of scores times objectness counts."""
 
 
 class RawReading(Struct, tag="raw"):
@@ -98,22 +110,54 @@ def readings_of(spec: ModelSpec) -> tuple[OutputReading, ...]:
     match spec.decoding:
         case ClassificationDecoding() as decoding:
             return (_classes(decoding, spec),)
-        case YoloxDecoding():
-            boxes, objectness = Columns(stop=_BOX), Columns(start=_BOX, stop=_BOX + 1)
-            return (DetectionReading(boxes=boxes, objectness=objectness, scores=Columns(start=_BOX + 1)),)
-        case YoloDecoding():
-            return (DetectionReading(boxes=Columns(axis=1, stop=_BOX), scores=Columns(axis=1, start=_BOX)),)
+        case DetectionDecoding() as decoding:
+            return (_detections(decoding, spec),)
         case CodeDecoding():  # only its author knows
             return tuple(RawReading(output=index) for index in range(len(spec.outputs)))
 
 
 def _classes(decoding: ClassificationDecoding, spec: ModelSpec) -> OutputReading:
-    shape = spec.outputs[0].shape
-    scores = Columns(axis=1 if len(shape) > 1 and shape[1] == len(spec.labels) else -1)
+    names = [tensor.name for tensor in spec.outputs]
+    place = names.index(output_name(decoding.output, spec.outputs))
+    shape = spec.outputs[place].shape
+    scores = Columns(output=place, axis=1 if len(shape) > 1 and shape[1] == len(spec.labels) else -1)
     means = decoding.applied if decoding.activation == "none" else decoding.activation
     if means == "none":
-        return RawReading()
+        return RawReading(output=place)
     return ClassReading(scores=scores, activation=decoding.activation, exclusive=means == "softmax")
+
+
+def _detections(decoding: DetectionDecoding, spec: ModelSpec) -> DetectionReading:
+    columns = {name: _part(part, decoding, spec) for name, part in decoding.parts.items()}
+    return DetectionReading(
+        boxes=columns["boxes"],
+        scores=columns["scores"],
+        objectness=columns.get("objectness"),
+        classes=columns.get("classes"),
+        activation=decoding.activation,
+        background=decoding.background,
+        is_ranked=decoding.ranked,
+        has_bins=decoding.form == "dfl",
+        is_root=decoding.combine == "sqrt",
+    )
+
+
+def _part(part: Part, decoding: DetectionDecoding, spec: ModelSpec) -> Columns:
+    names = [tensor.name for tensor in spec.outputs]
+    places = tuple(names.index(output_name(place, spec.outputs)) for place in part.outputs)
+    rank = len(spec.outputs[places[0]].shape) + (not decoding.batched)
+    axis = -1 if part.anchors == "first" else 2 if rank > _LEVEL_RANK else 1
+    per_cell = (1,) * len(places)
+    if decoding.grid is not None and rank == _LEVEL_RANK and len(decoding.grid.boxes_per_cell) == len(places):
+        per_cell = decoding.grid.boxes_per_cell
+    return Columns(
+        output=places[0] if len(places) == 1 else places,
+        axis=None if rank < _RANK_OF_ROWS else axis,
+        start=part.start,
+        stop=part.stop,
+        batched=decoding.batched,
+        per_cell=per_cell,
+    )
 
 
 class Discrepancy:
@@ -215,21 +259,40 @@ class Discrepancy:
     def _detector_error(self, reading: DetectionReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
         scores = [self._probabilities(reading, each) for each in (reference, values)]
         if reading.classes is not None:
-            scores = self._of_their_class(
-                scores, [self._columns(reading.classes, each) for each in (reference, values)]
-            )
+            classes = reading.classes
+            scores = self._of_their_class(scores, [self._rows(classes, each) for each in (reference, values)])
         first, second = (
-            (each, self._columns(reading.boxes, outputs))
-            for each, outputs in zip(scores, (reference, values), strict=True)
+            (each, self._boxes(reading, outputs)) for each, outputs in zip(scores, (reference, values), strict=True)
         )
         if not reading.is_ranked:
             return self._candidates_error(first, second)
+        if not (first[0].shape[1] and second[0].shape[1]):
+            first, second = (self._with_nothing(each) for each in (first, second))
         there, back = self._nearest(first, second)
         errors = [
             self._candidates_error(first, _rows(second, there)),
             self._candidates_error(_rows(first, back), second),
         ]
         return sum(errors) / 2
+
+    def _with_nothing(self, candidates: _Candidates) -> _Candidates:
+        """Add a candidate without any score: what the network found nothing beside is compared with that."""
+        scores, boxes = (
+            self._xp.concatenate([each, self._xp.zeros_like(each, shape=(1, 1, each.shape[2]))], axis=1)
+            if self._xp is np
+            else self._xp.cat([each, each.new_zeros((1, 1, each.shape[2]))], 1)
+            for each in candidates
+        )
+        return scores, boxes
+
+    def _boxes(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
+        boxes = self._rows(reading.boxes, outputs)
+        if not reading.has_bins:
+            return boxes
+        bins = boxes.reshape(1, boxes.shape[1], _BOX, -1)
+        shares = self._activated(bins, "softmax")
+        numbers = self._xp.arange(bins.shape[-1])
+        return (shares * numbers).sum(-1)
 
     def _candidates_error(self, reference: _Candidates, values: _Candidates) -> Any:
         """Return the error of the scores and of the boxes, row by row."""
@@ -258,12 +321,13 @@ class Discrepancy:
 
     def _probabilities(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
         """(1, candidates, classes) of what the decoding compares with its threshold."""
-        found = self._activated(self._columns(reading.scores, outputs), reading.activation)
+        found = self._activated(self._rows(reading.scores, outputs), reading.activation)
         if reading.background != "none":
             found = found[..., 1:] if reading.background == "first" else found[..., :-1]
         if reading.objectness is None:
             return found
-        return found * self._activated(self._columns(reading.objectness, outputs), reading.activation)
+        found = found * self._activated(self._rows(reading.objectness, outputs), reading.activation)
+        return self._xp.sqrt(self._xp.clip(found, 0.0, None)) if reading.is_root else found
 
     def _activated(self, scores: Any, activation: Activation) -> Any:
         if activation == "none":
@@ -272,10 +336,22 @@ class Discrepancy:
 
     def _columns(self, columns: Columns, outputs: Sequence[Any]) -> Any:
         """Return the part that `columns` names, with its axis last."""
+        assert isinstance(columns.output, int)
         output = outputs[columns.output]
         if columns.axis is None:
             return output[..., None]
         return self._xp.moveaxis(output, columns.axis, -1)[..., columns.start : columns.stop]
+
+    def _rows(self, columns: Columns, outputs: Sequence[Any]) -> Any:
+        """(1, candidates, columns) of what `columns` names, level after level."""
+        places = columns.output if isinstance(columns.output, tuple) else (columns.output,)
+        levels = []
+        for place, per_cell in zip(places, columns.per_cell, strict=True):
+            array = outputs[place] if columns.batched else outputs[place][None]
+            array = array[..., None] if columns.axis is None else self._xp.moveaxis(array, columns.axis, -1)
+            levels.append(array.reshape(1, -1, array.shape[-1] // (1 if array.shape[-1] % per_cell else per_cell)))
+        rows = levels[0] if len(levels) == 1 else self._xp.concatenate(levels, 1)
+        return rows[..., columns.start : columns.stop]
 
     def _relative_error(self, reference: Any, values: Any, least: float = _LEAST_SIGNAL) -> Any:
         signal = self._xp.sum(self._xp.square(reference))

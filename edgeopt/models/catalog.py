@@ -32,7 +32,7 @@ from edgeopt.spec import (
     Size,
     Task,
     TensorSpec,
-    YoloxDecoding,
+    preset,
 )
 
 
@@ -230,4 +230,4 @@ def _output(task: Task, classes: int, size: Size) -> TensorSpec:
 
 
 def _decoding(task: Task) -> Decoding:
-    return ClassificationDecoding() if task == "classification" else YoloxDecoding(strides=STRIDES)
+    return ClassificationDecoding() if task == "classification" else preset("yolox", grid={"strides": STRIDES})

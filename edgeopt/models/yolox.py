@@ -95,7 +95,7 @@ class YOLOX(nn.Module):
 
         Returns:
             In evaluation mode one tensor (N, anchors, 5 + classes): offsets x, y, w, h as they are (see
-            `spec.YoloxDecoding`), then probabilities of object and classes; anchors go level by level, row by row.
+            the preset ``yolox``), then probabilities of object and classes; anchors go level by level, row by row.
             In training mode what the loss needs: for each of `STRIDES` a tensor
             (N, 5 + classes, H / stride, W / stride) of offsets and logits.
         """

@@ -91,7 +91,7 @@ def read_outputs(
         raise ModelError("the model has no floating-point output that quantized ones could be compared with")
     pair = _boxes_and_scores(reference, floats) if told in ({}, {"": "detection"}) else None
     if pair is not None:
-        both = " and ".join(names[each.output] for each in (pair.boxes, pair.scores))
+        both = " and ".join(names[place] for each in (pair.boxes, pair.scores) if isinstance(place := each.output, int))
         why = "they hold the four numbers of a box and what it shows, from 0 to 1, of each candidate"
         return (ReadOutput(output=both, kind="detection", why=why, reading=pair),)
     return tuple(_read(index, outputs[index], reference, told) for index in floats)
@@ -220,5 +220,6 @@ def _boxes_and_scores(reference: Images, floats: Sequence[int]) -> DetectionRead
 
 def _are_probabilities(reference: Images, columns: Columns) -> bool:
     axis = -1 if columns.axis is None else columns.axis
+    assert isinstance(columns.output, int)
     parts = [np.moveaxis(image[columns.output], axis, -1)[..., columns.start :] for image in reference]
     return all(float(each.min()) >= -_SLACK and float(each.max()) <= 1.0 + _SLACK for each in parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgeopt.postprocess.decoding import Outputs, class_scores, decode, require_decoding, require_numbers
+from edgeopt.postprocess.decoding import class_scores, decode, require_decoding, require_numbers
+from edgeopt.postprocess.fitting import fit, label_count
+from edgeopt.postprocess.parts import Outputs, output_name, read_outputs
 from edgeopt.postprocess.results import Classification, Detections
 from edgeopt.postprocess.suppression import nms
 
@@ -12,7 +14,11 @@ __all__ = [
     "Outputs",
     "class_scores",
     "decode",
+    "fit",
+    "label_count",
     "nms",
+    "output_name",
+    "read_outputs",
     "require_decoding",
     "require_numbers",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeopt.errors import ModelError
+from edgeopt.postprocess.remembering import Remembered
 from edgeopt.postprocess.results import Classification, Detections, Floats
 from edgeopt.spec import ClassificationDecoding, ModelSpec, ScoreCurve, ScoreCurves, Temperature, replace
 
@@ -62,15 +63,23 @@ def aligned_detections(decode: Decode, spec: ModelSpec) -> list[Detections]:
         decode: decodes one batch.
         spec: the model's, with curves for its alignment.
     """
+    own, curve, curves, wanted = _own(spec)
+    return [_aligned(each, curve, curves, wanted) for each in decode(own) if isinstance(each, Detections)]
+
+
+def _own_scale(spec: ModelSpec) -> tuple[ModelSpec, ScoreCurve, dict[int, ScoreCurve], float]:
+    """Return the specification without alignment, the curve, those of classes by number, and the wanted threshold."""
     alignment, decoding = spec.alignment, spec.decoding
     if not isinstance(alignment, ScoreCurves) or isinstance(decoding, ClassificationDecoding):
         raise ModelError(f"model '{spec.name}' detects, but its scores are aligned by a temperature. Build it again")
     curves = {spec.labels.index(label): curve for label, curve in alignment.classes.items() if label in spec.labels}
     wanted = decoding.score_threshold
     lowest = min(float(to_own(wanted, curve)) for curve in (alignment.curve, *curves.values()))
-    own = replace(decoding, score_threshold=lowest * _ROUNDING)
-    results = decode(replace(spec, alignment=None, decoding=own))
-    return [_aligned(each, alignment.curve, curves, wanted) for each in results if isinstance(each, Detections)]
+    own = replace(spec, alignment=None, decoding=replace(decoding, score_threshold=lowest * _ROUNDING))
+    return own, alignment.curve, curves, wanted
+
+
+_own = Remembered(_own_scale)
 
 
 def _aligned(found: Detections, curve: ScoreCurve, curves: dict[int, ScoreCurve], wanted: float) -> Detections:

@@ -52,26 +52,23 @@ def nms(
 def _one_by_one(boxes: Floats, groups: Integers, iou_threshold: float, most: int) -> Integers:
     """Return the places of the kept boxes among boxes ordered best first."""
     kept: list[int] = []
-    by_group: dict[int, list[list[float]]] = {}
-    for place, (box, group) in enumerate(zip(boxes.tolist(), groups.tolist(), strict=True)):
+    by_group: dict[int, list[tuple[float, float, float, float, float]]] = {}
+    for place, ((left, top, right, bottom), group) in enumerate(zip(boxes.tolist(), groups.tolist(), strict=True)):
         rivals = by_group.setdefault(group, [])
-        if any(_overlap(box, rival, iou_threshold) for rival in rivals):
-            continue
-        rivals.append(box)
-        kept.append(place)
-        if len(kept) == most:
-            break
+        area = (right - left) * (bottom - top)
+        for other_left, other_top, other_right, other_bottom, other_area in rivals:
+            width = min(right, other_right) - max(left, other_left)
+            height = min(bottom, other_bottom) - max(top, other_top)
+            if width > 0 and height > 0:
+                intersection = width * height
+                if intersection > iou_threshold * (area + other_area - intersection):
+                    break
+        else:
+            rivals.append((left, top, right, bottom, area))
+            kept.append(place)
+            if len(kept) == most:
+                break
     return np.array(kept, np.int64)
-
-
-def _overlap(a: list[float], b: list[float], iou_threshold: float) -> bool:
-    """Return True if two boxes overlap by more than the threshold."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return False
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return width * height > iou_threshold * (areas - width * height)
 
 
 def _by_blocks(boxes: Floats, groups: Integers, iou_threshold: float, most: int) -> Integers:

@@ -37,7 +37,7 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
         applied = "softmax"  # written out, or moved behind by a pooling
     is_applied = applied != "none" and len(output.shape) == 2
     decoding = ClassificationDecoding(activation="none", applied=applied) if is_applied else None
-    return network, specify(model, path.stem, names, network_input, output, decoding=decoding)
+    return network, specify(model, path.stem, names, network_input, [output], decoding=decoding)
 
 
 def _image_input(network: ir.Model, model: ModelConfig, path: Path) -> TensorSpec:

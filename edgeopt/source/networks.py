@@ -15,8 +15,9 @@ from torch import nn
 
 from edgeopt import models
 from edgeopt.config import ModelConfig
-from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, did_you_mean
+from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, SettingError, did_you_mean
 from edgeopt.models.catalog import imagenet_preprocessing
+from edgeopt.presets import expand
 from edgeopt.references import code_files, importable, is_code, resolve
 from edgeopt.source.specification import PREPROCESSING_FORM, override, read_labels, specify
 from edgeopt.spec import (
@@ -167,13 +168,15 @@ def _callable(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> BuiltN
 def _known(model: ModelConfig, brought: Any) -> ModelConfig:
     """Return the recipe's ``[model]``, completed with the keys that a network's author returns beside the module."""
     try:
+        if "decoding" in brought:
+            brought = {**brought, "decoding": expand(brought["decoding"])}
         said = convert({"source": model.source, **brought}, ModelConfig)
-    except (msgspec.ValidationError, TypeError) as error:
+    except (msgspec.ValidationError, SettingError, TypeError) as error:
         raise ModelError(
             f"{model.source} returns {brought!r} beside its network, where a ModelSpec or keys of [model] such as "
             f"input_size, preprocessing, labels and decoding are taken: {error}"
         ) from error
-    return replace(model, **{key: getattr(said, key) for key in brought if getattr(model, key) is None})
+    return replace(model, **{key: getattr(said, key) for key in brought if not getattr(model, key)})
 
 
 def _size(model: ModelConfig) -> Size:
@@ -218,7 +221,7 @@ def _observe(
         name,
         labels,
         TensorSpec(name="images", shape=("N", *shape)),
-        TensorSpec(name="scores" if output.ndim == 2 else "predictions", shape=("N", *output.shape[1:])),
+        [TensorSpec(name="scores" if output.ndim == 2 else "predictions", shape=("N", *output.shape[1:]))],
         preprocessing=preprocessing,
     )
 

@@ -39,7 +39,7 @@ def open_program(
             f"{path} was exported for {network_input.shape}. Leave [model] input_size out, or export again"
         )
     names = read_labels(model, root) or labels
-    return program, specify(model, path.stem, names, network_input, output)
+    return program, specify(model, path.stem, names, network_input, [output])
 
 
 def _load(path: Path) -> ExportedProgram:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
+from edgeopt.postprocess import fit
+from edgeopt.postprocess.parts import named_output
 from edgeopt.spec import (
+    AuxiliaryInput,
     CenterCrop,
     ClassificationDecoding,
     CodeDecoding,
     Decoding,
+    DetectionDecoding,
+    Grid,
     Letterbox,
     ModelSpec,
     Pad,
@@ -23,8 +29,8 @@ from edgeopt.spec import (
     Step,
     Task,
     TensorSpec,
-    YoloDecoding,
-    YoloxDecoding,
+    image_size,
+    preset,
     replace,
 )
 
@@ -36,6 +42,14 @@ PREPROCESSING_FORM = (
     "normalization = { mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }"
 )
 """Example in the message for a recipe that does not define preprocessing; the figures are ImageNet's."""
+DECODING_FORM = (
+    'Name the head by a preset, as in [model] decoding = "yolov8" (edgeopt explain-key model.decoding lists them), or '
+    'describe it: [model.decoding] form = "cxcywh", boxes = { output = "NAME", stop = 4 }, scores = { output = "NAME", '
+    'start = 4 }, and anchors = "last" in both where the columns come first'
+)
+"""Example in the message for outputs that no head is known for."""
+_INFERRED = ("yolox", "yolov8")
+"""Heads that an output's shape alone shows: all others share theirs with another."""
 _MAX_LABEL_BYTES = 10 << 20
 
 
@@ -70,8 +84,9 @@ def specify(
     name: str,
     labels: tuple[str, ...],
     network_input: TensorSpec,
-    output: TensorSpec,
+    outputs: Sequence[TensorSpec],
     *,
+    auxiliary: tuple[AuxiliaryInput, ...] = (),
     preprocessing: Preprocessing | None = None,
     decoding: Decoding | None = None,
 ) -> ModelSpec:
@@ -82,9 +97,10 @@ def specify(
         name: name of the model.
         labels: class names, from the recipe or the data.
         network_input: of the model, (N, C, H, W) or (N, H, W, C).
-        output: of the model, with its shape.
+        outputs: of the model, in its order.
+        auxiliary: its inputs beside the images.
         preprocessing: what to do where the recipe says nothing; None: the recipe must say it.
-        decoding: likewise; None: inferred from the output's shape.
+        decoding: likewise; None: inferred from the outputs' shapes.
 
     Raises:
         ModelError: something is missing or contradicts the model's shapes.
@@ -99,18 +115,18 @@ def specify(
             f"{model.source} does not name its classes. Give [model] labels: a list, a file with one name a line, or "
             f"one of {', '.join(PUBLISHED_LABELS)}."
         )
-    task = _task(model, output)
+    task = _task(model, outputs)
     spec = ModelSpec(
         name=name,
         task=task,
         input=network_input,
-        outputs=(output,),
+        auxiliary=auxiliary,
+        outputs=tuple(outputs),
         preprocessing=preprocessing,
-        decoding=model.decoder or decoding or _infer_decoding(model, task, output, network_input, len(labels)),
+        decoding=model.decoder or decoding or _inferred(model, task, outputs, network_input, labels),
         labels=labels,
     )
-    check_spec(spec)
-    return spec
+    return checked(spec)
 
 
 def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) -> ModelSpec:
@@ -127,42 +143,47 @@ def override(spec: ModelSpec, model: ModelConfig, labels: tuple[str, ...] = ()) 
         decoding=model.decoder or spec.decoding,
         labels=labels or spec.labels,
     )
-    check_spec(spec)
-    return spec
+    return checked(spec)
 
 
-def check_spec(spec: ModelSpec) -> None:
+def checked(spec: ModelSpec) -> ModelSpec:
     """Check that preprocessing makes what the network takes, and that decoding reads what the network gives.
+
+    Returns:
+        `spec`, with the names of the outputs that its decoding reads.
 
     Raises:
         ModelError: it does not; the message says which of the two to change.
     """
     _check_pixels(spec)
-    classes, shape = len(spec.labels), spec.outputs[0].shape
-    if isinstance(spec.decoding, CodeDecoding):  # its author knows what it reads
-        return
-    if spec.task != _task_of(spec.decoding):
-        raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(spec.decoding)}")
-    match spec.decoding:
-        case ClassificationDecoding():
-            expected: tuple[int | str, ...] = (shape[0], classes)
-        case YoloxDecoding(strides=strides):
-            expected = (shape[0], _cells(image_size(spec.input, spec.preprocessing.layout), strides), 5 + classes)
-        case YoloDecoding():
-            expected = (shape[0], 4 + classes, shape[-1])
-    if shape != expected:
+    decoding = spec.decoding
+    if isinstance(decoding, CodeDecoding):  # its author knows what it reads
+        return spec
+    if spec.task != _task_of(decoding):
+        raise ModelError(f"{spec.name} is for {spec.task}, but its decoding is for {_task_of(decoding)}")
+    if isinstance(decoding, DetectionDecoding):
+        size = image_size(spec.input, spec.preprocessing.layout)
+        try:
+            return replace(spec, decoding=fit(decoding, spec.outputs, len(spec.labels), size))
+        except ModelError as error:
+            head = f"'{decoding.preset}'" if decoding.preset else "described"
+            raise ModelError(
+                f"{spec.name} gives {listed(spec.outputs)}, and its decoding is {head} for {len(spec.labels)} labels: "
+                f"{error}. Correct [model] labels or decoding"
+            ) from error
+    output = named_output(decoding.output, spec.outputs)
+    expected = (output.shape[0], len(spec.labels))
+    if output.shape != expected:
         raise ModelError(
-            f"{spec.name} gives {shape}, but {classes} labels and {type(spec.decoding).__name__} need {expected}. "
-            "Correct [model] labels or decoding"
+            f"{spec.name} gives {output.shape}, but {len(spec.labels)} labels and a classifier's decoding need "
+            f"{expected}. Correct [model] labels or decoding"
         )
+    return spec
 
 
-def image_size(tensor: TensorSpec, layout: str) -> Size:
-    """Return the (height, width) of an image input."""
-    height, width = tensor.shape[2:4] if layout == "NCHW" else tensor.shape[1:3]
-    assert isinstance(height, int)
-    assert isinstance(width, int)
-    return height, width
+def listed(outputs: Sequence[TensorSpec]) -> str:
+    """Name outputs with their shapes."""
+    return ", ".join(f"'{tensor.name}' {tensor.shape}" for tensor in outputs)
 
 
 def _check_pixels(spec: ModelSpec) -> None:
@@ -205,40 +226,45 @@ def _final_size(steps: tuple[Step, ...]) -> Size | None:
     return -(-size[0] // last.multiple) * last.multiple, -(-size[1] // last.multiple) * last.multiple
 
 
-def _task(model: ModelConfig, output: TensorSpec) -> Task:
-    """Tell the task by the rank of the output, which the recipe must not contradict."""
-    if model.task is not None and isinstance(model.decoder, CodeDecoding):
+def _task(model: ModelConfig, outputs: Sequence[TensorSpec]) -> Task:
+    """Tell the task by the decoding, or by the rank of the only output, which the recipe must not contradict."""
+    decoder = model.decoder
+    if isinstance(decoder, DetectionDecoding):
+        return model.task or "detection"  # a contradiction is refused with the decoding's name
+    if model.task is not None and isinstance(decoder, CodeDecoding):
         return model.task
-    task: Task | None = {2: "classification", 3: "detection"}.get(len(output.shape))  # type: ignore[assignment]
-    if task is None or model.task not in (None, task):
+    if isinstance(decoder, ClassificationDecoding):
+        outputs = [named_output(decoder.output, outputs)]
+    task: Task | None = {2: "classification", 3: "detection"}.get(len(outputs[0].shape))  # type: ignore[assignment]
+    if len(outputs) > 1 or task is None or model.task not in (None, task):
         raise ModelError(
-            f"{model.source} gives '{output.name}' {output.shape}, which does not fit {model.task or 'any task'}: "
-            "classification is (N, classes), detection (N, anchors, 5 + classes) or (N, 4 + classes, anchors). With a "
-            "[model] decoding of your own, say the task"
+            f"{model.source} gives {listed(outputs)}, which does not fit {model.task or 'any task'}: one output is "
+            f"taken for classification (N, classes), or for detection (N, anchors, 5 + classes) or (N, 4 + classes, "
+            f"anchors). {DECODING_FORM}. With a [model] decoding of your own, say the task"
         )
     return task
 
 
-def _infer_decoding(
-    model: ModelConfig, task: Task, output: TensorSpec, network_input: TensorSpec, classes: int
+def _inferred(
+    model: ModelConfig, task: Task, outputs: Sequence[TensorSpec], network_input: TensorSpec, labels: tuple[str, ...]
 ) -> Decoding:
+    """Return the decoding that the outputs' shapes show."""
     if task == "classification":
         return ClassificationDecoding()
-    layout = model.preprocessing.layout if model.preprocessing else "NCHW"
-    yolox = YoloxDecoding()
-    cells = _cells(image_size(network_input, layout), yolox.strides)
-    if output.shape[1:] == (cells, 5 + classes):
-        return yolox
-    if output.shape[1:] == (4 + classes, cells):
-        return YoloDecoding()
+    size = image_size(network_input, model.preprocessing.layout if model.preprocessing else "NCHW")
+    reasons = []
+    for name in _INFERRED:
+        decoding = preset(name)
+        grid = replace(decoding, grid=Grid())  # their anchors are those of the usual strides
+        try:
+            fit(grid, outputs, len(labels), size)
+            return fit(decoding, outputs, len(labels), size)
+        except ModelError as error:
+            reasons.append(f"'{name}' ({error})")
     raise ModelError(
-        f"{model.source} gives {output.shape}, which is neither YOLOX's (N, {cells}, {5 + classes}) nor YOLO's "
-        f"(N, {4 + classes}, {cells}) for {classes} labels. Correct [model] labels, or give [model.decoding]"
+        f"{model.source} gives {listed(outputs)}, which fits none of the heads that shapes alone show: "
+        f"{'; '.join(reasons)}. Correct [model] labels. {DECODING_FORM}"
     )
-
-
-def _cells(size: Size, strides: tuple[int, ...]) -> int:
-    return sum((size[0] // stride) * (size[1] // stride) for stride in strides)
 
 
 def _task_of(decoding: Decoding) -> Task:

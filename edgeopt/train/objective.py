@@ -20,7 +20,7 @@ from edgeopt.models.yolox_loss import Objects, yolox_loss
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import Geometry, Image, batch
 from edgeopt.references import resolve
-from edgeopt.spec import ClassificationDecoding, ModelSpec, YoloxDecoding, replace
+from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, replace
 from edgeopt.train.augment import Scene, augment_image, augment_scene
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.teacher import Teacher
@@ -126,7 +126,7 @@ class Detect:
         self._name = config.loss or BOXES
         if self._name == CLASSES:
             raise ConfigError(f"[train] loss = '{CLASSES}' is for classification. Remove it")
-        if self._name == BOXES and not isinstance(spec.decoding, YoloxDecoding):
+        if self._name == BOXES and not _is_yolox(spec):
             raise ModelError(
                 f"'{spec.name}' cannot be trained here: with the YOLOX loss only detectors of that kind can. Give a "
                 "[train] loss of your own, or train it where it comes from and give its weights"
@@ -135,7 +135,7 @@ class Detect:
         for change in ("rotate_deg", "shear_deg", "elastic"):
             if getattr(config.augmentation, change):
                 raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
-        self._strides = spec.decoding.strides if isinstance(spec.decoding, YoloxDecoding) else ()
+        self._strides = _strides(spec)
         self._loss: BoxLoss = resolve(self._name, LOSSES, "loss")
         self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation
@@ -180,6 +180,16 @@ class Detect:
         others = [self._pictures.scene_without_letterbox(int(one)) for one in rng.integers(len(self._pictures), size=3)]
         four = [self._pictures.scene_without_letterbox(index), *others]
         return augment_scene(four, (height, width), self._changes, self._pictures.fill, rng)
+
+
+def _is_yolox(spec: ModelSpec) -> bool:
+    return isinstance(spec.decoding, DetectionDecoding) and spec.decoding.form == "yolox"
+
+
+def _strides(spec: ModelSpec) -> tuple[int, ...]:
+    """Strides of the head's levels in pixels, none if it has no grid."""
+    grid = spec.decoding.grid if isinstance(spec.decoding, DetectionDecoding) else None
+    return () if grid is None else tuple(int(stride) for stride in grid.strides)
 
 
 def _scalar(loss: Any, name: str) -> Tensor:
