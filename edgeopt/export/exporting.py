@@ -13,13 +13,13 @@ from torch.export import ExportedProgram
 
 from edgeopt.config import ExportConfig
 from edgeopt.errors import ModelError, ParityError
-from edgeopt.export.batch import free_batch
 from edgeopt.export.clean import clean
 from edgeopt.export.parity import Reference, difference, onnx_reference, torch_reference
 from edgeopt.export.tracing import trace, translate
 from edgeopt.graph.ending import with_applied
+from edgeopt.passes.rewrite.free_batch import free_batch
 from edgeopt.passes.rewrite.opset import raise_opset
-from edgeopt.spec import ModelSpec
+from edgeopt.spec import ModelSpec, TensorSpec, replace
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +98,10 @@ def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, Abstract
 
 def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: int) -> tuple[ir.Model, ModelSpec]:
     """Free the batch dimension of `model` if the result proves right; keep a model that takes one image at a time."""
-    free, free_spec = free_batch(model, spec)
+    free = free_batch(model)
+    for value, tensor in zip(free.graph.outputs, spec.outputs, strict=True):
+        value.shape = ir.Shape(["N", *tensor.shape[1:]])
+    free_spec = replace(spec, input=_free(spec.input), outputs=tuple(_free(output) for output in spec.outputs))
     try:
         difference(onnx_reference(model, spec), free, free_spec, tolerance, counts=[batch, 3 * batch])
     except (ModelError, ParityError) as error:
@@ -109,3 +112,7 @@ def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: 
         _log.warning("%s keeps its fixed batch of 1, because a dynamic one changes what it computes", spec.name)
         return model, spec
     return free, free_spec
+
+
+def _free(tensor: TensorSpec) -> TensorSpec:
+    return replace(tensor, shape=("N", *tensor.shape[1:]))

@@ -46,6 +46,20 @@ def number(value: ir.Value | None) -> float | None:
     return None if array is None else float(array.item())
 
 
+def names_in(graph: ir.Graph) -> set[str]:
+    """Return the names of all values and nodes of a graph."""
+    values = (*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs))
+    return {name for each in (*values, *graph) if (name := each.name)}
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return `name`, or a similar one that is not taken, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """Add a constant under `name`, or under a similar name that is free."""
     while name in graph.initializers:

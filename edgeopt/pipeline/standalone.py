@@ -26,14 +26,17 @@ from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
+from edgeopt.passes.rewrite.free_batch import fix_batch
 from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
+from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
 from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
+from edgeopt.pipeline.validity import require_loadable
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.onnx_file import read_onnx
@@ -148,14 +151,18 @@ def quantize_file(
         _refuse_evaluated(calibration, evaluation)
     progress.begin("optimize")
     original = read_onnx(path)
-    model = optimize(raise_opset(original, ExportConfig().opset, path.name))
+    model, batch = of_single_images(optimize(raise_opset(original, ExportConfig().opset, path.name)))
     told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")
     shapes = _Shapes(itertools.islice(network_feeds(model, calibration, spec), calibrate_config.images))
     images = spooled_images(shapes)
     counted = freeze_shapes(model, shapes.alike)
-    exact = require_same(original, model, [feeds for _, feeds in images[:READ_IMAGES]], path.name)
+    feeds = [arrays for _, arrays in images[:READ_IMAGES]]
+    if batch is None:
+        exact = require_same(original, model, feeds, path.name)
+    else:
+        exact = require_same_in_batches(original, model, feeds, batch, path.name)
     table = calibrate(counted, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
@@ -182,6 +189,9 @@ def quantize_file(
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     if quantize_config.scheme == "openvino":
         finished = convolve_tokens(finished)
+    if batch is not None:
+        fix_batch(finished, batch)
+    require_loadable(finished, quantize_config.scheme, path.name)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         ir.save(finished, out)

@@ -24,6 +24,7 @@ def positive(*shape: int) -> np.ndarray:
 
 
 CONSTANTS = {
+    "rows": np.array([-1, 8, 196]), "w3": weights(1, 8, 12), "wl": weights(12, 8),
     "w1": weights(8, 3, 3, 3), "b1": weights(8), "wd": weights(8, 1, 3, 3), "w0": weights(4, 8, 1, 1),
     "wt": weights(8, 8, 2, 2), "wtg": weights(8, 4, 2, 2), "wg": weights(8, 10), "bg": weights(10),
     "wgt": weights(10, 8), "two": np.float32(2), "three": np.float32(3), "six": np.float32(6),
@@ -123,6 +124,14 @@ KINDS = {
     "factors that were written out for every pixel": (
         "s = Shape (x) e = Expand (scale3, s) m = Mul (x, e) y = Conv (m, w1)",
         ["Conv"],
+    ),
+    "a weight of three axes": (
+        f"{CONV} r = Reshape (a, rows) t = Transpose <perm = [0, 2, 1]> (r) y = MatMul (t, w3)",
+        ["Conv", "Reshape", "Transpose", "MatMul"],
+    ),
+    "a weight on the left": (
+        f"{CONV} r = Reshape (a, rows) m = MatMul (wl, r) y = Relu (m)",
+        ["Conv", "Reshape", "Unsqueeze", "Conv", "Squeeze", "Relu"],
     ),
     "hard-swish divided": (
         f"{CONV} u = Add (a, three) v = Clip (u, zero, six) m = Mul (a, v) y = Div (m, six)",

@@ -17,7 +17,16 @@ from edgeopt.calibrate import CalibrationTable, Range, find_range
 from edgeopt.calibrate.table import merge
 from edgeopt.config import CalibrationMethod
 from edgeopt.errors import ConfigError, did_you_mean
-from edgeopt.graph.edit import add_initializer, along, drop_unread_initializers, known_constant, make_node, node_name
+from edgeopt.graph.edit import (
+    add_initializer,
+    along,
+    drop_unread_initializers,
+    free_name,
+    known_constant,
+    make_node,
+    names_in,
+    node_name,
+)
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, weight_axis
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.placement import Edge, Placement, place
@@ -110,11 +119,12 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
         scheme: number formats.
     """
     pairs: dict[str, ir.Value] = {}
+    taken = names_in(model.graph)
     for edge in placement.edges:
         value = edge.node.inputs[edge.index]
         assert value is not None
         if edge.tensor not in pairs:
-            pairs[edge.tensor] = _quantize_tensor(model.graph, value, ranges[edge.tensor], scheme)
+            pairs[edge.tensor] = _quantize_tensor(model.graph, value, ranges[edge.tensor], scheme, taken)
         edge.node.replace_input_with(edge.index, pairs[edge.tensor])
     weights: dict[str, ir.Value] = {}
     for node in placement.layers:
@@ -122,7 +132,7 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
         assert weight is not None
         name = weight.name or ""
         if name not in weights:
-            weights[name] = _quantize_weight(model.graph, node, weight, weight_grid(node, scheme))
+            weights[name] = _quantize_weight(model.graph, node, weight, weight_grid(node, scheme), taken)
         node.replace_input_with(1, weights[name])
     drop_unread_initializers(model.graph)
 
@@ -152,23 +162,30 @@ def quantize_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.
     return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), scale[0]
 
 
-def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: QuantScheme) -> ir.Value:
+def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: QuantScheme, taken: set[str]) -> ir.Value:
     """Insert Q and DQ after `value`; return the DQ's output."""
     name = value.name or ""
     scale, zero_point = scale_and_zero_point(limits, scheme)
     parameters = [
-        add_initializer(graph, f"{name}/scale", np.array(scale)),
-        add_initializer(graph, f"{name}/zero_point", np.array(zero_point, _DTYPES[scheme.dtype])),
+        add_initializer(graph, free_name(f"{name}/scale", taken), np.array(scale)),
+        add_initializer(graph, free_name(f"{name}/zero_point", taken), np.array(zero_point, _DTYPES[scheme.dtype])),
     ]
     quantizer = make_node(
-        QUANTIZE, [value, *parameters],
-        name=f"{name}/QuantizeLinear", output=f"{name}/quantized", shape=value.shape,
+        QUANTIZE,
+        [value, *parameters],
+        name=free_name(f"{name}/QuantizeLinear", taken),
+        output=free_name(f"{name}/quantized", taken),
+        shape=value.shape,
         dtype=ir.DataType.from_numpy(np.dtype(_DTYPES[scheme.dtype])),
-    )  # fmt: skip
+    )
     dequantizer = make_node(
-        DEQUANTIZE, [quantizer.outputs[0], *parameters],
-        name=f"{name}/DequantizeLinear", output=f"{name}/dequantized", shape=value.shape, dtype=ir.DataType.FLOAT,
-    )  # fmt: skip
+        DEQUANTIZE,
+        [quantizer.outputs[0], *parameters],
+        name=free_name(f"{name}/DequantizeLinear", taken),
+        output=free_name(f"{name}/dequantized", taken),
+        shape=value.shape,
+        dtype=ir.DataType.FLOAT,
+    )
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], [quantizer, dequantizer])
@@ -177,7 +194,7 @@ def _quantize_tensor(graph: ir.Graph, value: ir.Value, limits: Range, scheme: Qu
     return dequantizer.outputs[0]
 
 
-def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: WeightGrid) -> ir.Value:
+def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: WeightGrid, taken: set[str]) -> ir.Value:
     """Insert the int8 weight and its DQ before `node`; return the DQ's output."""
     axis = weight_axis(node)
     array = known_constant(weight)
@@ -190,13 +207,18 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: Wei
     scale = scale[0] if shares else scale.ravel()
     name = weight.name or ""
     inputs = [
-        add_initializer(graph, f"{name}/int8", integers),
-        add_initializer(graph, f"{name}/scale", scale),
-        add_initializer(graph, f"{name}/zero_point", np.zeros(scale.shape, np.int8)),
+        add_initializer(graph, free_name(f"{name}/int8", taken), integers),
+        add_initializer(graph, free_name(f"{name}/scale", taken), scale),
+        add_initializer(graph, free_name(f"{name}/zero_point", taken), np.zeros(scale.shape, np.int8)),
     ]
     dequantizer = make_node(
-        DEQUANTIZE, inputs, {"axis": axis},
-        name=f"{name}/DequantizeLinear", output=f"{name}/dequantized", shape=weight.shape, dtype=ir.DataType.FLOAT,
-    )  # fmt: skip
+        DEQUANTIZE,
+        inputs,
+        {"axis": axis},
+        name=free_name(f"{name}/DequantizeLinear", taken),
+        output=free_name(f"{name}/dequantized", taken),
+        shape=weight.shape,
+        dtype=ir.DataType.FLOAT,
+    )
     graph.insert_before(node, dequantizer)
     return dequantizer.outputs[0]

@@ -22,10 +22,11 @@ from edgeopt.passes.rewrite.fold_constants import fold_constants
 from edgeopt.passes.rewrite.fold_focus import fold_focus
 from edgeopt.passes.rewrite.fold_hard_swish import fold_hard_swish
 from edgeopt.passes.rewrite.fold_padding import fold_padding
+from edgeopt.passes.rewrite.fold_products import fold_products
 from edgeopt.passes.rewrite.fold_shapes import fold_shapes
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
-_REWRITES = (drop_no_ops, fold_hard_swish, fold_affine, fold_padding, fold_focus, lift_transposes)
+_REWRITES = (drop_no_ops, fold_hard_swish, fold_products, fold_affine, fold_padding, fold_focus, lift_transposes)
 """Rewrites of our own, in their order: what is dropped or folded stands between others no longer."""
 
 _LARGEST_FOLDED = 1 << 31

@@ -1,0 +1,46 @@
+"""Check, before a quantized graph is written, that it is valid and that the engines which it is for load it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt.calibrate.tap import onnx_session
+from edgeopt.config import SchemeName
+from edgeopt.errors import ModelError, TargetError
+
+_LOG = logging.getLogger(__name__)
+_OPENVINO: tuple[SchemeName, ...] = ("openvino",)
+"""Schemes whose files OpenVINO runs."""
+_CURE = (
+    "Leave the layer that it names float (--exclude), take another scheme, or simplify the model elsewhere, and "
+    "please report it"
+)
+
+
+def require_loadable(model: ir.Model, scheme: SchemeName, name: str) -> None:
+    """Check a graph with onnx.checker, in onnxruntime, and in OpenVINO where it is for it and that is installed.
+
+    Raises:
+        ModelError: one of them refuses it; the message holds its reason.
+    """
+    proto = ir.to_proto(model)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"{name}: the quantized graph is not valid: {error}. {_CURE}") from error
+    try:
+        onnx_session(model)
+    except ModelError as error:
+        raise ModelError(f"{name}: {error}. {_CURE}") from error
+    if scheme in _OPENVINO and importlib.util.find_spec("openvino") is not None:
+        from edgeopt.runtime.ov import OvSession
+
+        try:
+            with OvSession(proto.SerializeToString()):
+                pass
+        except TargetError as error:
+            raise ModelError(f"{name}: OpenVINO does not load the quantized graph: {error}. {_CURE}") from error
