@@ -303,6 +303,10 @@ class QuantizeConfig(Struct):
 
     enabled: bool = True
     """Build INT8 variants."""
+    file: str | None = None
+    """An ``.onnx`` file that another tool quantized, with Q/DQ in the graph: it becomes the INT8 variant of each target
+    as it is, without calibration or repairs. ``[model] source`` is its float model; where there is none it is the same
+    file, and the FP32 variant is that file without its quantizers."""
     scheme: SchemeName | None = None
     """Quantization scheme. Default: the one that each target's kernels want."""
     exclude: tuple[str, ...] = ()
@@ -336,6 +340,10 @@ class QuantizeConfig(Struct):
     def __post_init__(self) -> None:
         for repair in self.repairs:
             check(repair, REPAIRS, "repair")
+        if self.file is not None and (self.exclude or self.ranges or self.scheme):
+            raise SettingError(
+                f"'{self.file}' is quantized already and is taken as it is. Remove exclude, ranges and scheme"
+            )
 
 
 class PrecisionConfig(Struct):

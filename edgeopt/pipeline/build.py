@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from edgeopt.bundle import Bundle, Precision
 from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
-from edgeopt.pipeline import graphs, variants
+from edgeopt.pipeline import foreign, graphs, variants
 from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.budget import searched
@@ -141,21 +141,15 @@ def _float_graph(job: Job) -> tuple[Artifact, float]:
     """Return the optimized float graph, and the export's parity."""
     weights = trained(job)
     export = graphs.exported(job, weights, compressed(job, weights))
+    if job.config.quantize.file is not None and foreign.is_quantized_graph(export):
+        return graphs.optimized(job, foreign.released(job, export)), graphs.read_parity(export)
     return graphs.optimized(job, export), graphs.read_parity(export)
 
 
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:
     """Return each target's engines: FP32, and FP16 or BF16 and INT8 as the recipe says; and the calibration."""
-    quantize = job.config.quantize
     schemes = _schemes(job.config)
-    if quantize.enabled:
-        graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
-    calibration = graphs.calibrated(job, float_graph) if quantize.enabled else None
-    quantized = {
-        scheme: graphs.quantized(job, float_graph, calibration, scheme)
-        for scheme in dict.fromkeys(schemes.values())
-        if calibration is not None
-    }
+    quantized, calibration = _quantized(job, float_graph, schemes)
     engines = []
     for name in job.config.compile.targets:
         engines.append(variants.compiled(job, float_graph, name, "fp32", None))
@@ -165,8 +159,28 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
         if graph := quantized.get(schemes[name]):
             if job.config.budget is not None:
                 graph = searched(job, job.config.budget, float_graph, graph, name)
-            engines.append(variants.compiled(job, _in(reduced, job, graph), name, "int8", schemes[name]))
+            is_foreign = job.config.quantize.file is not None
+            graph = graph if is_foreign else _in(reduced, job, graph)
+            scheme = None if is_foreign else schemes[name]
+            engines.append(variants.compiled(job, graph, name, "int8", scheme))
     return engines, calibration
+
+
+def _quantized(
+    job: Job, float_graph: Artifact, schemes: Mapping[str, SchemeName]
+) -> tuple[dict[SchemeName, Artifact], Artifact | None]:
+    """Return the quantized graphs by scheme, and the calibration that they rest on; another tool's graph has none."""
+    quantize = job.config.quantize
+    if not quantize.enabled:
+        return {}, None
+    if quantize.file is not None:
+        return dict.fromkeys(schemes.values(), foreign.taken_over(job, float_graph)), None
+    graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
+    calibration = graphs.calibrated(job, float_graph)
+    found = {
+        scheme: graphs.quantized(job, float_graph, calibration, scheme) for scheme in dict.fromkeys(schemes.values())
+    }
+    return found, calibration
 
 
 def _schemes(config: Config) -> dict[str, SchemeName]:

@@ -114,8 +114,10 @@ def model_recipe(wanted: Wanted, root: Path) -> ModelRecipe:
         sets = _fitting(model.config, sets, data_labels)
     elif given is None:
         raise ConfigError(_asking(wanted.source, [_DATA]))
-    tables = {role: relative_source(source, root) for role, source in _tables(wanted, sets).items()}
-    return ModelRecipe(recipe_text(model.config.source, model.keys, tables), found, decision)
+    quantized = model.config.source if found is not None and found.quantized else None
+    chosen = _tables(wanted, sets) if quantized is None else {"test": _test_of(sets)}
+    tables = {role: relative_source(source, root) for role, source in chosen.items()}
+    return ModelRecipe(recipe_text(model.config.source, model.keys, tables, quantized), found, decision)
 
 
 def _said(wanted: Wanted, root: Path) -> _Model:
@@ -247,16 +249,20 @@ def _tables(wanted: Wanted, sets: dict[Role, DataSource]) -> dict[str, DataSourc
     tables: dict[str, DataSource] = {}
     first = next(iter(sets.values()))
     if wanted.calibration is not None:
-        tables["test"] = sets.get("test") or sets.get("validation") or first
+        tables["test"] = _test_of(sets)
         tables["calibration"] = _unlabelled(wanted.calibration)
     elif len(sets) == 1:
         tables["train"] = first
     else:
-        tables["test"] = sets.get("test") or sets["validation"]
+        tables["test"] = _test_of(sets)
         tables["train"] = sets.get("train") or sets["validation"]
     if "validation" in sets and sets["validation"] not in tables.values():
         tables["validation"] = sets["validation"]
     return tables
+
+
+def _test_of(sets: dict[Role, DataSource]) -> DataSource:
+    return sets.get("test") or sets.get("validation") or sets["train"]
 
 
 def _unlabelled(reference: str) -> DataSource:

@@ -24,6 +24,7 @@ from edgeopt.errors import (
     DataError,
     EdgeoptError,
     MissingExtraError,
+    ModelError,
     StorageError,
     TargetError,
 )
@@ -109,6 +110,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         with findings.collected():
             resolve(name, table, kind)
     if goal == "bundle":
+        if config.quantize.file is not None:
+            with findings.collected():
+                _check_quantized(config, root)
         for name in config.compile.targets:
             with findings.collected():
                 _check_target(config, name)
@@ -141,7 +145,8 @@ def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
     learning = ["train"] if config.train is not None or (config.compress is not None and goal != "weights") else []
     if goal != "bundle":
         return learning
-    quantizing, budget = config.quantize.enabled, config.budget is not None
+    quantizing = config.quantize.enabled and config.quantize.file is None
+    budget = config.budget is not None
     halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
     return [
         *learning,
@@ -175,6 +180,23 @@ def _named(config: Config, goal: Goal) -> Iterator[tuple[str, Mapping[str, str],
         if config.quantize.enabled:
             yield from ((name, REPAIRS, "repair") for name in config.quantize.repairs if is_code(name))
         yield from ((name, METRICS, "metric") for name in config.evaluate.metrics)
+
+
+def _check_quantized(config: Config, root: Path) -> None:
+    """Refuse a file for the INT8 variants that is none, or a recipe that would have it changed."""
+    from edgeopt.passes.qdq.release import is_quantized
+    from edgeopt.source.onnx_file import read_onnx
+
+    assert config.quantize.file is not None
+    path = root / config.quantize.file
+    if not is_quantized(read_onnx(path)):
+        raise ModelError(f"[quantize] file = '{config.quantize.file}' has no Q/DQ in its graph: it is a float model")
+    if config.budget is not None:
+        raise ConfigError(
+            f"[budget] changes which layers are quantized, and '{config.quantize.file}' is taken as it is"
+        )
+    if config.train is not None:
+        raise ConfigError(f"[train] makes another network than the one that '{config.quantize.file}' was made from")
 
 
 def _check_target(config: Config, name: str) -> None:

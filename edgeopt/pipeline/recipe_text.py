@@ -25,15 +25,18 @@ class Key:
     why: str
 
 
-def recipe_text(source: str, keys: Mapping[str, Key], tables: Mapping[str, DataSource]) -> str:
+def recipe_text(
+    source: str, keys: Mapping[str, Key], tables: Mapping[str, DataSource], quantized: str | None = None
+) -> str:
     """Return a recipe's text.
 
     Args:
         source: ``[model] source``.
         keys: of ``[model]``.
         tables: of ``[data]``, by role.
+        quantized: ``[quantize] file``.
     """
-    return "\n".join([*_model(source, keys), *_data(tables), ""])
+    return "\n".join([*_model(source, keys), *_quantize(quantized), *_data(tables), ""])
 
 
 def recipe_name(source: str) -> str:
@@ -63,6 +66,14 @@ def _comment(why: str) -> Iterator[str]:
             line = "#"
         line += f" {word}"
     yield line
+
+
+def _quantize(file: str | None) -> Iterator[str]:
+    if file is not None:
+        yield ""
+        yield "[quantize]"
+        yield "# the graph holds Q/DQ already: it is taken as it is, and FP32 is the same without its quantizers"
+        yield f"file = {toml_value(file)}"
 
 
 def _data(tables: Mapping[str, DataSource]) -> Iterator[str]:

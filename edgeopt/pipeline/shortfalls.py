@@ -32,7 +32,7 @@ def _calibration(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
     limit = None if source is None else source.limit
     wanted = min(config.calibrate.images, limit or config.calibrate.images)
     found = counts.get("calibration", wanted)
-    if not config.quantize.enabled or found >= wanted:
+    if not config.quantize.enabled or config.quantize.file is not None or found >= wanted:
         return
     why = "[data.calibration] has no more"
     if source is None:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
+from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
 from edgeopt.source.onnx_shapes import correct_shapes
 from edgeopt.source.weights import check_file
@@ -35,6 +36,8 @@ def external_files(path: Path) -> list[Path]:
 def read_onnx(path: Path) -> ir.Model:
     """Read an ``.onnx`` and its external data into memory; functions are expanded into the graph.
 
+    A network whose input or output is quantized integers takes and gives floats.
+
     Raises:
         ModelError: not an ONNX model, external data that is missing or outside its folder, or custom operators.
     """
@@ -55,7 +58,7 @@ def read_onnx(path: Path) -> ir.Model:
     if types := to_float32(network):
         _LOG.warning("%s computes in %s: it is read as float32, its inputs and outputs too", path, " and ".join(types))
     correct_shapes(network, str(path))
-    return network
+    return float_edges(network)
 
 
 def _name_domain(network: ir.Model) -> None:

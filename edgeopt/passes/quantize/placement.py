@@ -135,7 +135,8 @@ def _check(model: ir.Model) -> None:
     quantized = next((node for node in model.graph if node.op_type in _QUANTIZED), None)
     if quantized is not None:
         raise ModelError(
-            f"the model is quantized already: node '{quantized.name}' is a {quantized.op_type}. Give the float model"
+            f"the model is quantized already: node '{quantized.name}' is a {quantized.op_type}. Give the float model, "
+            "or build from this file as it is: [quantize] file"
         )
     opset = model.opset_imports.get("", 0)
     if opset < 13:

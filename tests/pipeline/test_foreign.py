@@ -1,0 +1,206 @@
+"""Files that other tools quantized: taken as they are, beside their float network, or the one inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from edgeopt.bundle import Bundle
+from edgeopt.cli import main
+from edgeopt.errors import ModelError
+from edgeopt.passes.qdq.release import is_quantized, release_quantizers
+from edgeopt.passes.rewrite.float_edges import float_edges
+from edgeopt.runtime.ort import OrtSession
+
+SIZE = 12
+COLOURS = {"blue": (230, 20, 30), "green": (20, 220, 30), "red": (30, 20, 230)}
+QUICK = (
+    "--set", "benchmark.duration_s=0.05", "--set", "benchmark.warmup_s=0", "--set", "benchmark.minimum_queries=4",
+    "--set", 'compile.targets=["ort"]', "--normalization", "unit",
+)  # fmt: skip
+
+
+def arrays() -> dict[str, np.ndarray]:
+    """A convolution that passes the channels on, and a product that tells which is the brightest."""
+    weight = np.zeros((3, 3, 1, 1), np.float32)
+    for channel in range(3):
+        weight[channel, 2 - channel] = 1
+    return {"weight": weight, "head": np.eye(3, dtype=np.float32) * 8}
+
+
+def model(body: str, constants: dict[str, np.ndarray], kind: str = "float", out: str = "float") -> onnx.ModelProto:
+    parsed = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        g ({kind}[N, 3, {SIZE}, {SIZE}] x) => ({out}[N, 3] y) {{ {body} }}"""
+    )
+    for name, array in constants.items():
+        parsed.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return parsed
+
+
+FLOAT = "c = Conv (x, weight) p = GlobalAveragePool (c) v = Flatten (p) y = Gemm (v, head)"
+QDQ = """
+    qx = QuantizeLinear (x, sx, zx)
+    dx = DequantizeLinear (qx, sx, zx)
+    dw = DequantizeLinear <axis = 0> (weight, sw, zw)
+    c = Conv (dx, dw)
+    qc = QuantizeLinear (c, sx, zx)
+    dc = DequantizeLinear (qc, sx, zx)
+    p = GlobalAveragePool (dc)
+    v = Flatten (p)
+    y = Gemm (v, head)
+"""
+
+
+def quantized() -> onnx.ModelProto:
+    constants = arrays()
+    integers = (constants["weight"] * 127).astype(np.int8)
+    scales = {"sx": np.float32(1 / 255), "zx": np.int8(-128), "sw": np.full(3, 1 / 127, np.float32)}
+    return model(QDQ, {**constants, "weight": integers, **scales, "zw": np.zeros(3, np.int8)})
+
+
+def outputs(graph: ir.Model, x: np.ndarray) -> np.ndarray:
+    with OrtSession(ir.to_proto(graph).SerializeToString()) as session:
+        (name,) = (each.name for each in session.inputs)
+        return next(iter(session.run({name: x}).values()))
+
+
+def pictures() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 1, (2, 3, SIZE, SIZE)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(24):
+            noise = rng.normal(0, 9, (SIZE, SIZE, 3))
+            cv2.imwrite(str(folder / name / f"{number}.png"), np.clip(np.array(colour) + noise, 0, 255))
+    return folder
+
+
+def test_a_quantized_file_becomes_the_int8_variant_as_it_is(photos: Path, tmp_path: Path) -> None:
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    result = CliRunner().invoke(
+        main, ["build", str(tmp_path / "int8.onnx"), "--data", str(photos), "--out", str(tmp_path), *QUICK]
+    )
+    assert result.exit_code == 0, result.output
+    manifest = Bundle.open(tmp_path / "int8.edgeopt").manifest
+    variants = {variant.name: variant for variant in manifest.variants}
+    assert set(variants) == {"ort-fp32", "ort-int8"}
+    assert manifest.calibration is None
+    assert variants["ort-int8"].scheme is None
+    assert variants["ort-int8"].nodes["QuantizeLinear"] == 2
+    assert "QuantizeLinear" not in variants["ort-fp32"].nodes
+    assert variants["ort-int8"].accuracy is not None
+    assert variants["ort-int8"].accuracy.value == 1.0
+
+
+def test_a_quantized_file_stands_beside_its_float_model(photos: Path, tmp_path: Path) -> None:
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    onnx.save(model(FLOAT, arrays()), tmp_path / "float.onnx")
+    arguments = ["build", str(tmp_path / "float.onnx"), "--data", str(photos), "--out", str(tmp_path), *QUICK]
+    result = CliRunner().invoke(main, [*arguments, "--set", f"quantize.file={tmp_path / 'int8.onnx'}"])
+    assert result.exit_code == 0, result.output
+    nodes = {variant.name: variant.nodes for variant in Bundle.open(tmp_path / "float.edgeopt").manifest.variants}
+    assert nodes["ort-int8"]["DequantizeLinear"] == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("quantize.file=float.onnx", "has no Q/DQ in its graph"),
+        ("quantize.file=none.onnx", "there is no file"),
+    ],
+)
+def test_a_file_that_is_not_quantized_is_refused(photos: Path, tmp_path: Path, setting: str, message: str) -> None:
+    onnx.save(model(FLOAT, arrays()), tmp_path / "float.onnx")
+    setting = setting.replace("=", f"={tmp_path}/")
+    arguments = ["build", str(tmp_path / "float.onnx"), "--data", str(photos), "--check", *QUICK, "--set", setting]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 13
+    assert message in result.stderr
+
+
+def test_layers_of_a_foreign_file_cannot_be_excluded(photos: Path, tmp_path: Path) -> None:
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    arguments = ["build", str(tmp_path / "int8.onnx"), "--data", str(photos), "--check", *QUICK]
+    result = CliRunner().invoke(main, [*arguments, "--set", 'quantize.exclude=["c"]'])
+    assert result.exit_code == 10
+    assert "taken as it is" in result.stderr
+
+
+def test_quantizing_it_again_is_refused_with_the_key_that_takes_it(photos: Path, tmp_path: Path) -> None:
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    arguments = ["quantize", str(tmp_path / "int8.onnx"), "--calibration", str(photos), "-o", str(tmp_path / "o.onnx")]
+    (tmp_path / "spec.toml").write_text(
+        f'[preprocessing]\nsteps = [{{ type = "resize", size = [{SIZE}, {SIZE}] }}]\nnormalization = {{}}\n'
+    )
+    result = CliRunner().invoke(main, [*arguments, "--spec", str(tmp_path / "spec.toml")])
+    assert result.exit_code == 13
+    assert "[quantize] file" in result.stderr
+
+
+def test_the_float_network_inside_computes_without_rounding() -> None:
+    released = release_quantizers(ir.from_proto(quantized()))
+    assert not is_quantized(released)
+    expected = outputs(ir.from_proto(model(FLOAT, arrays())), pictures())
+    np.testing.assert_allclose(outputs(released, pictures()), expected, atol=1e-5)
+    assert is_quantized(ir.from_proto(quantized()))
+
+
+def test_weights_in_blocks_keep_their_values() -> None:
+    constants = arrays()
+    weight = np.random.default_rng(1).integers(-8, 8, (3, 8), dtype=np.int8)
+    scales = np.random.default_rng(2).uniform(0.1, 1, (3, 2)).astype(np.float32)
+    body = """
+        c = Conv (x, weight) p = GlobalAveragePool (c) v = Flatten (p) u = MatMul (v, wide)
+        d = DequantizeLinear <axis = 1, block_size = 4> (blocks, scales)
+        w = Transpose (d) y = MatMul (u, w)
+    """
+    proto = model(body, {**constants, "wide": np.ones((3, 8), np.float32), "blocks": weight, "scales": scales})
+    proto.opset_import[0].version = 21
+    proto.ir_version = 10
+    expected = outputs(ir.from_proto(proto), pictures())
+    np.testing.assert_allclose(outputs(release_quantizers(ir.from_proto(proto)), pictures()), expected, rtol=1e-5)
+
+
+def test_operators_of_integers_say_where_the_float_model_goes() -> None:
+    body = "c = DynamicQuantizeLinear (x) z = Cast <to = 1> (x) v = GlobalAveragePool (z) y = Flatten (v)"
+    with pytest.raises(ModelError, match="Give the float model as"):
+        release_quantizers(ir.from_proto(model(body.replace("c =", "c, s, o ="), {})))
+
+
+def test_integer_inputs_and_outputs_become_floats() -> None:
+    body = """
+        t = Transpose <perm = [0, 1, 3, 2]> (x)
+        d = DequantizeLinear (t, sx, zx)
+        c = Conv (d, weight) p = GlobalAveragePool (c) v = Flatten (p) g = Gemm (v, head)
+        y = QuantizeLinear (g, sy, zy)
+    """
+    scales = {"sx": np.float32(1 / 255), "zx": np.int8(-128), "sy": np.float32(8 / 255), "zy": np.int8(-128)}
+    proto = model(body, {**arrays(), **scales}, "int8", "int8")
+    freed = float_edges(ir.from_proto(proto))
+    x = pictures()
+    integers = np.clip(np.round(x * 255) - 128, -128, 127).astype(np.int8)
+    expected = (outputs(ir.from_proto(proto), integers).astype(np.float32) + 128) * np.float32(8 / 255)
+    np.testing.assert_allclose(outputs(freed, x), expected, atol=1e-6)
+    released = release_quantizers(freed)
+    assert not is_quantized(released)
+    np.testing.assert_allclose(outputs(released, x), expected, atol=0.05)
+
+
+def test_uint8_pixels_that_are_cast_stay_pixels() -> None:
+    body = "f = Cast <to = 1> (x) c = Conv (f, weight) p = GlobalAveragePool (c) v = Flatten (p) y = Gemm (v, head)"
+    kept = float_edges(ir.from_proto(model(body, arrays(), "uint8")))
+    assert kept.graph.inputs[0].dtype == ir.DataType.UINT8
