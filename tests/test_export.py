@@ -17,10 +17,12 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from edgeopt import models
+from edgeopt.calibrate.tap import onnx_session
 from edgeopt.config import ExportConfig
 from edgeopt.errors import ModelError, ParityError
 from edgeopt.export import Exported, export
 from edgeopt.export.parity import difference, sample_inputs
+from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.spec import (
     ClassificationDecoding,
     ModelSpec,
@@ -264,6 +266,28 @@ def test_the_published_detector_takes_any_batch(shared: Path) -> None:
     assert result.spec.input.shape[0] == "N"
     assert result.parity <= 1e-5
     assert {str(value.shape[0]) for node in result.model.graph for value in node.outputs} == {"N"}
+
+
+class Attention(nn.Module):
+    """Its export multiplies batch and heads into one dimension for a while, which is not the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.score = nn.Linear(3, 3 * 8), nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.project(images.flatten(2).transpose(1, 2))
+        heads = tokens.reshape(-1, 64, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(heads[0], heads[1], heads[2])
+        return self.score(mixed.transpose(1, 2).reshape(-1, 64, 8).mean(dim=1))
+
+
+def test_only_the_batch_is_called_the_batch() -> None:
+    module = Attention().eval()
+    model = export(Given(spec_of(), module=module), OPSET_18).model
+    images = sample_inputs(spec_of(), 2, np.random.default_rng(0))
+    (scores,) = onnx_session(optimize(model)).run(None, {"images": images})
+    np.testing.assert_allclose(scores, module(torch.from_numpy(images)).detach().numpy(), atol=1e-5)
 
 
 # Parity

@@ -66,13 +66,23 @@ def translate(program: ExportedProgram, spec: ModelSpec, opset: int) -> ir.Model
 
 
 def _name_batch(model: ir.Model, spec: ModelSpec) -> None:
-    """Call the batch dimension N in all recorded shapes; torch numbers its symbols."""
+    """Call the batch dimension N in all recorded shapes; torch numbers its symbols.
+
+    Any other is unknown: the product of batch and heads of an attention, for one, is not the batch.
+    """
+    batch = None if model.graph.inputs[0].shape is None else model.graph.inputs[0].shape[0]
     for node in model.graph.all_nodes():
         for value in node.outputs:
             if value.shape is not None:
-                value.shape = ir.Shape(side if isinstance(side, int) else "N" for side in value.shape)
+                value.shape = ir.Shape(_renamed(side, batch) for side in value.shape)
     for value, tensor in zip((*model.graph.inputs, *model.graph.outputs), (spec.input, *spec.outputs), strict=True):
         value.shape = ir.Shape(tensor.shape)
+
+
+def _renamed(side: int | ir.SymbolicDim, batch: int | ir.SymbolicDim | None) -> int | str | None:
+    if isinstance(side, int):
+        return side
+    return "N" if side == batch else None
 
 
 @contextmanager
