@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,18 @@ from numpy.typing import NDArray
 from edgeopt.graph.operators import groups, weight_axis
 
 Number = TypeVar("Number", bound=np.generic)
+
+
+_AT_ONCE = 1 << 21
+"""Weights that are worked on at a time: copies of them stay in a processor's cache, and take little memory."""
+
+
+def portions(matrix: NDArray[Any]) -> Iterator[slice]:
+    """Yield rows of (groups, rows, K) to be worked on at a time."""
+    groups, rows, size = matrix.shape
+    step = max(1, _AT_ONCE // max(1, groups * size))
+    for start in range(0, rows, step):
+        yield slice(start, start + step)
 
 
 def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:

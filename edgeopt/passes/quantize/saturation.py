@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgeopt.graph.edit import given
 from edgeopt.graph.operators import is_depthwise, weight_axis
+from edgeopt.passes.quantize.matrix import portions
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -44,27 +45,34 @@ class WeightGrid:
 
     def scale(self, weight: Floats) -> Floats:
         """(groups, rows) smallest strictly positive scales at which every weight and every pair fits."""
-        needed = np.abs(weight).max(axis=2, initial=0.0) / WEIGHT_LIMIT
-        for first, second in self.pairings:
-            for sign in (1.0, -1.0):
-                one, other = (np.maximum(sign * weight[:, :, columns], 0.0) for columns in (first, second))
-                needed = np.maximum(needed, (one + other).max(axis=2, initial=0.0) / PAIR_LIMIT)
-        scales: Floats = np.where(needed > _TINY, needed, 1.0).astype(np.float32)
+        scales = np.empty(weight.shape[:2], np.float32)
+        for rows in portions(weight):
+            part = weight[:, rows]
+            needed = np.abs(part).max(axis=2, initial=0.0) / WEIGHT_LIMIT
+            for first, second in self.pairings:  # two of different signs ask for less than the larger one alone
+                sums = np.abs(part[:, :, first] + part[:, :, second])
+                needed = np.maximum(needed, sums.max(axis=2, initial=0.0) / PAIR_LIMIT)
+            scales[:, rows] = np.where(needed > _TINY, needed, 1.0)
         return scales
 
     def nearest(self, weight: Floats, scale: Floats) -> Floats:
         """Round to nearest at (groups, rows) `scale`, and pull pairs that are too large towards zero."""
-        return self.fit(np.round(weight / scale[:, :, None]))
+        integers = np.empty(weight.shape, np.float32)
+        for rows in portions(weight):
+            integers[:, rows] = self.fit(np.round(weight[:, rows] / scale[:, rows, None]))
+        return integers
 
     def fit(self, integers: Floats) -> Floats:
         """Return the integers, those that are too large, alone or with a neighbour, made smaller."""
         fitted: Floats = np.clip(integers, -WEIGHT_LIMIT, WEIGHT_LIMIT)
         for first, second in self.pairings:
-            one, other = fitted[:, :, first], fitted[:, :, second]
-            excess = np.maximum(np.abs(one) + np.abs(other) - PAIR_LIMIT, 0.0) * (one * other > 0)
+            sums = fitted[:, :, first] + fitted[:, :, second]  # too large only of two of one sign
+            group, row, pair = np.nonzero(np.abs(sums) > PAIR_LIMIT)
+            total = sums[group, row, pair]
+            excess = np.abs(total) - PAIR_LIMIT
             half = np.floor(excess / 2)
-            fitted[:, :, first] = one - np.sign(one) * half
-            fitted[:, :, second] = other - np.sign(other) * (excess - half)
+            fitted[group, row, first[pair]] -= np.sign(total) * half
+            fitted[group, row, second[pair]] -= np.sign(total) * (excess - half)
         return fitted
 
     def room(self, neighbours: Sequence[Floats]) -> tuple[Floats | float, Floats | float]:

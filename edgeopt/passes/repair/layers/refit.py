@@ -6,14 +6,13 @@ Least squares moves the weights to make up for the errors of their inputs, secon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.passes.quantize.matrix import portions
 from edgeopt.passes.quantize.saturation import WeightGrid
 from edgeopt.passes.repair.layers.activation import Activation
 from edgeopt.passes.repair.layers.gptq import round_second_order
@@ -21,8 +20,6 @@ from edgeopt.passes.repair.layers.moments import Moments
 
 Floats = NDArray[np.float32]
 
-_AT_ONCE = 1 << 23
-"""Weights of which copies are made at a time."""
 _RIDGES = (0.03, 0.3)
 """Strengths that hold the least-squares weights near the original, relative to the inputs' mean second moment."""
 _STEPS = 3
@@ -79,7 +76,7 @@ class Samples:
         """(n, groups x rows) of the inputs and (groups, rows, K) `weight`, times (groups, rows) `scale`."""
         groups, rows, _ = weight.shape
         made = np.empty((len(self.goal), groups, rows), np.float32)
-        for part in _portions(weight):
+        for part in portions(weight):
             floats = weight[:, part].astype(np.float32, copy=False)
             made[:, :, part] = np.swapaxes(self.inputs @ np.swapaxes(floats, 1, 2), 0, 1)
         if scale is not None:
@@ -194,7 +191,7 @@ def _gradient(samples: Samples, products: Floats, bias: Floats, mean: Floats) ->
 def _nearest(weight: Floats, scale: Floats, grid: WeightGrid) -> NDArray[np.int8]:
     """Round to nearest."""
     integers = np.empty(weight.shape, np.int8)
-    for rows in _portions(weight):
+    for rows in portions(weight):
         integers[:, rows] = grid.nearest(weight[:, rows], scale[:, rows])
     return integers
 
@@ -202,7 +199,7 @@ def _nearest(weight: Floats, scale: Floats, grid: WeightGrid) -> NDArray[np.int8
 def _clip_scale(weight: Floats, power: Floats, shares: tuple[float, ...], grid: WeightGrid) -> Floats:
     """(groups, rows) scale of least rounding and clipping error, each weight's error counted by its input's power."""
     best = np.empty(weight.shape[:2], np.float32)
-    for rows in _portions(weight):
+    for rows in portions(weight):
         part = weight[:, rows]
         whole = grid.scale(part)
         chosen, lowest = whole, np.full(whole.shape, np.inf, np.float32)
@@ -213,10 +210,3 @@ def _clip_scale(weight: Floats, power: Floats, shares: tuple[float, ...], grid: 
             lowest = np.minimum(error, lowest)
         best[:, rows] = chosen
     return best
-
-
-def _portions(weight: NDArray[Any]) -> Iterator[slice]:
-    """Rows that are worked on at a time, so that copies of them take little memory."""
-    groups, rows, size = weight.shape
-    step = max(1, _AT_ONCE // (groups * size))
-    return (slice(start, start + step) for start in range(0, rows, step))
