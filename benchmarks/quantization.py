@@ -205,7 +205,7 @@ def quantized(work: Work) -> dict[str, Any]:
     )
     ir.save(result.model, work.out)
     return {
-        "int8_macs": _integer_share(result.model),
+        "int8_macs": integer_share(result.model),
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in result.trials],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor_seconds": round(time.process_time() - processor, 1),
@@ -217,7 +217,7 @@ def _tell(done: float, total: float = 1.0, text: str = "", /) -> None:
     print(f"{done / total:.0%} {text}", file=sys.stderr, flush=True)
 
 
-def _integer_share(model: ir.Model) -> float:
+def integer_share(model: ir.Model) -> float:
     """Share of the multiply-accumulates of a Q/DQ network that run in INT8."""
     layers = [node for node in model.graph if node.op_type in LINEAR_OPS]
     integer = [node for node in layers if producer(node.inputs[1], DEQUANTIZE) is not None]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import end_to_end_table
+from benchmarks import end_to_end_table, scaling_tables
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -265,7 +265,9 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "quantization": quantization,
     "recipes": recipes,
     "saturation": saturation,
+    "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),
     "search": search,
+    "zoo": lambda: scaling_tables.zoo(RESULTS / "zoo.json"),
 }
 
 

@@ -22,6 +22,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--preset", choices=["performance", "mixed"], required=True)
     parser.add_argument("--full-bias-correction", action="store_true")
+    parser.add_argument("--transformer", action="store_true")
     options = parser.parse_args()
     with np.load(options.calibration) as archive:
         arrays = {name: archive[name] for name in archive.files}
@@ -36,6 +37,7 @@ def main() -> None:
         preset=nncf.QuantizationPreset(options.preset),
         subset_size=count,
         fast_bias_correction=not options.full_bias_correction,
+        model_type=nncf.ModelType.TRANSFORMER if options.transformer else None,
     )
     if in_onnx:
         onnx.save(quantized, options.out)

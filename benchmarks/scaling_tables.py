@@ -1,0 +1,91 @@
+"""The tables of `benchmarks.scale` and `benchmarks.zoo`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+OURS = "edgeopt"
+ENGINES = ("as written", "OpenVINO", "onnxruntime")
+
+
+def scale(path: Path) -> str:
+    """Time and memory of quantizing: a row for each network, number of images and choice of repairs."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.scale`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    columns = ("network", "repairs", "GMAC", "weights", "images", "their inputs", "CPU time", "memory")
+    lines = [
+        f"| {row['network']} | {row['choice']} | {row['gmacs']:.1f} | {row['weights_mb']} MB | {row['images']} | "
+        f"{row['input_mb']} MB | {row['processor_seconds']:.0f} s | {row['peak_memory_mb'] / 1024:.2f} GiB |"
+        for row in sorted(rows, key=lambda row: (row["network"], row["choice"], row["images"]))
+    ]
+    return "\n".join([*_header(columns, 2), *lines, "", _processors(rows)])
+
+
+def zoo(path: Path) -> str:
+    """Quantizers on many networks: a row for each network, quantizer and scheme."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.zoo`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    columns = (
+        "network", "weights", "quantizer", "accuracy, FP32", "accuracy", "agreement", "KL, mean", "KL, median",
+        "noise", "INT8 MACs", "latency", "time", "memory", "published",
+    )  # fmt: skip
+    order = {name: index for index, name in enumerate(dict.fromkeys(row["network"] for row in rows))}
+    ordered = sorted(rows, key=lambda row: (order[row["network"]], row["tool"] != OURS, row["tool"], row["scheme"]))
+    images = ", ".join(sorted({f"{row['images']} and {row['tests']}" for row in rows}))
+    notes = (
+        "Accuracy to noise: as written / in OpenVINO / in onnxruntime; latency: in the last two, over FP32 in the same "
+        "engine, pairs of runs in alternation. Noise is that of the outputs over their power. Images for calibration "
+        f"and test: {images}. {_processors(rows)}"
+    )
+    return "\n".join([*_header(columns, 3), *map(_zoo_row, ordered), "", notes])
+
+
+def _zoo_row(row: dict[str, Any]) -> str:
+    tool = f"{row['tool']}, {row['scheme']}" if row["scheme"] else row["tool"]
+    if row.get("choice") not in ("", "all", None):
+        tool += f", repairs {row['choice']}"
+    if "reason" in row:
+        return f"| {row['network']} | {row['weights']} | {tool} | not made: {row['reason']} |" + " |" * 10
+    exact = row["fp32"] and f"{row['fp32']['metric']} {100 * row['fp32']['value']:.1f} %"
+    engines = row["engines"]
+    cells = [
+        row["network"],
+        row["weights"],
+        tool,
+        exact or "",
+        _figures(engines, "accuracy", "{:.1%}"),
+        _figures(engines, "agreement", "{:.1%}"),
+        _figures(engines, "kl", "{:.2g}"),
+        _figures(engines, "kl_median", "{:.2g}"),
+        _figures(engines, "noise", "{:.2g}"),
+        f"{row['int8_macs']:.1%}" if "int8_macs" in row else "",
+        _figures(engines, "latency", "{:.2f}", ENGINES[1:]),
+        f"{row['seconds']:.0f} s",
+        f"{row['peak_memory_mb'] / 1024:.2f} GiB" if "peak_memory_mb" in row else "",
+        row["published"],
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _figures(engines: dict[str, Any], key: str, form: str, names: tuple[str, ...] = ENGINES) -> str:
+    found = list(_each(engines, key, form, names))
+    return " / ".join(found) if any(each != "–" for each in found) else ""
+
+
+def _each(engines: dict[str, Any], key: str, form: str, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        value = engines.get(name, {}).get(key)
+        yield "–" if value is None else form.format(value)
+
+
+def _header(columns: tuple[str, ...], texts: int) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "|" + " --- |" * texts + " ---: |" * (len(columns) - texts)]
+
+
+def _processors(rows: list[dict[str, Any]]) -> str:
+    return f"Measured on: {', '.join(sorted({row['cpu'] for row in rows}))}, among other work."
