@@ -33,7 +33,7 @@ def test_the_mean_error_of_a_product_is_corrected_with_a_bias_and_without(text: 
     exact = run(model, x=TOKENS)["y"]
     errors = [(run(each, x=TOKENS)["y"] - exact).mean(axis=(0, 1)) for each in (quantized, corrected)]
     assert repairs[0].after < repairs[0].before
-    assert np.abs(errors[1]).mean() < 0.3 * np.abs(errors[0]).mean()
+    assert np.abs(errors[1]).mean() < 0.6 * np.abs(errors[0]).mean()
     assert sum(node.op_type == "Add" for node in corrected.graph) == 1
 
 

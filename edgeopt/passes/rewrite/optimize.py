@@ -19,14 +19,26 @@ from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.drop_no_ops import drop_no_ops
 from edgeopt.passes.rewrite.fold_affine import fold_affine
 from edgeopt.passes.rewrite.fold_constants import fold_constants
+from edgeopt.passes.rewrite.fold_einsum import fold_einsum
 from edgeopt.passes.rewrite.fold_focus import fold_focus
 from edgeopt.passes.rewrite.fold_hard_swish import fold_hard_swish
+from edgeopt.passes.rewrite.fold_layer_norm import fold_layer_norm
 from edgeopt.passes.rewrite.fold_padding import fold_padding
 from edgeopt.passes.rewrite.fold_products import fold_products
 from edgeopt.passes.rewrite.fold_shapes import fold_shapes
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
-_REWRITES = (drop_no_ops, fold_hard_swish, fold_products, fold_affine, fold_padding, fold_focus, lift_transposes)
+_REWRITES = (
+    drop_no_ops,
+    fold_einsum,
+    fold_layer_norm,
+    fold_hard_swish,
+    fold_products,
+    fold_affine,
+    fold_padding,
+    fold_focus,
+    lift_transposes,
+)
 """Rewrites of our own, in their order: what is dropped or folded stands between others no longer."""
 
 _LARGEST_FOLDED = 1 << 31

@@ -1,0 +1,61 @@
+"""LayerNorm that is spelled out becomes the operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from graphs import model_of, run
+
+from edgeopt.passes.rewrite.optimize import optimize
+
+X = np.random.default_rng(0).normal(size=(2, 6, 16)).astype(np.float32)
+BEGIN = "m = ReduceMean<axes=[-1]>(x)  d = Sub(x, m)"
+VARIANCE = {"Pow": "s = Pow(d, two)", "Mul": "s = Mul(d, d)"}
+ROOT = {
+    "Div": "q = Div(d, r)",
+    "Reciprocal": "i = Reciprocal(r)  q = Mul(d, i)",
+    "1 / x": "i = Div(one, r)  q = Mul(d, i)",
+}
+END = {"gain and offset": "g = Mul(q, w1)  y = Add(g, w2)", "gain": "y = Mul(w1, q)", "neither": "y = Abs(q)"}
+
+
+def network(body: str, opset: int = 17):
+    return model_of(
+        f"""g (float[N,6,16] x, float[16] w1, float[16] w2) => (float[N,6,16] y)
+        <float two = {{2.0}}, float one = {{1.0}}, float small = {{0.00001}}> {{ {body} }}""",
+        opset=opset,
+    )
+
+
+@pytest.mark.parametrize("variance", VARIANCE)
+@pytest.mark.parametrize("root", ROOT)
+@pytest.mark.parametrize("end", END)
+def test_it_becomes_the_operator(variance: str, root: str, end: str):
+    middle = "v = ReduceMean<axes=[2]>(s)  e = Add(v, small)  r = Sqrt(e)"
+    model = network(f"{BEGIN}  {VARIANCE[variance]}  {middle}  {ROOT[root]}  {END[end]}")
+    optimized = optimize(model)
+    kinds = Counter(node.op_type for node in optimized.graph)
+    assert kinds == {"LayerNormalization": 1} | ({"Abs": 1} if end == "neither" else {})
+    np.testing.assert_allclose(run(optimized, x=X)["y"], run(model, x=X)["y"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)",
+        f"{BEGIN}  s = Pow(x, two)  v = ReduceMean<axes=[-1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)",
+        f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[-1]>(s)  r = Sqrt(v)  y = Div(d, r)",
+    ],
+)
+def test_what_is_something_else_stays(body: str):
+    model = network(body)
+    optimized = optimize(model)
+    assert "LayerNormalization" not in {node.op_type for node in optimized.graph}
+    np.testing.assert_allclose(run(optimized, x=X)["y"], run(model, x=X)["y"], atol=1e-5)
+
+
+def test_an_opset_without_the_operator_keeps_the_nodes():
+    body = f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[-1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)"
+    assert "LayerNormalization" not in {node.op_type for node in optimize(network(body, opset=16)).graph}
