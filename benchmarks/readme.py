@@ -140,17 +140,17 @@ def _quantization_row(row: dict[str, Any]) -> str:
 
 
 def saturation() -> str:
-    """INT8 in OpenVINO with and without VNNI, protected and not."""
+    """INT8 with and without VNNI, protected and not."""
     path = RESULTS / "saturation.json"
     if not path.exists():
         return "Not measured yet: run `python -m benchmarks.saturation`."
-    columns = ("network", "weights", "kernels", "accuracy", "agreement", "KL", "median KL", "latency")
+    columns = ("network", "weights", "engine", "kernels", "accuracy", "agreement", "KL", "median KL", "latency")
     rows = json.loads(path.read_text(encoding="utf-8"))
     processors = ", ".join(sorted({row["cpu"] for row in rows}))
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",
-            "| --- | --- | --- |" + " ---: |" * (len(columns) - 3),
+            "| --- | --- | --- | --- |" + " ---: |" * (len(columns) - 4),
             *(_saturation_row(row) for row in rows),
             "",
             f"Measured on: {processors}; latency is over that of the weights for VNNI alone.",
@@ -160,10 +160,18 @@ def saturation() -> str:
 
 def _saturation_row(row: dict[str, Any]) -> str:
     accuracy = f"{row['metric']} {100 * row['int8']:.2f} % (FP32 {100 * row['fp32']:.2f} %)"
-    kernels = "its own, VNNI" if row["kernels"] == "own" else row["kernels"]
     distances = [f"{row[name]:.4f}" if name in row else "" for name in ("kl", "kl_median")]
-    cells = (row["model"], row["weights"], kernels, accuracy, f"{100 * row['agreement']:.1f} %", *distances)
-    return f"| {' | '.join(cells)} | {row['latency_over_vnni_alone']:.2f}× |"
+    cells = (
+        row["model"],
+        row["weights"],
+        row["engine"],
+        row["kernels"],
+        accuracy,
+        f"{100 * row['agreement']:.1f} %",
+        *distances,
+    )
+    ratio = row["latency_over_vnni_alone"]
+    return f"| {' | '.join(cells)} | {'' if ratio is None else f'{ratio:.2f}×'} |"
 
 
 def peers() -> str:

@@ -1,10 +1,11 @@
 """INT8 with and without VNNI: what kernels that add products in pairs in 16 bits do to networks, protected or not.
 
-Run as ``python -m benchmarks.saturation [--model NAME] [--reuse]``. Each network is quantized for OpenVINO twice: for
-all processors, as by default, and for those with VNNI alone. Both files run in OpenVINO with this processor's own
-kernels and with those of AVX2, which oneDNN takes when a process starts with ``ONEDNN_MAX_CPU_ISA=AVX2``. Writes
-``results/saturation.json``: a row for each network, file and kind of kernels, with the processor that they ran on.
-``--reuse`` measures the files of the run before.
+Run as ``python -m benchmarks.saturation [--model NAME] [--weights NAME] [--reuse]``. Each network is quantized for
+OpenVINO twice: for all processors, as by default, and for those with VNNI alone. Both files run in OpenVINO and in
+onnxruntime with this processor's own kernels. Where these are VNNI's they run in OpenVINO also with those of AVX2,
+which oneDNN takes when a process starts with ``ONEDNN_MAX_CPU_ISA=AVX2``; onnxruntime has no such switch. Writes
+``results/saturation.json``: a row for each network, file, engine and kind of kernels, with the processor that they ran
+on. ``--reuse`` measures the files of the run before.
 """
 
 from __future__ import annotations
@@ -17,19 +18,21 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import openvino
 
 from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.hardware import machine
+from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.metrics import kl, readings_of
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -37,9 +40,13 @@ from edgeopt.spec import PROCESSORS, Processor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "saturation.json"
 FILES = Path("build/saturation")
-WEIGHTS: Mapping[str, tuple[Processor, ...]] = {"for all processors": PROCESSORS, "for VNNI alone": ("vnni",)}
-KERNELS = {"own": None, "AVX2": "AVX2"}
-"""Value of ONEDNN_MAX_CPU_ISA by what it is called in the results."""
+UNBOUNDED = "for VNNI alone"
+WEIGHTS: Mapping[str, tuple[Processor, ...]] = {"for all processors": PROCESSORS, UNBOUNDED: ("vnni",)}
+ENGINES: tuple[Literal["OpenVINO", "ONNX Runtime"], ...] = ("OpenVINO", "ONNX Runtime")
+OWN = {"vnni": "VNNI", "avx2": "AVX2", "arm": "Arm"}
+"""Name in the results of a processor's own kernels, by their kind."""
+LIMITED = "AVX2, asked for"
+"""Name of those that oneDNN is limited to on a processor that has VNNI."""
 ROUNDS = 200
 """Runs of each file that latency is compared on, in alternation."""
 
@@ -47,18 +54,24 @@ ROUNDS = 200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(RECIPES), action="append")
+    parser.add_argument("--weights", choices=sorted(WEIGHTS), action="append", help="default: both")
     parser.add_argument("--reuse", action="store_true")
     arguments = parser.parse_args()
+    own = integer_kernels(machine().cpu)
+    runs: list[tuple[str, str | None, str]] = [(engine, None, OWN.get(own or "", "unknown")) for engine in ENGINES]
+    if own == "vnni":
+        runs.append((ENGINES[0], "AVX2", LIMITED))
     for model in arguments.model or RECIPES:
+        chosen = [each for each in WEIGHTS if each in (arguments.weights or WEIGHTS)]
         try:
-            files = [_apart(None, quantized, model, weights, arguments.reuse) for weights in WEIGHTS]
+            files = {each: _apart(None, quantized, model, each, arguments.reuse) for each in chosen}
         except (ConfigError, DataError, ModelError) as error:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
-        for kernels, isa in KERNELS.items():
-            for row in _apart(isa, measured, model, files):
-                record({**row, "kernels": kernels})
-                print(json.dumps(row | {"kernels": kernels}), flush=True)
+        for engine, isa, kernels in runs:
+            for row in _apart(isa, measured, model, files, engine):
+                record({**row, "engine": engine, "kernels": kernels})
+                print(json.dumps({**row, "engine": engine, "kernels": kernels}), flush=True)
 
 
 def _apart(isa: str | None, function: Any, *arguments: Any) -> Any:
@@ -105,25 +118,26 @@ def _tell(_done: float, _total: float = 1.0, text: str = "", /) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def measured(model: str, files: Sequence[Path]) -> list[dict[str, Any]]:
-    """What each file answers with this process' kernels, and how fast."""
+def measured(
+    model: str, files: Mapping[str, Path], engine: Literal["OpenVINO", "ONNX Runtime"]
+) -> list[dict[str, Any]]:
+    """What each file answers in an engine with this process' kernels, and how fast."""
     network = prepare(model)
-    models = [ir.load(path) for path in files]
-    runs = [compiled(each, "OpenVINO") for each in models]
-    ratio = _latency_ratio(network, runs[0], runs[1])
+    models = {weights: ir.load(path) for weights, path in files.items()}
+    runs = {weights: compiled(each, engine) for weights, each in models.items()}
     here = machine()
     return [
         {
             "model": model,
             "weights": weights,
-            "safe_on": safe_processors(each),
+            "safe_on": safe_processors(models[weights]),
             **_accuracy(network, run),
-            "latency_over_vnni_alone": ratio if weights != "for VNNI alone" else 1.0,
+            "latency_over_vnni_alone": _latency_ratio(network, run, runs[UNBOUNDED]) if UNBOUNDED in runs else None,
             "cpu": here.cpu.model,
             "features": here.cpu.features,
-            "openvino": openvino.get_version(),
+            "versions": {"openvino": openvino.get_version(), "onnxruntime": onnxruntime.__version__},
         }
-        for weights, each, run in zip(WEIGHTS, models, runs, strict=True)
+        for weights, run in runs.items()
     ]
 
 
@@ -145,6 +159,8 @@ def _accuracy(network: Network, run: Run) -> dict[str, Any]:
 
 def _latency_ratio(network: Network, run: Run, other: Run) -> float:
     """Median over pairs of runs on the same input, one after the other in alternating order."""
+    if run is other:
+        return 1.0
     (_, feeds), ratios = network.images[0], []
     for index in range(ROUNDS):
         times = {}
@@ -159,7 +175,7 @@ def _latency_ratio(network: Network, run: Run, other: Run) -> float:
 def record(row: dict[str, Any]) -> None:
     """Put a row into the results in place of an older one of the same setting."""
     rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("model", "weights", "kernels")
+    keys = ("model", "weights", "engine", "kernels")
     rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

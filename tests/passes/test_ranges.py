@@ -53,6 +53,29 @@ def test_a_range_that_is_better_on_some_images_only_is_not_chosen():
     assert both.ranges["r"] == both.known["r"]
 
 
+def test_a_tensor_whose_rounding_hardly_matters_gets_room_for_all_that_was_seen():
+    """One image is loud, and the second input counts for little."""
+    text = """
+    g (float[N,4,8,8] x, float[4,4,1,1] w1, float[8,4,1,1] w2, float[8,4,1,1] w3) => (y)
+    { r = Conv(x, w1)  faint = Relu(r)  a = Conv(x, w2)  b = Conv(faint, w3)  y = Add(a, b) }
+    """
+    random = np.random.default_rng(4)
+    arrays = {name: random.normal(size=(4 if name == "w1" else 8, 4, 1, 1)) for name in ("w1", "w2", "w3")}
+    model = typed(model_of(text, **{**arrays, "w3": arrays["w3"] / 100.0}))
+    loudness = np.where(np.arange(len(X)) == 5, 2.0, 1.0).astype(np.float32)
+    feeds = [{"x": loudness[index] * X[index : index + 1]} for index in range(len(X))]
+    calibrated = calibrate(model, [(str(index), each) for index, each in enumerate(feeds)], CalibrateConfig())
+    measured = measure_ranges(model, calibrated, OPENVINO, feeds, RAW)
+    seen = choose_ranges(
+        place(model.clone(), OPENVINO),
+        dataclasses.replace(calibrated, config=CalibrateConfig(method="minmax")),
+        OPENVINO,
+    )
+    assert measured.known["faint"][1] < 0.8 * seen["faint"][1]
+    assert measured.ranges["faint"] == seen["faint"]
+    assert measured.ranges["x"] == measured.known["x"], "its rounding matters"
+
+
 def test_a_large_network_is_searched_where_it_hurts_most(monkeypatch):
     model = network(loud=8.0)
     monkeypatch.setattr("edgeopt.passes.repair.ranges._EFFORT", 1.0)
