@@ -181,11 +181,22 @@ class Augmentation(Struct):
             check(reference, {}, "augmentation")
 
 
+class QuantizedTraining(Struct):
+    """``[train.quantize]``: training of the INT8 graph, after its repairs."""
+
+    epochs: PositiveInt = 2
+    """Passes over the training images."""
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.02
+    """Learning rate of AdamW, in steps of the integer weights: about how far one is moved at a time."""
+    teacher: Fraction = 0.8
+    """Weight of the float network's outputs in the loss; the labels have the rest."""
+
+
 class TrainConfig(Struct):
     """``[train]``. Without this table the weights are used without training."""
 
-    epochs: PositiveInt = 10
-    """Passes over the training images."""
+    epochs: Annotated[int, Meta(ge=0)] = 10
+    """Passes over the training images. 0: the weights are good already, and only `quantize` trains."""
     batch_size: PositiveInt = 32
     """Images of one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -218,8 +229,15 @@ class TrainConfig(Struct):
     """Epochs between validations; the last epoch is always validated."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout."""
+    quantize: bool | QuantizedTraining = False
+    """Train each INT8 graph after its repairs, or the settings of that: integers, scales and biases learn from the
+    labels and the float network, with this table's batch size and augmentation. Kept only if it helps on images that
+    were not trained on: by the same loss on the validation set, or without one by how far the outputs are from the
+    float network's."""
 
     def __post_init__(self) -> None:
+        if not self.epochs and not self.quantize:
+            raise SettingError("[train] epochs = 0 trains nothing: give more, remove [train], or add quantize = true")
         if self.loss is None:
             return
         check(self.loss, LOSSES, "loss")
@@ -538,10 +556,19 @@ class Config(Struct):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def __post_init__(self) -> None:
-        if self.compress is not None and self.compress.train is None and self.train is None:
+        if self.train is not None and self.train.quantize and not self.quantize.enabled:
+            raise SettingError("[train] quantize trains INT8 graphs, and [quantize] enabled = false makes none")
+        if self.train is not None and self.train.quantize and self.quantize.file is not None:
+            raise SettingError("[train] quantize trains what edgeopt quantized, and [quantize] file is another tool's")
+        if self.compress is not None and self.compress.train is None and not self.trains:
             raise SettingError(
                 "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"
             )
+
+    @property
+    def trains(self) -> bool:
+        """True if the float network is trained before anything else."""
+        return self.train is not None and self.train.epochs > 0
 
 
 RECIPE_FILE = "edgeopt.toml"

@@ -24,6 +24,10 @@ _ROUND_TO = 8
 """Kernels for x86 and Arm compute channels in blocks of 8 or more."""
 _FEW = 2 * _ROUND_TO
 """Layers with fewer channels lose them in pairs."""
+_COST = 0.5
+"""Power of a channel's cost that its importance is divided by. With 0 the channels that go are those of coarse layers,
+which cost little time; with 1 layers of fine resolution go first that much depends on. Digit-scenes' loss at a third of
+the multiplications, before any training, is least between the two."""
 _LARGEST_PART = 0.9
 """Largest part of one layer's channels that is removed."""
 
@@ -121,7 +125,8 @@ class _PerCost:
         if importance is None:
             return None
         cost = sum(self._costs.get(dependency.target.module, 0) / max(1, len(indices)) for dependency, indices in group)
-        return importance / max(cost, 1.0)
+        relative: Tensor = importance / max(cost, 1.0) ** _COST
+        return relative
 
 
 def _pruner(library: Any) -> Any:

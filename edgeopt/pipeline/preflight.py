@@ -254,7 +254,7 @@ def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, finding
 def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Findings) -> Source | None:
     """Return the network. Warnings of opening it are left to the stage that opens it."""
     opened: Callable[[Config, Path, tuple[str, ...]], Source]
-    opened = source_to_export if config.train is None else source_to_train
+    opened = source_to_train if config.trains else source_to_export
     logger = logging.getLogger("edgeopt.source")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -262,7 +262,7 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
     try:
         with findings.collected():
             source = opened(config, root, labels)
-            if config.train is not None:
+            if config.train is not None and config.trains:
                 _check_freeze(source, config.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)

@@ -16,17 +16,18 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import WEIGHTS, source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
-from edgeopt.spec import code_in
+from edgeopt.spec import code_in, replace
 
 if TYPE_CHECKING:
     from edgeopt.train import Trained, TrainProgress
 
 
 def trained(job: Job) -> Artifact | None:
-    """``weights.safetensors`` from the recipe's training, or None where it has no ``[train]``."""
+    """``weights.safetensors`` from the recipe's training, or None where it trains no float network."""
     config = job.config.train
-    if config is None:
+    if config is None or not config.epochs:
         return None
+    config = replace(config, quantize=False)  # how the INT8 graph is trained later changes nothing here
     train, validation = job.split("train"), job.splits.validation
 
     def make(folder: Path, scratch: Path) -> Made:

@@ -9,7 +9,7 @@ from torch import nn
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
 from edgeopt.spec import ModelSpec
-from edgeopt.train.objective import make_objective
+from edgeopt.train.objective import Taught, make_objective
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.teacher import as_learnt
 
@@ -42,6 +42,35 @@ def put_gradients(module: nn.Module, spec: ModelSpec, train: Dataset, config: Tr
         )
         torch.autograd.backward(loss)
     module.train(was_training)
+
+
+@torch.no_grad()
+def validation_loss(
+    module: nn.Module, spec: ModelSpec, images: Dataset, config: TrainConfig, teacher: Taught | None = None
+) -> float:
+    """Return the mean loss of a module, as it is, on labelled images that are not augmented.
+
+    Args:
+        module: left as it was.
+        spec: its specification.
+        images: labelled.
+        config: whose loss and batch size count.
+        teacher: a network whose outputs are part of the loss, and their weight.
+
+    Raises:
+        DataError: an image without a label.
+        ConfigError: a setting that this task cannot have.
+        ModelError: a detector that is not trained here.
+    """
+    pictures = Pictures(images, spec.preprocessing)
+    objective = make_objective(spec, config, pictures, teacher)
+    was_training, total, rng = module.training, 0.0, np.random.default_rng(config.seed)
+    as_learnt(module)
+    for start in range(0, len(pictures), config.batch_size):
+        indices = np.arange(start, min(start + config.batch_size, len(pictures)))
+        total += len(indices) * float(objective.loss(module, indices, rng, closing=True))
+    module.train(was_training)
+    return total / len(pictures)
 
 
 def measure(module: nn.Module, spec: ModelSpec, images: Dataset, config: TrainConfig) -> tuple[str, float]:

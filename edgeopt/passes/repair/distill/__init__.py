@@ -5,6 +5,8 @@ module is needed. Only this package knows torch; it is imported where the repair
 """
 
 from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
+from edgeopt.passes.repair.distill.interpreter import Interpreter
+from edgeopt.passes.repair.distill.network import LearnedNetwork
 from edgeopt.passes.repair.distill.run import distill
 
-__all__ = ["UnsupportedOperatorError", "distill"]
+__all__ = ["Interpreter", "LearnedNetwork", "UnsupportedOperatorError", "distill"]

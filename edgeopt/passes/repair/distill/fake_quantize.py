@@ -1,11 +1,13 @@
 """Rounding to a grid with gradients: straight through to the values, and to the grid's scale as in LSQ.
 
 Learned step size quantization: Esser et al. 2020. Values beyond the grid's ends pass no gradient on and pull the scale
-outwards, while rounding errors pull it inwards.
+outwards, while rounding errors pull it inwards. A scale's gradient is the sum over a whole tensor; it is divided by the
+square root of the tensor's size and of the largest integer, as in section 2.2 there.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,13 +23,15 @@ class _FakeQuantize(torch.autograd.Function):
         inside = free == nearest
         error = nearest - steps.mul_(inside)  # d(result) / d(scale)
         ctx.save_for_backward(inside, error)
+        ctx.divisor = math.sqrt(x.numel() * max(high, -low))
         return nearest * scale
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         inside, error = ctx.saved_tensors
-        return gradient * inside, torch.dot(gradient.reshape(-1), error.reshape(-1)).reshape(()), None, None
+        pull = torch.dot(gradient.reshape(-1), error.reshape(-1)).reshape(()) / ctx.divisor
+        return gradient * inside, pull, None, None
 
 
 class _Round(torch.autograd.Function):

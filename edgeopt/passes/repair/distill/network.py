@@ -1,7 +1,8 @@
 """A Q/DQ network whose integer weights, biases and scales can be learned, and written back.
 
 Every parameter counts in steps of the quantization it belongs to, so that one learning rate fits all layers of all
-networks: weights in integers, biases in the error that rounding the layer's input causes, scales by their logarithm.
+networks: weights in integers, biases in small parts of the error that rounding the layer's input causes, scales in
+small parts of their logarithm. An optimizer such as Adam, whose steps are of one size, therefore needs no groups.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgeopt.graph.edit import given, known_constant, producer, set_constant
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, weight_axis
@@ -27,17 +28,24 @@ from edgeopt.passes.repair.distill.fake_quantize import fake_quantize, rounded
 from edgeopt.passes.repair.distill.interpreter import Interpreter
 from edgeopt.passes.repair.distill.operators import Operator
 
+_BIAS_PART = 0.02
+"""Part of the layer's quantization noise that one unit of a learned bias is."""
+_SCALE_PART = 0.02
+"""Part of a scale, as a logarithm, that one unit of a learned gain is. Reconstruction leaves a network in a narrow
+valley: much larger steps make it worse in the first epoch and never better than before; those of a network without
+repairs have further to go."""
+
 
 @dataclass
 class _Weight:
     """An int8 initializer behind a DequantizeLinear."""
 
-    latent: Tensor
+    latent: nn.Parameter
     """Parameter that is learned: the integers before they are rounded."""
     start: Tensor
     """The scales that it came with, broadcast against `latent`."""
-    gain: Tensor
-    """Logarithms of what the scales are multiplied by."""
+    gain: nn.Parameter
+    """Logarithms of what the scales are multiplied by, in units of `_SCALE_PART`."""
     layer: ir.Node
     """Layer that reads it."""
     grid: WeightGrid
@@ -60,7 +68,7 @@ class _Weight:
 
     def scale(self) -> Tensor:
         """Strictly positive, one an output channel."""
-        return self.start * torch.exp(self.gain)
+        return self.start * torch.exp(_SCALE_PART * self.gain)
 
     def value(self) -> Tensor:
         """Weight that the layer computes with."""
@@ -71,12 +79,12 @@ class _Weight:
 class _Bias:
     start: Tensor
     unit: Tensor
-    """(channels,) what the learned `shift` counts in."""
-    shift: Tensor
+    """(channels,) noise that `shift` counts in, in units of `_BIAS_PART`."""
+    shift: nn.Parameter
 
     def value(self) -> Tensor:
         """Bias that the layer adds."""
-        return self.start + self.unit * self.shift
+        return self.start + _BIAS_PART * self.unit * self.shift
 
 
 class LearnedNetwork:
@@ -97,7 +105,7 @@ class LearnedNetwork:
         """Name of the scale's initializer, by that of the integers."""
         self._biases: dict[str, _Bias] = {}
         self._leader = tied_scales(model.graph)
-        self._gains = {name: torch.zeros((), requires_grad=True) for name in sorted(set(self._leader.values()))}
+        self._gains = {name: nn.Parameter(torch.zeros(())) for name in sorted(set(self._leader.values()))}
         """Logarithms of what the scales are multiplied by."""
         replaced: dict[str, Operator] = {}
         for node in model.graph:
@@ -111,27 +119,13 @@ class LearnedNetwork:
         self._interpreter = Interpreter(model.graph, replaced)
 
     @property
-    def weights(self) -> list[Tensor]:
-        """Weights to learn, in integer steps."""
-        return [weight.latent for weight in self._weights.values()]
-
-    @property
-    def biases(self) -> list[Tensor]:
-        """Changes of biases to learn, in units of the noise of quantization."""
-        return [bias.shift for bias in self._biases.values()]
-
-    @property
-    def weight_scales(self) -> list[Tensor]:
-        """Logarithms of changes of the weights' scales to learn, one an output channel."""
-        return [weight.gain for weight in self._weights.values()]
-
-    @property
-    def activation_scales(self) -> list[Tensor]:
-        """Logarithms of changes of activation scales to learn."""
-        return list(self._gains.values())
+    def parameters(self) -> list[nn.Parameter]:
+        """Numbers to learn: weights and their scales, changes of biases, and of activation scales."""
+        weights = [each for weight in self._weights.values() for each in (weight.latent, weight.gain)]
+        return [*weights, *(bias.shift for bias in self._biases.values()), *self._gains.values()]
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the outputs for one image, with gradients to the parameters."""
+        """Return the outputs, with gradients to the parameters."""
         biases = {name: bias.value() for name, bias in self._biases.items()}
         return self._interpreter.run({**feeds, **biases})
 
@@ -151,7 +145,7 @@ class LearnedNetwork:
         return result
 
     def _scale(self, name: str) -> Tensor:
-        gain = torch.exp(self._gains[self._leader[name]])
+        gain = torch.exp(_SCALE_PART * self._gains[self._leader[name]])
         return torch.from_numpy(np.array(known_constant(self._model.graph.initializers[name]))) * gain
 
     def _quantizer(self, node: ir.Node) -> Operator:
@@ -178,8 +172,8 @@ class LearnedNetwork:
             shape = [1] * integers.ndim
             if steps.size > 1:
                 shape[node.attributes["axis"].as_int()] = steps.size
-            latent = torch.from_numpy(integers.astype(np.float32)).requires_grad_()
-            gain = torch.zeros(shape, requires_grad=True)
+            latent = nn.Parameter(torch.from_numpy(integers.astype(np.float32)))
+            gain = nn.Parameter(torch.zeros(shape))
             reader = next(iter(node.outputs[0].uses())).node
             grid = weight_grid(reader, self._scheme)
             self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain, reader, grid)
@@ -195,7 +189,7 @@ class LearnedNetwork:
             return
         start = np.array(known_constant(bias))
         unit = _noise(node, float(known_constant(before.inputs[1])), stored, start.shape)
-        parameters = torch.from_numpy(start), torch.from_numpy(unit), torch.zeros(start.shape, requires_grad=True)
+        parameters = torch.from_numpy(start), torch.from_numpy(unit), nn.Parameter(torch.zeros(start.shape))
         self._biases[bias.name or ""] = _Bias(*parameters)
 
 

@@ -19,14 +19,9 @@ from edgeopt.progress import Update
 
 _BATCH = 8
 """Images a step; they run one after another, so that memory does not grow with it."""
-_WEIGHT_RATE = 0.005
+_RATE = 0.005
 """Learning rate of Adam: about the most integer steps that a weight moves in one step. Only what is pulled one way
 throughout flips."""
-_BIAS_RATE = 1e-4
-"""The same for biases, in units of the layer's quantization noise."""
-_SCALE_RATE = 3e-5
-"""The same for the logarithms of scales. Reconstruction has left the network in a narrow valley: rates ten times higher
-made MobileNetV2 and YOLOX-nano worse in the first epoch and never better than before."""
 _MOMENTA = (0.9, 0.99)
 """Adam's, the second shorter than usual: there are only some hundred steps."""
 
@@ -65,12 +60,7 @@ def distill(
     """
     network, loss = LearnedNetwork(quantized, scheme), distillation_loss(readings)
     teacher = onnx_session(model)
-    groups = [
-        {"params": network.weights, "lr": _WEIGHT_RATE},
-        {"params": network.biases, "lr": _BIAS_RATE},
-        {"params": [*network.weight_scales, *network.activation_scales], "lr": _SCALE_RATE},
-    ]
-    optimizer = torch.optim.Adam([group for group in groups if group["params"]], betas=_MOMENTA)
+    optimizer = torch.optim.Adam(network.parameters, lr=_RATE, betas=_MOMENTA)
     steps = epochs * math.ceil(len(feeds) / _BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     random = np.random.default_rng(seed)

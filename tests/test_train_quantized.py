@@ -1,0 +1,139 @@
+"""Training of INT8 graphs: what the losses see, what is written, and that a killed training goes on to the same."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_recipe import RECIPE, Watch
+
+from edgeopt.config import QuantizedTraining, parse_config
+from edgeopt.errors import ConfigError
+from edgeopt.models import create
+from edgeopt.models.catalog import default_spec
+from edgeopt.passes.qdq.overflow import safe_processors
+from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.quantized_training import TRAINING, quantized_and_trained
+from edgeopt.pipeline.training import trained
+from edgeopt.pipeline.workspace import Artifact, Workspace
+from edgeopt.spec import ClassificationDecoding, replace
+from edgeopt.train.assess import as_learnt
+from edgeopt.train.quantized import GraphNetwork, train_quantized
+
+SETTINGS = ("train.epochs=2", "train.quantize.epochs=2", "train.batch_size=16", "quantize.repairs=[]")
+
+
+def test_a_detector_gives_the_levels_that_its_loss_takes() -> None:
+    torch.manual_seed(0)
+    module, spec = create("yolox_nano", num_classes=3).eval(), default_spec("yolox_nano", ("a", "b", "c"), (64, 96))
+    graph = GraphNetwork(lambda feeds: [module.eval()(feeds["images"])], spec)
+    images = torch.rand(2, 3, 64, 96) * 255
+    with torch.no_grad():
+        found = graph.train()(images)
+        as_learnt(module)
+        expected = module(images)
+        assert torch.equal(graph.eval()(images), module.eval()(images))
+    assert [level.shape for level in found] == [level.shape for level in expected]
+    for level, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(level, wanted, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("applied", ["softmax", "sigmoid"])
+def test_scores_that_a_graph_has_squashed_are_logits_in_training(applied: str) -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5]])
+    scores = logits.softmax(1) if applied == "softmax" else logits.sigmoid()
+    spec = replace(
+        default_spec("lenet5", tuple("0123456789")), decoding=ClassificationDecoding(activation="none", applied=applied)
+    )
+    graph = GraphNetwork(lambda _: [scores], spec)
+    found = graph.train()(torch.zeros(1))
+    torch.testing.assert_close(found.softmax(1), logits.softmax(1))
+    assert torch.equal(graph.eval()(torch.zeros(1)), scores)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder in which everything before the training is soon done."""
+    return tmp_path_factory.mktemp("work")
+
+
+def job(folder: Path, *overrides: str, watch: Watch | None = None) -> Job:
+    config = parse_config(RECIPE, overrides=(*SETTINGS, *overrides))
+    return open_job(config, Path.cwd(), Workspace(folder), watch or Watch())
+
+
+def made(work: Job) -> tuple[Artifact, Artifact]:
+    """The graph before, and after."""
+    exact = graphs.optimized(work, graphs.exported(work, trained(work)))
+    table = graphs.calibrated(work, exact)
+    return graphs.quantized(work, exact, table, "openvino"), quantized_and_trained(work, exact, table, "openvino")
+
+
+class StopsInEpoch(Watch):
+    def update(self, done: float, total: float = 1.0, text: str = "") -> None:
+        super().update(done, total, text)
+        if self._stage == "train-int8" and text.startswith("epoch 2/"):
+            raise KeyboardInterrupt
+
+
+def test_what_was_learnt_is_told_and_a_stopped_training_goes_on_to_the_same_graph(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match="run it again to go on"):
+        made(job(folder, watch=StopsInEpoch()))
+    _, resumed = made(job(folder))
+    written = resumed.file(graphs.MODEL).read_bytes()
+    shutil.rmtree(resumed.folder)
+    before, whole = made(job(folder))
+    assert whole.file(graphs.MODEL).read_bytes() == written
+    (trial,) = whole.records.repairs
+    assert trial.name == TRAINING
+    assert f"validation loss {trial.before:.4f} → {trial.after:.4f}" in whole.summary
+    assert (before.file(graphs.MODEL).read_bytes() == written) != trial.is_kept
+    assert whole.records.coverage == before.records.coverage
+
+
+def test_what_makes_it_worse_is_not_kept(folder: Path) -> None:
+    before, after = made(job(folder, "train.quantize.learning_rate=30.0", "train.quantize.epochs=1"))
+    (trial,) = after.records.repairs
+    assert not trial.is_kept
+    assert "not kept" in after.summary
+    assert before.file(graphs.MODEL).read_bytes() == after.file(graphs.MODEL).read_bytes()
+
+
+def test_pairs_of_weights_stay_within_what_16_bits_hold(folder: Path, tmp_path: Path) -> None:
+    work = job(folder, "train.quantize.epochs=1", "train.quantize.learning_rate=2.0")
+    exact = graphs.optimized(work, graphs.exported(work, trained(work)))
+    before = graphs.quantized(work, exact, graphs.calibrated(work, exact), "openvino")
+    arguments = (graphs.read_graph(exact), graphs.read_graph(before), scheme("openvino"), graphs.read_spec(before))
+    config = work.config.train
+    assert config is not None
+    learned = train_quantized(*arguments, work.split("train"), None, config, tmp_path, lambda _: None)
+    after = learned.model
+    assert learned.losses is None
+    assert after.graph.initializers.keys() == graphs.read_graph(before).graph.initializers.keys()
+    assert "avx2" in safe_processors(after)
+    assert safe_processors(after) == safe_processors(graphs.read_graph(before))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("train.quantize=true", "quantize.enabled=false"), "enabled = false makes none"),
+        (("train.epochs=0",), "epochs = 0 trains nothing"),
+        (("train.quantize.epoch=1",), "Did you mean 'epochs'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(RECIPE, overrides=overrides)
+
+
+def test_true_means_the_defaults_and_no_epoch_of_the_float_network() -> None:
+    config = parse_config(RECIPE, overrides=("train.epochs=0", "train.quantize=true"))
+    assert config.train is not None
+    assert config.train.quantize is True
+    assert not config.trains
+    assert QuantizedTraining().epochs >= 1
