@@ -126,7 +126,7 @@ class Detect:
         self._name = config.loss or BOXES
         if self._name == CLASSES:
             raise ConfigError(f"[train] loss = '{CLASSES}' is for classification. Remove it")
-        if self._name == BOXES and not _is_yolox(spec):
+        if self._name == BOXES and not is_yolox(spec):
             raise ModelError(
                 f"'{spec.name}' cannot be trained here: with the YOLOX loss only detectors of that kind can. Give a "
                 "[train] loss of your own, or train it where it comes from and give its weights"
@@ -135,7 +135,7 @@ class Detect:
         for change in ("rotate_deg", "shear_deg", "elastic"):
             if getattr(config.augmentation, change):
                 raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
-        self._strides = _strides(spec)
+        self._strides = yolox_strides(spec)
         self._loss: BoxLoss = resolve(self._name, LOSSES, "loss")
         self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation
@@ -182,11 +182,12 @@ class Detect:
         return augment_scene(four, (height, width), self._changes, self._pictures.fill, rng)
 
 
-def _is_yolox(spec: ModelSpec) -> bool:
+def is_yolox(spec: ModelSpec) -> bool:
+    """Return True if a model's boxes are those of a YOLOX."""
     return isinstance(spec.decoding, DetectionDecoding) and spec.decoding.form == "yolox"
 
 
-def _strides(spec: ModelSpec) -> tuple[int, ...]:
+def yolox_strides(spec: ModelSpec) -> tuple[int, ...]:
     """Strides of the head's levels in pixels, none if it has no grid."""
     grid = spec.decoding.grid if isinstance(spec.decoding, DetectionDecoding) else None
     return () if grid is None else tuple(int(stride) for stride in grid.strides)

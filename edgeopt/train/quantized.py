@@ -19,9 +19,10 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import ModelError
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.distill import Interpreter, LearnedNetwork, UnsupportedOperatorError
-from edgeopt.spec import ClassificationDecoding, ModelSpec, YoloxDecoding, replace
+from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, replace
 from edgeopt.train.assess import validation_loss
 from edgeopt.train.loop import Trained, TrainProgress, train
+from edgeopt.train.objective import is_yolox, yolox_strides
 
 _LEAST = 1e-7
 """Smallest probability whose logit is taken, and largest distance from 1."""
@@ -56,15 +57,16 @@ class GraphNetwork(nn.Module):
                 return output.clamp_min(_LEAST).log()
             case ClassificationDecoding(activation="none", applied="sigmoid"):
                 return torch.logit(output, _LEAST)
-            case YoloxDecoding(strides=strides):
-                return _levels(output, self._spec, strides)
-        return output
+        return _levels(output, self._spec, yolox_strides(self._spec)) if is_yolox(self._spec) else output
 
 
 def _levels(predictions: Tensor, spec: ModelSpec, strides: Sequence[int]) -> list[Tensor]:
-    """Take (N, anchors, 5 + C) offsets and probabilities apart into levels of offsets and logits."""
+    """Take (N, anchors, 5 + C) apart into levels of offsets and logits."""
     height, width = (int(side) for side in _sides(spec))
-    raw = torch.cat((predictions[..., :4], torch.logit(predictions[..., 4:], _LEAST)), dim=2).transpose(1, 2)
+    assert isinstance(spec.decoding, DetectionDecoding)
+    if spec.decoding.activation == "none":  # the graph has applied it
+        predictions = torch.cat((predictions[..., :4], torch.logit(predictions[..., 4:], _LEAST)), dim=2)
+    raw = predictions.transpose(1, 2)
     sizes = [(height // stride, width // stride) for stride in strides]
     parts = torch.split(raw, [rows * columns for rows, columns in sizes], dim=2)
     return [part.reshape(*part.shape[:2], *size) for part, size in zip(parts, sizes, strict=True)]
