@@ -59,6 +59,14 @@ class Geometry:
     width: int
     """Width of the original image, in pixels."""
     height: int
+    part: tuple[int, int, int, int] | None = None
+    """Left, top, right and bottom of what the network sees of the image; None: all of it."""
+
+    def within(self, left: int, top: int, width: int, height: int) -> Geometry:
+        """Return the geometry of the whole image of (width, height) pixels that this one's image was cut out of."""
+        offsets = self.offset_x - left * self.scale_x, self.offset_y - top * self.scale_y
+        part = (left, top, left + self.width, top + self.height)
+        return Geometry(self.scale_x, self.scale_y, *offsets, width, height, part)
 
     def to_network(self, boxes: Corners) -> Corners:
         """Map (n, 4) xyxy boxes from the original image to the network's input."""

@@ -28,6 +28,7 @@ from edgeopt.spec import (
     Size,
     Struct,
     Task,
+    Tiles,
     code_in,
     decoding_named,
 )
@@ -501,6 +502,8 @@ class EvaluateConfig(Struct):
     precision: Fraction = 0.95
     """Precision at which a classifier's coverage is told: the share of images that it answers with the confidence from
     which on so many answers are right."""
+    tiles: Tiles | None = None
+    """Detectors: look at overlapping tiles of each picture instead of only the whole of it."""
     metrics: tuple[Annotated[str, named(METRICS)], ...] = ()
     """More metrics beside the main one: ours, or an `evaluate.extra.Metric` of your own. None may fall by more than
     `max_drop` either."""

@@ -85,11 +85,13 @@ class _Text:
 
 def _draw_boxes(picture: Image, result: Detections, boxes: list[list[int]], text: _Text) -> None:
     """Draw all frames, then all labels, so that no frame crosses a label; the best label last, so none covers it."""
-    colors = [_class_color(category) for category in result.classes.tolist()]
+    shades = result.classes if result.tracks is None else result.tracks  # objects of one class are told apart
+    colors = [_class_color(shade) for shade in shades.tolist()]
     for (left, top, right, bottom), color in zip(boxes, colors, strict=True):
         cv2.rectangle(picture, (left, top), (right, bottom), color, text.thickness + 1)
     for index in range(len(boxes))[::-1]:
-        caption = f"{result.labels[index]} {result.scores[index]:.2f}"
+        number = "" if result.tracks is None else f"#{result.tracks[index]} "
+        caption = f"{number}{result.labels[index]} {result.scores[index]:.2f}"
         text.put_chip(picture, caption, (boxes[index][0], boxes[index][1]), colors[index])
 
 

@@ -169,6 +169,17 @@ class Letterbox(Struct, tag="letterbox"):
         _check_filter(self.interpolation, antialias=self.antialias)
 
 
+class Tiles(Struct):
+    """Overlapping parts of large pictures, for objects that are small in them: a detector sees each, and all."""
+
+    size: PositiveInt | None = None
+    """Side of a tile in pixels of the picture. None: the network's input, so that nothing is scaled."""
+    overlap: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.2
+    """Share of a tile that the next one sees too. Objects that fit into it are whole in one of them."""
+    whole: bool = True
+    """Look at the picture as a whole too, for objects that are larger than a tile."""
+
+
 class Adjust(Struct, tag="adjust"):
     """Brightness, contrast and colour balance, in that order, on uint8 pixels.
 

@@ -14,7 +14,10 @@ from edgeopt.cli.options import (
     labels,
     model_data,
     normalization,
+    overlap,
     threads,
+    tiles,
+    tiles_of,
     variant,
 )
 from edgeopt.cli.output import echo, print_json, printable
@@ -60,6 +63,13 @@ MODEL_SUFFIXES = (".onnx",)
     type=click.Choice(["block", "drop_oldest"]),
     help="What to do when inference is slower than the source. Default: drop for cameras and URLs, block for files.",
 )
+@tiles
+@overlap
+@click.option(
+    "--track",
+    is_flag=True,
+    help="Follow the objects of a video or camera: each keeps a number, which is drawn and written with it.",
+)
 @variant
 @threads
 @as_json
@@ -72,6 +82,9 @@ def run(
     table: Path | None,
     lines: Path | None,
     when_full: WhenFull | None,
+    tiles: int | None,
+    overlap: float | None,
+    track: bool,  # noqa: FBT001 - a click flag
     variant: str | None,
     threads: int,
     as_json: bool,  # noqa: FBT001 - a click flag
@@ -90,19 +103,21 @@ def run(
     from edgeopt.bundle import Bundle
     from edgeopt.cli.results import Wanted
     from edgeopt.cli.streaming import Sink, follow_all, say_what_runs
-    from edgeopt.runtime import load
+    from edgeopt.runtime import Tiled, load
     from edgeopt.runtime.stream import check_source
 
     sources = sources or tuple(filter(None, [os.environ.get("EDGEOPT_SOURCE")]))
     if not sources:
         raise click.UsageError("Say what to run on: images, a folder, a video, a camera or a stream.")
+    cut = tiles_of(tiles, overlap)
     for text in sources:
         check_source(text)
     with load(bundle, variant=variant, threads=threads) as predictor:
         wanted = Wanted.of(score, labels, predictor.labels)
         say_what_runs(predictor, Bundle.open(bundle, check_hashes=False), score)
+        stages = predictor if cut is None else Tiled(predictor, cut)
         with Sink(wanted, draw=draw, as_json=as_json, table=table, lines=lines) as sink:
-            follow_all(sources, predictor, when_full, sink)
+            follow_all(sources, stages, when_full, sink, track=track)
 
 
 @click.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeopt.cli.options import Named, as_json, bundle, data, pictures, threads, variant
+from edgeopt.cli.options import Named, as_json, bundle, data, overlap, pictures, threads, tiles, tiles_of, variant
 from edgeopt.cli.output import echo, print_json, printable
 from edgeopt.doors import METRICS
 
@@ -58,6 +58,8 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     show_default=True,
     help="Number of surest mistakes to list for each variant.",
 )
+@tiles
+@overlap
 @as_json
 def evaluate(
     bundle: Path,
@@ -68,6 +70,8 @@ def evaluate(
     confusion: Path | None,
     metrics: tuple[str, ...],
     worst: int,
+    tiles: int | None,
+    overlap: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Measure a bundle's accuracy beside FP32.
@@ -87,7 +91,8 @@ def evaluate(
     opened = Bundle.open(bundle)
     recipe = opened.manifest.recipe
     config = EvaluateConfig() if recipe is None else recipe.evaluate
-    config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))))
+    cut = tiles_of(tiles, overlap) or config.tiles
+    config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))), tiles=cut)
     dataset = _dataset(opened, data)
     with StageDisplay() as display:
         results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
@@ -102,14 +107,16 @@ def evaluate(
     else:
         console().print(accuracy_table(results))
         console().print(answers_view(results, images, manifest, worst))
-    if found := found_here(results, manifest):
+    as_built = cut == (None if recipe is None else recipe.evaluate.tiles)
+    if as_built and (found := found_here(results, manifest)):
         for name, each in found.items():
             if each.acceptance is not None and name != manifest.baseline:
                 state, verdict = "accepted" if each.acceptance.accepted else "not accepted", each.acceptance.verdict
                 echo(printable(f"{name}: {state} here{verdict and f', {verdict}'}"), err=True)
         _record(opened, found)
     else:
-        echo("nothing was recorded: these are not the images that the bundle was built with", err=True)
+        other = "these are not the images" if as_built else "these are not the tiles"
+        echo(f"nothing was recorded: {other} that the bundle was built with", err=True)
 
 
 def _record(bundle: Bundle, found: Mapping[str, Measured]) -> None:

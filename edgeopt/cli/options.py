@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from edgeopt.spec import Tiles
 
 
 class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releases only
@@ -105,3 +108,27 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 best_so_far = click.option(
     "--best-so-far", is_flag=True, help="Use the best weights of a training that was interrupted, and do not train on."
 )
+tiles = click.option(
+    "--tiles",
+    type=click.IntRange(0),
+    metavar="PIXELS",
+    help="Look at overlapping tiles of this side too, for small objects in large pictures; 0: of the network's size.",
+)
+overlap = click.option(
+    "--overlap", type=click.FloatRange(0.0, 0.9), help="Share of a tile that the next one sees too. Default: 0.2."
+)
+
+
+def tiles_of(pixels: int | None, overlap: float | None) -> Tiles | None:
+    """Return what ``--tiles`` and ``--overlap`` ask for.
+
+    Raises:
+        UsageError: an overlap without tiles.
+    """
+    from edgeopt.spec import Tiles
+
+    if pixels is None:
+        if overlap is not None:
+            raise click.UsageError("--overlap goes with --tiles")
+        return None
+    return Tiles(size=pixels or None, overlap=Tiles().overlap if overlap is None else overlap)

@@ -21,7 +21,7 @@ from edgeopt.runtime import Result
 Writer = Callable[[str, int, Result], None]
 """Takes an image's name, its number in its source, and what was seen in it."""
 
-_COLUMNS = ("image", "frame", "label", "class", "score", "left", "top", "right", "bottom")
+_COLUMNS = ("image", "frame", "label", "class", "score", "left", "top", "right", "bottom", "track")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def csv_rows(path: Path) -> Iterator[Writer]:
         table.writerow(_COLUMNS)
 
         def write(name: str, number: int, result: Result) -> None:
-            table.writerows([_encodable(name), number, *cells] for cells in _cells(result) or [[""] * 7])
+            table.writerows([_encodable(name), number, *cells] for cells in _cells(result) or [[""] * 8])
             file.flush()
 
         yield write
@@ -107,13 +107,14 @@ def _text_file(path: Path) -> Iterator[TextIO]:
 
 
 def _cells(result: Result) -> list[list[object]]:
-    """Return label, class, score and, for a detector, the corners in pixels, of each result."""
+    """Return label, class, score and, for a detector, the corners in pixels and the track, of each result."""
     found = zip(result.labels, result.classes.tolist(), result.scores.tolist(), strict=True)
     if isinstance(result, Classification):
-        return [[label, index, f"{score:.6g}", "", "", "", ""] for label, index, score in found]
+        return [[label, index, f"{score:.6g}", "", "", "", "", ""] for label, index, score in found]
+    numbers = [""] * len(result) if result.tracks is None else result.tracks.tolist()
     return [
-        [label, index, f"{score:.6g}", *(f"{side:.2f}" for side in box)]
-        for (label, index, score), box in zip(found, result.boxes.tolist(), strict=True)
+        [label, index, f"{score:.6g}", *(f"{side:.2f}" for side in box), number]
+        for (label, index, score), box, number in zip(found, result.boxes.tolist(), numbers, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -18,13 +19,15 @@ from edgeopt.cli.results import Wanted, Writer, csv_rows, json_lines, print_json
 from edgeopt.draw import draw, write_image
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.evaluate import threshold_advice
+from edgeopt.postprocess import Detections
 from edgeopt.preprocess import Image
-from edgeopt.runtime import Predictor, Result
+from edgeopt.runtime import Predictor, Result, Tiled
 from edgeopt.runtime.choice import measured_here
 from edgeopt.runtime.stream import (
     MOST,
     Answer,
     Frame,
+    ImageSource,
     Source,
     Stream,
     StreamProgress,
@@ -32,6 +35,8 @@ from edgeopt.runtime.stream import (
     WhenFull,
     open_all,
 )
+from edgeopt.runtime.tracking import LOW, Tracker
+from edgeopt.spec import ClassificationDecoding
 
 logger = logging.getLogger(__name__)
 
@@ -115,37 +120,74 @@ class Sink:
         self._resources.close()
 
 
-def follow_all(sources: Sequence[str], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
+def follow_all(
+    sources: Sequence[str], predictor: Predictor | Tiled, when_full: WhenFull | None, sink: Sink, *, track: bool = False
+) -> None:
     """Run each source to its end, or to Ctrl-C; one of several that cannot be read is left out, as in a folder.
 
+    Args:
+        sources: as the user names them.
+        predictor: stays open.
+        when_full: as of `Stream`.
+        sink: takes the answers.
+        track: follow the objects of each source.
+
     Raises:
+        ConfigError: something other than a detector on videos is to be followed.
         DataError: the only source gave no frame, lost much or was lost for good; or so did a tenth of several.
     """
+    if track and predictor.spec.task != "detection":
+        raise ConfigError(f"'{predictor.spec.name}' is a classifier, and --track follows the boxes of a detector")
     opened = list(open_all(sources))
     if len(opened) == 1:
-        _follow(opened[0], predictor, when_full, sink)
+        _follow(opened[0], predictor, when_full, sink, track=track)
         return
-    failed = sum(not _can_follow(each, predictor, when_full, sink) for each in opened)
+    failed = sum(not _can_follow(each, predictor, when_full, sink, track=track) for each in opened)
     if failed > (1 - MOST) * len(opened):
         raise DataError(f"{failed} of {len(opened)} sources could not be read whole; each is named above")
 
 
-def _can_follow(connect: Callable[[], Source], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> bool:
+def _can_follow(
+    connect: Callable[[], Source], predictor: Predictor | Tiled, when_full: WhenFull | None, sink: Sink, *, track: bool
+) -> bool:
     try:
-        _follow(connect, predictor, when_full, sink)
+        _follow(connect, predictor, when_full, sink, track=track)
     except DataError as error:
         logger.warning("%s", error)
         return False
     return True
 
 
-def _follow(connect: Callable[[], Source], predictor: Predictor, when_full: WhenFull | None, sink: Sink) -> None:
+def _follow(
+    connect: Callable[[], Source], predictor: Predictor | Tiled, when_full: WhenFull | None, sink: Sink, *, track: bool
+) -> None:
     """Show rate and stage times while it runs."""
     source = connect()
     score = None if predictor.spec.task == "classification" else sink.wanted.score
+    tracker = _tracker(source, predictor, score) if track else None
+    score = score if tracker is None else LOW
     with Stream(source, predictor, when_full=when_full, score=score) as stream, _status(stream):
         for answer in stream:
-            sink.put(source, answer)
+            sink.put(source, answer if tracker is None else _followed(answer, tracker))
+
+
+def _tracker(source: Source, predictor: Predictor | Tiled, score: float | None) -> Tracker:
+    """Return a tracker of one source's objects.
+
+    Raises:
+        ConfigError: it is a picture or a folder of them.
+    """
+    if isinstance(source, ImageSource):
+        source.close()
+        raise ConfigError(f"{source.name} is no video: --track follows objects from frame to frame. Leave it out")
+    decoding = predictor.spec.decoding
+    assert not isinstance(decoding, ClassificationDecoding)
+    return Tracker(max(LOW, decoding.score_threshold if score is None else score))
+
+
+def _followed(answer: Answer, tracker: Tracker) -> Answer:
+    assert isinstance(answer.result, Detections)
+    return replace(answer, result=tracker.update(answer.result))
 
 
 def say_what_runs(predictor: Predictor, bundle: Bundle, score: float | None) -> None:

@@ -16,7 +16,8 @@ from edgeopt.config import EvaluateConfig
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
 from edgeopt.intervals import Interval, bootstrap_interval
-from edgeopt.postprocess import Detections, Outputs, class_scores, decode
+from edgeopt.postprocess import Detections, Outputs, class_scores
+from edgeopt.postprocess.merging import decode_pictures
 from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
@@ -213,8 +214,8 @@ def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _detections(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
-    """Decode a detector's outputs with `decode`."""
-    return [each for each in decode(outputs, spec, geometries) if isinstance(each, Detections)]
+    """Decode a detector's outputs."""
+    return [each for each in decode_pictures(outputs, spec, geometries) if isinstance(each, Detections)]
 
 
 def _class_of(target: Target) -> int:

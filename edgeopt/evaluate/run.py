@@ -15,11 +15,12 @@ from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.evaluate.extra import ExtraMetrics
 from edgeopt.evaluate.recorders import recorder
-from edgeopt.postprocess import decode
+from edgeopt.postprocess.merging import decode_pictures
 from edgeopt.preprocess import Image, batch
 from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Prepared
 from edgeopt.runtime.session import Tensors
+from edgeopt.runtime.tiled import Tiled
 from edgeopt.spec import ModelSpec
 
 
@@ -87,15 +88,16 @@ def evaluate(
     chosen = chosen_images(len(dataset), config.limit)
     data = identity(dataset, chosen)
     _check_baseline(baseline, data)
+    model = model if config.tiles is None else Tiled(model, config.tiles)
     record, extra = recorder(model.spec, config, baseline), ExtraMetrics(config.metrics)
-    size = batch_size(model.spec)
+    size = batch_size(model.spec) if config.tiles is None else 1
     for start in range(0, len(chosen), size):
         portion = chosen[start : start + size]
         inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
         targets = [dataset[index].target for index in portion]
         record.add(inferred.outputs, inferred.geometries, targets)
         if extra:
-            extra.add(decode(inferred.outputs, model.spec, inferred.geometries), targets)
+            extra.add(decode_pictures(inferred.outputs, model.spec, inferred.geometries), targets)
         if progress is not None:
             progress((start + len(portion)) / len(chosen))
     found = record.result(len(chosen), len(dataset.skipped), data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -64,6 +64,8 @@ class Detections:
     """(n,) int64 class indices."""
     labels: tuple[str, ...]
     """(n) class names."""
+    tracks: Integers | None = None
+    """(n,) numbers of the objects that they show; None where nobody follows them."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -83,17 +85,25 @@ class Detections:
 
     def _picked(self, places: Integers) -> Detections:
         labels = tuple(self.labels[place] for place in places)
-        return Detections(self.boxes[places], self.scores[places], self.classes[places], labels)
+        tracks = None if self.tracks is None else self.tracks[places]
+        return Detections(self.boxes[places], self.scores[places], self.classes[places], labels, tracks)
+
+    def numbered(self, tracks: Integers) -> Detections:
+        """Return those that belong to a track, with its number; 0 means none."""
+        known = self._picked(np.flatnonzero(tracks))
+        return replace(known, tracks=tracks[tracks != 0])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, ready for JSON."""
         columns = (self.labels, self.classes.tolist(), self.scores.tolist(), self.boxes.tolist())
-        found = zip(*columns, strict=True)
-        return {
-            "detections": [
-                {"label": name, "class": index, "score": score, "box": box} for name, index, score, box in found
-            ]
-        }
+        found: list[dict[str, Any]] = [
+            {"label": name, "class": index, "score": score, "box": box}
+            for name, index, score, box in zip(*columns, strict=True)
+        ]
+        if self.tracks is not None:
+            for each, number in zip(found, self.tracks.tolist(), strict=True):
+                each["track"] = number
+        return {"detections": found}
 
 
 def _places(labels: tuple[str, ...], wanted: Collection[str]) -> Integers:

@@ -6,13 +6,15 @@
         result = predictor.predict("photo.jpg")  # or an array, a PIL image, bytes
         print(predictor.choice, result.label)    # of a detector: result.boxes, .labels, .scores
 
-Threads may share a predictor. `runtime.stream` reads videos and cameras.
+Threads may share a predictor. `runtime.stream` reads videos and cameras, and `Tiled` finds small objects in large
+pictures.
 """
 
 from __future__ import annotations
 
 from edgeopt.runtime.predictor import Inferred, Predictor, Prepared, Result, load, open_variant, settings_here
 from edgeopt.runtime.session import Availability, Session, availability, open_session
+from edgeopt.runtime.tiled import Tiled
 from edgeopt.runtime.verify import Verification, verify
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Prepared",
     "Result",
     "Session",
+    "Tiled",
     "Verification",
     "availability",
     "load",

@@ -202,7 +202,7 @@ class Predictor:
             DataError: a `score` outside 0 to 1.
             TargetError: the network answered NaN.
         """
-        spec = self.spec if score is None else _with_threshold(self.spec, score)
+        spec = self.spec if score is None else with_threshold(self.spec, score)
         require_numbers(inferred.outputs, spec)
         return [*decode(inferred.outputs, spec, inferred.geometries)]
 
@@ -348,7 +348,7 @@ def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | 
     return tensor.name, tensor.shape, tensor.dtype
 
 
-def _with_threshold(spec: ModelSpec, score: float) -> ModelSpec:
+def with_threshold(spec: ModelSpec, score: float) -> ModelSpec:
     """Return the same detector with another score threshold."""
     if spec.task == "classification":
         raise DataError(f"'{spec.name}' is a classifier, which ranks all classes: score is for detectors")

@@ -234,7 +234,9 @@ def result_line(result: Classification | Detections) -> str:
     if isinstance(result, Classification):
         return ", ".join(f"{label} {score:.3f}" for label, score in scored) or "nothing of what was asked for"
     corners = (" ".join(f"{side:.0f}" for side in box) for box in result.boxes)
-    found = [f"{label} {score:.2f} [{box}]" for (label, score), box in zip(scored, corners, strict=True)]
+    numbers = [""] * len(result) if result.tracks is None else [f"#{number} " for number in result.tracks.tolist()]
+    rows = zip(numbers, scored, corners, strict=True)
+    found = [f"{number}{label} {score:.2f} [{box}]" for number, (label, score), box in rows]
     more = f" and {len(found) - _SHOWN_DETECTIONS} more" if len(found) > _SHOWN_DETECTIONS else ""
     return (", ".join(found[:_SHOWN_DETECTIONS]) + more) or "nothing found"
 
