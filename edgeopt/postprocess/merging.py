@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.boxes import Geometry
-from edgeopt.postprocess.decoding import Outputs, decode
+from edgeopt.postprocess.decoding import decode
+from edgeopt.postprocess.parts import Outputs
 from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
 from edgeopt.spec import ClassificationDecoding, ModelSpec
 
