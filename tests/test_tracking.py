@@ -147,7 +147,7 @@ class TestCommand:
         cv2.imwrite(str(tmp_path / "red.png"), tiny.colour("red"))
         run = CliRunner().invoke(main, ["run", str(bundle.path), str(tmp_path / "red.png"), "--track"])
         assert run.exit_code != 0
-        assert "is no video" in run.output
+        assert "is not a video" in run.output
 
     def test_a_classifier_has_no_objects(self, tmp_path, video):
         bundle = tiny.write(tmp_path / "t.edgeopt")

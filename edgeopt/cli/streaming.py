@@ -179,7 +179,7 @@ def _tracker(source: Source, predictor: Predictor | Tiled, score: float | None) 
     """
     if isinstance(source, ImageSource):
         source.close()
-        raise ConfigError(f"{source.name} is no video: --track follows objects from frame to frame. Leave it out")
+        raise ConfigError(f"{source.name} is not a video: --track follows objects from frame to frame. Leave it out")
     decoding = predictor.spec.decoding
     assert not isinstance(decoding, ClassificationDecoding)
     return Tracker(max(LOW, decoding.score_threshold if score is None else score))
