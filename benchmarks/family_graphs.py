@@ -152,6 +152,11 @@ def families() -> list[Family]:
             _ultralytics(),
         ),
         Family(
+            "the same with boxes as shares of the image",
+            "yolov8",
+            {"output0": _one(centred / SIDE, _scores(many)).transpose(0, 2, 1).copy()},
+        ),
+        Family(
             "the same without metadata", "yolov8", {"output0": _one(centred, _scores(many)).transpose(0, 2, 1).copy()}
         ),
         Family(

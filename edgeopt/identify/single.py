@@ -50,6 +50,13 @@ def _dense(output: Tensor, size: Size, facts: Facts, said: Said) -> list[Candida
     return []
 
 
+def _unit(boxes: NDArray[Any] | None) -> tuple[dict[str, Any], str]:
+    """Return the key of boxes that are shares of the image, as exports for integer engines have them, and its name."""
+    if boxes is not None and are_shares(boxes) is True:
+        return {"unit": "unit"}, "as shares of the image"
+    return {}, "in pixels"
+
+
 def _of(output: Tensor, anchors: int) -> str:
     return f"its output {output} has {anchors} anchors, one for each cell of its grids"
 
@@ -64,10 +71,13 @@ def _channels_first(output: Tensor, size: Size, strides: tuple[int, ...], facts:
     note = ""
     if value is not None and follows_grid(value[0, :2].T, size, strides) is False:
         note = "the first two channels are no positions in the image for a synthetic picture: check the boxes"
-    roles = ((output, "boxes cx, cy, w, h in pixels, then scores"),)
+    unit, said_unit = _unit(None if value is None else value[0, :4].T)
+    if unit:
+        why += "; for a synthetic picture all coordinates are shares of the image"
+    roles = ((output, f"boxes cx, cy, w, h {said_unit}, then scores"),)
     found = candidate(
         "Ultralytics YOLOv8, YOLO11, YOLO12 or YOLO26 (dense)", "yolov8", by.ULTRALYTICS, why, facts, said,
-        classes=columns - 4, roles=roles, note=note,
+        classes=columns - 4, roles=roles, note=note, **unit,
     )  # fmt: skip
     return [found]
 
@@ -142,12 +152,18 @@ def _with_objectness(
 def _anchor_based(output: Tensor, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
     """(N, 3A, 5 + C): YOLOv5, and YOLOv7 with --grid."""
     anchors, columns = output.sizes[1:]
+    value = facts.values.get(output.name)
+    unit, said_unit = _unit(None if value is None else value[0, :, :4])
     why = (
         f"its output {output} has {anchors} anchors, three for each cell of its grids (strides {_listed(strides)}), of "
         f"boxes, objectness and {_classes(columns - 5)}"
     )
-    roles = ((output, "boxes cx, cy, w, h in pixels, objectness, classes"),)
-    return [candidate("YOLOv5 or YOLOv7", "yolov5", by.ULTRALYTICS, why, facts, said, classes=columns - 5, roles=roles)]
+    roles = ((output, f"boxes cx, cy, w, h {said_unit}, objectness, classes"),)
+    return [
+        candidate(
+            "YOLOv5 or YOLOv7", "yolov5", by.ULTRALYTICS, why, facts, said, classes=columns - 5, roles=roles, **unit
+        )
+    ]
 
 
 def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
