@@ -101,6 +101,7 @@ class Identification:
         questions: what else a recipe has to say.
         notes: what is worth knowing, such as metadata that contradict the graph.
         quantized: the graph holds Q/DQ pairs already.
+        names_itself: `labels` are written in the file.
         possible: usual preprocessings by name, where nothing settles it and images with labels have to decide.
     """
 
@@ -113,6 +114,7 @@ class Identification:
     questions: tuple[Question, ...] = ()
     notes: tuple[str, ...] = ()
     quantized: bool = False
+    names_itself: bool = False
     possible: Mapping[str, Preprocessing] = field(default_factory=dict)
 
     @property

@@ -46,6 +46,7 @@ def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
         questions=tuple(_questions(facts, size, candidates, labels, data_labels)),
         notes=(*notes, *((settled.note,) if settled is not None and settled.note else ())),
         quantized=facts.quantized,
+        names_itself=labels is not None and labels is said.labels,
         possible=possible_preparations(size.value, facts, said) if open_ and size is not None else {},
     )
 

@@ -46,13 +46,16 @@ def _dense(output: Tensor, size: Size, facts: Facts, said: Said) -> list[Candida
         if first == anchors and last > 4:
             return _anchors_first(output, size, strides, facts, said)
         if first == 3 * anchors and last > 5:
-            return _anchor_based(output, strides, facts, said)
+            return _anchor_based(output, size, strides, facts, said)
     return []
 
 
-def _unit(boxes: NDArray[Any] | None) -> tuple[dict[str, Any], str]:
+def _unit(
+    boxes: NDArray[Any] | None, size: Size, strides: tuple[int, ...], per_cell: int = 1
+) -> tuple[dict[str, Any], str]:
     """Return the key of boxes that are shares of the image, as exports for integer engines have them, and its name."""
-    if boxes is not None and are_shares(boxes) is True:
+    follows = boxes is not None and follows_grid(boxes[:, :2], size, strides, per_cell)
+    if boxes is not None and follows and are_shares(boxes) is True:
         return {"unit": "unit"}, "as shares of the image"
     return {}, "in pixels"
 
@@ -71,7 +74,7 @@ def _channels_first(output: Tensor, size: Size, strides: tuple[int, ...], facts:
     note = ""
     if value is not None and follows_grid(value[0, :2].T, size, strides) is False:
         note = "the first two channels are no positions in the image for a synthetic picture: check the boxes"
-    unit, said_unit = _unit(None if value is None else value[0, :4].T)
+    unit, said_unit = _unit(None if value is None else value[0, :4].T, size, strides)
     if unit:
         why += "; for a synthetic picture all coordinates are shares of the image"
     roles = ((output, f"boxes cx, cy, w, h {said_unit}, then scores"),)
@@ -149,11 +152,11 @@ def _with_objectness(
     ]
 
 
-def _anchor_based(output: Tensor, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
+def _anchor_based(output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
     """(N, 3A, 5 + C): YOLOv5, and YOLOv7 with --grid."""
     anchors, columns = output.sizes[1:]
     value = facts.values.get(output.name)
-    unit, said_unit = _unit(None if value is None else value[0, :, :4])
+    unit, said_unit = _unit(None if value is None else value[0, :, :4], size, strides, 3)
     why = (
         f"its output {output} has {anchors} anchors, three for each cell of its grids (strides {_listed(strides)}), of "
         f"boxes, objectness and {_classes(columns - 5)}"

@@ -93,6 +93,10 @@ def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
+    if config.model.source.lower().endswith(".onnx"):
+        from edgeopt.source.identified import labels_in_file
+
+        return labels_in_file(root / config.model.source)
     return None
 
 

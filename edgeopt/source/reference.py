@@ -13,6 +13,7 @@ from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
 from edgeopt.models import network
 from edgeopt.source import graph, networks, onnx_file, program
+from edgeopt.source.identified import completed
 from edgeopt.source.specification import label_file
 from edgeopt.source.weights import check_file, find_weights, load_weights, read_weights
 from edgeopt.spec import ModelSpec
@@ -110,6 +111,7 @@ def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: 
             raise ModelError(f"{model.source} contains its own weights. Remove [model] {key}")
     path = root / model.source
     if suffix == ".onnx":
+        model, labels = completed(path, model, root, labels)
         network, spec = graph.open_onnx(path, model, root, labels)
         return Source(spec=spec, onnx=network, has_weights=True)
     exported, spec = program.open_program(path, model, root, labels)

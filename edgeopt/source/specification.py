@@ -48,7 +48,7 @@ DECODING_FORM = (
     'start = 4 }, and anchors = "last" in both where the columns come first'
 )
 """Example in the message for outputs that no head is known for."""
-_INFERRED = ("yolox", "yolov8")
+INFERRED = ("yolox", "yolov8")
 """Heads that an output's shape alone shows: all others share theirs with another."""
 _MAX_LABEL_BYTES = 10 << 20
 
@@ -253,7 +253,7 @@ def _inferred(
         return ClassificationDecoding()
     size = image_size(network_input, model.preprocessing.layout if model.preprocessing else "NCHW")
     reasons = []
-    for name in _INFERRED:
+    for name in INFERRED:
         decoding = preset(name)
         grid = replace(decoding, grid=Grid())  # their anchors are those of the usual strides
         try:

@@ -17,12 +17,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks.families import row
 from benchmarks.family_graphs import CLASSES, SIDE, Family, families, network
 from edgeopt.cli import main
+from edgeopt.config import ModelConfig, parse_config
+from edgeopt.errors import ModelError
 from edgeopt.identify import Identification
 from edgeopt.identify.identifying import identify
 from edgeopt.identify.metadata import read_metadata
 from edgeopt.identify.reading import facts_of
 from edgeopt.identify.values import are_corners, are_whole, follows_grid, grid
-from edgeopt.spec import Letterbox, Preprocessing, Resize
+from edgeopt.pipeline.sources import class_names
+from edgeopt.source import resolve
+from edgeopt.spec import DetectionDecoding, Letterbox, ModelSpec, Normalization, Preprocessing, Resize
 
 BY_NAME = {family.name: family for family in families()}
 DENSE = BY_NAME["YOLOv8, YOLO11, YOLO12 (Ultralytics)"]
@@ -226,3 +230,43 @@ def test_inspect_refuses_what_is_no_model(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert result.exit_code == 13
     assert "is not an ONNX model" in result.stderr
+
+
+def resolved(path: Path, **keys: object) -> ModelSpec:
+    return resolve(ModelConfig(source=path.name, **keys), path.parent).spec  # type: ignore[arg-type]
+
+
+def test_a_recipe_may_leave_out_what_the_file_tells(tmp_path: Path) -> None:
+    onnx.save(network(changed(DENSE, image=(3, "h", "w"))), tmp_path / "net.onnx")
+    spec = resolved(tmp_path / "net.onnx")
+    assert spec.labels == tuple(f"thing {index}" for index in range(CLASSES))
+    assert spec.input.shape[2:] == (SIDE, SIDE)
+    assert isinstance(spec.decoding, DetectionDecoding)
+    assert spec.decoding.preset == "yolov8"
+    assert spec.preprocessing.steps == (Letterbox(size=(SIDE, SIDE)),)
+    config = parse_config('name = "n"\n[model]\nsource = "net.onnx"\n')
+    assert class_names(config, tmp_path) == spec.labels
+
+
+def test_the_recipe_goes_before_what_the_file_tells(tmp_path: Path) -> None:
+    onnx.save(network(DENSE), tmp_path / "net.onnx")
+    stretched = Preprocessing(steps=(Resize(size=(SIDE, SIDE)),), normalization=Normalization())
+    spec = resolved(tmp_path / "net.onnx", labels=("a", "b", "c"), preprocessing=stretched)
+    assert spec.labels == ("a", "b", "c")
+    assert spec.preprocessing == stretched
+
+
+def test_a_recipe_that_leaves_two_readings_open_is_told_both(tmp_path: Path) -> None:
+    empty = changed(BY_NAME["YOLOv10 (THU-MIG), no metadata"], outputs={"output0": np.zeros((1, 300, 6), np.float32)})
+    onnx.save(network(empty), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r'"yolov10".* or "ultralytics_rtdetr".*\[model\] decoding'):
+        resolved(tmp_path / "net.onnx", labels=("a", "b"))
+
+
+def test_boxes_as_shares_of_the_image_are_told_by_their_values() -> None:
+    found = identified(BY_NAME["the same with boxes as shares of the image"]).settled
+    assert found is not None
+    assert found.decoding == {"preset": "yolov8", "unit": "unit"}
+    pixels = identified(DENSE).settled
+    assert pixels is not None
+    assert "unit" not in pixels.decoding
