@@ -45,7 +45,7 @@ NETWORKS = {
 }
 """The last is the end of VGG-16: its 25,088-wide layer and the one that follows."""
 CHOICES = {"none": (), "fast": FAST_REPAIRS, "all": REPAIRS}
-_WIDE, _HIDDEN, _CLASSES = (512, 7, 7), 4096, 10
+WIDE, _HIDDEN, _CLASSES = (512, 7, 7), 4096, 10
 
 
 def main() -> None:
@@ -73,20 +73,12 @@ def float_graph(name: str) -> tuple[Path, ModelSpec]:
 
 def vgg_head() -> tuple[Path, ModelSpec]:
     """The two layers, from (N, 512, 7, 7) to ten classes."""
-    path, size = FILES / "vgg-head.onnx", int(np.prod(_WIDE))
-    spec = ModelSpec(
-        name="vgg_head",
-        task="classification",
-        labels=tuple(map(str, range(_CLASSES))),
-        input=TensorSpec(name="x", shape=("N", *_WIDE), dtype="float32"),
-        outputs=(TensorSpec(name="y", shape=("N", _CLASSES), dtype="float32"),),
-        preprocessing=Preprocessing(steps=(), channels="RGB", normalization=Normalization()),
-        decoding=ClassificationDecoding(),
-    )
+    path, size = FILES / "vgg-head.onnx", int(np.prod(WIDE))
+    spec = vgg_head_spec()
     if not path.is_file():
         random = np.random.default_rng(0)
         floats = ir.TensorType(ir.DataType.FLOAT)
-        x = ir.Value(name="x", shape=ir.Shape(("N", *_WIDE)), type=floats)
+        x = ir.Value(name="x", shape=ir.Shape(("N", *WIDE)), type=floats)
         graph = ir.Graph([x], [], nodes=[], opset_imports={"": 18}, name="vgg_head")
         value = _added(graph, "Flatten", [x], ("N", size))
         for layer, (inputs, outputs) in enumerate(((size, _HIDDEN), (_HIDDEN, _CLASSES))):
@@ -99,6 +91,19 @@ def vgg_head() -> tuple[Path, ModelSpec]:
         FILES.mkdir(parents=True, exist_ok=True)
         ir.save(ir.Model(graph, ir_version=10), path)
     return path, spec
+
+
+def vgg_head_spec() -> ModelSpec:
+    """What the two layers take and give."""
+    return ModelSpec(
+        name="vgg_head",
+        task="classification",
+        labels=tuple(map(str, range(_CLASSES))),
+        input=TensorSpec(name="x", shape=("N", *WIDE), dtype="float32"),
+        outputs=(TensorSpec(name="y", shape=("N", _CLASSES), dtype="float32"),),
+        preprocessing=Preprocessing(steps=(), channels="RGB", normalization=Normalization()),
+        decoding=ClassificationDecoding(),
+    )
 
 
 def _added(

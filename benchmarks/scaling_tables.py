@@ -50,7 +50,8 @@ def _zoo_row(row: dict[str, Any]) -> str:
     if row.get("choice") not in ("", "all", None):
         tool += f", repairs {row['choice']}"
     if "reason" in row:
-        return f"| {row['network']} | {row['weights']} | {tool} | not made: {row['reason']} |" + " |" * 10
+        cells = [row["network"], row["weights"], tool, f"not made: {row['reason']}", *[""] * 10]
+        return f"| {' | '.join(cells)} |"
     exact = row["fp32"] and f"{row['fp32']['metric']} {100 * row['fp32']['value']:.1f} %"
     engines = row["engines"]
     cells = [

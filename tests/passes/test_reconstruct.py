@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -21,6 +23,7 @@ from edgeopt.passes.repair.layers.layerwise import walk
 from edgeopt.passes.repair.layers.refit import Steps
 from edgeopt.passes.repair.reconstruct import reconstruct
 from edgeopt.passes.repair.trials import repair
+from edgeopt.passes.rewrite.optimize import optimize
 
 NETWORK = """
 g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, float[24,16,1,1] w3, float[24,16] w4)
@@ -149,3 +152,26 @@ def test_repair_is_never_worse_on_the_images_it_is_judged_by_and_says_what_it_tr
     plain = repair(model, table(model), TENSORRT, IMAGES, SCORES, repairs=())
     assert plain.trials == ()
     assert plain.discrepancy == repaired.trials[0].before
+
+
+def test_a_wide_layer_takes_memory_for_its_samples_and_not_for_the_square_of_its_inputs():
+    wide, images = 8192, 12
+    random = np.random.default_rng(0)
+    weights = {"w1": random.normal(size=(24, wide)) / 90, "w2": random.normal(size=(5, 24))}
+    model = optimize(
+        model_of(
+            f"g (float[N,{wide}] x, float[24,{wide}] w1, float[5,24] w2) => (float[N,5] y)"
+            "{ a = Gemm<transB=1>(x, w1)  r = Relu(a)  y = Gemm<transB=1>(r, w2) }",
+            **{name: array.astype(np.float32) for name, array in weights.items()},
+        )
+    )
+    feeds = [{"x": random.gamma(0.5, size=(1, wide)).astype(np.float32)} for _ in range(images)]
+    observed = calibrate(model, [(str(i), each) for i, each in enumerate(feeds)], CalibrateConfig(minimum_images=1))
+    plain = quantize(model, observed, OPENVINO)
+    tracemalloc.start()
+    _, layers = reconstruct(model, plain, OPENVINO, feeds)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wide * wide / 2, "bytes; one number for each pair of inputs would take four times as many"
+    assert len(layers) == 2
+    assert sum(layer.after for layer in layers) < sum(layer.before for layer in layers)
