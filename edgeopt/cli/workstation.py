@@ -303,7 +303,7 @@ def _produce(
 @click.option(
     "--repairs",
     metavar="NAMES",
-    help="Which repairs to try: none, fast (equalization,bias_correction,weight_clipping,gptq), all (these and the "
+    help="Which repairs to try: none, fast (those that run the network on each image a few times), all (these and the "
     "searches ranges,exemption, the default), or names separated by commas. Each is kept only where it helps on images "
     "that it was not fitted on. One of your own is named as package.module:callable.",
 )

@@ -51,7 +51,8 @@ class Allowance:
         needed, left = self._expected[name], self._end - self._clock()
         if needed <= left:
             return ""
-        return f"it would have needed about {_duration(needed)}, and {_duration(max(0.0, left))} of the time were left"
+        remainder = f"{_duration(left)} of the time were left" if left > 0.0 else "the time was up"
+        return f"it would have needed about {_duration(needed)}, and {remainder}"
 
     def step(self, name: str) -> Update:
         """Begin a repair; those before it are done. What is told of it is passed on as its part of the whole."""

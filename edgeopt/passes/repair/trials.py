@@ -193,7 +193,7 @@ def _expected(
         work = expected_multiplications(now.quantized, fitted)
         refitting = 3.0 * fitted * run_s + work / multiplications_per_second()
     learning = distillation_epochs * len(images) * run_s * _LEARNING
-    expected = {name: known[name] for name in known if name in repairs}
+    expected = {name: known[name] for name in REPAIRS if name in known and name in repairs}
     expected |= {steps.name: refitting} if steps.any else {}
     expected |= {name: len(images) * run_s for name in repairs if name not in (*REPAIRS, DISTILLATION)}
     expected |= {DISTILLATION: learning} if DISTILLATION in repairs else {}
