@@ -58,9 +58,11 @@ def seeded_graph(network: Seeded, name: str, folder: Path) -> tuple[Path, ModelS
         from edgeopt.source import resolve
 
         torch.manual_seed(0)
-        source = resolve(
-            ModelConfig(source=network.source, arguments=dict(network.arguments), input_size=network.size), folder
+        labels = "edgeopt:imagenet" if network.source.startswith("timm:") else None  # timm names none
+        config = ModelConfig(
+            source=network.source, arguments=dict(network.arguments), input_size=network.size, labels=labels
         )
+        source = resolve(config, folder)
         assert source.module is not None
         _settle(source.module, source.spec.input.shape[1:])
         made = export(source, ExportConfig())
