@@ -43,6 +43,7 @@ from edgeopt.errors import EdgeoptError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, kl, readings_of
+from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import open_job
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -283,7 +284,7 @@ def quantized(
     quantization = QuantizeConfig(repairs=CHOICES[choice])
     calibration = CalibrateConfig(images=len(images), minimum_images=1)
     result = quantize_graph(ir.load(graph), images, calibration, quantization, scheme, readings_of(spec))
-    ir.save(result.model, out)
+    ir.save(convolve_tokens(result.model) if scheme == "openvino" else result.model, out)
     return {
         "int8_macs": integer_share(result.model),
         "kept": list(result.helped),

@@ -37,6 +37,13 @@ def test_the_mean_error_of_a_product_is_corrected_with_a_bias_and_without(text: 
     assert sum(node.op_type == "Add" for node in corrected.graph) == 1
 
 
+def test_names_stay_unique_where_nodes_have_the_names_of_their_results():
+    _, quantized = networks("a = MatMul(x, w1)  y = Sigmoid(a)")
+    for node in quantized.graph:
+        node.name = node.outputs[0].name
+    assert run(with_offsets(quantized), x=TOKENS)["y"].shape == (16, 16, 48)
+
+
 def test_an_offset_that_is_not_needed_leaves_no_add():
     _, quantized = networks("a = MatMul(x, w1)  y = Sigmoid(a)")
     given = with_offsets(quantized)

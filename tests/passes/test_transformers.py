@@ -12,6 +12,7 @@ from graphs import model_of, run
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
+from edgeopt.errors import ModelError
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
@@ -240,3 +241,18 @@ def test_what_transformers_add_up_stays_float(scheme):
     { a = MatMul(x, w1)  s = Add(x, a)  b = MatMul(s, w2)  y = Add(s, b) }
     """
     assert edges(named(text), scheme) == [("x", "a"), ("s", "b")]
+
+
+def test_tokens_of_any_number_are_quantized_and_those_of_unknown_rank_are_refused_with_the_cure():
+    text = """
+    g (float[N,T,32] x, float[32,48] w1, float[48,32] w2) => (float[N,T,32] y)
+    { a = MatMul(x, w1)  r = Relu(a)  y = MatMul(r, w2) }
+    """
+    check_engines(named(text), OPENVINO)
+    text = """
+    g (float[N,16,32] x, int64[K] s, float[32,48] w1) => (float[M,48] y)
+    { r = Reshape(x, s)  y = MatMul(r, w1) }
+    """
+    model = model_of(text)
+    with pytest.raises(ModelError, match="not even the rank of its input is known: export the network with fixed"):
+        place(model, OPENVINO)

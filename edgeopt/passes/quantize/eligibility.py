@@ -49,6 +49,9 @@ def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
         if constant(given(node, 0)) is not None:
             return "its constant is on the left, where kernels want the activation"
         return _PRODUCT
+    source = given(node, 0)
+    if node.op_type == "MatMul" and source is not None and source.shape is None:
+        return "not even the rank of its input is known: export the network with fixed shapes, but for the batch"
     if weight.dtype != ir.DataType.FLOAT:
         return f"its weight is {weight.dtype}, not float32"
     if scheme.name == "openvino" and _joins_tokens(node):

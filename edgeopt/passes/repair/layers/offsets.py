@@ -22,8 +22,9 @@ def with_offsets(model: ir.Model) -> ir.Model:
             continue
         readers = [(usage.node, usage.idx) for usage in value.uses()]
         name = f"{node_name(node)}{_MADE}"
-        zeros = add_initializer(result.graph, name, np.zeros(_channels(node), np.float32))
-        added = make_node("Add", [value, zeros], name=name, output=name, shape=value.shape, dtype=value.dtype)
+        zeros = add_initializer(result.graph, f"{name}/numbers", np.zeros(_channels(node), np.float32))
+        output = f"{value.name}{_MADE}"
+        added = make_node("Add", [value, zeros], name=name, output=output, shape=value.shape, dtype=value.dtype)
         result.graph.insert_after(node, added)
         for reader, index in readers:
             reader.replace_input_with(index, added.outputs[0])
