@@ -20,7 +20,7 @@ from rich.console import Console
 
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
-from edgeopt.bundle.records import Acceptance, StageRecords
+from edgeopt.bundle.records import Acceptance, FloatLayer, IntegerCoverage, StageRecords
 from edgeopt.config import BenchmarkConfig, Config, DataConfig, DataSource, ModelConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
@@ -188,6 +188,13 @@ class TestContent:
         assert found.rows[0].marks == ("latency was not measured",)
         assert "–" in to_markdown(found)
         assert "ov-int8" in to_html(found)
+
+    def test_the_page_says_which_layers_stay_float_and_why(self, bundle):
+        floats = (FloatLayer(name="attention/<b>", operator="MatMul", why="its weight is computed", share=0.25),)
+        covered = IntegerCoverage(share=0.75, layers=4, floats=floats)
+        page = to_html(content(with_variant(bundle, "ov-int8", stages=StageRecords(coverage=covered))))
+        assert "INT8 has 75.0% of the multiplications, in 3 of 4 layers" in page
+        assert re.search(r"attention/&lt;b&gt;.*?MatMul.*?25\.00 %.*?its weight is computed", page, re.DOTALL)
 
     def test_a_variant_that_was_not_accepted_is_the_candidate_only_when_there_is_no_other(self, bundle):
         refused = with_variant(bundle, "ov-int8", accepted=False, verdict="lost 10 points")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
+from edgeopt.pipeline.inputs import fitted
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.sources import WEIGHTS, compressed_source, source_hashes, source_to_export, source_to_train
@@ -27,6 +29,7 @@ from edgeopt.references import code_of
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.typed import from_json
 
+_LOG = logging.getLogger(__name__)
 MODEL = "model.onnx"
 _SPEC = "spec.json"
 _TABLE = "calibration.npz"
@@ -97,19 +100,27 @@ def optimized(job: Job, export: Artifact) -> Artifact:
     """Return the float graph that everything else is made from; takes uint8 pixels where the recipe says so."""
 
     def make(folder: Path, _scratch: Path) -> Made:
+        from edgeopt.export.parity import difference, onnx_reference
         from edgeopt.passes.rewrite.fold_normalization import fold_normalization
         from edgeopt.passes.rewrite.optimize import optimize
 
-        model, spec = read_graph(export), read_spec(export)
-        before = len(model.graph)
-        model = optimize(model)
+        source, spec = read_graph(export), read_spec(export)
+        before = len(source.graph)
+        model = optimize(source)
+        batch = spec.input.shape[0]
+        counts = [batch] if isinstance(batch, int) else [1, 3]
+        difference(onnx_reference(source, spec), model, spec, job.config.export.tolerance, counts)
         if job.config.export.fold_normalization:
             model, spec = fold_normalization(model, spec)
         write_graph(folder, model, spec)
         return Made(f"{before} → {len(model.graph)} nodes, takes {spec.input.dtype}")
 
-    determinants = {"export": export.key, "fold": job.config.export.fold_normalization}
-    code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization")
+    determinants = {
+        "export": export.key,
+        "fold": job.config.export.fold_normalization,
+        "tolerance": job.config.export.tolerance,
+    }
+    code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization", "edgeopt.export.parity")
     return job.stage("optimize", determinants, make, _GRAPH, code, after=export)
 
 
@@ -135,9 +146,10 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
 
     def make(folder: Path, _scratch: Path) -> Made:
         images = min(job.config.calibrate.images, len(dataset))
+        model = read_graph(graph)
         table = calibrate(
-            read_graph(graph),
-            feeds(dataset, read_spec(graph)),
+            model,
+            fitted(model, feeds(dataset, read_spec(graph)), "[data.calibration]", _LOG.warning),
             job.config.calibrate,
             lambda done, *_: job.progress.update(done, images),
         )

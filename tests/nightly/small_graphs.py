@@ -309,6 +309,29 @@ def tokens(net: Network, x: Tensor) -> Tensor:
     return Tensor(net.add("Reshape", [back, net.integers(n, out, height, width)]), (n, out, height, width))
 
 
+def branch(net: Network, x: Tensor) -> Tensor:
+    """A choice that the image decides, with a convolution in one of its branches."""
+    channels = x.shape[1]
+    mean = net.add("ReduceMean", [x.value], {"keepdims": 0})
+    positive = net.add("Greater", [mean, net.constant(np.float32(0))])
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    outer, net.nodes = net.nodes, []
+    then = net.add("Conv", [x.value, net.weight(channels, channels, 1, 1)])
+    inner, net.nodes = net.nodes, []
+    other = net.add("Relu", [x.value])
+    rest, net.nodes = net.nodes, outer
+    for value in (then, other):
+        value.type, value.shape = kind, ir.Shape(x.shape)
+    graphs = [
+        ir.Graph([], [value], nodes=nodes, name=net.name("branch")) for value, nodes in ((then, inner), (other, rest))
+    ]
+    attributes = {
+        "then_branch": ir.AttrGraph("then_branch", graphs[0]),
+        "else_branch": ir.AttrGraph("else_branch", graphs[1]),
+    }
+    return Tensor(net.add("If", [positive], attributes), x.shape)
+
+
 def no_op(net: Network, x: Tensor) -> Tensor:
     kind = net.draw(st.sampled_from(("Identity", "Dropout", "Cast", "Reshape", "Slice", "Relu")))
     match kind:
@@ -324,7 +347,7 @@ def no_op(net: Network, x: Tensor) -> Tensor:
 
 STEPS = (
     convolution, convolution, convolution, activation, activation, normalization, affine, pad, pool, resize, residual,
-    joined, split, gate, shuffle, tokens, no_op, transposed_convolution,
+    joined, split, gate, shuffle, tokens, no_op, transposed_convolution, branch,
 )  # fmt: skip
 
 
@@ -429,9 +452,10 @@ def problems(model: onnx.ModelProto, folder: Path, schemes: tuple[str, ...] = SC
         out = folder / f"{scheme}.onnx"
         out.unlink(missing_ok=True)
         config = QuantizeConfig(scheme=scheme, repairs=())
+        calibration = CalibrateConfig(minimum_images=4, method="minmax")
         try:
             quantize_file(
-                folder / "float.onnx", folder / "c.npz", None, CalibrateConfig(minimum_images=4), config, out, Silent(),
+                folder / "float.onnx", folder / "c.npz", None, calibration, config, out, Silent(),
                 max_discrepancy=10.0,
             )  # fmt: skip
         except AccuracyError as error:

@@ -41,10 +41,6 @@ _REWRITES = (
 )
 """Rewrites of our own, in their order: what is dropped or folded stands between others no longer."""
 
-_LARGEST_FOLDED = 1 << 31
-"""Values of a constant that is computed ahead, such as a float16 weight that is cast: any. The result is at most as
-large as the optimizer allows beyond the constants that it replaces."""
-
 _ROUNDS = 8
 """Times that shapes are found anew: each resolves one computation of a shape from tensors of earlier shapes."""
 
@@ -68,21 +64,27 @@ def optimize(model: ir.Model) -> ir.Model:
         common.CheckerPass(full_check=True)(model)
         result = model.clone()
         _compute_ahead(result)
-        optimizer.optimize(result, input_size_limit=_LARGEST_FOLDED)
-        common.ShapeInferencePass()(result)
+        _simplify(result)
+        _compute_ahead(result)
         RewritePass(expand_before_binary_op_rules)(result)
         for rewrite in _REWRITES:
             rewrite(result)
-        optimizer.optimize(result)
+        _simplify(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
     except (ir.passes.PassError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = error.__cause__ or error
-        raise ModelError(f"the model is malformed and cannot be optimized: {reason}. Export it again") from error
+        raise ModelError(
+            f"the model is malformed and cannot be optimized: {_first_cause(error)}. Export it again"
+        ) from error
     if _interface(result) != interface:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
     return result
+
+
+def _simplify(model: ir.Model) -> None:
+    """Apply onnxscript's rewrites. Constants are left to `fold_constants`: onnx's reference rounds some differently."""
+    optimizer.optimize_ir(model, should_fold=lambda _: False)
 
 
 def _compute_ahead(model: ir.Model) -> None:
@@ -92,6 +94,13 @@ def _compute_ahead(model: ir.Model) -> None:
         common.ShapeInferencePass()(model)
         if not fold_shapes(model) | fold_constants(model):
             return
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what an error came from in the first place; passes and rewrites wrap it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
 
 
 def _interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None]]:
