@@ -43,7 +43,8 @@ def calibrate(
         batches: image name and the network's inputs for that one image (batch 1). Read once, one at a time.
         config: how many images, and the settings that the table carries.
         progress: told how far it is, after each image.
-        tensors: names to observe. Default: every float32 tensor of rank 2 or more, inputs included.
+        tensors: names to observe. Default: every float32 tensor of rank 2 or more, or of a rank that
+            the graph does not tell (behind a Loop), inputs included.
 
     Raises:
         DataError: fewer than `config.minimum_images` images, or an activation is NaN or infinite.
@@ -179,7 +180,7 @@ def _observed(graph: ir.Graph, tensors: Collection[str] | None) -> Iterator[ir.V
         if tensors is not None:
             if value.name in tensors:
                 yield value
-        elif value.dtype == ir.DataType.FLOAT and value.shape is not None and len(value.shape) >= 2 and value.name:
+        elif value.dtype == ir.DataType.FLOAT and value.name and (value.shape is None or len(value.shape) >= 2):
             yield value
     if missing:
         raise ModelError(

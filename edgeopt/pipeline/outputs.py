@@ -31,6 +31,10 @@ _BOX = 4
 _SLACK = 1e-4
 """A probability may be so far beyond 0 or 1."""
 
+_CERTAIN, _NEARLY_ALL, _WIDE = 7.0, 0.9, 40.0
+"""Class scores of classifiers seldom differ by 40; a lead of 7 is a probability of .999, which few have on nearly all
+images."""
+
 READ_IMAGES = 16
 """Images whose outputs are looked at."""
 
@@ -140,6 +144,12 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         axis = 1 + int(np.argmax(array.shape[1:]))
         if kind == "softmax" and all(are_distributions(image[index], axis) for image in reference):
             kind, why = "probabilities", "its numbers are never negative and sum to one"
+        elif kind == "softmax" and (number := _no_scores(np.stack([image[index].reshape(-1) for image in reference]))):
+            return (
+                "raw",
+                f"{number} (--outputs softmax if they are class scores all the same)",
+                RawReading(output=index),
+            )
         return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
     return "raw", why, RawReading(output=index)
@@ -150,6 +160,22 @@ def _rows_vary(index: int, output: ir.Value, reference: Images) -> bool:
     shapes = {image[index].shape for image in reference}
     is_open = output.shape is not None and len(output.shape) > 0 and not isinstance(output.shape[0], int)
     return len(shapes) > 1 or (is_open and any(shape[:1] != (1,) for shape in shapes))
+
+
+def _no_scores(rows: NDArray[Any]) -> str:
+    """Say why numbers without an activation are no class scores; empty if they may be.
+
+    Args:
+        rows: (images, k), of several images.
+    """
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    if len(rows) > 1 and lengths.min() > 0 and np.ptp(lengths) < _SLACK * lengths.max() and np.ptp(rows) > 0:
+        return "its numbers have the same length for every image, as embeddings have"
+    ordered = np.sort(rows, axis=1)
+    certain = np.mean(ordered[:, -1] - ordered[:, -2] > _CERTAIN)
+    if certain >= _NEARLY_ALL and np.median(ordered[:, -1] - ordered[:, 0]) > _WIDE:
+        return f"its numbers lie so far apart (up to {np.abs(rows).max():.3g}) that a softmax would leave only one"
+    return ""
 
 
 def _kind_of_classes(output: ir.Value) -> tuple[OutputKind, str]:

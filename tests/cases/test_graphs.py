@@ -202,6 +202,44 @@ def test_names_that_edgeopt_would_give_itself(tmp_path: Path, ending: str) -> No
     assert np.linalg.norm(run(made) - exact) < 0.03 * np.linalg.norm(exact)
 
 
+BRANCH = """m = ReduceMean <keepdims = 0> (r1)
+    zero = Constant <value = float {0.0}> ()
+    g = Greater (m, zero)
+    h = If (g) <
+        then_branch = t () => (float[1, 16, 16, 16] a)
+            { a0 = Conv <pads = [1, 1, 1, 1]> (r1, w2) a = Relu (a0) },
+        else_branch = e () => (float[1, 16, 16, 16] b) { b = Relu (r1) }>"""
+LOOP = """n = Constant <value = int64 {2}> ()
+    yes = Constant <value = bool {1}> ()
+    h = Loop (n, yes, r1) <
+        body = l (int64 i, bool go, float[1, 16, 16, 16] before) => (bool on, float[1, 16, 16, 16] after)
+            { on = Identity (go) a0 = Conv <pads = [1, 1, 1, 1]> (before, w2) after = Relu (a0) }>"""
+
+
+@pytest.mark.parametrize("subgraph", [BRANCH, LOOP])
+def test_a_subgraph_stays_float_and_what_is_around_it_does_not(tmp_path: Path, subgraph: str) -> None:
+    model = network(STEM, subgraph, TAIL)
+    made, result = quantize(tmp_path, model, "openvino")
+    assert [layer.why.split(" (")[0] for layer in result.coverage.floats] == ["it is inside a subgraph"]
+    assert integer_inputs(made) == {"Conv_c1": "AW", "Gemm_y": "AW"}
+    assert relative_error(model, made) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"),
+    [
+        ("y = Mul (l, hundreds)", "raw"),
+        ("s = ReduceL2 <axes = [1]> (l) y = Div (l, s)", "raw"),
+        ("y = Identity (l)", "softmax"),
+    ],
+)
+def test_numbers_that_are_no_class_scores_are_judged_as_numbers(tmp_path: Path, ending: str, kind: str) -> None:
+    tail = TAIL.replace("y =", "l =")
+    model = network(STEM, BODY, tail, ending, weights=WEIGHTS | {"hundreds": np.float32(500)})
+    _, result = quantize(tmp_path, model, "onnxruntime", max_discrepancy=1.0)
+    assert [read.kind for read in result.outputs] == [kind]
+
+
 def test_attention_with_a_dynamic_batch_in_float16(tmp_path: Path) -> None:
     weights = WEIGHTS | {name: weight(16, 16, seed=seed) for seed, name in enumerate(("wq", "wk", "wv"))}
     attention = """s0 = Reshape (r1, shape)
