@@ -54,10 +54,11 @@ def main() -> None:
     parser.add_argument("--share", type=float, action="append")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}")
     parser.add_argument("--calibration", type=int, default=100, help="calibration images")
+    parser.add_argument("--limit", type=int, help="training images; default: all")
     parser.add_argument("--work", type=Path, default=Path("build/compression"))
     arguments = parser.parse_args()
     for name in arguments.recipe or RECIPES:
-        config, root = recipe(name, arguments.epochs or EPOCHS[name], arguments.calibration)
+        config, root = recipe(name, arguments.epochs or EPOCHS[name], arguments.calibration, arguments.limit)
         for share in arguments.share or SHARES:
             _one(name, config, root, share, arguments.work)
 
@@ -72,7 +73,7 @@ def _one(name: str, config: Config, root: Path, share: float, work: Path) -> Non
     print(json.dumps(row), flush=True)
 
 
-def recipe(name: str, epochs: int, calibration: int) -> tuple[Config, Path]:
+def recipe(name: str, epochs: int, calibration: int, limit: int | None) -> tuple[Config, Path]:
     """The recipe without pruning, and how its pruned networks are trained."""
     config, root = find_recipe(RECIPES[name])
     if name == "digit-scenes":
@@ -85,6 +86,8 @@ def recipe(name: str, epochs: int, calibration: int) -> tuple[Config, Path]:
         train = replace(config.train, epochs=epochs)
         train = replace(train, no_augmentation_epochs=min(train.no_augmentation_epochs, epochs // 3))
         config = replace(config, train=train)
+    assert config.data.train is not None
+    config = replace(config, data=replace(config.data, train=replace(config.data.train, limit=limit)))
     compress = CompressConfig(latency="0.5x", train=replace(train, warmup_epochs=0.2))
     calibrate = replace(config.calibrate, images=calibration)
     return replace(
@@ -112,6 +115,7 @@ def measured(config: Config, root: Path, share: float, work: Path) -> dict[str, 
             "train": None if weights is None else _changed(job.config.train),
             "finetune": None if kept is None else _changed(config.compress.train),
             "training": "" if pruned is None else pruned.summary,
+            "training_images": len(job.split("train")),
             "calibration_images": config.calibrate.images,
             "seconds": round(time.perf_counter() - begun, 1),
             "processor": f"{machine().cpu.model}, {machine().cpu.int8_instruction or 'no VNNI'}",

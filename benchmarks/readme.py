@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import end_to_end_table, scaling_tables
+from benchmarks import end_to_end_table, scaling_tables, training_tables
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -265,16 +265,19 @@ def families() -> str:
 
 _BLOCKS: dict[str, Callable[[], str]] = {
     "commands": commands,
+    "compression": lambda: training_tables.compression(RESULTS / "compression.json"),
     "end_to_end": end_to_end,
     "families": families,
     "gate_power": gate_power,
     "keys": keys,
     "peers": peers,
     "quantization": quantization,
+    "quantized_training": lambda: training_tables.quantized_training(RESULTS / "quantized_training.json"),
     "recipes": recipes,
     "saturation": saturation,
     "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),
     "search": search,
+    "seeds": lambda: training_tables.seeds(RESULTS / "seeds.json"),
     "zoo": lambda: scaling_tables.zoo(RESULTS / "zoo.json"),
 }
 

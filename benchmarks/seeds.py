@@ -1,9 +1,10 @@
 """Run after run: one detector trained from several seeds and quantized, to see what INT8 costs each of them.
 
-Run as ``python -m benchmarks.seeds [--seed N…] [--scratch] [--epochs N] [--work DIR]``. Each seed trains the recipe
-`digit-scenes`: from the weights that ship, at the learning rate that they were made with, so that a few epochs lead
-every seed somewhere else; or with ``--scratch`` from nothing, as `digit-scenes-scratch` says. The seed also orders the
-calibration images. What is finished is kept in the work folder, and a run that was interrupted goes on from there.
+Run as ``python -m benchmarks.seeds [--seed N…] [--scratch] [--epochs N] [--limit N] [--calibration N] [--work DIR]``.
+Each seed trains the recipe `digit-scenes`: from the weights that ship, at the learning rate that they were made with,
+so that a few steps lead every seed somewhere else; or with ``--scratch`` from nothing, as `digit-scenes-scratch` says.
+The seed also orders the calibration images. What is finished is kept in the work folder, and a run that was interrupted
+goes on from there.
 
 AP is that of OpenVINO with this processor's own kernels, of the graph as written, and, as written too, with the weights
 alone in INT8. Writes ``results/seeds.json``: a row a seed.
@@ -45,19 +46,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--scratch", action="store_true", help="train from nothing, which takes half an hour a seed")
     parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}, or the recipe's own from nothing")
+    parser.add_argument("--limit", type=int, help="training scenes; default: all 2000")
+    parser.add_argument("--calibration", type=int, default=200, help="calibration images")
     parser.add_argument("--work", type=Path, default=Path("build/seeds"))
     arguments = parser.parse_args()
     for seed in arguments.seed or SEEDS:
-        config = recipe(seed, scratch=arguments.scratch, epochs=arguments.epochs)
+        config = recipe(seed, scratch=arguments.scratch, epochs=arguments.epochs, limit=arguments.limit)
+        config = replace(config, calibrate=replace(config.calibrate, images=arguments.calibration))
         row = {"start": "scratch" if arguments.scratch else "shipped", **measured(config, arguments.work)}
         record(row)
         print(json.dumps(row), flush=True)
 
 
-def recipe(seed: int, *, scratch: bool, epochs: int | None) -> Config:
+def recipe(seed: int, *, scratch: bool, epochs: int | None, limit: int | None = None) -> Config:
     """The recipe that one seed trains."""
     scratched, _ = find_recipe("digit-scenes-scratch")
     assert scratched.train is not None
+    assert scratched.data.train is not None
     train = scratched.train
     if not scratch:
         train = replace(train, epochs=EPOCHS, ema=0.99, no_augmentation_epochs=0, warmup_epochs=0.1)
@@ -67,7 +72,7 @@ def recipe(seed: int, *, scratch: bool, epochs: int | None) -> Config:
     config = scratched if scratch else find_recipe("digit-scenes")[0]
     return replace(
         config,
-        data=replace(config.data, train=scratched.data.train),
+        data=replace(config.data, train=replace(scratched.data.train, limit=limit)),
         train=replace(train, seed=seed),
         calibrate=replace(config.calibrate, seed=seed),
     )
@@ -92,6 +97,8 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
     return {
         "seed": config.train.seed,
         "train": _changed(config.train),
+        "training_images": len(job.split("train")),
+        "calibration_images": config.calibrate.images,
         "training": "" if weights is None else weights.summary,
         "fp32": reference.value,
         "here": _loss(here),
