@@ -61,7 +61,8 @@ class ModelConfig(Struct):
     """``[model]``: the source of the network, and what only its author knows about it."""
 
     source: str
-    """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``.
+    """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``;
+    with the extra ``tensorflow`` also a ``.tflite``, ``.keras`` or ``.h5`` and the folder of a SavedModel.
 
     A recipe is code: what it names as ``package.module:callable`` is run, so build only recipes that you trust. It is
     looked for in the recipe's folder, the current one and the installed packages; these come first. The callable

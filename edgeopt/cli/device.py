@@ -25,8 +25,8 @@ from edgeopt.cli.output import echo, print_json, printable
 if TYPE_CHECKING:
     from edgeopt.runtime.stream import WhenFull
 
-MODEL_SUFFIXES = (".onnx",)
-"""Files that `inspect` takes for models."""
+MODEL_SUFFIXES = (".onnx", ".tflite", ".keras", ".h5", ".hdf5")
+"""Files that `inspect` takes for models, as it does a folder with a ``saved_model.pb``."""
 
 
 @click.command()
@@ -145,10 +145,11 @@ def inspect(
 ) -> None:
     """Show a bundle's contents, or what a model file is.
 
-    Of a bundle it also shows which variant this machine would run, and why not the others. Of a model file (.onnx) it
-    names inputs, outputs, family, head, preprocessing and labels, each with its reason, and what the file leaves open.
+    Of a bundle it also shows which variant this machine would run, and why not the others. Of a model (.onnx, .tflite,
+    .keras, .h5, a SavedModel) it names inputs, outputs, family, head, preprocessing and labels, each with its reason,
+    and what the file leaves open.
     """
-    if path.suffix.lower() in MODEL_SUFFIXES:
+    if path.suffix.lower() in MODEL_SUFFIXES or (path / "saved_model.pb").is_file():
         _inspect_model(path, data, calibration, labels, normalization, recipe, replace=force, as_json=as_json)
         return
     if any((data, calibration, labels, normalization, recipe)):

@@ -19,12 +19,11 @@ from edgeopt.errors import ConfigError, DataError
 from edgeopt.identify import Identification, Question
 from edgeopt.pipeline.deciding import IMAGES, Decision, decide
 from edgeopt.pipeline.recipe_text import Key, recipe_text
+from edgeopt.pipeline.sources import is_self_telling
 from edgeopt.source.identified import identify_file
 from edgeopt.source.specification import PUBLISHED_LABELS
 from edgeopt.spec import Preprocessing, Struct, replace
 
-FILES = (".onnx",)
-"""Model files that tell about themselves."""
 _BUILT = ("timm:", "torchvision:", "edgeopt:")
 _MOST_NAMES = 10
 _DATA = Question(
@@ -55,7 +54,7 @@ class Wanted:
     @property
     def is_file(self) -> bool:
         """The model is a file that tells about itself."""
-        return Path(self.source).suffix.lower() in FILES
+        return is_self_telling(Path(self.source))
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,8 @@ class _Model:
 
 def is_model(reference: str) -> bool:
     """Return True if a reference means a model rather than a recipe."""
-    return Path(reference).suffix.lower() in (*FILES, ".pt2") or reference.startswith(_BUILT)
+    path = Path(reference)
+    return is_self_telling(path) or path.suffix.lower() == ".pt2" or reference.startswith(_BUILT)
 
 
 def model_recipe(wanted: Wanted, root: Path) -> ModelRecipe:

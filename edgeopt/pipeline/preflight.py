@@ -186,10 +186,11 @@ def _check_quantized(config: Config, root: Path) -> None:
     """Refuse a file for the INT8 variants that is none, or a recipe that would have it changed."""
     from edgeopt.passes.qdq.release import is_quantized
     from edgeopt.source.onnx_file import read_onnx
+    from edgeopt.source.tensorflow_models import as_onnx
 
     assert config.quantize.file is not None
     path = root / config.quantize.file
-    if not is_quantized(read_onnx(path)):
+    if not is_quantized(read_onnx(as_onnx(path))):
         raise ModelError(f"[quantize] file = '{config.quantize.file}' has no Q/DQ in its graph: it is a float model")
     if config.budget is not None:
         raise ConfigError(

@@ -56,7 +56,7 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
     from edgeopt.source import resolve
 
     model = config.model if weights is None else replace(config.model, weights=str(weights))
-    is_file = model.source.endswith((".onnx", ".pt2"))
+    is_file = model.source.endswith(".pt2") or is_self_telling(root / model.source)
     source = resolve(model, root, () if is_published(config, root) and not is_file else labels)
     if not source.has_weights:
         raise ModelError(f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it")
@@ -93,7 +93,7 @@ def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
-    if config.model.source.lower().endswith(".onnx"):
+    if is_self_telling(root / config.model.source):
         from edgeopt.source.identified import labels_in_file
 
         return labels_in_file(root / config.model.source)
@@ -117,6 +117,13 @@ def is_published(config: Config, root: Path) -> bool:
     from edgeopt.source import classes_in_weights
 
     return classes_in_weights(model, root) in (None, len(network(model.source.removeprefix("edgeopt:")).labels))
+
+
+def is_self_telling(path: Path) -> bool:
+    """Return True of a model file that tells about itself: ``.onnx`` or one of TensorFlow's."""
+    from edgeopt.source.tensorflow_models import is_tensorflow
+
+    return path.suffix.lower() == ".onnx" or is_tensorflow(path)
 
 
 def source_hashes(model: ModelConfig, root: Path) -> list[str]:

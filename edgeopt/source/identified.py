@@ -12,6 +12,7 @@ from edgeopt.identify.identifying import identify
 from edgeopt.identify.reading import facts_of
 from edgeopt.source.onnx_file import read_onnx
 from edgeopt.source.specification import INFERRED, read_labels
+from edgeopt.source.tensorflow_models import as_onnx
 from edgeopt.source.weights import check_file
 from edgeopt.spec import Size, replace
 
@@ -20,7 +21,7 @@ _KEPT = 8
 
 
 def identify_file(path: Path, size: Size | None = None, data_labels: tuple[str, ...] = ()) -> Identification:
-    """Identify an ``.onnx`` file.
+    """Identify an ``.onnx`` file, or one of TensorFlow's models.
 
     Args:
         path: the file.
@@ -30,6 +31,7 @@ def identify_file(path: Path, size: Size | None = None, data_labels: tuple[str, 
     Raises:
         ModelError: as `read_onnx`.
     """
+    path = as_onnx(path)
     stat = check_file(path, "the model").stat()
     return identify(_facts(path.resolve(), stat.st_mtime_ns, stat.st_size, size), data_labels)
 

@@ -15,6 +15,7 @@ from edgeopt.models import network
 from edgeopt.source import graph, networks, onnx_file, program
 from edgeopt.source.identified import completed
 from edgeopt.source.specification import label_file
+from edgeopt.source.tensorflow_models import as_onnx, is_tensorflow, tensorflow_files
 from edgeopt.source.weights import check_file, find_weights, load_weights, read_weights
 from edgeopt.spec import ModelSpec
 
@@ -55,7 +56,7 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
         MissingExtraError: a library that the reference needs is not installed.
     """
     suffix = Path(model.source).suffix.lower()
-    if suffix in (".onnx", ".pt2"):
+    if suffix in (".onnx", ".pt2") or is_tensorflow(root / model.source):
         return _from_file(model, root, labels, suffix)
     network = networks.build(model, root, labels)
     untrained: tuple[str, ...] = ()
@@ -92,6 +93,8 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
     """
     path = root / model.source
     match path.suffix.lower():
+        case _ if is_tensorflow(path):
+            files = tensorflow_files(path)
         case ".onnx":
             files = [path, *onnx_file.external_files(path)]
         case ".pt2":
@@ -105,12 +108,13 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
 
 
 def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: str) -> Source:
-    """Open an ``.onnx`` or ``.pt2``, which contain their weights."""
+    """Open an ``.onnx``, a ``.pt2`` or one of TensorFlow's models, which contain their weights."""
     for key, value in (("weights", model.weights), ("arguments", model.arguments)):
         if value:
             raise ModelError(f"{model.source} contains its own weights. Remove [model] {key}")
     path = root / model.source
-    if suffix == ".onnx":
+    if suffix != ".pt2":
+        path = as_onnx(path)
         model, labels = completed(path, model, root, labels)
         network, spec = graph.open_onnx(path, model, root, labels)
         return Source(spec=spec, onnx=network, has_weights=True)
