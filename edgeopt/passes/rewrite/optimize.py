@@ -26,9 +26,11 @@ from edgeopt.passes.rewrite.fold_layer_norm import fold_layer_norm
 from edgeopt.passes.rewrite.fold_padding import fold_padding
 from edgeopt.passes.rewrite.fold_products import fold_products
 from edgeopt.passes.rewrite.fold_shapes import fold_shapes
+from edgeopt.passes.rewrite.lift_channels import lift_channels
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 
 _REWRITES = (
+    lift_channels,
     drop_no_ops,
     fold_einsum,
     fold_layer_norm,
