@@ -28,6 +28,7 @@ from edgeopt.runtime import availability, open_session
 from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.verify import record_outputs
 from edgeopt.spec import (
+    PROCESSORS,
     ClassificationDecoding,
     Letterbox,
     ModelSpec,
@@ -90,6 +91,7 @@ def _variant(target: str, precision: str) -> Variant:
         precision=precision,
         file=f"variants/{name}/model.onnx",
         scheme="openvino" if precision == "int8" else None,
+        processors=PROCESSORS if precision == "int8" else None,  # else the machine that tests run on would decide
     )
 
 
