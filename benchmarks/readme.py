@@ -139,6 +139,42 @@ def _quantization_row(row: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} | {cost} |"
 
 
+def operating() -> str:
+    """F1 at score thresholds, with scores as they are and aligned."""
+    path = RESULTS / "operating.json"
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.operating BUNDLE…`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    processors = ", ".join(sorted({row["machine"] for row in rows}))
+    columns = (
+        "bundle",
+        "variant",
+        "score",
+        "F1, FP32",
+        "INT8 as it is",
+        "INT8 aligned",
+        "AP, FP32",
+        "AP, INT8",
+        "images",
+    )
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            "| --- | --- |" + " ---: |" * (len(columns) - 2),
+            *(_operating_row(row) for row in rows),
+            "",
+            f"Measured on: {processors}.",
+        ]
+    )
+
+
+def _operating_row(row: dict[str, Any]) -> str:
+    changes = [f"{100 * row[name]:.2f} % ({100 * (row[name] - row['fp32']):+.2f})" for name in ("plain", "aligned")]
+    precisions = [f"{100 * row[name]:.2f} %" for name in ("ap_fp32", "ap")]
+    cells = (row["bundle"], row["variant"], f"{row['score']:g}", f"{100 * row['fp32']:.2f} %", *changes, *precisions)
+    return f"| {' | '.join(cells)} | {row['images']}, fitted on {row['fitted_on']} others |"
+
+
 def saturation() -> str:
     """INT8 with and without VNNI, protected and not."""
     path = RESULTS / "saturation.json"
@@ -270,6 +306,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "families": families,
     "gate_power": gate_power,
     "keys": keys,
+    "operating": operating,
     "peers": peers,
     "quantization": quantization,
     "quantized_training": lambda: training_tables.quantized_training(RESULTS / "quantized_training.json"),

@@ -62,6 +62,14 @@ class Geometry:
     part: tuple[int, int, int, int] | None = None
     """Left, top, right and bottom of what the network sees of the image; None: all of it."""
 
+    @property
+    def seen(self) -> tuple[int, int]:
+        """(height, width) of what the network sees of the image."""
+        if self.part is None:
+            return self.height, self.width
+        left, top, right, bottom = self.part
+        return bottom - top, right - left
+
     def within(self, left: int, top: int, width: int, height: int) -> Geometry:
         """Return the geometry of the whole image of (width, height) pixels that this one's image was cut out of."""
         offsets = self.offset_x - left * self.scale_x, self.offset_y - top * self.scale_y

@@ -27,7 +27,7 @@ from edgeopt.spec import (
     Preprocessing,
     TensorSpec,
     Tiles,
-    YoloDecoding,
+    preset,
     replace,
 )
 
@@ -38,7 +38,7 @@ SPEC = ModelSpec(
     input=TensorSpec(name="x", shape=(2, SIDE, SIDE, 3), dtype="uint8"),
     outputs=(TensorSpec(name="y", shape=(2, 5, 40)),),
     preprocessing=Preprocessing(steps=(Letterbox(size=(SIDE, SIDE), fill=0),), channels="BGR", layout="NHWC"),
-    decoding=YoloDecoding(score_threshold=0.3),
+    decoding=preset("yolov8", score_threshold=0.3),
     labels=("square",),
 )
 
@@ -87,6 +87,11 @@ class TestTiled:
 
     def test_a_picture_of_the_networks_size_has_one_tile(self):
         assert found_in(picture((5, 5, 12, 12), height=SIDE, width=SIDE)) == [[5, 5, 12, 12]]
+
+    def test_boxes_in_pixels_of_the_tile_are_moved_to_the_picture(self):
+        spec = replace(SPEC, decoding=replace(SPEC.decoding, space="original"))
+        found = Tiled(Runner(see, spec), Tiles(whole=False)).predict(picture(*SMALL))
+        assert sorted(np.rint(found.boxes).astype(int).tolist()) == sorted(map(list, SMALL))
 
     def test_the_score_and_the_number_of_detections_count_for_the_whole(self):
         spec = replace(SPEC, decoding=replace(SPEC.decoding, max_detections=2))

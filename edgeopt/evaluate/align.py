@@ -5,8 +5,8 @@ then the baseline's too, at every threshold. So scores of equal rank are paired,
 and of classifiers whose probabilities sum to one the mean of the best one is made the baseline's, by a temperature
 (Guo et al., On Calibration of Modern Neural Networks, 2017).
 
-What other images would not show is left alone: each distance is shrunk by its standard error, which comes from drawing
-the images anew. Networks that hardly differ share that noise, and get no alignment at all.
+What other images would not show is left alone: a distance counts as far as it exceeds its standard error, which comes
+from drawing the images anew. Networks that hardly differ share most of that noise, and get no alignment at all.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _LEAST = 20
 """Detections of the baseline that a level needs, and images that a standard error needs."""
 _DRAWS = 100
 """Draws of the images for a standard error."""
-_DOUBT = 1.0
-"""Standard errors that a distance must exceed."""
+_DOUBT = 2.0
+"""Standard errors that a distance must exceed: 95 % confidence."""
 _RISE = 1e-3
 """Least distance of knots, in log odds."""
 
@@ -170,7 +170,17 @@ def _distances(baseline: Answers, own: Answers, doubt: float) -> tuple[Floats, F
     errors = np.std([log_odds(quantiles(weights)) for weights in drawn], axis=0)
     distances = log_odds(levels) - log_odds(quantiles(np.ones(baseline.images, np.int64)))
     ratios = np.divide(doubt * errors, distances, out=np.full_like(distances, np.inf), where=distances != 0.0)
-    return levels, distances * np.maximum(1.0 - ratios**2, 0.0)
+    return levels, distances * _kept(ratios)
+
+
+def _kept(ratios: Floats) -> Floats:
+    """Return the share of each distance that is kept: none up to its doubt, nearly all beyond twice its doubt.
+
+    Args:
+        ratios: doubt over distance.
+    """
+    kept: Floats = np.maximum(1.0 - ratios**4, 0.0)
+    return kept
 
 
 def _curve(levels: Floats, distances: Floats) -> ScoreCurve:
@@ -222,5 +232,5 @@ def _temperature(baseline: Floats, own: Floats) -> Temperature | None:
     step = 0.01
     slope = (best(middle + step) - best(middle - step)).mean() / (2 * step)
     error = (goal - best(middle)).std() / np.sqrt(len(goal)) / max(abs(slope), 1e-12)
-    exponent = middle * max(1.0 - (_DOUBT * error / middle) ** 2, 0.0) if middle else 0.0
+    exponent = middle * float(_kept(np.array(_DOUBT * error / middle))) if middle else 0.0
     return Temperature(value=float(np.exp(exponent))) if exponent else None

@@ -151,6 +151,8 @@ class DetectionReader:
         boxes = boxes[keep]
         if decoding.space == "network":
             boxes = geometry.to_original(boxes)
+        elif geometry.part is not None:
+            boxes = boxes + np.array(geometry.part[:2] * 2, np.float32)
         boxes = geometry.clip(boxes)
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a box in the padding has nothing to show
         if not inside.all():
@@ -245,7 +247,7 @@ class DetectionReader:
         if decoding.unit == "cells":
             return own[:, 2:3]
         assert self._size is not None
-        height, width = (geometry.height, geometry.width) if decoding.space == "original" else self._size
+        height, width = geometry.seen if decoding.space == "original" else self._size
         return np.array([width, height, width, height], np.float32)
 
     def _check(self, image: list[list[Array]]) -> None:
