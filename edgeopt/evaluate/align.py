@@ -6,7 +6,8 @@ and of classifiers whose probabilities sum to one the mean of the best one is ma
 (Guo et al., On Calibration of Modern Neural Networks, 2017).
 
 What other images would not show is left alone: a distance counts as far as it exceeds its standard error, which comes
-from drawing the images anew. Networks that hardly differ share most of that noise, and get no alignment at all.
+from drawing the images anew, and only where it does so at neighbouring levels too. Networks that hardly differ share
+most of that noise, and get no alignment at all.
 """
 
 from __future__ import annotations
@@ -170,7 +171,14 @@ def _distances(baseline: Answers, own: Answers, doubt: float) -> tuple[Floats, F
     errors = np.std([log_odds(quantiles(weights)) for weights in drawn], axis=0)
     distances = log_odds(levels) - log_odds(quantiles(np.ones(baseline.images, np.int64)))
     ratios = np.divide(doubt * errors, distances, out=np.full_like(distances, np.inf), where=distances != 0.0)
-    return levels, distances * _kept(ratios)
+    distances = distances * _kept(ratios)
+    return levels, np.where(_alone(np.sign(distances)), 0.0, distances)
+
+
+def _alone(signs: Floats) -> NDArray[np.bool_]:
+    """Return True at levels whose neighbours did not move the same way: quantization moves scores smoothly."""
+    same = (signs[1:] == signs[:-1]) & (signs[1:] != 0.0)
+    return ~(np.append(same, False) | np.append(False, same))
 
 
 def _kept(ratios: Floats) -> Floats:
