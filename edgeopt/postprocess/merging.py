@@ -15,7 +15,7 @@ from edgeopt.spec import ClassificationDecoding, ModelSpec
 
 _CONTAINED = 0.6
 """Share of a box that was cut off by the border of its tile, from which on a whole box that covers it replaces it."""
-_NEAR = 0.01
+_NEAR = 0.03
 """A box is cut off where it comes so near to a border of its tile, as a share of the tile's side."""
 
 
