@@ -17,6 +17,7 @@ from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.trials import Images, repair
+from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.progress import Update
 from edgeopt.spec import PROCESSORS, Processor
 
@@ -94,6 +95,7 @@ def quantize_graph(
         allowance=Allowance(quantization.minutes, progress, begun),
         distillation_epochs=quantization.distillation_epochs,
         methods=quantization.ranges,
+        slowdown=slowdown_for(scheme, used[0][1]),
     )
     reasons = place(model, scheme_named(scheme, processors), quantization.exclude).reasons
     covered = coverage(repaired.model, reasons, _EXEMPT)

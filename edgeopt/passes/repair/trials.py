@@ -41,10 +41,14 @@ Images = Sequence[tuple[str, Feeds]]
 
 SMOOTHING = "smoothing"
 EXEMPTION = "exemption"
+SCALING = "equalization with a Mul per channel"
+"""What equalization may insert besides, where the engine is measured to run it as fast."""
 REPAIRS = ("equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
 DISTILLATION = "distillation"
 """The one that takes longest: asked for by name, tried last."""
+Slowdown: TypeAlias = Callable[[ir.Model, ir.Model], float]
+"""How many times as long the second of two Q/DQ graphs takes as the first, in the engine that they are for."""
 Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
 """Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
 quantized one. The graphs are its own to change."""
@@ -54,6 +58,8 @@ _OBSERVING = 4.0
 """Time of calibrating on an image, about, in that of running the network on it."""
 _LEARNING = 8.0
 """The same of fine-tuning on it."""
+_AS_FAST = 1.05
+"""A graph with more operators may take so many times as long: less cannot be told from chance beside other work."""
 FITTED_IMAGES = 128
 """Most images that reconstruction looks at, spread evenly over those that may be fitted on."""
 
@@ -78,6 +84,7 @@ def repair(
     allowance: Allowance | None = None,
     distillation_epochs: int = 12,
     methods: Methods | None = None,
+    slowdown: Slowdown | None = None,
 ) -> Repaired:
     """Quantize `model` and repair it.
 
@@ -94,6 +101,8 @@ def repair(
             not begun, and one that takes longer than was expected ends with what it has.
         distillation_epochs: passes of the fine-tune over the images that are not held out.
         methods: how the ranges of some layers' inputs are found, as in `quantize`; no repair changes them.
+        slowdown: how many times as long the second of two Q/DQ graphs takes in the engine. With it, equalization may
+            insert what the scheme does not call free, where it turns out to be.
 
     Returns:
         The best network found, never worse on the held-out images than plain `quantize`.
@@ -119,6 +128,8 @@ def repair(
         trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
             now = _Standing(equal, calibrated, exclude, candidate, trials[-1].after)
+        if slowdown is not None and not scheme.fuses_scales and not allowance.is_over:
+            trials += _insert_scales(now, model, table, scheme, images, judge, methods, slowdown)
     if SMOOTHING in repairs and smoothable(model.graph) and not now.declines(SMOOTHING, allowance, trials):
         smoothed = _smoothed(now, scheme, images, split.fit, judge, methods, allowance)
         trials.append(RepairTrial(SMOOTHING, now.discrepancy, smoothed.discrepancy))
@@ -168,6 +179,34 @@ class _Standing:
         if trial.is_kept:
             self.quantized, self.discrepancy = candidate, trial.after
         return trial
+
+
+def _insert_scales(
+    now: _Standing,
+    model: ir.Model,
+    table: CalibrationTable,
+    scheme: QuantScheme,
+    images: Images,
+    judge: _Judge,
+    methods: Methods | None,
+    slowdown: Slowdown,
+) -> list[RepairTrial]:
+    """Equalize with a Mul per channel where no layer takes the scale, if the engine runs it as fast.
+
+    Where there is none to insert, there is no trial.
+    """
+    equal = equalize(model, table, insert=True)
+    if len(equal.graph) == len(model.graph):
+        return []
+    calibrated = calibrate(equal, images, table.config)
+    candidate = quantize(equal, calibrated, scheme, now.exclude, methods=methods)
+    after = judge.measure(candidate)
+    times = slowdown(now.quantized, candidate) if after < now.discrepancy else 1.0
+    declined = "" if times <= _AS_FAST else f"the engine takes {times:.2f} times as long"
+    trial = RepairTrial(SCALING, now.discrepancy, after, declined)
+    if trial.is_kept:
+        now.base, now.table, now.quantized, now.discrepancy = equal, calibrated, candidate, after
+    return [trial]
 
 
 def _expected(

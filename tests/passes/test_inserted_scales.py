@@ -1,0 +1,87 @@
+"""What equalization inserts for an engine that may not fuse it is kept only where the engine runs it as fast."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from four_channels import FEEDS, IMAGES, RAW, error, table, typed
+from graphs import model_of
+
+from edgeopt.passes.quantize.scheme import ONNXRUNTIME, OPENVINO
+from edgeopt.passes.repair.trials import SCALING, repair
+from edgeopt.pipeline.slowdown import slowdown_for
+
+GATED = """
+g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2) => (y)
+{ a = Conv(x, w1)  s = Sigmoid(a)  r = Mul(a, s)  y = Conv<group=8, pads=[1,1,1,1]>(r, w2) }
+"""
+PLAIN = "g (float[N,4,8,8] x, float[8,4,1,1] w1) => (y) { y = Conv(x, w1) }"
+
+
+def gated() -> ir.Model:
+    """A depthwise layer behind a SiLU, which no scale passes, reads channels that differ a hundredfold."""
+    random = np.random.default_rng(4)
+    first, second = random.normal(size=(8, 4, 1, 1)), random.normal(size=(8, 1, 3, 3))
+    first[0] *= 100.0
+    second[0] /= 100.0
+    return typed(model_of(GATED, w1=first, w2=second))
+
+
+def multiplications(model: ir.Model) -> int:
+    return sum(node.op_type == "Mul" for node in model.graph)
+
+
+def test_a_mul_that_the_engine_runs_as_fast_stays():
+    model = gated()
+    asked = []
+    repaired = repair(
+        model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",),
+        slowdown=lambda first, second: asked.append((multiplications(first), multiplications(second))) or 1.0,
+    )  # fmt: skip
+    assert asked == [(1, 2)]
+    assert [trial.name for trial in repaired.trials if trial.is_kept] == [SCALING]
+    assert multiplications(repaired.model) == 2
+    assert error(model, repaired.model) < 0.5 * error(
+        model, repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ()).model
+    )
+
+
+@pytest.mark.parametrize("times", [2.9, float("inf")])
+def test_a_mul_that_slows_the_engine_down_goes_and_the_trial_says_why(times):
+    model = gated()
+    repaired = repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",), slowdown=lambda *_: times)
+    trial = repaired.trials[-1]
+    assert (trial.name, trial.is_kept) == (SCALING, False)
+    assert trial.declined == f"the engine takes {times:.2f} times as long"
+    assert multiplications(repaired.model) == 1
+
+
+def test_without_an_engine_and_without_anything_to_insert_there_is_no_trial():
+    model = gated()
+    assert len(repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",)).trials) == 1
+    plain = typed(model_of(PLAIN, w1=np.ones((8, 4, 1, 1))))
+    trials = repair(
+        plain, table(plain), ONNXRUNTIME, IMAGES, RAW, ("equalization",), slowdown=lambda *_: pytest.fail("asked")
+    ).trials
+    assert len(trials) == 1
+
+
+def test_an_engine_that_fuses_scales_is_not_timed():
+    model = gated()
+    trials = repair(
+        model, table(model), OPENVINO, IMAGES, RAW, ("equalization",), slowdown=lambda *_: pytest.fail("asked")
+    ).trials
+    assert [trial.name for trial in trials] == ["equalization"]
+
+
+def test_graphs_are_timed_in_the_engine_of_their_scheme():
+    model = gated()
+    slowdown = slowdown_for("onnxruntime", FEEDS[0])
+    assert slowdown is not None
+    assert 0.0 < slowdown(model, model) < float("inf")
+    broken = model.clone()
+    broken.graph[0].op_type = "Convolve"
+    assert slowdown(model, broken) == float("inf")
+    assert slowdown_for("tensorrt", FEEDS[0]) is None
+    assert slowdown_for("arm", FEEDS[0]) is None
