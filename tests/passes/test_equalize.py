@@ -120,3 +120,17 @@ def test_a_clip_behind_which_an_average_is_read_does_not_cut_off_what_was_scaled
     assert calibration["r"].channel_maximum[0] > 1.5 > 10 * calibration["m"].channel_mean_maximum[0]
     equal = equalize(model, calibration)
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_channel_keeps_room_for_the_largest_value_that_calibration_saw():
+    """One image has what the quietest channel looks for: no channel's values go far beyond another's for it."""
+    model = network("s = Sigmoid(a)  r = Mul(a, s)")
+    weight = model.graph.initializers["w1"].const_value.numpy()[0, :, 0, 0]
+    loud = X.copy()
+    loud[5] += 20.0 * (weight / np.linalg.norm(weight))[:, None, None]
+    images = [(str(index), {"x": loud[index : index + 1]}) for index in range(len(X))]
+    equal = equalize(model, calibrate(model, images, CalibrateConfig(minimum_images=1)))
+    tapped = equal.clone()
+    tapped.graph.outputs[:] = [next(node for node in tapped.graph if "equalized" in (node.name or "")).outputs[0]]
+    largest = np.abs(next(iter(run(tapped, x=loud).values()))).max(axis=(0, 2, 3))
+    assert largest.max() < 1.25 * largest.min()
