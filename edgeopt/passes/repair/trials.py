@@ -42,13 +42,13 @@ Images = Sequence[tuple[str, Feeds]]
 SMOOTHING = "smoothing"
 EXEMPTION = "exemption"
 SCALING = "equalization with a Mul per channel"
-"""What equalization may insert besides, where the engine is measured to run it as fast."""
+"""Equalization that inserts operators besides, where the engine is measured to run them as fast."""
 REPAIRS = ("equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
 DISTILLATION = "distillation"
 """The one that takes longest: asked for by name, tried last."""
 Slowdown: TypeAlias = Callable[[ir.Model, ir.Model], float]
-"""How many times as long the second of two Q/DQ graphs takes as the first, in the engine that they are for."""
+"""Latency of the second of two Q/DQ graphs over that of the first, in the engine that they are for."""
 Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
 """Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
 quantized one. The graphs are its own to change."""
