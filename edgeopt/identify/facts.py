@@ -47,6 +47,7 @@ class Facts:
         quantized: there are Q/DQ pairs in the graph.
         frozen: the file leaves the size of images open, and `inputs` has the one that was chosen.
         why_not_run: the reason for empty `values`.
+        custom: operators that ONNX does not define.
     """
 
     inputs: tuple[Tensor, ...]
@@ -59,6 +60,7 @@ class Facts:
     quantized: bool = False
     frozen: bool = False
     why_not_run: str = ""
+    custom: tuple[str, ...] = ()
 
     @property
     def image(self) -> Tensor | None:

@@ -34,6 +34,11 @@ def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
     settled = candidates[0] if len(candidates) == 1 else None
     task = _task(candidates)
     notes = [*said.complaints, *_contradictions(facts, said, candidates)]
+    if facts.custom:
+        notes.append(
+            f"it has operators that are not ONNX's own ({', '.join(facts.custom)}): it is identified by its names and "
+            "shapes, and built only without them. Export it again without them"
+        )
     labels = _labels(said, candidates, data_labels, notes)
     open_ = settled is not None and settled.preprocessing is None and size is not None
     return Identification(
@@ -182,6 +187,15 @@ def _questions(
                 "--set 'model.input_size=[640, 640]'",
             )
         )
+    unknown = [each for each in facts.inputs if each != facts.image and _input_role(each, facts).role == "unknown"]
+    asked += [
+        Question(
+            "model.inputs",
+            f"it also takes {tensor}, and neither its name nor its shape tells what that is",
+            f"""--set 'model.inputs=[{{name = "{tensor.name}", holds = "constant", value = [1.0]}}]'""",
+        )
+        for tensor in unknown
+    ]
     if len(candidates) > 1:
         listed = " or ".join(f'"{each.name}" ({each.family})' for each in candidates)
         asked.append(

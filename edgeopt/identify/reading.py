@@ -20,6 +20,7 @@ _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "QLinearConv", "QLinearM
 _QUANTIZED = frozenset({"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"})
 _OPENING = frozenset({"Sub", "Add", "Mul", "Div"})
 _PASSES_ON = frozenset({"Cast", "Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze"})
+_STANDARD = ("", "ai.onnx")
 _SEED = 5
 _COARSE = 8
 """Patches a side of the synthetic picture."""
@@ -45,6 +46,8 @@ def facts_of(network: ir.Model, size: Size | None = None) -> Facts:
         quantized=any(node.op_type in _QUANTIZED for node in graph.all_nodes()),
         applied={str(value.name): applied_activation(value) for value in graph.outputs},
     )
+    others = {f"{node.domain}::{node.op_type}" for node in graph.all_nodes() if node.domain not in _STANDARD}
+    facts = replace(facts, custom=tuple(sorted(others)))
     image = facts.image
     if image is not None:
         facts = replace(facts, frozen=image not in inputs)
@@ -112,6 +115,8 @@ def _opening(image: ir.Value) -> Iterator[tuple[str, float]]:
 
 def _run(network: ir.Model, facts: Facts) -> Facts:
     """Add the outputs for one synthetic picture, or why there are none."""
+    if facts.custom:
+        return replace(facts, why_not_run=f"it has the operator {facts.custom[0]}")
     if facts.image is None or facts.size is None:
         return replace(facts, why_not_run="no image input of known size")
     feeds = {tensor.name: _feed(tensor, facts) for tensor in facts.inputs}

@@ -174,9 +174,7 @@ def _complete(
         model.tell("preprocessing", preprocessing, "as --normalization says", _short(preprocessing))
     if found.settled is not None:
         _tell_reading(model, found, found.settled.name)
-    open_keys = [
-        each for each in found.questions if getattr(model.config, each.key.removeprefix("model."), None) is None
-    ]
+    open_keys = [each for each in found.questions if not _is_answered(model.config, each.key)]
     decision = None
     measurable = {"model.decoding", "model.preprocessing"}
     if open_keys and found.candidates and {each.key for each in open_keys} <= measurable and given is not None:
@@ -188,6 +186,11 @@ def _complete(
     if open_keys:
         raise ConfigError(_asking(wanted.source, open_keys))
     return decision
+
+
+def _is_answered(model: ModelConfig, key: str) -> bool:
+    """Return True if the user has said a key; no option makes another file of the source."""
+    return key != "model.source" and bool(getattr(model, key.removeprefix("model."), None))
 
 
 def _tell_reading(model: _Model, found: Identification, name: str, decision: Decision | None = None) -> None:

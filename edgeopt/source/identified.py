@@ -95,4 +95,4 @@ def labels_in_file(path: Path) -> tuple[str, ...] | None:
 @lru_cache(maxsize=_KEPT)
 def _facts(path: Path, _changed_ns: int, _bytes: int, size: Size | None) -> Facts:
     """Read a file's facts once, until it changes."""
-    return facts_of(read_onnx(path), size)
+    return facts_of(read_onnx(path, custom=True), size)

@@ -33,10 +33,14 @@ def external_files(path: Path) -> list[Path]:
     return _external_files(_load(path), path)
 
 
-def read_onnx(path: Path) -> ir.Model:
+def read_onnx(path: Path, *, custom: bool = False) -> ir.Model:
     """Read an ``.onnx`` and its external data into memory; functions are expanded into the graph.
 
     A network whose input or output is quantized integers takes and gives floats.
+
+    Args:
+        path: the file.
+        custom: take operators of other domains, to look at and not to run.
 
     Raises:
         ModelError: not an ONNX model, external data that is missing or outside its folder, or custom operators.
@@ -51,7 +55,8 @@ def read_onnx(path: Path) -> ir.Model:
         common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
     except ir.passes.PassError as error:
         raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker") from error
-    _refuse_custom(network, path)
+    if not custom:
+        _refuse_custom(network, path)
     _name_domain(network)
     common.RemoveInitializersFromInputsPass()(network)
     network.ir_version = max(network.ir_version, _LOWEST_IR)

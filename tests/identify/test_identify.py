@@ -270,3 +270,25 @@ def test_boxes_as_shares_of_the_image_are_told_by_their_values() -> None:
     pixels = identified(DENSE).settled
     assert pixels is not None
     assert "unit" not in pixels.decoding
+
+
+def test_an_input_that_nobody_knows_is_asked_for() -> None:
+    found = identified(changed(DENSE, extra={"boost": "float[1, 7]"}))
+    assert "model.inputs" in [question.key for question in found.questions]
+    assert any("'boost' float32 [1, 7]" in question.what for question in found.questions)
+
+
+def test_operators_of_others_are_named_and_the_file_is_identified_all_the_same(tmp_path: Path) -> None:
+    model = network(BY_NAME["EfficientNMS"])
+    node = model.graph.node.add()
+    node.op_type, node.domain, node.name = "EfficientNMS_TRT", "TRT", "nms"
+    node.input.append("r")
+    node.output.append("nothing")
+    domain = model.opset_import.add()
+    domain.domain, domain.version = "TRT", 1
+    onnx.save(model, tmp_path / "net.onnx")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.onnx")], catch_exceptions=False).output
+    assert '"efficient_nms"' in shown
+    assert "TRT::EfficientNMS_TRT" in shown
+    with pytest.raises(ModelError, match="EfficientNMS_TRT"):
+        resolved(tmp_path / "net.onnx", labels=("a",))

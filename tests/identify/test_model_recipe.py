@@ -196,3 +196,14 @@ def test_classes_that_the_network_does_not_have_are_left_out(photos: Path) -> No
 )
 def test_recipes_are_named_after_their_model(source: str, name: str) -> None:
     assert recipe_name(source) == name
+
+
+def test_a_network_that_takes_no_images_is_said_to_be_one(tmp_path: Path, photos: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[1, 7] x) => (float[1, 3] y) { y = MatMul (x, w) }'
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((7, 3), np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    result = run("build", tmp_path / "m.onnx", "--data", photos, "--check")
+    assert result.exit_code == 10
+    assert "no input takes images (N, C, H, W)" in result.stderr
