@@ -70,6 +70,15 @@ def test_weights_beyond_float16_keep_their_node_float32():
     assert "reaches 100000" in guarded_nodes(model.graph, table(model))["a"]
 
 
+def test_a_division_stays_float32_whose_epsilon_would_vanish():
+    text = "g (float[N,16,6,6] x, float w1) => (float[N,16,6,6] y) { s = Mul(x, x)  a = Add(s, w1)  y = Sqrt(a) }"
+    model = model_of(text, w1=np.float32(1e-12))
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    reasons = guarded_nodes(model.graph, table(model))
+    assert reasons == {"a": "constant 'w1' of 1e-12 vanishes"}
+
+
 def test_sums_of_many_products_stay_float32():
     channels = DEEPEST_REDUCTION + 1
     model = model_of(f"""

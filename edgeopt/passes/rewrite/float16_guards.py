@@ -18,6 +18,8 @@ LARGEST_ACTIVATION = 512.0
 """Largest value of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
 LARGEST_WEIGHT = 65504.0
 """Largest weight: float16's largest number."""
+SMALLEST_NUMBER = 2.0**-24
+"""float16's smallest number. The epsilon of a normalization that is spelled out (1e-12) would be a division by zero."""
 DEEPEST_REDUCTION = 4096
 """Most products that a float16 sum may have before its rounding shows (float16 counts to 2048 in whole numbers)."""
 SMALLEST_SCALE = 2.0**-17
@@ -50,6 +52,8 @@ def _out_of_range(value: ir.Value, table: CalibrationTable) -> str:
     """Return why float16 cannot hold `value`, or nothing."""
     if value.const_value is not None:
         largest = float(np.max(np.abs(value.const_value.numpy()), initial=0.0))
+        if 0.0 < largest < SMALLEST_NUMBER:
+            return f"constant '{value.name}' of {largest:g} vanishes"
         return f"constant '{value.name}' reaches {largest:g}" if largest > LARGEST_WEIGHT else ""
     source, step = _before_quantizers(value)
     observed = table.tensors.get(value.name or "", table.tensors.get(source.name or ""))
