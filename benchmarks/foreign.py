@@ -118,7 +118,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in arguments.kind or KINDS:
-            rows.append({"kind": kind, "machine": machine()} | measured(kind, Path(folder)))
+            rows.append({"kind": kind, "cpu": machine().cpu.model} | measured(kind, Path(folder)))
             print(json.dumps(rows[-1]), flush=True)
     RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -36,7 +36,7 @@ from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
-from edgeopt.pipeline.validity import require_loadable
+from edgeopt.pipeline.validity import require_finite, require_loadable
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.onnx_file import read_onnx
@@ -152,6 +152,7 @@ def quantize_file(
     progress.begin("optimize")
     original = read_onnx(path)
     model, batch = of_single_images(optimize(raise_opset(original, ExportConfig().opset, path.name)))
+    require_finite(model, path.name)
     told_methods(place(model, scheme(quantize_config.scheme), quantize_config.exclude), quantize_config.ranges)
     progress.end(f"{len(model.graph)} nodes", reused=False)
     progress.begin("calibrate")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.config import SchemeName
 from edgeopt.errors import ModelError, TargetError
+from edgeopt.graph.edit import constant
+from edgeopt.graph.operators import LINEAR_OPS
 
 _LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
@@ -19,6 +22,23 @@ _CURE = (
     "Leave the layer that it names float (--exclude), take another scheme, or simplify the model elsewhere, and "
     "please report it"
 )
+
+
+def require_finite(model: ir.Model, name: str) -> None:
+    """Check that the weights of convolutions and matrix products are numbers; else every image would be blamed.
+
+    Raises:
+        ModelError: some are NaN or infinite.
+    """
+    for node in model.graph:
+        for value in node.inputs[1:] if node.op_type in LINEAR_OPS else ():
+            array = constant(value)
+            if array is not None and not np.isfinite(array).all():
+                count = int((~np.isfinite(array)).sum())
+                raise ModelError(
+                    f"{name}: '{value and value.name}' of node '{node.name}' holds {count} numbers that are NaN or "
+                    "infinite: training went wrong, or the file is damaged. Export it from an earlier checkpoint"
+                )
 
 
 def require_loadable(model: ir.Model, scheme: SchemeName, name: str) -> None:

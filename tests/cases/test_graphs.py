@@ -219,7 +219,7 @@ LOOP = """n = Constant <value = int64 {2}> ()
 @pytest.mark.parametrize("subgraph", [BRANCH, LOOP])
 def test_a_subgraph_stays_float_and_what_is_around_it_does_not(tmp_path: Path, subgraph: str) -> None:
     model = network(STEM, subgraph, TAIL)
-    made, result = quantize(tmp_path, model, "openvino")
+    made, result = quantize(tmp_path, model, "tensorrt")
     assert [layer.why.split(" (")[0] for layer in result.coverage.floats] == ["it is inside a subgraph"]
     assert integer_inputs(made) == {"Conv_c1": "AW", "Gemm_y": "AW"}
     assert relative_error(model, made) < 0.02
@@ -462,6 +462,13 @@ def test_a_split_into_a_sequence(tmp_path: Path, opset: int) -> None:
     model = network(STEM, halves, BODY.replace("r1", "j"), TAIL, weights=weights, opset=opset)
     made, _ = quantize(tmp_path, model, "onnxruntime")
     assert relative_error(model, made) < 0.02
+
+
+def test_weights_that_are_no_numbers_are_blamed_and_not_a_picture(tmp_path: Path) -> None:
+    broken = WEIGHTS["wf"].copy()
+    broken[0, :3] = np.nan
+    with pytest.raises(ModelError, match=r"'wf' of node 'Gemm_y' holds 3 numbers that are NaN or infinite"):
+        quantize(tmp_path, network(STEM, BODY, TAIL, weights=WEIGHTS | {"wf": broken}), "onnxruntime")
 
 
 def test_sparse_initializers(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ def positive(*shape: int) -> np.ndarray:
 
 
 CONSTANTS = {
+    "hw": np.array([2, 3]), "doubled": np.array([2, 2]), "hw0": np.array([2]),
     "rows": np.array([-1, 8, 196]), "w3": weights(1, 8, 12), "wl": weights(12, 8),
     "w1": weights(8, 3, 3, 3), "b1": weights(8), "wd": weights(8, 1, 3, 3), "w0": weights(4, 8, 1, 1),
     "wt": weights(8, 8, 2, 2), "wtg": weights(8, 4, 2, 2), "wg": weights(8, 10), "bg": weights(10),
@@ -154,6 +155,13 @@ KINDS = {
         f"""{CONV} p = GlobalAveragePool (a) s = Shape (p) n = Gather (s, c0) u = Unsqueeze (n, first)
         t = Concat <axis = 0> (u, minus) f = Reshape (p, t) y = Gemm (f, wg, bg)""",
         ["Conv", "GlobalAveragePool", "Reshape", "Gemm"],
+    ),
+    "sizes of a Resize that are computed": (
+        f"""{CONV} s = Shape (a) q = Gather (s, hw) d = Mul (q, doubled) n = Slice (s, first, hw0)
+        z = Concat <axis = 0> (n, d)
+        y = Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric",
+            nearest_mode = "floor"> (a, , , z)""",
+        ["Conv", "Resize"],
     ),
     "Identity, Cast and Dropout": (
         f"{CONV} i = Identity (a) k = Cast <to = 1> (i) d = Dropout (k) y = Relu (d)",

@@ -62,6 +62,8 @@ def fold_shapes(model: ir.Model) -> bool:
                 name = f"{node.outputs[0].name}/shape"
                 node.replace_input_with(1, add_initializer(model.graph, name, np.array(target, np.int64)))
                 changed = True
+        if node.op_type == "Resize":
+            changed |= _resize(model.graph, node, reader)
         found = _follow(node, reader)
         if found is None or found.size > _LARGEST:
             continue
@@ -174,6 +176,31 @@ def _expand(node: ir.Node, sides: Sides) -> list[int] | None:
         for index, side in enumerate(sides.tolist())
     ]
     return [int(side) for side in target] if all(isinstance(side, int) for side in target) else None
+
+
+def _resize(graph: ir.Graph, node: ir.Node, reader: _Reader) -> bool:
+    """Tell a Resize by which factors it resizes, where the sizes that it is told are its input's but for known ones."""
+    source, sides = given(node, 0), reader.sides(given(node, 3))
+    if source is None or source.shape is None or sides is None or constant(given(node, 3)) is not None:
+        return False
+    if len(sides) != len(source.shape) or "axes" in node.attributes:
+        return False
+    factors = []
+    for before, after in zip(map(_name, source.shape), sides.tolist(), strict=True):
+        if before is not None and before == after:
+            factors.append(1.0)
+        elif (
+            isinstance(before, int)
+            and isinstance(after, int)
+            and np.floor(before * np.float32(after / before)) == after
+        ):
+            factors.append(after / before)
+        else:
+            return False
+    node.replace_input_with(3, None)
+    name = f"{node.outputs[0].name}/scales"
+    node.replace_input_with(2, add_initializer(graph, name, np.array(factors, np.float32)))
+    return True
 
 
 _REWRITES: Mapping[str, Callable[[ir.Node, Sides], list[int] | None]] = {"Reshape": _reshape, "Expand": _expand}
