@@ -186,6 +186,8 @@ def _inspect_model(
     from edgeopt.pipeline.model_recipe import Wanted, model_recipe
     from edgeopt.source.identified import identify_file
 
+    if data is None and recipe is None and any((calibration, labels, normalization)):
+        raise click.UsageError("--calibration, --labels and --normalization go with --data: they enter the recipe")
     found, decision, text = identify_file(path), None, None
     if data is not None or recipe is not None:
         wanted = Wanted(

@@ -114,6 +114,11 @@ def model_recipe(wanted: Wanted, root: Path) -> ModelRecipe:
         sets = _fitting(model.config, sets, data_labels)
     elif given is None:
         raise ConfigError(_asking(wanted.source, [_DATA]))
+    elif wanted.normalization is not None:
+        raise ConfigError(
+            f"--normalization goes with model files that ONNX or TensorFlow wrote; of {wanted.source} say it with "
+            "--set 'model.preprocessing={ steps = [{ type = \"resize\", size = [224, 224] }], normalization = {} }'"
+        )
     quantized = model.config.source if found is not None and found.quantized else None
     chosen = _tables(wanted, sets) if quantized is None else {"test": _test_of(sets)}
     tables = {role: relative_source(source, root) for role, source in chosen.items()}

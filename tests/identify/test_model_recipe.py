@@ -207,3 +207,12 @@ def test_a_network_that_takes_no_images_is_said_to_be_one(tmp_path: Path, photos
     result = run("build", tmp_path / "m.onnx", "--data", photos, "--check")
     assert result.exit_code == 10
     assert "no input takes images (N, C, H, W)" in result.stderr
+
+
+def test_no_option_is_taken_without_a_use(colours: Path, photos: Path) -> None:
+    alone = run("inspect", colours, "--labels", "a,b,c")
+    assert alone.exit_code == 2
+    assert "go with --data" in alone.stderr
+    named = run("build", "edgeopt:mobilenet_v2", "--data", photos, "--normalization", "unit", "--check")
+    assert named.exit_code == 10
+    assert "model.preprocessing" in named.stderr
