@@ -52,6 +52,12 @@ _YOLOV5_ANCHORS = (
     ((116, 90), (156, 198), (373, 326)),
 )
 """Prior boxes of YOLOv5's published weights for 640 pixels (COCO)."""
+_RETINAFACE_GRID = {
+    "strides": (8, 16, 32),
+    "rounding": "up",
+    "sizes": (((16, 16), (32, 32)), ((64, 64), (128, 128)), ((256, 256), (512, 512))),
+}
+"""Prior boxes of RetinaFace (Deng et al. 2019) as its PyTorch implementations have them."""
 _FOUR_LEVELS = (8, 16, 32, 64)
 _ORIGINAL_SIZE = {"holds": "original_size", "order": "wh"}
 _PADDLE_INPUTS = {
@@ -158,14 +164,18 @@ PRESETS: Mapping[str, Preset] = {
         {"boxes": _part("boxes"), "scores": _part("confs"), "form": "xyxy", "unit": "unit"},
     ),
     "retinaface": Preset(
-        "RetinaFace: loc (priors, 4), conf (priors, 2) of background and face, with two prior boxes a cell",
+        "RetinaFace: loc (priors, 4), conf (priors, 2) of background and face behind their softmax, with two prior "
+        "boxes a cell",
         {
-            "boxes": _part(0), "scores": _part(1), "form": "prior", "background": "first", "nms": True,
-            "grid": {
-                "strides": (8, 16, 32), "offset": 0.5, "rounding": "up",
-                "sizes": (((16, 16), (32, 32)), ((64, 64), (128, 128)), ((256, 256), (512, 512))),
-            },
+            "boxes": _part(0), "scores": _part(1), "form": "prior", "background": "first", "grid": _RETINAFACE_GRID,
             "iou_threshold": 0.4,
+        },
+    ),
+    "retinaface_logits": Preset(
+        "RetinaFace without its softmax: as `retinaface`",
+        {
+            "boxes": _part(0), "scores": _part(1), "form": "prior", "background": "first", "grid": _RETINAFACE_GRID,
+            "activation": "softmax", "iou_threshold": 0.4,
         },
     ),
     "blazeface": Preset(
@@ -304,6 +314,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
 }  # fmt: skip
 """Values of ``[model.decoding] preset``."""
+INPUTS: Mapping[str, Table] = {
+    **{name: table for preset in PRESETS.values() for name, table in preset.inputs.items()},
+    "image_shape": {"holds": "original_size", "order": "hw"},
+}
+"""Inputs beside the image that their usual name says the meaning of: keys of `spec.AuxiliaryInput`."""
 FORMER: Mapping[str, str] = {"yolo": "yolov8"}
 """Present names by former one."""
 _OWN_KEYS = {"preset", "boxes", "scores", "form"}

@@ -360,6 +360,11 @@ class ModelSpec(Struct):
     """Way from this variant's scores to the baseline's; None where they are taken as they are."""
 
 
+def has_batch(spec: ModelSpec, tensor: TensorSpec) -> bool:
+    """Return True if an output's first dimension is the image."""
+    return tensor.shape[:1] == spec.input.shape[:1]
+
+
 def image_size(tensor: TensorSpec, layout: str) -> Size:
     """Return the (height, width) of an image input.
 

@@ -387,9 +387,9 @@ def test_an_activation_is_found_behind_what_moves_values():
 
 def test_a_second_activation_is_an_error_that_says_what_to_set():
     output = graph("y = Softmax(x)").graph.outputs[0]
-    noted = with_applied(spec(ClassificationDecoding(activation="none"), (3,)), output)
+    noted = with_applied(spec(ClassificationDecoding(activation="none"), (3,)), [output])
     assert noted.decoding == ClassificationDecoding(activation="none", applied="softmax")
     with pytest.raises(ModelError, match='activation = "none"'):
-        with_applied(spec(ClassificationDecoding(), (3,)), output)
+        with_applied(spec(ClassificationDecoding(), (3,)), [output])
     detector = spec(preset("yolov8"), (7, 84))
-    assert with_applied(detector, output) is detector
+    assert with_applied(detector, [output]) is detector

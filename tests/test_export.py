@@ -285,7 +285,7 @@ class Attention(nn.Module):
 def test_only_the_batch_is_called_the_batch() -> None:
     module = Attention().eval()
     model = export(Given(spec_of(), module=module), OPSET_18).model
-    images = sample_inputs(spec_of(), 2, np.random.default_rng(0))
+    (images,) = sample_inputs(spec_of(), 2, np.random.default_rng(0)).values()
     (scores,) = onnx_session(optimize(model)).run(None, {"images": images})
     np.testing.assert_allclose(scores, module(torch.from_numpy(images)).detach().numpy(), atol=1e-5)
 
@@ -297,8 +297,8 @@ def test_parity_says_by_how_much_a_graph_differs() -> None:
     given = from_text("scores = ReduceMean<axes: ints = [2, 3], keepdims: int = 0>(images)")
     assert given.onnx is not None
 
-    def wrong(images: np.ndarray) -> list[np.ndarray]:
-        return [100 * images.mean((2, 3))]
+    def wrong(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [100 * inputs["images"].mean((2, 3))]
 
     with pytest.raises(ParityError, match=r"'scores' changed by \d.* in a batch of 1, .* is more than .* = 1e-04"):
         difference(nullcontext(wrong), given.onnx, given.spec, 1e-4)
@@ -308,11 +308,11 @@ def test_parity_notices_another_shape() -> None:
     given = from_text("scores = ReduceMean<axes: ints = [2, 3], keepdims: int = 0>(images)")
     assert given.onnx is not None
     with pytest.raises(ParityError, match=r"shape \(1, 3\) after export, \(1, 2\) before"):
-        difference(nullcontext(lambda images: [np.zeros((len(images), 2))]), given.onnx, given.spec, 1e-4)
+        difference(nullcontext(lambda inputs: [np.zeros((len(inputs["images"]), 2))]), given.onnx, given.spec, 1e-4)
 
 
 def test_sample_inputs_look_like_images() -> None:
-    images = sample_inputs(spec_of(), 2, np.random.default_rng(0))
+    (images,) = sample_inputs(spec_of(), 2, np.random.default_rng(0)).values()
     assert images.shape == (2, 3, 8, 8)
     assert 0.0 <= images.min() < 0.3 < 0.7 < images.max() <= 1.0
     assert not np.array_equal(images[0], images[1])

@@ -398,7 +398,7 @@ def test_a_callable_is_found_in_the_recipes_folder(user_module: Path) -> None:
         (callable_config("tiny", preprocessing=None), "Give \\[model.preprocessing\\]"),
         (callable_config("tiny", preprocessing=GREY), "cannot be run on float32 images of shape \\(2, 1, 8, 8\\)"),
         (callable_config("tiny", task="detection"), "does not fit detection"),
-        (callable_config("two"), "gives a tuple for 2 images"),
+        (callable_config("two"), "gives 'output0' .* 'output1' .* which does not fit any task"),
         (callable_config("broken"), "OSError: no disk"),
         (callable_config("number"), "returns a int, not a torch.nn.Module"),
         (callable_config("detector"), "fits none of the heads"),
@@ -544,13 +544,19 @@ def test_fixes_a_dynamic_size_that_the_recipe_gives(tmp_path: Path) -> None:
     ("change", "expected"),
     [
         (("scores = Softmax(mean)", "scores = my.ops.Softer(mean)"), "my.ops::Softer, which is not a standard"),
-        (("pixels) =>", "pixels, float[N, 3] boost) =>"), "inputs 'pixels', 'boost'"),
-        (("float[N, 3] scores)", "float[N, 3] scores, float[N, 3] mean)"), "outputs 'scores'.* 'mean'"),
+        (
+            ("pixels) =>", "pixels, float[N, 3] boost) =>"),
+            "takes 'boost' .* beside the images, and nothing says what it holds",
+        ),
+        (
+            ("float[N, 3] scores)", "float[N, 3] scores, float[N, 3] mean)"),
+            "gives 'scores' .* 'mean' .*output = \"NAME\"",
+        ),
         (("float[N, 3, 8, 8]", "float[N, 3, 8]"), "it must take images"),
         (("float[N, 3, 8, 8]", "int32[N, 3, 8, 8]"), "it must take images"),
         (("float[N, 3, 8, 8]", "float[N, 4, 8, 8]"), "1 or 3 channels"),
         (("keepdims: int = 0", "keepdims: int = 1"), r"\('N', 3, 1, 1\), which does not fit any task"),
-        (("axes: ints = [2, 3]", "axes: ints = [0, 3]"), "for 1 image"),
+        (("axes: ints = [2, 3]", "axes: ints = [0, 3]"), r"gives \(3, 8\), but 3 labels"),
         (("ReduceMean", "NoSuchOperator"), "cannot be run"),
     ],
 )

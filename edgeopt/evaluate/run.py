@@ -16,7 +16,7 @@ from edgeopt.errors import DataError
 from edgeopt.evaluate.extra import ExtraMetrics
 from edgeopt.evaluate.recorders import recorder
 from edgeopt.postprocess.merging import decode_pictures
-from edgeopt.preprocess import Image, batch
+from edgeopt.preprocess import Image, batch, feed
 from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Prepared
 from edgeopt.runtime.session import Tensors
@@ -55,9 +55,11 @@ class Runner:
 
     def infer(self, prepared: Prepared) -> Inferred:
         """Run the function."""
-        outputs = self._run({self.spec.input.name: prepared.tensor})
+        outputs = self._run(feed(self.spec, prepared.tensor, prepared.geometries))
         count = len(prepared.geometries)
-        return Inferred({name: array[:count] for name, array in outputs.items()}, prepared.geometries)
+        if count != len(prepared.tensor):
+            outputs = {name: array[:count] for name, array in outputs.items()}
+        return Inferred(outputs, prepared.geometries)
 
 
 def evaluate(

@@ -17,9 +17,9 @@ from edgeopt.export.clean import clean
 from edgeopt.export.parity import Reference, difference, onnx_reference, torch_reference
 from edgeopt.export.tracing import trace, translate
 from edgeopt.graph.ending import with_applied
-from edgeopt.passes.rewrite.free_batch import free_batch
+from edgeopt.passes.rewrite.free_batch import fixed_batch, free_batch
 from edgeopt.passes.rewrite.opset import raise_opset
-from edgeopt.spec import ModelSpec, TensorSpec, replace
+from edgeopt.spec import ModelSpec, TensorSpec, has_batch, replace
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +79,10 @@ def export(source: Exportable, config: ExportConfig) -> Exported:
         parity = difference(reference, model, spec, config.tolerance)
     else:
         parity = difference(reference, model, spec, config.tolerance, counts=[batch])
-        model, spec = _with_free_batch(model, spec, config.tolerance, batch)
-    return Exported(model=clean(model, spec.name), spec=with_applied(spec, model.graph.outputs[0]), parity=parity)
+        batched = all(has_batch(spec, output) for output in spec.outputs)  # others tell no image from the next
+        if batched and fixed_batch(model) is not None:
+            model, spec = _with_free_batch(model, spec, config.tolerance, batch)
+    return Exported(model=clean(model, spec.name), spec=with_applied(spec, model.graph.outputs), parity=parity)
 
 
 def _graph(source: Exportable, config: ExportConfig) -> tuple[ir.Model, AbstractContextManager[Reference]]:
@@ -101,7 +103,12 @@ def _with_free_batch(model: ir.Model, spec: ModelSpec, tolerance: float, batch: 
     free = free_batch(model)
     for value, tensor in zip(free.graph.outputs, spec.outputs, strict=True):
         value.shape = ir.Shape(["N", *tensor.shape[1:]])
-    free_spec = replace(spec, input=_free(spec.input), outputs=tuple(_free(output) for output in spec.outputs))
+    free_spec = replace(
+        spec,
+        input=_free(spec.input),
+        auxiliary=tuple(replace(each, shape=("N", *each.shape[1:])) for each in spec.auxiliary),
+        outputs=tuple(_free(output) for output in spec.outputs),
+    )
     try:
         difference(onnx_reference(model, spec), free, free_spec, tolerance, counts=[batch, 3 * batch])
     except (ModelError, ParityError) as error:

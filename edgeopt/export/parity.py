@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgeopt.errors import ModelError, ParityError, TargetError
+from edgeopt.models.outputs import tensors_in
 from edgeopt.preprocess import batch as preprocess_batch
+from edgeopt.preprocess import feed
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import ModelSpec
 
 Array: TypeAlias = NDArray[Any]
-Reference: TypeAlias = Callable[[Array], list[Array]]
-"""Function from a batch (N, ...) of the network's input to its outputs."""
+Feed: TypeAlias = Mapping[str, Array]
+"""Inputs by name, of N images."""
+Reference: TypeAlias = Callable[[Feed], list[Array]]
+"""Function from the inputs to the outputs, in the specification's order."""
 
 _SEED = 20
 _ROUNDS = 2
@@ -59,8 +63,8 @@ def difference(
     return worst
 
 
-def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> Array:
-    """Return a batch made by `spec.preprocessing` from smooth, noisy colour images."""
+def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Return the inputs of a batch made by `spec.preprocessing` from smooth, noisy colour images."""
     height, width = _PICTURE
     images = []
     for _ in range(count):
@@ -68,16 +72,17 @@ def sample_inputs(spec: ModelSpec, count: int, rng: np.random.Generator) -> Arra
         smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         noisy = smooth + rng.normal(0.0, 12.0, smooth.shape)
         images.append(np.clip(noisy, 0, 255).astype(np.uint8))
-    return preprocess_batch(images, spec.preprocessing)[0]
+    return feed(spec, *preprocess_batch(images, spec.preprocessing))
 
 
 @contextmanager
 def torch_reference(module: nn.Module) -> Iterator[Reference]:
-    """Wrap a torch network as a function of arrays."""
+    """Wrap a torch network, which takes nothing but the images, as a function of arrays."""
 
-    def run(images: Array) -> list[Array]:
+    def run(inputs: Feed) -> list[Array]:
+        (images,) = inputs.values()
         with torch.inference_mode():
-            return [module(torch.from_numpy(images)).numpy()]
+            return [tensor.numpy() for tensor in tensors_in(module(torch.from_numpy(images)))]
 
     yield run
 
@@ -93,9 +98,13 @@ def onnx_reference(model: ir.Model, spec: ModelSpec) -> Iterator[Reference]:
     try:
         with OrtSession(ir.to_proto(model).SerializeToString()) as session:
 
-            def run(images: Array) -> list[Array]:
-                step = fixed if isinstance(fixed, int) else len(images)
-                parts = [session.run({spec.input.name: images[i : i + step]}) for i in range(0, len(images), step)]
+            def run(inputs: Feed) -> list[Array]:
+                count = len(inputs[spec.input.name])
+                step = fixed if isinstance(fixed, int) else count
+                parts = [
+                    session.run({name: array[i : i + step] if array.ndim else array for name, array in inputs.items()})
+                    for i in range(0, count, step)
+                ]
                 return [np.concatenate([part[output.name] for part in parts]) for output in spec.outputs]
 
             yield run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,18 +43,23 @@ def last_operator(output: ir.Value) -> ir.Node | None:
     return node
 
 
-def with_applied(spec: ModelSpec, output: ir.Value) -> ModelSpec:
+def with_applied(spec: ModelSpec, outputs: Sequence[ir.Value]) -> ModelSpec:
     """Add the network's own activation to `spec`, if its decoding applies none.
 
     Args:
-        spec: of the model that gives `output`.
-        output: its first.
+        spec: of the model that gives `outputs`.
+        outputs: of its graph.
 
     Raises:
         ModelError: the decoding would apply a second activation to a classifier's probabilities.
     """
-    decoding, applied = spec.decoding, applied_activation(output)
-    if not isinstance(decoding, ClassificationDecoding) or applied == "none":
+    decoding = spec.decoding
+    if not isinstance(decoding, ClassificationDecoding):
+        return spec
+    place = decoding.output
+    output = outputs[place] if isinstance(place, int) else next(each for each in outputs if each.name == place)
+    applied = applied_activation(output)
+    if applied == "none":
         return spec
     if decoding.activation != "none":
         raise ModelError(

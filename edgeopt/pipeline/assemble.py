@@ -151,8 +151,8 @@ def _golden_inputs(job: Job, spec: ModelSpec) -> dict[str, Array]:
     """Network inputs of a few test images, evenly spaced over the set."""
     dataset = job.split("test")
     rows = np.linspace(0, len(dataset) - 1, min(GOLDEN_IMAGES, len(dataset))).astype(int)
-    tensors = [tensors[spec.input.name] for _, tensors in feeds(dataset.subset(rows), spec)]
-    return {spec.input.name: np.concatenate(tensors)}
+    fed = [tensors for _, tensors in feeds(dataset.subset(rows), spec)]
+    return {name: np.concatenate([each[name] for each in fed]) for name in fed[0]}
 
 
 def _golden_outputs(result: Result, inputs: dict[str, Array]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from edgeopt.errors import ModelError
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import content_key
+from edgeopt.preprocess import feed
 
 COMPARED_IMAGES = 4
 """Images whose network inputs are made again as the evaluation makes them."""
@@ -52,7 +53,7 @@ def _require_parity(job: Job, table: CalibrationTable, engine: BuiltVariant, com
     with engine.open() as predictor:
         for index, seen in enumerate(table.images[:compared]):
             prepared = predictor.prepare(dataset.image(index))
-            fed = tensor_hash({predictor.spec.input.name: prepared.tensor[:1]})
+            fed = tensor_hash(feed(predictor.spec, prepared.tensor[:1], prepared.geometries[:1]))
             if fed != seen.sha256:
                 raise ModelError(
                     f"variant '{engine.name}' is fed other tensors than were calibrated on (image '{seen.name}'): its "

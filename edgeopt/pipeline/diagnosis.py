@@ -128,7 +128,7 @@ def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, 
     """
     progress.begin("load")
     baseline, model = _float_graph(_onnx(bundle, bundle.manifest.baseline)), _quantized_graph(_onnx(bundle, variant))
-    spec = with_applied(bundle.spec(variant), baseline.graph.outputs[0])
+    spec = with_applied(bundle.spec(variant), baseline.graph.outputs)
     target = known_target(bundle.variant(variant).target)
     on_gpu = target is not None and target.accelerated
     samples = image_feeds(images, spec)

@@ -24,7 +24,7 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.sources import WEIGHTS, compressed_source, source_hashes, source_to_export, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
-from edgeopt.preprocess import preprocess
+from edgeopt.preprocess import feed, preprocess
 from edgeopt.references import code_of
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.typed import from_json
@@ -225,8 +225,8 @@ def read_table(artifact: Artifact) -> CalibrationTable:
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """Name and network input (batch 1) of each image, decoded one at a time."""
     for index, sample in enumerate(dataset):
-        tensor, _ = preprocess(dataset.image(index), spec.preprocessing)
-        yield sample.name, {spec.input.name: np.ascontiguousarray(tensor[None])}
+        tensor, geometry = preprocess(dataset.image(index), spec.preprocessing)
+        yield sample.name, feed(spec, np.ascontiguousarray(tensor[None]), [geometry])
 
 
 def write_graph(folder: Path, model: ir.Model, spec: ModelSpec) -> None:

@@ -28,7 +28,7 @@ from edgeopt.progress import Update
 from edgeopt.runtime import Inferred, Predictor, Prepared
 from edgeopt.runtime.session import open_session
 from edgeopt.search import Budget, Plan, Problem, SearchResult, Settings, Validation, search
-from edgeopt.spec import ModelSpec, Task, replace
+from edgeopt.spec import ModelSpec, Task, has_batch, replace
 from edgeopt.targets import find_target
 
 IMAGES = 16
@@ -275,8 +275,8 @@ class _Recording:
 
 def _outputs(inferred: Inferred, spec: ModelSpec, row: int = 0) -> Outputs:
     """Return all outputs of one image in the specification's order, batch 1; copies, for engines reuse their memory."""
-    arrays = (inferred.outputs[tensor.name] for tensor in spec.outputs)
-    return [np.array(array[row : row + 1], np.float32) for array in arrays]
+    arrays = ((inferred.outputs[tensor.name], has_batch(spec, tensor)) for tensor in spec.outputs)
+    return [np.array(array[row : row + 1] if batched else array, np.float32) for array, batched in arrays]
 
 
 def _name(plan: Plan) -> str:

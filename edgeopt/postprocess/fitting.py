@@ -151,21 +151,22 @@ def _by_shape(
     decoding: DetectionDecoding, outputs: Sequence[TensorSpec], classes: int | None
 ) -> Iterator[DetectionDecoding]:
     """Yield the decoding with outputs that have the right columns, if exactly one choice of them does."""
-    parts = decoding.parts
-    places = {place for part in parts.values() for place in part.outputs}
-    if len(places) == 1:
+    groups: dict[tuple[str | int, ...], dict[str, Part]] = {}
+    for name, part in decoding.parts.items():
+        groups.setdefault(part.outputs, {})[name] = part
+    if len(groups) == 1 and len(next(iter(groups))) == 1:
         for tensor in outputs:
-            yield _moved(decoding, dict.fromkeys(parts, (tensor.name,)))
+            yield _moved(decoding, dict.fromkeys(decoding.parts, (tensor.name,)))
         return
-    if len(places) != sum(len(part.outputs) for part in parts.values()):
-        return  # parts share outputs, of which there are several
     taken: dict[str, tuple[str, ...]] = {}
-    for name, part in parts.items():
+    # The number of rows is one number itself, as the classes of one row would be: it comes first.
+    for places, parts in sorted(groups.items(), key=lambda group: "count" not in group[1]):
         left = [tensor for tensor in outputs if tensor.name not in sum(taken.values(), ())]
-        found = _with_columns(name, part, left, decoding, classes)
-        if len(found) != len(part.outputs):
+        for name, part in parts.items():
+            left = _with_columns(name, part, left, decoding, classes)
+        if len(left) != len(places):
             return
-        taken[name] = tuple(tensor.name for tensor in found)
+        taken |= dict.fromkeys(parts, tuple(tensor.name for tensor in left))
     yield _moved(decoding, taken)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from edgeopt.boxes import Geometry
 from edgeopt.preprocess.color import adjust
 from edgeopt.preprocess.image import Color, Image, Source, read_image, to_bgr
+from edgeopt.preprocess.inputs import feed
 from edgeopt.preprocess.preparation import Scratch, batch, preprocess
 from edgeopt.preprocess.tensor import Tensor, to_pictures
 
@@ -21,6 +22,7 @@ __all__ = [
     "Tensor",
     "adjust",
     "batch",
+    "feed",
     "preprocess",
     "read_image",
     "to_bgr",

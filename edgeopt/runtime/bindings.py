@@ -55,6 +55,12 @@ class Bindings:
         return list(changed)
 
 
+def rows_vary(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Return True if the network chooses how many rows it gives: the input shapes do not settle all output shapes."""
+    known = {side for tensor in inputs for side in tensor.shape}
+    return any(isinstance(side, str) and side not in known for tensor in outputs for side in tensor.shape)
+
+
 def _checked(given: Array, spec: TensorSpec) -> Array:
     """`given`, or a copy of it that an engine can read in place."""
     if not isinstance(given, np.ndarray):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
-from edgeopt.runtime.bindings import Bindings
+from edgeopt.runtime.bindings import Bindings, rows_vary
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec, replace
 
@@ -73,8 +74,10 @@ class OrtSession:
         self.settings = settings or EngineSettings()
         origin = origin if isinstance(model, bytes) else str(model)
         self._session = _load(model, self.settings, origin, as_written=as_written)
-        self.inputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node, self.settings.batch) for node in self._session.get_outputs())
+        batches = {node.shape[0] for node in self._session.get_inputs() if node.shape}
+        self.inputs = tuple(_spec(node, self.settings.batch, batches) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(node, self.settings.batch, batches) for node in self._session.get_outputs())
+        self._rows_vary = rows_vary(self.inputs, self.outputs)
         self._reuse_outputs = reuse_outputs
         self._binding = self._session.io_binding()
         self._bindings = Bindings(self.inputs)
@@ -93,7 +96,7 @@ class OrtSession:
         for name in self._bindings.update(inputs):
             self._binding.bind_cpu_input(name, self._bindings.arrays[name])
         try:
-            if self._bindings.shapes != self._shapes:
+            if self._rows_vary or self._bindings.shapes != self._shapes:
                 self._allocate()
             else:
                 self._session.run_with_iobinding(self._binding)
@@ -108,7 +111,7 @@ class OrtSession:
         """Run unbound once: the outputs of these input shapes are the buffers of the runs that follow."""
         names = [output.name for output in self.outputs]
         self._results = dict(zip(names, self._session.run(names, self._bindings.arrays), strict=True))
-        for name, array in self._results.items():
+        for name, array in self._results.items() if not self._rows_vary else ():
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         self._shapes = self._bindings.shapes
 
@@ -149,9 +152,10 @@ def _batch_dimensions(ort: Any, source: str | bytes) -> set[str]:
     return {node.shape[0] for node in inputs if node.shape and isinstance(node.shape[0], str)}
 
 
-def _spec(node: Any, batch: int | None) -> TensorSpec:
+def _spec(node: Any, batch: int | None, batches: Container[Any]) -> TensorSpec:
     if node.type not in _DTYPES:
         raise TargetError(f"tensor '{node.name}' has the type {node.type}; known: {', '.join(_DTYPES)}")
     shape = tuple(size if isinstance(size, int) else str(size or "?") for size in node.shape)
     spec = TensorSpec(name=node.name, shape=shape, dtype=_DTYPES[node.type])
-    return replace(spec, shape=(batch, *shape[1:])) if batch and shape and isinstance(shape[0], str) else spec
+    is_open = shape and isinstance(shape[0], str) and shape[0] in batches
+    return replace(spec, shape=(batch, *shape[1:])) if batch and is_open else spec

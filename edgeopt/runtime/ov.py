@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
-from edgeopt.runtime.bindings import Bindings
+from edgeopt.runtime.bindings import Bindings, rows_vary
 from edgeopt.runtime.ov_streams import Streams
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec
@@ -107,8 +107,12 @@ class OvSession:
         with _refusals(self._openvino, origin if isinstance(model, bytes) else str(model)):
             graph = _read(self._openvino, model)
             self.inputs = tuple(_spec(port, self.settings.batch) for port in graph.inputs)
-            self.outputs = tuple(_spec(port, self.settings.batch) for port in graph.outputs)
             self._dynamic = any(BATCH in spec.shape[:1] for spec in self.inputs)
+            is_open = any(
+                port.get_partial_shape()[0].is_dynamic for port in graph.inputs if len(port.get_partial_shape())
+            )
+            self.outputs = tuple(_spec(port, self.settings.batch, is_open=is_open) for port in graph.outputs)
+            self._rows_vary = rows_vary(self.inputs, self.outputs)
             # Compiled once more when several images first come; by then the file may be gone, or another one.
             self._graph = graph.clone() if self._dynamic else None
             first = _compile(self._openvino, graph, self.settings, batch=1 if self._dynamic else self.settings.batch)
@@ -140,6 +144,8 @@ class OvSession:
             else:
                 self._bind(changed)
                 self._request.infer(share_outputs=True)
+                if self._rows_vary:
+                    self._results = _output_arrays(self._request, self.outputs)
         except RuntimeError as error:
             self._shapes = None
             raise TargetError(f"openvino could not run the network: {error}") from error
@@ -161,7 +167,7 @@ class OvSession:
             self._bind(self._bindings.arrays)
             request.infer(share_outputs=True)
             self._results = _output_arrays(request, self.outputs)
-            for position, array in enumerate(self._results.values()):
+            for position, array in enumerate(self._results.values() if not self._rows_vary else ()):
                 request.set_output_tensor(position, self._shared(array))
         self._shapes = shapes
 
@@ -292,9 +298,13 @@ def _properties(settings: EngineSettings) -> dict[str, Any]:
     return properties
 
 
-def _spec(port: Any, batch: int | None) -> TensorSpec:
+def _spec(port: Any, batch: int | None, *, is_open: bool = True) -> TensorSpec:
+    # Without an open batch of the inputs, an open dimension is the network's to choose.
     # The friendly name is the graph's own; a tensor that several nodes name has all their names in no fixed order.
     name = port.get_node().get_friendly_name().removesuffix("/sink_port_0")
     sizes = enumerate(port.get_partial_shape())
-    shape = tuple(size.get_length() if size.is_static else "?" if axis else (batch or BATCH) for axis, size in sizes)
+    shape = tuple(
+        size.get_length() if size.is_static else "?" if axis or not is_open else (batch or BATCH)
+        for axis, size in sizes
+    )
     return TensorSpec(name=name, shape=shape, dtype=str(port.get_element_type().to_dtype()))

@@ -18,7 +18,7 @@ from edgeopt.bundle.records import StageRecords
 from edgeopt.errors import BundleError, DataError
 from edgeopt.hardware import ThisMachine, processor_fingerprint
 from edgeopt.postprocess import Classification, Detections, decode, require_decoding, require_numbers
-from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, preprocess, to_bgr
+from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, feed, preprocess, to_bgr
 from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.first_load import measure_at_first_load
@@ -75,7 +75,7 @@ class Predictor:
         self.choice = choice or Choice(variant.name, "it was asked for", {})
         self._closed = False
         self._session = session
-        self._name, shape, dtype = _network_input(session, spec)
+        shape, dtype = _network_input(session, spec)
         self._fixed_batch = shape[0] if isinstance(shape[0], int) else None
         self._item_shape = tuple(int(size) for size in shape[1:])
         self._dtype = dtype
@@ -186,9 +186,11 @@ class Predictor:
     def _infer(self, prepared: Prepared, *, copy: bool) -> Inferred:
         """Do what `infer` does; the caller holds `_running`."""
         count = len(prepared.geometries)
-        outputs = self._session.run({self._name: prepared.tensor})
-        if copy or count != len(prepared.tensor):
+        outputs = self._session.run(feed(self.spec, prepared.tensor, prepared.geometries))
+        if count != len(prepared.tensor):
             outputs = {name: array[:count].copy() for name, array in outputs.items()}
+        elif copy:
+            outputs = {name: array.copy() for name, array in outputs.items()}
         return Inferred(outputs, prepared.geometries)
 
     def decode(self, inferred: Inferred, *, score: float | None = None) -> Result:
@@ -332,20 +334,21 @@ def settings_here(variant: Variant, mode: Mode = "latency") -> EngineSettings:
     return replace(variant.engine, hint=mode) if hinted else variant.engine
 
 
-def _network_input(session: Session, spec: ModelSpec) -> tuple[str, tuple[int | str, ...], str]:
-    """Name, shape and dtype of the network's only input."""
+def _network_input(session: Session, spec: ModelSpec) -> tuple[tuple[int | str, ...], str]:
+    """Shape and dtype of the images' input."""
     found = {tensor.name: tensor for tensor in session.inputs}
-    if list(found) != [spec.input.name]:
+    wanted = [spec.input.name, *(each.name for each in spec.auxiliary)]
+    if sorted(found) != sorted(wanted):
         raise BundleError(
             f"the engine's inputs are {', '.join(found)}, and the specification of '{spec.name}' says "
-            f"{spec.input.name}. Build the bundle again"
+            f"{', '.join(wanted)}. Build the bundle again"
         )
     tensor = found[spec.input.name]
     if any(isinstance(size, str) for size in tensor.shape[1:]):
         raise BundleError(
             f"the engine's input '{tensor.name}' has no fixed image size: {tensor.shape}. Export it with one"
         )
-    return tensor.name, tensor.shape, tensor.dtype
+    return tensor.shape, tensor.dtype
 
 
 def with_threshold(spec: ModelSpec, score: float) -> ModelSpec:

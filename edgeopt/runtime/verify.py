@@ -107,6 +107,9 @@ def verify(
 def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
     """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
 
+    An output without a dimension for the image gets one. Where the network gives another number of rows for each
+    sample, each sample's is an array of its own, called as ``boxes[0]``.
+
     Args:
         session: a session of any target.
         inputs: by name, first dimension = sample.
@@ -121,7 +124,16 @@ def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Arra
         )
     fixed = next((spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)), 1)
     rows = [session.run({name: _sample(array, row, fixed) for name, array in inputs.items()}) for row in range(*counts)]
-    return {spec.name: np.concatenate([row[spec.name][:1] for row in rows]) for spec in session.outputs}
+    batches = {spec.shape[:1] for spec in session.inputs}
+    outputs: dict[str, Array] = {}
+    for spec in session.outputs:
+        batched = spec.shape[:1] in batches
+        found = [row[spec.name][:1] if batched else row[spec.name][None] for row in rows]
+        if len({array.shape for array in found}) == 1:
+            outputs[spec.name] = np.concatenate(found)
+        else:  # the network chooses how many rows it gives
+            outputs |= {f"{spec.name}[{index}]": array for index, array in enumerate(found)}
+    return outputs
 
 
 def _sample(array: Array, row: int, batch: int) -> Array:

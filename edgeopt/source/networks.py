@@ -17,6 +17,7 @@ from edgeopt import models
 from edgeopt.config import ModelConfig
 from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, SettingError, did_you_mean
 from edgeopt.models.catalog import imagenet_preprocessing
+from edgeopt.models.outputs import named_tensors
 from edgeopt.presets import expand
 from edgeopt.references import code_files, importable, is_code, resolve
 from edgeopt.source.specification import PREPROCESSING_FORM, override, read_labels, specify
@@ -211,17 +212,21 @@ def _observe(
         ) from error
     finally:
         module.train(training)
-    if not isinstance(output, torch.Tensor) or output.shape[:1] != (2,):
+    outputs = named_tensors(output)
+    if not outputs or any(tensor.shape[:1] != (2,) for tensor in outputs.values()):
         raise ModelError(
-            f"{model.source} gives {_kind(output)} for 2 images; a network must give one tensor (N, ...). "
-            "Wrap it in a module that returns the one to be decoded"
+            f"{model.source} gives {_kind(output)} for 2 images; a network must give tensors (N, ...). "
+            "Wrap it in a module that returns those to be decoded"
         )
     return specify(
         model,
         name,
         labels,
         TensorSpec(name="images", shape=("N", *shape)),
-        [TensorSpec(name="scores" if output.ndim == 2 else "predictions", shape=("N", *output.shape[1:]))],
+        [
+            TensorSpec(name=key, shape=("N", *tensor.shape[1:]), dtype=str(tensor.dtype).removeprefix("torch."))
+            for key, tensor in outputs.items()
+        ],
         preprocessing=preprocessing,
     )
 

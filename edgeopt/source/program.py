@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.models.outputs import named_tensors
 from edgeopt.source.specification import read_labels, specify
 from edgeopt.source.weights import check_file
 from edgeopt.spec import ModelSpec, TensorSpec
@@ -33,13 +34,13 @@ def open_program(
     """
     check_file(path, "[model] source")
     program = _load(path)
-    network_input, output = _tensors(program, path)
+    network_input, outputs = _tensors(program, path)
     if model.input_size not in (None, network_input.shape[2:]):
         raise ModelError(
             f"{path} was exported for {network_input.shape}. Leave [model] input_size out, or export again"
         )
     names = read_labels(model, root) or labels
-    return program, specify(model, path.stem, names, network_input, [output])
+    return program, specify(model, path.stem, names, network_input, outputs)
 
 
 def _load(path: Path) -> ExportedProgram:
@@ -76,17 +77,21 @@ def _tensors_only() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSpec]:
-    """Return the image input and the output of `program`."""
+def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, list[TensorSpec]]:
+    """Return the image input and the outputs of `program`."""
     signature = program.graph_signature
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    shapes = []
+    found = []
     for kind, names in (("input", signature.user_inputs), ("output", signature.user_outputs)):
         tensors = [values.get(str(name)) for name in names]
-        if len(tensors) != 1 or not isinstance(tensors[0], torch.Tensor):
-            raise ModelError(f"{path} has the {kind}s {list(names)}; a network must have one tensor {kind}")
-        shapes.append(_shape(tensors[0]))
-    image, output = shapes
+        if not tensors or not all(isinstance(each, torch.Tensor) for each in tensors):
+            raise ModelError(f"{path} has the {kind}s {list(names)}; they must be tensors")
+        found.append([each for each in tensors if isinstance(each, torch.Tensor)])
+    if len(found[0]) != 1:
+        raise ModelError(
+            f"{path} has the inputs {list(signature.user_inputs)}; a program must take one tensor of images"
+        )
+    image = _shape(found[0][0])
     if len(image) != 4 or not all(isinstance(side, int) for side in image[1:]):
         raise ModelError(
             f"{path} takes {image}; it must take images of one size (N, C, H, W). "
@@ -94,7 +99,10 @@ def _tensors(program: ExportedProgram, path: Path) -> tuple[TensorSpec, TensorSp
         )
     return (
         TensorSpec(name="images", shape=image),
-        TensorSpec(name="scores" if len(output) == 2 else "predictions", shape=output),
+        [
+            TensorSpec(name=name, shape=_shape(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in named_tensors(found[1]).items()
+        ],
     )
 
 

@@ -240,7 +240,8 @@ def _task(model: ModelConfig, outputs: Sequence[TensorSpec]) -> Task:
         raise ModelError(
             f"{model.source} gives {listed(outputs)}, which does not fit {model.task or 'any task'}: one output is "
             f"taken for classification (N, classes), or for detection (N, anchors, 5 + classes) or (N, 4 + classes, "
-            f"anchors). {DECODING_FORM}. With a [model] decoding of your own, say the task"
+            f"anchors). {DECODING_FORM}. Of several outputs a classifier's is named by [model.decoding] "
+            'type = "classification", output = "NAME". With a [model] decoding of your own, say the task'
         )
     return task
 

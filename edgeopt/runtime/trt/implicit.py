@@ -19,10 +19,9 @@ from edgeopt.dataset import Dataset, load
 from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import BundleError, DataError, storage_errors
 from edgeopt.files import sha256
-from edgeopt.preprocess import preprocess
+from edgeopt.preprocess import feed, preprocess
 from edgeopt.runtime.cuda import open_cuda
 from edgeopt.runtime.engine_cache import cache_folder
-from edgeopt.runtime.session import Array
 from edgeopt.runtime.trt.calibrator import Batch
 from edgeopt.runtime.trt.library import load_library
 from edgeopt.runtime.trt.on_device import build_implicit_int8
@@ -147,7 +146,7 @@ def image_batches(dataset: Dataset, spec: ModelSpec, batch: int) -> Iterator[Bat
         DataError: fewer images than one batch.
     """
     for rows in _whole_batches(len(dataset), batch, "images"):
-        yield {spec.input.name: _stacked(dataset, spec, rows)}
+        yield _stacked(dataset, spec, rows)
 
 
 def _whole_batches(count: int, batch: int, what: str) -> Iterator[range]:
@@ -157,9 +156,9 @@ def _whole_batches(count: int, batch: int, what: str) -> Iterator[range]:
         yield range(first, first + batch)
 
 
-def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Array:
-    tensors = [preprocess(dataset.image(row), spec.preprocessing)[0] for row in rows]
-    return np.stack(tensors).astype(spec.input.dtype, copy=False)
+def _stacked(dataset: Dataset, spec: ModelSpec, rows: Sequence[int]) -> Batch:
+    tensors, geometries = zip(*(preprocess(dataset.image(row), spec.preprocessing) for row in rows), strict=True)
+    return feed(spec, np.stack(tensors).astype(spec.input.dtype, copy=False), geometries)
 
 
 def _settings(given: TensorRTOptions, batch: int, dla_core: int | None) -> EngineSettings:
