@@ -85,6 +85,9 @@ class ModelConfig(Struct):
     """Decoding of the outputs: ``classification``; a detector's head by the name of its preset (``yolov8``,
     ``rtdetr``…), as a table with a preset and what differs from it (``preset = "yolov8", score_threshold = 0.5``), or
     described whole; or ``package.module:callable``. Default: chosen by the output's shape."""
+    tail: Literal["keep", "cut"] = "keep"
+    """End of an ``.onnx`` detector: ``cut`` removes TopK or NonMaxSuppression, so that the rest can be INT8 on every
+    engine; decoding does the same afterwards, and is checked against the whole network."""
     inputs: tuple[AuxiliaryInput, ...] = ()
     """Inputs beside the image, and their values, where their names do not say them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
 from edgeopt.source.onnx_shapes import correct_shapes
+from edgeopt.source.plugin import PLUGINS
 from edgeopt.source.weights import check_file
 
 _LOG = logging.getLogger(__name__)
@@ -33,13 +35,14 @@ def external_files(path: Path) -> list[Path]:
     return _external_files(_load(path), path)
 
 
-def read_onnx(path: Path, *, custom: bool = False) -> ir.Model:
+def read_onnx(path: Path, change: Callable[[ir.Model], object] | None = None, *, custom: bool = False) -> ir.Model:
     """Read an ``.onnx`` and its external data into memory; functions are expanded into the graph.
 
     A network whose input or output is quantized integers takes and gives floats.
 
     Args:
         path: the file.
+        change: called with the graph before its operators are looked at, such as to remove some.
         custom: take operators of other domains, to look at and not to run.
 
     Raises:
@@ -55,6 +58,8 @@ def read_onnx(path: Path, *, custom: bool = False) -> ir.Model:
         common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]
     except ir.passes.PassError as error:
         raise ModelError(f"{path} cannot be read: {error}. Check it with onnx.checker") from error
+    if change is not None:
+        change(network)
     if not custom:
         _refuse_custom(network, path)
     _name_domain(network)
@@ -133,5 +138,9 @@ def _refuse_custom(network: ir.Model, path: Path) -> None:
         if node.domain not in _STANDARD_DOMAINS:
             raise ModelError(
                 f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is not a standard ONNX operator. "
-                "Export the model again without it, or replace it by standard ones"
+                + (
+                    'Cut it off with [model] tail = "cut"'
+                    if node.op_type in PLUGINS
+                    else "Export the model again without it, or replace it by standard ones"
+                )
             )
