@@ -178,7 +178,8 @@ def _distances(baseline: Answers, own: Answers, doubt: float) -> tuple[Floats, F
 def _alone(signs: Floats) -> NDArray[np.bool_]:
     """Return True at levels whose neighbours did not move the same way: quantization moves scores smoothly."""
     same = (signs[1:] == signs[:-1]) & (signs[1:] != 0.0)
-    return ~(np.append(same, False) | np.append(False, same))
+    alone: NDArray[np.bool_] = ~(np.append(same, False) | np.append(False, same))
+    return alone
 
 
 def _kept(ratios: Floats) -> Floats:
