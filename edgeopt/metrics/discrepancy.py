@@ -316,7 +316,7 @@ class Discrepancy:
 
     def _of_their_class(self, scores: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
         """(1, candidates, classes) scores from those of one class each."""
-        count = int(max(self._xp.amax(each).item() for each in classes)) + 1
+        count = int(max((self._xp.amax(each).item() for each in classes if each.shape[1]), default=0)) + 1
         return [each * (index == self._xp.arange(count)) for each, index in zip(scores, classes, strict=True)]
 
     def _probabilities(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
