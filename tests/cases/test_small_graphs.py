@@ -23,6 +23,7 @@ from small_graphs import SCHEMES, networks, problems
 NEXT = itertools.cycle(SCHEMES)
 
 
+@pytest.mark.filterwarnings("ignore")
 @settings(
     max_examples=100,
     derandomize=True,

@@ -378,9 +378,7 @@ def networks(draw: Callable[[st.SearchStrategy[Any]], Any]) -> onnx.ModelProto:
     opset = draw(st.sampled_from(OPSETS))
     net = Network(draw, opset, np.random.default_rng(draw(st.integers(0, 1 << 16))))
     shape = (1, draw(st.sampled_from((1, 3, 4))), *draw(st.sampled_from(((12, 12), (16, 16), (9, 14)))))
-    image = ir.Input(
-        draw(st.sampled_from(("x", "images", "x/scale"))), ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
-    )
+    image = ir.val(draw(st.sampled_from(("x", "images", "x/scale"))), ir.DataType.FLOAT, ir.Shape(shape))
     x = convolution(net, Tensor(image, shape)) if draw(st.integers(0, 4)) else Tensor(image, shape)
     for step in draw(st.lists(st.sampled_from(STEPS), max_size=MOST_STEPS)):
         if len(x.shape) == 4 and np.prod(x.shape) < 40_000 and max(x.shape[2:]) < 40:
