@@ -460,7 +460,9 @@ class FakeTimm:
     class data:  # noqa: N801
         @staticmethod
         def resolve_model_data_config(module: nn.Module) -> dict[str, Any]:
-            return {"input_size": (3, 16, 16), "crop_pct": 0.5, "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+            statistics = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+            crop = {"crop_pct": 0.5, "crop_mode": "center", "interpolation": "bicubic"}
+            return {"input_size": (3, 16, 16), **crop, **statistics}
 
     @staticmethod
     def is_model(name: str) -> bool:
@@ -482,7 +484,8 @@ def test_takes_timms_models_with_their_preprocessing(tmp_path: Path, monkeypatch
     save_file({"2.weight": torch.zeros(5, 3), "2.bias": torch.zeros(5)}, tmp_path / "w.safetensors")
     source = resolve(ModelConfig(source="timm:tiny", weights="w.safetensors"), tmp_path, ("a", "b"))
     assert source.untrained == ("2.bias", "2.weight")
-    assert source.spec.preprocessing.steps == (ResizeShorterSide(pixels=32), CenterCrop(size=(16, 16)))
+    resized = ResizeShorterSide(pixels=32, interpolation="cubic", antialias=True)
+    assert source.spec.preprocessing.steps == (resized, CenterCrop(size=(16, 16)))
     assert source.spec.preprocessing.normalization == Normalization(mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(ModelError, match="Did you mean 'tiny'"):
         resolve(ModelConfig(source="timm:tinny"), tmp_path)
