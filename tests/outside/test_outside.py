@@ -226,6 +226,7 @@ NAMED_ELSEWHERE = {
     "cli/machine.py",  # a default
     "config.py",  # a default
     "lint/linting.py",  # a default
+    "pipeline/deciding.py",  # which compares readings of a file where every workstation can run it
     "pipeline/diagnosis.py",  # which runs what it diagnoses with OpenVINO's kernels
     "runtime/ort.py",  # its extra, and its target's default name
     "runtime/ov.py",

@@ -37,9 +37,8 @@ _HEADROOM = 3.0
 _MOST_INSERTED = 64.0
 """The same where a Mul scales, which changes no weight's range."""
 _OUTLIER = 1.2
-"""A channel's range may lie so far below the largest value that it had on any calibration image. Cutting off more,
-as 3 did, does harm on images that nothing was fitted on: a quarter more by MobileNetV2's activations, a tenth more by
-YOLOX-nano's."""
+"""A channel's range may lie so far below the largest value that it had on any calibration image. Cutting off more does
+harm on images that nothing was fitted on."""
 
 
 @dataclass

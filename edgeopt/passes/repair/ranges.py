@@ -49,9 +49,8 @@ cores."""
 _SEARCHED = 0.1
 """Share of the tensors that matter, about."""
 _CHEAP = 0.01
-"""Share of all harm that the rounding of one tensor may do for the sake of values that calibration hardly saw: on three
-hundred photographs that nothing was fitted on it took a tenth from the mean divergence of MobileNetV2's activations and
-nothing from the median; twice as much cost more than it gave."""
+"""Share of all harm that the rounding of one tensor may do for the sake of values that calibration hardly saw: where it
+is no more, room for them costs next to nothing, and an unseen image may need it."""
 _SAME = 0.02
 """Ranges that differ by less than this share of their width are one."""
 
