@@ -29,15 +29,19 @@ def require_same_in_batches(
 ) -> Outputs:
     """Check that a network computes for single images what the file computes for `batch` of them; return the former.
 
+    Fewer images than that are repeated until they fill one.
+
     Raises:
         ModelError: it does not: the images of a batch have to do with each other.
         ParityError: it computes something else for a whole batch, too.
     """
     try:
-        stacked = list(_stacked(feeds, batch))
+        filling = range(max(len(feeds) // batch, 1) * batch)
+        stacked = list(_stacked([feeds[index % len(feeds)] for index in filling], batch))
         whole = require_same(original, freed, stacked, name)
         single = outputs_as_written(freed, feeds)
-        joined = [[np.concatenate(each) for each in zip(*single[: len(feeds) // batch * batch], strict=True)]]
+        compared = [single[index % len(feeds)] for index in filling]
+        joined = [[np.concatenate(each) for each in zip(*compared, strict=True)]]
         exact = [[np.concatenate(each) for each in zip(*whole, strict=True)]]
     except (ModelError, ParityError, ValueError) as error:
         raise _inseparable(name, batch) from error
@@ -59,5 +63,5 @@ def _stacked(feeds: Sequence[Feeds], batch: int) -> Iterable[Feeds]:
 def _inseparable(name: str, batch: int) -> ModelError:
     return ModelError(
         f"{name} takes {batch} images at a time, and what it computes for one of them could not be told from the "
-        "others (or fewer samples than that were given). Export it with a batch of 1, or with a dynamic one"
+        "others. Export it with a batch of 1, or with a dynamic one"
     )

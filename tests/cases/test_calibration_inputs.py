@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeopt.config import CalibrateConfig, QuantizeConfig
-from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.errors import ConfigError, DataError
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.progress import Silent
 
@@ -20,17 +20,17 @@ SAMPLES = np.random.default_rng(0).uniform(0, 1, (16, 3, 16, 12)).astype(np.floa
 NORMALIZED = "normalization = {}\n"
 
 
-def classifier(path: Path, batch: int = 1) -> Path:
+def classifier(path: Path) -> Path:
     """A convolution and a product, of images of 16 x 12 pixels."""
     model = onnx.parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : 17]>
-        g (float[{batch}, 3, 16, 12] x) => (float[{batch}, 10] y) {{
+        """<ir_version: 9, opset_import: ["" : 17]>
+        g (float[1, 3, 16, 12] x) => (float[1, 10] y) {
             c = Conv <pads = [1, 1, 1, 1]> (x, w)
             r = Relu (c)
             p = GlobalAveragePool (r)
             v = Flatten (p)
             y = Gemm (v, f)
-        }}"""
+        }"""
     )
     rng = np.random.default_rng(1)
     for name, shape in {"w": (16, 3, 3, 3), "f": (16, 10)}.items():
@@ -39,13 +39,13 @@ def classifier(path: Path, batch: int = 1) -> Path:
     return path
 
 
-def quantize(folder: Path, arrays: dict[str, np.ndarray] | Path, batch: int = 1, spec: Path | None = None) -> Path:
+def quantize(folder: Path, arrays: dict[str, np.ndarray] | Path, spec: Path | None = None) -> Path:
     source = arrays if isinstance(arrays, Path) else folder / "c.npz"
     if not isinstance(arrays, Path):
         np.savez(source, **arrays)
     config = QuantizeConfig(scheme="onnxruntime", repairs=())
     out = folder / "int8.onnx"
-    quantize_file(classifier(folder / "m.onnx", batch), source, spec, CalibrateConfig(), config, out, Silent())
+    quantize_file(classifier(folder / "m.onnx"), source, spec, CalibrateConfig(), config, out, Silent())
     return out
 
 
@@ -91,11 +91,6 @@ def test_what_can_mean_one_thing_only_is_repaired_and_said_once(
 def test_a_missing_input_is_named_with_what_the_network_takes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no array 'x'; the network takes 'x' float \(1, 3, 16, 12\).*a, b"):
         quantize(tmp_path, {"a": SAMPLES, "b": SAMPLES})
-
-
-def test_a_fixed_batch_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"4 images at a time .*Export it with a batch of 1"):
-        quantize(tmp_path, {"x": SAMPLES}, batch=4)
 
 
 @pytest.mark.parametrize(

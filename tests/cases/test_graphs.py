@@ -278,14 +278,15 @@ def test_a_fixed_batch_is_quantized_image_by_image_and_stays(tmp_path: Path) -> 
     assert result.images == 16
 
 
-def test_a_fixed_batch_whose_images_have_to_do_with_each_other_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [4, 64])  # fewer and more than there are samples
+def test_a_fixed_batch_whose_images_have_to_do_with_each_other_is_refused(tmp_path: Path, batch: int) -> None:
     tail = """m = ReduceMean <axes = [0], keepdims = 1> (h)
         d = Sub (h, m)
         p = GlobalAveragePool (d)
         f = Flatten (p)
         y = Gemm (f, wf)"""
-    model = network(STEM, BODY, tail, x="float[4, 3, 16, 16]", y="float[4, 20]")
-    with pytest.raises(ModelError, match="takes 4 images at a time, and what it computes for one"):
+    model = network(STEM, BODY, tail, x=f"float[{batch}, 3, 16, 16]", y=f"float[{batch}, 20]")
+    with pytest.raises(ModelError, match=f"takes {batch} images at a time, and what it computes for one"):
         quantize(tmp_path, model, "onnxruntime")
 
 
