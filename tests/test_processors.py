@@ -79,6 +79,7 @@ def variant(**changes: Any) -> Any:
 def test_int8_may_saturate_only_where_its_weights_and_the_processor_let_it() -> None:
     assert "earlier edgeopt" in may_saturate(variant(processors=None), OLD)
     assert '"avx2" among [compile] processors' in may_saturate(variant(processors=("vnni", "arm")), OLD)
+    assert "Another tool quantized it" in may_saturate(variant(processors=("vnni", "arm"), scheme=None), OLD)
     assert may_saturate(variant(processors=PROCESSORS), OLD) == ""
     assert may_saturate(variant(processors=("vnni", "arm")), NEW) == ""
     assert may_saturate(variant(precision="fp32"), OLD) == ""

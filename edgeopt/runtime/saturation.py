@@ -26,10 +26,10 @@ def may_saturate(variant: Variant, cpu: Cpu) -> str:
         )
     if "avx2" in variant.processors:
         return ""
-    return (
-        f'its weights saturate on {here}. Build it with "avx2" among [compile] processors, or measure it here with: '
-        "edgeopt evaluate"
-    )
+    cure = 'Build it with "avx2" among [compile] processors'
+    if variant.scheme is None:
+        cure = "Another tool quantized it: let edgeopt build quantize its float network instead"
+    return f"its weights saturate on {here}. {cure}, or measure it here with: edgeopt evaluate"
 
 
 def _where(cpu: Cpu) -> str:
