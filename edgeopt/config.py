@@ -438,8 +438,11 @@ class TensorRTBuild(Struct):
     8.6 and newer."""
     tf32: bool = True
     """Let FP32 convolutions use TF32 tensor cores (Ampere and newer): 10-bit mantissa, much faster."""
+    fp16_rest: bool = True
+    """TensorRT 8 only, whose INT8 graphs have FP32 scales: let the layers of an INT8 graph that are not quantized run
+    in FP16. Without it they run in FP32, and INT8 is often slower than FP16."""
     hardware_compatibility: Literal["none", "ampere_plus", "same_compute_capability"] = "none"
-    """GPUs that the engine also runs on, which costs speed."""
+    """GPUs that the engine also runs on, which costs speed. Not on a Jetson."""
     version_compatible: bool = False
     """Let newer releases of TensorRT load the engine, which costs speed."""
     dla_core: Annotated[int, Meta(ge=0)] | None = None

@@ -8,6 +8,7 @@ release has but this fake gives no behaviour raises NotImplementedError, so that
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,14 @@ class World:
     compute: Callable[[np.ndarray], np.ndarray] = field(
         default=lambda image: (image.mean(axis=(2, 3)) / 255 * 8).astype(np.float32)
     )
+    loggers: list[Any] = field(default_factory=list)
+    """Weak references to the loggers that TensorRT keeps a plain pointer to: the first one given to a builder or a
+    runtime, and each one that plugins were registered with."""
+    outside_context: list[str] = field(default_factory=list)
+    """Builders and runtimes that were made while no context of the device was current: they are of GPU 0."""
+    ran_on: list[int | None] = field(default_factory=list)
+    """DLA core of each run; None for a plan that needs none."""
+    corrupt_timing_cache: bool = False
     during_build: Callable[[], None] = field(default=lambda: None)
     config: Any = None
     network_flags: int | None = None
@@ -78,6 +87,8 @@ def fake_tensorrt(release: str, world: World) -> Any:
     module = SimpleNamespace(__name__=flavour, __version__=version)
     for name in functions:
         setattr(module, name, lambda *_: True)
+    if hasattr(module, "init_libnvinfer_plugins"):
+        module.init_libnvinfer_plugins = lambda logger, _: world.loggers.append(weakref.ref(logger)) or True
     for name, members in classes.items():
         if {"name", "value"} <= set(members):
             setattr(module, name, _enumeration(name, [one for one in members if one not in ("name", "value")]))
@@ -165,20 +176,36 @@ class _Nothing:
     pass
 
 
-def _check_start(world: World, logger: Any) -> None:
+def _check_start(world: World, logger: Any, what: str = "") -> None:
+    if not world.loggers:
+        world.loggers.append(weakref.ref(logger))
+    if not world.cuda.entered:
+        world.outside_context.append(what)
+    _call_logger(world, "Severity.VERBOSE", f"{what} begins")
     if not world.starts:
         logger.log("Severity.ERROR", "CUDA initialization failure with error: 35")
         raise TypeError("pybind11::init(): factory function returned nullptr")
+
+
+def _call_logger(world: World, severity: str, text: str) -> None:
+    """Log as plugins and TensorRT's global code do: through the pointers that were kept (NVIDIA/TensorRT #1475)."""
+    for kept in world.loggers:
+        logger = kept()
+        assert logger is not None, "segmentation fault: TensorRT logs to a logger that was freed"
+        logger.log(severity, text)
 
 
 class _Logger:
     def __init__(self) -> None:
         pass
 
+    def log(self, severity: Any, msg: str) -> None:
+        pass
+
 
 class _Builder:
     def __init__(self, logger: Any) -> None:
-        _check_start(self._world, logger)
+        _check_start(self._world, logger, "builder")
         self._logger = logger
 
     @property
@@ -205,7 +232,8 @@ class _Builder:
         if world.build_error:
             self._logger.log("Severity.ERROR", world.build_error)
             return None
-        return json.dumps({"profiles": world.profiles, "kind": network._kind}).encode()
+        on_dla = "_DLA_core" in vars(config)
+        return json.dumps({"profiles": world.profiles, "kind": network._kind, "dla": on_dla}).encode()
 
     def _report_progress(self, config: Any) -> bool:
         monitor = vars(config).get("_progress_monitor")
@@ -310,6 +338,8 @@ class _Config:
         self._world.pools[pool.name] = size
 
     def create_timing_cache(self, blob: bytes) -> Any:
+        if self._world.corrupt_timing_cache and blob:
+            return None
         cache = self._module.ITimingCache()
         cache._blob = blob
         return cache
@@ -352,7 +382,7 @@ class _TimingCache:
 
 class _Runtime:
     def __init__(self, logger: Any) -> None:
-        _check_start(self._world, logger)
+        _check_start(self._world, logger, "runtime")
         self._logger = logger
 
     def get_engine_validity(self, plan: bytes) -> tuple[Any, int]:
@@ -367,6 +397,8 @@ class _Runtime:
         engine._logger = self._logger
         engine._profiles = json.loads(plan)["profiles"]
         engine._kind = json.loads(plan).get("kind", "float")
+        # A plan for DLA names no core: it runs on the runtime's, which is core 0 until it is set (NvInferRuntime.h).
+        engine._dla_core = vars(self).get("_DLA_core", 0) if json.loads(plan).get("dla") else None
         return engine
 
 
@@ -468,6 +500,7 @@ class _Context:
             self._logger.log("Severity.ERROR", "enqueueV3: no kernel image is available")
             return False
         world.enqueued += 1
+        world.ran_on.append(self._engine._dla_core)
         name, shape, _ = world.inputs[0]
         shape, output = self._shapes.get(name, shape), world.outputs[0][0]
         source, target = self._addresses[name], self._addresses[output]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +16,7 @@ from fake_cuda import FakeCuda
 from fake_tensorrt import JETPACK_5, RELEASES, World, fake_tensorrt
 
 from edgeopt.config import BatchRange, TensorRTBuild
-from edgeopt.errors import ConfigError, DataError, MissingExtraError, ModelError, TargetError
+from edgeopt.errors import ConfigError, DataError, MissingExtraError, ModelError, StorageError, TargetError
 from edgeopt.runtime.trt import library as library_module
 from edgeopt.runtime.trt.builder import build_engine, describe
 from edgeopt.runtime.trt.calibrator import Feed, calibration_cache_path, make_calibrator
@@ -99,10 +102,24 @@ def test_every_release_builds_what_the_graph_says(release, layers):
     allowed = world.flags & {"INT8", "FP16"}
     if major(release) == 8 and not is_rtx(release):
         assert world.network_flags == bits["EXPLICIT_BATCH"]
-        assert ("INT8" in allowed, "FP16" in allowed) == (layers == QDQ, layers[0][1] == "HALF")
+        assert ("INT8" in allowed, "FP16" in allowed) == (layers == QDQ, layers[0][1] == "HALF" or layers == QDQ)
     else:
         assert allowed == set()
         assert world.network_flags == (bits["STRONGLY_TYPED"] if major(release) == 10 and not is_rtx(release) else 0)
+
+
+def test_int8_leaves_the_rest_to_fp16_on_tensorrt_8_unless_told_otherwise():
+    """As ``trtexec --int8 --fp16``: otherwise every layer between quantizers runs in FP32."""
+    for fp16_rest in (True, False):
+        world = World(layers=QDQ)
+        build_engine(library(JETPACK_5, world), MODEL, TensorRTBuild(fp16_rest=fp16_rest))
+        assert world.flags & {"INT8", "FP16"} == ({"INT8", "FP16"} if fp16_rest else {"INT8"})
+
+
+def test_int8_weights_without_a_quantizer_are_int8_too():
+    world = World(layers=[("CONSTANT", "INT8"), ("DEQUANTIZE", "FLOAT"), ("CONVOLUTION", "FLOAT")])
+    build_engine(library(JETPACK_5, world), MODEL)
+    assert "INT8" in world.flags
 
 
 def flags_of(release: str) -> dict[str, Any]:
@@ -167,6 +184,43 @@ def test_timing_cache_goes_in_and_comes_out():
     assert refused.timing_cache == b"+measured"
     assert any("another device" in warning for warning in refused.warnings)
     assert build_engine(library(RELEASES[-1]), MODEL, timing_cache=b"x").timing_cache == b""
+
+
+def test_a_timing_cache_that_cannot_be_read_is_begun_anew():
+    damaged = build_engine(library(NEW, World(corrupt_timing_cache=True)), MODEL, timing_cache=b"half")
+    assert damaged.timing_cache == b"+measured"
+    assert any("timing cache is damaged" in warning for warning in damaged.warnings)
+
+
+def test_tensorrt_logs_to_one_logger_that_is_never_freed():
+    """It keeps plain pointers to loggers, also behind plugins: one that goes with its build is a crash in the next."""
+    world = World()
+    lib = library(NEW, world)
+    for _ in range(3):
+        build_engine(lib, MODEL)
+        gc.collect()
+    (kept,) = world.loggers
+    assert kept() is library_module.the_logger(lib.module)
+
+
+def test_errors_of_one_build_are_not_told_by_the_next():
+    world = World(build_error="no tactics")
+    lib = library(NEW, world)
+    with pytest.raises(TargetError, match="no tactics"):
+        build_engine(lib, MODEL)
+    world.build_error = "out of registers"
+    with pytest.raises(TargetError) as caught:
+        build_engine(lib, MODEL)
+    assert "no tactics" not in str(caught.value)
+
+
+def test_what_tensorrt_tells_only_at_length_reaches_python_only_for_debugging(caplog):
+    lib = library(NEW)
+    for level, seen in ((logging.INFO, False), (logging.DEBUG, True)):
+        caplog.clear()
+        with caplog.at_level(level, "edgeopt.runtime.trt.library"):
+            build_engine(lib, MODEL)
+        assert ("builder begins" in caplog.text) == seen
 
 
 def test_fixed_graphs_take_no_batch_range():
@@ -320,6 +374,21 @@ def test_calibration_errors_surface_and_leave_no_cache(tmp_path):
     with pytest.raises(DataError, match="one shape"):
         build_engine(lib, MODEL, calibrator=calibrator)
     assert not (tmp_path / "ranges.cache").exists()
+
+
+def test_ranges_that_cannot_be_read_say_which_file(tmp_path, monkeypatch):
+    world = World()
+    lib = library(OLD, world)
+    cache = tmp_path / "ranges.cache"
+    cache.write_bytes(b"ranges")
+    calibrator = make_calibrator(lib, Feed([{"image": np.zeros((1, 3, 8, 8), np.uint8)}], world.cuda), 1, cache)
+
+    def refuse(_: Path) -> bytes:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match=r"cannot read the calibrated ranges .*ranges\.cache: not yours"):
+        build_engine(lib, MODEL, calibrator=calibrator)
 
 
 def test_calibration_batch_without_the_input():

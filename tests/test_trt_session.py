@@ -16,11 +16,12 @@ from session_conformance import SessionConformance, expected, images
 
 import edgeopt.runtime.trt as trt
 from edgeopt.bundle import EngineSettings
+from edgeopt.config import TensorRTBuild
 from edgeopt.errors import ConfigError, DataError, StorageError, TargetError
-from edgeopt.hardware import CudaDriverState, Gpu, machine
+from edgeopt.hardware import CudaDriverState, Gpu, Jetson, Machine, machine
 from edgeopt.runtime import Session
 from edgeopt.runtime.cuda import CudaError
-from edgeopt.runtime.trt import implicit
+from edgeopt.runtime.trt import implicit, on_device
 from edgeopt.runtime.trt.buffers import Memory
 from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
@@ -269,9 +270,10 @@ class Board:
         monkeypatch.setattr(trt, "open_cuda", self.open_cuda)
         monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "", "cuda-python": "no"})
         self.opened: list[FakeCuda] = []
+        self.free = 8 << 30
 
     def open_cuda(self, provider: str, device: int) -> FakeCuda:
-        self.world.cuda = FakeCuda()
+        self.world.cuda = FakeCuda(self.free)
         self.opened.append(self.world.cuda)
         return self.world.cuda
 
@@ -363,6 +365,94 @@ def test_implicit_int8_for_dla(board, monkeypatch):
     ranged = convert({"tensorrt": {"build": {"batch": {"max": 4}}}}, EngineSettings)
     with pytest.raises(ConfigError, match="one batch size, not 1 to 4"):
         implicit.compile_implicit(model, batches, "photos", ranged)
+
+
+def test_a_plan_for_dla_runs_on_the_core_that_it_was_built_for(board, tmp_path, monkeypatch):
+    """Which no plan says: its runtime has to be told."""
+    board.world.dla_cores = 2
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
+    for core in (0, 1):
+        board.world.ran_on.clear()
+        given = convert({"batch": 1, "tensorrt": {"build": {"dla_core": core}, "run": {"memory": "copied"}}},
+                        EngineSettings)  # fmt: skip
+        path = tmp_path / "model.onnx"
+        path.write_bytes((tiny.DATA / "tiny_classifier.onnx").read_bytes())
+        with trt.open_engine(path, "trt", given, reuse_outputs=False) as opened:
+            opened.run({"image": images(1)})
+        assert set(board.world.ran_on) == {core}
+
+
+def test_builders_and_runtimes_are_made_on_the_device_that_was_asked_for(board, monkeypatch, tiny_onnx):
+    monkeypatch.setattr(implicit, "load_library", lambda flavour: library(board.world, "tensorrt-10.3.0"))
+    monkeypatch.setattr(implicit, "open_cuda", board.open_cuda)
+    options = convert({"batch": 2}, EngineSettings)
+    implicit.compile_implicit(tiny_onnx.read_bytes(), [{"image": images(2)}], "photos", options)
+    with trt.open_engine(tiny_onnx, "trt", EngineSettings(), reuse_outputs=False):
+        pass
+    assert board.world.outside_context == []
+
+
+def test_a_jetson_gives_back_cached_files_to_a_build(board, tmp_path, monkeypatch, tiny_onnx):
+    """Its GPU shares the processor's memory, and the driver counts the page cache as used."""
+    monkeypatch.setattr(board, "free", 100 << 20)
+    monkeypatch.setattr(on_device, "available_host_memory", lambda: 3 << 30)
+    with trt.open_engine(tiny_onnx, "trt", EngineSettings(), reuse_outputs=False):
+        pass
+    (record,) = (tmp_path / "cache" / "engines").glob("*.json")
+    workspace = json.loads(record.read_text())["made_with"]["workspace"]
+    assert board.world.pools == {"WORKSPACE": int(workspace)} == {"WORKSPACE": 3 << 29}
+    board.here = replace(board.here, gpus=(replace(ORIN, integrated=False, name="RTX"),))
+    with pytest.raises(TargetError, match="MiB of GPU memory, and 100 MiB are free"):
+        trt.open_engine(tiny_onnx, "trt", EngineSettings(), reuse_outputs=False)
+
+
+JETSON = Jetson(model="Orin", l4t="36.4.3", jetpack="6.2")
+
+
+def test_a_jetson_makes_no_engines_for_other_gpus(board, tiny_onnx):
+    board.here = replace(board.here, jetson=JETSON)
+    given = convert({"tensorrt": {"build": {"hardware_compatibility": "ampere_plus"}}}, EngineSettings)
+    with pytest.raises(TargetError, match=r"on a Jetson.*'ampere_plus'.*Leave it out"):
+        trt.open_engine(tiny_onnx, "trt", given, reuse_outputs=False)
+    assert "hardware compatibility" not in trt.offers("trt", board.here)
+    assert "hardware compatibility" in trt.offers("trt", replace(board.here, jetson=None))
+
+
+def test_timings_of_kernels_are_of_one_driver_and_one_power_mode(tmp_path, monkeypatch, caplog):
+    here = replace(machine(tmp_path, CudaDriverState(cuda="12.6", gpus=(ORIN,))), driver="540.4", jetson=JETSON)
+    lib = library(World())
+    mode = ["15W"]
+    monkeypatch.setattr(on_device, "power_mode_reader", lambda: lambda: mode[0])
+
+    def cache(of: Machine) -> on_device.TimingCache:
+        return on_device.TimingCache(tmp_path, of, on_device.engine_key(lib, b"", TensorRTBuild(), of, 0))
+
+    with cache(here).held():
+        cache(here).write(b"timed")
+    assert cache(here).read() == b"timed"
+    other_jetpack = replace(here, jetson=replace(JETSON, l4t="36.4.0"))
+    assert {cache(of).read() for of in (replace(here, driver="550.1"), other_jetpack)} == {b""}
+    mode[0] = "MAXN_SUPER"
+    assert cache(here).read() == b""
+
+
+def test_two_builds_do_not_time_kernels_at_once(tmp_path, caplog):
+    here = machine(tmp_path, CudaDriverState(cuda="12.6", gpus=(ORIN,)))
+    key = on_device.engine_key(library(World()), b"", TensorRTBuild(), here, 0)
+    order: list[str] = []
+
+    def build(name: str) -> None:
+        with on_device.TimingCache(tmp_path, here, key).held():
+            order.append(name)
+
+    with caplog.at_level(logging.WARNING), on_device.TimingCache(tmp_path, here, key).held():
+        second = threading.Thread(target=build, args=("second",))
+        second.start()
+        second.join(timeout=0.3)
+        order.append("first")
+    second.join()
+    assert order == ["first", "second"]
+    assert "waiting" in caplog.text
 
 
 def test_an_engine_file_that_is_not_there(board, tmp_path):

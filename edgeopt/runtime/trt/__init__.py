@@ -76,6 +76,7 @@ def open_engine(
             reuse_outputs=reuse_outputs,
             embedded_runtime=built_here and chosen.build.version_compatible,
             kernels=_kernels_path(library, plan, here, chosen.run.device),
+            dla_core=chosen.build.dla_core,
         )
 
     return open_with(_memory(chosen.run, here, open_with))
@@ -91,10 +92,10 @@ def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
         return session.layers_json()
 
 
-def offers(target: str, _: Machine) -> str:
+def offers(target: str, here: Machine) -> str:
     """Say what the installed library can do; empty if there is none."""
     try:
-        return describe(load_library(FLAVOURS[target]).capabilities)
+        return describe(load_library(FLAVOURS[target]).capabilities, jetson=here.jetson is not None)
     except MissingExtraError:
         return ""
 

@@ -19,7 +19,7 @@ from edgeopt.config import BatchRange, TensorRTBuild
 from edgeopt.errors import TargetError
 from edgeopt.runtime.trt.calibrator import raise_calibration_error
 from edgeopt.runtime.trt.capabilities import Capabilities
-from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
+from edgeopt.runtime.trt.library import Library, Messages, listen, start
 from edgeopt.runtime.trt.parse import fix_for, parse_onnx
 from edgeopt.runtime.trt.progress import ProgressCallback, make_monitor, run_cancellable
 
@@ -69,40 +69,37 @@ def build_engine(
     """
     options = options or TensorRTBuild()
     began = time.perf_counter()
-    messages = Messages()
-    log = make_logger(library.module, messages)
-    if hasattr(library.module, "init_libnvinfer_plugins"):
-        library.module.init_libnvinfer_plugins(log, "")
-    builder = start(library, "Builder", log, messages)
-    implicit = _implicit_types(library, options, calibrator)
-    network = builder.create_network(_network_flags(library, implicit=implicit))
-    on_dla = options.dla_core is not None
-    parser = parse_onnx(library, network, log, messages, onnx, origin, for_dla=on_dla)
-    config = _configure(library, builder, options, messages)
-    _allow_types(library, config, network, implicit=implicit, calibrator=calibrator)
-    cache = _attach_timing_cache(library, config, timing_cache, messages)
-    _add_profile(builder, network, config, options.batch, messages, calibrated=calibrator is not None)
-    try:
-        plan = _serialize(
-            library,
-            lambda: builder.build_serialized_network(network, config),
-            config,
-            messages,
-            progress,
-            current,
+    with listen(library.module) as messages:
+        builder = start(library, "Builder", messages)
+        implicit = _implicit_types(library, options, calibrator)
+        network = builder.create_network(_network_flags(library, implicit=implicit))
+        on_dla = options.dla_core is not None
+        parser = parse_onnx(library, network, messages, onnx, origin, for_dla=on_dla)
+        config = _configure(library, builder, options, messages)
+        _allow_types(library, config, network, options, implicit=implicit, calibrator=calibrator)
+        cache = _attach_timing_cache(library, config, timing_cache, messages)
+        _add_profile(builder, network, config, options.batch, messages, calibrated=calibrator is not None)
+        try:
+            plan = _serialize(
+                library,
+                lambda: builder.build_serialized_network(network, config),
+                config,
+                messages,
+                progress,
+                current,
+            )
+        finally:
+            if calibrator is not None:
+                raise_calibration_error(calibrator)
+        del parser  # held until here: the network reads the weights in its memory
+        return Engine(
+            plan=plan,
+            timing_cache=bytes(config.get_timing_cache().serialize()) if cache is not None else b"",
+            layers=int(network.num_layers),
+            onnx_bytes=len(onnx),
+            seconds=time.perf_counter() - began,
+            warnings=tuple(messages.warnings),
         )
-    finally:
-        if calibrator is not None:
-            raise_calibration_error(calibrator)
-    del parser  # held until here: the network reads the weights in its memory
-    return Engine(
-        plan=plan,
-        timing_cache=bytes(config.get_timing_cache().serialize()) if cache is not None else b"",
-        layers=int(network.num_layers),
-        onnx_bytes=len(onnx),
-        seconds=time.perf_counter() - began,
-        warnings=tuple(messages.warnings),
-    )
 
 
 def _implicit_types(library: Library, options: TensorRTBuild, calibrator: Any) -> bool:
@@ -129,7 +126,9 @@ def _network_flags(library: Library, *, implicit: bool) -> int:
     return 0
 
 
-def _allow_types(library: Library, config: Any, network: Any, *, implicit: bool, calibrator: Any) -> None:
+def _allow_types(
+    library: Library, config: Any, network: Any, options: TensorRTBuild, *, implicit: bool, calibrator: Any
+) -> None:
     """Tell a weakly typed build which types it may use; a strongly typed one has them from the graph."""
     offered, flag = library.capabilities, library.module.BuilderFlag if library.capabilities.weakly_typed else None
     if flag is None or (offered.strongly_typed_flag and not implicit):
@@ -144,14 +143,16 @@ def _allow_types(library: Library, config: Any, network: Any, *, implicit: bool,
         config.int8_calibrator = calibrator
     if quantized or calibrator is not None:
         config.set_flag(flag.INT8)
-    if half or implicit:  # a DLA core has no FP32, and what a calibrator leaves out is to be FP16
+    # A DLA core has no FP32. What quantizers or a calibrator leave out would run in FP32, slower than an FP16 engine.
+    if half or implicit or (quantized and options.fp16_rest):
         config.set_flag(flag.FP16)
 
 
 def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
     """Return if the network quantizes, and if it has FP16 tensors."""
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    quantized = any(layer.type == library.module.LayerType.QUANTIZE for layer in layers)
+    kinds = library.module.LayerType
+    quantized = any(layer.type in (kinds.QUANTIZE, kinds.DEQUANTIZE) for layer in layers)  # weights may have one alone
     half = any(
         layer.get_output(index).dtype == library.module.DataType.HALF
         for layer in layers
@@ -217,9 +218,9 @@ def _attach_timing_cache(library: Library, config: Any, blob: bytes, messages: M
     """Give the build what earlier builds measured; a cache of another device is refused by TensorRT and left out."""
     if not library.capabilities.timing_cache:
         return None
-    cache = config.create_timing_cache(blob)
-    if not config.set_timing_cache(cache, False):  # noqa: FBT003 (a pybind method; False: check the device)
-        messages.add("WARNING", "the timing cache is of another device or version and is not used")
+    cache = config.create_timing_cache(blob)  # None where it cannot read the blob
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 (pybind; False: check the device)
+        messages.add("WARNING", "the timing cache is damaged, or of another device or version, and is not used")
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)  # noqa: FBT003
     return cache
@@ -284,9 +285,10 @@ def _serialize(
     return bytes(plan)
 
 
-def describe(offered: Capabilities) -> str:
+def describe(offered: Capabilities, *, jetson: bool = False) -> str:
     """One line on what a build can be asked for, for `edgeopt doctor`."""
-    levels, targets = ", ".join(offered.hardware_compatibility), ", ".join(offered.compute_capabilities)
+    levels = "" if jetson else ", ".join(offered.hardware_compatibility)
+    targets = ", ".join(offered.compute_capabilities)
     parts = {
         "strongly typed": offered.strongly_typed,
         "weakly typed (types are allowed, not binding)": not offered.strongly_typed,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.errors import DataError, TargetError
+from edgeopt.errors import DataError, StorageError, TargetError
 from edgeopt.files import sha256
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.engine_cache import store
@@ -103,6 +103,8 @@ def make_calibrator(library: Library, feed: Feed, batch_size: int, cache: Path) 
             return batch_size
 
         def get_batch(self, names: list[str]) -> list[int] | None:
+            if self.error is not None:
+                return None
             try:
                 return feed.next_pointers(names)
             except Exception as error:  # noqa: BLE001 (kept for raise_calibration_error)
@@ -110,7 +112,11 @@ def make_calibrator(library: Library, feed: Feed, batch_size: int, cache: Path) 
                 return None
 
         def read_calibration_cache(self) -> bytes | None:
-            return cache.read_bytes() if cache.is_file() else None
+            try:
+                return cache.read_bytes() if cache.is_file() else None
+            except OSError as error:
+                self.error = StorageError(f"cannot read the calibrated ranges {cache}: {error}. Remove the file")
+                return None
 
         def write_calibration_cache(self, ranges: Any) -> None:
             if self.error is not None:

@@ -19,6 +19,7 @@ from edgeopt.dataset import Dataset, load
 from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import BundleError, DataError, storage_errors
 from edgeopt.files import sha256
+from edgeopt.hardware import machine
 from edgeopt.preprocess import feed, preprocess
 from edgeopt.runtime.cuda import open_cuda
 from edgeopt.runtime.engine_cache import cache_folder
@@ -133,7 +134,15 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, se
     cuda = open_cuda(chosen.run.cuda, chosen.run.device)
     try:
         return build_implicit_int8(
-            library, onnx, chosen.build, batches=batches, fingerprint=fingerprint, cuda=cuda, folder=cache_folder()
+            library,
+            onnx,
+            chosen.build,
+            batches=batches,
+            fingerprint=fingerprint,
+            cuda=cuda,
+            here=machine(),
+            device=chosen.run.device,
+            folder=cache_folder(),
         ).plan
     finally:
         cuda.close()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,7 +82,6 @@ class Messages:
             self.errors.append(text)
         elif severity == "WARNING":
             self.warnings.append(text)
-        logger.debug("%s: %s", severity, text)
 
     def cause(self, limit: int = 3) -> str:
         """Return the first errors, without those that only repeat that there is no driver."""
@@ -87,27 +89,73 @@ class Messages:
         return "; ".join((real or self.errors)[:limit]) or "no reason was logged"
 
 
-def make_logger(module: Any, messages: Messages) -> Any:
-    """Return an ILogger that hands everything to `messages`. It must outlive every object made with it."""
+@dataclass
+class _Log:
+    """The one ILogger of a TensorRT module, and who wants to hear what it says now."""
+
+    module: Any
+    logger: Any
+    listeners: list[Messages]
+
+
+_LOGS: dict[int, _Log] = {}
+"""By the module's id. Entries stay: TensorRT keeps a pointer to the first logger that it is given, and its registry of
+plugins one to the last (inferPlugin.cpp), so that no logger may ever be freed."""
+_STARTING = threading.Lock()
+
+
+def the_logger(module: Any) -> Any:
+    """Return the module's only ILogger, which lives as long as the process; plugins are registered with it, once."""
+    return _log(module).logger
+
+
+@contextmanager
+def listen(module: Any) -> Iterator[Messages]:
+    """Collect what TensorRT logs meanwhile, from whichever of its threads. Several may listen at once."""
+    messages, listeners = Messages(), _log(module).listeners
+    listeners.append(messages)
+    try:
+        yield messages
+    finally:
+        listeners[:] = [one for one in listeners if one is not messages]
+
+
+def _log(module: Any) -> _Log:
+    with _STARTING:
+        if id(module) not in _LOGS:
+            _LOGS[id(module)] = _make_log(module)
+        return _LOGS[id(module)]
+
+
+def _make_log(module: Any) -> _Log:
+    listeners: list[Messages] = []
 
     class Log(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             module.ILogger.__init__(self)  # pybind raises at first use where this is left out
 
         def log(self, severity: Any, msg: str) -> None:
-            messages.add(str(severity).rsplit(".", 1)[-1], msg)
+            name = str(severity).rsplit(".", 1)[-1]
+            if name == "VERBOSE" and not logger.isEnabledFor(logging.DEBUG):
+                return  # thousands in a build
+            logger.debug("%s: %s", name, msg)
+            for messages in tuple(listeners):
+                messages.add(name, msg)
 
-    return Log()
+    made = Log()
+    if hasattr(module, "init_libnvinfer_plugins"):
+        module.init_libnvinfer_plugins(made, "")
+    return _Log(module, made, listeners)
 
 
-def start(library: Library, kind: Literal["Builder", "Runtime"], log: Any, messages: Messages) -> Any:
-    """Make TensorRT's builder or runtime.
+def start(library: Library, kind: Literal["Builder", "Runtime"], messages: Messages) -> Any:
+    """Make TensorRT's builder or runtime, inside `listen`.
 
     Raises:
         TargetError: it has no usable GPU or driver; the bindings report a null pointer as a TypeError.
     """
     try:
-        return getattr(library.module, kind)(log)
+        return getattr(library.module, kind)(the_logger(library.module))
     except (TypeError, RuntimeError) as error:
         raise TargetError(
             f"{library.title} cannot start its {kind.lower()}: {messages.cause()} ({error}). "

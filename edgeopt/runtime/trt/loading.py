@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeopt.errors import TargetError
 from edgeopt.runtime.trt.kernels import Kernels
-from edgeopt.runtime.trt.library import Library, Messages, make_logger, start
+from edgeopt.runtime.trt.library import Library, Messages, listen, start
 from edgeopt.spec import TensorSpec
 
 _DTYPES = {
@@ -25,11 +25,9 @@ _DTYPES = {
 
 @dataclass
 class LoadedEngine:
-    """TensorRT's objects in the order in which they depend on each other. The log must outlive them all."""
+    """TensorRT's objects in the order in which they depend on each other."""
 
     library: Library
-    messages: Messages
-    log: Any
     runtime: Any
     engine: Any
     context: Any
@@ -43,7 +41,12 @@ class LoadedEngine:
 
 
 def load_plan(
-    library: Library, plan: bytes, *, embedded_runtime: bool = False, kernels: Path | None = None
+    library: Library,
+    plan: bytes,
+    *,
+    embedded_runtime: bool = False,
+    kernels: Path | None = None,
+    dla_core: int | None = None,
 ) -> LoadedEngine:
     """Deserialize `plan`. A CUDA device must be current: without a driver TensorRT hands out objects that crash.
 
@@ -52,30 +55,30 @@ def load_plan(
         plan: the engine.
         embedded_runtime: run the code that a version-compatible plan carries; only for plans that were built here.
         kernels: where the kernels are kept that RTX compiles at first use; others have them in the plan.
+        dla_core: the core that a plan for DLA runs on. The plan does not say: a runtime takes core 0 unless it is told.
 
     Raises:
         TargetError: the plan is of another TensorRT, GPU or driver, or is not a plan.
     """
-    messages = Messages()
-    log = make_logger(library.module, messages)
-    if hasattr(library.module, "init_libnvinfer_plugins"):
-        library.module.init_libnvinfer_plugins(log, "")
-    runtime = start(library, "Runtime", log, messages)
-    if embedded_runtime:
-        runtime.engine_host_code_allowed = True
-    if library.capabilities.engine_validity:
-        _check_validity(library, runtime, plan, messages)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise TargetError(
-            f"{library.title} cannot load this engine: {messages.cause()}. A plan runs on the TensorRT version and the "
-            "GPU model it was built with; build it again on this machine from the bundle's ONNX"
-        )
-    kept = Kernels(engine, kernels) if kernels is not None and library.capabilities.runtime_cache else None
-    context = engine.create_execution_context() if kept is None else kept.create_context()
-    if context is None:
-        raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")
-    return LoadedEngine(library, messages, log, runtime, engine, context, kept)
+    with listen(library.module) as messages:
+        runtime = start(library, "Runtime", messages)
+        if embedded_runtime:
+            runtime.engine_host_code_allowed = True
+        if dla_core is not None:
+            runtime.DLA_core = dla_core
+        if library.capabilities.engine_validity:
+            _check_validity(library, runtime, plan, messages)
+        engine = runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise TargetError(
+                f"{library.title} cannot load this engine: {messages.cause()}. A plan runs on the TensorRT version and "
+                "the GPU model it was built with; build it again on this machine from the bundle's ONNX"
+            )
+        kept = Kernels(engine, kernels) if kernels is not None and library.capabilities.runtime_cache else None
+        context = engine.create_execution_context() if kept is None else kept.create_context()
+        if context is None:
+            raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")
+    return LoadedEngine(library, runtime, engine, context, kept)
 
 
 def _check_validity(library: Library, runtime: Any, plan: bytes, messages: Messages) -> None:

@@ -38,6 +38,20 @@ def available_host_memory(meminfo: Path = Path("/proc/meminfo")) -> int | None:
     return int(match.group(1)) * 1024 if match else None
 
 
+def device_memory(free_bytes: int, host_available: int | None, *, integrated: bool) -> int:
+    """Return the bytes that a build can have of a GPU's memory.
+
+    An integrated GPU shares the processor's memory, and the driver counts what files are cached there as used, although
+    the kernel gives it back at once (CUDA's documentation of cuMemGetInfo: "see the Tegra app note").
+
+    Args:
+        free_bytes: as the driver says.
+        host_available: `available_host_memory`.
+        integrated: True if the GPU shares the processor's memory.
+    """
+    return max(free_bytes, host_available or 0) if integrated else free_bytes
+
+
 def check_memory(onnx_bytes: int, host_available: int | None, device_free: int) -> None:
     """Refuse a build that would be killed for memory half an hour in.
 

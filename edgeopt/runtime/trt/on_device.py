@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 
 from edgeopt.config import TensorRTBuild
-from edgeopt.errors import ConfigError
-from edgeopt.files import sha256
-from edgeopt.hardware import Machine
+from edgeopt.errors import ConfigError, TargetError, storage_errors
+from edgeopt.files import locked, private_folder, sha256
+from edgeopt.hardware import Machine, power_mode_reader
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.engine_cache import Built, Cached, obtain, store
 from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.calibrator import Batch, Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.library import Library
-from edgeopt.runtime.trt.memory import available_host_memory, check_memory, workspace_for
+from edgeopt.runtime.trt.memory import available_host_memory, check_memory, device_memory, workspace_for
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.spec import replace
 
@@ -71,7 +72,8 @@ def obtain_engine(
         StorageError: the cache cannot be written.
     """
     key = engine_key(library, onnx, options, here, device)
-    timing = TimingCache(folder / "timing", f"{key['gpu']} {key['compute_capability']} {key['tensorrt']}")
+    _check_compatibility(library, options, here)
+    timing = TimingCache(folder / "timing", here, key)
 
     def build(reason: str, last_seconds: float | None) -> Built:
         took = f"the last build took {last_seconds:.0f} s" if last_seconds else "seconds to several minutes"
@@ -79,20 +81,43 @@ def obtain_engine(
             "building the engine on this %s, because engines run only where they were built, and %s. It takes %s, once",
             key["gpu"], reason, took,
         )  # fmt: skip
-        with cuda.current():
-            free, _ = cuda.memory()
-            check_memory(len(onnx), available_host_memory(), free)
+        with timing.held(), cuda.current():
+            limited = _within_memory(options, len(onnx), cuda, here, device)
             engine = build_engine(
                 library,
                 onnx,
-                replace(options, workspace_bytes=options.workspace_bytes or workspace_for(free)),
+                limited,
                 timing_cache=timing.read(),
                 progress=ProgressLog(),
                 current=cuda.current,
             )
-        return Built(plan=engine.plan, made_with={"timing_cache": timing.write(engine.timing_cache)})
+            made_with = {"timing_cache": timing.write(engine.timing_cache), "workspace": str(limited.workspace_bytes)}
+        if timing.power_mode:
+            made_with["power_mode"] = timing.power_mode
+        return Built(plan=engine.plan, made_with=made_with)
 
     return obtain(folder / "engines", engine_slot(key), key, build)
+
+
+def _check_compatibility(library: Library, options: TensorRTBuild, here: Machine) -> None:
+    if options.hardware_compatibility != "none" and here.jetson is not None:
+        raise TargetError(
+            f"{library.title} makes no engines for other GPUs on a Jetson, and hardware_compatibility is "
+            f"'{options.hardware_compatibility}'. Leave it out: the engine is built for this board, once"
+        )
+
+
+def _within_memory(options: TensorRTBuild, onnx_bytes: int, cuda: Cuda, here: Machine, device: int) -> TensorRTBuild:
+    """Return the options with a workspace that there is memory for, within `Cuda.current`.
+
+    Raises:
+        TargetError: there is too little to begin.
+    """
+    host = available_host_memory()
+    integrated = device < len(here.gpus) and here.gpus[device].integrated
+    free = device_memory(cuda.memory()[0], host, integrated=integrated)
+    check_memory(onnx_bytes, host, free)
+    return replace(options, workspace_bytes=options.workspace_bytes or workspace_for(free))
 
 
 def build_implicit_int8(
@@ -103,6 +128,8 @@ def build_implicit_int8(
     batches: Iterable[Batch],
     fingerprint: str,
     cuda: Cuda,
+    here: Machine,
+    device: int,
     folder: Path,
 ) -> Engine:
     """Build an INT8 engine by TensorRT's own calibrator, which DLA needs up to TensorRT 10.7.
@@ -114,6 +141,8 @@ def build_implicit_int8(
         batches: arrays by input name, each of `options.batch` images; not read where the ranges are kept already.
         fingerprint: of the images; names the file of ranges, together with the model and the TensorRT version.
         cuda: the device, opened.
+        here: this machine.
+        device: index of the GPU.
         folder: folder of the cache.
 
     Raises:
@@ -126,18 +155,16 @@ def build_implicit_int8(
     feed = Feed(batches, cuda)
     ranges = calibration_cache_path(folder, library, onnx, fingerprint)
     calibrator = make_calibrator(library, feed, options.batch.max, ranges)
-    with cuda.current():
-        free, _ = cuda.memory()
-    check_memory(len(onnx), available_host_memory(), free)
     try:
-        return build_engine(
-            library,
-            onnx,
-            replace(options, workspace_bytes=options.workspace_bytes or workspace_for(free)),
-            calibrator=calibrator,
-            progress=ProgressLog(),
-            current=cuda.current,
-        )
+        with cuda.current():  # the builder and the parser are of the GPU that is current on their thread
+            return build_engine(
+                library,
+                onnx,
+                _within_memory(options, len(onnx), cuda, here, device),
+                calibrator=calibrator,
+                progress=ProgressLog(),
+                current=cuda.current,
+            )
     finally:
         feed.close()
 
@@ -156,12 +183,33 @@ class ProgressLog:
 
 
 class TimingCache:
-    """Timings of builds on one device with one TensorRT, under the hash that they were written with."""
+    """Timings of builds on one device with one TensorRT, under the hash that they were written with.
 
-    def __init__(self, folder: Path, device: str) -> None:
-        """Name the cache of `device`: GPU, compute capability and TensorRT version."""
-        self._path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", device) + ".cache")
+    They hold for one driver and, on a Jetson, for one power mode: kernels that were timed at 15 W are not the fastest
+    at 40 W.
+    """
+
+    def __init__(self, folder: Path, here: Machine, key: Mapping[str, str]) -> None:
+        """Name the cache of this device and its software (`engine_key`)."""
+        self.power_mode = (power_mode_reader()() or "") if here.jetson is not None else ""
+        parts = [key[name] for name in ("gpu", "compute_capability", "tensorrt", "cuda", "driver", "jetpack")]
+        name = " ".join([*parts, self.power_mode]).strip()
+        self._path = folder / (re.sub(r"[^A-Za-z0-9.]+", "-", name) + ".cache")
         self._pin = self._path.with_suffix(".sha256")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let one build at a time use it: two would lose each other's timings, and disturb each other's kernels."""
+
+        def busy() -> None:
+            _LOG.warning("another process times kernels on this GPU; waiting for it")
+
+        lock = self._path.with_suffix(".lock")
+        with ExitStack() as held:
+            with storage_errors(lock):
+                private_folder(lock.parent)
+                held.enter_context(locked(lock, busy))
+            yield
 
     def read(self) -> bytes:
         """Return the content; nothing if there is none, or if it is not what was written."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import ModelError, TargetError
-from edgeopt.runtime.trt.library import Library, Messages
+from edgeopt.runtime.trt.library import Library, Messages, the_logger
 from edgeopt.runtime.trt.onnx_header import read_header
 
 _FIXES = (
@@ -41,15 +41,14 @@ def fix_for(message: str) -> str:
 
 
 def parse_onnx(
-    library: Library, network: Any, log: Any, messages: Messages, onnx: bytes, origin: Path | None, *, for_dla: bool
+    library: Library, network: Any, messages: Messages, onnx: bytes, origin: Path | None, *, for_dla: bool
 ) -> Any:
     """Fill `network` from a serialized ONNX model.
 
     Args:
         library: the TensorRT to use.
         network: an empty INetworkDefinition.
-        log: the ILogger that feeds `messages`.
-        messages: what TensorRT has logged so far.
+        messages: what TensorRT has logged so far, and will.
         onnx: the model.
         origin: where the model lies, for weights in a second file.
         for_dla: let a parser that can do so rewrite the graph for DLA.
@@ -63,7 +62,7 @@ def parse_onnx(
     """
     read_header(onnx)
     module = library.module
-    parser = module.OnnxParser(network, log)
+    parser = module.OnnxParser(network, the_logger(module))
     if for_dla and library.capabilities.dla_parser_flag:
         parser.set_flag(module.OnnxParserFlag.ADJUST_FOR_DLA)
     parsed = parser.parse(onnx, str(origin)) if origin is not None else parser.parse(onnx)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.session import Array, Tensors
 from edgeopt.runtime.trt.buffers import Memory, Shape, TensorBuffer
-from edgeopt.runtime.trt.library import Library
+from edgeopt.runtime.trt.library import Library, Messages, listen
 from edgeopt.runtime.trt.loading import InputTensor, LoadedEngine, input_tensors, load_plan, output_specs
 from edgeopt.spec import Struct, TensorSpec
 
@@ -52,8 +52,9 @@ class TrtSession:
         reuse_outputs: bool = False,
         embedded_runtime: bool = False,
         kernels: Path | None = None,
+        dla_core: int | None = None,
     ) -> None:
-        """Load `plan`; the session closes `cuda` at its end. See `load_plan` for `embedded_runtime` and `kernels`.
+        """Load `plan`; the session closes `cuda` at its end. See `load_plan` for the arguments that are not explained.
 
         Raises:
             TargetError: the plan cannot run here.
@@ -72,7 +73,7 @@ class TrtSession:
         self._resources = ExitStack()
         try:
             with cuda.current():
-                loaded = load_plan(library, plan, embedded_runtime=embedded_runtime, kernels=kernels)
+                loaded = load_plan(library, plan, embedded_runtime=embedded_runtime, kernels=kernels, dla_core=dla_core)
                 self._set_up(loaded)
         except BaseException:
             self._close()
@@ -91,9 +92,13 @@ class TrtSession:
         self._resources.callback(self._drop_graph)
         self._in = [self._input_buffer(tensor) for tensor in self._tensors]
         self._out = [self._output_buffer(spec) for spec in self.outputs]
-        for buffer in (*self._in, *self._out):
-            if not self._loaded.context.set_tensor_address(buffer.name, buffer.device):
-                raise TargetError(f"TensorRT refuses memory for '{buffer.name}': {self._loaded.messages.cause()}")
+        with self._listen() as messages:
+            for buffer in (*self._in, *self._out):
+                if not self._loaded.context.set_tensor_address(buffer.name, buffer.device):
+                    raise TargetError(f"TensorRT refuses memory for '{buffer.name}': {messages.cause()}")
+
+    def _listen(self) -> AbstractContextManager[Messages]:
+        return listen(self._loaded.library.module)
 
     def _input_buffer(self, tensor: InputTensor) -> TensorBuffer:
         """Memory at the profile's largest shape, which is also set: outputs follow from it."""
@@ -110,9 +115,9 @@ class TrtSession:
         return TensorBuffer(self._cuda, spec, largest, self.memory, self._memory)
 
     def _set_shape(self, tensor: InputTensor, shape: Shape) -> None:
-        if tensor.dynamic and not self._loaded.context.set_input_shape(tensor.spec.name, shape):
-            cause = self._loaded.messages.cause()
-            raise TargetError(f"TensorRT refuses shape {shape} of input '{tensor.spec.name}': {cause}")
+        with self._listen() as messages:
+            if tensor.dynamic and not self._loaded.context.set_input_shape(tensor.spec.name, shape):
+                raise TargetError(f"TensorRT refuses shape {shape} of input '{tensor.spec.name}': {messages.cause()}")
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run the network once.
@@ -196,11 +201,12 @@ class TrtSession:
             self._capture()
         if self._graph is not None:
             self._cuda.launch(self._graph, self._stream)
-        elif self._loaded.context.execute_async_v3(self._stream):
-            self._enqueued = True
-        else:
+            return
+        with self._listen() as messages:
+            self._enqueued = bool(self._loaded.context.execute_async_v3(self._stream))
+        if not self._enqueued:
             self._shapes = None
-            raise TargetError(f"TensorRT did not enqueue the network: {self._loaded.messages.cause()}")
+            raise TargetError(f"TensorRT did not enqueue the network: {messages.cause()}")
 
     def _capture(self) -> None:
         """Keep the network as a CUDA graph; where that fails, say so once and enqueue from then on."""
@@ -214,12 +220,13 @@ class TrtSession:
         """Return the network as an executable graph."""
         self._cuda.begin_capture(self._stream)
         try:
-            captured = bool(self._loaded.context.execute_async_v3(self._stream))
+            with self._listen() as messages:
+                captured = bool(self._loaded.context.execute_async_v3(self._stream))
         finally:
             graph = self._cuda.end_capture(self._stream)  # in any case: the stream stays in capture mode otherwise
         if not captured:
             self._cuda.destroy_graph(graph)
-            raise TargetError(f"TensorRT cannot be captured: {self._loaded.messages.cause()}")
+            raise TargetError(f"TensorRT cannot be captured: {messages.cause()}")
         return graph
 
     def _drop_graph(self) -> None:
