@@ -11,7 +11,6 @@ Writes ``results/compression.json``: a row for each recipe and share.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -22,12 +21,12 @@ import msgspec
 import onnx_ir as ir
 
 from benchmarks.quantization import compiled
+from benchmarks.recorded import changed, processor, record
 from edgeopt.benchmark import compare
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import BenchmarkConfig, CompressConfig, Config, TrainConfig, find_recipe
+from edgeopt.config import BenchmarkConfig, CompressConfig, Config, find_recipe
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.evaluate import Runner, evaluate
-from edgeopt.hardware import machine
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.job import Job, open_job
@@ -69,8 +68,7 @@ def _one(name: str, config: Config, root: Path, share: float, work: Path) -> Non
     except (ConfigError, DataError, ModelError) as error:
         print(f"{name}: SKIPPED, not measured: {error}", file=sys.stderr)
         return
-    record(row)
-    print(json.dumps(row), flush=True)
+    record(RESULTS, row, ("recipe", "share"))
 
 
 def recipe(name: str, epochs: int, calibration: int, limit: int | None) -> tuple[Config, Path]:
@@ -112,13 +110,13 @@ def measured(config: Config, root: Path, share: float, work: Path) -> dict[str, 
             "pruning": None if kept is None else msgspec.to_builtins(kept),
             "parameters": 1.0 if kept is None else kept.parameters,
             "macs": 1.0 if kept is None else kept.macs,
-            "train": None if weights is None else _changed(job.config.train),
-            "finetune": None if kept is None else _changed(config.compress.train),
+            "train": None if weights is None else changed(job.config.train),
+            "finetune": None if kept is None else changed(config.compress.train),
             "training": "" if pruned is None else pruned.summary,
             "training_images": len(job.split("train")),
             "calibration_images": config.calibrate.images,
             "seconds": round(time.perf_counter() - begun, 1),
-            "processor": f"{machine().cpu.model}, {machine().cpu.int8_instruction or 'no VNNI'}",
+            "processor": processor(),
         }
 
 
@@ -149,21 +147,6 @@ def _ratio(job: Job, spec: Any, whole: Callable[..., Any], run: Callable[..., An
     ratio = compare(queries, BenchmarkConfig(warmup_s=0.2, duration_s=2.0), baseline="whole")["pruned"].ratio
     assert ratio is not None
     return [ratio.estimate, ratio.low, ratio.high]
-
-
-def _changed(train: TrainConfig | None) -> dict[str, Any]:
-    """What differs from the defaults of ``[train]``."""
-    defaults = msgspec.to_builtins(TrainConfig())
-    return {key: value for key, value in msgspec.to_builtins(train or TrainConfig()).items() if value != defaults[key]}
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same setting."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("recipe", "share")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,9 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
-import multiprocessing
-import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +28,8 @@ import onnx_ir as ir
 import openvino
 from numpy.typing import NDArray
 
+from benchmarks.apart import Meter, apart, tell
+from benchmarks.recorded import record
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import FAST_REPAIRS, CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
@@ -97,8 +94,7 @@ def main() -> None:
         for scheme in arguments.scheme or ("openvino", "tensorrt"):
             for choice in arguments.repairs or ("all", "distillation"):
                 row = measure(network, scheme, arguments.method, choice)
-                record(row)
-                print(json.dumps(row), flush=True)
+                record(RESULTS, row, ("model", "scheme", "method", "choice"))
 
 
 @dataclass(frozen=True)
@@ -168,8 +164,7 @@ def measure(network: Network, scheme: SchemeName, method: str, choice: str) -> d
         out, readings = Path(folder) / "int8.onnx", readings_of(network.spec)
         processors = network.config.compile.processors
         work = Work(network.graph, out, network.images, calibration, quantization, scheme, readings, processors)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-            cost = process.submit(quantized, work).result()
+        cost = apart(quantized, work)
         run = compiled(ir.load(out), ENGINES[scheme])
     accuracy = network.evaluate(run)
     comparison = accuracy.comparison
@@ -192,7 +187,7 @@ def measure(network: Network, scheme: SchemeName, method: str, choice: str) -> d
 
 def quantized(work: Work) -> dict[str, Any]:
     """Calibrate, quantize, repair and write the network; what that took."""
-    begun, processor = time.perf_counter(), time.process_time()
+    meter = Meter()
     result = quantize_graph(
         ir.load(work.graph),
         work.images,
@@ -201,20 +196,14 @@ def quantized(work: Work) -> dict[str, Any]:
         work.scheme,
         work.readings,
         processors=work.processors,
-        progress=_tell,
+        progress=tell,
     )
     ir.save(result.model, work.out)
     return {
         "int8_macs": integer_share(result.model),
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in result.trials],
-        "seconds": round(time.perf_counter() - begun, 1),
-        "processor_seconds": round(time.process_time() - processor, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **meter.cost(),
     }
-
-
-def _tell(done: float, total: float = 1.0, text: str = "", /) -> None:
-    print(f"{done / total:.0%} {text}", file=sys.stderr, flush=True)
 
 
 def integer_share(model: ir.Model) -> float:
@@ -222,15 +211,6 @@ def integer_share(model: ir.Model) -> float:
     layers = [node for node in model.graph if node.op_type in LINEAR_OPS]
     integer = [node for node in layers if producer(node.inputs[1], DEQUANTIZE) is not None]
     return sum(map(macs, integer)) / sum(map(macs, layers))
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same setting."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("model", "scheme", "method", "choice")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

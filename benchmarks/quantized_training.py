@@ -11,19 +11,18 @@ work folder. Writes ``results/quantized_training.json``: a row for each setting.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from benchmarks.recorded import processor, record
 from edgeopt.bundle.records import Accuracy
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import Config, QuantizedTraining, SchemeName, find_recipe
 from edgeopt.evaluate import Runner, evaluate
-from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS
 from edgeopt.pipeline import graphs
@@ -55,8 +54,7 @@ def main() -> None:
     config = recipe(settings, arguments.repairs, arguments.limit, arguments.calibration)
     for scheme in arguments.scheme or SCHEMES:
         row = {"scheme": scheme, "choice": arguments.repairs, **measured(config, scheme, arguments.work)}
-        record(row)
-        print(json.dumps(row), flush=True)
+        record(RESULTS, row, ("scheme", "choice", "settings", "training_images"))
 
 
 def recipe(settings: QuantizedTraining, repairs: str, limit: int | None, calibration: int) -> Config:
@@ -106,7 +104,7 @@ def measured(config: Config, scheme: SchemeName, work: Path) -> dict[str, Any]:
         "calibration_images": config.calibrate.images,
         "training_seconds": round(spent, 1),
         "seconds": round(time.perf_counter() - begun, 1),
-        "processor": f"{machine().cpu.model}, {machine().cpu.int8_instruction or 'no VNNI'}",
+        "processor": processor(),
     }
 
 
@@ -124,15 +122,6 @@ def _outcome(job: Job, graph: Artifact, reference: Accuracy | None) -> tuple[Acc
 
 def _distance(graph: Artifact, reference: list[list[Any]], outputs: list[list[Any]]) -> float:
     return Discrepancy(readings_of(graphs.read_spec(graph))).mean(reference, outputs)
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same setting."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("scheme", "choice", "settings", "training_images")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,15 +11,10 @@ on. ``--reuse`` measures the files of the run before.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import multiprocessing
-import os
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +23,9 @@ import onnx_ir as ir
 import onnxruntime
 import openvino
 
+from benchmarks.apart import apart, tell
 from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
+from benchmarks.recorded import record
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.hardware import machine
@@ -47,6 +44,7 @@ OWN = {"vnni": "VNNI", "avx2": "AVX2", "arm": "Arm"}
 """Name in the results of a processor's own kernels, by their kind."""
 LIMITED = "AVX2, asked for"
 """Name of those that oneDNN is limited to on a processor that has VNNI."""
+SETTING = ("model", "weights", "engine", "kernels")
 ROUNDS = 200
 """Runs of each file that latency is compared on, in alternation."""
 
@@ -64,33 +62,13 @@ def main() -> None:
     for model in arguments.model or RECIPES:
         chosen = [each for each in WEIGHTS if each in (arguments.weights or WEIGHTS)]
         try:
-            files = {each: _apart(None, quantized, model, each, arguments.reuse) for each in chosen}
+            files = {each: apart(quantized, model, each, arguments.reuse) for each in chosen}
         except (ConfigError, DataError, ModelError) as error:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         for engine, isa, kernels in runs:
-            for row in _apart(isa, measured, model, files, engine):
-                record({**row, "engine": engine, "kernels": kernels})
-                print(json.dumps({**row, "engine": engine, "kernels": kernels}), flush=True)
-
-
-def _apart(isa: str | None, function: Any, *arguments: Any) -> Any:
-    """Call a function in a process of its own that starts with these kernels."""
-    with _kernels(isa), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
-
-
-@contextlib.contextmanager
-def _kernels(isa: str | None) -> Iterator[None]:
-    before = os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
-    if isa is not None:
-        os.environ["ONEDNN_MAX_CPU_ISA"] = isa
-    try:
-        yield
-    finally:
-        os.environ.pop("ONEDNN_MAX_CPU_ISA", None)
-        if before is not None:
-            os.environ["ONEDNN_MAX_CPU_ISA"] = before
+            for row in apart(measured, model, files, engine, isa=isa):
+                record(RESULTS, {**row, "engine": engine, "kernels": kernels}, SETTING)
 
 
 def quantized(model: str, weights: str, reuse: bool) -> Path:  # noqa: FBT001 - goes through a process pool
@@ -107,15 +85,11 @@ def quantized(model: str, weights: str, reuse: bool) -> Path:  # noqa: FBT001 - 
         "openvino",
         readings_of(network.spec),
         processors=WEIGHTS[weights],
-        progress=_tell,
+        progress=tell,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     ir.save(result.model, out)
     return out
-
-
-def _tell(_done: float, _total: float = 1.0, text: str = "", /) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def measured(
@@ -170,15 +144,6 @@ def _latency_ratio(network: Network, run: Run, other: Run) -> float:
             times[one] = time.perf_counter() - begun
         ratios.append(times[run] / times[other])
     return statistics.median(ratios)
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same setting."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("model", "weights", "engine", "kernels")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

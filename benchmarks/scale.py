@@ -9,13 +9,7 @@ repairs. Writes ``results/scale.json``: a row for each network, number of images
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import os
-import resource
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +17,8 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from benchmarks.apart import Meter, apart, tell
+from benchmarks.recorded import record
 from benchmarks.seeded import Seeded, pictures, seeded_graph
 from edgeopt.calibrate.spool import spooled_images
 from edgeopt.cli.boundary import errors_reported
@@ -59,10 +55,8 @@ def main() -> None:
         graph, spec = float_graph(name)
         for images in arguments.images or (512,):
             for choice in arguments.repairs or ("all",):
-                with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-                    row = process.submit(quantized, name, graph, spec, images, choice, arguments.minutes).result()
-                record(row)
-                print(json.dumps(row), flush=True)
+                row = apart(quantized, name, graph, spec, images, choice, arguments.minutes)
+                record(RESULTS, row, ("network", "images", "choice", "minutes"))
 
 
 def float_graph(name: str) -> tuple[Path, ModelSpec]:
@@ -120,9 +114,8 @@ def quantized(
 ) -> dict[str, Any]:
     """Calibrate, quantize and repair a network in this process; what that took."""
     model = ir.load(path)
-    begun, processor = time.perf_counter(), time.process_time()
     samples = spooled_images(pictures(spec, images))
-    made_s = time.process_time() - processor
+    meter = Meter()
     result = quantize_graph(
         model,
         samples,
@@ -130,7 +123,7 @@ def quantized(
         QuantizeConfig(repairs=CHOICES[choice], minutes=minutes),
         "openvino",
         readings_of(spec),
-        progress=_tell,
+        progress=tell,
     )
     return {
         "network": name,
@@ -140,25 +133,11 @@ def quantized(
         "gmacs": round(sum(map(macs, model.graph)) / 1e9, 2),
         "input_mb": round(sum(array.nbytes for array in samples[0][1].values()) * images / 1e6),
         "weights_mb": round(path.stat().st_size / 1e6),
-        "seconds": round(time.perf_counter() - begun, 1),
-        "processor_seconds": round(time.process_time() - processor - made_s, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **meter.cost(),
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in result.trials],
         "cpu": machine().cpu.model,
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
     }
-
-
-def _tell(done: float, total: float = 1.0, text: str = "", /) -> None:
-    print(f"{done / max(total, 1e-9):4.0%} {text}", file=sys.stderr, flush=True)
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same setting."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("network", "images", "choice", "minutes")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ alone in INT8. Writes ``results/seeds.json``: a row a seed.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ import msgspec
 import onnx_ir as ir
 
 from benchmarks.quantization import Run, compiled
+from benchmarks.recorded import changed, processor, record
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import Config, TrainConfig, find_recipe
+from edgeopt.config import Config, find_recipe
 from edgeopt.evaluate import Accuracy, Runner, evaluate
-from edgeopt.hardware import machine
 from edgeopt.passes.qdq.select import quantized_layers, select_quantizers
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
@@ -54,8 +53,7 @@ def main() -> None:
         config = recipe(seed, scratch=arguments.scratch, epochs=arguments.epochs, limit=arguments.limit)
         config = replace(config, calibrate=replace(config.calibrate, images=arguments.calibration))
         row = {"start": "scratch" if arguments.scratch else "shipped", **measured(config, arguments.work)}
-        record(row)
-        print(json.dumps(row), flush=True)
+        record(RESULTS, row, ("start", "seed"))
 
 
 def recipe(seed: int, *, scratch: bool, epochs: int | None, limit: int | None = None) -> Config:
@@ -93,10 +91,9 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         weights_alone = select_quantizers(model, [layer.name for layer in quantized_layers(model)], ())
         half = _accuracy(job, exact, _as_written(weights_alone), reference)
     assert config.train is not None
-    cpu = machine().cpu
     return {
         "seed": config.train.seed,
-        "train": _changed(config.train),
+        "train": changed(config.train),
         "training_images": len(job.split("train")),
         "calibration_images": config.calibrate.images,
         "training": "" if weights is None else weights.summary,
@@ -107,7 +104,7 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         "images": here.images,
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in integer.records.repairs],
         "seconds": round(time.perf_counter() - begun, 1),
-        "processor": f"{cpu.model}, {cpu.int8_instruction or 'no VNNI'}",
+        "processor": processor(),
     }
 
 
@@ -124,12 +121,6 @@ def _loss(accuracy: Accuracy) -> dict[str, Any]:
     }
 
 
-def _changed(train: TrainConfig) -> dict[str, Any]:
-    """What differs from the defaults of ``[train]``."""
-    defaults = msgspec.to_builtins(TrainConfig())
-    return {key: value for key, value in msgspec.to_builtins(train).items() if value != defaults[key]}
-
-
 def _as_written(model: ir.Model) -> Run:
     session, names = onnx_session(model, fused=False), [value.name or "" for value in model.graph.outputs]
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
@@ -138,15 +129,6 @@ def _as_written(model: ir.Model) -> Run:
 def _accuracy(job: Job, graph: Artifact, run: Run, reference: Accuracy | None = None) -> Accuracy:
     runner = Runner(run, graphs.read_spec(graph))
     return evaluate(runner, job.split("test"), job.config.evaluate, baseline=reference)
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same seed."""
-    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    keys = ("start", "seed")
-    rows = [one for one in rows if any(one[key] != row[key] for key in keys)] + [row]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +26,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from benchmarks.apart import Meter, apart
 from benchmarks.peers.environments import PEERS, Peer, PeerError, quantize
 from benchmarks.quantization import integer_share
+from benchmarks.recorded import record, rows
 from benchmarks.scale import CHOICES
 from benchmarks.seeded import Seeded, pictures, seeded_graph
 from edgeopt.calibrate.spool import spooled_images
@@ -55,6 +53,7 @@ from edgeopt.spec import ModelSpec
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "zoo.json"
+SETTING = ("network", "tool", "scheme")
 FILES = Path("build/zoo")
 ENVIRONMENTS = "build/peers/environments"
 OURS = "edgeopt"
@@ -121,7 +120,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=os.environ.get("EDGEOPT_PEERS", ENVIRONMENTS))
     parser.add_argument("--again", action="store_true", help="measure rows that are there, too")
     arguments = parser.parse_args()
-    done = set() if arguments.again else {_key(row) for row in recorded()}
+    done = set() if arguments.again else {_key(row) for row in rows(RESULTS)}
     for name in arguments.network or ZOO:
         wanted = [job for job in _jobs(name, arguments) if job.key not in done]
         if not wanted:
@@ -133,8 +132,7 @@ def main() -> None:
             continue
         for job in wanted:
             row = measured(network, job)
-            record(row)
-            print(json.dumps(row), flush=True)
+            record(RESULTS, row, SETTING)
 
 
 @dataclass(frozen=True)
@@ -270,16 +268,14 @@ def _cost(network: Network, job: Job, out: Path) -> dict[str, Any]:
     if job.peer is not None:
         files = (each.resolve() for each in (network.graph, network.samples, out))
         return {"seconds": round(quantize(job.python, job.peer, job.tool, *files), 1)}
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        arguments = (network.graph, network.samples, network.spec, job.scheme, job.choice, out)
-        return process.submit(quantized, *arguments).result()
+    return apart(quantized, network.graph, network.samples, network.spec, job.scheme, job.choice, out)
 
 
 def quantized(
     graph: Path, samples: Path, spec: ModelSpec, scheme: SchemeName, choice: str, out: Path
 ) -> dict[str, Any]:
     """Calibrate, quantize and repair a network in this process, and write it; what that took."""
-    begun, processor = time.perf_counter(), time.process_time()
+    meter = Meter()
     images = spooled_images(array_feeds(samples))
     quantization = QuantizeConfig(repairs=CHOICES[choice])
     calibration = CalibrateConfig(images=len(images), minimum_images=1)
@@ -288,9 +284,7 @@ def quantized(
     return {
         "int8_macs": integer_share(result.model),
         "kept": list(result.helped),
-        "seconds": round(time.perf_counter() - begun, 1),
-        "processor_seconds": round(time.process_time() - processor, 1),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **meter.cost(),
     }
 
 
@@ -335,20 +329,8 @@ def _latency_ratio(network: Network, run: Run, engine: str) -> float | None:
     return statistics.median(ratios)
 
 
-def recorded() -> list[dict[str, Any]]:
-    """Rows that are there."""
-    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
-    return rows
-
-
-def record(row: dict[str, Any]) -> None:
-    """Put a row into the results in place of an older one of the same network, quantizer and scheme."""
-    rows = [one for one in recorded() if _key(one) != _key(row)] + [row]
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["network"], row["tool"], row["scheme"]
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(row[name] for name in SETTING)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import scale, scaling_tables, seeded, zoo
+from benchmarks.recorded import record, rows
 from edgeopt.errors import ModelError
 
 
@@ -46,7 +47,7 @@ def test_rows_that_are_there_stay_and_tools_that_are_not_are_named(files: Path, 
     assert made[1:] == [("resnet18", "edgeopt", "arm")]
     run_zoo(monkeypatch, *asked, "--again")
     assert len(made) == 3
-    assert len(zoo.recorded()) == 2
+    assert len(rows(zoo.RESULTS)) == 2
 
 
 def test_a_network_that_cannot_be_had_is_left_out_and_named(files: Path, monkeypatch, capsys) -> None:
@@ -56,7 +57,7 @@ def test_a_network_that_cannot_be_had_is_left_out_and_named(files: Path, monkeyp
     monkeypatch.setattr(zoo, "prepare", prepare)
     run_zoo(monkeypatch, "--network", "resnet18", "--tool", "edgeopt")
     assert "resnet18: SKIPPED, not measured: no weights here" in capsys.readouterr().err
-    assert zoo.recorded() == []
+    assert rows(zoo.RESULTS) == []
 
 
 def test_there_are_twelve_networks_or_more_and_each_is_trained_or_seeded() -> None:
@@ -91,6 +92,7 @@ def test_the_tables_show_each_engine_and_what_was_not_made(files: Path) -> None:
     widths = {line.count(" | ") for line in table.splitlines() if line.startswith("|") and "---" not in line}
     assert len(widths) == 1
     assert "Not measured yet" in scaling_tables.scale(scale.RESULTS)
-    scale.record({"network": "a", "images": 8, "choice": "all", "minutes": None, "gmacs": 1.0, "weights_mb": 3,
-                  "input_mb": 5, "processor_seconds": 7.0, "peak_memory_mb": 1024, "cpu": "one"})  # fmt: skip
+    measured = {"network": "a", "images": 8, "choice": "all", "minutes": None, "gmacs": 1.0, "weights_mb": 3,
+                "input_mb": 5, "processor_seconds": 7.0, "peak_memory_mb": 1024, "cpu": "one"}  # fmt: skip
+    record(scale.RESULTS, measured, ("network",))
     assert "| a | all | 1.0 | 3 MB | 8 | 5 MB | 7 s | 1.00 GiB |" in scaling_tables.scale(scale.RESULTS)

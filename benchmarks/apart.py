@@ -1,0 +1,63 @@
+"""Steps in processes of their own, so that their time, memory and kernels are theirs alone."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""Environment variable by which oneDNN, and so OpenVINO, leaves newer instructions alone; it is read once a process."""
+
+T = TypeVar("T")
+
+
+def apart(function: Callable[..., T], *arguments: Any, isa: str | None = None) -> T:
+    """Call a function of a module in a new process; its result.
+
+    Args:
+        function: with arguments and result that can be pickled.
+        arguments: of it.
+        isa: the newest instructions that oneDNN may use there, as ``AVX2``; None: all that the processor has.
+    """
+    with _limited(isa), ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+@contextlib.contextmanager
+def _limited(isa: str | None) -> Iterator[None]:
+    before = os.environ.pop(_LIMIT, None)
+    if isa is not None:
+        os.environ[_LIMIT] = isa
+    try:
+        yield
+    finally:
+        os.environ.pop(_LIMIT, None)
+        if before is not None:
+            os.environ[_LIMIT] = before
+
+
+class Meter:
+    """What this process has spent since the meter was made."""
+
+    def __init__(self) -> None:
+        self._begun, self._processor = time.perf_counter(), time.process_time()
+
+    def cost(self) -> dict[str, Any]:
+        """Seconds on the clock and of the processor, and the largest memory that the process ever had in MiB."""
+        return {
+            "seconds": round(time.perf_counter() - self._begun, 1),
+            "processor_seconds": round(time.process_time() - self._processor, 1),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+
+
+def tell(done: float, total: float = 1.0, text: str = "", /) -> None:
+    """Print progress where results do not go."""
+    print(f"{done / max(total, 1e-9):4.0%} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,62 @@
+"""Recorded rows replace those of the same setting alone; a step apart sees the kernels that it was limited to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.apart import Meter, apart
+from benchmarks.recorded import changed, record, rows
+from edgeopt.config import TrainConfig
+
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+
+
+def test_a_row_takes_the_place_of_one_of_its_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results" / "some.json"
+    assert rows(path) == []
+    for name, value in (("a", 1), ("b", 2), ("a", 3)):
+        record(path, {"name": name, "scheme": "one", "value": value}, ("name", "scheme"))
+    assert [(row["name"], row["value"]) for row in rows(path)] == [("b", 2), ("a", 3)]
+    assert capsys.readouterr().out.count("scheme") == 3
+
+
+def test_a_row_from_before_a_key_was_added_stays(tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    record(path, {"name": "a"}, ("name",))
+    record(path, {"name": "a", "kernels": "AVX2"}, ("name", "kernels"))
+    assert len(rows(path)) == 2
+
+
+def test_a_step_apart_is_limited_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, "SSE41")
+    assert apart(os.getenv, LIMIT, isa="AVX2") == "AVX2"
+    assert apart(os.getenv, LIMIT) is None
+    assert os.environ[LIMIT] == "SSE41"
+    assert apart(os.getpid) != os.getpid()
+
+
+def test_what_a_step_raises_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIMIT, raising=False)
+    with pytest.raises(FileNotFoundError):
+        apart(os.stat, "no such file", isa="AVX2")
+    assert LIMIT not in os.environ
+
+
+def test_a_meter_counts_what_was_spent_since() -> None:
+    meter = Meter()
+    sum(range(10**6))
+    cost = meter.cost()
+    assert cost["seconds"] >= 0
+    assert cost["processor_seconds"] >= 0
+    assert cost["peak_memory_mb"] > 1
+
+
+def test_only_what_differs_from_the_defaults_is_said() -> None:
+    assert changed(None) == {}
+    assert changed(TrainConfig(epochs=7)) == {"epochs": 7}
