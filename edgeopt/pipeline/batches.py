@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,8 +11,6 @@ from edgeopt.calibrate.tap import Feeds, Outputs, outputs_as_written
 from edgeopt.errors import ModelError, ParityError
 from edgeopt.passes.rewrite.free_batch import fixed_batch, free_batch
 from edgeopt.pipeline.agreement import require_same
-
-_LOG = logging.getLogger(__name__)
 
 
 def of_single_images(model: ir.Model) -> tuple[ir.Model, int | None]:
@@ -48,9 +45,6 @@ def require_same_in_batches(
     for first, second in zip(exact[0], joined[0], strict=True):
         if first.shape != second.shape or not np.allclose(first, second, rtol=1e-2, atol=1e-3 * np.abs(first).max()):
             raise _inseparable(name, batch)
-    _LOG.warning(
-        "%s takes %d images at a time: it was quantized image by image, and takes as many as before", name, batch
-    )
     return single
 
 

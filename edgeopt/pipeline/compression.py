@@ -206,7 +206,12 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
     return job.stage("compress", determinants, make, ("torch",), code, after=pruned)
 
 
-_EXPORTING = ("edgeopt.export", "edgeopt.passes.rewrite.optimize", "edgeopt.passes.quantize.insert")
+_EXPORTING = (
+    "edgeopt.export",
+    "edgeopt.passes.rewrite.optimize",
+    "edgeopt.passes.quantize.insert",
+    "edgeopt.passes.repair.observed",
+)
 
 
 def _determinants(job: Job, weights: Artifact | None) -> dict[str, Any]:
@@ -273,6 +278,7 @@ class _Scale:
         from edgeopt.export import export
         from edgeopt.passes.quantize.insert import quantize
         from edgeopt.passes.quantize.scheme import scheme as scheme_named
+        from edgeopt.passes.repair.observed import observed_tensors
         from edgeopt.passes.rewrite.fold_normalization import fold_normalization
         from edgeopt.passes.rewrite.optimize import optimize
 
@@ -286,7 +292,8 @@ class _Scale:
         if config.quantize.enabled:
             observed = replace(config.calibrate, images=_RANGES_FROM, minimum_images=1)
             scheme = scheme_named(config.quantize.scheme or target.scheme, config.compile.processors)
-            model = quantize(model, calibrate(model, self._feeds, observed), scheme, config.quantize.exclude)
+            table = calibrate(model, self._feeds, observed, tensors=observed_tensors(model))
+            model = quantize(model, table, scheme, config.quantize.exclude)
         settings = engine_settings(config, self._target, "int8" if config.quantize.enabled else "fp32")
         self._number += 1
         path = self._folder / f"trial-{self._number}{target.file_suffix}"

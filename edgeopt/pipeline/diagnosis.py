@@ -62,8 +62,9 @@ from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.anew import quantized_anew
+from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
 from edgeopt.pipeline.graphs import feeds as image_feeds
-from edgeopt.pipeline.outputs import OutputKind, read_outputs
+from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.standalone import network_feeds
 from edgeopt.progress import Progress
 from edgeopt.runtime.ov_kernels import outputs_without_vnni
@@ -107,8 +108,16 @@ def diagnose_files(
         ConfigError: images without a spec, or a spec that is not valid.
     """
     progress.begin("load")
-    baseline, model = _float_graph(reference), _quantized_graph(quantized)
-    return _diagnosed(baseline, model, network_feeds(baseline, calibration, spec), images, progress, outputs or {})
+    graphs = _float_graph(reference), _quantized_graph(quantized)
+    freed = [of_single_images(graph) for graph in graphs]
+    (baseline, _), (model, _) = freed
+    _check_interfaces(baseline, model)
+    samples = list(itertools.islice(network_feeds(baseline, calibration, spec), images))
+    feeds = [each for _, each in samples[:READ_IMAGES]]
+    for path, graph, (single, batch) in zip((reference, quantized), graphs, freed, strict=True):
+        if batch is not None and feeds:
+            require_same_in_batches(graph, single, feeds, batch, path.name)
+    return _diagnosed(baseline, model, iter(samples), images, progress, outputs or {})
 
 
 def diagnose_variant(bundle: Bundle, variant: str, images: Dataset, limit: int, progress: Progress) -> Diagnosis:

@@ -145,6 +145,8 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
     dataset = job.split("calibration")
 
     def make(folder: Path, _scratch: Path) -> Made:
+        from edgeopt.passes.repair.observed import observed_tensors
+
         images = min(job.config.calibrate.images, len(dataset))
         model = read_graph(graph)
         table = calibrate(
@@ -152,6 +154,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
             fitted(model, feeds(dataset, read_spec(graph)), "[data.calibration]", _LOG.warning),
             job.config.calibrate,
             lambda done, *_: job.progress.update(done, images),
+            observed_tensors(model),
         )
         table.save(folder / _TABLE)
         seen = f"{len(table.tensors)} tensors on {len(table.images)} images"
@@ -163,7 +166,9 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
         "data": dataset.fingerprint(),
         "schema": TABLE_SCHEMA,
     }
-    return job.stage("calibrate", determinants, make, _GRAPH, ("edgeopt.calibrate", *FEEDS))
+    return job.stage(
+        "calibrate", determinants, make, _GRAPH, ("edgeopt.calibrate", "edgeopt.passes.repair.observed", *FEEDS)
+    )
 
 
 def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:

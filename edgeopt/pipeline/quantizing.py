@@ -16,6 +16,7 @@ from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.allowance import Allowance
+from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.repair.trials import Images, repair
 from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.progress import Update
@@ -83,7 +84,8 @@ def quantize_graph(
     """
     begun = time.monotonic() if begun is None else begun
     used = images[: calibration.images]
-    table = calibrate(model, used, calibration) if table is None else table
+    if table is None:
+        table = calibrate(model, used, calibration, tensors=observed_tensors(model))
     repaired = repair(
         model,
         table,

@@ -25,6 +25,7 @@ from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.passes.rewrite.free_batch import fix_batch
 from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
@@ -164,7 +165,16 @@ def quantize_file(
         exact = require_same(original, model, feeds, path.name)
     else:
         exact = require_same_in_batches(original, model, feeds, batch, path.name)
-    table = calibrate(counted, images, calibrate_config, lambda done, *_: progress.update(done, len(images)))
+        _LOG.warning(
+            "%s takes %d images at a time: it is quantized image by image, and takes as many as before", path.name, batch
+        )
+    table = calibrate(
+        counted,
+        images,
+        calibrate_config,
+        lambda done, *_: progress.update(done, len(images)),
+        observed_tensors(counted),
+    )
     settled = table.convergence.summary()
     progress.end(f"{len(table.tensors)} tensors on {len(table.images)} images; ranges {settled}", reused=False)
     progress.begin("quantize")

@@ -17,8 +17,10 @@ from edgeopt.config import CalibrateConfig, ModelConfig, QuantizeConfig, SchemeN
 from edgeopt.errors import AccuracyError, ModelError, ParityError
 from edgeopt.graph.edit import set_constant
 from edgeopt.lint.graphs import lint_graph
+from edgeopt.passes.rewrite.free_batch import free_batch
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import require_close
+from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
 from edgeopt.source.graph import open_onnx
@@ -276,6 +278,23 @@ def test_a_fixed_batch_is_quantized_image_by_image_and_stays(tmp_path: Path) -> 
     exact, found = run(model, batch=4), run(made, batch=4)
     assert np.linalg.norm(found - exact) < 0.02 * np.linalg.norm(exact)
     assert result.images == 16
+
+
+def test_a_fixed_batch_is_diagnosed_image_by_image(tmp_path: Path) -> None:
+    model = network(STEM, BODY, TAIL, x="float[4, 3, 16, 16]", y="float[4, 20]")
+    quantize(tmp_path, model, "onnxruntime")
+    files = (tmp_path / name for name in ("float.onnx", "onnxruntime.onnx", "c.npz"))
+    found = diagnose_files(*files, None, 6, Silent())
+    assert {layer.name for layer in found.layers} >= {"Conv_c1", "Conv_c2", "Gemm_y"}
+
+
+def test_a_freed_batch_is_not_taken_for_the_product_of_batch_and_heads() -> None:
+    weights = WEIGHTS | {"heads": np.array([8, 8, -1]), "back": np.array([4, 16, -1])}
+    middle = "s = Reshape (r1, heads) t = Relu (s) u = Reshape (t, back) f = ReduceMean <axes = [2], keepdims = 0> (u)"
+    model = network(STEM, middle, "y = Gemm (f, wf)", weights=weights, x="float[4, 3, 16, 16]", y="float[4, 20]")
+    freed = free_batch(optimize(ir.from_proto(model)))
+    shapes = {value.name: value.shape for node in freed.graph for value in node.outputs}
+    assert [str(shapes[name][0]) for name in ("r1", "s", "t", "u", "y")] == ["N", "8", "8", "N", "N"]
 
 
 @pytest.mark.parametrize("batch", [4, 64])  # fewer and more than there are samples

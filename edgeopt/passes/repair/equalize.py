@@ -67,9 +67,7 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
     """
     result = model.clone()
     scaled: set[str] = set()
-    for tied in _tied(result.graph):
-        if tied.blocked or (tied.upper < math.inf and _is_depthwise(tied.consumers)):
-            continue
+    for tied in _scalable(result.graph):
         factors = _factors(tied, table)
         if factors is not None:
             _scale(result, tied, factors)
@@ -78,6 +76,25 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
         if value.name not in scaled and _feeds_depthwise_only(value):
             _insert_scale(result, value, table[value.name or ""])
     return result
+
+
+def read_by_equalization(model: ir.Model) -> set[str]:
+    """Return the names of the tensors whose channels `equalize` asks a calibration table for."""
+    names = set[str]()
+    for tied in _scalable(model.graph):
+        read = {value.name or "" for node in tied.consumers if (value := node.inputs[0]) is not None}
+        names.update(tied.tensors if tied.upper < math.inf else read.intersection(tied.tensors))
+    inserted = (value for node in model.graph for value in node.outputs if _feeds_depthwise_only(value))
+    return names.union(value.name or "" for value in inserted)
+
+
+def _scalable(graph: ir.Graph) -> list[_Tied]:
+    """Return the sets of tensors that a scale can pass."""
+    return [
+        tied
+        for tied in _tied(graph)
+        if not tied.blocked and not (tied.upper < math.inf and _is_depthwise(tied.consumers))
+    ]
 
 
 def _tied(graph: ir.Graph) -> list[_Tied]:

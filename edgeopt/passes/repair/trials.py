@@ -31,6 +31,7 @@ from edgeopt.passes.repair.allowance import Allowance, multiplications_per_secon
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.layers.refit import Steps
+from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.repair.ranges import expected_runs, measure_ranges, quantize_activations
 from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
 from edgeopt.passes.repair.smooth import STRENGTHS, magnitudes, smooth, smoothable
@@ -123,7 +124,7 @@ def repair(
     trials: list[RepairTrial] = []
     if "equalization" in repairs and not now.declines("equalization", allowance, trials):
         equal = equalize(model, table, insert=scheme.fuses_scales)
-        calibrated = calibrate(equal, images, table.config, allowance.step("equalization"))
+        calibrated = calibrate(equal, images, table.config, allowance.step("equalization"), observed_tensors(equal))
         candidate = quantize(equal, calibrated, scheme, exclude, methods=methods)
         trials.append(RepairTrial("equalization", now.discrepancy, judge.measure(candidate)))
         if trials[-1].is_kept:
@@ -198,7 +199,7 @@ def _insert_scales(
     equal = equalize(model, table, insert=True)
     if len(equal.graph) == len(model.graph):
         return []
-    calibrated = calibrate(equal, images, table.config)
+    calibrated = calibrate(equal, images, table.config, tensors=observed_tensors(equal))
     candidate = quantize(equal, calibrated, scheme, now.exclude, methods=methods)
     after = judge.measure(candidate)
     times = slowdown(now.quantized, candidate) if after < now.discrepancy else 1.0
@@ -258,7 +259,7 @@ def _smoothed(
     tried = []
     for strength in STRENGTHS:
         base, changed = smooth(now.base, largest, strength)
-        observed = calibrate(base, images, now.table.config, update, changed)
+        observed = calibrate(base, images, now.table.config, update, changed & now.table.tensors.keys())
         table = dataclasses.replace(now.table, tensors={**now.table.tensors, **observed.tensors})
         candidate = quantize(base, table, scheme, now.exclude, methods=methods)
         tried.append(_Standing(base, table, now.exclude, candidate, judge.measure(candidate)))

@@ -32,22 +32,34 @@ def free_batch(model: ir.Model) -> ir.Model:
     result = model.clone()
     common.ShapeInferencePass()(result)
     declared = [value.shape for value in result.graph.outputs]
+    batched = set[ir.Value]()
     for node in result.graph.all_nodes():
         if node.op_type == "Reshape":
             _free_reshape(node, batch, result.graph)
         for value in node.outputs:
+            if value.shape and value.shape[0] == batch:
+                batched.add(value)
             value.shape = None
     for value in result.graph.inputs:
         assert value.shape is not None
         value.shape = ir.Shape([_NAME, *list(value.shape)[1:]])
     common.ShapeInferencePass()(result)
     for value in (output for node in result.graph.all_nodes() for output in node.outputs):
-        if value.shape and not isinstance(value.shape[0], int):
-            value.shape = ir.Shape([_NAME, *list(value.shape)[1:]])  # inference makes up a name after a Reshape
+        if value.shape:
+            value.shape = ir.Shape(_named(value.shape, is_batched=value in batched))
     for value, shape in zip(result.graph.outputs, declared, strict=True):
         if shape is not None and len(shape) and shape[0] == batch:
             value.shape = ir.Shape([_NAME, *list(shape)[1:]])
     return result
+
+
+def _named(shape: ir.Shape, *, is_batched: bool) -> list[int | str | None]:
+    """Return the sides of a shape; inference makes up names after a Reshape, also for what is no batch.
+
+    Those of an attention's batch times heads, for one, are another number: unknown.
+    """
+    sides = [side if isinstance(side, int) else _NAME if side == _NAME else None for side in shape]
+    return [_NAME, *sides[1:]] if sides[0] is None and is_batched else sides
 
 
 def fix_batch(model: ir.Model, batch: int) -> None:
