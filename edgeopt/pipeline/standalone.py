@@ -166,7 +166,9 @@ def quantize_file(
     else:
         exact = require_same_in_batches(original, model, feeds, batch, path.name)
         _LOG.warning(
-            "%s takes %d images at a time: it is quantized image by image, and takes as many as before", path.name, batch
+            "%s takes %d images at a time: it is quantized image by image, and takes as many as before",
+            path.name,
+            batch,
         )
     table = calibrate(
         counted,

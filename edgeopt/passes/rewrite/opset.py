@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.operators import STANDARD_DOMAINS
 
 LOWEST = 13
 """Lowest opset whose QuantizeLinear and DequantizeLinear know scales per channel."""
@@ -25,6 +26,8 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
         ModelError: onnx cannot convert one of its operators.
     """
     current = model.graph.opset_imports.get("", model.graph.opset_imports.get("ai.onnx"))
+    if current is None and all(node.domain not in STANDARD_DOMAINS for node in model.graph):
+        return model.clone()
     if current is None:
         raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker")
     if any(node.op_type == "SplitToSequence" for node in model.graph):
