@@ -5,19 +5,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
+from click.testing import CliRunner
 from fake_cuda import FakeCuda
 from fake_tensorrt import World, fake_tensorrt
 
-from edgeopt.bundle import Bundle, Variant, write_bundle
+from edgeopt.bundle import Bundle, Golden, Variant, pack, write_bundle
 from edgeopt.bundle.records import Ratio
-from edgeopt.errors import TargetError
+from edgeopt.cli import main
+from edgeopt.errors import BundleError, TargetError
 from edgeopt.hardware import CudaDriverState, Gpu, machine
-from edgeopt.runtime import load, trt
+from edgeopt.runtime import load, trt, verify
 from edgeopt.runtime.choice import Candidates, choose
 from edgeopt.runtime.first_load import compare, measure_at_first_load
 from edgeopt.runtime.session import Availability, open_session
@@ -50,8 +54,8 @@ class Board:
         return self.world.cuda
 
 
-def gpu_bundle(path: Path) -> Bundle:
-    """Built on a workstation without a GPU, which could measure none of it."""
+def gpu_bundle(path: Path, golden: dict[str, float] | None = None) -> Bundle:
+    """Built on a workstation without a GPU, which could measure none of it. `golden`: what white gives."""
     engines = {precision: (tiny.DATA / f"tiny_classifier{end}.onnx").read_bytes()
                for precision, end in (("fp32", ""), ("fp16", ""), ("int8", "_int8"))}  # fmt: skip
     variants = tuple(
@@ -59,6 +63,14 @@ def gpu_bundle(path: Path) -> Bundle:
         for precision in engines
     )
     files = {variant.file: engines[variant.precision] for variant in variants}
+    if golden is not None:
+        files["in.npz"] = pack({"image": np.full((1, 3, 8, 8), 255, np.uint8)})
+        for precision, answer in golden.items():
+            files[f"{precision}.npz"] = pack({"scores": np.full((1, 3), answer, np.float32)})
+        variants = tuple(
+            replace(each, golden=Golden(inputs="in.npz", outputs=f"{each.precision}.npz", tolerance=0.01))
+            for each in variants
+        )
     return write_bundle(path, tiny.manifest(variants=variants, baseline="trt-fp32"), files)
 
 
@@ -119,6 +131,55 @@ def test_a_variant_that_does_not_load_is_no_reason_to_fail(board: Board, monkeyp
     with load(board.bundle.path) as predictor:
         assert predictor.variant.name == "trt-fp16"
         assert predictor.rejected["trt-int8"] == "does not load here: no memory for it"
+
+
+RIGHT = {"fp32": 8.0, "fp16": 8.0, "int8": 8.0}
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *precisions: str) -> None:
+    """Let TensorRT refuse some variants, as 8.x refuses INT8 with FP16 scales."""
+
+    def opened(path: Path, *arguments: Any, **named: Any) -> Any:
+        if any(f"/{precision}/" in str(path) for precision in precisions):
+            raise TargetError("TensorRT 8.6.2 rejects the model")
+        return open_session(path, *arguments, **named)
+
+    for module in ("predictor", "verify"):
+        monkeypatch.setattr(sys.modules[f"edgeopt.runtime.{module}"], "open_session", opened)
+
+
+def test_a_variant_that_does_not_load_does_not_end_the_verification(
+    board: Board, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = gpu_bundle(tmp_path / "golden.edgeopt", RIGHT)
+    refuse(monkeypatch, "int8")
+    found = verify(bundle.path)
+    assert set(found.replayed) == {"trt-fp32", "trt-fp16"}
+    assert found.failed == {"trt-int8": "TensorRT 8.6.2 rejects the model"}
+    found.require()
+    printed = CliRunner().invoke(main, ["verify", str(bundle.path)])
+    assert printed.exit_code == 0
+    assert "trt-int8: DOES NOT RUN: TensorRT 8.6.2 rejects the model" in printed.output
+    with pytest.raises(TargetError, match="trt-int8: TensorRT 8"):
+        verify(bundle.path, variant="trt-int8").require()
+    refuse(monkeypatch, "fp32", "fp16", "int8")
+    with pytest.raises(TargetError, match="none of its variants runs here"):
+        verify(bundle.path).require()
+
+
+def test_a_service_verifies_the_variant_that_it_will_run(
+    board: Board, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = gpu_bundle(tmp_path / "golden.edgeopt", {**RIGHT, "fp32": 7.0})
+    refuse(monkeypatch, "int8")
+    board.world.takes_s = {"float": 1.0e-3, "int8": 0.6e-3}
+    chosen = CliRunner().invoke(main, ["verify", str(bundle.path), "--chosen"])
+    assert chosen.exit_code == 0, chosen.output
+    assert "trt-fp16: ok" in chosen.output
+    assert "trt-fp32: not run" in chosen.output
+    assert CliRunner().invoke(main, ["verify", str(bundle.path)]).exit_code == BundleError.exit_code
+    both = CliRunner().invoke(main, ["verify", str(bundle.path), "--chosen", "--variant", "trt-fp16"])
+    assert both.exit_code == 2
 
 
 def test_engines_that_do_not_fit_beside_each_other_are_measured_one_after_another(

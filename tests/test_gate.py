@@ -35,10 +35,12 @@ from edgeopt.gate import (
     to_junit,
     to_markdown,
 )
+from edgeopt.gate.bundles import launch_workers
 from edgeopt.gate.decide import FIRST_LOOK, Launch, compare, decide
 from edgeopt.gate.rounds import Rounds
 from edgeopt.gate.verdict import LatencyFinding, Verdict
 from edgeopt.intervals import Interval
+from edgeopt.measure import worker as worker_module
 from edgeopt.measure.environment import environment
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.worker import Worker, _serve
@@ -358,6 +360,26 @@ class Dies(Sleeper):
         os._exit(9)
 
 
+def builds(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return Sleeper()
+
+
+def hangs(seconds):
+    time.sleep(seconds)
+    return Sleeper()
+
+
+def logs(path, name):
+    for when in ("begins", "ends"):
+        with path.open("a") as file:
+            file.write(f"{name}:{when}\n")
+        time.sleep(0.3)
+    return Sleeper()
+
+
 class TestWorker:
     def test_runs_in_another_process(self):
         with Worker(Sleeper) as worker:
@@ -372,6 +394,26 @@ class TestWorker:
     def test_a_process_that_dies_is_named(self):
         with Worker(Dies) as worker, pytest.raises(MeasurementError, match="exit code 9"):
             worker.run(0, 1)
+
+    def test_an_engine_may_take_as_long_to_build_as_it_computes(self, monkeypatch):
+        monkeypatch.setattr(worker_module, "_IDLE_S", 0.5)
+        monkeypatch.setattr(worker_module, "_LOOK_EVERY_S", 0.25)
+        with Worker(functools.partial(builds, 1.5)) as worker:
+            assert worker.stages == ("a", "b")
+
+    def test_one_that_hangs_while_it_opens_is_given_up(self, monkeypatch):
+        monkeypatch.setattr(worker_module, "_IDLE_S", 0.5)
+        monkeypatch.setattr(worker_module, "_LOOK_EVERY_S", 0.25)
+        with pytest.raises(MeasurementError, match="did nothing for"):
+            Worker(functools.partial(hangs, 30.0)).__enter__()
+
+    def test_engines_are_built_one_after_another(self, tmp_path):
+        """Each with the memory of the device to itself, and alone on its GPU."""
+        log = tmp_path / "log"
+        makes = {name: functools.partial(logs, log, name) for name in ("baseline", "twin", "candidate")}
+        with launch_workers(makes, 0):
+            words = log.read_text().split()
+        assert words == [f"{name}:{when}" for name in makes for when in ("begins", "ends")]
 
     def test_outside_with(self):
         with pytest.raises(MeasurementError, match="not running"):

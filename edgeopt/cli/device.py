@@ -211,22 +211,30 @@ def _inspect_model(
 
 @click.command()
 @bundle
+@click.option("--variant", help="Replay this one only.")
+@click.option("--chosen", is_flag=True, help="Replay only the one that `edgeopt run` chooses here.")
 @threads
 @as_json
-def verify(bundle: Path, threads: int, as_json: bool) -> None:  # noqa: FBT001
+def verify(bundle: Path, variant: str | None, chosen: bool, threads: int, as_json: bool) -> None:  # noqa: FBT001
     """Check that a bundle is whole and answers as recorded.
 
-    Checks hashes and schema, and replays the golden inputs on this machine.
+    Checks hashes and schema, and replays the golden inputs on this machine. A variant that does not load here is told,
+    and is a failure if none does.
     """
     from edgeopt.runtime.verify import verify as check
+    from edgeopt.runtime.verify import verify_chosen
 
-    verification = check(bundle, threads=threads)
+    if chosen and variant is not None:
+        raise click.UsageError("--chosen and --variant say different things: give one of them")
+    verification = verify_chosen(bundle, threads=threads) if chosen else check(bundle, variant=variant, threads=threads)
     if as_json:
         print_json(verification)
     else:
         for name, replayed in verification.replayed.items():
             state = "ok" if replayed.ok else "DIFFERS"
             echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")
+        for name, reason in verification.failed.items():
+            echo(printable(f"{name}: DOES NOT RUN: {reason}"))
         for name, reason in verification.skipped.items():
             echo(printable(f"{name}: not run: {reason}"))
         for name, reason in verification.saturating.items():

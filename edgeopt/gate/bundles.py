@@ -118,6 +118,9 @@ def gate_bundles(
 def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> Iterator[Opened]:
     """Open every subject in a new process. Each launch starts with another subject, because the order affects latency.
 
+    In the first launch one waits for the other: an engine that has to be built is built with the whole memory of the
+    device to itself, and alone on its GPU.
+
     Args:
         makes: opens each subject, in its process.
         number: number of the launch.
@@ -129,8 +132,11 @@ def launch_workers(makes: Mapping[str, Callable[[], Subject]], number: int) -> I
             worker = workers[names[(place + number) % len(names)]]
             worker.start()
             stack.callback(worker.stop)
-        for worker in workers.values():
-            worker.opened()
+            if number == 0:
+                worker.opened()
+        if number:
+            for worker in workers.values():
+                worker.opened()
         yield Opened(workers, _sensors(workers.values()))
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 from edgeopt.errors import EdgeoptError, MeasurementError
 from edgeopt.measure.subject import Nanoseconds, Subject
 
-_OPENING_S = 600.0
-"""Time limit of opening a subject; an engine may have to be built at first load."""
+_IDLE_S = 600.0
+"""Time limit of opening a subject, of which the time does not count in which its process computes: an engine that is
+built at first load may take longer on a small board."""
+_LOOK_EVERY_S = 2.0
 _STOPPING_S = 10.0
 
 
@@ -71,7 +75,8 @@ class Worker:
             EdgeoptError: what making the subject raised.
         """
         try:
-            self._stages = self._answer(_OPENING_S)
+            self._wait_until_ready()
+            self._stages = self._answer()
         except BaseException:
             self.stop()
             raise
@@ -89,12 +94,23 @@ class Worker:
             self._pipe.send(question)
         except OSError as problem:
             raise self._died() from problem
-        return self._answer(None)
+        return self._answer()
 
-    def _answer(self, timeout_s: float | None) -> Any:
+    def _wait_until_ready(self) -> None:
+        """Wait for the first answer, as long as the child computes."""
         assert self._pipe is not None
-        if not self._pipe.poll(timeout_s):
-            raise MeasurementError(f"a measured process did not get ready in {timeout_s:.0f} s. Try the model alone")
+        idle_s, computed_s = 0.0, _processor_s(self.pid)
+        while not self._pipe.poll(_LOOK_EVERY_S):
+            now_s = _processor_s(self.pid)
+            idle_s = idle_s + _LOOK_EVERY_S if now_s is None or now_s == computed_s else 0.0
+            computed_s = now_s
+            if idle_s >= _IDLE_S:
+                raise MeasurementError(
+                    f"a measured process did not get ready, and did nothing for {idle_s:.0f} s. Try the model alone"
+                )
+
+    def _answer(self) -> Any:
+        assert self._pipe is not None
         try:
             answer = self._pipe.recv()
         except (EOFError, OSError) as problem:
@@ -119,6 +135,15 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+def _processor_s(pid: int) -> float | None:
+    """Processor time that a process has used (proc(5): utime and stime); None where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
 
 
 def _serve(make: Callable[[], Subject], pipe: Connection[Any, Any]) -> None:

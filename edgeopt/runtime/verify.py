@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeopt.bundle import Bundle, Variant
-from edgeopt.errors import BundleError, TargetError
+from edgeopt.errors import BundleError, MissingExtraError, TargetError
 from edgeopt.hardware import ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, onednn_limit
+from edgeopt.runtime.predictor import load
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
 
@@ -41,6 +42,8 @@ class Verification:
     """Kind of this processor's integer kernels, by how they add products; empty if that is unknown."""
     saturating: dict[str, str] = field(default_factory=dict)
     """Reason why a variant may saturate on this processor."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Reason why a variant that should run here does not. `load` leaves such a one out as well."""
 
     @property
     def ok(self) -> bool:
@@ -54,6 +57,9 @@ class Verification:
             BundleError: naming each variant, its difference and its tolerance.
             TargetError: files and hashes are right, but no variant runs on this machine.
         """
+        if self.failed and not self.replayed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
+            raise TargetError(f"the bundle's files are as written, but none of its variants runs here ({reasons})")
         if self.skipped and not self.replayed:
             raise TargetError(
                 "the bundle's files are as they were written, but none of its variants was run on this machine: "
@@ -72,36 +78,56 @@ class Verification:
 
 
 def verify(
-    path: str | Path, *, threads: int = 0, available: Callable[[str], Availability] = availability
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    threads: int = 0,
+    available: Callable[[str], Availability] = availability,
 ) -> Verification:
     """Check a bundle's hashes and schema, then replay the golden inputs of every variant that this machine can run.
 
     Args:
         path: the bundle's folder.
+        variant: replay this one only.
         threads: threads of the engines; 0 keeps the bundle's setting.
         available: tells if a target can run here.
 
     Raises:
-        BundleError: not a whole bundle, or a damaged file of arrays.
-        TargetError: an engine that should run here does not load.
+        BundleError: not a whole bundle, no such variant, or a damaged file of arrays.
     """
     bundle, cpu = Bundle.open(path), ThisMachine().processor.cpu
     kernels = integer_kernels(cpu)
-    replayed, skipped, saturating = {}, {}, {}
-    for variant in bundle.manifest.variants:
-        if reason := may_saturate(variant, cpu):
-            saturating[variant.name] = reason
-        can_run = available(variant.target)
-        if variant.golden is None:
-            skipped[variant.name] = "it has no golden inputs"
+    replayed, skipped, saturating, failed = {}, {}, {}, {}
+    for each in bundle.manifest.variants if variant is None else [bundle.variant(variant)]:
+        if reason := may_saturate(each, cpu):
+            saturating[each.name] = reason
+        can_run = available(each.target)
+        if each.golden is None:
+            skipped[each.name] = "it has no golden inputs"
         elif not can_run.ok:
-            skipped[variant.name] = f"target '{variant.target}' cannot run here: {can_run.reason}"
+            skipped[each.name] = f"target '{each.target}' cannot run here: {can_run.reason}"
         else:
-            replayed[variant.name] = Replayed(_replay(bundle, variant, threads), variant.golden.tolerance)
+            try:
+                replayed[each.name] = Replayed(_replay(bundle, each, threads), each.golden.tolerance)
+            except (TargetError, MissingExtraError) as error:
+                failed[each.name] = str(error)
     title = "" if kernels is None else f"{cpu.model}: {TITLES[kernels]}"
     if onednn_kernels(cpu) != kernels:
         title += "; OpenVINO keeps to kernels without it, as {}={} asks".format(*onednn_limit())
-    return Verification(replayed, skipped, title, saturating)
+    return Verification(replayed, skipped, title, saturating, failed)
+
+
+def verify_chosen(path: str | Path, *, threads: int = 0) -> Verification:
+    """Verify the variant that `load` chooses on this machine, and no other: what a service needs before it starts.
+
+    Raises:
+        BundleError: not a whole bundle, or a damaged file of arrays.
+        TargetError: no variant runs here.
+    """
+    with load(path, threads=threads) as predictor:
+        chosen, rejected = predictor.variant.name, predictor.rejected
+    found = verify(path, variant=chosen, threads=threads)
+    return replace(found, skipped={**rejected, **found.skipped})
 
 
 def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
