@@ -476,13 +476,14 @@ class CompileConfig(Struct):
     """``[compile]``: targets and their options."""
 
     targets: Annotated[tuple[TargetName, ...], Meta(min_length=1)] = ("ov", "ort")
-    """Engines to build for: OpenVINO, ONNX Runtime, TensorRT (built on the device) and TensorRT-RTX."""
+    """Engines to build for: OpenVINO, ONNX Runtime, TensorRT (built on the device; 8.5 and 8.6,
+    of JetPack 5.1 and 6.0, need graphs of their own: ``trt8``) and TensorRT-RTX."""
     processors: Annotated[tuple[Processor, ...], Meta(min_length=1)] = PROCESSORS
     """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
     so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
     tensorrt: TensorRTOptions = TensorRTOptions()
-    """Options of ``trt`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.cuda = "pycuda"``…"""
+    """Options of ``trt``, ``trt8`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.device = 1``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """Options of targets of your own, by their reference; `Target.options` describes them."""
 

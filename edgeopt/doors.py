@@ -62,6 +62,7 @@ TARGETS: Mapping[str, str] = {
     "ort": "edgeopt.targets.ort:TARGET",
     "ov": "edgeopt.targets.ov:TARGET",
     "trt": "edgeopt.targets.trt:TARGET",
+    "trt8": "edgeopt.targets.trt8:TARGET",
     "rtx": "edgeopt.targets.rtx:TARGET",
 }
 """Values of ``[compile] targets``: each is a `runtime.session.Target`."""

@@ -118,6 +118,26 @@ def test_says_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptu
     assert logging.getLogger("torch").level != logging.CRITICAL
 
 
+class Pooled(nn.Module):
+    """A classifier of the usual kind: convolution, global pooling, linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.body(images)
+
+
+def test_global_pooling_reaches_opset_17() -> None:
+    """torch.onnx gives 18 for it, whatever it is asked for."""
+    result = export(Given(spec_of(), Pooled()), ExportConfig(opset=17))
+    assert result.model.opset_imports == {"": 17}
+    (mean,) = [node for node in result.model.graph if node.op_type == "ReduceMean"]
+    assert list(mean.attributes.get_ints("axes")) == [-1, -2]
+    assert result.parity <= 1e-6
+
+
 class Tiny(nn.Module):
     """A classifier by mean colour."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import tiny
@@ -19,8 +20,11 @@ from edgeopt.cli import main
 from edgeopt.cli.views.lint import lint_view
 from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint
+from edgeopt.lint.parsers import accepted
 from edgeopt.runtime.session import Availability
+from edgeopt.runtime.trt.library import Messages, load_library, make_logger
 from edgeopt.spec import replace
+from edgeopt.targets import rtx
 from edgeopt.typed import convert
 
 
@@ -505,3 +509,55 @@ def test_rules_on_graphs_are_not_for_engines(tmp_path):
     (tmp_path / "layers.json").write_text("{}")
     with pytest.raises(ConfigError, match="are for graphs"):
         lint(tmp_path / "layers.json", rules=["my_rules:no_adding"])
+
+
+# What the parsers of TensorRT's releases refuse
+
+NORMALIZED = "y = LayerNormalization(x, x)"
+CUBIC = 'y = Resize <mode = "cubic"> (x, , s)'
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "target", "severity", "named"),
+    [
+        (NORMALIZED, 17, "trt8", "warning", "TensorRT 8.5 (JetPack 5.1) refuses LayerNormalization"),
+        ("y = BitwiseNot(x)", 18, "trt", "error", "TensorRT 10.0, 10.1 refuses BitwiseNot"),
+        ("y = Swish(x)", 24, "trt", "error", "refuses Swish"),
+        (CUBIC, 17, "trt8", "error", "refuses Resize with cubic interpolation"),
+        ("y = DeformConv(x, x, x)", 19, "rtx", "error", "TensorRT RTX 1.7 refuses DeformConv"),
+    ],
+)
+def test_an_operator_that_a_release_refuses_is_named(tmp_path, body, opset, target, severity, named):
+    weights = "<float[4] s = {1.0, 1.0, 2.0, 2.0}>" if "Resize" in body else ""
+    ((finding,),) = [found(graph(body, opset=opset, weights=weights), tmp_path, target)["refused-operator"]]
+    assert (finding.severity, named in finding.reason) == (severity, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "opset", "target"),
+    [(NORMALIZED, 17, "trt"), ("y = Gelu(x)", 20, "trt8"), ("y = Swish(x)", 24, "rtx"), (CUBIC, 17, "trt")],
+)
+def test_an_operator_that_is_taken_or_rewritten_is_not(tmp_path, body, opset, target):
+    weights = "<float[4] s = {1.0, 1.0, 2.0, 2.0}>" if "Resize" in body else ""
+    assert "refused-operator" not in found(graph(body, opset=opset, weights=weights), tmp_path, target)
+
+
+def test_tensorrt_8_is_told_the_opset_that_it_misreads(tmp_path):
+    (can,) = found(graph("y = Gelu(x)", opset=20), tmp_path, "trt8")["opset-17"]
+    assert (can.severity, "lowers it" in can.fix) == ("warning", True)
+    (cannot,) = found(graph("i = Cast<to=7>(x) j = BitwiseNot(i) y = Cast<to=1>(j)", opset=18), tmp_path, "trt8")[
+        "opset-17"
+    ]
+    assert (cannot.severity, "BitwiseNot" in cannot.fix) == ("error", True)
+    assert "opset-17" not in found(graph("y = Relu(x)", opset=17), tmp_path, "trt8")
+
+
+@pytest.mark.skipif(not rtx.is_available().ok, reason="its parser was not asked: no tensorrt-rtx")
+def test_the_table_is_what_tensorrt_rtx_answers():
+    library = load_library("tensorrt_rtx")
+    log = make_logger(library.module, Messages())
+    parser = library.module.OnnxParser(library.module.Builder(log).create_network(0), log)
+    names = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
+    if library.capabilities.version.startswith("1.7."):
+        assert {name for name in names if parser.supports_operator(name)} == accepted("RTX 1.7") & names
+    assert accepted("8.5") < accepted("8.6") < accepted("10.0") < accepted("10.1")

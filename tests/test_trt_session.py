@@ -21,6 +21,7 @@ from edgeopt.errors import ConfigError, DataError, StorageError, TargetError
 from edgeopt.hardware import CudaDriverState, Gpu, Jetson, Machine, machine
 from edgeopt.runtime import Session
 from edgeopt.runtime.cuda import CudaError
+from edgeopt.runtime.session import find_target
 from edgeopt.runtime.trt import implicit, on_device
 from edgeopt.runtime.trt.buffers import Memory
 from edgeopt.runtime.trt.capabilities import capabilities
@@ -466,6 +467,13 @@ def test_availability_asks_for_library_gpu_and_provider(board, monkeypatch):
     assert "no libcuda" in trt.availability("trt").reason
     board.here = machine(cuda=CudaDriverState(problem="no NVIDIA driver: libcuda.so.1"))
     assert "no NVIDIA driver" in trt.availability("trt").reason
+
+
+def test_only_tensorrt_8_runs_the_graphs_that_are_lowered_for_it(board, monkeypatch):
+    assert "reads the graphs of target 'trt'" in trt.availability("trt8").reason
+    monkeypatch.setattr(trt, "load_library", lambda _: library(board.world, JETPACK_5))
+    assert trt.availability("trt8").ok
+    assert "weakly typed" in find_target("trt8").offers(board.here)
 
 
 @pytest.fixture

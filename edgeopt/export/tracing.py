@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from edgeopt.errors import ModelError
+from edgeopt.passes.rewrite.lower_opset import LOWERED_OPSET, lower_opset
 from edgeopt.spec import ModelSpec
 
 _MESSAGE_LENGTH = 600
@@ -58,6 +59,8 @@ def translate(program: ExportedProgram, spec: ModelSpec, opset: int) -> ir.Model
         raise ModelError(f"torch.onnx cannot express {spec.name} in opset {opset}: {_first_lines(error)}") from error
     assert result is not None
     model = result.model
+    if opset == LOWERED_OPSET:  # torch.onnx writes 18, and its converter cannot go back for every operator
+        model = lower_opset(model, spec.name)
     found = model.graph.opset_imports.get("")
     if found != opset:
         raise ModelError(f"torch.onnx gave opset {found} for {spec.name} instead of {opset}. Set [export] opset to it")

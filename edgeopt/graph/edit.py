@@ -60,6 +60,13 @@ def free_name(name: str, taken: set[str]) -> str:
     return name
 
 
+def graph_of(node: ir.Node) -> ir.Graph:
+    """Return the graph that a node stands in, where its constants go too."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    return graph
+
+
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """Add a constant under `name`, or under a similar name that is free."""
     while name in graph.initializers:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
-from edgeopt.lint import cpu, rejected, slow
+from edgeopt.lint import cpu, parsers, rejected, slow
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted
 from edgeopt.references import resolve
@@ -51,7 +51,18 @@ _CPU: dict[str, Rule] = {
     "saturation": cpu.saturation,
 }
 _ONNXRUNTIME: dict[str, Rule] = {"float-kernel": cpu.float_kernels}
-GROUPS = {"tensorrt": _TENSORRT, "cpu": _CPU, "onnxruntime": _ONNXRUNTIME}
+_TENSORRT_8: dict[str, Rule] = {
+    "opset-17": parsers.older_opset,
+    "refused-operator": parsers.lowered(parsers.refused_by("8.5", "8.6")),
+}
+GROUPS: dict[str, dict[str, Rule]] = {
+    "tensorrt": _TENSORRT,
+    "tensorrt8": _TENSORRT_8,
+    "tensorrt10": {"refused-operator": parsers.refused_by("10.0", "10.1")},
+    "tensorrt_rtx": {"refused-operator": parsers.refused_by("RTX 1.7")},
+    "cpu": _CPU,
+    "onnxruntime": _ONNXRUNTIME,
+}
 """Groups that `Target.lint_rules` may name."""
 
 

@@ -161,7 +161,8 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
             if job.config.budget is not None:
                 graph = searched(job, job.config.budget, float_graph, graph, name)
             is_foreign = job.config.quantize.file is not None
-            graph = graph if is_foreign else _in(reduced, job, graph)
+            keeps = is_foreign or not find_target(name).keeps_types
+            graph = graph if keeps else _in(reduced, job, graph)
             scheme = None if is_foreign else schemes[name]
             engines.append(variants.compiled(job, graph, name, "int8", scheme))
     return engines, calibration

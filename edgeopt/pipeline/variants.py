@@ -28,11 +28,12 @@ from edgeopt.runtime import Predictor
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.spec import Alignment, ModelSpec, code_in, replace
-from edgeopt.targets import find_target
+from edgeopt.targets import Target, find_target
 from edgeopt.typed import from_json
 
 _HERE = "here.json"
-_FORM = "edgeopt.passes.rewrite.convolve_tokens"
+_TOKENS = "edgeopt.passes.rewrite.convolve_tokens"
+_LOWERED = ["edgeopt.passes.rewrite.lower_opset", "edgeopt.passes.rewrite.float_weights"]
 _DEVIATION_IMAGES = 16
 _DEVIATES = 0.02
 """Rounding that falls to the other side is below 1 % of the outputs; 16-bit sums that saturate give 5 to 20 %."""
@@ -101,25 +102,35 @@ def compiled(
         available = target.can_compile()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
-        engine = target.compile(_in_form(graph.file(MODEL), scheme), settings)
+        engine = target.compile(_in_form(graph.file(MODEL), target, scheme), settings)
         (folder / f"engine{target.file_suffix}").write_bytes(engine)
         return Made(f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB")
 
     determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
-    code = (engine_code(target_name), *([_FORM] if scheme == "openvino" else []))
+    forms = ([_TOKENS] if scheme == "openvino" else []) + ([] if target.max_opset is None else _LOWERED)
+    code = (engine_code(target_name), *forms)
     artifact = job.stage("compile", determinants, make, target.distributions, code, after=graph)
     return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
 
 
-def _in_form(graph: Path, scheme: SchemeName | None) -> bytes:
-    """Return a graph as the engine of a scheme runs it fastest: the same integers, in other operators."""
-    if scheme != "openvino":
+def _in_form(graph: Path, target: Target, scheme: SchemeName | None) -> bytes:
+    """Return a graph as a target reads it, and as the engine of a scheme runs it fastest: the same numbers."""
+    if scheme != "openvino" and target.max_opset is None:
         return graph.read_bytes()
     import onnx_ir as ir
 
     from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
+    from edgeopt.passes.rewrite.float_weights import float_weights
+    from edgeopt.passes.rewrite.lower_opset import lower_opset
 
-    serialized: bytes = ir.to_proto(convolve_tokens(ir.load(graph))).SerializeToString()
+    model = ir.load(graph)
+    if scheme == "openvino":
+        model = convolve_tokens(model)
+    if target.max_opset is not None:
+        model = lower_opset(model, "the network")
+    if not target.keeps_types:
+        model = float_weights(model)
+    serialized: bytes = ir.to_proto(model).SerializeToString()
     return serialized
 
 
@@ -131,8 +142,11 @@ def engine_code(reference: str) -> str:
 def engine_settings(config: Config, reference: str, precision: Precision) -> EngineSettings:
     """Return how a variant's engine is built and runs, as far as the recipe says."""
     target = find_target(reference)
-    reduced = precision != "fp32" and target.reduced(config.precision) == "bf16"
-    return replace(target.settings(config.compile, reference), precision="bf16" if reduced else "fp32")
+    reduced, settings = target.reduced(config.precision), target.settings(config.compile, reference)
+    if reduced is None and not target.keeps_types:
+        build = replace(settings.tensorrt.build, fp16_rest=False)
+        return replace(settings, tensorrt=replace(settings.tensorrt, build=build))
+    return replace(settings, precision="bf16" if precision != "fp32" and reduced == "bf16" else "fp32")
 
 
 def evaluated(job: Job, engine: BuiltVariant, baseline: Artifact | None) -> Artifact:

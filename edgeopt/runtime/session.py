@@ -118,6 +118,11 @@ class Target:
     float_layers: Literal["gpu", "cpu"] | None = None
     """The key of ``[precision]`` that says what layers compute in that are not quantized: ``gpu``, in the graph, or
     ``cpu``, as a setting of the engine. None: always FP32."""
+    keeps_types: bool = True
+    """Its engines compute in the types that the graph says. False: INT8 graphs stay FP32 between the quantizers, with
+    their weights in float, and the builder is told what else they may compute in."""
+    max_opset: int | None = None
+    """Newest opset that its engines read, to which graphs are lowered. None: all that edgeopt writes."""
     options: type[Struct] | None = None
     """Type of the options in ``[compile.options]``, which it finds in `EngineSettings.options`."""
     check: Callable[[EngineSettings], None] = _anything

@@ -62,7 +62,7 @@ TARGET = Target(
     distributions=("tensorrt-rtx",),
     float_layers="gpu",
     options=TensorRTOptions,
-    lint_rules=("tensorrt",),
+    lint_rules=("tensorrt", "tensorrt_rtx"),
     list_layers=partial(trt.list_layers, target="rtx"),
     offers=partial(trt.offers, "rtx"),
     about_files="RTX plans hold kernels too, and say nothing about a Jetson",

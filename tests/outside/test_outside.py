@@ -238,6 +238,7 @@ NAMED_ELSEWHERE = {
     "targets/ov.py",
     "targets/trt.py",
     "targets/rtx.py",
+    "targets/trt8.py",
 }
 """Where our targets' names stand beside their rows; the name of a new one would not."""
 

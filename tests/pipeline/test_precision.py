@@ -23,6 +23,7 @@ from edgeopt.passes.quantize.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
+from edgeopt.pipeline.variants import engine_settings
 from edgeopt.runtime import ov
 from edgeopt.runtime.choice import Choice
 from edgeopt.runtime.ort import OrtSession
@@ -71,6 +72,29 @@ def test_the_repairs_of_a_float16_graph_are_still_told(gpu) -> None:
 def test_a_second_build_makes_nothing(gpu) -> None:
     _, watch = made(gpu[0], *GPU)
     assert watch.made == ["check", "data"]
+
+
+def test_tensorrt_8_gets_the_same_integers_in_the_opset_that_it_reads(built, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(built[0], tmp_path / "copy"))
+    bundle, _ = made(folder, 'compile.targets=["ort", "trt8"]')
+    assert [variant.name for variant in bundle.manifest.variants][2:] == ["trt8-fp32", "trt8-fp16", "trt8-int8"]
+    for name in ("trt8-fp32", "trt8-fp16", "trt8-int8"):
+        assert ir.load(bundle.file(name)).graph.opset_imports[""] == 17
+    int8 = bundle.variant("trt8-int8")
+    graph = ir.load(bundle.file("trt8-int8")).graph
+    assert "FLOAT16" not in types_in(bundle.file("trt8-int8")), "its quantizers want FP32 scales"
+    assert int8.engine.tensorrt.build.fp16_rest, "but what is not quantized may be FP16"
+    assert not [node for node in graph if node.op_type == "DequantizeLinear" and node.inputs[0].is_initializer()]
+    golden = int8.golden
+    inputs, expected = (np.load(bundle.path / path) for path in (golden.inputs, golden.outputs))
+    with OrtSession(bundle.file("trt8-int8"), as_written=True) as session:
+        for name, array in session.run(dict(inputs)).items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_tensorrt_8_stays_fp32_where_the_recipe_says_so() -> None:
+    recipe = parse_config(RECIPE, overrides=('compile.targets=["ort", "trt8"]', 'precision.gpu="fp32"'))
+    assert not engine_settings(recipe, "trt8", "int8").tensorrt.build.fp16_rest
 
 
 @pytest.mark.skipif(not rtx.is_available().ok, reason="no engine was built of a recipe's variants: no tensorrt-rtx")

@@ -25,7 +25,7 @@ from edgeopt.runtime.trt.on_device import obtain_engine
 from edgeopt.runtime.trt.session import TrtSession
 from edgeopt.runtime.trt.settings import trt_settings
 
-FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "rtx": "tensorrt_rtx"}
+FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "trt8": "tensorrt", "rtx": "tensorrt_rtx"}
 """TensorRT's flavour by target."""
 
 _MEASURED_RUNS = 30
@@ -39,6 +39,10 @@ def availability(target: str) -> Availability:
         return Availability(ok=False, reason=str(error))
     if not library.capabilities.named_tensors:
         return Availability(ok=False, reason=f"{library.title} is too old: 8.5 is the oldest that edgeopt runs on")
+    if target == "trt8" and library.capabilities.max_opset is None:
+        return Availability(
+            ok=False, reason=f"{library.title} reads the graphs of target 'trt', which run faster on it"
+        )
     here = machine()
     if not here.gpus:
         return Availability(ok=False, reason=f"{library.title} needs a GPU, and {here.gpu_problem}")
@@ -95,9 +99,10 @@ def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
 def offers(target: str, here: Machine) -> str:
     """Say what the installed library can do; empty if there is none."""
     try:
-        return describe(load_library(FLAVOURS[target]).capabilities, jetson=here.jetson is not None)
+        offered = load_library(FLAVOURS[target]).capabilities
     except MissingExtraError:
         return ""
+    return "" if target == "trt8" and offered.max_opset is None else describe(offered, jetson=here.jetson is not None)
 
 
 def _read(path: Path) -> bytes:

@@ -27,6 +27,9 @@ class Capabilities(Struct):
     """True if FP16 and INT8 builder flags have effect: TensorRT up to 10.x. (RTX 1.4 has the names only.)"""
     calibrator: bool
     """Implicit INT8 by an entropy calibrator: 8.x and 10.x."""
+    max_opset: int | None
+    """Newest opset whose operators the parser reads as they are meant: 17 in 8.5 and 8.6, by onnx-tensorrt's
+    docs/operators.md of these releases. None in newer ones, whose parser knows every form that edgeopt writes."""
     named_tensors: bool
     """``set_tensor_address`` and ``execute_async_v3``: 8.5 and newer, the oldest that edgeopt runs on."""
     optimization_level: bool
@@ -56,13 +59,16 @@ class Capabilities(Struct):
 def capabilities(module: Any) -> Capabilities:
     """Ask `module`, a TensorRT Python package, what it offers."""
     rtx = "rtx" in module.__name__
+    strongly_typed_flag = _has(module, "NetworkDefinitionCreationFlag.STRONGLY_TYPED")
+    weakly_typed = not rtx and _has(module, "BuilderFlag.FP16") and _has(module, "BuilderFlag.INT8")
     return Capabilities(
         flavour="tensorrt_rtx" if rtx else "tensorrt",
         version=str(module.__version__),
         explicit_batch_flag=_has(module, "NetworkDefinitionCreationFlag.EXPLICIT_BATCH"),
-        strongly_typed_flag=_has(module, "NetworkDefinitionCreationFlag.STRONGLY_TYPED"),
-        weakly_typed=not rtx and _has(module, "BuilderFlag.FP16") and _has(module, "BuilderFlag.INT8"),
+        strongly_typed_flag=strongly_typed_flag,
+        weakly_typed=weakly_typed,
         calibrator=_has(module, "IInt8EntropyCalibrator2") and _has(module, "IBuilderConfig.int8_calibrator"),
+        max_opset=None if rtx or strongly_typed_flag or not weakly_typed else 17,
         named_tensors=_has(module, "IExecutionContext.execute_async_v3") and _has(module, "ICudaEngine.num_io_tensors"),
         optimization_level=_has(module, "IBuilderConfig.builder_optimization_level"),
         hardware_compatibility=() if rtx else _levels(module),

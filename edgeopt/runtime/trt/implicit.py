@@ -182,8 +182,10 @@ def _fingerprint(*parts: object) -> str:
 
 
 def _float_variant(bundle: Bundle) -> Variant:
-    """Return the FP32 variant whose file is a graph, TensorRT's own before those of other targets."""
+    """Return the FP32 variant whose file is a graph: of TensorRT 8 where that is here, of TensorRT, or of any other."""
     graphs = [one for one in bundle.manifest.variants if one.precision == "fp32" and one.file.endswith(".onnx")]
     if not graphs:
         raise BundleError(f"{bundle.path} has no FP32 variant with an ONNX graph to calibrate. Build it with one")
-    return min(graphs, key=lambda one: one.target != "trt")
+    lowered = load_library("tensorrt").capabilities.max_opset is not None
+    wanted = ("trt8", "trt") if lowered else ("trt",)
+    return next((one for target in wanted for one in graphs if one.target == target), graphs[0])

@@ -29,7 +29,7 @@ _FIXES = (
 """(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""
 
 
-_FOR_TENSORRT_8 = '. Where the graph is FP16 between its quantizers: build it with [precision] gpu = "fp32"'
+_FOR_TENSORRT_8 = '. For TensorRT 8.5 and 8.6 build the bundle with [compile] targets = [..., "trt8"]'
 """Hint for TensorRT 8, whose quantizers want FP32 scales, and whose parser names no operator in its message."""
 _NOISE = "catchCudaError"
 """Words of a line that follows every real error on a machine without a driver."""
@@ -60,7 +60,12 @@ def parse_onnx(
         ModelError: the bytes are not an ONNX model.
         TargetError: TensorRT rejects the graph; names node, operator and reason.
     """
-    read_header(onnx)
+    header, newest = read_header(onnx), library.capabilities.max_opset
+    if newest is not None and header.opset > newest:
+        # The parser itself takes it, and averages over the batch where axes became an input (see `lower_opset`).
+        raise TargetError(
+            f"{library.title} reads ONNX up to opset {newest}, and the model is of {header.opset}{_FOR_TENSORRT_8}"
+        )
     module = library.module
     parser = module.OnnxParser(network, the_logger(module))
     if for_dla and library.capabilities.dla_parser_flag:
