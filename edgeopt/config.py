@@ -503,6 +503,10 @@ class EvaluateConfig(Struct):
     max_drop: Fraction = 0.02
     """Largest accepted drop of the main metric below the baseline's. `load()` chooses no variant beyond it by
     itself."""
+    max_disagreement: Fraction = 0.05
+    """Where the test images have no labels, no accuracy can be measured. Then this is the largest accepted share of a
+    variant's answers that differ from the float model's: the best class of an image, or of detectors the boxes that
+    only one of both finds, out of all of both."""
     limit: PositiveInt | None = None
     """Evaluate on only this many test images."""
     score_threshold: Fraction = 0.001

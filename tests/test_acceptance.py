@@ -16,7 +16,7 @@ from edgeopt.bundle.images import images_of
 from edgeopt.bundle.records import Acceptance, Comparison, Measured, Point, Ratio, SearchResult, StageRecords
 from edgeopt.bundle.splits import SPLITS_FILE, pack_splits, recorded_splits
 from edgeopt.cli import main
-from edgeopt.config import CalibrateConfig, Config, DataConfig, DataSource, ModelConfig, parse_config
+from edgeopt.config import CalibrateConfig, Config, DataConfig, DataSource, EvaluateConfig, ModelConfig, parse_config
 from edgeopt.dataset import load, load_splits
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.evaluate import Accuracy, accept, found_here
@@ -24,6 +24,8 @@ from edgeopt.hardware import ThisMachine
 from edgeopt.intervals import Interval
 from edgeopt.runtime.choice import measured_here
 from edgeopt.spec import replace
+
+LIMITS = EvaluateConfig(max_drop=0.02, max_disagreement=0.05)
 
 
 def lost(drop: float, low: float | None = None, high: float | None = None, images: int = 2000) -> Accuracy:
@@ -34,13 +36,13 @@ def lost(drop: float, low: float | None = None, high: float | None = None, image
 
 
 def test_the_limit_itself_is_accepted_as_it_is_printed() -> None:
-    assert accept(lost(0.55 - 0.53), 0.02, "int8") == Acceptance(accepted=True)
-    assert accept(lost(0.0200499), 0.02, "int8").accepted
-    assert not accept(lost(0.02006), 0.02, "int8").accepted
+    assert accept(lost(0.55 - 0.53), LIMITS, "int8") == Acceptance(accepted=True)
+    assert accept(lost(0.0200499), LIMITS, "int8").accepted
+    assert not accept(lost(0.02006), LIMITS, "int8").accepted
 
 
 def test_a_loss_beyond_doubt_is_refused_with_its_figures() -> None:
-    assert accept(lost(0.05, 0.03, 0.07), 0.02, "int8") == Acceptance(
+    assert accept(lost(0.05, 0.03, 0.07), LIMITS, "int8") == Acceptance(
         accepted=False,
         verdict="it loses 5.00 points (95 % interval of the loss: 3.00 to 7.00) on 2000 images, and [evaluate] "
         "max_drop allows 2.00",
@@ -57,22 +59,23 @@ def test_a_loss_beyond_doubt_is_refused_with_its_figures() -> None:
     ids=["gained", "lost", "too few to have seen any"],
 )
 def test_an_interval_too_wide_to_decide_on_is_said(accuracy: Accuracy, *, accepted: bool) -> None:
-    found = accept(accuracy, 0.02, "int8")
+    found = accept(accuracy, LIMITS, "int8")
     assert (found.accepted, found.certain) == (accepted, False)
     assert found.verdict.endswith("max_drop allows 2.00. More images are needed to be certain")
 
 
 def test_a_gain_is_called_one() -> None:
-    verdict = accept(lost(-0.01, -0.06, 0.04, images=100), 0.02, "int8").verdict
+    verdict = accept(lost(-0.01, -0.06, 0.04, images=100), LIMITS, "int8").verdict
     assert verdict.startswith("it gains 1.00 points (95 % interval of the loss: -6.00 to 4.00) on 100 images")
 
 
 def test_fp32_computes_the_same_however_few_images_show_it() -> None:
-    assert accept(lost(0.0, 0.0, 0.0, images=4), 0.02, "fp32") == Acceptance(accepted=True)
+    assert accept(lost(0.0, 0.0, 0.0, images=4), LIMITS, "fp32") == Acceptance(accepted=True)
 
 
 def test_the_baseline_and_old_evaluations_have_no_interval() -> None:
-    assert accept(tiny.accuracy(0.5), 0.0, "fp32") == accept(lost(0.01), 0.02, "int8") == Acceptance(accepted=True)
+    spared = accept(tiny.accuracy(0.5), replace(LIMITS, max_drop=0.0), "fp32")
+    assert spared == accept(lost(0.01), LIMITS, "int8") == Acceptance(accepted=True)
 
 
 # On a device

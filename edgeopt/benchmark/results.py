@@ -44,6 +44,8 @@ def require_accuracy(results: Mapping[str, LatencyResult], percent: float) -> No
         accuracy = result.accuracy
         if accuracy is None or accuracy.kept is None:
             faults.append(f"{name}: not known, because it was not evaluated beside FP32 on the same images")
+        elif accuracy.metric == "agreement":
+            faults.append(f"{name}: not known, because it was compared with FP32's answers on images without labels")
         elif 100.0 * accuracy.kept < percent:
             faults.append(f"{name}: keeps {accuracy.kept:.2%} of FP32's {accuracy.metric}")
     if faults:

@@ -45,7 +45,7 @@ def metric_draws(accuracy: Accuracy, classes: int) -> Draws:
     """Draw an evaluation's images again and again; so many classes there are."""
     outcomes = accuracy.outcomes
     statistics: dict[str, Callable[[Indices], float | Values]] = {"classes": outcomes.by_class(classes)}
-    if accuracy.task == "classification":
+    if accuracy.metric != "ap":
         statistics["main"] = outcomes.statistic()
     found = bootstrap_draws(accuracy.images, statistics, resamples=RESAMPLES[accuracy.task])
     by_class = found["classes"]
@@ -82,7 +82,7 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
 
 
 def per_class(accuracy: Accuracy) -> list[float | None]:
-    """Return F1 (classifiers) or AP (detectors) of each class; None where a detector had nothing to find."""
+    """Return F1 (classifiers), AP (detectors) or agreement of each class; None where a detector had nothing to find."""
     metrics = accuracy.metrics
     if isinstance(metrics, ClassificationMetrics):
         return [each.f1 for each in metrics.per_class]

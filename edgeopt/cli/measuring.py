@@ -76,7 +76,8 @@ def evaluate(
 ) -> None:
     """Measure a bundle's accuracy beside FP32.
 
-    All variants are measured on the same images. Also shows which classes changed and the surest mistakes. --json has
+    All variants are measured on the same images. A folder of images without labels shows how far they agree with FP32,
+    and no accuracy. Also shows which classes changed and the surest mistakes. --json has
     everything, image by image. The bundle keeps what was found on the images that it was built with, for machines of
     this kind alone.
     """
@@ -101,7 +102,7 @@ def evaluate(
     if csv_file is not None:
         _write(csv_file, images_csv(images))
     if confusion is not None:
-        _write_confusions(confusion, results, dataset)
+        _write_confusions(confusion, results, dataset, opened.manifest.baseline)
     if as_json:
         print_json(results_json(results, images, manifest.baseline, manifest.spec.labels))
     else:
@@ -140,12 +141,12 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def _write_confusions(folder: Path, results: dict[str, Accuracy], dataset: Dataset) -> None:
+def _write_confusions(folder: Path, results: dict[str, Accuracy], dataset: Dataset, baseline: str) -> None:
     from edgeopt.evaluate import confusion, confusion_csv
     from edgeopt.report import confusion_picture
 
     for name, accuracy in results.items():
-        matrix, labels = confusion(accuracy, dataset)
+        matrix, labels = confusion(accuracy, dataset, results.get(baseline))
         _write(folder / f"confusion-{name}.csv", confusion_csv(matrix, labels))
         if picture := confusion_picture(matrix, labels):
             _write(folder / f"confusion-{name}.svg", picture)
@@ -469,7 +470,7 @@ def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
     from edgeopt.references import importable
 
     if reference is not None:
-        source = source_of(reference)
+        source = source_of(reference, labelled=False)
         with importable(Path(reference).parent, source.format):  # it is the user who names this code
             return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
     try:

@@ -72,10 +72,14 @@ def survey(path: Path, chosen: str | None = None) -> Survey:
     raise DataError(f"there are no images with {wanted} in {path}. Known formats: {', '.join(_FINDERS)}")
 
 
-def source_of(reference: str) -> DataSource:
-    """Return the labelled data that a user means on a command line: `config.data_source`, or any that is recognised.
+def source_of(reference: str, *, labelled: bool = True) -> DataSource:
+    """Return the data that a user means on a command line: `config.data_source`, or any that is recognised.
 
     Of several sets the one for tests is meant.
+
+    Args:
+        reference: on the command line.
+        labelled: a folder of images without labels is not meant.
 
     Raises:
         ConfigError: nothing that is known, or several sets and none for tests.
@@ -84,7 +88,7 @@ def source_of(reference: str) -> DataSource:
     if path.exists() and path.suffix != ".toml":
         with suppress(DataError):
             found = survey(path)
-            if found.format != "images":
+            if not (labelled and found.format == "images"):
                 return _one_set(found, reference)
     return data_source(reference)
 

@@ -1,5 +1,8 @@
 """The one rule by which a variant's accuracy is accepted: in a build, on a device, and for engines made there.
 
+Where the images have no labels, what is limited is not a loss but the share of the answers in which a variant disagrees
+with the float model, which is larger: some of the answers that change were wrong before.
+
 A variant is refused where it loses more of the main metric, or of one that the user added, than it may, both rounded as
 they are printed, to hundredths of a point. The estimate decides, and not the interval's upper end: with few test images
 that would refuse everything, and with many the two agree. But where other images might decide otherwise it is said: the
@@ -14,18 +17,19 @@ import math
 
 from edgeopt.bundle import Precision
 from edgeopt.bundle.records import Acceptance, Accuracy
+from edgeopt.config import EvaluateConfig
 from edgeopt.intervals import Interval
 
 _UNSEEN = 3.0
 """Source: Hanley and Lippman-Hand, If nothing goes wrong, is everything all right? (JAMA 1983)."""
 
 
-def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Acceptance:
+def accept(accuracy: Accuracy, limits: EvaluateConfig, precision: Precision) -> Acceptance:
     """Judge a variant's accuracy.
 
     Args:
         accuracy: beside the baseline's; without a comparison it is the baseline, which is accepted.
-        max_drop: largest drop of the main metric, from 0 to 1.
+        limits: largest drop of the main metric, and largest disagreement without labels.
         precision: the variant's precision.
     """
     if accuracy.comparison is None:
@@ -33,28 +37,35 @@ def accept(accuracy: Accuracy, max_drop: float, precision: Precision) -> Accepta
     metric, drop = accuracy.comparison.worst_drop
     found = None if metric else accuracy.comparison.drop
     lost = _points(drop)
-    allowed = _points(max_drop)
+    allowed = _points(limits.max_drop if accuracy.is_labelled else limits.max_disagreement)
     accepted = lost <= allowed
-    limits = _limits(found, accuracy.images, precision)
-    certain = limits is None or not limits[0] <= allowed < limits[1]
+    ends = _ends(found, accuracy.images, precision)
+    certain = ends is None or not ends[0] <= allowed < ends[1]
     if accepted and certain:
         return Acceptance(accepted=True)
-    interval = "" if limits is None else f" (95 % interval of the loss: {limits[0]:.2f} to {limits[1]:.2f})"
-    change = f"{'loses' if lost >= 0.0 else 'gains'} {abs(lost):.2f} points{f' of {metric}' if metric else ''}"
-    verdict = f"it {change}{interval} on {accuracy.images} images, and [evaluate] max_drop allows {allowed:.2f}"
+    of = "the loss" if accuracy.is_labelled else "the share"
+    interval = "" if ends is None else f" (95 % interval of {of}: {ends[0]:.2f} to {ends[1]:.2f})"
     doubt = "" if certain else ". More images are needed to be certain"
+    if accuracy.is_labelled:
+        change = f"{'loses' if lost >= 0.0 else 'gains'} {abs(lost):.2f} points{f' of {metric}' if metric else ''}"
+        verdict = f"it {change}{interval} on {accuracy.images} images, and [evaluate] max_drop allows {allowed:.2f}"
+    else:
+        verdict = (
+            f"{lost:.2f} % of its answers differ from the float model's{interval} on {accuracy.images} images without "
+            f"labels, and [evaluate] max_disagreement allows {allowed:.2f} %"
+        )
     return Acceptance(accepted=accepted, verdict=verdict + doubt, certain=certain)
 
 
-def images_to_be_certain(max_drop: float) -> int | None:
+def images_to_be_certain(allowed: float) -> int | None:
     """Return the fewest test images for which `accept` is certain; None if no number is enough.
 
-    Fewer do not show a loss beyond `max_drop` that is there, by the rule of three.
+    Fewer do not show a loss or a disagreement beyond `allowed` that is there, by the rule of three.
     """
-    return math.ceil(_UNSEEN / max_drop) if max_drop > 0.0 else None
+    return math.ceil(_UNSEEN / allowed) if allowed > 0.0 else None
 
 
-def _limits(found: Interval | None, images: int, precision: Precision) -> tuple[float, float] | None:
+def _ends(found: Interval | None, images: int, precision: Precision) -> tuple[float, float] | None:
     """Ends of the interval of what is lost, in points; None where it was not computed."""
     if found is None:
         return None

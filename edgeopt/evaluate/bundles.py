@@ -33,7 +33,8 @@ def evaluate_bundle(
 
     Args:
         bundle: an opened bundle.
-        dataset: labelled images; its class names must be the model's.
+        dataset: images; if they are labelled, with the model's class names. Otherwise variants are compared with the
+            baseline's answers.
         config: number of images, and filtering of detections. Default: as the bundle's recipe says.
         variant: only this one and the baseline. Default: all that run here.
         threads: threads of the engines; 0 keeps the bundle's setting.
@@ -41,7 +42,7 @@ def evaluate_bundle(
 
     Returns:
         By name of the variant. One that does not run here is left out with a warning, unless it was asked for; without
-        the baseline there is nothing to compare with, and comparisons are None.
+        the baseline there is nothing to compare with, and comparisons are None, or without labels an error.
 
     Raises:
         BundleError: there is no such variant.
@@ -59,7 +60,7 @@ def evaluate_bundle(
         try:
             predictor = open_variant(bundle, each, threads=threads)
         except (TargetError, MissingExtraError) as error:
-            if each.name == variant:
+            if each.name == variant or (each is baseline and dataset.task is None):
                 raise
             _LOG.warning("variant '%s' is not evaluated: %s", each.name, error)
             continue
@@ -91,7 +92,7 @@ def found_here(
 
     def found(name: str, accuracy: Accuracy) -> Measured:
         variant = manifest.variant(name)
-        judged = accept(accuracy, limits.max_drop, variant.precision)
+        judged = accept(accuracy, limits, variant.precision)
         compared = accuracy.comparison is not None or name == manifest.baseline
         return Measured(
             machine=identity_of_target(variant.target, machine),

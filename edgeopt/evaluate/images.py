@@ -13,6 +13,7 @@ from edgeopt.bundle.records import Accuracy, DetectionOutcomes
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.evaluate.run import chosen_images, identity
+from edgeopt.evaluate.unlabelled import with_truths
 from edgeopt.metrics import NOTHING, pair
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.spec import Struct
@@ -77,6 +78,8 @@ def answers(accuracy: Accuracy, labels: tuple[str, ...]) -> Sequence[Answer]:
 def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | None = None) -> list[ImageResult]:
     """Return the results of every evaluated image, in the order of the data.
 
+    Where these have no labels, the baseline's answers are the truth.
+
     Args:
         accuracy: of the variant.
         dataset: data set of the evaluation.
@@ -85,14 +88,10 @@ def image_results(accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | Non
     Raises:
         DataError: `dataset` is another, or the baseline was evaluated on other images.
     """
-    numbers = evaluated_images(accuracy, dataset)
-    own = [
-        _result(answer, dataset, number)
-        for number, answer in zip(numbers, answers(accuracy, dataset.labels), strict=True)
-    ]
+    own = _results(accuracy, dataset, accuracy if baseline is None else baseline)
     if baseline is None:
         return own
-    return [_beside(*both) for both in zip(own, image_results(baseline, dataset), strict=True)]
+    return [_beside(*both) for both in zip(own, _results(baseline, dataset, baseline), strict=True)]
 
 
 def results_by_variant(
@@ -107,6 +106,14 @@ def results_by_variant(
     return {
         name: image_results(each, dataset, None if name == baseline else reference) for name, each in accuracies.items()
     }
+
+
+def _results(accuracy: Accuracy, dataset: Dataset, reference: Accuracy) -> list[ImageResult]:
+    """Return the results by themselves; without labels the answers of `reference` are the truth."""
+    numbers = evaluated_images(accuracy, dataset)
+    known = with_truths(dataset, numbers, reference)
+    given = answers(accuracy, dataset.labels)
+    return [_result(answer, known, number) for number, answer in zip(numbers, given, strict=True)]
 
 
 def _result(answer: Answer, dataset: Dataset, number: int) -> ImageResult:

@@ -137,8 +137,8 @@ class DetectionRecorder:
 
     def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
         """Decode each image twice."""
-        self._found += _detections(outputs, self._complete, geometries)
-        self._likely += _detections(outputs, self._sensitive, geometries)
+        self._found += found_boxes(outputs, self._complete, geometries)
+        self._likely += found_boxes(outputs, self._sensitive, geometries)
         self._truths += [_boxes_of(target) for target in targets]
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
@@ -213,7 +213,7 @@ def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([some, np.maximum(1.0 - some.sum(axis=1, keepdims=True), 0.0)], axis=1)
 
 
-def _detections(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
+def found_boxes(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
     """Decode a detector's outputs."""
     return [each for each in decode_pictures(outputs, spec, geometries) if isinstance(each, Detections)]
 

@@ -15,6 +15,7 @@ from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.evaluate.extra import ExtraMetrics
 from edgeopt.evaluate.recorders import recorder
+from edgeopt.evaluate.unlabelled import agreement_recorder
 from edgeopt.postprocess.merging import decode_pictures
 from edgeopt.preprocess import Image, batch, feed
 from edgeopt.progress import Update
@@ -70,17 +71,18 @@ def evaluate(
     baseline: Accuracy | None = None,
     progress: Update | None = None,
 ) -> Accuracy:
-    """Measure a model's accuracy.
+    """Measure a model's accuracy, or on images without labels how far it agrees with the float model.
 
     Args:
         model: an open predictor, or a `Runner`.
-        dataset: labelled images; its class names must be the model's.
+        dataset: images; if they are labelled, with the model's class names.
         config: number of images, and filtering of detections.
-        baseline: of the FP32 model, on the same images with the same `config`; adds the comparison.
+        baseline: of the FP32 model, on the same images with the same `config`; adds the comparison. Without labels,
+            None means that `model` is the FP32 model.
         progress: told how far it is.
 
     Raises:
-        DataError: the data have no labels or not the model's, an image has gone since they were loaded, or the baseline
+        DataError: the data have not the model's labels, an image has gone since they were loaded, or the baseline
             was measured on other images.
         ModelError: the outputs do not fit the specification, or a metric of the recipe's gives no number.
         ConfigError: a metric that cannot be imported, or is for another task.
@@ -91,7 +93,8 @@ def evaluate(
     data = identity(dataset, chosen)
     _check_baseline(baseline, data)
     model = model if config.tiles is None else Tiled(model, config.tiles)
-    record, extra = recorder(model.spec, config, baseline), ExtraMetrics(config.metrics)
+    make = agreement_recorder if dataset.task is None else recorder
+    record, extra = make(model.spec, config, baseline), ExtraMetrics(config.metrics)
     size = batch_size(model.spec) if config.tiles is None else 1
     for start in range(0, len(chosen), size):
         portion = chosen[start : start + size]
@@ -110,9 +113,13 @@ def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
     """Refuse data that do not fit this model."""
     if not len(dataset):
         raise DataError(f"there are no images in {dataset.origin} to evaluate '{spec.name}' on. Give at least one")
+    if dataset.task is None:
+        return
     if dataset.task != spec.task:
-        has = "no labels" if dataset.task is None else f"labels for {dataset.task}"
-        raise DataError(f"{dataset.origin} has {has}, but '{spec.name}' is a model for {spec.task}. Give other data")
+        raise DataError(
+            f"{dataset.origin} has labels for {dataset.task}, but '{spec.name}' is a model for {spec.task}. Give other "
+            "data"
+        )
     if dataset.labels != spec.labels:
         raise DataError(
             f"the classes of {dataset.origin} are not those of '{spec.name}': "
@@ -145,8 +152,8 @@ def chosen_images(count: int, limit: int | None) -> list[int]:
 
 
 def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
-    """Return the sha256 over class names, and name and truth of each image in order."""
-    state = hashlib.sha256("\0".join(dataset.labels).encode())
+    """Return the sha256 over class names, and name and truth of each image in order; without labels, over names."""
+    state = hashlib.sha256("\0".join(dataset.labels if dataset.task is not None else ()).encode())
     for index in chosen:
         sample = dataset[index]
         state.update(b"\0" + sample.name.encode())

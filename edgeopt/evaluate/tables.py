@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.bundle.classes import class_changes
-from edgeopt.bundle.records import Accuracy
+from edgeopt.bundle.records import Accuracy, ClassificationOutcomes
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.evaluate.images import ImageResult, answers, evaluated_images
-from edgeopt.metrics import ClassificationMetrics, detection_confusion
+from edgeopt.evaluate.unlabelled import with_truths
+from edgeopt.metrics import confusion_matrix, detection_confusion
 from edgeopt.postprocess import Detections
 
 _COLUMNS = (
@@ -62,17 +63,28 @@ def results_json(
     }
 
 
-def confusion(accuracy: Accuracy, dataset: Dataset) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def confusion(
+    accuracy: Accuracy, dataset: Dataset, baseline: Accuracy | None = None
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return (n, n) int64 counts, row the truth and column the answer, and the n names of rows and columns.
 
     Of detectors the last row and column are `BACKGROUND`: false boxes, and missed objects.
 
+    Args:
+        accuracy: of the variant.
+        dataset: data set of the evaluation; where it has no labels, the baseline's answers are the truth.
+        baseline: of FP32 on the same images; None where `accuracy` is FP32's.
+
     Raises:
         DataError: `dataset` is not what was evaluated.
     """
-    if isinstance(accuracy.metrics, ClassificationMetrics):
-        return accuracy.metrics.confusion_matrix(), dataset.labels
-    targets = [dataset[number].target for number in evaluated_images(accuracy, dataset)]
+    outcomes = accuracy.outcomes
+    if isinstance(outcomes, ClassificationOutcomes):
+        matrix = confusion_matrix(outcomes.true.unpack(), outcomes.top.unpack()[:, 0], len(dataset.labels))
+        return matrix, dataset.labels
+    numbers = evaluated_images(accuracy, dataset)
+    known = with_truths(dataset, numbers, accuracy if baseline is None else baseline)
+    targets = [known[number].target for number in numbers]
     found = [each for each in answers(accuracy, dataset.labels) if isinstance(each, Detections)]
     truths = [each for each in targets if isinstance(each, Boxes)]
     return detection_confusion(found, truths, len(dataset.labels)), (*dataset.labels, BACKGROUND)

@@ -26,6 +26,9 @@ from edgeopt.runtime import availability, load
 from edgeopt.runtime.choice import choose, measured_here
 from edgeopt.typed import from_json
 
+_UNLABELLED = "agreement with its own FP32 model, on images without labels,"
+"""The main metric of bundles that were measured without labels, in sentences."""
+
 
 @dataclass(frozen=True)
 class Side:
@@ -218,7 +221,7 @@ def _accuracies(baseline: Side, candidate: Side, config: GateConfig) -> Accuracy
         )
     changes = class_changes(before, after, _labels(baseline))
     return AccuracyFinding(
-        metric=before.metric,
+        metric=before.metric if before.is_labelled else _UNLABELLED,
         baseline=before.value,
         candidate=after.value,
         allowed_drop=config.accuracy_drop,

@@ -25,7 +25,7 @@ class GateConfig(Struct):
     tolerance: Fraction = 0.05
     """Slowdown that a pass rules out. A run that can neither see nor exclude it is invalid."""
     accuracy_drop: Fraction = 0.01
-    """Largest drop of the main metric."""
+    """Largest drop of the main metric; without labels of the agreement with FP32."""
     f1_drop: Fraction = 0.02
     """Largest drop of a detector's F1 at the score threshold."""
     class_drop: Fraction | None = None

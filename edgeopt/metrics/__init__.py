@@ -24,12 +24,13 @@ from edgeopt.metrics.detection import (
 )
 from edgeopt.metrics.discrepancy import ClassReading, Discrepancy, OutputReading, divergence, readings_of
 from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, match, pair
-from edgeopt.metrics.similarity import agreement, kl, sqnr_db
+from edgeopt.metrics.similarity import AgreementMetrics, agreement, kl, sqnr_db
 
 __all__ = [
     "AREAS",
     "IOU_THRESHOLDS",
     "NOTHING",
+    "AgreementMetrics",
     "ClassMetrics",
     "ClassReading",
     "ClassificationMetrics",

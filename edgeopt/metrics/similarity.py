@@ -8,6 +8,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeopt.metrics.discrepancy import divergence
+from edgeopt.spec import Struct
+
+
+class AgreementMetrics(Struct, tag="agreement"):
+    """Agreement of one model's answers with the float model's, on images without labels. It is no accuracy."""
+
+    agreement: float
+    """Share of the images that both put into the same class; of detectors Dice's coefficient of what both find."""
+    per_class: tuple[float | None, ...]
+    """F1 of each class (classes) with the float model's answers for the truth; None where it gives the class to
+    nothing."""
+    support: tuple[int, ...]
+    """Images or boxes to which the float model gives each class (classes)."""
 
 
 def agreement(a: ArrayLike, b: ArrayLike) -> float:

@@ -15,6 +15,7 @@ from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, w
 from edgeopt.bundle.records import Acceptance, Measured, StageRecords, now
 from edgeopt.bundle.splits import SPLITS_FILE, pack_splits
 from edgeopt.calibrate import CalibrationTable
+from edgeopt.config import EvaluateConfig
 from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy, accept
 from edgeopt.hardware import ThisMachine
@@ -80,7 +81,7 @@ def assemble(
     files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
     here, variants = ThisMachine(), []
     for each in measured:
-        variants.append(_variant(each, job.config.evaluate.max_drop, here))
+        variants.append(_variant(each, job.config.evaluate, here))
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each, inputs))
@@ -106,9 +107,9 @@ def assemble(
     return write_bundle(path, manifest, files)
 
 
-def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
+def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine) -> Variant:
     engine = each.engine
-    found, judged = each.records.search, accept(each.accuracy, max_drop, engine.precision)
+    found, judged = each.records.search, accept(each.accuracy, limits, engine.precision)
     if found is not None and found.status == "refused":
         judged = Acceptance(accepted=False, verdict=found.reason)
     folder = f"variants/{engine.name}"
@@ -131,18 +132,18 @@ def _variant(each: Result, max_drop: float, machine: ThisMachine) -> Variant:
         accepted=judged.accepted,
         verdict=judged.verdict,
         certain=judged.certain,
-        measured=_measured_here(each, max_drop, machine),
+        measured=_measured_here(each, limits, machine),
     )
 
 
-def _measured_here(result: Result, max_drop: float, machine: ThisMachine) -> dict[str, Measured]:
+def _measured_here(result: Result, limits: EvaluateConfig, machine: ThisMachine) -> dict[str, Measured]:
     """Return this machine's measurements, if the engine runs here."""
     if result.latency is None and result.here is None:
         return {}
     identity = identity_of_target(result.engine.target, machine)
     found = Measured(machine=identity, recorded=now(), latency=result.latency)
     if result.here is not None:
-        judged = accept(result.here, max_drop, result.engine.precision)
+        judged = accept(result.here, limits, result.engine.precision)
         found = replace(found, accuracy=result.here, acceptance=judged)
     return {identity.fingerprint: found}
 

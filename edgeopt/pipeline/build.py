@@ -83,7 +83,8 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress,
             table = None if calibration is None else graphs.read_table(calibration)
             assemble(job, path, key, measured, table, parity)
         progress.end(str(path), reused=unchanged)
-        return Built(path, Bundle.open(path), unchanged, job.split("test"))
+        bundle, test = Bundle.open(path), job.split("test")
+        return Built(path, bundle, unchanged, replace(test, labels=bundle.manifest.spec.labels))
 
 
 def train_model(

@@ -129,7 +129,8 @@ def open_job(
     present = splits.present()
     found = labels or next((dataset.labels for dataset in present.values() if dataset.labels), ())
     counts = {name: len(dataset) for name, dataset in present.items()}
-    notes = (*shortfalls(config, counts), *left_out(present))
+    labelled = splits.test is None or splits.test.task is not None
+    notes = (*shortfalls(config, counts, labelled=labelled), *left_out(present))
     listed = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
     progress.end("\n".join((f"{listed} images, {len(found)} classes", *notes)), reused=False)
     return Job(config, root, workspace, progress, splits, found, notes)

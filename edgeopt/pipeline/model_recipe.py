@@ -37,7 +37,7 @@ class Wanted:
 
     Attributes:
         source: a model file, or ``[model] source``.
-        data: images with labels: a folder, or a label file.
+        data: images: a folder, or a label file. Without labels INT8 is measured against the float model.
         calibration: a folder of images without labels.
         labels: class names between commas, a file of them, or the name of a published list.
         normalization: name of a usual one, for a classifier whose file says nothing.
@@ -145,13 +145,7 @@ def _sets(reference: str) -> dict[Role, DataSource]:
     """Find the sets behind what the user points at."""
     if Path(reference).suffix == ".toml" or not Path(reference).exists():
         return {"test": data_source(reference)}
-    found = survey(Path(reference))
-    if found.format == "images":
-        raise DataError(
-            f"{reference} holds images without labels, and accuracy is measured on labels. Give labelled ones with "
-            "--data, and these with --calibration"
-        )
-    return found.sets
+    return survey(Path(reference)).sets
 
 
 def _labels_of(source: DataSource) -> tuple[str, ...]:
@@ -181,7 +175,7 @@ def _complete(
         _tell_reading(model, found, found.settled.name)
     open_keys = [each for each in found.questions if not _is_answered(model.config, each.key)]
     decision = None
-    measurable = {"model.decoding", "model.preprocessing"}
+    measurable = {"model.decoding", "model.preprocessing"} if given is None or given.format != "images" else set()
     if open_keys and found.candidates and {each.key for each in open_keys} <= measurable and given is not None:
         decision = decide(model.config, root, found, _some_images(given, model.config, root))
         _tell_reading(model, found, decision.best.reading, decision)

@@ -137,7 +137,11 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
     findings.refuse(config.name)
     images = sum(len(listing.drafts) for listing in listings.values())
     engines = f", engines for {', '.join(config.compile.targets)}" if goal == "bundle" else ""
-    return Preflight(listings, shortfalls(config, counts), f"{images} images listed, the network opened{engines}")
+    tested = listings.get("test", listings.get("train"))
+    labelled = tested is None or tested.task is not None
+    return Preflight(
+        listings, shortfalls(config, counts, labelled=labelled), f"{images} images listed, the network opened{engines}"
+    )
 
 
 def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:

@@ -8,15 +8,22 @@ from edgeopt.config import Config
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate.acceptance import images_to_be_certain
 
+_UNLABELLED = (
+    "the test images have no labels: variants are compared with the float model's own answers, and how right these are "
+    "nobody has measured."
+)
 
-def shortfalls(config: Config, counts: Mapping[str, int]) -> tuple[str, ...]:
+
+def shortfalls(config: Config, counts: Mapping[str, int], *, labelled: bool = True) -> tuple[str, ...]:
     """Describe the shortfalls of the sets that exist.
 
     Args:
         config: the recipe.
         counts: images of each set.
+        labelled: the test images have labels.
     """
-    return (*_calibration(config, counts), *_limits(config, counts), *_test(config, counts))
+    unlabelled = () if labelled else (_UNLABELLED,)
+    return (*unlabelled, *_calibration(config, counts), *_limits(config, counts), *_test(config, counts, labelled))
 
 
 def left_out(splits: Mapping[str, Dataset]) -> Iterator[str]:
@@ -53,14 +60,21 @@ def _limits(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
             yield f"{name} has {counts[name]} of the {limit} images that {table} limit asks for: there are no more."
 
 
-def _test(config: Config, counts: Mapping[str, int]) -> Iterator[str]:
+def _test(config: Config, counts: Mapping[str, int], labelled: bool) -> Iterator[str]:  # noqa: FBT001 - as above
     """Say that no evaluation on so few images is certain (`evaluate.acceptance` says by how much)."""
-    needed, allowed = images_to_be_certain(config.evaluate.max_drop), config.evaluate.max_drop
+    limits = config.evaluate
+    allowed = limits.max_drop if labelled else limits.max_disagreement
+    needed = images_to_be_certain(allowed)
+    what = (
+        f"loses no more than the {100 * allowed:.2f} points that [evaluate] max_drop allows"
+        if labelled
+        else f"differs in no more than the {100 * allowed:.2f} % of answers that [evaluate] max_disagreement allows"
+    )
     if "test" not in counts or needed is None or not config.quantize.enabled:
         return
     found = min(counts["test"], config.evaluate.limit or counts["test"])
     if found < needed:
         yield (
-            f"test has {found} images: too few to be certain that a variant loses no more than the {100 * allowed:.2f} "
-            f"points that [evaluate] max_drop allows, for which it takes {needed} at least."
+            f"test has {found} images: too few to be certain that a variant {what}, for which it takes {needed} at "
+            "least."
         )

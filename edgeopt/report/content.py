@@ -27,6 +27,7 @@ from edgeopt.runtime.choice import choose, measured_here
 from edgeopt.spec import Struct
 
 _METRIC_NAMES = {
+    "agreement": "agreement with FP32, no labels",
     "top1": "top-1",
     "top5": "top-5",
     "macro_precision": "precision (macro)",
@@ -69,7 +70,7 @@ class Row(Struct):
     precision: str
     is_baseline: bool
     accuracy: Figure | None
-    """The main metric: top-1 or AP."""
+    """The main metric: top-1 or AP, or without labels the agreement with FP32."""
     change: Figure | None
     """Change of the main metric against the baseline's, on the same images."""
     size_bytes: int
@@ -100,7 +101,7 @@ class MetricRow(Struct):
 
 
 class ClassRow(Struct):
-    """One class: F1 of classifiers, AP of detectors."""
+    """One class: F1 of classifiers, AP of detectors, or without labels the agreement with FP32."""
 
     label: str
     support: int
@@ -174,8 +175,15 @@ class Report(Struct):
         return self.row(self.manifest.baseline)
 
     @property
+    def is_labelled(self) -> bool:
+        """True unless the variants were compared with FP32's answers for want of labels."""
+        return all(each.is_labelled for each in self.accuracies.values())
+
+    @property
     def metric_name(self) -> str:
         """Name of the main metric."""
+        if not self.is_labelled:
+            return "agreement"
         return "top-1" if self.manifest.spec.task == "classification" else "AP"
 
 

@@ -67,6 +67,8 @@ class Headline(NamedTuple):
 
 def class_metric(report: Report) -> str:
     """Name the metric of each class."""
+    if not report.is_labelled:
+        return "agreement"
     return "F1" if report.manifest.spec.task == "classification" else "AP"
 
 
@@ -80,7 +82,7 @@ def headline(report: Report) -> list[Headline]:
 
 def _absolute(report: Report, row: Row) -> list[Headline]:
     found = []
-    if row.accuracy is not None:
+    if row.accuracy is not None and report.is_labelled:
         found.append(Headline(report.metric_name, accuracy(row.accuracy), f"FP32, {row.name}", good=True))
     if row.latency is not None:
         text = f"{milliseconds(row.latency.end_to_end.p50_ms)} ms"
@@ -92,7 +94,11 @@ def _relative(report: Report, before: Row, after: Row) -> list[Headline]:
     found = []
     if (kept := accuracy_kept(report, after.name)) is not None:
         values = f"{report.metric_name} {accuracy(before.accuracy)} → {accuracy(after.accuracy)}"
-        found.append(Headline("accuracy kept", share(kept), values, kept >= _CLASS_99))
+        if report.is_labelled:
+            found.append(Headline("accuracy kept", share(kept), values, kept >= _CLASS_99))
+        else:
+            explanation = "of answers to images without labels; accuracy is not known"
+            found.append(Headline("agreement with FP32", share(kept), explanation, after.accepted))
     if after.ratio is not None and before.latency is not None and after.latency is not None:
         medians = [milliseconds(row.end_to_end.p50_ms) for row in (before.latency, after.latency)]
         values = f"median {medians[0]} → {medians[1]} ms end to end"

@@ -73,6 +73,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
         operating=operating_points(report),
         comparison=_comparison(report),
         metric=figures.class_metric(report),
+        accuracy_title="Accuracy" if report.is_labelled else "Agreement with FP32",
         by_change=_by_change,
         histograms=_histograms(report),
         stages=_stages(report),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.evaluate import Accuracy, ImageResult, results_by_variant, surest_mistakes
 from edgeopt.evaluate.images import Answer, answers, counted, evaluated_images, mistakes
+from edgeopt.evaluate.unlabelled import with_truths
 from edgeopt.metrics import NOTHING, pair
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.spec import Struct
@@ -98,10 +99,11 @@ def choose_shots(accuracies: Mapping[str, Accuracy], baseline: str, dataset: Dat
             for place in places:
                 chosen.setdefault(place, {}).setdefault(name, []).append(kind)
     numbers = evaluated_images(accuracies[baseline], dataset)
+    known = with_truths(dataset, numbers, accuracies[baseline])
     found = []
     for place, kinds in list(chosen.items())[:_MOST]:
         of_image = {name: given[name][place] for name in (baseline, *(name for name in given if name != baseline))}
-        found.append(_shot(dataset, numbers[place], of_image, {name: results[name][place] for name in given}, kinds))
+        found.append(_shot(known, numbers[place], of_image, {name: results[name][place] for name in given}, kinds))
     return tuple(found)
 
 

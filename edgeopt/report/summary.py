@@ -64,6 +64,9 @@ def _speed(report: Report, row: Row) -> str:
 def _accuracy(report: Report, change: Figure | None) -> str:
     if change is None:
         return "accuracy not compared"
+    if not report.is_labelled:
+        least, most = (100.0 * max(-each, 0.0) for each in (change.high, change.low))
+        return f"{100.0 * -change.value:.2f} % of the answers differ from FP32's ({least:.2f} to {most:.2f} %)"
     value, low, high = map(points, (change.value, change.low, change.high))
     return f"{report.metric_name} {value} points" + ("" if low == high else f" ({low} to {high})")
 

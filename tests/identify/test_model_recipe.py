@@ -164,12 +164,6 @@ def test_a_single_set_is_parted_and_calibration_images_may_be_apart(colours: Pat
     assert data.calibration.format == "images"
 
 
-def test_unlabelled_images_are_refused_as_data(colours: Path, photos: Path) -> None:
-    result = run("build", colours, "--data", photos / "red", "--check")
-    assert result.exit_code == 12
-    assert "--calibration" in result.stderr
-
-
 def test_options_of_a_model_are_refused_with_a_recipe(photos: Path) -> None:
     result = run("build", "digits", "--data", photos, "--check")
     assert result.exit_code == 10

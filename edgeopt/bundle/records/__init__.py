@@ -5,6 +5,7 @@ They stand here, below all that makes them, so that whoever reads a bundle has t
 
 from edgeopt.bundle.records.accuracy import (
     Accuracy,
+    AgreementOutcomes,
     ClassChange,
     ClassificationOutcomes,
     Comparison,
@@ -40,6 +41,7 @@ __all__ = [
     "Acceptance",
     "Accuracy",
     "AccuracyBeside",
+    "AgreementOutcomes",
     "Cause",
     "ClassChange",
     "ClassificationOutcomes",

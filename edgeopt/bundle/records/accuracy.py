@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgeopt.errors import DataError
 from edgeopt.intervals import Interval
 from edgeopt.metrics import (
+    AgreementMetrics,
     ClassificationMetrics,
     Confidence,
     DetectionMetrics,
@@ -177,8 +178,46 @@ class DetectionOutcomes(Struct, tag="detection"):
         return lambda images: precision_table(matches, np.bincount(images, minlength=matches.images)).mean(axis=0)
 
 
+class AgreementOutcomes(DetectionOutcomes, tag="agreement"):
+    """Detections that `predict` returns, matched with those of the float model instead of with labelled objects."""
+
+    def statistic(self) -> Callable[[Indices], float]:
+        """Dice's coefficient over any images, given by their numbers; 1 where neither model finds anything."""
+        counts = self._counts(1)
+
+        def agreement(images: Indices) -> float:
+            right, total = (float(each[images].sum()) for each in counts)
+            return 2.0 * right / total if total else 1.0
+
+        return agreement
+
+    def by_class(self, classes: int) -> Callable[[Indices], Values]:
+        """(classes,) the same of each class; nan for one that neither model finds."""
+        counts = self._counts(classes)
+
+        def agreements(images: Indices) -> Values:
+            right, total = (each[images].sum(axis=0).astype(np.float64) for each in counts)
+            values: Values = np.divide(2.0 * right, total, out=np.full(classes, np.nan), where=total > 0)
+            return values
+
+        return agreements
+
+    def _counts(self, classes: int) -> tuple[Indices, Indices]:
+        """(images, classes) pairs at IoU .5, and detections of both models; with one class, of all together."""
+
+        def table(image: Indices, category: Indices) -> Indices:
+            key = image * classes + (category if classes > 1 else 0)
+            return np.bincount(key, minlength=self.images * classes).reshape(self.images, classes).astype(np.int64)
+
+        image, category = self.image.unpack(), self.category.unpack()
+        right, wrong = (each.unpack()[0].astype(np.bool_) for each in (self.right, self.wrong))
+        pairs = table(image[right], category[right])
+        sought = table(self.truth_image.unpack(), self.truth_category.unpack())
+        return pairs, pairs + table(image[wrong], category[wrong]) + sought
+
+
 class ClassChange(Struct):
-    """Change of one class: F1 of classifiers, AP of detectors, each from 0 to 1."""
+    """Change of one class, each from 0 to 1: F1 of classifiers, AP of detectors, or agreement with the float model."""
 
     label: str
     support: int
@@ -239,8 +278,9 @@ class Accuracy(Struct):
     """Accuracy of one model on one set of images."""
 
     task: Task
-    metric: Literal["top1", "ap"]
-    """The main one."""
+    metric: Literal["top1", "ap", "agreement"]
+    """The main one. ``agreement``: the images have no labels, and answers are compared with the float model's, which
+    has 1 itself. That is no accuracy: where the float model is wrong, agreeing with it is wrong too."""
     value: float
     """Main metric, 0 to 1."""
     images: int
@@ -249,8 +289,8 @@ class Accuracy(Struct):
     """Number of images left out because they could not be read."""
     data: str
     """Sha256 of class names, image names and truths in order: comparisons need it equal."""
-    metrics: ClassificationMetrics | DetectionMetrics
-    outcomes: ClassificationOutcomes | DetectionOutcomes
+    metrics: ClassificationMetrics | DetectionMetrics | AgreementMetrics
+    outcomes: ClassificationOutcomes | DetectionOutcomes | AgreementOutcomes
     at_threshold: PrecisionRecall | None = None
     """Detection: of what `predict` returns, at IoU .5."""
     score_threshold: float | None = None
@@ -265,6 +305,11 @@ class Accuracy(Struct):
     """Comparison with the baseline; None for the baseline itself."""
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def is_labelled(self) -> bool:
+        """True if answers were compared with labels; otherwise with the float model's answers."""
+        return self.metric != "agreement"
+
     def statistic(self) -> Callable[[Indices], float]:
         """Return the main metric as a function of image numbers (repeats count): what a bootstrap resamples.
 
@@ -274,6 +319,8 @@ class Accuracy(Struct):
 
     def summary(self) -> str:
         """One line for people."""
+        if not self.is_labelled:
+            return self._unlabelled()
         name = "top-1" if self.metric == "top1" else "AP"
         parts = [f"{name} {100 * self.value:.2f} % on {self.images} images"]
         parts += [f"{name.rpartition(':')[2]} {100 * value:.2f} %" for name, value in self.extra.items()]
@@ -285,6 +332,16 @@ class Accuracy(Struct):
             if self.comparison.f1_drop is not None and self.score_threshold is not None:
                 change = round(-100 * self.comparison.f1_drop.estimate, 2) + 0.0
                 parts.append(f"F1 at score {self.score_threshold:g} {change:+.2f}")
-            lost = [f"{each.label} {100 * each.change:+.1f}" for each in self.comparison.lost]
-            parts += [f"lost much: {'; '.join(lost[:_NAMED])}{' and more' if len(lost) > _NAMED else ''}"] * bool(lost)
+            parts += self._lost()
         return ", ".join(parts)
+
+    def _unlabelled(self) -> str:
+        where = f"on {self.images} images without labels"
+        if self.comparison is None:
+            return f"the float model's answers {where}, for the others to agree with"
+        return ", ".join((f"{100 * self.value:.2f} % agreement with the float model {where}", *self._lost()))
+
+    def _lost(self) -> list[str]:
+        lost = [] if self.comparison is None else self.comparison.lost
+        named = [f"{each.label} {100 * each.change:+.1f}" for each in lost]
+        return [f"lost much: {'; '.join(named[:_NAMED])}{' and more' if len(named) > _NAMED else ''}"] * bool(named)

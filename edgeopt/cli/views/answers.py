@@ -33,7 +33,7 @@ def answers_view(
     for name, accuracy in results.items():
         parts += [Text(f"\n{name}", style="bold")]
         if baseline is not None and accuracy is not baseline:
-            parts += [Text(_changed(images[name]))]
+            parts += [Text(_changed(images[name], labelled=accuracy.is_labelled))]
             parts += list(_classes(class_changes(baseline, accuracy, manifest.spec.labels), accuracy))
             parts += list(_boxes(baseline, accuracy, manifest.spec.labels))
         reference = None if accuracy is baseline else baseline
@@ -41,13 +41,15 @@ def answers_view(
         parts += [Text(line) for line in operating_point(accuracy, reference, alignment)]
         if accuracy.curve is not None:
             parts += [Text(line) for line in threshold_advice(accuracy.curve, accuracy.score_threshold)]
-        parts += [_listed(title, some) for title, some in _worst(images[name], worst) if some]
+        parts += [_listed(title, some, accuracy) for title, some in _worst(images[name], worst) if some]
     return Group(*parts)
 
 
-def _changed(images: Sequence[ImageResult]) -> str:
-    """Say how many answers quantization broke and mended."""
+def _changed(images: Sequence[ImageResult], *, labelled: bool) -> str:
+    """Say how many answers quantization broke and mended, or without labels how many it changed."""
     counts = Counter(each.change for each in images)
+    if not labelled:
+        return f"the answers to {len(images) - counts['same']} of {len(images)} images differ from FP32's"
     return (
         f"against FP32, of {len(images)} images: {counts['broke']} became worse, {counts['mended']} better, "
         f"{counts['changed']} otherwise different"
@@ -59,7 +61,7 @@ def _classes(changes: Sequence[ClassChange], accuracy: Accuracy) -> Iterator[Ren
     shown = [each for each in changes if each.change < 0.0][:_SHOWN_CLASSES]
     if not shown:
         return
-    metric = "F1" if accuracy.task == "classification" else "AP"
+    metric = "agreement" if not accuracy.is_labelled else "F1" if accuracy.task == "classification" else "AP"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class that lost", overflow="ellipsis", no_wrap=True, min_width=12)
     for column in ("n", f"FP32 {metric}", metric, "change", "95 % interval"):
@@ -102,13 +104,13 @@ def _worst(images: Sequence[ImageResult], most: int) -> Iterator[tuple[str, list
     yield "became better", [each for each in images if each.change == "mended"][:most]
 
 
-def _listed(title: str, images: Sequence[ImageResult]) -> Table:
+def _listed(title: str, images: Sequence[ImageResult], accuracy: Accuracy) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(title, overflow="fold", ratio=3, min_width=16)
-    table.add_column("truth", overflow="fold", ratio=2, min_width=12)
+    table.add_column("truth" if accuracy.is_labelled else "FP32", overflow="fold", ratio=2, min_width=12)
     table.add_column("answer", overflow="fold", ratio=2, min_width=12)
     table.add_column("score", justify="right", no_wrap=True)
-    compared = any(each.change for each in images)
+    compared = accuracy.is_labelled and any(each.change for each in images)
     if compared:
         table.add_column("FP32", overflow="fold", ratio=2, min_width=12)
     for each in images:

@@ -17,7 +17,7 @@ from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
 from edgeopt.cli.views.coverage import coverage_lines
 from edgeopt.evaluate import Accuracy, class_sentence
-from edgeopt.metrics import ClassificationMetrics
+from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.postprocess import Classification, Detections
 from edgeopt.report.figures import counted, milliseconds, points, share, size
 from edgeopt.runtime.choice import Choice
@@ -28,12 +28,14 @@ _SHOWN_NODES = 5
 _SHOWN_CLASSES = 3
 _STAGES = {"preprocess": "pre", "network": "net", "postprocess": "post"}
 """Headings of columns, where 80 have to hold the table."""
-_METRICS = {"top1": "top-1", "ap": "AP"}
+_METRICS = {"top1": "top-1", "ap": "AP", "agreement": "answers"}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
     """Return a row for each variant, the baseline first, and below what other metrics say of each."""
+    if not all(accuracy.is_labelled for accuracy in results.values()):
+        return _agreement_table(results)
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
     table = _table("variant", *metrics, "change", "agree", *(("F1", "change") if detection else ("KL",)))
@@ -51,6 +53,21 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
         extra = [f"{metric.rpartition(':')[2]} {share(value, 2)}" for metric, value in accuracy.extra.items()]
         notes += [f"{name}: {', '.join(extra)}"] if extra else []
     return Group(table, Text("\n".join(notes), style="dim"))
+
+
+def _agreement_table(results: Mapping[str, Accuracy]) -> RenderableType:
+    """Return a row for each variant whose answers were compared with the float model's, for want of labels."""
+    kl = any(accuracy.comparison is not None and accuracy.comparison.kl is not None for accuracy in results.values())
+    table = _table("variant", "agrees with FP32", "95 % interval", *(("KL",) if kl else ()))
+    for name, accuracy in results.items():
+        drop = None if accuracy.comparison is None else accuracy.comparison.drop
+        interval = "–" if drop is None else f"{share(1.0 - drop.high, 2)} to {share(1.0 - drop.low, 2)}"
+        value = "is FP32" if accuracy.comparison is None else share(accuracy.value, 2)
+        table.add_row(name, value, interval, *((_divergence(accuracy),) if kl else ()))
+    images = "; ".join(sorted({counted(accuracy.images, "image", "images") for accuracy in results.values()}))
+    thresholds = sorted({each.score_threshold for each in results.values() if each.score_threshold is not None})
+    shown = f"; boxes from score {', '.join(f'{each:g}' for each in thresholds)} on" if thresholds else ""
+    return Group(table, Text(f"{images} without labels{shown}: this is no accuracy", style="dim"))
 
 
 def _at_threshold(accuracy: Accuracy) -> tuple[str, str]:
@@ -254,6 +271,7 @@ def _metrics(accuracy: Accuracy) -> tuple[float | None, ...]:
     metrics = accuracy.metrics
     if isinstance(metrics, ClassificationMetrics):
         return (metrics.top1, metrics.top5, metrics.macro_precision, metrics.macro_recall, metrics.macro_f1)
+    assert isinstance(metrics, DetectionMetrics)
     return (metrics.ap, metrics.ap50, metrics.ar100)
 
 
