@@ -35,6 +35,7 @@ from edgeopt.bundle import (
     unpack,
     write_bundle,
 )
+from edgeopt.bundle.manifest import with_checksum
 from edgeopt.bundle.records import ImplicitCalibration, RepairTrial, StageRecords
 from edgeopt.config import CalibrateConfig, Config, ModelConfig
 from edgeopt.errors import BundleError, StorageError
@@ -58,8 +59,14 @@ def rewrite(bundle: Bundle, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the manifest as an attacker would."""
     path = bundle.path / "manifest.json"
     content = json.loads(path.read_text())
+    del content["checksum"]
     change(content)
-    path.write_text(json.dumps(content))
+    write_manifest(path, content)
+
+
+def write_manifest(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2).encode()
+    path.write_bytes(text if content["schema_version"] in (1, 2, 3) else with_checksum(text))
 
 
 # What it holds
@@ -178,7 +185,7 @@ def test_a_bundle_of_schema_version_1_opens_with_all_that_it_holds(path: Path, t
         assert int8.stages.search.status == "refused"
     recorded = opened.record("ort-int8", verdict="seen")
     assert Bundle.open(tmp_path, check_hashes=False) == recorded
-    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 3
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema_version"] == 4
 
 
 def test_implicit_int8_of_schema_version_1(bundle: Bundle) -> None:
@@ -199,12 +206,13 @@ def test_a_record_of_a_newer_edgeopt_gives_one_message(bundle: Bundle, record: s
     path = bundle.path / "manifest.json"
     filled = fill(bundle.manifest)
     content = json.loads(manifest.encode(replace(filled, files=bundle.manifest.files)))
+    del content["checksum"]
     content["variants"][0][record]["something_new"] = 1
-    path.write_text(json.dumps(content))
+    write_manifest(path, content)
     with pytest.raises(BundleError, match=rf"unknown field `something_new` - at `\$\.variants\[0\]\.{record}`"):
         Bundle.open(bundle.path)
     content["versions"] = {"edgeopt": "99.1"}
-    path.write_text(json.dumps(content))
+    write_manifest(path, content)
     with pytest.raises(BundleError, match=r"written by edgeopt 99\.1, and edgeopt .* cannot read it: .*Install that"):
         Bundle.open(bundle.path)
 
@@ -246,7 +254,7 @@ def test_a_changed_byte_of_the_manifest_is_found_or_changes_no_reference(bundle:
 def test_a_cut_manifest(bundle: Bundle, cut: int) -> None:
     path = bundle.path / "manifest.json"
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(BundleError, match=r"is not a manifest of edgeopt"):
+    with pytest.raises(BundleError, match=r"is not a manifest of edgeopt|was changed: the sha256 of its content"):
         Bundle.open(bundle.path)
 
 
@@ -361,8 +369,8 @@ def test_hostile_manifests(bundle: Bundle, change: Callable[[dict[str, Any]], No
 
 
 def test_another_schema_version_says_what_to_do(bundle: Bundle) -> None:
-    rewrite(bundle, hostile(schema_version=4, something_new=1))
-    with pytest.raises(BundleError, match="has schema version 4; this edgeopt reads versions 1 to 3"):
+    rewrite(bundle, hostile(schema_version=5, something_new=1))
+    with pytest.raises(BundleError, match="has schema version 5; this edgeopt reads versions 1 to 4"):
         Bundle.open(bundle.path)
 
 
@@ -376,14 +384,15 @@ def test_manifests_that_are_not_even_json(bundle: Bundle, content: bytes) -> Non
 def test_deeply_nested_results_are_refused(bundle: Bundle) -> None:
     path = bundle.path / "manifest.json"
     deep = b"[" * 100_000 + b"]" * 100_000
-    path.write_bytes(path.read_bytes().replace(b'"recipe": null', b'"recipe": ' + deep))
+    text = b"{" + path.read_bytes().partition(b",")[2]
+    path.write_bytes(with_checksum(text.replace(b'"recipe": null', b'"recipe": ' + deep)))
     with pytest.raises(BundleError, match="is not a manifest of edgeopt"):
         Bundle.open(bundle.path)
 
 
 def test_a_huge_manifest_is_not_read(bundle: Bundle) -> None:
     os.truncate(bundle.path / "manifest.json", 1 << 40)  # sparse
-    with pytest.raises(BundleError, match="a manifest has at most"):
+    with pytest.raises(BundleError, match="of at most 67108864"):
         Bundle.open(bundle.path)
 
 
@@ -497,7 +506,7 @@ def test_a_variant_joins_what_was_recorded_meanwhile(bundle: Bundle) -> None:
 
 def test_a_manifest_that_no_reader_would_take_is_not_written(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     size = (bundle.path / "manifest.json").stat().st_size
-    monkeypatch.setattr("edgeopt.bundle.folder._LARGEST_MANIFEST_BYTES", size + 10)
+    monkeypatch.setattr("edgeopt.bundle.folder.LARGEST_MANIFEST_BYTES", size + 10)
     with pytest.raises(BundleError, match=r"would have .* evaluations hold the answer to each image"):
         bundle.record("ov-int8", verdict="much longer than ten letters")
     with pytest.raises(BundleError, match=r"would have .* evaluations hold the answer to each image"):
@@ -700,7 +709,7 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_the_manifest_is_for_people_too(bundle: Bundle) -> None:
     text = (bundle.path / "manifest.json").read_text()
-    assert text.startswith('{\n  "name": "tiny-classifier"')
+    assert text.splitlines()[2] == '  "name": "tiny-classifier",'
     assert isinstance(bundle.manifest, Manifest)
 
 

@@ -37,13 +37,14 @@ def in_present_form(text: bytes, version: int) -> bytes:
     manifest = from_json(text, dict[str, Any])
     if version == 1:
         _from_version_1(manifest)
-    _from_version_2(manifest)
+    if version <= 2:
+        _from_version_2(manifest)
+    manifest["schema_version"] = 4  # 3 held in the manifest what is recorded beside it since
     return msgspec.json.encode(manifest)
 
 
 def _from_version_2(manifest: dict[str, Any]) -> None:
     """Describe the heads of detectors, which version 2 knew two of, as types of their own."""
-    manifest["schema_version"] = 3
     variants = manifest.get("variants")
     recipe = manifest.get("recipe")
     for holder in (

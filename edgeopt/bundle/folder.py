@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from edgeopt.bundle import reading
 from edgeopt.bundle.golden import unpack
 from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
+from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES, SIGNATURE_NAME
+from edgeopt.bundle.recorded import RECORDED_NAME, join, split
 from edgeopt.bundle.records import Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
-from edgeopt.errors import BundleError, StorageError, storage_errors
-from edgeopt.files import sha256
+from edgeopt.errors import BundleError, storage_errors
+from edgeopt.files import sha256, sync_folder
 from edgeopt.spec import ModelSpec, replace
-
-_LARGEST_MANIFEST_BYTES = 64 << 20
-"""Four variants that two machines evaluated on 50,000 images have about 50 MB."""
-_AGAIN = "Copy or build the bundle again"
+from edgeopt.trust.keys import PrivateKey, PublicKey, trusted_keys
+from edgeopt.trust.releases import check_release
+from edgeopt.trust.signature import sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,25 +30,42 @@ class Bundle:
 
     path: Path
     manifest: Manifest
+    """Everything that is known of it: what was built, and what was recorded since."""
+    signer: PublicKey | None = None
+    """The trusted key that signed it; None where no key is trusted."""
 
     @classmethod
-    def open(cls, path: str | Path, *, check_hashes: bool = True) -> Bundle:
+    def open(cls, path: str | Path, *, check_hashes: bool = True, keys: Sequence[PublicKey] | None = None) -> Bundle:
         """Check a bundle and read its manifest; no engine and no array is opened before all of it holds.
 
         Args:
             path: the bundle's folder.
-            check_hashes: also read every file and compare its sha256. Without, a changed byte goes unnoticed.
+            check_hashes: also read every file and compare its sha256. Without, a changed byte is noticed when its file
+                is used.
+            keys: those of which one must have signed it. None: those that this device trusts (`trusted_keys`), if any,
+                and then no release older than one that ran here.
 
         Raises:
-            BundleError: not a bundle, or its files are not those that the manifest names.
+            BundleError: not a bundle, its files are not those that the manifest names, it is not signed where it must
+                be, or it is too old.
+            StorageError: a file or a trusted key cannot be read.
         """
         path = Path(path)
-        manifest = decode(_read_manifest(path), origin=str(path / MANIFEST_NAME))
-        _check_listing(path, manifest)
+        text = reading.read_manifest(path)
+        manifest = decode(text, origin=str(path / MANIFEST_NAME))
+        reading.check_listing(path, manifest)
+        trusted = trusted_keys() if keys is None else tuple(keys)
+        signer = None if trusted is None else reading.check_signature(path, text, manifest, trusted)
+        if keys is None and signer is not None:
+            check_release(manifest.name, manifest.release, path)
         if check_hashes:
-            for name, record in manifest.files.items():
-                _check_hash(path / name, record)
-        return cls(path, manifest)
+            reading.check_hashes(path, manifest.files)
+        return cls(path, _with_recorded(path, manifest), signer)
+
+    @property
+    def is_signed(self) -> bool:
+        """True if a signature lies in the folder, whoever made it."""
+        return (self.path / SIGNATURE_NAME).exists()
 
     def variant(self, name: str) -> Variant:
         """Return the variant called `name`. Raises BundleError if there is none."""
@@ -70,17 +86,17 @@ class Bundle:
             BundleError: the file is not what the manifest says.
             StorageError: it cannot be read.
         """
-        name = self.variant(variant).file
-        with _reading(self.path / name):
-            content = (self.path / name).read_bytes()
-        _check_sha256(self.path / name, sha256(content), self.manifest.files[name])
-        return content
+        return self._content(self.variant(variant).file)
+
+    def _content(self, name: str) -> bytes:
+        return reading.read_checked(self.path / name, self.manifest.files[name])
 
     def golden(self, variant: str) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None:
         """Return a variant's recorded inputs and outputs by tensor name, or None.
 
         Raises:
-            BundleError: a file of arrays that is damaged or unreasonably large.
+            BundleError: a file of arrays that was changed, is damaged or unreasonably large.
+            StorageError: it cannot be read.
         """
         golden = self.variant(variant).golden
         if golden is None:
@@ -88,20 +104,21 @@ class Bundle:
         return self._arrays(golden.inputs), self._arrays(golden.outputs)
 
     def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        return unpack((self.path / name).read_bytes(), origin=str(self.path / name))
+        return unpack(self._content(name), origin=str(self.path / name))
 
     def record(self, variant: str, **results: Any) -> Bundle:
-        """Replace measured fields of a variant, atomically and whatever else records at the same time.
+        """Replace results of a variant, atomically and whatever else records at the same time.
 
         Args:
             variant: its name.
-            results: any of ``accuracy``, ``accepted``, ``verdict``, ``certain``, ``engine``, ``diagnosis``, ``tuned``.
+            results: any of ``tuned`` and ``diagnosis``, which are kept beside the manifest, and of ``accuracy``,
+                ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature covers.
 
         Returns:
-            The bundle with its new manifest.
+            The bundle with its new results.
 
         Raises:
-            BundleError: no such variant, or a field that is not a result.
+            BundleError: no such variant, a field that is not a result, or one that the bundle's signature covers.
             StorageError: the disk refused.
         """
         if unknown := sorted(set(results) - _RESULTS):
@@ -136,10 +153,11 @@ class Bundle:
         """Put one more variant into the bundle, in place of one of its name; the folder is replaced in one step.
 
         Raises:
-            BundleError: the bundle was replaced by another one since it was opened.
+            BundleError: the bundle was replaced by another one since it was opened, or it is signed.
             StorageError: the disk refused.
         """
         with storage_errors(self.path), lock(self.path):
+            self._require_unsigned("another variant")
             current = self._read()
             for other in self.manifest.variants:
                 self._same(current, other.name)
@@ -148,16 +166,60 @@ class Bundle:
             manifest = replace(current, variants=(*others, variant))
             return _write(self.path, manifest, {**files, variant.file: engine})
 
-    def _changed(self, change: Callable[[Manifest], Manifest]) -> Bundle:
-        """Replace the manifest by the result of `change` on the present one."""
+    def sign(self, key: PrivateKey, *, release: int | None = None) -> Bundle:
+        """Sign all files but those that are recorded later, in place of an earlier signature.
+
+        Args:
+            key: the signer's.
+            release: number of this release, for devices that refuse older ones. None keeps the bundle's.
+
+        Returns:
+            The bundle with its new manifest.
+
+        Raises:
+            BundleError: a file is not what the manifest says.
+            StorageError: the disk refused.
+        """
         with storage_errors(self.path), lock(self.path):
-            changed = _text(self.path, change(self._read()))
-            manifest = decode(changed, origin="the new manifest")  # refuses a result of the wrong type
-            replace_file(self.path / MANIFEST_NAME, changed)
-        return Bundle(self.path, manifest)
+            manifest = self._read()
+            reading.check_hashes(self.path, manifest.files)
+            if release is not None:
+                manifest = replace(manifest, release=release)
+            bare, _ = split(manifest)
+            text = _text(self.path, bare)
+            if self.is_signed:  # killed from here on, the bundle is whole and unsigned
+                (self.path / SIGNATURE_NAME).unlink()
+                sync_folder(self.path)
+            replace_file(self.path / MANIFEST_NAME, text)
+            name, files = self.path.resolve().name, reading.signed_files(text, bare)
+            replace_file(self.path / SIGNATURE_NAME, sign(name, files, key, beside=BESIDE))
+        return Bundle(self.path, manifest, key.public)
+
+    def _changed(self, change: Callable[[Manifest], Manifest]) -> Bundle:
+        """Replace the manifest and what is recorded beside it by the result of `change` on the present ones."""
+        with storage_errors(self.path), lock(self.path):
+            (before, _), (after, recorded) = split(current := self._read()), split(change(current))
+            text = _text(self.path, after)
+            manifest = decode(text, origin="the new manifest")  # refuses a result of the wrong type
+            if recorded is not None:
+                manifest = _join(self.path, manifest, recorded)
+                replace_file(self.path / RECORDED_NAME, recorded)
+            if after != before:
+                self._require_unsigned("a result that its signature covers")
+            if not self.is_signed:  # also brings the manifest of an earlier version to today's form
+                replace_file(self.path / MANIFEST_NAME, text)
+        return dataclasses.replace(self, manifest=manifest)
+
+    def _require_unsigned(self, what: str) -> None:
+        if self.is_signed:
+            raise BundleError(
+                f"{self.path} is signed, and {what} would break the signature. Remove {SIGNATURE_NAME} from it, and "
+                "sign it again afterwards"
+            )
 
     def _read(self) -> Manifest:
-        return decode(_read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
+        manifest = decode(reading.read_manifest(self.path), origin=str(self.path / MANIFEST_NAME))
+        return _with_recorded(self.path, manifest)
 
     def _same(self, current: Manifest, name: str) -> Variant:
         """Return a variant as it is now, if its engine is still the one that was opened."""
@@ -197,22 +259,42 @@ def _write(path: Path, manifest: Manifest, files: Mapping[str, bytes | Path]) ->
     """`write_bundle` for whoever holds the lock."""
     manifest = replace(manifest, files={name: _record(content) for name, content in files.items()})
     check_references(manifest, origin=str(path))
-    text = _text(path, manifest)
+    bare, recorded = split(manifest)
+    text = _text(path, bare)
     manifest = decode(text, origin=str(path / MANIFEST_NAME))  # what readers will see; refuses wrong types now
-    write_folder(path, {**files, MANIFEST_NAME: text})
+    written: dict[str, bytes | Path] = {**files, MANIFEST_NAME: text}
+    if recorded is not None:
+        manifest = _join(path, manifest, recorded)
+        written[RECORDED_NAME] = recorded
+    write_folder(path, written)
     return Bundle(path, manifest)
+
+
+def _with_recorded(path: Path, manifest: Manifest) -> Manifest:
+    """Return a manifest with what ``measured.json`` holds beside it."""
+    recorded = reading.read_recorded(path)
+    return manifest if recorded is None else _join(path, manifest, recorded)
+
+
+def _join(path: Path, manifest: Manifest, recorded: bytes) -> Manifest:
+    _check_size(path, recorded)
+    return join(manifest, recorded, origin=str(path / RECORDED_NAME))
 
 
 def _text(path: Path, manifest: Manifest) -> bytes:
     """Encode a manifest, unless it would be larger than readers take."""
     text = encode(manifest)
-    if len(text) > _LARGEST_MANIFEST_BYTES:
+    _check_size(path, text)
+    return text
+
+
+def _check_size(path: Path, text: bytes) -> None:
+    if len(text) > LARGEST_MANIFEST_BYTES:
         raise BundleError(
             f"the manifest of {path} would have {len(text) / 1e6:.0f} MB, of at most "
-            f"{_LARGEST_MANIFEST_BYTES / 1e6:.0f}: evaluations hold the answer to each image. Evaluate on fewer, with "
+            f"{LARGEST_MANIFEST_BYTES / 1e6:.0f}: evaluations hold the answer to each image. Evaluate on fewer, with "
             "[evaluate] limit"
         )
-    return text
 
 
 def _may_replace(path: Path) -> bool:
@@ -222,73 +304,3 @@ def _may_replace(path: Path) -> bool:
 def _record(content: bytes | Path) -> FileRecord:
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     return FileRecord(sha256=sha256(content), size=size)
-
-
-def _read_manifest(path: Path) -> bytes:
-    file = path / MANIFEST_NAME
-    try:
-        state = file.lstat()
-        if not stat.S_ISREG(state.st_mode):
-            raise BundleError(f"{file} is not an ordinary file; do not use this bundle")
-        if state.st_size > _LARGEST_MANIFEST_BYTES:
-            raise BundleError(f"{file} has {state.st_size} bytes; a manifest has at most {_LARGEST_MANIFEST_BYTES}")
-        return file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if not path.exists():
-            raise BundleError(f"there is no bundle {path}. Make one with: edgeopt build") from error
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}. Make one with: edgeopt build") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror}. Check that you may read it") from error
-
-
-def _check_listing(path: Path, manifest: Manifest) -> None:
-    """Refuse a folder whose files and sizes are not exactly those of the manifest."""
-    found = dict(_ordinary_files(path))
-    del found[MANIFEST_NAME]
-    if missing := sorted(set(manifest.files) - set(found)):
-        raise BundleError(f"{path} is not whole: {_some(missing)} missing. {_AGAIN}")
-    if extra := sorted(set(found) - set(manifest.files)):
-        raise BundleError(f"{path} holds {_some(extra)}, which its manifest does not name. Remove it, or build again")
-    for name, record in manifest.files.items():
-        if found[name] != record.size:
-            raise BundleError(f"{path / name} has {found[name]} bytes where the manifest says {record.size}. {_AGAIN}")
-
-
-def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield every file below `path` by its relative POSIX path, with its size; links and special files are refused."""
-
-    def refuse(error: OSError) -> None:
-        raise StorageError(f"cannot read {error.filename}: {error.strerror}. Check that you may read it") from error
-
-    for folder, folders, files in os.walk(path, onerror=refuse):
-        for name in (*folders, *files):
-            file = Path(folder, name)
-            state = file.lstat()
-            if stat.S_ISREG(state.st_mode):
-                yield file.relative_to(path).as_posix(), state.st_size
-            elif not stat.S_ISDIR(state.st_mode):
-                raise BundleError(f"{file} is a link or a special file; a bundle holds ordinary files only")
-
-
-def _check_hash(path: Path, record: FileRecord) -> None:
-    with _reading(path):
-        found = sha256(path)
-    _check_sha256(path, found, record)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error.strerror}. Check that you may read it") from error
-
-
-def _check_sha256(path: Path, found: str, record: FileRecord) -> None:
-    if found != record.sha256:
-        raise BundleError(f"{path} was changed: its sha256 is {found}, the manifest says {record.sha256}. {_AGAIN}")
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

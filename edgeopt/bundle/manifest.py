@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import re
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -18,13 +19,17 @@ from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.doors import TARGETS
 from edgeopt.errors import BundleError, did_you_mean
+from edgeopt.files import sha256
 from edgeopt.hardware import Machine
 from edgeopt.references import check
 from edgeopt.spec import Alignment, ModelSpec, Processor, Struct, replace
 from edgeopt.typed import from_json
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 MANIFEST_NAME = "manifest.json"
+_FIRST_WITH_CHECKSUM = 4
+_CHECKSUM = re.compile(rb'\{\n  "checksum": "([0-9a-f]{64})",')
+_AGAIN = "Copy or build the bundle again"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
@@ -101,7 +106,7 @@ class Manifest(Struct):
     baseline: str
     """Name of the fp32 variant that the others are compared with."""
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     calibration: Calibration | None = None
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     """Versions of edgeopt and the libraries that made the bundle."""
@@ -115,10 +120,12 @@ class Manifest(Struct):
     """Sentences about data that was smaller than the recipe asks for, or too small."""
     recipe: Config | None = None
     """Recipe that was built."""
+    release: Annotated[int, Meta(ge=0)] = 0
+    """Number that grows from release to release, set when it is signed: a device that trusts keys runs no older one."""
     build_key: str = ""
     """Hash over everything that the build depended on: a build with the same key would give the same bundle."""
     files: dict[str, FileRecord] = msgspec.field(default_factory=dict)
-    """Every file but the manifest; `write_bundle` fills it."""
+    """Every file but the manifest and what is beside it (`BESIDE`); `write_bundle` fills it."""
 
     def variant(self, name: str) -> Variant:
         """Return the variant called `name`.
@@ -149,8 +156,38 @@ class Manifest(Struct):
 
 
 def encode(manifest: Manifest) -> bytes:
-    """Manifest as indented JSON, so that people and `diff` can read it."""
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n"
+    """Manifest as indented JSON, so that people and `diff` can read it; first comes a checksum of all the rest."""
+    return with_checksum(msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=2) + b"\n")
+
+
+def with_checksum(text: bytes) -> bytes:
+    """Return an indented JSON object that begins with the sha256 of everything that follows, against accidents."""
+    rest = text.removeprefix(b"{")
+    return b'{\n  "checksum": "' + sha256(rest).encode() + b'",' + rest
+
+
+def _without_checksum(text: bytes, origin: str) -> bytes:
+    """Return the manifest's own text.
+
+    Raises:
+        BundleError: it has no checksum, as manifests from schema version 4 on have, or another one.
+    """
+    found = _CHECKSUM.match(text)
+    if found is None:
+        if _FIRST_WITH_CHECKSUM <= _version(text) <= SCHEMA_VERSION:
+            raise BundleError(f"{origin} was changed: it does not begin with its checksum. {_AGAIN}")
+        return text
+    rest = text[found.end() :]
+    if (actual := sha256(rest)) != found[1].decode():
+        raise BundleError(
+            f"{origin} was changed: the sha256 of its content is {actual}, its checksum says {found[1].decode()}. "
+            f"{_AGAIN}"
+        )
+    return b"{" + rest
+
+
+def _version(text: bytes) -> int:
+    return from_json(text, _Written).schema_version
 
 
 def decode(text: bytes, origin: str) -> Manifest:
@@ -161,10 +198,11 @@ def decode(text: bytes, origin: str) -> Manifest:
         origin: names it in errors.
 
     Raises:
-        BundleError: not JSON, a later schema version, a wrong type or value, a key that this version does not know, or
-            references that do not hold.
+        BundleError: changed since it was written, not JSON, a later schema version, a wrong type or value, a key that
+            this version does not know, or references that do not hold.
     """
     try:
+        text = _without_checksum(text, origin)
         written = from_json(text, _Written)
         if not 1 <= written.schema_version <= SCHEMA_VERSION:
             raise BundleError(

@@ -213,23 +213,45 @@ def _inspect_model(
 @bundle
 @click.option("--variant", help="Replay this one only.")
 @click.option("--chosen", is_flag=True, help="Replay only the one that `edgeopt run` chooses here.")
+@click.option(
+    "--public-key",
+    "public_keys",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also check that this key (PEM) signed the bundle; may be repeated, then one of them must have. Default: the "
+    "keys that this device trusts, if any.",
+)
 @threads
 @as_json
-def verify(bundle: Path, variant: str | None, chosen: bool, threads: int, as_json: bool) -> None:  # noqa: FBT001
+def verify(
+    bundle: Path,
+    variant: str | None,
+    chosen: bool,  # noqa: FBT001 - a click flag
+    public_keys: tuple[Path, ...],
+    threads: int,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
     """Check that a bundle is whole and answers as recorded.
 
-    Checks hashes and schema, and replays the golden inputs on this machine. A variant that does not load here is told,
-    and is a failure if none does.
+    Checks hashes and schema, who signed it where that is asked for, and replays the golden inputs on this machine. A
+    variant that does not load here is told, and is a failure if none does.
     """
     from edgeopt.runtime.verify import verify as check
     from edgeopt.runtime.verify import verify_chosen
+    from edgeopt.trust.keys import read_public
 
     if chosen and variant is not None:
         raise click.UsageError("--chosen and --variant say different things: give one of them")
-    verification = verify_chosen(bundle, threads=threads) if chosen else check(bundle, variant=variant, threads=threads)
+    keys = tuple(read_public(key) for key in public_keys) or None
+    if chosen:
+        verification = verify_chosen(bundle, threads=threads, keys=keys)
+    else:
+        verification = check(bundle, variant=variant, threads=threads, keys=keys)
     if as_json:
         print_json(verification)
     else:
+        if verification.signer:
+            echo(printable(f"signed by the key {verification.signer}, release {verification.release}"))
         for name, replayed in verification.replayed.items():
             state = "ok" if replayed.ok else "DIFFERS"
             echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")

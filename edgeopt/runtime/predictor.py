@@ -25,6 +25,7 @@ from edgeopt.runtime.first_load import measure_at_first_load
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
 from edgeopt.spec import ModelSpec, replace
+from edgeopt.trust.releases import remember_release
 
 Result: TypeAlias = Classification | Detections
 
@@ -250,12 +251,20 @@ def load(
             environment variable ``EDGEOPT_ALLOW_CODE`` do the same.
 
     Raises:
-        BundleError: not a whole bundle, it has no such variant, or it needs code that is not installed or not allowed.
+        BundleError: not a whole bundle, not signed by a key that this device trusts (where it trusts any) or older than
+            one that ran here, it has no such variant, or it needs code that is not installed or not allowed.
         MissingExtraError: the library of the variant that was asked for is not installed.
         TargetError: no variant runs here, or not the one that was asked for.
     """
     allow(*allow_code)
     bundle = Bundle.open(path)
+    predictor = _load(bundle, variant, threads)
+    if bundle.signer is not None:
+        remember_release(bundle.manifest.name, bundle.manifest.release)
+    return predictor
+
+
+def _load(bundle: Bundle, variant: str | None, threads: int) -> Predictor:
     if variant is not None:
         return open_variant(bundle, bundle.variant(variant), threads=threads)
     candidates = Candidates(bundle.manifest, availability)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, on
 from edgeopt.runtime.predictor import load
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
+from edgeopt.trust.keys import PublicKey
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Verification:
     """Reason why a variant may saturate on this processor."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason why a variant that should run here does not. `load` leaves such a one out as well."""
+    signer: str = ""
+    """File of the trusted key that signed the bundle; empty where no key is trusted."""
+    release: int = 0
+    """Number that its signer gave it."""
 
     @property
     def ok(self) -> bool:
@@ -82,20 +87,22 @@ def verify(
     *,
     variant: str | None = None,
     threads: int = 0,
+    keys: Sequence[PublicKey] | None = None,
     available: Callable[[str], Availability] = availability,
 ) -> Verification:
-    """Check a bundle's hashes and schema, then replay the golden inputs of every variant that this machine can run.
+    """Check a bundle's hashes, schema and signature, then replay the golden inputs of all variants that run here.
 
     Args:
         path: the bundle's folder.
         variant: replay this one only.
         threads: threads of the engines; 0 keeps the bundle's setting.
+        keys: those of which one must have signed it. None: those that this device trusts, if any.
         available: tells if a target can run here.
 
     Raises:
-        BundleError: not a whole bundle, no such variant, or a damaged file of arrays.
+        BundleError: not a whole bundle, not signed as it must be, no such variant, or a damaged file of arrays.
     """
-    bundle, cpu = Bundle.open(path), ThisMachine().processor.cpu
+    bundle, cpu = Bundle.open(path, keys=keys), ThisMachine().processor.cpu
     kernels = integer_kernels(cpu)
     replayed, skipped, saturating, failed = {}, {}, {}, {}
     for each in bundle.manifest.variants if variant is None else [bundle.variant(variant)]:
@@ -114,19 +121,26 @@ def verify(
     title = "" if kernels is None else f"{cpu.model}: {TITLES[kernels]}"
     if onednn_kernels(cpu) != kernels:
         title += "; OpenVINO keeps to kernels without it, as {}={} asks".format(*onednn_limit())
-    return Verification(replayed, skipped, title, saturating, failed)
+    signer = "" if bundle.signer is None else bundle.signer.origin
+    return Verification(replayed, skipped, title, saturating, failed, signer, bundle.manifest.release)
 
 
-def verify_chosen(path: str | Path, *, threads: int = 0) -> Verification:
+def verify_chosen(path: str | Path, *, threads: int = 0, keys: Sequence[PublicKey] | None = None) -> Verification:
     """Verify the variant that `load` chooses on this machine, and no other: what a service needs before it starts.
 
+    Args:
+        path: the bundle's folder.
+        threads: threads of the engines; 0 keeps the bundle's setting.
+        keys: those of which one must have signed it. None: those that this device trusts, if any.
+
     Raises:
-        BundleError: not a whole bundle, or a damaged file of arrays.
+        BundleError: not a whole bundle, not signed as it must be, or a damaged file of arrays.
         TargetError: no variant runs here.
     """
+    Bundle.open(path, check_hashes=False, keys=keys)
     with load(path, threads=threads) as predictor:
         chosen, rejected = predictor.variant.name, predictor.rejected
-    found = verify(path, variant=chosen, threads=threads)
+    found = verify(path, variant=chosen, threads=threads, keys=keys)
     return replace(found, skipped={**rejected, **found.skipped})
 
 

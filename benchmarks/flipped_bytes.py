@@ -1,0 +1,91 @@
+"""Change every byte of a signed bundle, one after the other, and count the changes that opening it does not notice.
+
+    python -m benchmarks.flipped_bytes BUNDLE [--every N]
+
+The bundle is copied and the copy signed with a new key, which alone is trusted. ``measured.json`` is left out: it holds
+what devices measure, and nobody signs it. One bit of each byte is changed; which one depends on its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from edgeopt.bundle import MANIFEST_NAME, Bundle
+from edgeopt.bundle.reading import SIGNATURE_NAME
+from edgeopt.bundle.recorded import RECORDED_NAME
+from edgeopt.errors import EdgeoptError
+from edgeopt.hardware import ThisMachine
+from edgeopt.trust.keys import PublicKey, read_private
+
+RESULTS = Path(__file__).with_name("results") / "flipped_bytes.json"
+
+
+def signed_copy(bundle: Path, folder: Path) -> tuple[Bundle, PublicKey]:
+    shutil.copytree(bundle, folder / "copy.edgeopt", ignore=shutil.ignore_patterns(RECORDED_NAME))
+    private = folder / "key.pem"
+    private.touch(mode=0o600)
+    private.write_bytes(
+        ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    key = read_private(private)
+    return Bundle.open(folder / "copy.edgeopt").sign(key), key.public
+
+
+def unnoticed(bundle: Bundle, key: PublicKey, name: str, every: int) -> Iterator[bool]:
+    """Tell for each changed byte of a file if the bundle was opened all the same."""
+    file = bundle.path / name
+    content = file.read_bytes()
+    with file.open("r+b", buffering=0) as changed:
+        for place in range(0, len(content), every):
+            changed.seek(place)
+            changed.write(bytes([content[place] ^ 1 << place % 8]))
+            try:
+                Bundle.open(bundle.path, keys=(key,))
+                yield True
+            except EdgeoptError:
+                yield False
+            changed.seek(place)
+            changed.write(content[place : place + 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="change only every N-th byte of engines and arrays")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, key = signed_copy(arguments.bundle, Path(folder))
+        for name in (MANIFEST_NAME, SIGNATURE_NAME, *bundle.manifest.files):
+            every = arguments.every if name in bundle.manifest.files else 1
+            opened = list(unnoticed(bundle, key, name, every))
+            files[name] = {"changed": len(opened), "unnoticed": sum(opened)}
+            print(f"{name}: {len(opened)} changed, {sum(opened)} unnoticed", flush=True)
+        Bundle.open(bundle.path, keys=(key,))  # all of it is as it was
+    result = {
+        "bundle": arguments.bundle.name,
+        "processor": ThisMachine().processor.cpu.model,
+        "every": arguments.every,
+        "changed": sum(each["changed"] for each in files.values()),
+        "unnoticed": sum(each["unnoticed"] for each in files.values()),
+        "minutes": round((time.monotonic() - start) / 60, 1),
+        "files": files,
+    }
+    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{result['changed']} bytes changed, {result['unnoticed']} unnoticed")
+
+
+if __name__ == "__main__":
+    main()
