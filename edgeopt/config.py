@@ -107,17 +107,17 @@ class DataSource(Struct):
     format: DataFormat
     """A built-in format, or ``package.module:callable``: a `dataset.listing.Reader`."""
     path: str | None = None
-    """Folder of images; for ``csv`` the file, for ``idx`` the image file, for ``images`` also a text file with a path a
-    line. Built-in sets take none."""
+    """Folder of images; for ``csv`` the file, for ``idx`` the image file, for ``images`` and ``yolo`` also a text file
+    with a path a line. Built-in sets take none."""
     annotations: str | None = None
-    """Label file of COCO, CVAT or IDX; for VOC, YOLO and labelme the folder of label files. Default, but for COCO and
-    IDX: found beside or among the images."""
+    """Label file of COCO, CVAT, Create ML or IDX; for VOC, YOLO, KITTI and labelme the folder of label files. Default,
+    but for COCO and IDX: found beside or among the images."""
     split: str | None = None
     """Part of a built-in set: train, validation, test or calibration."""
     image_column: str = "file"
-    """Column of a ``csv`` with the images' paths."""
+    """Column of a ``csv`` with the images' paths. Default: ``file``, else one of a usual name."""
     label_column: str | None = None
-    """Label column of a ``csv``. Default: ``class_index`` or ``label``, whichever exists."""
+    """Label column of a ``csv``. Default: ``class_index``, ``label`` or another usual name, whichever exists first."""
     labels: tuple[str, ...] | None = None
     """Class names in index order, for formats that have none of their own."""
     other_classes: Literal["refuse", "leave_out"] = "refuse"

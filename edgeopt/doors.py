@@ -18,6 +18,8 @@ DATA_FORMATS: Mapping[str, str] = {
     "yolo": "edgeopt.dataset.yolo:read_yolo",
     "labelme": "edgeopt.dataset.labelme:read_labelme",
     "cvat": "edgeopt.dataset.cvat:read_cvat",
+    "createml": "edgeopt.dataset.createml:read_createml",
+    "kitti": "edgeopt.dataset.kitti:read_kitti",
     "idx": "edgeopt.dataset.idx:read_idx",
     "images": "edgeopt.dataset.folders:read_images",
     "digits": "edgeopt.dataset.digits:read_digits",

@@ -127,8 +127,8 @@ def test_csv_columns_can_be_named(images: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,labels\nimages/a.png,x\n", "no column 'class_index'"),
-        ("filename,label\nimages/a.png,x\n", r"no column 'file'. Did you mean 'filename'\?"),
+        ("file,colour\nimages/a.png,x\n", "no column 'class_index'"),
+        ("filed,label\nimages/a.png,x\n", r"no column 'file'. Did you mean 'filed'\?"),
         ("file,label\n", "no rows"),
         ("file,label\n,x\n", "line 2 names no image file"),
         ("file,label\nimages/a.png,x\nimages/a.png,y\n", "1 images more than once, first images/a.png"),

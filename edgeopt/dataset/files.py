@@ -29,6 +29,7 @@ IMAGE_SUFFIXES = frozenset(
         ".jpe",
         ".jfif",
         ".jp2",
+        ".mpo",
         ".png",
         ".bmp",
         ".dib",
@@ -44,8 +45,13 @@ IMAGE_SUFFIXES = frozenset(
         ".pam",
         ".ras",
         ".sr",
+        ".hdr",
     }
 )
+OTHER_PICTURES = frozenset(
+    {".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".psd"}
+)
+"""Suffixes of pictures that OpenCV does not read. They are listed all the same, so that each is left out aloud."""
 TOOL_FOLDERS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )
@@ -114,7 +120,7 @@ def image_files(folder: Path) -> list[Path]:
 
 def is_image_name(name: str) -> bool:
     """Return True if a file of this name should be an image."""
-    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES | OTHER_PICTURES
 
 
 def is_data_folder(name: str) -> bool:

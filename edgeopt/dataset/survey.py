@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -13,11 +12,15 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edgeopt.config import DataSource, data_source
+from edgeopt.dataset.createml import is_createml
 from edgeopt.dataset.files import ImageFinder, image_files, read_text
+from edgeopt.dataset.kitti import kitti_folders
 from edgeopt.dataset.layout import folder_with, subfolders
+from edgeopt.dataset.rows import IMAGE_COLUMNS, LABEL_COLUMNS, column_named, columns_of
+from edgeopt.dataset.unread import unread_labels
 from edgeopt.dataset.voc import xml_folder
 from edgeopt.dataset.xml import parse_xml
-from edgeopt.dataset.yolo import text_beside
+from edgeopt.dataset.yolo import text_beside, yaml_lists
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.spec import replace
 from edgeopt.typed import from_json
@@ -29,8 +32,6 @@ _ROLES: Mapping[str, Role] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _LOOKED_AT = 50  # files that stand for the others
-_IMAGE_COLUMNS = ("file", "filename", "file_name", "image", "image_path", "img", "path", "filepath", "name")
-_LABEL_COLUMNS = ("class_index", "label", "class", "class_name", "category", "target", "labels")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def survey(path: Path, chosen: str | None = None) -> Survey:
     for name in _FINDERS if chosen is None else (chosen,):
         why, sets = _FINDERS[name](path)
         if sets:
+            if chosen is None and name == "images" and (unread := unread_labels(path)) is not None:
+                raise DataError(unread)
             return Survey(name, why, _with_train(sets))
     wanted = "labels of any format that is known" if chosen is None else f"data of format '{chosen}'"
     raise DataError(f"there are no images with {wanted} in {path}. Known formats: {', '.join(_FINDERS)}")
@@ -233,6 +236,24 @@ def _voc(path: Path) -> _Found:
     return why, _by_folder(path, "voc", lambda folder: any(folder.rglob("*.xml")))
 
 
+def _createml(path: Path) -> _Found:
+    files = [file for file in _files(path, ".json")[:_LOOKED_AT] if is_createml(file)]
+    return f"{next(iter(files), path).name} lists images with labels and coordinates", _by_role(
+        files, lambda file: DataSource(format="createml", path=str(_beside(file)), annotations=str(file))
+    )
+
+
+def _kitti(path: Path) -> _Found:
+    if path.is_file():
+        return "", {}
+    for place in (path, *subfolders(path)):
+        if (found := kitti_folders(place)) is not None:
+            images, labels = found
+            source = DataSource(format="kitti", path=str(images), annotations=str(labels))
+            return f"{labels.name} holds KITTI's lines", {"train": source}
+    return "", {}
+
+
 def _labelme(path: Path) -> _Found:
     files = [file for file in _files(path, ".json")[:_LOOKED_AT] if (found := _json(file)) and bytes(found.shapes)]
     if not files or path.is_file():
@@ -253,6 +274,11 @@ def _yolo(path: Path) -> _Found:
 
     if not has_labels(path):
         return "", {}
+    for file in (each for suffix in ("yaml", "yml") for each in sorted(path.glob(f"*.{suffix}"))):
+        lists = yaml_lists(file)
+        sets = {_ROLES[key]: DataSource(format="yolo", path=str(listed)) for key, listed in lists.items()}
+        if sets:
+            return f"{file.name} names {', '.join(listed.name for listed in lists.values())}", sets
     first = next(image for image in image_files(path) if text_beside(image).is_file())
     why = f"{first.relative_to(path)} has labels in {text_beside(first).relative_to(path)}"
     below = next((folder for folder in subfolders(path) if folder.name.lower() == "images"), path)
@@ -271,7 +297,7 @@ def _by_folder(path: Path, format: str, holds: Callable[[Path], bool]) -> dict[R
 
 def _csv(path: Path) -> _Found:
     columns: dict[Path, tuple[str, str]] = {}
-    for file in _files(path, ".csv")[:_LOOKED_AT]:
+    for file in _files(path, ".csv", ".txt", ".tsv")[:_LOOKED_AT]:
         if (named := _columns(file)) is not None:
             columns[file] = named
     if not columns:
@@ -286,14 +312,12 @@ def _csv(path: Path) -> _Found:
 
 
 def _columns(file: Path) -> tuple[str, str] | None:
-    """Return the columns of images and labels that a table's header names."""
+    """Return the columns of images and labels of a table, by usual names, or of a list without a header."""
     try:
-        header = next(iter(read_text(file).splitlines()), "")
+        columns = columns_of(read_text(file).splitlines()[:1]) or ()
     except DataError:
         return None
-    names = [name.strip() for name in next(csv.reader([header], delimiter=max(",;\t", key=header.count)), [])]
-    image = next((name for known in _IMAGE_COLUMNS for name in names if name.lower() == known), None)
-    label = next((name for known in _LABEL_COLUMNS for name in names if name.lower() == known), None)
+    image, label = column_named(columns, IMAGE_COLUMNS), column_named(columns, LABEL_COLUMNS)
     return None if image is None or label is None else (image, label)
 
 
@@ -307,9 +331,10 @@ def _image_folder(path: Path) -> _Found:
     classes = filled(path)
     while len(classes) == 1 and filled(classes[0]):  # one folder too high
         path, classes = classes[0], filled(classes[0])
-    if not classes:
-        return "", {}
-    if all(folder.name.lower() in _ROLES and filled(folder) for folder in classes):
+    roles = [folder for folder in classes if folder.name.lower() in _ROLES]
+    if len(classes) < 2 or (len(roles) == len(classes) and not all(map(filled, roles))):
+        return "", {}  # a single folder is no class, nor are sets that hold no classes
+    if len(roles) == len(classes):
         sets = _by_folder(path, "image_folder", lambda folder: bool(filled(folder)))
         return f"{path.name} has a folder a set, and each a folder a class", sets
     return f"{path.name} has a folder a class", {"train": DataSource(format="image_folder", path=str(path))}
@@ -326,6 +351,8 @@ _FINDERS: Mapping[str, Callable[[Path], _Found]] = {
     "cvat": _cvat,
     "voc": _voc,
     "labelme": _labelme,
+    "createml": _createml,
+    "kitti": _kitti,
     "yolo": _yolo,
     "csv": _csv,
     "image_folder": _image_folder,

@@ -1,14 +1,14 @@
-"""CSV files: one row an image, with its class."""
+"""CSV files: a row for each image, with its class, or for each box of one."""
 
 from __future__ import annotations
 
-import csv
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from edgeopt.config import DataSource
-from edgeopt.dataset.files import ImageFinder, read_text
+from edgeopt.dataset.box_table import boxes_of_rows, holds_boxes
+from edgeopt.dataset.files import ImageFinder
 from edgeopt.dataset.listing import (
     Draft,
     Entries,
@@ -20,35 +20,55 @@ from edgeopt.dataset.listing import (
     path_of,
     refuse_split,
 )
+from edgeopt.dataset.rows import IMAGE_COLUMNS, LABEL_COLUMNS, Table, column_named, read_table
 from edgeopt.dataset.samples import FilePicture
 from edgeopt.errors import DataError, did_you_mean
 
 _MOST_CLASSES = 20_000  # beyond the number of rows: a larger index is a mistake, and would name as many classes
-_LABEL_COLUMNS = ("class_index", "label")
+_DEFAULT_IMAGE_COLUMN = "file"
 
 
 def read_csv(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     """Read a table with an image path (from the table's folder) and a class name or index in each row.
 
     A column of whole numbers holds indices, unless they are all names in `labels`. Without `labels`, names are sorted,
-    and indices are their own names. Columns are parted by commas, semicolons or tabs. A row that cannot be used is left
-    out.
+    and indices are their own names. Where columns hold corners (`xmin`, `ymin`, `xmax`, `ymax` and the like), each row
+    is a box. Columns are parted by commas, semicolons or tabs, and have a header or not (see `read_table`). A row that
+    cannot be used is left out.
 
     Raises:
         DataError: no such columns, no rows, or a class that is not among `labels`.
     """
     refuse_split(source)
     path = path_of(source, root)
-    columns, rows = _rows(path)
-    image_column, label_column = _columns(source, columns, path)
-    values = [(row[label_column] or "").strip() for _, row in rows]
+    table = read_table(path)
+    image_column, label_column = _columns(source, table.columns, path)
+    values = [(row[label_column] or "").strip() for _, row in table.rows]
     indexed = _holds_indices(label_column, [value for value in values if value], labels)
-    entries, drafts = Entries(), []
+    entries = Entries()
     labels = labels or _own_labels([value for value in values if value], path, indexed=indexed)
-    for (number, row), value in zip(rows, values, strict=True):
+    if holds_boxes(table.columns):
+        classes = _classes(table, values, path, labels, entries, indexed=indexed)
+        drafts = boxes_of_rows(table, path, image_column, classes, entries)
+        return Listing("detection", labels, _found(drafts, path.parent), str(path), entries.lines(str(path)))
+    drafts = []
+    for (number, row), value in zip(table.rows, values, strict=True):
         with entries.entry():
             drafts.append(_draft(row[image_column], value, path, f"{path}, line {number}", labels, indexed=indexed))
     return Listing("classification", labels, _found(drafts, path.parent), str(path), entries.lines(str(path)))
+
+
+def _classes(
+    table: Table, values: list[str], path: Path, labels: Labels, entries: Entries, *, indexed: bool
+) -> list[int | None]:
+    """Return the class index of each row; None where it names none, or none that can be."""
+    classes: list[int | None] = []
+    for (number, _), value in zip(table.rows, values, strict=True):
+        classes.append(None)
+        if value:
+            with entries.entry():
+                classes[-1] = _class(value, f"{path}, line {number}", labels, indexed=indexed)
+    return classes
 
 
 def _draft(name: str | None, value: str, table: Path, where: str, labels: Labels, *, indexed: bool) -> Draft:
@@ -57,31 +77,16 @@ def _draft(name: str | None, value: str, table: Path, where: str, labels: Labels
         raise DataError(f"{where} names no image file")
     if not value:
         raise DataError(f"{where} names no class")
+    return draft_of_file(table.parent / name, table.parent, _class(value, where, labels, indexed=indexed))
+
+
+def _class(value: str, where: str, labels: Labels, *, indexed: bool) -> int:
     target = _index(value, where) if indexed else class_index(value, labels, where)
     if target >= len(labels):
         raise UnknownClassError(
             f"{where}: class index {target} is outside 0..{len(labels) - 1}. Give all class names in `labels`"
         )
-    return draft_of_file(table.parent / name, table.parent, target)
-
-
-def _rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str | None]]]]:
-    """Return the names of the columns, and the rows with their line numbers. Spreadsheets also write ; and tabs."""
-    text = read_text(path)
-    lines = text.splitlines(keepends=True)
-    skipped = 1 if lines and lines[0].lower().startswith("sep=") else 0
-    header = next(iter(lines[skipped:]), "")
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(lines[skipped:], restkey="", delimiter=delimiter)
-    try:
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [(reader.line_num + skipped, cast("dict[str, str | None]", row)) for row in reader]
-    except csv.Error as error:
-        raise DataError(f"cannot read the table {path}: {error}") from error
-    if not rows:
-        raise DataError(f"the table {path} has no rows below its header")
-    return columns, rows
+    return target
 
 
 def _found(drafts: list[Draft], folder: Path) -> tuple[Draft, ...]:
@@ -90,7 +95,10 @@ def _found(drafts: list[Draft], folder: Path) -> tuple[Draft, ...]:
     if not missing or not folder.is_dir():
         return tuple(drafts)
     finder = ImageFinder(folder)
-    by_name = {draft.name: draft_of_file(finder.find(draft.name), folder, draft.target) for draft in missing}
+    if not finder.files:  # a folder of tables beside that of the images
+        folder = folder.parent
+        finder = ImageFinder(folder)
+    by_name = {draft.name: _moved(draft, finder.find(draft.name), folder) for draft in missing}
     found = {
         name: draft
         for name, draft in by_name.items()
@@ -99,15 +107,22 @@ def _found(drafts: list[Draft], folder: Path) -> tuple[Draft, ...]:
     return tuple(found.get(draft.name, draft) for draft in drafts)
 
 
-def _columns(source: DataSource, columns: list[str], path: Path) -> tuple[str, str]:
-    """Return the names of the image and the label column."""
-    label = source.label_column or next((name for name in _LABEL_COLUMNS if name in columns), _LABEL_COLUMNS[0])
-    for key, name in (("image_column", source.image_column), ("label_column", label)):
+def _moved(draft: Draft, path: Path, folder: Path) -> Draft:
+    return replace(draft_of_file(path, folder, draft.target, draft.size), fractional=draft.fractional)
+
+
+def _columns(source: DataSource, columns: tuple[str, ...], path: Path) -> tuple[str, str]:
+    """Return the names of the image and the label column: those that are set, else those of a usual name."""
+    image, label = source.image_column, source.label_column
+    if image == _DEFAULT_IMAGE_COLUMN and image not in columns:
+        image = column_named(columns, IMAGE_COLUMNS) or image
+    label = label or column_named(columns, LABEL_COLUMNS) or LABEL_COLUMNS[0]
+    for key, name in (("image_column", image), ("label_column", label)):
         if name not in columns:
             raise DataError(
                 f"{path} has no column '{name}'." + did_you_mean(name, columns, f"Set `{key}` in the [data] table")
             )
-    return source.image_column, label
+    return image, label
 
 
 def _holds_indices(column: str, values: list[str], labels: Labels | None) -> bool:

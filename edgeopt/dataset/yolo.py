@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeopt.boxes import Boxes
 from edgeopt.config import DataSource
-from edgeopt.dataset.files import image_files, read_text
+from edgeopt.dataset.files import ImageFinder, image_files, read_text
 from edgeopt.dataset.listing import (
     Draft,
     Entries,
@@ -35,6 +35,7 @@ _NOT_LABELS = frozenset({"classes.txt", "train.txt", "val.txt", "valid.txt", "te
 def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     """Read images of `path` with their text files: in `annotations`, or as Ultralytics has them.
 
+    `path` may also be a text file that lists images, as those of a ``data.yaml`` and of Darknet do.
     By default an image's labels are in a folder ``labels`` that stands where its path has ``images``, in any letter
     case, or beside the image. Class names come from `labels`, else from a ``classes.txt``, ``obj.names`` or the
     ``names`` of a ``data.yaml`` near the labels. An image without a text file is a background. A line may also hold a
@@ -45,10 +46,12 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
         DataError: no images, no text file that belongs to one, no class names, or too few lines that can be used.
     """
     refuse_split(source)
-    folder = path_of(source, root)
-    files = image_files(folder)
+    origin = path_of(source, root)
+    is_list = origin.is_file()
+    folder = origin.parent if is_list else origin
+    files = _listed(origin) if is_list else image_files(folder)
     if not files:
-        raise DataError(f"there are no images in {folder}")
+        raise DataError(f"there are no images in {origin}")
     if source.annotations is None:
         texts = [text_beside(path) for path in files]
     else:
@@ -59,11 +62,34 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     names = labels or _class_names(next(iter(places)), folder)
     if not present:
         raise DataError(
-            f"no image of {folder} has a label file in {texts[0].parent}; {texts[0].name} was looked for first"
+            f"no image of {origin} has a label file in {texts[0].parent}; {texts[0].name} was looked for first"
         )
-    entries = Entries(notes=_unused(places, set(present)))
+    entries = Entries(notes=[] if is_list else _unused(places, set(present)))
     drafts = tuple(_draft(path, folder, text, names, entries) for path, text in zip(files, texts, strict=True))
-    return Listing("detection", names, drafts, str(folder), entries.lines(str(folder)))
+    return Listing("detection", names, drafts, str(origin), entries.lines(str(origin)))
+
+
+_SETTING = re.compile(r"""^(path|train|val|test)[ \t]*:[ \t]*['"]?([^'"#\n]+?)['"]?[ \t]*(?:#[^\n]*)?$""", re.MULTILINE)
+
+
+def yaml_lists(file: Path) -> dict[str, Path]:
+    """Return the text files that list the images of a ``data.yaml``'s sets, by its keys: train, val, test."""
+    settings = dict(_SETTING.findall("\n".join(read_text(file).splitlines())))
+    places = (file.parent / settings.pop("path", ""), file.parent)
+    found: dict[str, Path] = {}
+    for key, name in settings.items():
+        lists = [place / name for place in places if name.endswith(".txt") and (place / name).is_file()]
+        found |= {key: lists[0]} if lists else {}
+    return found
+
+
+def _listed(file: Path) -> list[Path]:
+    names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+    direct = [file.parent / name for name in names]
+    if all(path.is_file() for path in direct):
+        return direct
+    finder = ImageFinder(file.parent)
+    return [finder.find(name) for name in names]
 
 
 def text_beside(image: Path) -> Path:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
 from edgeopt.preprocess.header import check_size, image_size
+from edgeopt.preprocess.signature import recognized
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +49,18 @@ def read_image(source: str | Path | bytes) -> Image:
         raise DataError(f"{name} is empty (0 bytes). Remove it or fetch it again")
     if (size := image_size(content)) is not None:
         check_size(size, name)
+    if (kind := recognized(content)) is not None:
+        raise DataError(f"cannot read the image {name}: it is {kind}")
+    stored = "of a format OpenCV cannot read"
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         if image is not None and image.dtype not in (np.uint8, np.uint16):  # floats, which OpenCV cuts at 0 and 255
+            stored = f"of {image.dtype} pixels, whose range no file says: scale them to 0-255"
             image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"{name} cannot be decoded: {error}. Remove it or fetch it again") from error
     if image is None:
-        raise DataError(f"{name} is corrupt or of a format OpenCV cannot read. Remove it or convert it")
+        raise DataError(f"{name} is corrupt or {stored}. Remove it or convert it")
     if image.dtype == np.uint16:
         return _of_16_bits(image, name)
     return image.astype(np.uint8, copy=False)

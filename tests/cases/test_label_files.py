@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from edgeopt.config import DataSource
 from edgeopt.dataset import Boxes, Dataset, load
 from edgeopt.errors import DataError, EdgeoptError
+from edgeopt.preprocess import read_image
 
 HEIGHT, WIDTH = 48, 64
 HOSTILE = Path(__file__).resolve().parents[3] / "shared" / "cases" / "hostile"
@@ -262,6 +264,38 @@ def test_pictures_of_16_bits_are_scaled_by_the_depth_that_they_use(tmp_path: Pat
     assert image.shape == (HEIGHT, 256, 3)
     np.testing.assert_array_equal(image[0, :, 0], (ramp[0] >> (bits - 8)).astype(np.uint8))
     assert (image[0, 0, 0], image[0, -1, 0]) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC.*Convert it to JPEG"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1\0\0\0\0heicmif1", "HEIC.*Convert it to JPEG"),
+        ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n", "git lfs pull"),
+        ("a.png", b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        ("a.jpg", b"%PDF-1.4", "a PDF document"),
+        ("a.jpg", b"\0\0\0\x18ftypisom\0\0\0\0isomiso2", "a video"),
+        ("a.jxl", b"\xff\x0a\0\0", "JPEG XL"),
+        ("a.jpg", b"\xff\xd8\xff\xe0 cut", "corrupt or of a format OpenCV cannot read"),
+        ("a.jpg", b"", "0 bytes"),
+    ],
+)
+def test_a_file_that_is_no_picture_is_named_with_the_way_out(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    picture(tmp_path / "good.jpg")
+    (tmp_path / name).write_bytes(content)
+    dataset = load(DataSource(format="images", path="."), tmp_path)
+    assert [sample.name for sample in dataset] == ["good.jpg"]
+    (left_out,) = dataset.skipped
+    assert re.search(said, left_out), left_out
+
+
+def test_a_picture_of_floating_point_numbers_is_refused_as_such(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.tiff"), np.zeros((HEIGHT, WIDTH, 3), np.float32))
+    with pytest.raises(DataError, match="of float32 pixels, whose range no file says: scale them to 0-255"):
+        read_image(tmp_path / "a.tiff")
 
 
 # Tables and folders

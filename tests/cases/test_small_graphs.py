@@ -40,7 +40,7 @@ def test_a_random_network_is_quantized_or_refused(model: onnx.ModelProto) -> Non
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("operator", ["Pad", "Squeeze", "BatchNormalization"])
+@pytest.mark.parametrize("operator", ["Pad", "Squeeze", "BatchNormalization", "SplitToSequence"])
 def test_onnx_own_tests_of_an_operator_pass_through_optimize(operator: str) -> None:
     found = {
         f"{name}, {form}": problem(made, inputs)

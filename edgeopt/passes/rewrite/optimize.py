@@ -8,6 +8,8 @@ on: the caller's model stays as it was, interface names stay, nodes have unique 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -16,6 +18,7 @@ from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import constant, given
 from edgeopt.passes.rewrite.drop_no_ops import drop_no_ops
 from edgeopt.passes.rewrite.fold_affine import fold_affine
 from edgeopt.passes.rewrite.fold_constants import fold_constants
@@ -86,7 +89,23 @@ def optimize(model: ir.Model) -> ir.Model:
 
 def _simplify(model: ir.Model) -> None:
     """Apply onnxscript's rewrites. Constants are left to `fold_constants`: onnx's reference rounds some differently."""
+    counts = {id(value): (value, value.shape) for value in _computed_counts(model)}
+    for value, _ in counts.values():
+        value.shape = None
     optimizer.optimize_ir(model, should_fold=lambda _: False)
+    for value, shape in counts.values():
+        value.shape = shape
+
+
+def _computed_counts(model: ir.Model) -> Iterator[ir.Value]:
+    """Yield what a SplitToSequence takes for the size of its parts, where that is one number that the graph computes.
+
+    onnxscript 0.7.2 looks for its value where it knows its shape, and fails.
+    """
+    for node in model.graph.all_nodes():
+        count = given(node, 1) if node.op_type == "SplitToSequence" else None
+        if count is not None and constant(count) is None and count.shape is not None and not len(count.shape):
+            yield count
 
 
 def _compute_ahead(model: ir.Model) -> None:
