@@ -64,6 +64,10 @@ class World:
     ran_on: list[int | None] = field(default_factory=list)
     """DLA core of each run; None for a plan that needs none."""
     corrupt_timing_cache: bool = False
+    specialization: str = ""
+    """Of the last context of an RTX engine: LAZY runs general kernels until special ones are compiled."""
+    own_graphs: bool = False
+    """RTX captures and launches graphs by itself."""
     during_build: Callable[[], None] = field(default=lambda: None)
     config: Any = None
     network_flags: int | None = None
@@ -275,8 +279,8 @@ class _Network:
         return len(self._world.layers)
 
     def get_input(self, index: int) -> Any:
-        name, shape, _ = self._world.inputs[index]
-        return SimpleNamespace(name=name, shape=shape)
+        name, shape, dtype = self._world.inputs[index]
+        return SimpleNamespace(name=name, shape=shape, dtype=getattr(self._module.DataType, dtype, None))
 
     def get_layer(self, index: int) -> Any:
         kind, dtype = self._world.layers[index]
@@ -439,6 +443,11 @@ class _Engine:
             self._world.compiled += 1
         if cache is not None:
             cache._kernels = b"kernels"
+        settings = {} if runtime_config is None else vars(runtime_config)
+        self._world.specialization = getattr(
+            settings.get("_dynamic_shapes_kernel_specialization_strategy"), "name", "LAZY"
+        )
+        self._world.own_graphs = getattr(settings.get("_cuda_graph_strategy"), "name", "DISABLED") != "DISABLED"
         context = self._module.IExecutionContext()
         context._engine, context._logger = self, self._logger
         context._shapes, context._addresses, context._cuda = {}, {}, self._world.cuda

@@ -165,3 +165,11 @@ def test_machine_round_trips_through_json():
 
     here = machine()
     assert msgspec.json.decode(msgspec.json.encode(here), type=Machine) == here
+
+
+def test_every_orin_and_thor_is_known():
+    """By the memory that their modules are sold with."""
+    orin = {(board.memory_gb, board.dla_cores) for board in DEVICES if board.compute_capability == "8.7"}
+    assert orin == {(4, 0), (8, 0), (8, 1), (16, 2), (32, 2), (64, 2)}
+    assert {board.memory_gb for board in DEVICES if board.compute_capability == "11.0"} == {64, 128}
+    assert jetpack_of("39.2.0").tensorrt == "10.16.2"

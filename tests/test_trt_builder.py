@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -189,6 +191,13 @@ def test_dla_is_weakly_typed_up_to_10_and_rewritten_by_the_parser_from_11_4():
     assert "FP16" not in newest.flags
 
 
+@pytest.mark.parametrize(("dtype", "warned"), [("UINT8", True), ("FLOAT", False)])
+def test_dla_says_what_an_input_of_bytes_costs(caplog, dtype, warned):
+    world = World(dla_cores=2, inputs=[("image", (-1, 3, 8, 8), dtype)])
+    build_engine(library(OLD, world), MODEL, TensorRTBuild(dla_core=0))
+    assert ("'image' is uint8" in caplog.text) == warned
+
+
 def test_rtx_ignores_dla_so_it_is_refused_there():
     with pytest.raises(TargetError, match="there is none"):
         build_engine(library(RELEASES[-1], World(dla_cores=2)), MODEL, TensorRTBuild(dla_core=0))
@@ -288,6 +297,13 @@ def test_build_errors_say_why_and_what_to_do():
         build_engine(library(NEW, world), MODEL)
 
 
+def test_scales_that_this_tensorrt_moves_wrongly_have_a_way_out():
+    """NVIDIA/TensorRT issue 4832: the next variant runs, and the log says what would help."""
+    world = World(build_error="Could not infer output types for operation: dequantize")
+    with pytest.raises(TargetError, match=r'\[precision\] gpu = "fp32", or run trt-fp16'):
+        build_engine(library(OLD, world), MODEL)
+
+
 def test_the_driver_noise_does_not_hide_the_cause():
     messages = Messages()
     messages.add("ERROR", "catchCudaError: CUDA driver version is insufficient for CUDA runtime version")
@@ -330,6 +346,28 @@ def test_ctrl_c_stops_a_build(monkeypatch, stoppable):
     with pytest.raises(KeyboardInterrupt):
         run_cancellable(work, cancel, stoppable=stoppable)
     assert ended.wait(timeout=10)
+
+
+def test_a_process_ends_at_once_while_tensorrt_8_still_builds():
+    """Its thread would be unwound inside C++ when it asks for the interpreter, which aborts."""
+    program = """
+import threading, time
+from edgeopt.runtime.trt import progress
+press = iter([KeyboardInterrupt()])
+join = threading.Thread.join
+def interrupted(thread, timeout=None):
+    if (error := next(press, None)) is not None:
+        raise error
+    join(thread, timeout)
+threading.Thread.join = interrupted
+try:
+    progress.run_cancellable(lambda: time.sleep(60), threading.Event(), stoppable=False)
+finally:
+    print("interrupted", end="")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 130
+    assert done.stdout == "interrupted"
 
 
 def test_a_cancelled_monitor_makes_tensorrt_stop():

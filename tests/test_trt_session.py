@@ -239,24 +239,73 @@ def test_settings_of_a_bundle():
     assert read.run.cuda == "cuda-python"
 
 
-def test_faster_memory_is_measured(monkeypatch):
-    clock = iter(range(1_000_000))
-    ticks = {"copied": 5, "mapped": 1}
-    current: list[Memory] = ["copied"]
+class Clock:
+    """A clock that runs of the network move, by the kind of memory of the session that runs, and that speeds up."""
 
-    def time() -> float:
-        for _ in range(ticks[current[0]]):
-            value = next(clock)
-        return float(value)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **takes: float) -> None:
+        self.now, self.takes, self.opened = 0.0, takes, []
+        monkeypatch.setattr(trt, "perf_counter", lambda: self.now)
 
-    def open_with(memory: Memory) -> TrtSession:
-        current[0] = memory
-        return session(World(), memory=memory)
+    def open(self, memory: Memory) -> TrtSession:
+        self.opened.append(memory)
+        opened = session(World(), memory=memory)
+        run = opened.run
 
-    monkeypatch.setattr(trt, "perf_counter", time)
-    assert trt.faster_memory(open_with) == "mapped"
-    ticks["mapped"] = 9
-    assert trt.faster_memory(open_with) == "copied"
+        def timed(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            self.now += self.takes[memory] * (1 + 1 / (1 + self.now))  # the governor raises clocks while it runs
+            return run(inputs)
+
+        opened.run = timed
+        return opened
+
+
+@pytest.mark.parametrize(
+    ("copied", "mapped", "faster"), [(5e-3, 1e-3, "mapped"), (5e-3, 9e-3, "copied"), (5e-3, 5e-3, "copied")]
+)
+def test_the_faster_memory_is_measured_once(monkeypatch, tmp_path, copied, mapped, faster):
+    """In alternation: of two equal ones the second, on a board whose clocks rise, is not the faster one."""
+    clock = Clock(monkeypatch, copied=copied, mapped=mapped)
+    with trt.open_fastest(clock.open, tmp_path / "memory" / "engine") as opened:
+        assert opened.memory == faster
+    spent = clock.now
+    with trt.open_fastest(clock.open, tmp_path / "memory" / "engine") as opened:
+        assert opened.memory == faster
+    assert clock.now == spent
+    assert len(clock.opened) == 4
+
+
+def test_an_engine_that_does_not_fit_twice_takes_copies(monkeypatch, tmp_path, caplog):
+    clock = Clock(monkeypatch, copied=1e-3, mapped=1e-3)
+
+    def open_one(memory: Memory) -> TrtSession:
+        if memory == "mapped":
+            raise CudaError("cuMemHostAlloc", 2, "out of memory")
+        return clock.open(memory)
+
+    with trt.open_fastest(open_one, tmp_path / "engine") as opened:
+        assert opened.memory == "copied"
+    assert "does not fit twice" in caplog.text
+
+
+def test_rtx_compiles_before_it_runs_and_makes_its_own_graphs(board, tmp_path, monkeypatch):
+    """A graph of ours would hold the general kernels that run until special ones are compiled."""
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, RTX))
+    with open_plan(board, tmp_path) as opened:
+        for _ in range(3):
+            opened.run({"image": images(1)})
+    assert board.world.specialization == "EAGER"
+    assert board.world.own_graphs
+    assert not {"begin_capture", "launch"} & set(board.world.cuda.log)
+
+
+def test_compiled_kernels_are_kept_after_the_first_run_of_a_shape(board, tmp_path, monkeypatch):
+    """A service is killed, and never reaches the end of its session."""
+    monkeypatch.setattr(trt, "load_library", lambda flavour: library(board.world, RTX))
+    with open_plan(board, tmp_path) as opened:
+        assert not (tmp_path / "cache" / "kernels").exists()
+        opened.run({"image": images(1)})
+        (kept,) = (tmp_path / "cache" / "kernels").iterdir()
+        assert kept.read_bytes() == b"kernels"
 
 
 class Board:

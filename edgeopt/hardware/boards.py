@@ -91,7 +91,7 @@ JETPACKS = (
         dla="none", supported=True, note="Thor only",
     ),
     JetPack(
-        version="7.2", l4t=("39.0", "39.2"), cuda="13.2", tensorrt="10.x", ubuntu="24.04", python="3.12",
+        version="7.2", l4t=("39.0", "39.2"), cuda="13.2", tensorrt="10.16.2", ubuntu="24.04", python="3.12",
         dla="none", supported=True,
         note="TensorRT 11.4.1 can be installed from 7.2.2 on",
         dla_note="with TensorRT 11.4.1 AGX Orin has strongly typed DLA again",
@@ -99,7 +99,8 @@ JETPACKS = (
 )  # fmt: skip
 """Sources: NVIDIA's JetPack archive pages (4.6.1, 5.0.2), jetson-containers and jetson_stats (L4T to CUDA and
 TensorRT), NVIDIA/TensorRT issue 4590 (10.13.3.9 on Thor), TensorRT 11.4.1 release notes (DLA on JetPack 7.2.2). The
-TensorRT of 5.1.3-5.1.6 and of 7.2 is not documented anywhere we found."""
+TensorRT of 5.1.3-5.1.6 is not documented anywhere we found; that of 7.2 is named in roboflow/inference pull request
+2531 and NVIDIA/TensorRT issue 4832."""
 
 _VOLTA: tuple[Arithmetic, ...] = ("fp32", "fp16", "int8")
 _AMPERE: tuple[Arithmetic, ...] = ("fp32", "fp16", "bf16", "int8")
@@ -148,6 +149,11 @@ DEVICES = (
         jetpacks=_ORIN_JETPACKS,
     ),
     Device(
+        name="agx-orin-32gb", title="Jetson AGX Orin 32 GB", gpu="1792-core Ampere", compute_capability="8.7",
+        memory_gb=32, bandwidth_gb_s=204.8, performance="200 TOPS", precisions=_AMPERE, dla_cores=2,
+        jetpacks=_ORIN_JETPACKS,
+    ),
+    Device(
         name="agx-orin-64gb", title="Jetson AGX Orin 64 GB", gpu="2048-core Ampere", compute_capability="8.7",
         memory_gb=64, bandwidth_gb_s=204.8, performance="275 TOPS", precisions=_AMPERE, dla_cores=2,
         jetpacks=_ORIN_JETPACKS,
@@ -156,6 +162,11 @@ DEVICES = (
         name="agx-thor-128gb", title="Jetson AGX Thor (T5000)", gpu="2560-core Blackwell", compute_capability="11.0",
         memory_gb=128, bandwidth_gb_s=273.0, performance="2070 TFLOPS FP4, 1035 TFLOPS FP8",
         precisions=("fp32", "fp16", "bf16", "int8", "fp8", "fp4"), dla_cores=0, jetpacks=("7.0", "7.1", "7.2"),
+    ),
+    Device(
+        name="thor-t4000-64gb", title="Jetson T4000 64 GB", gpu="1536-core Blackwell", compute_capability="11.0",
+        memory_gb=64, bandwidth_gb_s=273.0, performance="1200 TFLOPS FP4",
+        precisions=("fp32", "fp16", "bf16", "int8", "fp8", "fp4"), dla_cores=0, jetpacks=("7.1", "7.2"),
     ),
 )  # fmt: skip
 """Sources: NVIDIA's module datasheets as quoted by the Ultralytics Jetson guide and RidgeRun's Thor page; compute

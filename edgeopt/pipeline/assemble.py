@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from edgeopt.benchmark import LatencyResult
 from edgeopt.bundle import Bundle, Golden, Manifest, Precision, Variant, pack, write_bundle
@@ -20,13 +21,15 @@ from edgeopt.errors import BundleError
 from edgeopt.evaluate import Accuracy, accept
 from edgeopt.hardware import ThisMachine
 from edgeopt.passes.qdq.overflow import safe_processors
+from edgeopt.passes.rewrite.tensor_float import round_operands
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
+from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Array
-from edgeopt.runtime.verify import record_outputs
+from edgeopt.runtime.verify import difference, record_outputs
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.targets import find_target
 
@@ -35,6 +38,8 @@ _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-
 """Rounding flips of INT8 depend on the processor's kernels: one value that falls to the other side moves all after it,
 so that biases changed by a millionth alone move digit-scenes' outputs by .05 to .08 of the largest, as another kind of
 kernels does. A saturating or otherwise broken kernel is far beyond."""
+_TENSOR_FLOAT_MARGIN = 4.0
+"""How many times the emulated effect of TensorFloat-32 a GPU may be away: it sums in another order too."""
 _LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 """Beside those of the targets."""
 _GOLDEN_INPUTS = "golden/inputs.npz"
@@ -80,8 +85,9 @@ def assemble(
     inputs = _golden_inputs(job, spec)
     files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
     here, variants = ThisMachine(), []
+    on_gpu = _tolerance_on_gpus(measured, inputs)
     for each in measured:
-        variants.append(_variant(each, job.config.evaluate, here))
+        variants.append(_variant(each, job.config.evaluate, here, on_gpu))
         folder = f"variants/{each.engine.name}"
         files[variants[-1].file] = each.engine.file
         files[f"{folder}/golden.npz"] = pack(_golden_outputs(each, inputs))
@@ -107,7 +113,27 @@ def assemble(
     return write_bundle(path, manifest, files)
 
 
-def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine) -> Variant:
+def _tolerance_on_gpus(measured: Sequence[Result], inputs: dict[str, Array]) -> float:
+    """Return what engines on GPUs may differ by because they round operands; 0.0 if there are none.
+
+    It depends on the network: 1e-2 of a detector's raw outputs, a thousandth of that for some classifiers.
+    """
+    if not any(find_target(each.engine.target).accelerated for each in measured):
+        return 0.0
+    model = read_graph(measured[0].engine.graph)
+    outputs = []
+    for change in (lambda _: None, round_operands):
+        change(model)
+        with OrtSession(ir.to_proto(model).SerializeToString()) as session:
+            outputs.append(record_outputs(session, inputs))
+    as_written, rounded = outputs
+    if as_written.keys() != rounded.keys():  # rows that the network chooses, and chose otherwise
+        return 0.0
+    largest = max(difference(as_written[name], rounded[name]) for name in as_written)
+    return _TENSOR_FLOAT_MARGIN * largest if np.isfinite(largest) else 0.0
+
+
+def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine, on_gpu: float) -> Variant:
     engine = each.engine
     found, judged = each.records.search, accept(each.accuracy, limits, engine.precision)
     if found is not None and found.status == "refused":
@@ -115,7 +141,9 @@ def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine) -> Vari
     folder = f"variants/{engine.name}"
     graph = read_graph(engine.graph)
     operators = Counter(node.op_type for node in graph.graph)
-    on_processor = engine.precision == "int8" and not find_target(engine.target).accelerated
+    accelerated = find_target(engine.target).accelerated
+    on_processor = engine.precision == "int8" and not accelerated
+    tolerance = max(_TOLERANCE[engine.precision], on_gpu if accelerated else 0.0)
     return Variant(
         name=engine.name,
         target=engine.target,
@@ -127,7 +155,7 @@ def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine) -> Vari
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
         stages=each.records,
         nodes=dict(sorted(operators.items())),
-        golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=_TOLERANCE[engine.precision]),
+        golden=Golden(inputs=_GOLDEN_INPUTS, outputs=f"{folder}/golden.npz", tolerance=tolerance),
         accuracy=each.accuracy,
         accepted=judged.accepted,
         verdict=judged.verdict,

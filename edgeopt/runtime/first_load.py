@@ -81,7 +81,11 @@ def _alone(path: Path) -> Iterator[bool]:
 
 
 def compare(
-    runs: Mapping[str, Callable[[], object]], seconds: float = SECONDS, clock: Callable[[], float] = time.perf_counter
+    runs: Mapping[str, Callable[[], object]],
+    seconds: float = SECONDS,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    warm_up_s: float = 0.0,
 ) -> dict[str, Speed]:
     """Measure in alternation (A B B A), each for so many seconds, and give ratios to the first.
 
@@ -89,7 +93,12 @@ def compare(
         runs: by name, what runs each once and returns when it is done.
         seconds: seconds for each.
         clock: in seconds.
+        warm_up_s: seconds in which all of them run before anything is measured.
     """
+    begin = clock()
+    while clock() - begin < warm_up_s:
+        for run in runs.values():
+            run()
     typical = {name: _warmed_up(run, clock) for name, run in runs.items()}
     counts = {name: max(1, int(_BLOCK_S / max(each, 1e-9))) for name, each in typical.items()}
     rounds = max(_LEAST_ROUNDS, int(seconds / (2.0 * max(_BLOCK_S, *typical.values()))))

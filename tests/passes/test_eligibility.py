@@ -40,6 +40,15 @@ def test_processors_quantize_thin_layers_too():
     assert set(reasons(THIN, OPENVINO).values()) == {""}
 
 
+def test_transposed_convolutions_of_groups_are_left_to_float_for_tensorrt():
+    """Whose release 8 gives wrong results for them in INT8 (NVIDIA/TensorRT issue 1699)."""
+    text = "g (float[N,16,8,8] x, float[16,1,3,3] w1) => (y) { y = ConvTranspose<group=16>(x, w1) }"
+    assert "TensorRT 8" in reasons(text, TENSORRT)["y"]
+    assert reasons(text, OPENVINO)["y"] == ""
+    whole = "g (float[N,16,8,8] x, float[16,16,3,3] w1) => (y) { y = ConvTranspose(x, w1) }"
+    assert reasons(whole, TENSORRT)["y"] == ""
+
+
 @pytest.mark.parametrize(
     ("kernel", "channels", "reason"),
     [("3,3", 16, ""), ("1,1", 16, "kernel of 1x1, under 3x3"), ("3,3", 20, "not a multiple of 8")],

@@ -75,6 +75,9 @@ def _matrix_reason(shape: tuple[int, ...], scheme: QuantScheme) -> str:
 
 
 def _grouped_reason(node: ir.Node, shape: tuple[int, ...], scheme: QuantScheme) -> str:
+    """Apply ModelOpt's rules for grouped convolutions, and leave out a bug (NVIDIA/TensorRT issue 1699)."""
+    if scheme.name == "tensorrt" and node.op_type == "ConvTranspose":
+        return "transposed convolution of groups, of which TensorRT 8's INT8 kernels give wrong results"
     if not scheme.minimum_channels:
         return ""
     channels = shape[1] * groups(node) if node.op_type == "ConvTranspose" else shape[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -14,10 +15,11 @@ from edgeopt.config import TensorRTOptions, TensorRTRun
 from edgeopt.errors import MissingExtraError, StorageError
 from edgeopt.files import sha256
 from edgeopt.hardware import Machine, machine
-from edgeopt.runtime.cuda import importable_providers, open_cuda
-from edgeopt.runtime.engine_cache import cache_folder
+from edgeopt.runtime.cuda import CudaError, importable_providers, open_cuda
+from edgeopt.runtime.engine_cache import cache_folder, recall, store
+from edgeopt.runtime.first_load import compare
 from edgeopt.runtime.session import Availability
-from edgeopt.runtime.trt.buffers import Memory
+from edgeopt.runtime.trt.buffers import MEMORIES, Memory
 from edgeopt.runtime.trt.builder import describe
 from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import Library, load_library
@@ -28,7 +30,11 @@ from edgeopt.runtime.trt.settings import trt_settings
 FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "trt8": "tensorrt", "rtx": "tensorrt_rtx"}
 """TensorRT's flavour by target."""
 
-_MEASURED_RUNS = 30
+_MEASURED_S, _WARM_UP_S = 0.5, 1.0
+"""Seconds for each kind of memory, and before."""
+_WORTH_IT = 0.98
+"""Below this ratio to copies, with its whole interval, another memory is faster."""
+_LOG = logging.getLogger(__name__)
 
 
 def availability(target: str) -> Availability:
@@ -70,6 +76,8 @@ def open_engine(
         content = _read(path)
     plan = _built(content, library, chosen, here) if built_here else content
 
+    kept = _kept_beside(library, plan, here, chosen.run.device)
+
     def open_with(memory: Memory) -> TrtSession:
         return TrtSession(
             library,
@@ -79,11 +87,15 @@ def open_engine(
             cuda_graph=chosen.run.cuda_graph,
             reuse_outputs=reuse_outputs,
             embedded_runtime=built_here and chosen.build.version_compatible,
-            kernels=_kernels_path(library, plan, here, chosen.run.device),
+            kernels=cache_folder() / "kernels" / f"{kept}.cache",
             dla_core=chosen.build.dla_core,
         )
 
-    return open_with(_memory(chosen.run, here, open_with))
+    if chosen.run.memory != "auto":
+        return open_with(chosen.run.memory)
+    if not _shares_memory(chosen.run, here):
+        return open_with("copied")
+    return open_fastest(open_with, cache_folder() / "memory" / kept)
 
 
 def list_layers(path: Path, settings: EngineSettings, *, target: str) -> str:
@@ -123,38 +135,62 @@ def _built(content: bytes, library: Library, chosen: TensorRTOptions, here: Mach
         cuda.close()
 
 
-def _kernels_path(library: Library, plan: bytes, here: Machine, device: int) -> Path:
-    """Return the file for the kernels that this engine compiles at first use."""
+def _kept_beside(library: Library, plan: bytes, here: Machine, device: int) -> str:
+    """Return the name of what is kept of this engine on this GPU, under this driver."""
     gpu = here.gpus[device] if device < len(here.gpus) else None
     parts = [sha256(plan), library.title, str(gpu), str(here.driver), str(here.cuda)]
-    return cache_folder() / "kernels" / f"{sha256(chr(0).join(parts).encode())[:24]}.cache"
+    return sha256(chr(0).join(parts).encode())[:24]
 
 
-def _memory(run: TensorRTRun, here: Machine, open_with: Callable[[Memory], TrtSession]) -> Memory:
-    """Return the memory to use, measured where it is not clear."""
-    if run.memory != "auto":
-        return run.memory
-    shared = run.device < len(here.gpus) and here.gpus[run.device].integrated
-    if not shared:
-        return "copied"
-    return faster_memory(open_with)
+def _shares_memory(run: TensorRTRun, here: Machine) -> bool:
+    return run.device < len(here.gpus) and here.gpus[run.device].integrated
 
 
-def faster_memory(open_with: Callable[[Memory], TrtSession]) -> Memory:
-    """Measure both kinds of memory on the engine itself; a tie goes to copies, which the GPU caches."""
-    kinds: tuple[Memory, ...] = ("copied", "mapped")
-    return min(kinds, key=lambda kind: _median_s(open_with, kind))
+def open_fastest(open_with: Callable[[Memory], TrtSession], kept: Path) -> TrtSession:
+    """Open an engine with the memory that is faster for it, which is measured once; a tie goes to copies.
+
+    Both are measured in alternation after a second of warming up: on a Jetson clocks rise while something runs, and
+    whichever was measured last would win.
+
+    Args:
+        open_with: opens the engine.
+        kept: the file of what was found.
+    """
+    known = _recalled(kept)
+    if known is not None:
+        return open_with(known)
+    try:
+        with ExitStack() as stack:
+            runs: dict[str, Callable[[], object]] = {}
+            for kind in MEMORIES:
+                runs[kind] = _running(stack.enter_context(open_with(kind)))
+            found = compare(runs, _MEASURED_S, perf_counter, warm_up_s=_WARM_UP_S)
+    except CudaError as error:
+        _LOG.warning("copies are used, because the engine does not fit twice to measure others: %s", error)
+        return open_with("copied")
+    fastest = min(MEMORIES, key=lambda kind: _WORTH_IT if kind == "copied" else found[kind].high)
+    try:
+        store(kept, fastest.encode())
+    except StorageError as error:
+        _LOG.warning("which memory is faster is measured again at the next load: %s", error)
+    return open_with(fastest)
 
 
-def _median_s(open_with: Callable[[Memory], TrtSession], memory: Memory) -> float:
-    with open_with(memory) as session:
-        feeds = {
-            spec.name: np.zeros([size if isinstance(size, int) else 1 for size in spec.shape], spec.dtype)
-            for spec in session.inputs
-        }
-        times = []
-        for _ in range(_MEASURED_RUNS):
-            start = perf_counter()
-            session.run(feeds)
-            times.append(perf_counter() - start)
-    return median(times)
+def _recalled(kept: Path) -> Memory | None:
+    try:
+        text = recall(kept).decode(errors="replace")
+    except OSError:
+        return None
+    return next((kind for kind in MEMORIES if kind == text), None)
+
+
+def _running(session: TrtSession) -> Callable[[], object]:
+    """Return what runs a session once, on noise: zeros take less power, and clocks rise higher."""
+    random = np.random.default_rng(0)
+    feeds = {
+        spec.name: random.integers(0, 255, [each if isinstance(each, int) else 1 for each in spec.shape]).astype(
+            spec.dtype
+        )
+        for spec in session.inputs
+    }
+    return lambda: session.run(feeds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from edgeopt.spec import TensorSpec
 Memory: TypeAlias = Literal["copied", "mapped"]
 """``copied``: page-locked host memory and device memory, with copies between. ``mapped``: one memory that both use,
 which saves the copies where processor and GPU share their DRAM (Jetson) but is not cached by the GPU."""
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 Shape: TypeAlias = tuple[int, ...]
 
 

@@ -7,6 +7,7 @@ which DLA needs up to TensorRT 10.7 (see `calibrator`).
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from edgeopt.runtime.trt.capabilities import Capabilities
 from edgeopt.runtime.trt.library import Library, Messages, listen, start
 from edgeopt.runtime.trt.parse import fix_for, parse_onnx
 from edgeopt.runtime.trt.progress import ProgressCallback, make_monitor, run_cancellable
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,8 @@ def build_engine(
         network = builder.create_network(_network_flags(library, implicit=implicit))
         on_dla = options.dla_core is not None
         parser = parse_onnx(library, network, messages, onnx, origin, for_dla=on_dla)
+        if on_dla:
+            _warn_of_bytes(library, network)
         config = _configure(library, builder, options, messages)
         _allow_types(library, config, network, options, implicit=implicit, calibrator=calibrator)
         cache = _attach_timing_cache(library, config, timing_cache, messages)
@@ -124,6 +129,18 @@ def _network_flags(library: Library, *, implicit: bool) -> int:
     if offered.weakly_typed and offered.strongly_typed_flag and not implicit:
         return 1 << int(flags.STRONGLY_TYPED)
     return 0
+
+
+def _warn_of_bytes(library: Library, network: Any) -> None:
+    """Say what a uint8 input costs on a DLA core, which has no such type."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    kind = getattr(library.module.DataType, "UINT8", None)
+    if names := [tensor.name for tensor in inputs if kind is not None and tensor.dtype == kind]:
+        _LOG.warning(
+            "input %s is uint8, which a DLA core does not take: each frame begins on the GPU. Where that is too slow, "
+            "build the bundle with [export] fold_normalization = false",
+            ", ".join(f"'{name}'" for name in names),
+        )
 
 
 def _allow_types(

@@ -17,17 +17,29 @@ _LOG = logging.getLogger(__name__)
 
 
 class Kernels:
-    """The compiled kernels of one engine, in a file."""
+    """The compiled kernels of one engine, in a file.
 
-    def __init__(self, engine: Any, path: Path) -> None:
+    For a shape that it has not seen RTX runs general kernels while it compiles special ones in the background, unless
+    it is told to compile first. A graph that is captured meanwhile holds the general ones for ever, so RTX is left to
+    make its own (its documentation: "Working with RTX CUDA Graphs").
+    """
+
+    def __init__(self, module: Any, engine: Any, path: Path, *, cuda_graph: bool) -> None:
         """Read what an earlier process left.
 
         Args:
-            engine: an ICudaEngine of TensorRT-RTX.
+            module: TensorRT-RTX.
+            engine: its ICudaEngine.
             path: named by everything that the kernels depend on. One that cannot be read or is not taken is not used.
+            cuda_graph: let RTX capture and launch whole graphs.
         """
         self._engine, self._path = engine, path
         self._config = engine.create_runtime_config()
+        self._config.dynamic_shapes_kernel_specialization_strategy = (
+            module.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if cuda_graph:
+            self._config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         self._cache = self._config.create_runtime_cache()
         self._known = _read(path)
         if self._known and not self._cache.deserialize(self._known):
@@ -44,6 +56,7 @@ class Kernels:
         content = bytes(self._cache.serialize())
         if content == self._known:
             return
+        self._known = content
         try:
             store(self._path, content)
         except (OSError, EdgeoptError) as error:

@@ -46,6 +46,7 @@ def load_plan(
     *,
     embedded_runtime: bool = False,
     kernels: Path | None = None,
+    cuda_graph: bool = False,
     dla_core: int | None = None,
 ) -> LoadedEngine:
     """Deserialize `plan`. A CUDA device must be current: without a driver TensorRT hands out objects that crash.
@@ -55,6 +56,7 @@ def load_plan(
         plan: the engine.
         embedded_runtime: run the code that a version-compatible plan carries; only for plans that were built here.
         kernels: where the kernels are kept that RTX compiles at first use; others have them in the plan.
+        cuda_graph: let an RTX engine capture and launch whole graphs by itself.
         dla_core: the core that a plan for DLA runs on. The plan does not say: a runtime takes core 0 unless it is told.
 
     Raises:
@@ -74,7 +76,9 @@ def load_plan(
                 f"{library.title} cannot load this engine: {messages.cause()}. A plan runs on the TensorRT version and "
                 "the GPU model it was built with; build it again on this machine from the bundle's ONNX"
             )
-        kept = Kernels(engine, kernels) if kernels is not None and library.capabilities.runtime_cache else None
+        kept = None
+        if kernels is not None and library.capabilities.runtime_cache:
+            kept = Kernels(library.module, engine, kernels, cuda_graph=cuda_graph)
         context = engine.create_execution_context() if kept is None else kept.create_context()
         if context is None:
             raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")

@@ -24,6 +24,10 @@ _FIXES = (
     ("Failed to open file", "the weights are in a second file, which has to lie beside the model"),
     ("(Constant): Invalid Node", "it has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
     ("nitializer", "a constant has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
+    (
+        "for operation: dequantize",
+        'it moves FP16 scales across shapes wrongly (issue 4832): build with [precision] gpu = "fp32", or run trt-fp16',
+    ),
     ("FP32 GEMM is not supported", "that GPU runs FP16 only in TensorRT-RTX: leave SM75 out or build from FP16"),
 )
 """(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""

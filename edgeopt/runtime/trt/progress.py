@@ -6,6 +6,9 @@ instructions and only in the main thread, so the call runs in a second thread wh
 
 from __future__ import annotations
 
+import atexit
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -13,6 +16,9 @@ from typing import Any, Generic, TypeVar
 from edgeopt.spec import Struct
 
 Result = TypeVar("Result")
+
+_INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended: 128 + SIGINT."""
 
 
 class BuildProgress(Struct):
@@ -73,6 +79,23 @@ class _Call(threading.Thread, Generic[Result]):
             self.error = error
 
 
+def _abandon(call: threading.Thread) -> None:
+    """Let the process end at once while TensorRT still builds.
+
+    An interpreter that finalizes unwinds a thread inside C++ when that asks for the GIL, which ends in
+    ``terminate called`` and a core dump. Handlers run in the reverse order of their registration: this one runs first,
+    and those of others do not run, which is the price.
+    """
+
+    def end() -> None:
+        if call.is_alive():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(_INTERRUPTED)
+
+    atexit.register(end)
+
+
 def run_cancellable(work: Callable[[], Result], cancel: threading.Event, *, stoppable: bool) -> Result | None:
     """Run `work` so that Ctrl-C reaches the caller.
 
@@ -94,6 +117,8 @@ def run_cancellable(work: Callable[[], Result], cancel: threading.Event, *, stop
         cancel.set()
         if stoppable:
             call.join()
+        else:
+            _abandon(call)
         raise
     if call.error is not None:
         raise call.error

@@ -69,11 +69,19 @@ class TrtSession:
         self._graph: Any = None
         self._shapes: tuple[Shape, ...] | None = None
         self._enqueued = False
+        self._kept: set[tuple[Shape, ...] | None] = set()
         self._open = True
         self._resources = ExitStack()
         try:
             with cuda.current():
-                loaded = load_plan(library, plan, embedded_runtime=embedded_runtime, kernels=kernels, dla_core=dla_core)
+                loaded = load_plan(
+                    library,
+                    plan,
+                    embedded_runtime=embedded_runtime,
+                    kernels=kernels,
+                    cuda_graph=cuda_graph,
+                    dla_core=dla_core,
+                )
                 self._set_up(loaded)
         except BaseException:
             self._close()
@@ -82,6 +90,7 @@ class TrtSession:
     def _set_up(self, loaded: LoadedEngine) -> None:
         self._memory = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
         self._loaded = loaded
+        self._wants_graph = self._wants_graph and loaded.kernels is None  # RTX makes its own
         self._resources.callback(self._loaded.release)
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
@@ -136,7 +145,14 @@ class TrtSession:
             for buffer in self._out:
                 buffer.download(self._stream)
             self._cuda.synchronize(self._stream)
+            self._keep_kernels()
         return self._results()
+
+    def _keep_kernels(self) -> None:
+        """Keep what RTX compiled for this shape now: a service that is killed reaches no end of its session."""
+        if self._loaded.kernels is not None and self._shapes not in self._kept:
+            self._kept.add(self._shapes)
+            self._loaded.kernels.keep()
 
     def run_timed(self, inputs: Tensors) -> tuple[dict[str, Array], StageTimes]:
         """Run as `run` does, and return the time of each stage on the device."""
