@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from edgeopt.bundle import reading
 from edgeopt.bundle.golden import unpack
-from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest, Variant, check_references, decode, encode
+from edgeopt.bundle.manifest import (
+    MANIFEST_NAME,
+    FileRecord,
+    Manifest,
+    Sealed,
+    Variant,
+    check_references,
+    decode,
+    encode,
+)
 from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES, SIGNATURE_NAME
 from edgeopt.bundle.recorded import RECORDED_NAME, join, split
 from edgeopt.bundle.records import Measured
@@ -21,6 +30,7 @@ from edgeopt.files import sha256, sync_folder
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.trust.keys import PrivateKey, PublicKey, trusted_keys
 from edgeopt.trust.releases import check_release
+from edgeopt.trust.sealing import new_cipher, open_cipher
 from edgeopt.trust.signature import sign
 
 
@@ -76,20 +86,38 @@ class Bundle:
         return self.manifest.spec_of(self.variant(variant))
 
     def file(self, variant: str) -> Path:
-        """Return a variant's engine."""
+        """Return the file of a variant's engine, which may be sealed: `engine` reads it."""
         return self.path / self.variant(variant).file
+
+    def plain_file(self, variant: str) -> Path:
+        """Return the file of a variant's engine for whoever opens it by its path.
+
+        Raises:
+            BundleError: it is sealed, and would have to be written to the disk in the clear.
+        """
+        if self.manifest.sealed is not None:
+            raise BundleError(
+                f"{self.path} is sealed, and this needs its files in the clear. Use the bundle that was sealed"
+            )
+        return self.file(variant)
 
     def engine(self, variant: str) -> bytes:
         """A variant's engine, read once and checked: what runs is what was verified, whatever becomes of the folder.
 
         Raises:
-            BundleError: the file is not what the manifest says.
+            BundleError: the file is not what the manifest says, or it is sealed and not for this device.
             StorageError: it cannot be read.
         """
         return self._content(self.variant(variant).file)
 
     def _content(self, name: str) -> bytes:
-        return reading.read_checked(self.path / name, self.manifest.files[name])
+        """A file as it was before it was sealed, read once and checked."""
+        content = reading.read_checked(self.path / name, self.manifest.files[name])
+        sealed = self.manifest.sealed
+        if sealed is None or name not in sealed.files:
+            return content
+        wrapped = reading.read_checked(self.path / sealed.key, self.manifest.files[sealed.key])
+        return open_cipher(wrapped, origin=str(self.path)).unseal(content, name)
 
     def golden(self, variant: str) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]] | None:
         """Return a variant's recorded inputs and outputs by tensor name, or None.
@@ -153,11 +181,13 @@ class Bundle:
         """Put one more variant into the bundle, in place of one of its name; the folder is replaced in one step.
 
         Raises:
-            BundleError: the bundle was replaced by another one since it was opened, or it is signed.
+            BundleError: the bundle was replaced by another one since it was opened, or it is signed or sealed.
             StorageError: the disk refused.
         """
         with storage_errors(self.path), lock(self.path):
             self._require_unsigned("another variant")
+            if self.manifest.sealed is not None:
+                raise BundleError(f"{self.path} is sealed. Add the variant to the bundle that it was made from")
             current = self._read()
             for other in self.manifest.variants:
                 self._same(current, other.name)
@@ -194,6 +224,27 @@ class Bundle:
             name, files = self.path.resolve().name, reading.signed_files(text, bare)
             replace_file(self.path / SIGNATURE_NAME, sign(name, files, key, beside=BESIDE))
         return Bundle(self.path, manifest, key.public)
+
+    def seal(self, path: str | Path, recipients: Sequence[str]) -> Bundle:
+        """Write a copy of this bundle whose engines and golden arrays only chosen devices can read.
+
+        The manifest stays readable: labels, accuracy, the recipe. The copy is not signed; sign it afterwards.
+
+        Args:
+            path: the folder to make.
+            recipients: the devices' age keys (``age1…``).
+
+        Raises:
+            BundleError: no or wrong recipients, a bundle that is sealed already, or one that was changed.
+            StorageError: the disk refused.
+        """
+        if self.manifest.sealed is not None:
+            raise BundleError(f"{self.path} is sealed already. Seal the bundle that it was made from for all devices")
+        cipher, wrapped = new_cipher(recipients, origin=str(self.path))
+        sealed = {name: cipher.seal(self._content(name), name) for name in self.manifest.files}
+        key = "sealed/key.age"
+        manifest = replace(self.manifest, sealed=Sealed(key=key, files=tuple(sealed)))
+        return write_bundle(path, manifest, {**sealed, key: wrapped})
 
     def _changed(self, change: Callable[[Manifest], Manifest]) -> Bundle:
         """Replace the manifest and what is recorded beside it by the result of `change` on the present ones."""

@@ -97,6 +97,15 @@ class Variant(Struct):
         check(self.target, TARGETS, "target")
 
 
+class Sealed(Struct):
+    """Encryption of a bundle's files; their hashes and sizes are those of the encrypted ones."""
+
+    key: RelativePath
+    """The data key as an age file, wrapped for each device."""
+    files: tuple[RelativePath, ...]
+    """Encrypted files."""
+
+
 class Manifest(Struct):
     """A whole bundle, described."""
 
@@ -122,6 +131,8 @@ class Manifest(Struct):
     """Recipe that was built."""
     release: Annotated[int, Meta(ge=0)] = 0
     """Number that grows from release to release, set when it is signed: a device that trusts keys runs no older one."""
+    sealed: Sealed | None = None
+    """Files that only chosen devices can read; None: anyone can read all."""
     build_key: str = ""
     """Hash over everything that the build depended on: a build with the same key would give the same bundle."""
     files: dict[str, FileRecord] = msgspec.field(default_factory=dict)
@@ -243,6 +254,9 @@ def check_references(manifest: Manifest, origin: str) -> None:
     for path in manifest.files:
         if not is_inside(path) or path == MANIFEST_NAME:
             raise BundleError(f"{origin} names the file '{path}', which does not lie inside the bundle; do not use it")
+    for path in () if manifest.sealed is None else (manifest.sealed.key, *manifest.sealed.files):
+        if path not in manifest.files:
+            raise BundleError(f"{origin}: the sealed file '{path}' is not in its list of files")
     for variant in manifest.variants:
         golden = variant.golden
         for path in (variant.file, *((golden.inputs, golden.outputs) if golden else ())):

@@ -51,4 +51,37 @@ def sign(bundle: Path, key: Path, passphrase: Path | None, release: int | None) 
     )
 
 
-COMMANDS = (sign,)
+@click.command()
+@bundle
+@click.option(
+    "--to",
+    "recipients",
+    multiple=True,
+    required=True,
+    metavar="AGE_KEY",
+    help="Public age key of a device (age1…), as age-keygen -y prints it; may be repeated.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the sealed bundle. Default: NAME.sealed.edgeopt beside the bundle.",
+)
+def seal(bundle: Path, recipients: tuple[str, ...], out: Path | None) -> None:
+    """Encrypt a copy of a bundle for chosen devices.
+
+    Engines and golden arrays are encrypted (AES-256-GCM), with a key that only the named devices can unwrap
+    (age, X25519). Labels, the recipe and all results stay readable. Sign the sealed bundle afterwards, not before.
+
+    A device opens it with its identity, the file that age-keygen wrote: /etc/edgeopt/identity, $EDGEOPT_IDENTITY,
+    or systemd's credential edgeopt.identity. Nothing is written to its disk in the clear. Who is root there, and
+    the memory of a GPU, see the network all the same.
+    """
+    from edgeopt.bundle import Bundle
+
+    path = bundle.with_suffix(f".sealed{bundle.suffix}") if out is None else out
+    sealed = Bundle.open(bundle).seal(path, recipients)
+    assert sealed.manifest.sealed is not None
+    echo(printable(f"wrote {path}: {len(sealed.manifest.sealed.files)} files sealed for {len(recipients)} devices"))
+
+
+COMMANDS = (sign, seal)

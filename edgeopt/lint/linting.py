@@ -112,7 +112,7 @@ def _lint_bundle(path: Path, bandwidth_gb_s: float | None, own: Sequence[str]) -
     findings = list(measured.findings(bundle.manifest))
     rules: dict[str, None] = dict.fromkeys(measured.RULES)
     for variant in bundle.manifest.variants:
-        found, looked_for = _lint_variant(bundle.file(variant.name), variant, bandwidth_gb_s, own)
+        found, looked_for = _lint_variant(bundle.plain_file(variant.name), variant, bandwidth_gb_s, own)
         findings += [replace(one, variant=variant.name) for one in found]
         rules |= dict.fromkeys(looked_for)
     targets = ", ".join(sorted({variant.target for variant in bundle.manifest.variants}))

@@ -178,7 +178,7 @@ def _quantized_graph(path: Path) -> ir.Model:
 
 
 def _onnx(bundle: Bundle, variant: str) -> Path:
-    path = bundle.file(variant)
+    path = bundle.plain_file(variant)
     if path.suffix != ".onnx":
         raise ModelError(
             f"variant '{variant}' is a compiled {path.suffix} file: diagnose one that carries its ONNX graph"

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from edgeopt.errors import StorageError
+from edgeopt.errors import BundleError, StorageError
 from edgeopt.files import is_own_file, locked, private_folder, sha256, write_atomically
 from edgeopt.spec import Struct
+from edgeopt.trust.sealing import Cipher
 from edgeopt.typed import from_json
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +61,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeopt"
 
 
-def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str, float | None], Built]) -> Cached:
+def obtain(
+    folder: Path,
+    slot: str,
+    key: Mapping[str, str],
+    build: Callable[[str, float | None], Built],
+    *,
+    cipher: Cipher | None = None,
+) -> Cached:
     """Return the engine of a slot, and build it first if there is none for `key`.
 
     Args:
@@ -68,13 +76,15 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
         slot: a file name without suffix.
         key: everything that the engine depends on; compared field by field.
         build: makes the engine; is told why, and how many seconds the last build took if there was one.
+        cipher: encrypts the plan on the disk: that of the graph, if the graph is a secret. The record's hash is then of
+            the encrypted plan.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     path = folder / f"{slot}.plan"
     lock = folder / f"{slot}.lock"
-    plan, reason, _ = _load(path, key)
+    plan, reason, _ = _load(path, key, cipher)
     if plan is not None:
         return Cached(plan=plan, path=path)
 
@@ -84,23 +94,24 @@ def obtain(folder: Path, slot: str, key: Mapping[str, str], build: Callable[[str
     with _storage(folder):
         private_folder(folder)
     with _locked(lock, busy):
-        plan, reason, last = _load(path, key)  # another process may have built it while this one waited
+        plan, reason, last = _load(path, key, cipher)  # another process may have built it while this one waited
         if plan is not None:
             return Cached(plan=plan, path=path)
         start = time.perf_counter()
         built = build(reason, last.seconds if last else None)
+        kept = built.plan if cipher is None else cipher.seal(built.plan, path.name)
         record = Record(
             key=dict(key),
-            plan_sha256=sha256(built.plan),
+            plan_sha256=sha256(kept),
             seconds=time.perf_counter() - start,
             made_with=built.made_with,
         )
-        store(path, built.plan)
+        store(path, kept)
         store(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(record)))
     return Cached(plan=built.plan, path=path, rebuilt_because=reason)
 
 
-def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record | None]:
+def _load(path: Path, key: Mapping[str, str], cipher: Cipher | None) -> tuple[bytes | None, str, Record | None]:
     """Return the plan if it is for `key`; else why not, and the record if there is one."""
     try:
         record = from_json(recall(path.with_suffix(".json")), Record)
@@ -113,6 +124,11 @@ def _load(path: Path, key: Mapping[str, str]) -> tuple[bytes | None, str, Record
         return None, difference, record
     if sha256(plan) != record.plan_sha256:
         return None, "the cached one is damaged (its content is not what was written)", record
+    if cipher is not None:
+        try:
+            plan = cipher.unseal(plan, path.name)
+        except BundleError as error:
+            return None, f"the cached one cannot be decrypted ({error})", record
     return plan, "", record
 
 

@@ -82,7 +82,7 @@ def read_private(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         BundleError: no elliptic-curve key, or the passphrase is missing or wrong.
         MissingExtraError: without `cryptography`.
     """
-    content = _read_private(path, "a private key")
+    content = read_private_file(path, "a private key")
     try:
         key = _serialization().load_pem_private_key(content, passphrase)
     except TypeError as error:  # cryptography's answer to a passphrase too few or too many
@@ -101,7 +101,7 @@ def read_secret(path: Path) -> bytes:
     Raises:
         StorageError: the file cannot be read, or others may read it.
     """
-    content = _read_private(path, "a passphrase")
+    content = read_private_file(path, "a passphrase")
     return content.split(b"\n", 1)[0].rstrip(b"\r")
 
 
@@ -161,7 +161,16 @@ def _read(path: Path) -> bytes:
         raise StorageError(f"cannot read the key {path}: {error.strerror}. Check the path") from error
 
 
-def _read_private(path: Path, what: str) -> bytes:
+def read_private_file(path: Path, what: str) -> bytes:
+    """Content of a file that nobody else may read.
+
+    Args:
+        path: the file.
+        what: what it holds, for errors.
+
+    Raises:
+        StorageError: the file cannot be read, or others may read it.
+    """
     content = _read(path)
     if sys.platform != "win32" and path.stat().st_mode & _OTHERS_READ:
         raise StorageError(f"{path} is {what} that other users may read. Close it with: chmod 600 {path}")

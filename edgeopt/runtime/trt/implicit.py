@@ -63,7 +63,7 @@ def add_implicit_variant(
     dataset = dataset.subset(range(min(count, len(dataset))))
     settings = _settings(source.engine.tensorrt, batch, dla_core)
     plan = compile_implicit(
-        bundle.file(source.name).read_bytes(),
+        bundle.engine(source.name),
         image_batches(dataset, spec, batch),
         _fingerprint(dataset.fingerprint(), msgspec.json.encode(spec.preprocessing), batch),
         settings,

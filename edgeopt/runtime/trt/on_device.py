@@ -23,6 +23,7 @@ from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.memory import available_host_memory, check_memory, device_memory, workspace_for
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.spec import replace
+from edgeopt.trust.sealing import cipher_of
 
 _LOG = logging.getLogger(__name__)
 _REPORT_EVERY_S = 10.0
@@ -96,7 +97,7 @@ def obtain_engine(
             made_with["power_mode"] = timing.power_mode
         return Built(plan=engine.plan, made_with=made_with)
 
-    return obtain(folder / "engines", engine_slot(key), key, build)
+    return obtain(folder / "engines", engine_slot(key), key, build, cipher=cipher_of(onnx))
 
 
 def _check_compatibility(library: Library, options: TensorRTBuild, here: Machine) -> None:
