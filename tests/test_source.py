@@ -560,7 +560,7 @@ def test_fixes_a_dynamic_size_that_the_recipe_gives(tmp_path: Path) -> None:
         (("float[N, 3, 8, 8]", "float[N, 4, 8, 8]"), "1 or 3 channels"),
         (("keepdims: int = 0", "keepdims: int = 1"), r"\('N', 3, 1, 1\), which does not fit any task"),
         (("axes: ints = [2, 3]", "axes: ints = [0, 3]"), r"gives \(3, 8\), but 3 labels"),
-        (("ReduceMean", "NoSuchOperator"), "cannot be run"),
+        (("ReduceMean", "NoSuchOperator"), "NoSuchOperator, which ONNX does not have"),
     ],
 )
 def test_says_what_is_wrong_with_an_onnx(change: tuple[str, str], expected: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from edgeopt.cli.output import printable
 from edgeopt.errors import EdgeoptError, MissingExtraError, StorageError, did_you_mean, missing_package
 
 INTERRUPTED = 130
+_NOISY = ("onnx_ir", "onnxscript")
+"""Libraries that log what edgeopt itself answers for, with tracebacks."""
 _OWN = {"numpy": "numpy", "cv2": "opencv-python", "msgspec": "msgspec", "rich": "rich"}
 """Packages that every installation has, by the name that they are imported by."""
 
@@ -92,6 +94,8 @@ def configure_logging(*, verbose: bool) -> None:
     logger.handlers = [handler]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING if verbose else logging.CRITICAL)
 
 
 def _fail(ctx: click.Context, error: EdgeoptError) -> NoReturn:

@@ -92,7 +92,14 @@ def read_outputs(
         raise ConfigError(f"the model has no output '{unknown}'.{did_you_mean(unknown, names)}")
     floats = [index for index, array in enumerate(reference[0]) if array.dtype.kind == "f"]
     if not floats:
-        raise ModelError("the model has no floating-point output that quantized ones could be compared with")
+        last = ", ".join(
+            f"'{name}'" + ("" if node is None else f" of {node.op_type}")
+            for name, node in zip(names, map(last_operator, outputs), strict=True)
+        )
+        raise ModelError(
+            f"the model has no floating-point output that quantized ones could be compared with (outputs: {last}). End "
+            "it before the operator that makes integers of its scores, such as an ArgMax, and apply that to its results"
+        )
     pair = _boxes_and_scores(reference, floats) if told in ({}, {"": "detection"}) else None
     if pair is not None:
         both = " and ".join(names[place] for each in (pair.boxes, pair.scores) if isinstance(place := each.output, int))

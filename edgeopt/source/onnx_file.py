@@ -17,11 +17,16 @@ from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
 from edgeopt.source.onnx_shapes import correct_shapes
-from edgeopt.source.plugin import PLUGINS
+from edgeopt.source.refusals import (
+    other_file,
+    refuse_maps,
+    refuse_newer,
+    refuse_training,
+    refuse_unknown_operators,
+)
 from edgeopt.source.weights import check_file
 
 _LOG = logging.getLogger(__name__)
-_STANDARD_DOMAINS = ("", "ai.onnx")
 _LOWEST_IR = 4
 """IR version from which an initializer need not be an input too."""
 
@@ -61,7 +66,8 @@ def read_onnx(path: Path, change: Callable[[ir.Model], object] | None = None, *,
     if change is not None:
         change(network)
     if not custom:
-        _refuse_custom(network, path)
+        refuse_unknown_operators(network, path)
+    refuse_training(network.graph.all_nodes(), path)
     _name_domain(network)
     common.RemoveInitializersFromInputsPass()(network)
     network.ir_version = max(network.ir_version, _LOWEST_IR)
@@ -112,12 +118,27 @@ def _load(path: Path) -> ir.Model:
     check_file(path, "[model] source")
     try:
         proto = onnx.load(path, load_external_data=False)
+        refuse_newer(proto, path)
+        refuse_maps(proto, path)
         _densify(proto.graph)
+        _complete(proto.graph)
         network = ir.from_proto(proto)
         ir.external_data.set_base_dir(network.graph, path.parent)
         return network
-    except (DecodeError, ValueError, TypeError) as error:
-        raise ModelError(f"{path} is not an ONNX model: {error}. Check it with onnx.checker") from error
+    except (DecodeError, ValueError, TypeError, ir.serde.SerdeError) as error:
+        if (what := other_file(path)) is not None:
+            raise ModelError(f"{path} is not an ONNX model: it is {what}") from error
+        cause = error if error.__cause__ is None else error.__cause__
+        raise ModelError(f"{path} is not an ONNX model: {cause}. Check it with onnx.checker") from error
+
+
+def _complete(graph: onnx.GraphProto) -> None:
+    """Name a graph that has no name, and open the sizes that some converters write as -1."""
+    graph.name = graph.name or "network"
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            if side.dim_value < 0:
+                side.ClearField("dim_value")
 
 
 def _densify(graph: onnx.GraphProto) -> None:
@@ -131,16 +152,3 @@ def _densify(graph: onnx.GraphProto) -> None:
         dense[places] = values
         graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
-
-
-def _refuse_custom(network: ir.Model, path: Path) -> None:
-    for node in network.graph.all_nodes():
-        if node.domain not in _STANDARD_DOMAINS:
-            raise ModelError(
-                f"{path}: node '{node.name}' is {node.domain}::{node.op_type}, which is not a standard ONNX operator. "
-                + (
-                    'Cut it off with [model] tail = "cut"'
-                    if node.op_type in PLUGINS
-                    else "Export the model again without it, or replace it by standard ones"
-                )
-            )

@@ -27,7 +27,8 @@ def observed_tensors(model: ir.Model) -> set[str]:
         model: optimized.
     """
     names = read_by_equalization(model)
-    names.update(value.name or "" for value in model.graph.outputs if value.dtype == ir.DataType.FLOAT)
+    computed = (value for value in model.graph.outputs if value.producer() is not None)
+    names.update(value.name or "" for value in computed if value.dtype == ir.DataType.FLOAT)
     for scheme in SCHEMES.values():
         with contextlib.suppress(ModelError):  # one scheme's kernels may want none of its layers
             # Which side of an Add one scheme leaves float depends on the layers that are quantized.

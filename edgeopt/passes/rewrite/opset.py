@@ -35,7 +35,7 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     if current >= lowest:
         return model.clone()
     try:
-        proto = version_converter.convert_version(ir.to_proto(model), opset)
+        proto = version_converter.convert_version(ir.to_proto(_without_stray_values(model)), opset)
         onnx.checker.check_model(proto)
     except Exception as error:  # the converter's C++ part raises RuntimeError, its adapters more
         raise ModelError(
@@ -45,3 +45,12 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     raised = ir.from_proto(proto)
     raised.ir_version = max(raised.ir_version, _LOWEST_IR)
     return raised
+
+
+def _without_stray_values(model: ir.Model) -> ir.Model:
+    """Drop the number that a Pad by reflected or repeated values does not use: the converter fails on it."""
+    result = model.clone()
+    for node in result.graph.all_nodes():
+        if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") != "constant":
+            node.attributes.pop("value", None)
+    return result

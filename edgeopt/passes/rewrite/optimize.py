@@ -68,6 +68,7 @@ def optimize(model: ir.Model) -> ir.Model:
     try:
         common.CheckerPass(full_check=True)(model)
         result = model.clone()
+        passed_on = _take_passed_on(result.graph)
         _compute_ahead(result)
         _simplify(result)
         _compute_ahead(result)
@@ -77,6 +78,8 @@ def optimize(model: ir.Model) -> ir.Model:
         _simplify(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
+        for place, value in passed_on:
+            result.graph.outputs.insert(place, value)
     except (ir.passes.PassError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(
             f"the model is malformed and cannot be optimized: {_first_cause(error)}. Export it again"
@@ -85,6 +88,14 @@ def optimize(model: ir.Model) -> ir.Model:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
     return result
+
+
+def _take_passed_on(graph: ir.Graph) -> list[tuple[int, ir.Value]]:
+    """Remove the outputs that are inputs as they are, which onnx_ir would rename; return them with their places."""
+    found = [(place, value) for place, value in enumerate(graph.outputs) if value.is_graph_input()]
+    for place, _ in reversed(found):
+        del graph.outputs[place]
+    return found
 
 
 def _simplify(model: ir.Model) -> None:

@@ -1,0 +1,126 @@
+"""Say what stands against a model file before anything is made of it: what it is instead, or what nobody could run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from edgeopt.errors import ModelError
+from edgeopt.graph.edit import constant, given
+from edgeopt.source.plugin import PLUGINS
+
+_SNIFFED = 64
+_STANDARD_DOMAINS = ("", "ai.onnx")
+_TREES = "ai.onnx.ml"
+"""Domain of classical models: trees, support vectors, scalers."""
+_ONNXRUNTIME = ("com.microsoft", "com.microsoft.nchwc")
+
+_OTHER_FILES: Sequence[tuple[int, bytes, str]] = (
+    (0, b"version https://git-lfs", "a Git LFS pointer and not the model itself. Fetch it with `git lfs pull`"),
+    (0, b"<", "a web page or XML (an OpenVINO model, or a server's error). Give the ONNX file that it was made from"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a zip archive, as torch.save writes. Name weights in [model] weights, an exported program .pt2",
+    ),
+    (0, b"\x80", "a Python pickle, as older torch.save writes. Name weights in [model] weights"),
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes. Name it .h5"),
+    (4, b"TFL3", "a TFLite file. Name it .tflite"),
+    (0, b"\x1f\x8b", "a gzip archive. Unpack it"),
+    (0, b"ftrt", "a TensorRT engine. Give the ONNX file that it was made from"),
+)
+"""Place and bytes by which other files are known, and what they are."""
+
+
+def other_file(path: Path) -> str | None:
+    """Say what a file is that is no ONNX model, as the end of "it is …"; None where that is not known."""
+    with path.open("rb") as file:
+        start = file.read(_SNIFFED)
+    return next((what for place, magic, what in _OTHER_FILES if start[place:].startswith(magic)), None)
+
+
+def refuse_newer(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse a file that is newer than the installed onnx.
+
+    Raises:
+        ModelError: its IR version or its opset is.
+    """
+    opset = max((each.version for each in proto.opset_import if each.domain in _STANDARD_DOMAINS), default=0)
+    for what, found, known in (
+        ("IR version", proto.ir_version, onnx.IR_VERSION),
+        ("opset", opset, onnx.defs.onnx_opset_version()),
+    ):
+        if found > known:
+            raise ModelError(
+                f"{path} is of {what} {found}, and the installed onnx {onnx.__version__} knows {what}s up to {known}. "
+                "Export the model with an older one, or update onnx and onnxruntime"
+            )
+
+
+def refuse_maps(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse outputs that hold maps, which nothing but classical models has.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for value in proto.graph.output:
+        kind = value.type
+        if kind.HasField("map_type") or kind.sequence_type.elem_type.HasField("map_type"):
+            raise ModelError(
+                f"{path}: output '{value.name}' holds maps (ZipMap). Export the model with zipmap=False; trees and "
+                "other classical models have no layers to quantize"
+            )
+
+
+def refuse_unknown_operators(network: ir.Model, path: Path) -> None:
+    """Refuse operators that are not ONNX's.
+
+    Raises:
+        ModelError: there is one; the message names its node.
+    """
+    opset = network.opset_imports.get("", network.opset_imports.get("ai.onnx", 1))
+    for node in network.graph.all_nodes():
+        if node.domain not in _STANDARD_DOMAINS:
+            what = f"{node.domain}::{node.op_type}, which is not a standard ONNX operator"
+        elif not _is_known(node.op_type, opset):
+            what = f"{node.op_type}, which ONNX does not have in opset {opset} (a plugin's, or an experiment's)"
+        else:
+            continue
+        raise ModelError(f"{path}: node '{node.name}' is {what}. {_way_out(node)}")
+
+
+def refuse_training(nodes: Iterable[ir.Node], path: Path) -> None:
+    """Refuse a network that was exported in training mode, whose results are chance or depend on the batch.
+
+    Raises:
+        ModelError: it was; the message names the node.
+    """
+    for node in nodes:
+        mode = constant(given(node, 2)) if node.op_type == "Dropout" else None
+        trains = node.op_type == "BatchNormalization" and bool(node.attributes.get_int("training_mode", 0))
+        if trains or (mode is not None and mode.any()):
+            raise ModelError(
+                f"{path}: node '{node.name}' is a {node.op_type} in training mode, so that the results depend on the "
+                "other images of a batch or on chance. Export the network in evaluation mode (torch: model.eval())"
+            )
+
+
+def _is_known(kind: str, opset: int) -> bool:
+    try:
+        onnx.defs.get_schema(kind, opset)
+    except onnx.defs.SchemaError:
+        return False
+    return True
+
+
+def _way_out(node: ir.Node) -> str:
+    if node.op_type in PLUGINS:
+        return 'Cut it off with [model] tail = "cut"'
+    if node.domain == _TREES:
+        return "Classical models have no layers to quantize: run it in onnxruntime as it is"
+    if node.domain in _ONNXRUNTIME:
+        return "onnxruntime's optimizer writes it: give the file that it was optimized from"
+    return "Export the model again without it, or replace it by standard ones"
