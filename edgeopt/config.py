@@ -454,8 +454,12 @@ class TensorRTBuild(Struct):
 class TensorRTRun(Struct):
     """``[compile.tensorrt.run]``: how an engine is run. Nothing here changes the engine."""
 
-    cuda: Literal["pycuda", "cuda-python", "auto"] = "auto"
-    """Package that reaches the GPU. ``auto`` takes pycuda, else cuda-python."""
+    cuda: Literal["pycuda", "libcuda", "auto"] = "auto"
+    """Way to the GPU: the package pycuda, or the driver's library, for which nothing has to be installed.
+    ``auto`` takes pycuda where it is."""
+    wait: Literal["auto", "spin", "block"] = "auto"
+    """Way of threads to wait for the GPU, in the whole process: ``spin`` takes a core and answers at once, ``block``
+    sleeps and is woken up some ten microseconds late, ``auto`` leaves it to the driver, which may block on a Jetson."""
     device: int = 0
     """Index of the GPU."""
     cuda_graph: bool = True

@@ -12,7 +12,7 @@ from edgeopt.runtime.session import availability
 from edgeopt.spec import Struct
 from edgeopt.targets import TARGETS, find_target
 
-_PACKAGES = ("numpy", "opencv-python", "pycuda", "cuda-bindings")
+_PACKAGES = ("numpy", "opencv-python", "pycuda")
 """Packages to list beside those of the targets."""
 
 
@@ -35,7 +35,7 @@ class DoctorReport(Struct):
     versions: dict[str, str]
     """Versions of edgeopt, of the targets' libraries and of `_PACKAGES`, without those that are not installed."""
     cuda_providers: dict[str, str]
-    """Packages that can talk to CUDA, with the reason why each cannot be imported; empty if it can."""
+    """Ways to talk to CUDA, with the reason why each cannot be loaded; empty if it can."""
     targets: tuple[TargetState, ...]
     device: Device | None = None
     """Board that was asked about."""

@@ -12,6 +12,8 @@ REPAIRS: Mapping[str, str] = {"adaround": "gptq"}
 """The rounding is GPTQ's (Frantar et al. 2022), not AdaRound's."""
 PRECISIONS: Mapping[str, str] = {"f32": "fp32"}
 """Precision of an engine."""
+CUDA: Mapping[str, str] = {"cuda-python": "libcuda"}
+"""Provider of CUDA without pycuda: now the driver's library itself."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,9 @@ def present_name(name: str, names: Mapping[str, str], origin: str) -> str:
 
 def use_present_names(recipe: dict[str, Any], origin: str) -> None:
     """Replace the former names in a recipe as read from TOML, in place, with a warning each."""
+    for run in _runs(recipe.get("compile")):
+        if isinstance(cuda := run.get("cuda"), str):
+            run["cuda"] = present_name(cuda, CUDA, f"{origin}, [compile.tensorrt.run] cuda")
     quantize = recipe.get("quantize")
     if not isinstance(quantize, dict):
         return
@@ -53,13 +58,22 @@ def use_present_names_in_manifest(manifest: Any) -> None:
         _replace(variant, "scheme", SCHEMES)
         for engine in _engines(variant):
             _replace(engine, "precision", PRECISIONS)
+            for run in _runs(engine):
+                _replace(run, "cuda", CUDA)
         for settings in _dicts(variant, "settings"):
             if "kept in float32" in settings:
                 settings["kept_float32"] = settings.pop("kept in float32")
         for trial in _dicts(variant.get("settings"), "repairs"):
             if isinstance(name := trial.get("name"), str):
                 trial["name"] = "+".join(REPAIRS.get(part, part) for part in name.split("+"))
-    for quantize in _dicts(manifest.get("recipe"), "quantize"):
+    _use_present_names_in_recipe(manifest.get("recipe"))
+
+
+def _use_present_names_in_recipe(recipe: Any) -> None:
+    for compiling in _dicts(recipe, "compile"):
+        for run in _runs(compiling):
+            _replace(run, "cuda", CUDA)
+    for quantize in _dicts(recipe, "quantize"):
         _replace(quantize, "scheme", SCHEMES)
         if isinstance(repairs := quantize.get("repairs"), list):
             quantize["repairs"] = [REPAIRS.get(str(name), name) for name in repairs]
@@ -70,6 +84,12 @@ def _engines(variant: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from _dicts(variant, "engine")
     for modes in _dicts(list(variant["tuned"].values()) if isinstance(variant.get("tuned"), dict) else []):
         yield from _dicts(list(modes.values()))
+
+
+def _runs(options: Any) -> Iterator[dict[str, Any]]:
+    """Yield how TensorRT runs, of ``[compile]`` or of an engine's settings."""
+    for tensorrt in _dicts(options, "tensorrt"):
+        yield from _dicts(tensorrt, "run")
 
 
 def _dicts(found: Any, key: str | None = None) -> Iterator[dict[str, Any]]:

@@ -38,7 +38,7 @@ class FakeCuda:
         if call in self.failing:
             raise CudaError(call, self.failing[call], "as the test wants")
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Work, stream: int) -> None:
         """What TensorRT does in enqueue: run it, or record it while capturing."""
         if self.captured is None:
             work()

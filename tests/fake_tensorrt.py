@@ -520,7 +520,7 @@ class _Context:
             result = world.compute(image)
             self._cuda.at(target)[: result.nbytes] = result.reshape(-1).view(np.uint8)
 
-        self._cuda.submit(work)
+        self._cuda.submit(work, stream)
         return True
 
 

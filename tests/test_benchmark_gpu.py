@@ -42,7 +42,7 @@ def fakes(monkeypatch) -> Callable[..., Session]:
 
 def test_every_configuration_is_measured_and_compared(fakes, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the comparison with ONNX Runtime was not tested")
-    monkeypatch.setattr(gpu, "importable_providers", lambda: {"pycuda": "", "cuda-python": "absent"})
+    monkeypatch.setattr(gpu, "importable_providers", lambda: {"pycuda": "", "libcuda": "absent"})
     rows = gpu.measure(tiny.DATA / "tiny_classifier.onnx", "trt", gpu.configurations())
     assert [(row.cuda, row.cuda_graph, row.memory) for row in rows] == [
         ("pycuda", True, "copied"),

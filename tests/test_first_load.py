@@ -48,7 +48,7 @@ class Board:
         monkeypatch.setattr("edgeopt.runtime.first_load._clock", lambda: self.world.now_s)
         self.bundle = gpu_bundle(folder / "gpu.edgeopt")
 
-    def open_cuda(self, provider: str, device: int) -> FakeCuda:
+    def open_cuda(self, provider: str, device: int, wait: str) -> FakeCuda:
         self.world.cuda = FakeCuda()
         self.opened.append(self.world.cuda)
         return self.world.cuda

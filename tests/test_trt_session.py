@@ -232,11 +232,11 @@ def test_rtx_says_why_a_plan_is_not_valid_here(bits, reason):
 
 def test_settings_of_a_bundle():
     read = trt_settings(
-        convert({"batch": 2, "tensorrt": {"build": {"tf32": False}, "run": {"cuda": "cuda-python"}}}, EngineSettings)
+        convert({"batch": 2, "tensorrt": {"build": {"tf32": False}, "run": {"cuda": "libcuda"}}}, EngineSettings)
     )
     assert read.build.batch.fixed
     assert not read.build.tf32
-    assert read.run.cuda == "cuda-python"
+    assert read.run.cuda == "libcuda"
 
 
 class Clock:
@@ -318,11 +318,11 @@ class Board:
         monkeypatch.setattr(trt, "load_library", lambda flavour: library(self.world))
         monkeypatch.setattr(trt, "machine", lambda: self.here)
         monkeypatch.setattr(trt, "open_cuda", self.open_cuda)
-        monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "", "cuda-python": "no"})
+        monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "", "libcuda": "no"})
         self.opened: list[FakeCuda] = []
         self.free = 8 << 30
 
-    def open_cuda(self, provider: str, device: int) -> FakeCuda:
+    def open_cuda(self, provider: str, device: int, wait: str) -> FakeCuda:
         self.world.cuda = FakeCuda(self.free)
         self.opened.append(self.world.cuda)
         return self.world.cuda
@@ -512,7 +512,7 @@ def test_an_engine_file_that_is_not_there(board, tmp_path):
 
 def test_availability_asks_for_library_gpu_and_provider(board, monkeypatch):
     assert trt.availability("trt").ok
-    monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "no libcuda", "cuda-python": "absent"})
+    monkeypatch.setattr(trt, "importable_providers", lambda: {"pycuda": "not installed", "libcuda": "no libcuda"})
     assert "no libcuda" in trt.availability("trt").reason
     board.here = machine(cuda=CudaDriverState(problem="no NVIDIA driver: libcuda.so.1"))
     assert "no NVIDIA driver" in trt.availability("trt").reason

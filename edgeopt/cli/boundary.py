@@ -6,7 +6,9 @@ import errno
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -17,10 +19,34 @@ from edgeopt.cli.output import printable
 from edgeopt.errors import EdgeoptError, MissingExtraError, StorageError, did_you_mean, missing_package
 
 INTERRUPTED = 130
+TERMINATED = 143
+"""128 + SIGTERM."""
 _NOISY = ("onnx_ir", "onnxscript")
 """Libraries that log what edgeopt itself answers for, with tracebacks."""
 _OWN = {"numpy": "numpy", "cv2": "opencv-python", "msgspec": "msgspec", "rich": "rich"}
 """Packages that every installation has, by the name that they are imported by."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: sessions close, and what was compiled is kept."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Raise `Terminated` at the first SIGTERM; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Commands(click.Group):
@@ -29,9 +55,13 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; see the class."""
         try:
-            return super().invoke(ctx)
+            with sigterm_raises():
+                return super().invoke(ctx)
         except EdgeoptError as error:
             _fail(ctx, error)
+        except Terminated:
+            _say("terminated:", "yellow", "what was compiled is kept")
+            ctx.exit(TERMINATED)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "edgeopt":
                 raise

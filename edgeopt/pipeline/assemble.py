@@ -39,7 +39,7 @@ _TOLERANCE: Mapping[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 2e-
 so that biases changed by a millionth alone move digit-scenes' outputs by .05 to .08 of the largest, as another kind of
 kernels does. A saturating or otherwise broken kernel is far beyond."""
 _TENSOR_FLOAT_MARGIN = 4.0
-"""How many times the emulated effect of TensorFloat-32 a GPU may be away: it sums in another order too."""
+"""Factor from the emulated effect of TensorFloat-32 to the tolerance: a GPU sums in another order too."""
 _LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 """Beside those of the targets."""
 _GOLDEN_INPUTS = "golden/inputs.npz"

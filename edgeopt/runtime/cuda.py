@@ -1,12 +1,13 @@
-"""The few CUDA calls that a session needs, and who makes them: pycuda, or cuda-python.
+"""The few CUDA calls that a session needs, and who makes them: pycuda, or the driver's own library without a package.
 
-Neither is imported before a session asks for one. Both work in the device's *primary* context, the one that TensorRT's
+Neither is loaded before a session asks for one. Both work in the device's *primary* context, the one that TensorRT's
 runtime calls are bound to: a context of pycuda's own (``pycuda.autoinit``) ends in "invalid resource handle".
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,29 +16,15 @@ from typing import Any, Literal, Protocol, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.errors import MissingExtraError, TargetError
+from edgeopt.errors import MissingExtraError
+from edgeopt.runtime.cuda_library import CudaError, Wait, set_waiting
 
-Provider: TypeAlias = Literal["pycuda", "cuda-python"]
+__all__ = ["Cuda", "CudaError", "HostBuffer", "Provider", "Wait", "importable_providers", "open_cuda"]
+
+Provider: TypeAlias = Literal["pycuda", "libcuda"]
 Bytes: TypeAlias = NDArray[np.uint8]
 
-
-class CudaError(TargetError):
-    """A CUDA call that failed."""
-
-    def __init__(self, call: str, code: int | None, message: str) -> None:
-        number = "unknown code" if code is None else f"CUDA error {code}"
-        super().__init__(f"{call} failed with {number}: {message}.{_ADVICE.get(code, '')}")
-        self.call = call
-        self.code = code
-
-
-_ADVICE: dict[int | None, str] = {
-    2: " Out of memory: close other programs that use the GPU, or lower the largest batch size",
-    35: " The NVIDIA driver is older than the CUDA runtime, or there is none: run nvidia-smi",
-    100: " The driver sees no GPU: in a container, start it with --runtime nvidia or --gpus all",
-    999: " The driver is in a bad state: restart the machine, or reload the nvidia kernel modules",
-}
-"""Advice by the error numbers that the driver's and the runtime's interface share (cuda.h, driver_types.h)."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -125,42 +112,51 @@ class Cuda(Protocol):
 
 _PROVIDERS: dict[Provider, tuple[str, str]] = {
     "pycuda": ("edgeopt.runtime.cuda_pycuda", "PyCuda"),
-    "cuda-python": ("edgeopt.runtime.cuda_python", "CudaPython"),
+    "libcuda": ("edgeopt.runtime.cuda_driver", "CudaDriver"),
 }
 """Providers, in the order in which they are tried."""
 
 
-def open_cuda(provider: Provider | Literal["auto"] = "auto", device: int = 0) -> Cuda:
+def open_cuda(provider: Provider | Literal["auto"] = "auto", device: int = 0, wait: Wait = "auto") -> Cuda:
     """Open a CUDA device.
 
     Args:
-        provider: which package makes the calls; ``auto``: the first that can be imported.
+        provider: what makes the calls; ``auto``: the first that can be loaded.
         device: its index.
+        wait: how threads wait for the GPU, in the whole process. The first to open the device decides.
 
     Raises:
-        MissingExtraError: no provider (or not the one asked for) can be imported; says why for each.
+        MissingExtraError: no provider (or not the one asked for) can be loaded; says why for each.
         CudaError: the driver refuses; nothing else is tried then, since both providers use the same driver.
     """
     wanted = tuple(_PROVIDERS) if provider == "auto" else (provider,)
     problems = []
     for name in wanted:
         opener = _opener(name)
-        if not isinstance(opener, str):
-            return opener(device)
-        problems.append(f"{name}: {opener}")
+        if isinstance(opener, str):
+            problems.append(f"{name}: {opener}")
+            continue
+        if wait != "auto":
+            _choose_waiting(device, wait)
+        return opener(device)
     raise MissingExtraError(
-        f"no package can talk to CUDA here ({'; '.join(problems)}). Install one with: pip install "
-        "'edgeopt[tensorrt]', or the ready-made wheels alone with: pip install cuda-python"
+        f"nothing can talk to CUDA here ({'; '.join(problems)}). It needs NVIDIA's driver and no package: run "
+        "nvidia-smi, and in a container start it with --runtime nvidia or --gpus all"
     )
 
 
+def _choose_waiting(device: int, wait: Wait) -> None:
+    if not set_waiting(device, wait):
+        _LOG.warning("threads wait for the GPU as they did before, not by '%s': its context is in use already", wait)
+
+
 def importable_providers() -> dict[Provider, str]:
-    """Return each provider with an empty string, or with why it cannot be imported."""
+    """Return each provider with an empty string, or with why it cannot be loaded."""
     return {name: opener if isinstance(opener := _opener(name), str) else "" for name in _PROVIDERS}
 
 
 def _opener(name: Provider) -> Callable[[int], Cuda] | str:
-    """Return the provider's class, or why its package cannot be imported."""
+    """Return the provider's class, or why what it needs cannot be loaded."""
     module_name, class_name = _PROVIDERS[name]
     opener = getattr(importlib.import_module(module_name), class_name)
     try:
@@ -168,6 +164,6 @@ def _opener(name: Provider) -> Callable[[int], Cuda] | str:
     except ModuleNotFoundError as error:
         own = (error.name or "").partition(".")[0] in name  # and not something that the package itself lacks
         return "not installed" if own else str(error)
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError, AttributeError) as error:  # AttributeError: a driver older than CUDA 11.4
         return str(error)
     return cast("Callable[[int], Cuda]", opener)

@@ -7,9 +7,8 @@ Its exceptions hold no error number; the number is found again from the message,
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.runtime.cuda import CudaError, HostBuffer, Provider
+from edgeopt.runtime import cuda_library
+from edgeopt.runtime.cuda import HostBuffer, Provider
+from edgeopt.runtime.cuda_library import CudaError
 
-_NON_BLOCKING = 1
-"""CU_STREAM_NON_BLOCKING."""
-_CAPTURE_THREAD_LOCAL = 1
-"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, as trtexec uses: other threads' CUDA calls do not spoil the capture."""
 _LARGEST_CODE = 999
 """CUDA_ERROR_UNKNOWN, the last of CUresult."""
+_CONTEXTS: dict[tuple[int, int], Any] = {}
+"""Primary contexts by driver module and device. They stay: pycuda's ``detach`` pushes a context that is not current,
+releases it and never pops it (cuda.hpp), which leaves a dead context on the thread's stack for torch and others."""
+_RETAINING = threading.Lock()
 
 
 class PyCuda:
@@ -36,9 +37,12 @@ class PyCuda:
         self._driver = self.load()
         self._allocations: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
-        with _named_errors(self._driver):
+        with _named_errors(self._driver), _RETAINING:
             self._driver.init()
-            self._context = self._driver.Device(device).retain_primary_context()
+            key = (id(self._driver), device)
+            if key not in _CONTEXTS:
+                _CONTEXTS[key] = self._driver.Device(device).retain_primary_context()
+            self._context = _CONTEXTS[key]
 
     @staticmethod
     def load() -> Any:
@@ -86,7 +90,7 @@ class PyCuda:
         self._driver.memcpy_dtoh_async(target, pointer, self._streams[stream])
 
     def create_stream(self) -> int:
-        stream = self._driver.Stream(_NON_BLOCKING)
+        stream = self._driver.Stream(cuda_library.NON_BLOCKING)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
@@ -110,42 +114,19 @@ class PyCuda:
         return float(end.time_since(start))
 
     def begin_capture(self, stream: int) -> None:
-        _call("cuStreamBeginCapture_v2", ctypes.c_void_p(stream), ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        cuda_library.begin_capture(stream)
 
     def end_capture(self, stream: int) -> Any:
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        _call("cuStreamEndCapture", ctypes.c_void_p(stream), ctypes.byref(graph))
-        try:
-            _call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-        finally:
-            _call("cuGraphDestroy", graph)
-        return executable
+        return cuda_library.end_capture(stream)
 
     def launch(self, graph: Any, stream: int) -> None:
-        _call("cuGraphLaunch", graph, ctypes.c_void_p(stream))
+        cuda_library.call("cuGraphLaunch", graph, stream)
 
     def destroy_graph(self, graph: Any) -> None:
-        _call("cuGraphExecDestroy", graph)
+        cuda_library.call("cuGraphExecDestroy", graph)
 
     def close(self) -> None:
-        self._context.detach()
-
-
-@functools.cache
-def _libcuda() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def _call(function: str, *arguments: Any) -> None:
-    code = int(getattr(_libcuda(), function)(*arguments))
-    if code:
-        raise CudaError(function, code, _error_text(code))
-
-
-def _error_text(code: int) -> str:
-    text = ctypes.c_char_p()
-    _libcuda().cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
-    return (text.value or b"no description").decode(errors="replace")
+        """Release nothing, because the primary context belongs to the process."""
 
 
 @contextmanager
@@ -161,4 +142,4 @@ def _named_errors(driver: Any) -> Iterator[None]:
 def _code_of(text: str) -> int | None:
     """Return the error number whose description `text` begins with; pycuda may append a remark after a dash."""
     description = text.split(" - ")[0]
-    return next((code for code in range(1, _LARGEST_CODE + 1) if _error_text(code) == description), None)
+    return next((code for code in range(1, _LARGEST_CODE + 1) if cuda_library.error_text(code) == description), None)

@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEOPT_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(params=["pycuda", "cuda-python"])
+@pytest.fixture(params=["pycuda", "libcuda"])
 def provider(request: pytest.FixtureRequest) -> str:
     problem = importable_providers()[request.param]
     if problem:

@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def availability(target: str) -> Availability:
-    """Tell if this machine can run TensorRT engines: library, driver with a GPU, and a package to talk to it."""
+    """Tell if this machine can run TensorRT engines: library, and a driver with a GPU."""
     try:
         library = load_library(FLAVOURS[target])
     except MissingExtraError as error:
@@ -55,7 +55,7 @@ def availability(target: str) -> Availability:
     providers = importable_providers()
     if all(providers.values()):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in providers.items())
-        return Availability(ok=False, reason=f"no package can talk to CUDA ({reasons})")
+        return Availability(ok=False, reason=f"nothing can talk to CUDA ({reasons})")
     return Availability(ok=True)
 
 
@@ -82,7 +82,7 @@ def open_engine(
         return TrtSession(
             library,
             plan,
-            open_cuda(chosen.run.cuda, chosen.run.device),
+            open_cuda(chosen.run.cuda, chosen.run.device, chosen.run.wait),
             memory=memory,
             cuda_graph=chosen.run.cuda_graph,
             reuse_outputs=reuse_outputs,
@@ -126,7 +126,7 @@ def _read(path: Path) -> bytes:
 
 def _built(content: bytes, library: Library, chosen: TensorRTOptions, here: Machine) -> bytes:
     """Return the plan of an ONNX graph, built on this machine or kept from an earlier time."""
-    cuda = open_cuda(chosen.run.cuda, chosen.run.device)
+    cuda = open_cuda(chosen.run.cuda, chosen.run.device, chosen.run.wait)
     try:
         return obtain_engine(
             library, content, chosen.build, cuda=cuda, here=here, device=chosen.run.device, folder=cache_folder()

@@ -131,7 +131,7 @@ def compile_implicit(onnx: bytes, batches: Iterable[Batch], fingerprint: str, se
     """
     chosen = trt_settings(settings)
     library = load_library("tensorrt")
-    cuda = open_cuda(chosen.run.cuda, chosen.run.device)
+    cuda = open_cuda(chosen.run.cuda, chosen.run.device, chosen.run.wait)
     try:
         return build_implicit_int8(
             library,

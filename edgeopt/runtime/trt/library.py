@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from edgeopt.errors import MissingExtraError, TargetError
@@ -22,6 +23,8 @@ _MODULES: dict[Flavour, tuple[str, ...]] = {
 }
 _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
+_TEGRA = Path("/etc/nv_tegra_release")
+"""A file that every Jetson has."""
 _NO_DRIVER = "CUDA driver version is insufficient for CUDA runtime version"
 """Noise that follows every real error on a machine without a driver (``cudaError 35``)."""
 
@@ -52,11 +55,18 @@ def load_library(flavour: Flavour) -> Library:
         if not isinstance(module, str):
             return Library(module, capabilities(module))
         tried.append(f"{name}: {module}")
-    hint = " On a Jetson it comes with JetPack: python3 -m venv --system-site-packages" if flavour == "tensorrt" else ""
     raise MissingExtraError(
-        f"no {flavour} Python package can be imported ({'; '.join(tried)}). "
-        f"Install it with: pip install 'edgeopt[{_EXTRAS[flavour]}]'.{hint}"
+        f"no {flavour} Python package can be imported ({'; '.join(tried)}). {_way_to_install(flavour)}"
     )
+
+
+def _way_to_install(flavour: Flavour) -> str:
+    if flavour == "tensorrt" and _TEGRA.exists():
+        return (
+            "It is JetPack's own: sudo apt-get install python3-libnvinfer, and an environment that sees it: "
+            "python3 -m venv --system-site-packages"
+        )
+    return f"Install it with: pip install 'edgeopt[{_EXTRAS[flavour]}]'"
 
 
 def _import(name: str) -> Any:

@@ -1,0 +1,175 @@
+"""libcuda, the library of NVIDIA's driver, by ctypes: it is wherever a GPU works, and needs no package.
+
+Its functions have kept their names and arguments since CUDA 11.4 (JetPack 5.1); a later meaning has a new name
+(``_v2``). Types and numbers are those of cuda.h. Both providers stand on it: pycuda has neither graphs nor a choice of
+how to wait.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_ulonglong, c_void_p
+from typing import Any, Literal, TypeAlias
+
+from edgeopt.errors import TargetError
+
+Wait: TypeAlias = Literal["auto", "spin", "block"]
+
+
+class CudaError(TargetError):
+    """A CUDA call that failed."""
+
+    def __init__(self, call: str, code: int | None, message: str) -> None:
+        number = "unknown code" if code is None else f"CUDA error {code}"
+        super().__init__(f"{call} failed with {number}: {message}.{_ADVICE.get(code, '')}")
+        self.call = call
+        self.code = code
+
+
+_ADVICE: dict[int | None, str] = {
+    2: " Out of memory: close other programs that use the GPU, or lower the largest batch size",
+    35: " The NVIDIA driver is older than the CUDA runtime, or there is none: run nvidia-smi",
+    100: " The driver sees no GPU: in a container, start it with --runtime nvidia or --gpus all",
+    999: " The driver is in a bad state: restart the machine, or reload the nvidia kernel modules",
+}
+"""Advice by the error numbers that the driver's and the runtime's interface share (cuda.h, driver_types.h)."""
+
+
+NON_BLOCKING = 1
+"""CU_STREAM_NON_BLOCKING."""
+MAPPED = 2
+"""CU_MEMHOSTALLOC_DEVICEMAP."""
+_CAPTURE_THREAD_LOCAL = 1
+"""CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, as trtexec uses: other threads' CUDA calls do not spoil the capture."""
+_SCHEDULE: dict[Wait, int] = {"auto": 0, "spin": 1, "block": 4}
+"""CU_CTX_SCHED_AUTO, _SPIN and _BLOCKING_SYNC."""
+_CONTEXT_IS_ACTIVE = 708
+"""CUDA_ERROR_PRIMARY_CONTEXT_ACTIVE."""
+
+_POINTERS = POINTER(c_void_p)
+_SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cuInit": (c_uint,),
+    "cuGetErrorString": (c_int, POINTER(c_char_p)),
+    "cuDeviceGet": (POINTER(c_int), c_int),
+    "cuDevicePrimaryCtxSetFlags_v2": (c_int, c_uint),
+    "cuDevicePrimaryCtxRetain": (_POINTERS, c_int),
+    "cuCtxPushCurrent_v2": (c_void_p,),
+    "cuCtxPopCurrent_v2": (_POINTERS,),
+    "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
+    "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
+    "cuMemFree_v2": (c_uint64,),
+    "cuMemHostAlloc": (_POINTERS, c_size_t, c_uint),
+    "cuMemHostGetDevicePointer_v2": (POINTER(c_uint64), c_void_p, c_uint),
+    "cuMemFreeHost": (c_void_p,),
+    "cuMemcpyHtoD_v2": (c_uint64, c_void_p, c_size_t),
+    "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
+    "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuStreamCreate": (_POINTERS, c_uint),
+    "cuStreamDestroy_v2": (c_void_p,),
+    "cuStreamSynchronize": (c_void_p,),
+    "cuEventCreate": (_POINTERS, c_uint),
+    "cuEventDestroy_v2": (c_void_p,),
+    "cuEventRecord": (c_void_p, c_void_p),
+    "cuEventSynchronize": (c_void_p,),
+    "cuEventElapsedTime": (POINTER(c_float), c_void_p, c_void_p),
+    "cuStreamBeginCapture_v2": (c_void_p, c_int),
+    "cuStreamEndCapture": (c_void_p, _POINTERS),
+    "cuGraphInstantiateWithFlags": (_POINTERS, c_void_p, c_ulonglong),
+    "cuGraphDestroy": (c_void_p,),
+    "cuGraphLaunch": (c_void_p, c_void_p),
+    "cuGraphExecDestroy": (c_void_p,),
+}
+"""Arguments by function; without them ctypes would cut pointers to 32 bits."""
+
+
+@functools.cache
+def libcuda() -> Any:
+    """Return the library.
+
+    Raises:
+        OSError: there is no NVIDIA driver.
+    """
+    library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, c_int
+    return library
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Call a function of the driver.
+
+    Raises:
+        CudaError: it gave another number than 0.
+    """
+    code = int(getattr(libcuda(), function)(*arguments))
+    if code:
+        raise CudaError(function, code, error_text(code))
+
+
+def error_text(code: int) -> str:
+    """Return the driver's description of a CUDA error."""
+    text = c_char_p()
+    libcuda().cuGetErrorString(code, byref(text))
+    return (text.value or b"no description").decode(errors="replace")
+
+
+_RETAINED: dict[int, int] = {}
+"""Primary contexts by device."""
+_RETAINING = threading.Lock()
+
+
+def set_waiting(device: int, wait: Wait) -> bool:
+    """Say how threads wait for the GPU: they spin, which takes a core and answers at once, or they sleep.
+
+    It holds for the whole process, and from the time on at which the device's context is made.
+
+    Returns:
+        False where the context exists already and the driver takes no change.
+    """
+    call("cuInit", 0)
+    code = int(libcuda().cuDevicePrimaryCtxSetFlags_v2(_handle(device), _SCHEDULE[wait]))
+    if code not in (0, _CONTEXT_IS_ACTIVE):
+        raise CudaError("cuDevicePrimaryCtxSetFlags_v2", code, error_text(code))
+    return code == 0
+
+
+def primary_context(device: int) -> int:
+    """Return a device's primary context. It is made once and stays: to make it takes a quarter of a second.
+
+    It is also what torch and other libraries in this process use, from under which nobody may take it.
+    """
+    with _RETAINING:
+        if device not in _RETAINED:
+            call("cuInit", 0)
+            context = c_void_p()
+            call("cuDevicePrimaryCtxRetain", byref(context), _handle(device))
+            assert context.value is not None
+            _RETAINED[device] = context.value
+        return _RETAINED[device]
+
+
+def _handle(device: int) -> int:
+    handle = c_int()
+    call("cuDeviceGet", byref(handle), device)
+    return handle.value
+
+
+def begin_capture(stream: int) -> None:
+    """See `Cuda.begin_capture`."""
+    call("cuStreamBeginCapture_v2", stream, _CAPTURE_THREAD_LOCAL)
+
+
+def end_capture(stream: int) -> int:
+    """See `Cuda.end_capture`."""
+    graph, executable = c_void_p(), c_void_p()
+    call("cuStreamEndCapture", stream, byref(graph))
+    try:
+        call("cuGraphInstantiateWithFlags", byref(executable), graph, 0)
+    finally:
+        call("cuGraphDestroy", graph)
+    assert executable.value is not None
+    return executable.value
