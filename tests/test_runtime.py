@@ -23,7 +23,7 @@ from edgeopt.preprocess import to_bgr
 from edgeopt.references import ALLOWED_VARIABLE
 from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
 from edgeopt.runtime.choice import Candidates, choose
-from edgeopt.runtime.verify import difference
+from edgeopt.runtime.golden import difference
 from edgeopt.spec import CodeDecoding, TensorSpec, replace
 
 MISSING = Availability(ok=False, reason="not here")

@@ -26,7 +26,7 @@ from edgeopt.metrics import classification_report, confusion_matrix
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime import availability, open_session
 from edgeopt.runtime.choice import identity_of_target
-from edgeopt.runtime.verify import record_outputs
+from edgeopt.runtime.golden import record_answers, record_outputs, record_picture
 from edgeopt.spec import (
     PROCESSORS,
     ClassificationDecoding,
@@ -174,15 +174,23 @@ def write_golden(path: Path, spec: ModelSpec = CLASSIFIER) -> Bundle:
     """Write a bundle with golden arrays for every variant whose engine is here."""
     plain = write(path, spec)
     inputs = {spec.input.name: np.stack([_input(name, spec) for name in COLOURS])}
-    files: dict[str, bytes] = {"golden/inputs.npz": pack(inputs)}
+    files = {"golden/inputs.npz": pack(inputs), "golden/picture.npz": pack(record_picture(spec))}
     variants = []
     for variant, engine in engines(spec):
         files[variant.file] = engine
         if availability(variant.target).ok:
             with open_session(plain.file(variant.name), variant.target) as session:
                 outputs = f"golden/{variant.name}.npz"
-                files[outputs] = pack(record_outputs(session, inputs))
-            golden = Golden(inputs="golden/inputs.npz", outputs=outputs, tolerance=1e-4)
+                recorded = record_outputs(session, inputs)
+            answers = f"golden/{variant.name}.answers.npz"
+            files |= {outputs: pack(recorded), answers: pack(record_answers(recorded, variant.spec or spec))}
+            golden = Golden(
+                inputs="golden/inputs.npz",
+                outputs=outputs,
+                tolerance=1e-4,
+                picture="golden/picture.npz",
+                answers=answers,
+            )
             variants.append(replace(variant, golden=golden))
         else:
             variants.append(variant)

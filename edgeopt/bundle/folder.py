@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
@@ -32,6 +32,14 @@ from edgeopt.trust.keys import PrivateKey, PublicKey, trusted_keys
 from edgeopt.trust.releases import check_release
 from edgeopt.trust.sealing import new_cipher, open_cipher
 from edgeopt.trust.signature import sign
+
+
+class GoldenPicture(NamedTuple):
+    """Recorded arrays around the network, by name."""
+
+    picture: dict[str, NDArray[Any]]
+    outputs: dict[str, NDArray[Any]]
+    answers: dict[str, NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +138,13 @@ class Bundle:
         if golden is None:
             return None
         return self._arrays(golden.inputs), self._arrays(golden.outputs)
+
+    def golden_picture(self, variant: str) -> GoldenPicture | None:
+        """Return what was recorded of preparing and decoding, or None for a bundle without it. Raises as `golden`."""
+        golden = self.variant(variant).golden
+        if golden is None or golden.picture is None or golden.answers is None:
+            return None
+        return GoldenPicture(self._arrays(golden.picture), self._arrays(golden.outputs), self._arrays(golden.answers))
 
     def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
         return unpack(self._content(name), origin=str(self.path / name))

@@ -55,6 +55,15 @@ class Golden(Struct):
     """npz of this variant's outputs by name."""
     tolerance: Annotated[float, Meta(gt=0.0)]
     """Largest allowed difference, relative to the largest recorded magnitude where that exceeds 1."""
+    picture: RelativePath | None = None
+    """npz of a picture as a PNG file, and the network's input that it becomes (`runtime.golden.record_picture`)."""
+    answers: RelativePath | None = None
+    """npz of what the recorded outputs are decoded to (`runtime.golden.record_answers`)."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All its files."""
+        return tuple(path for path in (self.inputs, self.outputs, self.picture, self.answers) if path is not None)
 
 
 class Variant(Struct):
@@ -259,7 +268,7 @@ def check_references(manifest: Manifest, origin: str) -> None:
             raise BundleError(f"{origin}: the sealed file '{path}' is not in its list of files")
     for variant in manifest.variants:
         golden = variant.golden
-        for path in (variant.file, *((golden.inputs, golden.outputs) if golden else ())):
+        for path in (variant.file, *(golden.paths if golden else ())):
             if path not in manifest.files:
                 raise BundleError(
                     f"{origin}: variant '{variant.name}' needs '{path}', which is not in its list of files"

@@ -261,6 +261,9 @@ def verify(
             echo(printable(f"{name}: not run: {reason}"))
         for name, reason in verification.saturating.items():
             echo(printable(f"{name}: beware: {reason}"))
+        if verification.prepared:
+            same = "yes" if verification.around_ok else "NO"
+            echo(f"pictures are prepared and outputs decoded as where it was built: {same}")
         if verification.processor:
             echo(printable(f"processor: {verification.processor}"))
     verification.require()

@@ -27,9 +27,9 @@ from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
+from edgeopt.runtime.golden import difference, record_answers, record_outputs, record_picture
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Array
-from edgeopt.runtime.verify import difference, record_outputs
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.targets import find_target
 
@@ -43,6 +43,7 @@ _TENSOR_FLOAT_MARGIN = 4.0
 _LIBRARIES = ("edgeopt", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 """Beside those of the targets."""
 _GOLDEN_INPUTS = "golden/inputs.npz"
+_GOLDEN_PICTURE = "golden/picture.npz"
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,21 @@ def assemble(
     """
     spec = read_spec(measured[0].engine.graph)
     inputs = _golden_inputs(job, spec)
-    files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs)}
+    files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs), _GOLDEN_PICTURE: pack(record_picture(spec))}
     here, variants = ThisMachine(), []
     on_gpu = _tolerance_on_gpus(measured, inputs)
     for each in measured:
-        variants.append(_variant(each, job.config.evaluate, here, on_gpu))
-        folder = f"variants/{each.engine.name}"
-        files[variants[-1].file] = each.engine.file
-        files[f"{folder}/golden.npz"] = pack(_golden_outputs(each, inputs))
+        variant = _variant(each, job.config.evaluate, here, on_gpu)
+        files[variant.file] = each.engine.file
+        assert variant.golden is not None
+        outputs = _golden_outputs(each, inputs)
+        files[variant.golden.outputs] = pack(outputs)
+        aligned = spec if variant.alignment is None else replace(spec, alignment=variant.alignment)
+        if (answers := record_answers(outputs, aligned)) is not None:
+            around = f"variants/{variant.name}/answers.npz"
+            files[around] = pack(answers)
+            variant = replace(variant, golden=replace(variant.golden, picture=_GOLDEN_PICTURE, answers=around))
+        variants.append(variant)
     if (keep := job.config.data.record_splits) != "none":
         files[SPLITS_FILE] = pack_splits(job.splits.present(), keep)
     targets = [find_target(each.engine.target) for each in measured]

@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import BundleError, MissingExtraError, TargetError
 from edgeopt.hardware import ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, onednn_limit
+from edgeopt.runtime.golden import decoding_difference, difference, preparation_difference, record_outputs
 from edgeopt.runtime.predictor import load
 from edgeopt.runtime.saturation import may_saturate
-from edgeopt.runtime.session import Array, Availability, Session, availability, open_session
+from edgeopt.runtime.session import Availability, availability, open_session
 from edgeopt.trust.keys import PublicKey
 
 
@@ -45,15 +44,24 @@ class Verification:
     """Reason why a variant may saturate on this processor."""
     failed: dict[str, str] = field(default_factory=dict)
     """Reason why a variant that should run here does not. `load` leaves such a one out as well."""
+    prepared: dict[str, Replayed] = field(default_factory=dict)
+    """Difference of the golden picture as it is prepared here, where the bundle has one."""
+    decoded: dict[str, Replayed] = field(default_factory=dict)
+    """Difference of the golden outputs as they are decoded here."""
     signer: str = ""
     """File of the trusted key that signed the bundle; empty where no key is trusted."""
     release: int = 0
     """Number that its signer gave it."""
 
     @property
+    def around_ok(self) -> bool:
+        """True if pictures are prepared and outputs decoded as where the bundle was built."""
+        return all(each.ok for each in (*self.prepared.values(), *self.decoded.values()))
+
+    @property
     def ok(self) -> bool:
         """True if nothing that was run differed."""
-        return all(replayed.ok for replayed in self.replayed.values())
+        return self.around_ok and all(replayed.ok for replayed in self.replayed.values())
 
     def require(self) -> None:
         """Refuse a bundle in which something differed, or of which nothing could be run.
@@ -70,16 +78,21 @@ class Verification:
                 "the bundle's files are as they were written, but none of its variants was run on this machine: "
                 "install an engine that one of them is for, or build the bundle with golden inputs"
             )
-        wrong = [
-            f"{name} differs by {replayed.difference:.3g} (allowed {replayed.tolerance:.3g})"
-            for name, replayed in self.replayed.items()
-            if not replayed.ok
-        ]
-        if wrong:
-            raise BundleError(
-                f"golden outputs are not reproduced on this machine: {'; '.join(wrong)}. "
-                "Do not deploy these variants here; build the bundle again with this machine's library versions"
-            )
+        for what, found in (
+            ("golden outputs are not reproduced", self.replayed),
+            ("the golden picture is not prepared as where the bundle was built", self.prepared),
+            ("golden outputs are not decoded as where the bundle was built", self.decoded),
+        ):
+            wrong = [
+                f"{name} differs by {each.difference:.3g} (allowed {each.tolerance:.3g})"
+                for name, each in found.items()
+                if not each.ok
+            ]
+            if wrong:
+                raise BundleError(
+                    f"{what} on this machine: {'; '.join(wrong)}. Do not deploy these variants here; build the bundle "
+                    "again with this machine's library versions"
+                )
 
 
 def verify(
@@ -105,9 +118,15 @@ def verify(
     bundle, cpu = Bundle.open(path, keys=keys), ThisMachine().processor.cpu
     kernels = integer_kernels(cpu)
     replayed, skipped, saturating, failed = {}, {}, {}, {}
+    prepared: dict[str, Replayed] = {}
+    decoded: dict[str, Replayed] = {}
     for each in bundle.manifest.variants if variant is None else [bundle.variant(variant)]:
         if reason := may_saturate(each, cpu):
             saturating[each.name] = reason
+        if (around := bundle.golden_picture(each.name)) is not None:
+            spec = bundle.spec(each.name)
+            prepared[each.name] = Replayed(*preparation_difference(around.picture, spec, origin=str(bundle.path)))
+            decoded[each.name] = Replayed(*decoding_difference(around.outputs, around.answers, spec))
         can_run = available(each.target)
         if each.golden is None:
             skipped[each.name] = "it has no golden inputs"
@@ -122,7 +141,9 @@ def verify(
     if onednn_kernels(cpu) != kernels:
         title += "; OpenVINO keeps to kernels without it, as {}={} asks".format(*onednn_limit())
     signer = "" if bundle.signer is None else bundle.signer.origin
-    return Verification(replayed, skipped, title, saturating, failed, signer, bundle.manifest.release)
+    return Verification(
+        replayed, skipped, title, saturating, failed, prepared, decoded, signer, bundle.manifest.release
+    )
 
 
 def verify_chosen(path: str | Path, *, threads: int = 0, keys: Sequence[PublicKey] | None = None) -> Verification:
@@ -144,43 +165,6 @@ def verify_chosen(path: str | Path, *, threads: int = 0, keys: Sequence[PublicKe
     return replace(found, skipped={**rejected, **found.skipped})
 
 
-def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
-
-    An output without a dimension for the image gets one. Where the network gives another number of rows for each
-    sample, each sample's is an array of its own, called as ``boxes[0]``.
-
-    Args:
-        session: a session of any target.
-        inputs: by name, first dimension = sample.
-
-    Raises:
-        BundleError: arrays of different or zero length.
-    """
-    counts = {len(array) for array in inputs.values()}
-    if len(counts) != 1 or counts == {0}:
-        raise BundleError(
-            f"golden inputs must have the same number of samples, at least one; they have {sorted(counts)}"
-        )
-    fixed = next((spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)), 1)
-    rows = [session.run({name: _sample(array, row, fixed) for name, array in inputs.items()}) for row in range(*counts)]
-    batches = {spec.shape[:1] for spec in session.inputs}
-    outputs: dict[str, Array] = {}
-    for spec in session.outputs:
-        batched = spec.shape[:1] in batches
-        found = [row[spec.name][:1] if batched else row[spec.name][None] for row in rows]
-        if len({array.shape for array in found}) == 1:
-            outputs[spec.name] = np.concatenate(found)
-        else:  # the network chooses how many rows it gives
-            outputs |= {f"{spec.name}[{index}]": array for index, array in enumerate(found)}
-    return outputs
-
-
-def _sample(array: Array, row: int, batch: int) -> Array:
-    """Sample number `row`, as often as the engine's batch wants."""
-    return np.repeat(array[row : row + 1], batch, axis=0)
-
-
 def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
     golden = bundle.golden(variant.name)
     assert golden is not None
@@ -194,12 +178,3 @@ def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
             f"variant '{variant.name}' gives {sorted(outputs)}, its golden outputs are {sorted(recorded)}"
         )
     return max(difference(recorded[name], outputs[name]) for name in recorded)
-
-
-def difference(recorded: Array, value: Array) -> float:
-    """Largest absolute difference, relative to the largest recorded magnitude where that exceeds 1; NaN is inf."""
-    if recorded.shape != value.shape:
-        return float("inf")
-    gap = np.abs(value.astype(np.float64) - recorded.astype(np.float64)).max(initial=0.0)
-    scale = max(1.0, float(np.abs(recorded.astype(np.float64)).max(initial=0.0)))
-    return float(gap / scale) if np.isfinite(gap) else float("inf")

@@ -1,0 +1,171 @@
+"""Golden arrays: what a network answers, how a picture is prepared and how outputs are decoded, recorded and compared.
+
+The picture is drawn, not taken: a bundle shows nobody's photographs. Another release of OpenCV may resize or convert
+colours otherwise, and a network then sees other pictures than those that it was measured with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+from edgeopt.errors import BundleError
+from edgeopt.postprocess import Detections, decode
+from edgeopt.preprocess import Geometry, Image, preprocess, read_image
+from edgeopt.runtime.session import Array, Session
+from edgeopt.spec import CodeDecoding, ModelSpec, image_size
+
+_HEIGHT, _WIDTH = 151, 211
+"""Primes: no network's size is a multiple of them."""
+_PICTURE, _PREPARED = "picture", "prepared"
+_DECODED_TOLERANCE = 1e-3
+"""Scores and boxes of the same outputs differ by the last bits of an exponential."""
+
+
+def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
+
+    An output without a dimension for the image gets one. Where the network gives another number of rows for each
+    sample, each sample's is an array of its own, called as ``boxes[0]``.
+
+    Args:
+        session: a session of any target.
+        inputs: by name, first dimension = sample.
+
+    Raises:
+        BundleError: arrays of different or zero length.
+    """
+    counts = {len(array) for array in inputs.values()}
+    if len(counts) != 1 or counts == {0}:
+        raise BundleError(
+            f"golden inputs must have the same number of samples, at least one; they have {sorted(counts)}"
+        )
+    fixed = next((spec.shape[0] for spec in session.inputs if isinstance(spec.shape[0], int)), 1)
+    rows = [session.run({name: _sample(array, row, fixed) for name, array in inputs.items()}) for row in range(*counts)]
+    batches = {spec.shape[:1] for spec in session.inputs}
+    outputs: dict[str, Array] = {}
+    for spec in session.outputs:
+        batched = spec.shape[:1] in batches
+        found = [row[spec.name][:1] if batched else row[spec.name][None] for row in rows]
+        if len({array.shape for array in found}) == 1:
+            outputs[spec.name] = np.concatenate(found)
+        else:  # the network chooses how many rows it gives
+            outputs |= {f"{spec.name}[{index}]": array for index, array in enumerate(found)}
+    return outputs
+
+
+def _sample(array: Array, row: int, batch: int) -> Array:
+    """Sample number `row`, as often as the engine's batch wants."""
+    return np.repeat(array[row : row + 1], batch, axis=0)
+
+
+def draw() -> Image:
+    """(151, 211, 3) uint8 BGR with gradients, edges and noise, between 8 and 247 so that one level more is possible."""
+    rows, columns = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float64)
+    noise = np.random.default_rng(0).normal(0.0, 12.0, (_HEIGHT, _WIDTH, 3))
+    picture = np.stack([columns / _WIDTH, rows / _HEIGHT, 1.0 - columns / _WIDTH], axis=-1) * 200.0 + 28.0 + noise
+    picture[40:90, 60:130] = (30.0, 90.0, 220.0)
+    picture[(rows - 105) ** 2 + (columns - 150) ** 2 < 900] = (210.0, 180.0, 40.0)
+    return np.clip(np.rint(picture), 8, 247).astype(np.uint8)
+
+
+def record_picture(spec: ModelSpec) -> dict[str, Array]:
+    """Return the picture as a PNG file, and the network's input that it becomes here."""
+    written, png = cv2.imencode(".png", draw())
+    assert written
+    return {_PICTURE: png.reshape(-1), _PREPARED: preprocess(draw(), spec.preprocessing)[0]}
+
+
+def preparation_difference(recorded: Mapping[str, Array], spec: ModelSpec, origin: str) -> tuple[float, float]:
+    """Prepare a recorded picture here.
+
+    Args:
+        recorded: result of `record_picture`.
+        spec: the variant's.
+        origin: names the arrays in errors.
+
+    Returns:
+        The largest difference and the allowed one, which a difference of one grey level makes.
+
+    Raises:
+        BundleError: arrays are missing.
+        DataError: the picture cannot be read here.
+    """
+    if missing := {_PICTURE, _PREPARED} - recorded.keys():
+        raise BundleError(f"{origin} has no array '{min(missing)}'. Copy or build the bundle again")
+    picture = read_image(recorded[_PICTURE].tobytes())
+    prepared, _ = preprocess(picture, spec.preprocessing)
+    lighter, _ = preprocess(picture + np.uint8(1), spec.preprocessing)
+    allowed = difference(prepared.astype(np.float64), lighter.astype(np.float64))
+    return difference(recorded[_PREPARED], prepared), 1.01 * allowed
+
+
+def record_answers(outputs: Mapping[str, Array], spec: ModelSpec) -> dict[str, Array] | None:
+    """Decode recorded outputs, as of pictures of the network's own size.
+
+    Args:
+        outputs: golden outputs by name, first dimension = sample, or ``NAME[SAMPLE]`` for those of varying rows.
+        spec: the variant's.
+
+    Returns:
+        ``SAMPLE.classes``, ``SAMPLE.scores`` and, of a detector, ``SAMPLE.boxes``; None for a decoding that is the
+        user's code, whose results have no form that is known here.
+    """
+    if isinstance(spec.decoding, CodeDecoding):
+        return None
+    height, width = image_size(spec.input, spec.preprocessing.layout)
+    whole = Geometry(1.0, 1.0, 0.0, 0.0, width, height)
+    answers: dict[str, Array] = {}
+    for number, sample in enumerate(_samples(outputs)):
+        (result,) = decode(sample, spec, (whole,))
+        answers[f"{number}.classes"], answers[f"{number}.scores"] = result.classes, result.scores
+        if isinstance(result, Detections):
+            answers[f"{number}.boxes"] = result.boxes
+    return answers
+
+
+def _samples(outputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Outputs of each golden input, with a first dimension of one."""
+    whole = {name: array for name, array in outputs.items() if not name.endswith("]")}
+    parts = {name.rpartition("[")[0] for name in outputs if name.endswith("]")}
+    rows = [sum(name.startswith(f"{part}[") for name in outputs) for part in parts]
+    count = max([*(len(array) for array in whole.values()), *rows])
+    return [
+        {
+            **{name: array[number : number + 1] for name, array in whole.items()},
+            **{part: outputs[f"{part}[{number}]"] for part in parts},
+        }
+        for number in range(count)
+    ]
+
+
+def decoding_difference(
+    outputs: Mapping[str, Array], recorded: Mapping[str, Array], spec: ModelSpec
+) -> tuple[float, float]:
+    """Decode recorded outputs here.
+
+    Args:
+        outputs: golden outputs.
+        recorded: result of `record_answers`.
+        spec: the variant's.
+
+    Returns:
+        The largest difference, infinite where the classes are others, and the allowed one.
+    """
+    found = record_answers(outputs, spec)
+    if found is None or found.keys() != recorded.keys():
+        return float("inf"), _DECODED_TOLERANCE
+    if any(not np.array_equal(found[name], recorded[name]) for name in found if name.endswith(".classes")):
+        return float("inf"), _DECODED_TOLERANCE
+    return max((difference(recorded[name], found[name]) for name in found), default=0.0), _DECODED_TOLERANCE
+
+
+def difference(recorded: Array, value: Array) -> float:
+    """Largest absolute difference, relative to the largest recorded magnitude where that exceeds 1; NaN is inf."""
+    if recorded.shape != value.shape:
+        return float("inf")
+    gap = np.abs(value.astype(np.float64) - recorded.astype(np.float64)).max(initial=0.0)
+    scale = max(1.0, float(np.abs(recorded.astype(np.float64)).max(initial=0.0)))
+    return float(gap / scale) if np.isfinite(gap) else float("inf")
