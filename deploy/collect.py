@@ -1,4 +1,4 @@
-"""The end of verify_on_jetson.sh: what each step gave, in one JSON file. Standard library only.
+"""The end of verify_on_jetson.sh: what each step gave, in one JSON file and a page of it. Standard library only.
 
 usage: collect.py STEPS BUNDLE CACHE OUT
 """
@@ -6,9 +6,11 @@ usage: collect.py STEPS BUNDLE CACHE OUT
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +65,103 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def page(collected: dict[str, Any]) -> str:
+    """Return what was collected as an HTML page that needs nothing else: variants, steps, engines."""
+    steps = collected["steps"]
+    rows = [[name, *(_cell(collected, name, kind) for kind in _FIGURES)] for name in _variants(steps)]
+    states = [[name, *_state(step)] for name, step in steps.items()]
+    built = [_engine(record) for record in collected["engines"]]
+    title = html.escape(f"{collected['bundle']['name']} on this board")
+    return "\n".join(
+        (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
+            f"<style>{_STYLE}</style>",
+            f"<h1>{title}</h1>",
+            _table(("variant", *_FIGURES.values()), rows),
+            "<h2>Steps</h2>",
+            _table(("step", "state", "took", "log"), states),
+            "<h2>Engines built</h2>",
+            _table(("graph", "library", "GPU", "build", "power mode"), built),
+            "</html>\n",
+        )
+    )
+
+
+_FIGURES = {
+    "evaluate": "accuracy",
+    "verify": "golden",
+    "benchmark": "p50 ms, end to end",
+    "trtexec": "trtexec, GPU ms",
+}
+"""Headings by the step that has the figure."""
+
+
+_STYLE = (
+    "body{font:16px/1.4 system-ui;margin:2em}td,th{padding:.2em .8em;text-align:left;vertical-align:top}pre{margin:0}"
+)
+
+
+def _state(step: dict[str, Any]) -> list[str]:
+    failed = step["exit_status"] != 0
+    log = "\n".join(step["log"][-3:]) if failed else ""
+    return [f"failed ({step['exit_status']})" if failed else "ok", f"{step['seconds']} s", log]
+
+
+def _engine(record: dict[str, Any]) -> list[str]:
+    key, made_with = record["key"], record.get("made_with", {})
+    named = [str(key.get(name, "")) for name in ("tensorrt", "gpu")]
+    return [str(key.get("onnx", ""))[:16], *named, f"{record['seconds']:.0f} s", made_with.get("power_mode", "")]
+
+
+def _variants(steps: dict[str, Any]) -> list[str]:
+    names: dict[str, None] = {}
+    for kind in _FIGURES:
+        result = steps.get(kind, {}).get("result")
+        if isinstance(result, dict):
+            names.update(dict.fromkeys([*result.get("replayed", {}), *result.get("failed", {})] or result))
+    return list(names)
+
+
+def _cell(collected: dict[str, Any], variant: str, kind: str) -> str:
+    """Return one figure of a variant; empty where it was not measured."""
+    result = collected["steps"].get(kind, {}).get("result")
+    try:
+        if kind == "evaluate":
+            return f"{result[variant]['value']:.4f}"
+        if kind == "benchmark":
+            return f"{result[variant]['end_to_end']['p50_ms']:.3f}"
+        if kind == "trtexec":
+            return f"{result[variant]['compute_ms']:.3f}"
+        if variant in result.get("failed", {}):
+            return "does not run"
+        replayed = result["replayed"][variant]
+        return (
+            f"{'ok' if replayed['difference'] <= replayed['tolerance'] else 'DIFFERS'} ({replayed['difference']:.1e})"
+        )
+    except (AttributeError, KeyError, TypeError):
+        return ""
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in headings)
+    body = "".join(
+        "<tr>" + "".join(f"<td><pre>{html.escape(str(each))}</pre></td>" for each in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
 def main(steps: str, bundle: str, cache: str, out: str) -> int:
-    """Write the file; 0 if every step succeeded."""
+    """Write both files; 0 if every step succeeded."""
     collected = collect(Path(steps), Path(bundle), Path(cache))
-    temporary = Path(f"{out}.tmp")
-    temporary.write_text(json.dumps(collected, indent=1) + "\n")
-    os.replace(temporary, out)  # noqa: PTH105 (the same on every Python)
+    _write(Path(out), json.dumps(collected, indent=1) + "\n")
+    _write(Path(out).with_suffix(".html"), page(collected))
     return 0 if collected["ok"] else 1
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)  # noqa: PTH105 (the same on every Python)
 
 
 if __name__ == "__main__":

@@ -30,15 +30,38 @@ find_python() {
 (on JetPack 5, whose Python is 3.8, use deploy/jetpack5.Dockerfile)"
 }
 
-# The package that talks to CUDA has to be of the driver's major version.
-cuda_requirement() {
-  local release
-  release=$("${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p')
-  case "$release" in
-    11) echo 'pycuda>=2024.1' ;; # cuda-python has no Arm wheels for CUDA 11
-    12) echo 'cuda-python>=12.6,<13' ;;
-    *) echo 'cuda-python>=13' ;;
-  esac
+# pip's OpenCV has no GStreamer, without which there is no CSI camera and no hardware decoder, and it would hide a system
+# OpenCV that has it. Succeeds where the environment sees one.
+has_opencv_with_gstreamer() {
+  "$home/bin/python" -c 'import re, sys, cv2; sys.exit(not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()))' \
+    2>/dev/null
+}
+
+# What edgeopt needs without its extras, one a line, but for OpenCV.
+requirements_but_opencv() {
+  "$home/bin/python" -c 'from importlib.metadata import requires
+print(*(one for one in requires("edgeopt") if "extra ==" not in one and not one.startswith("opencv")), sep="\n")'
+}
+
+# Installs PACKAGE, with pip's OpenCV only where there is no better one.
+install() {
+  if has_opencv_with_gstreamer; then
+    echo "keeping the system's OpenCV, which has GStreamer"
+    "$home/bin/python" -m pip install --quiet --no-deps "$1"
+    requirements_but_opencv >"$home/requirements.txt"
+    # It was compiled against numpy 1, and does not load with 2.
+    "$home/bin/python" -m pip install --quiet --requirement "$home/requirements.txt" 'numpy<2'
+    if has_opencv_with_gstreamer; then return; fi
+    echo "the system's OpenCV does not load any more: installing pip's, without GStreamer"
+  fi
+  "$home/bin/python" -m pip install --quiet "$1"
+}
+
+# On a Jetson the GPU shares the processor's memory, of which cached files hold most: TensorRT counts it as used, and
+# leaves out kernels that need more than is left.
+free_cached_files() {
+  sync
+  { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null || echo "cached files stay in memory (not root)"
 }
 
 # pip takes a wheel's name, version and platform from the name of its file, which copies and downloads change. Copies
@@ -78,10 +101,11 @@ fi
 mkdir -p "$home" || fail "cannot write $home: run with sudo, or set EDGEOPT_HOME"
 "$python" -m venv --system-site-packages "$home"
 "$home/bin/python" -m pip install --quiet --upgrade pip
-"$home/bin/python" -m pip install --quiet "$package" "$(cuda_requirement)"
+install "$package"
 
 "$home/bin/edgeopt" doctor
 if [ -n "$bundle" ]; then
+  free_cached_files
   echo "building the engines of $bundle on this board (seconds to minutes, once)"
   "$home/bin/edgeopt" verify "$bundle"
 fi

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Build, verify, evaluate and benchmark a bundle on this board, and write one JSON file to send back.
+# Build, verify, evaluate and benchmark a bundle on this board, beside trtexec on the very same engines, and write one JSON
+# file to send back, with a page (.html) of it to look at.
 #
 # usage: verify_on_jetson.sh BUNDLE [--data DATA] [--out FILE] [--full] [--lock-clocks]
 #   --data DATA    labelled images, as `edgeopt evaluate --data` takes them; without, accuracy is left out
 #   --out FILE     default: verify-HOSTNAME-DATE.json
 #   --full         benchmark for MLPerf's 600 s a variant instead of a few seconds
 #   --lock-clocks  set the highest power mode and fixed clocks first (sudo)
+# environment: TRTEXEC (default: JetPack's /usr/src/tensorrt/bin/trtexec, or the one on the PATH)
 # A step that fails is recorded and the next one runs. Exit status: 0 if every step succeeded, else 1.
 set -euo pipefail
 
 usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
@@ -57,8 +59,17 @@ step() {
   [ "$status" -eq 0 ] || printf '   failed with exit status %s: %s\n' "$status" "$(reason "$steps/$name/log")"
 }
 
+# highest_mode: the number of the power mode without limits. It has a name, MAXN or MAXN_SUPER, and no fixed number: 0 is
+# 15 W on an Orin Nano Super.
+highest_mode() {
+  sed -n 's/.*POWER_MODEL ID=\([0-9]*\) NAME=\(MAXN[A-Z_]*\).*/\2 \1/p' "${NVPMODEL_CONF:-/etc/nvpmodel.conf}" 2>/dev/null |
+    sort | tail -n 1 | cut -d ' ' -f 2
+}
+
 if [ -n "$lock" ]; then
-  step power-mode sudo nvpmodel -m 0
+  mode=$(highest_mode)
+  # Some changes of mode ask whether to restart: without an answer the mode stays, which power-mode-now shows.
+  step power-mode sudo nvpmodel -m "${mode:-0}" </dev/null
   step clocks sudo jetson_clocks
 fi
 if command -v nvpmodel >/dev/null; then
@@ -71,9 +82,14 @@ step verify edgeopt verify "$bundle" --json
 if [ -n "$data" ]; then
   step evaluate edgeopt evaluate "$bundle" --data "$data" --json
 fi
+trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
+[ -x "$trtexec" ] || trtexec=$(command -v trtexec || true)
 step benchmark edgeopt benchmark "$bundle" ${data:+--data "$data"} ${quick:+"$quick"} --allow-invalid --json
+if [ -n "$trtexec" ]; then
+  step trtexec "$(command -v python3)" "$here/trtexec.py" "$trtexec" "$bundle" "$cache"
+fi
 
 status=0
 "$(command -v python3)" "$here/collect.py" "$steps" "$bundle" "$cache" "$out" || status=$?
-echo "wrote $out"
+echo "wrote $out and ${out%.json}.html"
 exit "$status"

@@ -16,7 +16,12 @@ from pathlib import Path
 import cv2
 import pytest
 import tiny
+from click.testing import CliRunner
+from test_first_load import gpu_bundle
 
+from edgeopt.cli import main
+from edgeopt.cli.boundary import TERMINATED
+from edgeopt.errors import DataError
 from edgeopt.hardware import JETPACKS, jetpack_of
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
@@ -101,6 +106,90 @@ def test_verify_writes_one_json_of_every_step(board):
     assert "benchmark tiny.edgeopt --quick --allow-invalid --json" in (board / "calls").read_text()
 
 
+NVPMODEL = """
+< POWER_MODEL ID=0 NAME=15W >
+< POWER_MODEL ID=1 NAME=25W >
+< POWER_MODEL ID=2 NAME=MAXN_SUPER >
+"""
+
+
+def test_the_highest_power_mode_is_found_by_its_name(board, monkeypatch):
+    """Mode 0 of an Orin Nano Super is 15 W."""
+    sudo = command(board / "tools", "sudo", '#!/bin/sh\necho "sudo $*" >> "$CALLS"\n! read -r answer\n')
+    (board / "nvpmodel.conf").write_text(NVPMODEL)
+    monkeypatch.setenv("NVPMODEL_CONF", str(board / "nvpmodel.conf"))
+    monkeypatch.setenv("PATH", f"{sudo.parent}:{os.environ['PATH']}")
+    assert verify("tiny.edgeopt", "--out", "result.json", "--lock-clocks").returncode == 0
+    assert "sudo nvpmodel -m 2\nsudo jetson_clocks" in (board / "calls").read_text()
+
+
+TRTEXEC = """#!/bin/sh
+echo "trtexec $*" >> "$CALLS"
+for argument in "$@"; do case "$argument" in --exportTimes=*) out=${argument#--exportTimes=} ;; esac; done
+printf '{"computeMs": %s, "latencyMs": 1.75}\\n' 1.5 1.0 2.0 | paste -sd, | sed 's/.*/[&]/' > "$out"
+"""
+
+
+@pytest.mark.parametrize(("release", "flags"), [("10.3.0", True), ("11.4.0", False)])
+def test_trtexec_times_the_plan_in_our_cache(board, monkeypatch, release, flags):
+    """The same plan, so that no tactic differs; waiting and graphs as edgeopt has them, which 11 does by itself."""
+    trt = gpu_bundle(board / "gpu.edgeopt")
+    digest = trt.manifest.files["variants/fp16/engine.onnx"].sha256
+    engines = board / "cache" / "engines"
+    engines.mkdir(parents=True)
+    (engines / "one.plan").write_bytes(b"plan")
+    key = {"onnx": digest, "dla_core": "none", "tensorrt": f"TensorRT {release}", "gpu": "Orin"}
+    (engines / "one.json").write_text(json.dumps({"key": key, "seconds": 60.0}))
+    monkeypatch.setenv("EDGEOPT_CACHE", str(board / "cache"))
+    monkeypatch.setenv("TRTEXEC", str(command(board / "tools", "trtexec", TRTEXEC)))
+    done = verify("gpu.edgeopt", "--out", "result.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    call, _ = [line for line in (board / "calls").read_text().splitlines() if line.startswith("trtexec")]
+    assert f"--loadEngine={engines / 'one.plan'} --shapes=image:1x3x8x8" in call
+    assert ("--useCudaGraph --useSpinWait --noDataTransfers" in call) == flags
+    collected = json.loads((board / "result.json").read_text())
+    assert set(collected["steps"]["trtexec"]["result"]) == {"trt-fp32", "trt-fp16"}, "of one graph; INT8 was not built"
+    timed = collected["steps"]["trtexec"]["result"]["trt-fp16"]
+    assert (timed["compute_ms"], timed["latency_ms"], timed["runs"]) == (1.5, 1.75, 3)
+    page = (board / "result.html").read_text()
+    assert "1.500" in page
+    assert "Orin" in page
+    shown = CliRunner().invoke(main, ["report", "result.json", "--markdown"])
+    assert shown.exit_code == 0
+    assert "1.5" in shown.output
+
+
+def test_what_a_board_measured_is_read_by_report(tmp_path):
+    steps = {
+        "verify": {"replayed": {"trt-fp16": {"difference": 1e-3, "tolerance": 2e-2}}, "failed": {"trt-int8": "no"}},
+        "evaluate": {"trt-fp16": {"value": 0.75}},
+        "benchmark": {"trt-fp16": {"end_to_end": {"p50_ms": 3.0}, "stages": {"network": {"p50_ms": 1.8}}}},
+        "trtexec": {"trt-fp16": {"compute_ms": 1.5}},
+    }
+    collected = {
+        "schema_version": 1,
+        "bundle": {"name": "parts.edgeopt"},
+        "ok": False,
+        "steps": {
+            name: {"command": name, "exit_status": int(name == "evaluate"), "seconds": 1.0, "result": result,
+                   "log": ["it is broken"]}
+            for name, result in steps.items()
+        },
+    }  # fmt: skip
+    path = tmp_path / "verify.json"
+    path.write_text(json.dumps(collected))
+    printed = CliRunner().invoke(main, ["report", str(path), "--json"])
+    (fp16, int8) = json.loads(printed.output)
+    assert (fp16["accuracy"], fp16["golden"], fp16["p50_ms"], fp16["trtexec_ms"]) == (0.75, "ok", 3.0, 1.5)
+    assert int8["golden"] == "does not run"
+    assert "1.2" in CliRunner().invoke(main, ["report", str(path), "--markdown"]).output, "1.8 ms where trtexec has 1.5"
+    assert "evaluate failed with exit status 1: it is broken" in CliRunner().invoke(main, ["report", str(path)]).output
+    path.write_text("{}")
+    refused = CliRunner().invoke(main, ["report", str(path)])
+    assert refused.exit_code == DataError.exit_code
+    assert "is not a file of deploy/verify_on_jetson.sh" in refused.output
+
+
 REAL = """#!/bin/sh
 case "$1" in
   benchmark) echo '{"p50_ms": 1.5}' ;;
@@ -170,36 +259,55 @@ def first_run(*arguments: str, **environment: str) -> subprocess.CompletedProces
     )
 
 
-# A Python that has TensorRT, and that makes a "virtual environment" of stand-ins.
+# A Python that has TensorRT, and that makes a "virtual environment" of stand-ins. OPENCV: whether it has GStreamer.
 PYTHON = """#!/bin/sh
-echo "python $*" >> "$CALLS"
+echo "python $*" | head -n 1 >> "$CALLS"
 case "$1 $2" in
   "-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python"; cp "$STAND_IN" "$4/bin/edgeopt" ;;
   "--version ") echo "Python 3.10.12" ;;
+  *GStreamer*) exit "${OPENCV:-1}" ;;
+  *requires*) printf 'numpy>=1.26\\nclick>=8.1\\n' ;;
 esac
 """
 
 
-@pytest.mark.parametrize(
-    ("release", "package"), [("12.6", "cuda-python>=12.6,<13"), ("13.0", "cuda-python>=13"), ("11.4", "pycuda>=2024.1")]
-)
-def test_first_run_installs_the_device_side_and_builds_the_engines(board, release, package):
-    python = command(board / "fake", "python3", PYTHON)
-    nvcc = f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.20'\n"
-    command(board / "cuda" / "bin", "nvcc", nvcc)
+def installed(board: Path, **environment: str) -> list[str]:
+    """Calls of first_run.sh, which has to succeed."""
     done = first_run(
         str(DEPLOY.parent),
         "tiny.edgeopt",
-        PYTHON=str(python),
-        CUDA_HOME=str(board / "cuda"),
+        PYTHON=str(command(board / "fake", "python3", PYTHON)),
         EDGEOPT_HOME=str(board / "new"),
         STAND_IN=str(board / "home" / "bin" / "edgeopt"),
+        **environment,
     )
     assert done.returncode == 0, done.stderr
-    calls = (board / "calls").read_text().splitlines()
-    assert f"python -m pip install --quiet {DEPLOY.parent} {package}" in calls
+    return (board / "calls").read_text().splitlines()
+
+
+def test_first_run_installs_the_device_side_and_builds_the_engines(board):
+    """And no package for CUDA: one with a CUDA runtime of its own is too new for a Tegra driver (error 35)."""
+    calls = installed(board)
+    assert f"python -m pip install --quiet {DEPLOY.parent}" in calls
     assert calls[-2:] == ["doctor", "verify tiny.edgeopt"]
-    assert "torch" not in "".join(calls)
+    assert not re.search(r"torch|cuda", "".join(calls).replace(str(DEPLOY.parent), ""))
+
+
+def test_first_run_keeps_an_opencv_that_has_gstreamer(board):
+    """Pip's has none: no CSI camera, no hardware decoder; and it would hide the system's."""
+    calls = installed(board, OPENCV="0")
+    assert f"python -m pip install --quiet --no-deps {DEPLOY.parent}" in calls
+    assert f"python -m pip install --quiet --requirement {board}/new/requirements.txt numpy<2" in calls
+    assert (board / "new" / "requirements.txt").read_text() == "numpy>=1.26\nclick>=8.1\n"
+
+
+def test_what_first_run_installs_beside_opencv_is_everything_else():
+    """The lines of Python in the script, run for real."""
+    script = (DEPLOY / "first_run.sh").read_text()
+    program = re.search(r"-c '(from importlib.metadata.*?)'", script, re.DOTALL).group(1)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = {re.split(r"[<>=; ]", line)[0] for line in done.stdout.splitlines()}
+    assert found == {"numpy", "click", "rich", "msgspec", "tomli"}
 
 
 # The same, of which the lines that rename a wheel run in a real one.
@@ -220,7 +328,7 @@ def test_first_run_takes_a_wheel_of_any_name(board, name):
         STAND_IN=str(board / "home" / "bin" / "edgeopt"),
     )
     assert done.returncode == 0, done.stderr
-    installed = re.search(r"install --quiet (/\S+) ", (board / "calls").read_text())[1]
+    installed = re.search(r"install --quiet (/\S+\.whl)$", (board / "calls").read_text(), re.MULTILINE)[1]
     assert Path(installed).name == "edgeopt-0.1.0-py3-none-any.whl"
     assert not Path(installed).exists(), "the copy is removed"
 
@@ -247,8 +355,9 @@ def test_first_run_says_what_is_wrong(board, arguments, message):
     assert message in done.stderr
 
 
-def test_collect_needs_the_standard_library_only():
-    source = (DEPLOY / "collect.py").read_text()
+@pytest.mark.parametrize("name", ["collect.py", "trtexec.py"])
+def test_what_runs_on_the_board_needs_the_standard_library_only(name):
+    source = (DEPLOY / name).read_text()
     imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) - {"__future__"}
     assert imported <= sys.stdlib_module_names
 
@@ -298,6 +407,47 @@ def test_an_image_is_of_its_generation(path):
     assert f"TensorRT {jetpack.tensorrt[:3]}" in path.read_text() or jetpack.tensorrt[:4] in path.read_text()
 
 
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_no_image_installs_a_cuda_package(path):
+    assert "cuda-python" not in path.read_text()
+    assert "pycuda" not in path.read_text()
+
+
+def test_python_of_jetpack_5_comes_from_where_it_still_is():
+    """deadsnakes removed it for Ubuntu 20.04; and the bindings are of the TensorRT that JetPack carries."""
+    text = (DEPLOY / "jetpack5.Dockerfile").read_text()
+    assert "deadsnakes" not in text
+    assert "uv python install" in text
+    tag = re.search(r"ARG TENSORRT=(\S+)", text).group(1)
+    assert tag == jetpack_of("35.4.1").tensorrt
+
+
+def test_the_default_of_jetpack_6_and_what_to_name_for_6_0():
+    text = (DEPLOY / "jetpack6.Dockerfile").read_text()
+    named = re.findall(r"l4t-jetpack:r([\d.]+\d)", text)
+    assert {jetpack_of(l4t).version for l4t in named} == {"6.0", "6.1"}
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "tensorrt", "right"),
+    [("7.1", "10.13.3.9", True), ("7.2", "10.13.3.9", False), ("7.2", "10.16.2", True), ("7.2", "11.4.1", True)],
+)
+def test_an_image_of_jetpack_7_has_a_tensorrt_that_knows_the_board(tmp_path, jetpack, tensorrt, right):
+    """The check in the image, run for real: 25.09 knows no Orin."""
+    text = (DEPLOY / "jetpack7.Dockerfile").read_text().replace("\\\n", "")
+    program = re.search(r'RUN python3 -c "(.*)"', text).group(1).replace("${JETPACK}", jetpack)
+    (tmp_path / "tensorrt.py").write_text(f"__version__ = {tensorrt!r}")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={"PYTHONPATH": str(tmp_path)}
+    )
+    assert (done.returncode == 0) == right, done.stderr
+    assert right or "set BASE" in done.stderr
+
+
+def test_the_image_of_jetpack_7_is_free_of_nvidias_pins():
+    assert "env -u PIP_CONSTRAINT" in (DEPLOY / "jetpack7.Dockerfile").read_text()
+
+
 def test_every_supported_generation_has_an_image():
     generations = {jetpack.version[0] for jetpack in JETPACKS if jetpack.supported}
     assert {path.name for path in DOCKERFILES} == {f"jetpack{one}.Dockerfile" for one in generations}
@@ -311,6 +461,12 @@ def test_the_unit_runs_a_bundle_and_keeps_its_engines():
     variables = dict(line.split("=", 1) for line in (DEPLOY / "edgeopt.env").read_text().splitlines() if line[0] != "#")
     named = set(re.findall(r"\$\{(\w+)\}", service["ExecStart"]))
     assert named == set(variables) - {"EDGEOPT_SOURCE"}, "the source may hold a password: not on the command line"
+    assert service["ExecStartPre"].endswith("--chosen"), "no other engine is built before the first frame"
+    assert set(service["SupplementaryGroups"].split()) == {"video", "render"}
+    assert service["PrivateTmp"] == "no", "the camera daemon's socket is in /tmp"
+    assert "nvargus-daemon.service" in unit["Unit"]["After"]
+    assert service["SuccessExitStatus"] == str(TERMINATED)
+    assert f"CUDA_CACHE_PATH=/var/cache/{service['CacheDirectory']}/cuda" in service["Environment"].split()
     assert service["Environment"].split()[0] == f"EDGEOPT_CACHE=/var/cache/{service['CacheDirectory']}"
     assert service["User"] != "root"
 
@@ -328,5 +484,5 @@ def test_systemd_takes_the_unit(tmp_path):
 
 def test_the_readme_names_every_file():
     text = (DEPLOY / "README.md").read_text()
-    for path in (*SCRIPTS, *DOCKERFILES, DEPLOY / "collect.py", DEPLOY / "edgeopt.service"):
+    for path in (*SCRIPTS, *DOCKERFILES, DEPLOY / "collect.py", DEPLOY / "trtexec.py", DEPLOY / "edgeopt.service"):
         assert path.name in text

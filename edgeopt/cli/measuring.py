@@ -408,7 +408,8 @@ def report(
 ) -> None:
     """Show a bundle's results, and write its HTML page.
 
-    Accuracy, latency and size of each variant stand beside FP32's.
+    Accuracy, latency and size of each variant stand beside FP32's. A .json of deploy/verify_on_jetson.sh is shown too:
+    what a board measured, beside trtexec.
 
     The page shows pictures with wrong and differing answers when the images that the bundle was evaluated on can be
     found. Where they cannot, it keeps the pictures that it has.
@@ -420,6 +421,9 @@ def report(
     from edgeopt.report import summary, to_json, to_markdown, to_terminal, write_page
 
     for path in bundles:
+        if path.suffix == ".json":
+            _show_board(path, markdown=markdown, as_json=as_json)
+            continue
         opened = Bundle.open(path)
         found = read_report(opened.manifest)
         if as_json:
@@ -434,6 +438,19 @@ def report(
             page = write_page(found, path.with_suffix(".html"), dataset, missing=missing, force=force)
             echo(f"bundle  {path}\nreport  {page}")
             console().print(summary_table(summary(found, path)), "")
+
+
+def _show_board(path: Path, *, markdown: bool, as_json: bool) -> None:
+    from edgeopt.cli.console import console
+    from edgeopt.report.board import board_rows, board_to_markdown, board_to_terminal, read_board
+
+    board = read_board(path)
+    if as_json:
+        print_json(board_rows(board))
+    elif markdown:
+        echo(board_to_markdown(board))
+    else:
+        console().print(board_to_terminal(board))
 
 
 def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGES) -> list[Image]:
