@@ -486,3 +486,21 @@ def test_the_readme_names_every_file():
     text = (DEPLOY / "README.md").read_text()
     for path in (*SCRIPTS, *DOCKERFILES, DEPLOY / "collect.py", DEPLOY / "trtexec.py", DEPLOY / "edgeopt.service"):
         assert path.name in text
+
+
+def audit() -> dict[str, list[str]]:
+    """Cells of the README's table by the audit's item."""
+    rows = re.findall(r"^\| ([AB]\d+b?) \|(.*)\|$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    return {item: [cell.strip() for cell in cells.split("|")] for item, cells in rows}
+
+
+def test_the_table_has_every_item_of_the_audit():
+    assert set(audit()) == {"A0b", *(f"A{n}" for n in range(16)), *(f"B{n}" for n in range(1, 14))}
+
+
+@pytest.mark.parametrize("item", [item for item, cells in audit().items() if not cells[1].startswith("open")])
+def test_what_shows_an_item_of_the_audit_exists(item):
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", audit()[item][2])
+    assert named
+    for path, test in named:
+        assert f"def {test}(" in (Path(__file__).parent / path).read_text(), f"{path}::{test}"

@@ -472,10 +472,22 @@ def test_missing_tensorrt_names_the_extra(monkeypatch):
         raise ImportError(f"libnvinfer.so.10 of {name} is missing")
 
     monkeypatch.setattr(library_module.importlib, "import_module", missing)
-    with pytest.raises(MissingExtraError, match=r"libnvinfer.*edgeopt\[tensorrt\].*JetPack"):
+    with pytest.raises(MissingExtraError, match=r"libnvinfer.*edgeopt\[tensorrt\]"):
         load_library("tensorrt")
     with pytest.raises(MissingExtraError, match=r"tensorrt_rtx_bindings.*edgeopt\[rtx\]"):
         load_library("tensorrt_rtx")
+
+
+def test_on_a_jetson_only_jetpacks_tensorrt_is_named(monkeypatch, tmp_path):
+    """The one of the index is for Arm servers, and would hide it."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    (tmp_path / "nv_tegra_release").write_text("# R36 (release), REVISION: 4.3")
+    monkeypatch.setattr(library_module, "_TEGRA", tmp_path / "nv_tegra_release")
+    with pytest.raises(MissingExtraError, match="JetPack's own: sudo apt-get install python3-libnvinfer") as caught:
+        load_library("tensorrt")
+    assert "pip install" not in str(caught.value)
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    assert """tensorrt = ["tensorrt>=10; platform_machine == 'x86_64'"]""" in project, "and no pycuda: it has no wheels"
 
 
 def test_tensorrt_without_a_driver_cannot_start():
