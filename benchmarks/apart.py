@@ -12,10 +12,24 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from edgeopt.hardware import machine
+from edgeopt.hardware.kernels import integer_kernels
+
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 """Environment variable by which oneDNN, and so OpenVINO, leaves newer instructions alone; it is read once a process."""
 
+OWN = {"vnni": "VNNI", "avx2": "AVX2", "arm": "Arm"}
+"""Name in the results of a processor's own kernels, by their kind."""
+LIMITED = "AVX2, asked for"
+"""Name of those that oneDNN is limited to on a processor that has VNNI."""
+
 T = TypeVar("T")
+
+
+def openvino_kernels() -> dict[str, str | None]:
+    """Integer kernels that OpenVINO can be run with here, the processor's own first, and the `isa` that takes them."""
+    own = integer_kernels(machine().cpu)
+    return {OWN.get(own or "", "unknown"): None} | ({LIMITED: "AVX2"} if own == "vnni" else {})
 
 
 def apart(function: Callable[..., T], *arguments: Any, isa: str | None = None) -> T:

@@ -23,13 +23,12 @@ import onnx_ir as ir
 import onnxruntime
 import openvino
 
-from benchmarks.apart import apart, tell
+from benchmarks.apart import apart, openvino_kernels, tell
 from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
 from benchmarks.recorded import record
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.hardware import machine
-from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.metrics import kl, readings_of
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -40,10 +39,6 @@ FILES = Path("build/saturation")
 UNBOUNDED = "for VNNI alone"
 WEIGHTS: Mapping[str, tuple[Processor, ...]] = {"for all processors": PROCESSORS, UNBOUNDED: ("vnni",)}
 ENGINES: tuple[Literal["OpenVINO", "ONNX Runtime"], ...] = ("OpenVINO", "ONNX Runtime")
-OWN = {"vnni": "VNNI", "avx2": "AVX2", "arm": "Arm"}
-"""Name in the results of a processor's own kernels, by their kind."""
-LIMITED = "AVX2, asked for"
-"""Name of those that oneDNN is limited to on a processor that has VNNI."""
 SETTING = ("model", "weights", "engine", "kernels")
 ROUNDS = 200
 """Runs of each file that latency is compared on, in alternation."""
@@ -55,10 +50,8 @@ def main() -> None:
     parser.add_argument("--weights", choices=sorted(WEIGHTS), action="append", help="default: both")
     parser.add_argument("--reuse", action="store_true")
     arguments = parser.parse_args()
-    own = integer_kernels(machine().cpu)
-    runs: list[tuple[str, str | None, str]] = [(engine, None, OWN.get(own or "", "unknown")) for engine in ENGINES]
-    if own == "vnni":
-        runs.append((ENGINES[0], "AVX2", LIMITED))
+    (own, _), *older = openvino_kernels().items()
+    runs = [(engine, own, None) for engine in ENGINES] + [(ENGINES[0], kernels, isa) for kernels, isa in older]
     for model in arguments.model or RECIPES:
         chosen = [each for each in WEIGHTS if each in (arguments.weights or WEIGHTS)]
         try:
@@ -66,7 +59,7 @@ def main() -> None:
         except (ConfigError, DataError, ModelError) as error:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
-        for engine, isa, kernels in runs:
+        for engine, kernels, isa in runs:
             for row in apart(measured, model, files, engine, isa=isa):
                 record(RESULTS, {**row, "engine": engine, "kernels": kernels}, SETTING)
 

@@ -6,8 +6,8 @@ so that a few steps lead every seed somewhere else; or with ``--scratch`` from n
 The seed also orders the calibration images. What is finished is kept in the work folder, and a run that was interrupted
 goes on from there.
 
-AP is that of OpenVINO with this processor's own kernels, of the graph as written, and, as written too, with the weights
-alone in INT8. Writes ``results/seeds.json``: a row a seed.
+AP is that of OpenVINO with this processor's own kernels and, where these are VNNI's, with those of AVX2; of the graph
+as written; and, as written too, with the weights alone in INT8. Writes ``results/seeds.json``: a row a seed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import onnx_ir as ir
 
+from benchmarks.apart import apart, openvino_kernels
 from benchmarks.quantization import Run, compiled
 from benchmarks.recorded import changed, processor, record
 from edgeopt.calibrate.tap import onnx_session
@@ -30,9 +31,9 @@ from edgeopt.passes.qdq.select import quantized_layers, select_quantizers
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.training import trained
-from edgeopt.pipeline.workspace import Artifact, Workspace
+from edgeopt.pipeline.workspace import Workspace
 from edgeopt.progress import Silent
-from edgeopt.spec import replace
+from edgeopt.spec import ModelSpec, replace
 
 RESULTS = Path(__file__).resolve().parent / "results" / "seeds.json"
 SEEDS = (1, 2, 3, 4, 5)
@@ -84,12 +85,12 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         weights = trained(job)
         exact = graphs.optimized(job, graphs.exported(job, weights))
         integer = graphs.quantized(job, exact, graphs.calibrated(job, exact), "openvino")
-        model = graphs.read_graph(integer)
-        reference = _accuracy(job, exact, compiled(graphs.read_graph(exact), "OpenVINO"))
-        here = _accuracy(job, exact, compiled(model, "OpenVINO"), reference)
-        written = _accuracy(job, exact, _as_written(model), reference)
+        model, spec = graphs.read_graph(integer), graphs.read_spec(exact)
+        reference = _accuracy(job, spec, compiled(graphs.read_graph(exact), "OpenVINO"))
+        written = _accuracy(job, spec, _as_written(model), reference)
         weights_alone = select_quantizers(model, [layer.name for layer in quantized_layers(model)], ())
-        half = _accuracy(job, exact, _as_written(weights_alone), reference)
+        half = _accuracy(job, spec, _as_written(weights_alone), reference)
+    files = (exact.file(graphs.MODEL), integer.file(graphs.MODEL))
     assert config.train is not None
     return {
         "seed": config.train.seed,
@@ -98,14 +99,24 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         "calibration_images": config.calibrate.images,
         "training": "" if weights is None else weights.summary,
         "fp32": reference.value,
-        "here": _loss(here),
+        "openvino": {
+            name: apart(in_openvino, config, workspace, spec, *files, isa=isa)
+            for name, isa in openvino_kernels().items()
+        },
         "as_written": _loss(written),
         "weights_alone": _loss(half),
-        "images": here.images,
+        "images": reference.images,
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in integer.records.repairs],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor": processor(),
     }
+
+
+def in_openvino(config: Config, work: Workspace, spec: ModelSpec, exact: Path, integer: Path) -> dict[str, Any]:
+    """What INT8 loses with the kernels that this process has."""
+    job = open_job(config, Path.cwd(), work, Silent())
+    reference = _accuracy(job, spec, compiled(ir.load(exact), "OpenVINO"))
+    return _loss(_accuracy(job, spec, compiled(ir.load(integer), "OpenVINO"), reference))
 
 
 def _loss(accuracy: Accuracy) -> dict[str, Any]:
@@ -126,9 +137,8 @@ def _as_written(model: ir.Model) -> Run:
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
-def _accuracy(job: Job, graph: Artifact, run: Run, reference: Accuracy | None = None) -> Accuracy:
-    runner = Runner(run, graphs.read_spec(graph))
-    return evaluate(runner, job.split("test"), job.config.evaluate, baseline=reference)
+def _accuracy(job: Job, spec: ModelSpec, run: Run, reference: Accuracy | None = None) -> Accuracy:
+    return evaluate(Runner(run, spec), job.split("test"), job.config.evaluate, baseline=reference)
 
 
 if __name__ == "__main__":

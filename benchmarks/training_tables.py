@@ -10,18 +10,19 @@ from typing import Any
 
 def seeds(path: Path) -> str:
     """A row a seed: what INT8 costs it, and how much of that its weights alone do."""
-    columns = ("seed", "start", "steps", "FP32 AP", "drop in OpenVINO", "as written", "weights alone", "agreement",
-               "repairs")  # fmt: skip
+    kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
+    columns = ("seed", "start", "steps", "FP32 AP", *(f"drop in OpenVINO, {name}" for name in kernels), "as written",
+               "weights alone", "agreement", "repairs")  # fmt: skip
     rows = [
         (
             str(row["seed"]),
             row["start"],
             str(row["training_images"] // row["train"].get("batch_size", 32) * row["train"]["epochs"]),
             f"{100 * row['fp32']:.2f} %",
-            _drop(row["here"]),
+            *(_drop(row["openvino"][name]) if name in row["openvino"] else "" for name in kernels),
             _drop(row["as_written"]),
             _drop(row["weights_alone"]),
-            f"{100 * row['here']['agreement']:.1f} %",
+            f"{100 * row['as_written']['agreement']:.1f} %",
             _kept(row["repairs"]),
         )
         for row in sorted(_rows(path), key=lambda row: (row["start"], row["seed"]))

@@ -10,6 +10,7 @@ import math
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
         with ExitStack() as stack:
             scale = _Scale(job, config, source, target, scratch, stack) if measured else None
             limit = config.goal[1]
-            whole = _Candidate(source.module, _count(source.module))
+            whole = _Candidate.of(source.module, source.spec)
 
             def cost(candidate: _Candidate) -> float:
                 value = candidate.parameters / whole.parameters if scale is None else scale.measure(candidate)
@@ -123,11 +124,11 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
                     f"{limit:g}. Lower the goal, or remove [compress]"
                 )
 
-            def candidate(share: float) -> _Candidate:
-                made = pruning.prune(share)
-                return _Candidate(made, _count(made))
+            def size(candidate: _Candidate) -> float:
+                return candidate.parameters / whole.parameters if scale is None else candidate.macs / whole.macs
 
-            found = search(candidate, cost, limit, unpruned)
+            made = lru_cache(lambda share: _Candidate.of(pruning.prune(share), source.spec))
+            found = search(made, size, cost, limit, unpruned)
         module = found.candidate.module
         (folder / STRUCTURE).write_bytes(msgspec.json.encode(structure_of(module, source.module)))
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / WEIGHTS)
@@ -136,7 +137,7 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
             goal=f"{limit:g} {config.goal[0]}",
             reached=found.reached,
             parameters=found.candidate.parameters / whole.parameters,
-            macs=_macs(module, source.spec) / _macs(source.module, source.spec),
+            macs=found.candidate.macs / whole.macs,
             latency=None if latency is None else latency.ratio,
             latency_ms=None if latency is None else latency.end_to_end.p50_ms,
             engine="" if scale is None else f"{target} {scale.precision}",
@@ -239,7 +240,16 @@ class _Candidate:
 
     module: Module
     parameters: int
+    macs: int
     latency: LatencyResult | None = None
+
+    @classmethod
+    def of(cls, module: Module, spec: ModelSpec) -> _Candidate:
+        """Count what a network consists of."""
+        from edgeopt.compress.pruning import multiplications
+
+        parameters = sum(math.prod(each.shape) for each in module.parameters())
+        return cls(module, parameters, sum(multiplications(module, spec).values()))
 
 
 class _Scale:
@@ -299,13 +309,3 @@ class _Scale:
         path = self._folder / f"trial-{self._number}{target.file_suffix}"
         path.write_bytes(target.compile(ir.to_proto(model).SerializeToString(), settings))
         return open_session(path, self._target, settings=settings, reuse_outputs=True)
-
-
-def _count(module: Module) -> int:
-    return sum(math.prod(parameter.shape) for parameter in module.parameters())
-
-
-def _macs(module: Module, spec: ModelSpec) -> int:
-    from edgeopt.compress.pruning import multiplications
-
-    return sum(multiplications(module, spec).values())

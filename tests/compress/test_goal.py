@@ -11,14 +11,16 @@ from edgeopt.compress import Search, search
 from edgeopt.compress.goal import HIGHEST, MOST_TRIALS
 
 
-def found(cost: Callable[[float], float], goal: float) -> tuple[Search[float], list[float]]:
+def found(
+    cost: Callable[[float], float], goal: float, size: Callable[[float], float] = lambda share: 1 - share
+) -> tuple[Search[float], list[float]]:
     tried: list[float] = []
 
     def measure(share: float) -> float:
         tried.append(share)
         return cost(share)
 
-    return search(lambda share: share, measure, goal, 1.0), tried
+    return search(lambda share: share, size, measure, goal, 1.0), tried
 
 
 @pytest.mark.parametrize("goal", [0.8, 0.6, 0.4])
@@ -30,11 +32,30 @@ def test_the_goal_is_met_and_hardly_more_is_removed(goal: float, power: float) -
     assert len(tried) == result.trials <= MOST_TRIALS
 
 
-def test_a_goal_that_cannot_be_reached_ends_with_the_smallest_after_one_measurement() -> None:
-    result, tried = found(lambda share: 0.5 + 0.5 * (1 - share), 0.4)
+@pytest.mark.parametrize("goal", [0.8, 0.6, 0.4])
+@pytest.mark.parametrize("fixed", [0.0, 0.1, 0.3])
+def test_a_cost_that_follows_the_size_takes_two_measurements(goal: float, fixed: float) -> None:
+    def size(share: float) -> float:
+        return (1 - share) ** 2
+
+    result, tried = found(lambda share: fixed + (1 - fixed) * size(share), goal, size)
+    assert 0.93 * goal <= result.value <= goal
+    assert len(tried) <= 2
+
+
+@pytest.mark.parametrize("floor", [0.41, 0.5, 0.9])
+def test_a_goal_that_cannot_be_reached_ends_with_the_smallest(floor: float) -> None:
+    result, tried = found(lambda share: floor + (1 - floor) * (1 - share), 0.4)
     assert not result.reached
     assert result.share == HIGHEST
-    assert tried == [HIGHEST]
+    assert tried[-1] == HIGHEST
+    assert result.trials == len(tried) <= 3
+
+
+def test_a_cost_that_does_not_fall_at_first_is_followed_to_the_end() -> None:
+    result, _ = found(lambda share: 1.0 if share < 0.8 else 0.3, 0.4)
+    assert result.reached
+    assert result.share >= 0.8
 
 
 def test_steps_of_whole_blocks_of_channels_end_at_the_least_pruned_step() -> None:
