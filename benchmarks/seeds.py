@@ -7,7 +7,8 @@ The seed also orders the calibration images. What is finished is kept in the wor
 goes on from there.
 
 AP is that of OpenVINO with this processor's own kernels and, where these are VNNI's, with those of AVX2; of the graph
-as written; and, as written too, with the weights alone in INT8. Writes ``results/seeds.json``: a row a seed.
+as written; and, as written too, with the weights alone in INT8. Writes ``results/seeds.json``: a row for each seed and
+number of training and calibration images.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from edgeopt.progress import Silent
 from edgeopt.spec import ModelSpec, replace
 
 RESULTS = Path(__file__).resolve().parent / "results" / "seeds.json"
+SETTING = ("start", "seed", "training_images", "calibration_images")
 SEEDS = (1, 2, 3, 4, 5)
 EPOCHS = 1
 """Of the fine-tune, of 250 steps each."""
@@ -54,7 +56,7 @@ def main() -> None:
         config = recipe(seed, scratch=arguments.scratch, epochs=arguments.epochs, limit=arguments.limit)
         config = replace(config, calibrate=replace(config.calibrate, images=arguments.calibration))
         row = {"start": "scratch" if arguments.scratch else "shipped", **measured(config, arguments.work)}
-        record(RESULTS, row, ("start", "seed"))
+        record(RESULTS, row, SETTING)
 
 
 def recipe(seed: int, *, scratch: bool, epochs: int | None, limit: int | None = None) -> Config:

@@ -11,13 +11,15 @@ from typing import Any
 def seeds(path: Path) -> str:
     """A row a seed: what INT8 costs it, and how much of that its weights alone do."""
     kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
-    columns = ("seed", "start", "steps", "FP32 AP", *(f"drop in OpenVINO, {name}" for name in kernels), "as written",
-               "weights alone", "agreement", "repairs")  # fmt: skip
+    drops = tuple(f"drop in OpenVINO, {name}" for name in kernels)
+    columns = ("seed", "start", "steps", "calibration", "FP32 AP", *drops, "as written", "weights alone", "agreement",
+               "repairs")  # fmt: skip
     rows = [
         (
             str(row["seed"]),
             row["start"],
             str(row["training_images"] // row["train"].get("batch_size", 32) * row["train"]["epochs"]),
+            f"{row['calibration_images']} images",
             f"{100 * row['fp32']:.2f} %",
             *(_drop(row["openvino"][name]) if name in row["openvino"] else "" for name in kernels),
             _drop(row["as_written"]),
@@ -25,7 +27,7 @@ def seeds(path: Path) -> str:
             f"{100 * row['as_written']['agreement']:.1f} %",
             _kept(row["repairs"]),
         )
-        for row in sorted(_rows(path), key=lambda row: (row["start"], row["seed"]))
+        for row in sorted(_rows(path), key=lambda row: (row["start"], -row["calibration_images"], row["seed"]))
     ]
     return _table(columns, rows, path, "Drops are points of AP with their 95 % intervals over images.")
 

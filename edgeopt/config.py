@@ -237,8 +237,8 @@ class TrainConfig(Struct):
     quantize: bool | QuantizedTraining = False
     """Train each INT8 graph after its repairs, or the settings of that: integers, scales and biases learn from the
     labels and the float network, with this table's batch size and augmentation. Kept only if it helps on images that
-    were not trained on: by the same loss on the validation set, or without one by how far the outputs are from the
-    float network's."""
+    were not trained on: if the same loss on the validation set falls and its AP or accuracy does not, or without such a
+    set if the outputs come nearer to the float network's."""
 
     def __post_init__(self) -> None:
         if not self.epochs and not self.quantize:

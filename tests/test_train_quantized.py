@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from tiny_recipe import RECIPE, Watch
@@ -22,7 +26,8 @@ from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.spec import ClassificationDecoding, replace
 from edgeopt.train.assess import as_learnt
-from edgeopt.train.quantized import GraphNetwork, train_quantized
+from edgeopt.train.loop import Trained
+from edgeopt.train.quantized import GraphNetwork, QuantizedTrained, train_quantized
 
 SETTINGS = ("train.epochs=2", "train.quantize.epochs=2", "train.batch_size=16", "quantize.repairs=[]")
 
@@ -100,6 +105,25 @@ def test_what_makes_it_worse_is_not_kept(folder: Path) -> None:
     (trial,) = after.records.repairs
     assert not trial.is_kept
     assert "not kept" in after.summary
+    assert before.file(graphs.MODEL).read_bytes() == after.file(graphs.MODEL).read_bytes()
+
+
+def test_a_loss_that_falls_while_accuracy_falls_too_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(_: ir.Model, quantized: ir.Model, *__: Any) -> QuantizedTrained:
+        """Every class alike, and a loss that claims otherwise."""
+        model = quantized.clone()
+        for value in model.graph.initializers.values():
+            array = value.const_value.numpy()
+            if array.dtype == np.int8 and array.ndim > 1:
+                value.const_value = ir.tensor(np.zeros_like(array), name=value.name)
+        return QuantizedTrained(model, Trained("top-1", None, 1, (), 0), (1.0, 0.5))
+
+    monkeypatch.setattr("edgeopt.train.quantized.train_quantized", ruined)
+    before, after = made(job(folder, "train.epochs=8", "train.learning_rate=0.05"))
+    (trial,) = after.records.repairs
+    assert not trial.is_kept
+    assert re.fullmatch(r"top1 on the validation images fell from \d+\.\d\d% to \d+\.\d\d%", trial.declined)
+    assert f"not kept: {trial.declined}" in after.summary
     assert before.file(graphs.MODEL).read_bytes() == after.file(graphs.MODEL).read_bytes()
 
 

@@ -5,13 +5,19 @@ It has a module of its own because its source is part of its key, and training a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgeopt.bundle.records import RepairTrial, StageRecords
-from edgeopt.calibrate.tap import outputs_as_written
+from edgeopt.bundle.records import Accuracy, RepairTrial, StageRecords
+from edgeopt.calibrate.tap import onnx_session, outputs_as_written
 from edgeopt.config import SchemeName, training_code
+from edgeopt.dataset import Dataset
+from edgeopt.evaluate import Runner, evaluate
 from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
 from edgeopt.passes.repair.split import Split
@@ -44,9 +50,12 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
             learned = train_quantized(*arguments)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("the training was saved where it stopped; run it again to go on.") from stop
-        trial = RepairTrial(TRAINING, *(learned.losses or _distances(job, float_model, before, learned.model, spec)))
+        figures = learned.losses or _distances(job, float_model, before, learned.model, spec)
+        trial = RepairTrial(TRAINING, *figures)
+        if trial.is_kept and validation is not None:
+            trial = msgspec.structs.replace(trial, declined=_lost(job, spec, validation, before, learned.model))
         graphs.write_graph(folder, learned.model if trial.is_kept else before, spec)
-        verdict = "kept" if trial.is_kept else "not kept"
+        verdict = "kept" if trial.is_kept else f"not kept{trial.declined and ': '}{trial.declined}"
         judged_by = "discrepancy" if learned.losses is None else "validation loss"
         found = f"{judged_by} {trial.before:.4f} → {trial.after:.4f}, {verdict}"
         records = StageRecords(repairs=(*quantized.records.repairs, trial))
@@ -60,11 +69,33 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
         "scheme": scheme,
         "processors": job.config.compile.processors,
         "images": job.config.calibrate.images,
+        "evaluate": job.config.evaluate,
         "named": code_of(*training_code(job.config)),
         "data": [each.fingerprint() for each in (train, validation, judges) if each is not None],
     }
-    code = ("edgeopt.train", "edgeopt.passes.repair", *graphs.FEEDS)
+    code = ("edgeopt.train", "edgeopt.passes.repair", "edgeopt.evaluate", *graphs.FEEDS)
     return job.stage("train-int8", determinants, make, ("torch", "onnx-ir", "onnxruntime"), code, after=quantized)
+
+
+def _lost(job: Job, spec: ModelSpec, images: Dataset, before: ir.Model, after: ir.Model) -> str:
+    """Say what accuracy on labelled images was lost; empty where none was.
+
+    A loss that falls does not mean that a detector finds more: seen was one that came nearer to the float network's
+    outputs while its AP fell.
+    """
+
+    def accuracy(model: ir.Model) -> Accuracy:
+        session, names = onnx_session(model, fused=False), [output.name for output in spec.outputs]
+
+        def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+        return evaluate(Runner(run, spec), images, job.config.evaluate)
+
+    first, second = accuracy(before), accuracy(after)
+    if second.value >= first.value:
+        return ""
+    return f"{first.metric} on the validation images fell from {first.value:.2%} to {second.value:.2%}"
 
 
 def _distances(job: Job, exact: ir.Model, before: ir.Model, after: ir.Model, spec: ModelSpec) -> tuple[float, float]:
