@@ -39,7 +39,8 @@ from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.graph.edit import producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
 from edgeopt.metrics import OutputReading, kl, readings_of
-from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS, Images
+from edgeopt.passes.repair.activations import Images
+from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import open_job
 from edgeopt.pipeline.quantizing import quantize_graph

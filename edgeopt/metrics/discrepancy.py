@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeopt.postprocess import output_name
 from edgeopt.spec import (
@@ -188,7 +189,11 @@ class Discrepancy:
 
     def mean(self, reference: Iterable[Sequence[Any]], values: Iterable[Sequence[Any]]) -> float:
         """Mean over images, each a list of outputs."""
-        return float(np.mean([self(first, second) for first, second in zip(reference, values, strict=True)]))
+        return float(np.mean(self.each(reference, values)))
+
+    def each(self, reference: Iterable[Sequence[Any]], values: Iterable[Sequence[Any]]) -> NDArray[np.float64]:
+        """(images,) distances, of images that are each a list of outputs."""
+        return np.array([self(first, second) for first, second in zip(reference, values, strict=True)], np.float64)
 
     def noise(self, reference: Sequence[Any], values: Sequence[Any]) -> float:
         """Noise power over signal power of one image's outputs, for decibels: of class scores too, as they are."""

@@ -15,9 +15,10 @@ from edgeopt.metrics import Discrepancy, OutputReading
 from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
+from edgeopt.passes.repair.activations import Images
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.observed import observed_tensors
-from edgeopt.passes.repair.trials import Images, repair
+from edgeopt.passes.repair.trials import repair
 from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.progress import Update
 from edgeopt.spec import PROCESSORS, Processor
@@ -33,7 +34,7 @@ class Quantized:
         model: with Q/DQ.
         table: the float graph's calibration.
         trials: the repairs that were tried.
-        discrepancy: of its outputs from the float network's, on images that no repair was fitted on.
+        discrepancy: typical one of its outputs from the float network's, on images that no repair was fitted on.
         coverage: the share of the work that is on integers, and the layers that are not.
     """
 

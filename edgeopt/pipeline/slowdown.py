@@ -17,7 +17,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import SchemeName
 from edgeopt.errors import EdgeoptError
-from edgeopt.passes.repair.trials import Slowdown
+from edgeopt.passes.repair.activations import Slowdown
 from edgeopt.runtime.ort import OrtSession, availability
 
 _PAIRS = 40

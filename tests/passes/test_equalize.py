@@ -56,7 +56,7 @@ def network(middle: str, second: str = "y = Conv<group=8>(r, w2)", shape: str = 
 )
 def test_channels_become_even_and_the_function_stays(middle):
     model = network(middle)
-    equal = equalize(model, table(model))
+    equal, _ = equalize(model, table(model))
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
     read = equal.graph[-1].inputs[0].name
     assert unevenness(equal, read) < 0.5 * unevenness(model, "r")
@@ -64,14 +64,14 @@ def test_channels_become_even_and_the_function_stays(middle):
 
 def test_a_dense_reader_takes_part_of_the_difference():
     model = network("r = Relu(a)", "y = Conv(r, w2)", "4,8,1,1")
-    equal = equalize(model, table(model))
+    equal, _ = equalize(model, table(model))
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
     assert unevenness(equal, "r") < unevenness(model, "r")
 
 
 def test_all_tensors_of_a_residual_connection_are_scaled_alike():
     model = network("r = Relu(a) c = Conv(r, w3) s = Add(c, r) ".replace("w3", "w2"), "y = Conv(s, w2)", "8,8,1,1")
-    equal = equalize(model, table(model))
+    equal, _ = equalize(model, table(model))
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
 
 
@@ -81,21 +81,21 @@ SILU = "s = Sigmoid(a) r = Mul(a, s)"
 @pytest.mark.parametrize("middle", ["r = Sigmoid(a)", SILU, "r = Tanh(a)"])
 def test_activations_that_no_scale_passes_stop_it_before_a_dense_reader(middle):
     model = network(middle, "y = Conv(r, w2)", "4,8,1,1")
-    equal = equalize(model, table(model))
+    equal, _ = equalize(model, table(model))
     before, after = (network.graph.initializers["w1"].const_value.numpy() for network in (model, equal))
     np.testing.assert_array_equal(after, before)
 
 
 def test_a_mul_scales_silu_before_a_depthwise_reader():
     model = network(SILU)
-    equal = equalize(model, table(model))
+    equal, _ = equalize(model, table(model))
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
     assert unevenness(equal, "r/equalized") < 0.5 * unevenness(model, "r")
 
 
 def test_no_mul_is_added_for_engines_that_would_run_it_by_itself():
     model = network(SILU)
-    equal = equalize(model, table(model), insert=False)
+    equal, _ = equalize(model, table(model), insert=False)
     assert len(equal.graph) == len(model.graph)
 
 
@@ -118,7 +118,7 @@ def test_a_clip_behind_which_an_average_is_read_does_not_cut_off_what_was_scaled
     model = typed(model_of(text, w1=weight, w_bias=np.array([-3.0] + [0.5] * 7)))  # the first channel is high, seldom
     calibration = table(model)
     assert calibration["r"].channel_maximum[0] > 1.5 > 10 * calibration["m"].channel_mean_maximum[0]
-    equal = equalize(model, calibration)
+    equal, _ = equalize(model, calibration)
     np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_a_channel_keeps_room_for_the_largest_value_that_calibration_saw():
     loud = X.copy()
     loud[5] += 20.0 * (weight / np.linalg.norm(weight))[:, None, None]
     images = [(str(index), {"x": loud[index : index + 1]}) for index in range(len(X))]
-    equal = equalize(model, calibrate(model, images, CalibrateConfig(minimum_images=1)))
+    equal, _ = equalize(model, calibrate(model, images, CalibrateConfig(minimum_images=1)))
     tapped = equal.clone()
     tapped.graph.outputs[:] = [next(node for node in tapped.graph if "equalized" in (node.name or "")).outputs[0]]
     largest = np.abs(next(iter(run(tapped, x=loud).values()))).max(axis=(0, 2, 3))

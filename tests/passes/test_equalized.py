@@ -36,7 +36,7 @@ def network() -> ir.Model:
 def equalized_and_quantized(model: ir.Model) -> tuple[ir.Model, ir.Model]:
     images = [(str(i), {"x": X[i : i + 1]}) for i in range(len(X))]
     config = CalibrateConfig(minimum_images=1)
-    equal = equalize(model, calibrate(model, images, config))
+    equal, _ = equalize(model, calibrate(model, images, config))
     return equal, quantize(equal, calibrate(equal, images, config), OPENVINO)
 
 

@@ -9,7 +9,8 @@ from four_channels import FEEDS, IMAGES, RAW, error, table, typed
 from graphs import model_of
 
 from edgeopt.passes.quantize.scheme import ONNXRUNTIME, OPENVINO
-from edgeopt.passes.repair.trials import SCALING, repair
+from edgeopt.passes.repair.activations import SCALING
+from edgeopt.passes.repair.trials import repair
 from edgeopt.pipeline.slowdown import slowdown_for
 
 GATED = """
@@ -59,12 +60,12 @@ def test_a_mul_that_slows_the_engine_down_goes_and_the_trial_says_why(times):
 
 def test_without_an_engine_and_without_anything_to_insert_there_is_no_trial():
     model = gated()
-    assert len(repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",)).trials) == 1
+    assert repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",)).trials == ()
     plain = typed(model_of(PLAIN, w1=np.ones((8, 4, 1, 1))))
     trials = repair(
         plain, table(plain), ONNXRUNTIME, IMAGES, RAW, ("equalization",), slowdown=lambda *_: pytest.fail("asked")
     ).trials
-    assert len(trials) == 1
+    assert trials == ()
 
 
 def test_an_engine_that_fuses_scales_is_not_timed():

@@ -16,8 +16,9 @@ from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import quantized_layers
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.repair.activations import SMOOTHING
 from edgeopt.passes.repair.smooth import magnitudes, smooth, smoothable
-from edgeopt.passes.repair.trials import SMOOTHING, repair
+from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
 
 TOKENS = np.random.default_rng(1).normal(size=(12, 16, 32)).astype(np.float32)

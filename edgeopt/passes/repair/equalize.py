@@ -54,16 +54,16 @@ class _Tied:
     """True if something that cannot take a scale reads or makes them."""
 
 
-def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -> ir.Model:
+def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -> tuple[ir.Model, set[str]]:
     """Scale channels so that those of one tensor have similar ranges; the function stays the same.
 
     Args:
         model: optimized float network; not modified.
-        table: its calibration, for the channels' ranges. It does not fit the result: calibrate that again.
+        table: its calibration, for the channels' ranges. Of tensors that changed it does not fit the result.
         insert: put a Mul where no layer can take the scale (see `QuantScheme.fuses_scales`).
 
     Returns:
-        The equalized network, or one equal to `model` where no scale can move.
+        The equalized network and the names of the tensors that changed: none where no scale can move.
     """
     result = model.clone()
     scaled: set[str] = set()
@@ -74,8 +74,8 @@ def equalize(model: ir.Model, table: CalibrationTable, *, insert: bool = True) -
             scaled.update(tied.tensors)
     for value in [output for node in result.graph for output in node.outputs] if insert else []:
         if value.name not in scaled and _feeds_depthwise_only(value):
-            _insert_scale(result, value, table[value.name or ""])
-    return result
+            scaled.add(_insert_scale(result, value, table[value.name or ""]))
+    return result, scaled
 
 
 def read_by_equalization(model: ir.Model) -> set[str]:
@@ -236,8 +236,8 @@ def _feeds_depthwise_only(value: ir.Value) -> bool:
     return all(_is_scalable(node) for node in readers) and _is_depthwise(readers)
 
 
-def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) -> None:
-    """Multiply `value` per channel before its readers, and divide their weights."""
+def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) -> str:
+    """Multiply `value` per channel before its readers, and divide their weights; the name of the product."""
     typical = np.maximum(-tensor.channel_mean_minimum, tensor.channel_mean_maximum)
     extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
     channel = np.maximum(typical, extreme / _OUTLIER)
@@ -252,3 +252,4 @@ def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) ->
     producer = value.producer()
     assert producer is not None
     model.graph.insert_after(producer, scale)
+    return scale.outputs[0].name or ""

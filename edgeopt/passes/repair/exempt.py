@@ -16,6 +16,8 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 
 _DOMINANT = 0.25
 """Share of the harm, of all tensors not exempt yet, from which on a tensor dominates."""
+_LEAST = 0.05
+"""Share of all harm below which no tensor is worth a float layer, however little is left beside it."""
 _MOST = 0.05
 """Largest share of the network's multiply-accumulates that may stay float for it."""
 
@@ -35,9 +37,10 @@ def dominated_layers(
     layers = {node.name for node in placement.layers}
     allowance = _MOST * sum(macs(node) for node in model.graph)
     left = sum(harm.values())
+    least = _LEAST * left
     chosen: list[str] = []
     for group in sorted(harm, key=lambda one: -harm[one]):
-        if harm[group] <= _DOMINANT * left:
+        if harm[group] <= max(_DOMINANT * left, least):
             break
         readers = [edge.node for edge in placement.edges if edge.tensor in group]
         if any(node.name not in layers for node in readers):

@@ -3,9 +3,9 @@
 A histogram tells how many values are rounded and cut off, and not what that does to the result: the first feature map
 of a detector can do more harm than all others together, and want a much narrower range than its own error asks for.
 Here one tensor after another is quantized by itself, all else staying float, and how far that moves the outputs on
-calibration images decides. Errors of different tensors nearly add up, so that tensors can be settled one by one. Only
-those that matter are searched, for a few images tell no more; those whose rounding hardly matters get room for values
-that calibration seldom saw.
+calibration images decides. Errors of different tensors nearly add up, so that tensors can be settled one by one, and
+those that matter be found by quantizing a few at a time. Only these are searched, for a few images tell no more; those
+whose rounding hardly matters get room for values that calibration seldom saw.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +26,7 @@ from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import Methods, choose_ranges, insert_quantizers, scale_and_zero_point, told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.repair.judge import Distances, typical
 from edgeopt.passes.repair.split import spread
 from edgeopt.progress import Update
 from edgeopt.spec import replace
@@ -39,6 +41,12 @@ _GLANCES = 6
 _MATTERS = 0.05
 """Share of all harm from which on a tensor's range is worth a search. Ranges of lesser tensors that looked better on a
 hundred calibration images were no better on three hundred others: what seems gained there is chance."""
+_BLOCK = 4
+"""Groups of tensors that are quantized at a time to find those that matter."""
+_PROMISING = 0.9
+"""Share of the harm on those images that a range must lower it to, to be tried on all."""
+_FINALISTS = 2
+"""Most ranges of a tensor that are."""
 _WORTHWHILE = 0.8
 """Harm must fall to this share: 16 images say no more."""
 _CONFIRMED = 0.9
@@ -64,9 +72,15 @@ class MeasuredRanges:
     ranges: dict[str, Range]
     """Chosen ranges, by tensor name."""
     known_harm: dict[tuple[str, ...], float]
-    """Discrepancy of the outputs that quantizing each group of tensors alone causes, with the known ranges."""
+    """Discrepancy of the outputs that quantizing each group of tensors alone causes, with the known ranges. Of those
+    that do little harm even a few at a time it is an equal part of what these do."""
     harm: dict[tuple[str, ...], float]
     """The same with the chosen ranges, but for those that were only given room."""
+
+    @property
+    def moved(self) -> dict[str, Range]:
+        """Ranges that are not the known ones, by tensor name."""
+        return {name: limits for name, limits in self.ranges.items() if limits != self.known[name]}
 
 
 def measure_ranges(
@@ -97,17 +111,29 @@ def measure_ranges(
     known = choose_ranges(placement, table, scheme, methods)
     ranges = dict(known)
     found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
-    chooses, confirms = _samples(model, feeds, discrepancy)
-    glance = _Sample(spread(chooses.feeds, _GLANCES), spread(chooses.reference, _GLANCES), discrepancy)
-    known_harm: dict[tuple[str, ...], float] = {}
+    samples = _Samples.of(model, feeds, discrepancy)
     done, expected = 0, expected_runs(model, len(placement.groups), len(feeds))
-    for group in placement.groups:
-        if is_over():  # the harm of some tells nothing
-            return MeasuredRanges(known, ranges, {}, {})
-        known_harm[group] = _Probe(model, scheme, group, exclude).harm(known[group[0]], glance)
-        done += len(glance.feeds)
+
+    def tell(runs: int, text: str) -> None:
+        nonlocal done
+        done += runs
         if progress is not None:
-            progress(done, expected, f"effect of {group[0]}")
+            progress(min(done, expected), expected, text)
+
+    def glanced(groups: Sequence[tuple[str, ...]]) -> Distances | None:
+        """Distances with the known ranges of some groups together; None when the time is up."""
+        if is_over():
+            return None
+        tensors = [tensor for group in groups for tensor in group]
+        alone = quantize_activations(model, scheme, {tensor: known[tensor] for tensor in tensors}, exclude)
+        found = samples.glances.distances(onnx_session(alone, fused=False), {})
+        tell(len(found), f"effect of {tensors[0]}")
+        return found
+
+    glances = _each_alone(placement.groups, glanced)
+    if glances is None:  # the harm of some tells nothing
+        return MeasuredRanges(known, ranges, {}, {})
+    known_harm = {group: typical(distances) for group, distances in glances.items()}
     harm = dict(known_harm)
     least, effort = _MATTERS * sum(harm.values()), 0
     image = sum(macs(node) for node in model.graph)
@@ -115,17 +141,14 @@ def measure_ranges(
     for group in sorted((one for one in harm if harm[one] > least and one not in told), key=lambda one: -harm[one]):
         if effort > _EFFORT or is_over():
             break
-        if progress is not None:
-            progress(done, expected, f"range of {group[0]}")
+        tell(0, f"range of {group[0]}")
         low, high = known[group[0]]
         others = [limits[group[0]] for limits in found.values()]
         others += [(low * share, high * share) for share in _SHARES]
         probe = _Probe(model, scheme, group, exclude)
-        tried = _tried(probe, (low, high), others, chooses)
-        best = _confirmed(probe, _best_of(tried, (low, high)), (low, high), confirms)
-        known_harm[group], harm[group] = tried[low, high], tried[best]
-        effort += (1 + len(others)) * len(chooses.feeds) * image
-        done += (1 + len(others)) * len(chooses.feeds)
+        best, known_harm[group], harm[group] = _chosen(probe, (low, high), others, samples, glances[group])
+        effort += probe.runs * image
+        done += probe.runs
         ranges |= dict.fromkeys(group, best)
     seen, least = choose_ranges(placement, _by(table, "minmax"), scheme), _CHEAP * sum(harm.values())
     for group in harm:
@@ -137,9 +160,9 @@ def measure_ranges(
 def expected_runs(model: ir.Model, groups: int, images: int) -> int:
     """Estimate on how many images `measure_ranges` runs a network with so many groups of tensors."""
     image = max(1, sum(macs(node) for node in model.graph))
-    most = (len(_METHODS) + len(_SHARES) + 1) * min(_IMAGES, images)
-    searched = min(groups * most, _EFFORT / image) * _SEARCHED
-    return int(groups * min(_GLANCES, images) + searched)
+    tried = (len(_METHODS) + len(_SHARES)) * min(_GLANCES, images) + _IMAGES
+    searched = min(groups * _SEARCHED * tried, _EFFORT / image)
+    return int(min(_GLANCES, images) * groups * (1 / _BLOCK + 2 * _SEARCHED) + searched)
 
 
 def quantize_activations(
@@ -168,14 +191,62 @@ class _Sample:
     reference: Outputs
     discrepancy: Discrepancy
 
+    def distances(self, session: Any, parameters: Feeds) -> Distances:
+        """Distances of a session's outputs, which takes these inputs besides the images."""
+        values = (session.run(None, {**feeds, **parameters}) for feeds in self.feeds)
+        return self.discrepancy.each(self.reference, values)
 
-def _samples(model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> tuple[_Sample, _Sample]:
-    """Images to choose ranges by, and as many others to confirm them; a single one has to do both."""
-    images = list(spread(feeds, 2 * _IMAGES))
-    reference = outputs_as_written(model, images)
-    parts = (slice(0, None, 2), slice(1, None, 2) if len(images) > 1 else slice(0, None))
-    chooses, confirms = (_Sample(images[part], reference[part], discrepancy) for part in parts)
-    return chooses, confirms
+
+@dataclass(frozen=True)
+class _Samples:
+    """Images that ranges are compared on."""
+
+    glances: _Sample
+    """The few that tell which tensors matter, and which ranges are worth a trial on the others."""
+    others: _Sample
+    """The others that a range is chosen by."""
+    confirms: _Sample
+    """As many that confirm it; a single image has to do both."""
+
+    @classmethod
+    def of(cls, model: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> _Samples:
+        images = list(spread(feeds, 2 * _IMAGES))
+        reference = outputs_as_written(model, images)
+        chooses = range(0, len(images), 2)
+        glances = spread(chooses, _GLANCES)
+        others = [index for index in chooses if index not in set(glances)]
+        confirms = range(1, len(images), 2) or chooses
+        parts = [
+            _Sample([images[index] for index in part], [reference[index] for index in part], discrepancy)
+            for part in (glances, others, confirms)
+        ]
+        return cls(*parts)
+
+
+def _each_alone(
+    groups: Sequence[tuple[str, ...]], glanced: Callable[[Sequence[tuple[str, ...]]], Distances | None]
+) -> dict[tuple[str, ...], Distances] | None:
+    """Distances that each group causes alone, where it is among a few that matter; None when the time is up.
+
+    Args:
+        groups: in the order of the graph.
+        glanced: measures the distances that some groups cause together.
+    """
+    blocks = [groups[start : start + _BLOCK] for start in range(0, len(groups), _BLOCK)]
+    together = [glanced(block) for block in blocks]
+    known = [each for each in together if each is not None]
+    least = _MATTERS * sum(map(typical, known))
+    found: dict[tuple[str, ...], Distances] = {}
+    for block, distances in zip(blocks, together, strict=True):
+        if distances is None:
+            return None
+        for group in block:
+            matters = len(block) > 1 and typical(distances) > least
+            alone = glanced([group]) if matters else distances / len(block)
+            if alone is None:
+                return None
+            found[group] = alone
+    return found
 
 
 class _Probe:
@@ -191,14 +262,16 @@ class _Probe:
                 self._scales += _as_inputs(network.graph, node.inputs[1])
                 self._zero_points += _as_inputs(network.graph, node.inputs[2])
         self._session = onnx_session(network, fused=False)
+        self.runs = 0
+        """Images so far."""
 
-    def harm(self, limits: Range, sample: _Sample) -> float:
-        """Discrepancy of the outputs with the group's tensors in this range."""
+    def distances(self, limits: Range, sample: _Sample) -> Distances:
+        """Distances of the outputs with the group's tensors in this range."""
         scale, zero_point = scale_and_zero_point(limits, self._scheme)
         parameters = dict.fromkeys(self._scales, np.array(scale))
         parameters |= dict.fromkeys(self._zero_points, np.array(zero_point, self._scheme.dtype))
-        values = [self._session.run(None, {**feeds, **parameters}) for feeds in sample.feeds]
-        return sample.discrepancy.mean(sample.reference, values)
+        self.runs += len(sample.feeds)
+        return sample.distances(self._session, parameters)
 
 
 def _as_inputs(graph: ir.Graph, value: ir.Value | None) -> list[str]:
@@ -213,26 +286,35 @@ def _as_inputs(graph: ir.Graph, value: ir.Value | None) -> list[str]:
     return [name]
 
 
-def _tried(probe: _Probe, known: Range, others: Sequence[Range], sample: _Sample) -> dict[Range, float]:
-    """Return the harm of each range that differs from those before it."""
-    tried = {known: probe.harm(known, sample)}
+def _chosen(
+    probe: _Probe, known: Range, others: Sequence[Range], samples: _Samples, seen: Distances
+) -> tuple[Range, float, float]:
+    """Return the range of least harm, the harm of the known one, and that of the chosen one.
+
+    Args:
+        probe: measures a range.
+        known: it stays where no other is clearly better, on the images that choose and on those that confirm.
+        others: the ranges to try.
+        samples: the images.
+        seen: the known range's distances at the glances.
+    """
+    tried = {known: seen}
     for limits in others:
         if not any(_alike(limits, one) for one in tried):
-            tried[limits] = probe.harm(limits, sample)
-    return tried
-
-
-def _best_of(tried: Mapping[Range, float], known: Range) -> Range:
-    """Return the range of least harm, or the known one where no other is clearly better."""
-    best = min(tried, key=lambda limits: tried[limits])
-    return best if tried[best] < _WORTHWHILE * tried[known] else known
-
-
-def _confirmed(probe: _Probe, best: Range, known: Range, sample: _Sample) -> Range:
-    """Return the best range where it is better on other images too, else the known one."""
-    if best == known:
-        return known
-    return best if probe.harm(best, sample) < _CONFIRMED * probe.harm(known, sample) else known
+            tried[limits] = probe.distances(limits, samples.glances)
+    harm = {limits: typical(distances) for limits, distances in tried.items()}
+    promising = [
+        limits for limits in sorted(harm, key=lambda one: harm[one]) if harm[limits] < _PROMISING * harm[known]
+    ]
+    finalists = promising[:_FINALISTS]
+    for limits in (known, *finalists) if finalists else ():
+        harm[limits] = typical(np.concatenate([tried[limits], probe.distances(limits, samples.others)]))
+    best = min((known, *finalists), key=lambda limits: harm[limits])
+    if harm[best] < _WORTHWHILE * harm[known]:
+        confirmed = {limits: typical(probe.distances(limits, samples.confirms)) for limits in (best, known)}
+        if confirmed[best] < _CONFIRMED * confirmed[known]:
+            return best, harm[known], harm[best]
+    return known, harm[known], harm[known]
 
 
 def _roomy(limits: Range, seen: Range, harm: float, allowed: float) -> Range:

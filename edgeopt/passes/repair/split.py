@@ -11,7 +11,9 @@ from edgeopt.calibrate.spool import ReadOnDemand
 Item = TypeVar("Item")
 
 _JUDGES = 4
-"""Every fourth item judges."""
+"""Every fourth item judges, where that makes enough of them."""
+_HALF = 2
+"""Every second one where it does not."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,18 @@ class Split(Generic[Item]):
     """Images that only judge if the choice is better."""
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> Split[Item]:
-        """Return the last of every four judges; of fewer the last of all, and a single one has to do both."""
-        if len(items) < _JUDGES:
+    def of(cls, items: Sequence[Item], judges: int = 1) -> Split[Item]:
+        """Return the last of every four as judges; of fewer than two the one has to do both.
+
+        Args:
+            items: in any order.
+            judges: fewest that shall judge, up to half of the items.
+        """
+        every = max(_HALF, min(_JUDGES, len(items) // judges))
+        if len(items) < every:
             return cls(items[:-1] or items, items[-1:])
-        fit = [index for index in range(len(items)) if index % _JUDGES != _JUDGES - 1]
-        judge = range(_JUDGES - 1, len(items), _JUDGES)
+        fit = [index for index in range(len(items)) if index % every != every - 1]
+        judge = range(every - 1, len(items), every)
         return cls(ReadOnDemand(items.__getitem__, fit), ReadOnDemand(items.__getitem__, judge))
 
 

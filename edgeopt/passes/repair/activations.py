@@ -1,0 +1,200 @@
+"""Trials of what changes activations and their ranges: equalization, smoothing, ranges, and layers left in float.
+
+Ranges that calibration took from an image fit that image: judged by it, a repair that narrows them looks better than it
+is on any other. MobileNetV2's equalization on 16 images halved the distance on those that had been calibrated on, and
+doubled it on others. So these trials calibrate on the images that repairs may be fitted on alone; when all is decided,
+what was found is quantized again with the statistics of all images (`ActivationTrials.completed`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import onnx_ir as ir
+
+from edgeopt.bundle.records import RepairTrial
+from edgeopt.calibrate import CalibrationTable, Range, calibrate
+from edgeopt.calibrate.spool import feeds_of
+from edgeopt.calibrate.tap import Feeds
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.quantize.insert import Methods, choose_ranges, quantize
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.repair.allowance import Allowance
+from edgeopt.passes.repair.equalize import equalize
+from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.judge import Distances, Judge, typical
+from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
+from edgeopt.passes.repair.smooth import STRENGTHS, magnitudes, smooth, smoothable
+from edgeopt.passes.repair.split import spread
+from edgeopt.passes.repair.standing import Standing, compared
+from edgeopt.progress import Update
+from edgeopt.spec import replace
+
+Images = Sequence[tuple[str, Feeds]]
+
+SMOOTHING = "smoothing"
+EXEMPTION = "exemption"
+SCALING = "equalization with a Mul per channel"
+"""Equalization that inserts operators besides, where the engine is measured to run them as fast."""
+Slowdown: TypeAlias = Callable[[ir.Model, ir.Model], float]
+"""Latency of the second of two Q/DQ graphs over that of the first, in the engine that they are for."""
+_WORTH_FLOAT = 0.75
+"""A float layer costs time: it must lower the harm of quantized activations to this share."""
+_AS_FAST = 1.05
+"""A graph with more operators may take so many times as long: less cannot be told from chance beside other work."""
+FITTED_IMAGES = 128
+"""Most images that a repair looks at, spread evenly over those that may be fitted on."""
+
+
+@dataclass(frozen=True)
+class ActivationTrials:
+    """Trials of repairs that change activations, and what these have in common.
+
+    Attributes:
+        scheme: number formats and placement.
+        fit: images that may be fitted on and calibrated by.
+        judge: measures on the others.
+        methods: how the ranges of some layers' inputs are found.
+        allowance: the time.
+        slowdown: latency of the second of two graphs over that of the first; None where nothing can be timed.
+    """
+
+    scheme: QuantScheme
+    fit: Images
+    judge: Judge
+    methods: Methods | None
+    allowance: Allowance
+    slowdown: Slowdown | None
+
+    def tried(self, plain: Standing, repairs: Sequence[str]) -> tuple[Standing, list[RepairTrial]]:
+        """Try those of `repairs` that are of this kind, in order.
+
+        Args:
+            plain: the network as it is quantized with the statistics of all images.
+            repairs: names.
+        """
+        model, trials = plain.base, list[RepairTrial]()
+        table = self._observed(model, self.fit, plain.table.config)
+        candidate = quantize(model, table, self.scheme, plain.exclude, methods=self.methods)
+        now = Standing(model, table, plain.exclude, candidate, self.judge.measure(candidate))
+        if "equalization" in repairs and not now.declines("equalization", self.allowance, trials):
+            trials += self._equalized(now)
+        if SMOOTHING in repairs and smoothable(now.base.graph) and not now.declines(SMOOTHING, self.allowance, trials):
+            trials.append(now.try_instead(SMOOTHING, self._smoothed(now)))
+        searching = "ranges" if "ranges" in repairs else EXEMPTION
+        if searching in repairs and not now.declines(searching, self.allowance, trials):
+            trials += self._settled(now, repairs)
+        return now, trials
+
+    def completed(self, now: Standing, plain: Standing, images: Images) -> Standing:
+        """Quantize what was found with the statistics of all images.
+
+        Args:
+            now: what `tried` found.
+            plain: what it was given.
+            images: all of them.
+        """
+        table = plain.table
+        if now.changed:
+            observed = self._observed(now.base, images, table.config, now.changed)
+            table = dataclasses.replace(table, tensors={**table.tensors, **observed.tensors})
+        before_exemption = place(now.base.clone(), self.scheme, plain.exclude)
+        ranges = {**choose_ranges(before_exemption, table, self.scheme, self.methods), **now.ranges}
+        quantized = quantize(now.base, table, self.scheme, now.exclude, ranges)
+        return dataclasses.replace(now, table=table, quantized=quantized, distances=self.judge.measure(quantized))
+
+    def _observed(
+        self,
+        model: ir.Model,
+        images: Images,
+        config: CalibrateConfig,
+        tensors: frozenset[str] | None = None,
+        update: Update | None = None,
+    ) -> CalibrationTable:
+        """Calibrate on some images, all tensors that can be quantized or those of `tensors` among them."""
+        names = observed_tensors(model)
+        config = replace(config, images=max(1, len(images)), minimum_images=1)
+        return calibrate(model, images, config, update, names if tensors is None else names & tensors)
+
+    def _equalized(self, now: Standing) -> list[RepairTrial]:
+        """Equalize, and with `slowdown` also by a Mul per channel where no layer takes the scale.
+
+        What changes nothing is no trial.
+        """
+        model, table, trials, known = now.base, now.table, list[RepairTrial](), frozenset[str]()
+        update = self.allowance.step("equalization")
+        ways = [("equalization", self.scheme.fuses_scales)]
+        ways += [(SCALING, True)] if self.slowdown is not None and not self.scheme.fuses_scales else []
+        for name, inserts in ways:
+            base, scaled = equalize(model, table, insert=inserts)
+            if scaled == known or self.allowance.is_over:
+                continue
+            known = frozenset(scaled)
+            observed = self._observed(base, self.fit, table.config, known, update)
+            candidate = now.rebased(base, observed, self.scheme, self.methods, self.judge, known)
+            slower = ""
+            if name == SCALING and self.slowdown and typical(candidate.distances) < typical(now.distances):
+                times = self.slowdown(now.quantized, candidate.quantized)
+                slower = f"the engine takes {times:.2f} times as long" if times > _AS_FAST else ""
+            trials.append(now.try_instead(name, candidate, slower))
+        return trials
+
+    def _smoothed(self, now: Standing) -> Standing:
+        """Smooth what stands by each strength, and return the best."""
+        update = self.allowance.step(SMOOTHING)
+        largest = magnitudes(now.base, spread(feeds_of(self.fit), FITTED_IMAGES))
+        tried = []
+        for strength in STRENGTHS:
+            base, changed = smooth(now.base, largest, strength)
+            observed = self._observed(base, self.fit, now.table.config, frozenset(changed), update)
+            everything = now.changed | changed
+            tried.append(now.rebased(base, observed, self.scheme, self.methods, self.judge, everything))
+        return min(tried, key=lambda standing: typical(standing.distances))
+
+    def _settled(self, now: Standing, repairs: Sequence[str]) -> list[RepairTrial]:
+        """Choose ranges by their effect, and leave layers float whose input does most of the harm whatever its range.
+
+        Measured with weights in float, whose rounding would blur what these do.
+        """
+
+        def cost(ranges: Mapping[str, Range], exclude: tuple[str, ...]) -> Distances:
+            return self.judge.measure(quantize_activations(now.base, self.scheme, ranges, exclude))
+
+        update = self.allowance.step("ranges" if "ranges" in repairs else EXEMPTION)
+        measured = measure_ranges(
+            now.base,
+            now.table,
+            self.scheme,
+            feeds_of(self.fit),
+            self.judge.discrepancy,
+            now.exclude,
+            update,
+            self.methods,
+            lambda: self.allowance.is_over,
+        )
+        ranges, harm, before = measured.known, measured.known_harm, cost(measured.known, now.exclude)
+        trials = []
+        if "ranges" in repairs:
+            declined = "" if measured.harm else "the time was up before it was known which ranges matter"
+            after = cost(measured.ranges, now.exclude)
+            trials.append(compared("ranges", before, after, declined))
+            if trials[-1].is_kept:
+                ranges, harm, before = measured.ranges, measured.harm, after
+                now.ranges = measured.moved
+        if EXEMPTION in repairs:
+            layers = dominated_layers(now.base, self.scheme, harm, now.exclude)
+            exclude = (*now.exclude, *map(glob.escape, layers))
+            after = cost(ranges, exclude) if layers else before
+            worth = typical(after) <= _WORTH_FLOAT * typical(before) or not layers
+            declined = "" if worth else "it gains too little for layers in float"
+            name = f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION
+            trials.append(compared(name, before, after, declined))
+            if trials[-1].is_kept:
+                now.exclude = exclude
+        return trials

@@ -1,0 +1,75 @@
+"""Repairs are compared by what they do to most images, and by ranges that were not taken from the images that judge."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from four_channels import IMAGES, RAW, typed
+from graphs import model_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.repair import activations
+from edgeopt.passes.repair.judge import typical
+from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.passes.repair.trials import repair
+
+LAYERS = """
+g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2, float[8,8,1,1] w3, float[8,8,1,1] w4) => (y)
+{ a = Conv(x, w1)  r = Relu(a)  b = Conv<group=8, pads=[1,1,1,1]>(r, w2)  c = Relu(b)
+  m = MaxPool<kernel_shape=[1,1]>(c)  d = Conv(m, w3)  s = Add(d, m)  y = Conv(s, w4) }
+"""
+
+
+def layers() -> ir.Model:
+    """The first channel between the first two layers is much larger than the others: something to equalize."""
+    random = np.random.default_rng(4)
+    shapes = {"w1": (8, 4, 1, 1), "w2": (8, 1, 3, 3), "w3": (8, 8, 1, 1), "w4": (8, 8, 1, 1)}
+    weights = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    weights["w1"][0] *= 50.0
+    return typed(model_of(LAYERS, **weights))
+
+
+def test_one_odd_image_decides_nothing():
+    before, after = np.full(20, 1.0), np.full(20, 0.5)
+    after[3] = 1000.0
+    assert typical(after) < typical(before)
+    assert typical(np.array([1.0, 3.0])) == 2.0, "of so few none is left out"
+
+
+@given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60))
+def test_the_typical_distance_lies_between_the_least_and_the_mean(distances):
+    values = np.array(distances)
+    assert values.min() * (1 - 1e-9) <= typical(values) <= values.mean() * (1 + 1e-9)
+
+
+def test_ranges_are_compared_on_images_that_they_were_not_taken_from(monkeypatch):
+    calibrated: list[set[str]] = []
+    judged: list[set[str]] = []
+    measure = activations.Judge.measure
+
+    def watched(model, images, *arguments):
+        images = list(images)
+        calibrated.append({name for name, _ in images})
+        return calibrate(model, images, *arguments)
+
+    def measured(judge, model):
+        inputs = {id(feeds) for feeds in judge._feeds}
+        judged.append({name for name, feeds in IMAGES if id(feeds) in inputs})
+        return measure(judge, model)
+
+    monkeypatch.setattr(activations, "calibrate", watched)
+    monkeypatch.setattr(activations.Judge, "measure", measured)
+    model = layers()
+    table = calibrate(model, IMAGES, CalibrateConfig(minimum_images=1), tensors=observed_tensors(model))
+    trials = repair(model, table, OPENVINO, IMAGES, RAW, ("equalization", "ranges")).trials
+    assert trials[0].name == "equalization"
+    assert trials[0].is_kept
+    everything = {name for name, _ in IMAGES}
+    assert all(names == judged[0] for names in judged)
+    assert [names & judged[0] for names in calibrated[:-1]] == [set()] * (len(calibrated) - 1)
+    assert len(calibrated) == 3, "the network as it is, equalized, and what was kept of that"
+    assert calibrated[-1] == everything, "what was found is quantized with the statistics of all"
