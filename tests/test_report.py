@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
+import io
+import json
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -195,6 +197,19 @@ class TestContent:
         page = to_html(content(with_variant(bundle, "ov-int8", stages=StageRecords(coverage=covered))))
         assert "INT8 has 75.0% of the multiplications, in 3 of 4 layers" in page
         assert re.search(r"attention/&lt;b&gt;.*?MatMul.*?25\.00 %.*?its weight is computed", page, re.DOTALL)
+
+    def test_the_terminal_markdown_and_json_say_it_too(self, bundle):
+        floats = (FloatLayer(name="experts", operator="MatMul", why="its weight is computed", share=0.25),)
+        covered = IntegerCoverage(share=0.75, layers=4, floats=floats)
+        report = content(with_variant(bundle, "ov-int8", stages=StageRecords(coverage=covered)))
+        said = "ov-int8: INT8 has 75.0% of the multiplications, in 3 of 4 layers; MatMul experts stays float (25.0%)"
+        assert said in to_markdown(report)
+        console = Console(width=400, file=io.StringIO())
+        console.print(to_terminal(report))
+        assert said in console.file.getvalue()
+        rows = {each["name"]: each for each in json.loads(to_json(report))["variants"]}
+        assert rows["ov-int8"]["coverage"]["floats"][0]["why"] == "its weight is computed"
+        assert rows["ov-fp32"]["coverage"] is None
 
     def test_a_variant_that_was_not_accepted_is_the_candidate_only_when_there_is_no_other(self, bundle):
         refused = with_variant(bundle, "ov-int8", accepted=False, verdict="lost 10 points")

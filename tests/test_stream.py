@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import importlib
+import itertools
 import logging
 import os
 import sys
@@ -538,7 +539,15 @@ class Camera(http.server.BaseHTTPRequestHandler):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 self.wfile.write(self.film)
             return
-        if self.path != "/live":
+        if self.path.startswith("/photo.jpg"):
+            picture = cv2.imencode(".jpg", np.full((48, 64, 3), 100, np.uint8))[1].tobytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "image/jpeg")
+            self.send_header("Content-Length", str(len(picture)))
+            self.end_headers()
+            self.wfile.write(picture)
+            return
+        if self.path not in ("/live", "/live.jpg"):
             self.send_error(404)
             return
         self.send_response(200)
@@ -585,6 +594,22 @@ def test_a_file_behind_http_is_a_file_and_ends(camera: str, video: Path, path: s
     assert len(frames) == 12
     assert source.reconnects == 0
     assert "secret" not in frames[0].name
+
+
+@pytest.mark.parametrize("path", ["photo.jpg", "photo.jpg?token=secret"])
+def test_a_picture_behind_http_is_a_picture_and_ends(camera: str, path: str) -> None:
+    source = open_source(f"{camera}/{path}", backoff=QUICK)
+    frames = list(source.frames(threading.Event()))
+    source.close()
+    assert len(frames) == 1
+    assert source.reconnects == 0
+
+
+def test_a_camera_with_the_name_of_a_picture_stays_a_camera(camera: str) -> None:
+    source = open_source(f"{camera}/live.jpg", backoff=QUICK)
+    frames = list(itertools.islice(source.frames(threading.Event()), 15))
+    source.close()
+    assert len(frames) == 15
 
 
 def test_an_address_without_a_stream_is_an_error(camera: str) -> None:

@@ -364,7 +364,6 @@ def quantize(
     import msgspec
 
     from edgeopt.cli.console import StageDisplay
-    from edgeopt.cli.views.coverage import coverage_lines
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
     from edgeopt.pipeline.standalone import quantize_file
@@ -403,7 +402,7 @@ def quantize(
         for repair, reason in result.declined.items():
             echo(f"{repair} was left out: {reason}")
         echo(f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}")
-        for line in coverage_lines(result.coverage):
+        for line in result.coverage.lines():
             echo(line)
         if "avx2" not in result.processors:
             echo(

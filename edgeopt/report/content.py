@@ -14,6 +14,7 @@ from edgeopt.bundle.records import (
     Accuracy,
     ClassChange,
     Diagnosis,
+    IntegerCoverage,
     LatencyResult,
     Measured,
     Ratio,
@@ -79,6 +80,8 @@ class Row(Struct):
     verdict: str
     certain: bool
     """False if other test images might decide otherwise whether it is accepted."""
+    coverage: IntegerCoverage | None = None
+    """Share of its work that is on integers, and the layers that stay float, with reasons; None of float variants."""
 
     @property
     def ratio(self) -> Ratio | None:
@@ -290,6 +293,7 @@ def _row(
         accepted=judged.accepted,
         verdict=judged.verdict,
         certain=judged.certain,
+        coverage=variant.stages.coverage,
     )
 
 

@@ -18,6 +18,7 @@ from edgeopt.report.figures import accuracy, change, class_metric, milliseconds,
 _NARROW = {"p90 ms": "p90", "p99 ms": "p99", "speed-up": "faster"}
 """Headings in a terminal, where 80 columns have to hold the table."""
 _NAMED_CLASSES = 5
+_SHOWN_LAYERS = 5
 _SHOWN_CLASSES = 8
 _CLASS_COLUMNS = ("n", "FP32 {metric}", "{metric}", "change", "95 % interval")
 _COLUMNS = ("variant", "accuracy", "change", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
@@ -151,7 +152,16 @@ def _notes(report: Report) -> list[str]:
     ]
     notes += [f"{row.name}? is accepted, but {row.verdict}" for row in report.rows if row.accepted and not row.certain]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
-    return notes
+    return [*notes, *_float_layers(report)]
+
+
+def _float_layers(report: Report) -> list[str]:
+    """Say which layers of INT8 variants stay float, and why; variants with the same are named together."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for row in report.rows:
+        if row.coverage is not None and row.coverage.floats:
+            alike.setdefault(tuple(row.coverage.lines(_SHOWN_LAYERS)), []).append(row.name)
+    return [f"{', '.join(names)}: {'; '.join(lines)}" for lines, names in alike.items()]
 
 
 def _decisions(report: Report) -> list[str]:

@@ -12,7 +12,6 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from edgeopt.cli.views.coverage import coverage_lines
 from edgeopt.config import CalibrateConfig, ModelConfig, QuantizeConfig, SchemeName
 from edgeopt.errors import AccuracyError, ModelError, ParityError
 from edgeopt.graph.edit import set_constant
@@ -350,7 +349,7 @@ def test_what_stays_float_is_said_with_its_share_and_its_reason(tmp_path: Path) 
     assert "its constant is on the left" in floats["MatMul_z0"].why
     assert "Einsum" in floats["Einsum_e"].why
     assert floats["MatMul_z0"].share == pytest.approx(multiplications["left"] / total)
-    assert next(coverage_lines(result.coverage)).startswith("INT8 has 45.1% of the multiplications, in 2 of 4 layers")
+    assert next(result.coverage.lines()).startswith("INT8 has 45.1% of the multiplications, in 2 of 4 layers")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 
 import msgspec
 
@@ -74,6 +75,14 @@ class IntegerCoverage(Struct):
         """One line for people."""
         quantized = self.layers - len(self.floats)
         return f"INT8 has {self.share:.1%} of the multiplications, in {quantized} of {self.layers} layers"
+
+    def lines(self, most: int = 10) -> Iterator[str]:
+        """Yield the summary, then at most so many layers that stay float, the largest first, with their reasons."""
+        yield self.summary()
+        for layer in self.floats[:most]:
+            yield f"{layer.operator} {layer.name} stays float ({layer.share:.1%}): {layer.why}"
+        if rest := self.floats[most:]:
+            yield f"{len(rest)} more stay float ({sum(layer.share for layer in rest):.1%}); --json has them all"
 
 
 class Compression(Struct):

@@ -15,7 +15,6 @@ from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.records import Measured
-from edgeopt.cli.views.coverage import coverage_lines
 from edgeopt.evaluate import Accuracy, class_sentence
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.postprocess import Classification, Detections
@@ -212,7 +211,7 @@ def _covered(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield the share of each INT8 variant's work that is on integers, with what is not."""
     for variant in manifest.variants:
         if variant.stages.coverage is not None:
-            yield variant.name, "; ".join(coverage_lines(variant.stages.coverage))
+            yield variant.name, "; ".join(variant.stages.coverage.lines())
 
 
 def calibration_table(calibration: Calibration) -> Table:

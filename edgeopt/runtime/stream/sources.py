@@ -11,6 +11,7 @@ from glob import has_magic
 from pathlib import Path
 from threading import Event
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 
@@ -106,7 +107,10 @@ def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
         return VideoSource(f"camera {text}", lambda: _open_camera(text, int(text)), live=True, backoff=backoff)
     if is_network(text):
         live = None if text.lower().startswith(_FILES_OVER_NETWORK) else True
-        return VideoSource(shown(text), lambda: _open_stream(text), live=live, backoff=backoff)
+        is_picture = live is None and is_image_name(Path(urlsplit(text).path).name)
+        return VideoSource(
+            shown(text), lambda: _open_stream(text), live=live, backoff=backoff, named_picture=is_picture
+        )
     path = Path(text)
     mode = _mode(path)
     if stat.S_ISDIR(mode):

@@ -52,10 +52,20 @@ class VideoSource:
         connect: opens it.
         live: it has no end, and is opened again when it breaks. None: unless it says how many frames it has.
         backoff: how often that is tried, and when.
+        named_picture: it has a picture's name. If it ends after one frame, it was one, and no camera that broke off.
     """
 
-    def __init__(self, name: str, connect: Connect, *, live: bool | None, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        connect: Connect,
+        *,
+        live: bool | None,
+        backoff: Backoff | None = None,
+        named_picture: bool = False,
+    ) -> None:
         self.name = name
+        self._named_picture = named_picture
         self.reconnects = 0
         self.damaged = 0
         self._connect = connect
@@ -85,6 +95,8 @@ class VideoSource:
                 return
             elif not self.live:
                 self._check_end(number)
+                return
+            elif self._named_picture and number == 1:
                 return
             else:
                 if not lost:
