@@ -22,6 +22,8 @@ from edgeopt.spec import (
     AuxiliaryInput,
     Decoding,
     Fraction,
+    GivenDecoding,
+    NeighborsDecoding,
     PositiveInt,
     Preprocessing,
     Processor,
@@ -31,6 +33,7 @@ from edgeopt.spec import (
     Tiles,
     code_in,
     decoding_named,
+    replace,
 )
 from edgeopt.typed import convert
 
@@ -57,17 +60,25 @@ _PATTERNS: Mapping[str, str] = {
 """Words for error messages, by pattern."""
 
 
+FEATURES = "edgeopt:features"
+"""``[model] source`` of a classifier on a frozen network's features."""
+
+
 class ModelConfig(Struct):
     """``[model]``: the source of the network, and what only its author knows about it."""
 
     source: str
     """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``;
-    with the extra ``tensorflow`` also a ``.tflite``, ``.keras`` or ``.h5`` and the folder of a SavedModel.
+    ``edgeopt:features`` for a classifier that ``[fit]`` fits on the features of a frozen `backbone`; with the extra
+    ``tensorflow`` also a ``.tflite``, ``.keras`` or ``.h5`` and the folder of a SavedModel.
 
     A recipe is code: what it names as ``package.module:callable`` is run, so build only recipes that you trust. It is
     looked for in the recipe's folder, the current one and the installed packages; these come first. The callable
     returns a torch module, alone or with what is known of it: a `spec.ModelSpec`, or a mapping of keys of this table.
     """
+    backbone: str | None = None
+    """Network whose features ``edgeopt:features`` classifies, as `source` names networks: the other keys of this table
+    are then about it, except `labels`."""
     weights: str | None = None
     """A ``.pth`` or ``.safetensors`` file, or ``package:NAME/PATH`` for a file of an installed package. None: train the
     network."""
@@ -81,7 +92,7 @@ class ModelConfig(Struct):
     """Class names, a text file with one per line, or ``edgeopt:coco``, ``edgeopt:imagenet``, ``edgeopt:digits``.
     Default: the class names of the data."""
     preprocessing: Preprocessing | None = None
-    decoding: Decoding | Annotated[str, named(DECODINGS)] | None = None
+    decoding: GivenDecoding | Annotated[str, named(DECODINGS)] | None = None
     """Decoding of the outputs: ``classification``; a detector's head by the name of its preset (``yolov8``,
     ``rtdetr``…), as a table with a preset and what differs from it (``preset = "yolov8", score_threshold = 0.5``), or
     described whole; or ``package.module:callable``. Default: chosen by the output's shape."""
@@ -94,6 +105,21 @@ class ModelConfig(Struct):
     def __post_init__(self) -> None:
         if isinstance(self.decoding, str):
             check(self.decoding, DECODINGS, "decoding")
+        if self.source == FEATURES and self.backbone is None:
+            raise SettingError(
+                f'"{FEATURES}" classifies the features of another network: name it with [model] backbone, as in '
+                'backbone = "edgeopt:mobilenet_v2"'
+            )
+        if self.source != FEATURES and self.backbone is not None:
+            raise SettingError(f'[model] backbone goes with source = "{FEATURES}", not with "{self.source}"')
+        if self.source == FEATURES and (self.decoding is not None or self.task is not None or self.tail == "cut"):
+            raise SettingError(f'[model] decoding, task and tail follow from source = "{FEATURES}". Remove them')
+
+    @property
+    def frozen(self) -> ModelConfig:
+        """The backbone of `FEATURES` as a model of its own, whose classes do not matter."""
+        assert self.backbone is not None
+        return replace(self, source=self.backbone, backbone=None, labels=None, decoding=NeighborsDecoding())
 
     @property
     def decoder(self) -> Decoding | None:
@@ -248,6 +274,35 @@ class TrainConfig(Struct):
         check(self.loss, LOSSES, "loss")
         if self.loss != "cross_entropy" and (self.label_smoothing or self.class_weights != "none"):
             raise SettingError(f"label_smoothing and class_weights belong to cross_entropy, not to loss '{self.loss}'")
+
+
+class FitConfig(Struct):
+    """``[fit]``: the classifier of ``edgeopt:features``, which scikit-learn fits on features of a frozen network.
+
+    That takes seconds, and tens of pictures a class. Settings that are not here are chosen by cross-validation. The
+    classifier becomes part of the graph, in operators that every target has, and is quantized with the rest; of ``knn``
+    the graph gives the embedding, and the prototypes are data in the bundle, so that `edgeopt enroll` can add classes.
+    """
+
+    classifier: Literal["svm", "rbf_svm", "knn", "mlp"] = "svm"
+    """A linear SVM, one with Gaussian kernels, the nearest prototypes, or a network of one hidden layer."""
+    features: str = "auto"
+    """Tensor of the backbone's graph that is classified. ``auto``: what its last linear layer reads, or its output if
+    it ends in none; maps are averaged over their places."""
+    class_weights: Literal["balanced", "none"] = "balanced"
+    """``balanced``: rare classes weigh as much as frequent ones. Prototypes do anyway."""
+    folds: Annotated[int, Meta(ge=2)] = 5
+    """Parts of the pictures in cross-validation; fewer if a class has fewer pictures. Prototypes leave out one at a
+    time."""
+    hidden: PositiveInt = 64
+    """Neurons of the hidden layer of ``mlp``."""
+    prototypes: PositiveInt = 100
+    """Most prototypes of a class of ``knn``; of more pictures they are the means of k-means."""
+    support_vectors: PositiveInt | None = None
+    """Most support vectors of ``rbf_svm``, each of which is as long as the features. Default: together they may have as
+    many numbers as the backbone has weights."""
+    seed: int = 0
+    """Seed of the folds, of the hidden layer's first weights and of k-means."""
 
 
 class CompressConfig(Struct):
@@ -565,6 +620,7 @@ class Config(Struct):
     model: ModelConfig
     data: DataConfig = DataConfig()
     train: TrainConfig | None = None
+    fit: FitConfig | None = None
     compress: CompressConfig | None = None
     export: ExportConfig = ExportConfig()
     calibrate: CalibrateConfig = CalibrateConfig()
@@ -581,6 +637,16 @@ class Config(Struct):
             raise SettingError("[train] quantize trains INT8 graphs, and [quantize] enabled = false makes none")
         if self.train is not None and self.train.quantize and self.quantize.file is not None:
             raise SettingError("[train] quantize trains what edgeopt quantized, and [quantize] file is another tool's")
+        if (self.fit is not None) != (self.model.source == FEATURES):
+            raise SettingError(
+                f'[fit] and [model] source = "{FEATURES}" go together. Add '
+                + ("the latter, with the network as [model] backbone" if self.fit is not None else "a [fit] table")
+            )
+        for name in ("train", "compress"):
+            if self.fit is not None and getattr(self, name) is not None:
+                raise SettingError(f"[fit] leaves the network as it is, and [{name}] changes it. Remove one of them")
+        if self.fit is not None and self.quantize.file is not None:
+            raise SettingError("[fit] makes a network that nobody has quantized yet. Remove [quantize] file")
         if self.compress is not None and self.compress.train is None and not self.trains:
             raise SettingError(
                 "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"
@@ -600,7 +666,8 @@ def named_code(config: Config) -> tuple[str, ...]:
     sources = (config.data.train, config.data.validation, config.data.test, config.data.calibration)
     formats = [source.format for source in sources if source is not None]
     made = (*config.quantize.repairs, *config.compile.targets, *config.evaluate.metrics)
-    named = (config.model.source, *formats, *training_code(config), *code_in(config.model.decoder), *made)
+    networks = (config.model.source, config.model.backbone or "")
+    named = (*networks, *formats, *training_code(config), *code_in(config.model.decoder), *made)
     return tuple(name for name in named if is_code(name))
 
 

@@ -246,6 +246,45 @@ class ClassificationDecoding(Struct, tag="classification"):
     """Name of the output, or its number in the graph's order."""
 
 
+class NeighborsDecoding(Struct, tag="neighbors"):
+    """Classes by the prototypes that an image's embedding is nearest to, written by ``[fit]`` and `edgeopt enroll`.
+
+    The network gives the embedding, of length 1. A class's logit is the mean cosine of its `neighbors` nearest
+    prototypes over `temperature` (the local mean of Mitani and Hamamoto 2006, so that a class of three prototypes
+    stands a chance beside one of a hundred); scores are their softmax. Prototypes are data: classes are added without a
+    compiler, and an engine that was built stays as it is.
+    """
+
+    neighbors: PositiveInt = 1
+    """Prototypes of each class that count, or all where it has fewer."""
+    temperature: Annotated[float, Meta(gt=0.0)] = 0.1
+    """Difference of cosines that makes a class e times as likely."""
+    prototypes: bytes = b""
+    """(P, F) int8, row by row, class by class: embeddings whose length does not count."""
+    counts: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    """Prototypes of each class, in the order of the labels."""
+    top_k: PositiveInt = 5
+    """Number of classes in a result."""
+    output: str | Annotated[int, Meta(ge=0)] = 0
+    """Name of the output, or its number in the graph's order."""
+
+    def __post_init__(self) -> None:
+        if len(self.prototypes) % max(1, sum(self.counts)):
+            raise SettingError(
+                f"{len(self.prototypes)} bytes of prototypes are not rows of one length for {sum(self.counts)} of them"
+            )
+
+    @property
+    def activation(self) -> Activation:
+        """Function from logits to scores."""
+        return "softmax"
+
+    @property
+    def applied(self) -> Activation:
+        """Activation in the graph: none."""
+        return "none"
+
+
 class CodeDecoding(Struct, tag="code"):
     """Results by the user's own code, which has to be installed, and allowed, wherever the model runs.
 
@@ -271,7 +310,11 @@ class CodeDecoding(Struct, tag="code"):
             raise SettingError(f"'{self.call}' does not have the form package.module:callable")
 
 
-Decoding: TypeAlias = ClassificationDecoding | DetectionDecoding | CodeDecoding
+ClassDecoding: TypeAlias = ClassificationDecoding | NeighborsDecoding
+"""Decodings that give each class a score."""
+GivenDecoding: TypeAlias = ClassificationDecoding | DetectionDecoding | CodeDecoding
+"""Decodings that someone may write; prototypes are fitted."""
+Decoding: TypeAlias = NeighborsDecoding | GivenDecoding
 
 
 def preset(name: str, **changes: Any) -> DetectionDecoding:
@@ -284,7 +327,7 @@ def preset(name: str, **changes: Any) -> DetectionDecoding:
     return convert(expand({"preset": name, **changes}), DetectionDecoding)
 
 
-def decoding_named(name: str) -> Decoding:
+def decoding_named(name: str) -> GivenDecoding:
     """Return the decoding that ``[model] decoding`` names by a text: ``classification``, a preset or the user's code.
 
     Raises:

@@ -36,7 +36,7 @@ from edgeopt.runtime.stream import (
     open_all,
 )
 from edgeopt.runtime.tracking import LOW, Tracker
-from edgeopt.spec import ClassificationDecoding
+from edgeopt.spec import ClassDecoding
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _tracker(source: Source, predictor: Predictor | Tiled, score: float | None) 
         source.close()
         raise ConfigError(f"{source.name} is not a video: --track follows objects from frame to frame. Leave it out")
     decoding = predictor.spec.decoding
-    assert not isinstance(decoding, ClassificationDecoding)
+    assert not isinstance(decoding, ClassDecoding)
     return Tracker(max(LOW, decoding.score_threshold if score is None else score))
 
 

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate.run import Evaluated, batch_size
-from edgeopt.metrics import ClassReading, readings_of
+from edgeopt.metrics import class_reading
 from edgeopt.postprocess import Detections, Outputs, class_scores, decode
 from edgeopt.postprocess.alignment import from_log_odds, log_odds, to_baseline, to_own
 from edgeopt.preprocess import Geometry
 from edgeopt.progress import Update
 from edgeopt.spec import (
     Alignment,
-    ClassificationDecoding,
+    ClassDecoding,
     ModelSpec,
     ScoreCurve,
     ScoreCurves,
@@ -81,7 +81,7 @@ class Answers:
 
 def can_align(spec: ModelSpec) -> bool:
     """Return True if the model's scores are probabilities that `fit_alignment` knows how to move."""
-    return spec.task == "detection" or _reading(spec) is not None
+    return spec.task == "detection" or class_reading(spec) is not None
 
 
 def answers(model: Evaluated, dataset: Dataset, progress: Update | None = None) -> Answers:
@@ -115,7 +115,7 @@ def fit_alignment(spec: ModelSpec, baseline: Answers, own: Answers) -> Alignment
     """
     if baseline.images < _LEAST:
         return None
-    reading = _reading(spec)
+    reading = class_reading(spec)
     if spec.task == "classification" and reading is not None and reading.exclusive:
         return _temperature(*(each.score.reshape(each.images, -1) for each in (baseline, own)))
     levels, distances = _distances(baseline, own, _DOUBT)
@@ -133,18 +133,10 @@ def fit_alignment(spec: ModelSpec, baseline: Answers, own: Answers) -> Alignment
     return ScoreCurves(curve=pooled, classes=classes) if distances.any() or classes else None
 
 
-def _reading(spec: ModelSpec) -> ClassReading | None:
-    """Return the meaning of a classifier's output where it holds probabilities, or becomes them."""
-    if spec.task != "classification" or not isinstance(spec.decoding, ClassificationDecoding):
-        return None
-    reading, *others = readings_of(spec)
-    return reading if isinstance(reading, ClassReading) and not others else None
-
-
 def _scores(spec: ModelSpec, outputs: Outputs, geometries: Sequence[Geometry]) -> Iterator[tuple[Integers, Floats]]:
     """Yield the classes and scores of each image."""
-    if isinstance(spec.decoding, ClassificationDecoding):
-        reading = _reading(spec)
+    if isinstance(spec.decoding, ClassDecoding):
+        reading = class_reading(spec)
         for row in class_scores(outputs, spec, geometries):
             kept = np.arange(len(row)) if reading is None or reading.exclusive else np.flatnonzero(row >= _FLOOR)
             yield kept, row[kept].astype(np.float64)

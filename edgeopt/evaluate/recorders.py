@@ -19,7 +19,7 @@ from edgeopt.intervals import Interval, bootstrap_interval
 from edgeopt.postprocess import Detections, Outputs, class_scores
 from edgeopt.postprocess.merging import decode_pictures
 from edgeopt.preprocess import Geometry
-from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
+from edgeopt.spec import ClassDecoding, ModelSpec, replace
 
 _KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
 _CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))  # score thresholds that a detector's curve is read at
@@ -88,7 +88,7 @@ class ClassificationRecorder:
 
     def _confidence(self, scores: NDArray[np.float32], right: NDArray[np.bool_]) -> metrics.Confidence | None:
         """Rate the best scores where they are probabilities."""
-        are_probabilities = _class_reading(self._spec) is not None
+        are_probabilities = metrics.class_reading(self._spec) is not None
         return metrics.confidence(scores, right, self._precision) if are_probabilities else None
 
     def _comparison(self, found: Accuracy, predicted: NDArray[np.int64]) -> Comparison | None:
@@ -115,7 +115,7 @@ class DetectionRecorder:
     def __init__(self, spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None) -> None:
         self._spec = spec
         self._baseline = baseline
-        if isinstance(spec.decoding, ClassificationDecoding):
+        if isinstance(spec.decoding, ClassDecoding):
             raise DataError(
                 f"model '{spec.name}' detects, but its decoding is for classification. Correct the decoding"
             )
@@ -194,17 +194,11 @@ def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: M
 
     What is left for all others is one class more where classes exclude each other.
     """
-    reading = _class_reading(spec)
+    reading = metrics.class_reading(spec)
     if reading is None:
         return None
     first, second = (_with_rest(each) if reading.exclusive else each.astype(np.float64) for each in (expected, own))
     return float(metrics.divergence(first, second, "none", reading.exclusive).mean())
-
-
-def _class_reading(spec: ModelSpec) -> metrics.ClassReading | None:
-    """Return the meaning of a classifier's output where it holds probabilities, or becomes them."""
-    reading, *others = metrics.readings_of(spec)
-    return reading if not others and isinstance(reading, metrics.ClassReading) else None
 
 
 def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:

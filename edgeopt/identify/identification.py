@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from edgeopt.presets import expand
-from edgeopt.spec import Decoding, Preprocessing, Size, Task
+from edgeopt.spec import GivenDecoding, Preprocessing, Size, Task
 from edgeopt.typed import convert
 
 _T = TypeVar("_T")
@@ -66,9 +66,9 @@ class Candidate:
         return str(self.decoding.get("preset") or self.decoding["type"])
 
     @property
-    def decoder(self) -> Decoding:
+    def decoder(self) -> GivenDecoding:
         """`decoding` as a table that is whole."""
-        decoding: Decoding = convert(expand(dict(self.decoding)), Decoding)  # type: ignore[arg-type]
+        decoding: GivenDecoding = convert(expand(dict(self.decoding)), GivenDecoding)  # type: ignore[arg-type]
         return decoding
 
 

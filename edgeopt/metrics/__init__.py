@@ -22,7 +22,14 @@ from edgeopt.metrics.detection import (
     precision_recall_curve,
     summarize,
 )
-from edgeopt.metrics.discrepancy import ClassReading, Discrepancy, OutputReading, divergence, readings_of
+from edgeopt.metrics.discrepancy import (
+    ClassReading,
+    Discrepancy,
+    OutputReading,
+    class_reading,
+    divergence,
+    readings_of,
+)
 from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, match, pair
 from edgeopt.metrics.similarity import AgreementMetrics, agreement, kl, sqnr_db
 
@@ -43,6 +50,7 @@ __all__ = [
     "PrecisionRecallCurve",
     "agreement",
     "average_precision",
+    "class_reading",
     "classification_report",
     "confidence",
     "confusion_matrix",

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from edgeopt.postprocess import output_name
 from edgeopt.spec import (
     Activation,
+    ClassDecoding,
     ClassificationDecoding,
     CodeDecoding,
     DetectionDecoding,
     ModelSpec,
+    NeighborsDecoding,
     Part,
     Struct,
 )
@@ -113,19 +115,35 @@ def readings_of(spec: ModelSpec) -> tuple[OutputReading, ...]:
             return (_classes(decoding, spec),)
         case DetectionDecoding() as decoding:
             return (_detections(decoding, spec),)
+        case NeighborsDecoding() as decoding:  # its length is 1, so that the relative error goes with the cosine
+            return (RawReading(output=_place(decoding, spec)),)
         case CodeDecoding():  # only its author knows
             return tuple(RawReading(output=index) for index in range(len(spec.outputs)))
 
 
+def class_reading(spec: ModelSpec) -> ClassReading | None:
+    """Return the meaning of a classifier's scores where they are probabilities, or become them; None elsewhere."""
+    if isinstance(spec.decoding, NeighborsDecoding):
+        return ClassReading()
+    if not isinstance(spec.decoding, ClassificationDecoding):
+        return None
+    reading, *others = readings_of(spec)
+    return reading if isinstance(reading, ClassReading) and not others else None
+
+
 def _classes(decoding: ClassificationDecoding, spec: ModelSpec) -> OutputReading:
-    names = [tensor.name for tensor in spec.outputs]
-    place = names.index(output_name(decoding.output, spec.outputs))
+    place = _place(decoding, spec)
     shape = spec.outputs[place].shape
     scores = Columns(output=place, axis=1 if len(shape) > 1 and shape[1] == len(spec.labels) else -1)
     means = decoding.applied if decoding.activation == "none" else decoding.activation
     if means == "none":
         return RawReading(output=place)
     return ClassReading(scores=scores, activation=decoding.activation, exclusive=means == "softmax")
+
+
+def _place(decoding: ClassDecoding, spec: ModelSpec) -> int:
+    """Return the index of the output that a classifier's decoding reads."""
+    return [tensor.name for tensor in spec.outputs].index(output_name(decoding.output, spec.outputs))
 
 
 def _detections(decoding: DetectionDecoding, spec: ModelSpec) -> DetectionReading:

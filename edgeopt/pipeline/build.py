@@ -17,6 +17,7 @@ from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.compression import compressed
+from edgeopt.pipeline.fitting import fitted
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
@@ -141,6 +142,9 @@ def _job(
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:
     """Return the optimized float graph, and the export's parity."""
+    if job.config.fit is not None:
+        whole = fitted(job)
+        return graphs.optimized(job, whole), graphs.read_parity(whole)
     weights = trained(job)
     export = graphs.exported(job, weights, compressed(job, weights))
     if job.config.quantize.file is not None and foreign.is_quantized_graph(export):

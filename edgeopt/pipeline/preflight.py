@@ -8,13 +8,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgeopt.config import Config, TrainConfig
+from edgeopt.config import Config, FitConfig, TrainConfig
 from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
 from edgeopt.dataset.splits import given_sources, held_out_counts, refuse_shared_files, refuse_too_few
@@ -127,6 +128,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         refuse_shared_files(listings)
     counts = _counts(config, listings, goal, findings)
     found = labels or next((listing.labels for listing in listings.values() if listing.labels), ())
+    if config.fit is not None and "train" in listings:
+        with findings.collected():
+            _check_classes(config.fit, listings["train"], found)
     source = _source(config, root, found, findings)
     if source is not None:
         with findings.collected():
@@ -146,7 +150,8 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
 
 def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
     """Return the sets of images that the recipe cannot do without."""
-    learning = ["train"] if config.train is not None or (config.compress is not None and goal != "weights") else []
+    fits = config.train is not None or config.fit is not None
+    learning = ["train"] if fits or (config.compress is not None and goal != "weights") else []
     if goal != "bundle":
         return learning
     quantizing = config.quantize.enabled and config.quantize.file is None
@@ -162,7 +167,8 @@ def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
 
 def _find_packages(config: Config, goal: Goal) -> None:
     """Packages that are imported late; those of the network, the data and the engines are found by opening them."""
-    wanted = [*(["safetensors"] if config.train is not None else []), *(["jinja2"] if goal == "bundle" else [])]
+    wanted = [*(["sklearn"] if config.fit is not None else [])]
+    wanted += [*(["safetensors"] if config.train is not None else []), *(["jinja2"] if goal == "bundle" else [])]
     if config.compress is not None and goal != "weights":
         wanted += ["safetensors", "torch_pruning"]
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
@@ -277,6 +283,16 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
     return source
 
 
+def _check_classes(config: FitConfig, train: Listing, labels: tuple[str, ...]) -> None:
+    """Refuse classes with too few pictures to be learnt, as far as label files tell."""
+    from edgeopt.fit import require_learnable
+
+    if train.task != "classification":
+        raise DataError(f"{train.origin} has labels for {train.task}, and [fit] fits classifiers. Give classes")
+    counts = Counter(draft.target for draft in train.drafts)
+    require_learnable([counts[index] for index in range(len(labels))], labels, config, train.origin)
+
+
 def _check_freeze(source: Source, config: TrainConfig) -> None:
     """Freeze what training will freeze, in a module that nobody trains."""
     from edgeopt.train.optimizer import freeze
@@ -300,7 +316,8 @@ def _size_bytes(source: Source, config: Config, root: Path) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     from edgeopt.source import source_files
 
-    return sum(path.stat().st_size for path in source_files(config.model, root))
+    model = config.model if config.fit is None else config.model.frozen
+    return sum(path.stat().st_size for path in source_files(model, root))
 
 
 def _needed_bytes(config: Config, size: int) -> int:

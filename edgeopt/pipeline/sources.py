@@ -55,6 +55,8 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
     """
     from edgeopt.source import resolve
 
+    if config.fit is not None:
+        return _backbone(config, root)
     model = config.model if weights is None else replace(config.model, weights=str(weights))
     is_file = model.source.endswith(".pt2") or is_self_telling(root / model.source)
     source = resolve(model, root, () if is_published(config, root) and not is_file else labels)
@@ -64,6 +66,19 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
         raise ModelError(
             f"the weights of '{model.source}' are for other classes than {len(labels)} of this recipe: "
             "add a [train] table to fine-tune them, or give weights for these classes"
+        )
+    return source
+
+
+def _backbone(config: Config, root: Path) -> Source:
+    """Return the network whose features are classified; layers of its own classes may be untrained."""
+    from edgeopt.source import resolve
+
+    source = resolve(config.model.frozen, root)
+    if not source.has_weights:
+        raise ModelError(
+            f"the backbone '{config.model.backbone}' has no weights, so that its features mean nothing: give [model] "
+            "weights"
         )
     return source
 
@@ -109,7 +124,7 @@ def is_published(config: Config, root: Path) -> bool:
         ModelError: no such network, or weights that cannot be read.
     """
     model = config.model
-    if config.trains or model.labels is not None or "num_classes" in model.arguments:
+    if config.trains or config.fit is not None or model.labels is not None or "num_classes" in model.arguments:
         return False
     if model.weights is None or not model.source.startswith("edgeopt:"):
         return True
@@ -130,4 +145,5 @@ def source_hashes(model: ModelConfig, root: Path) -> list[str]:
     """Sha256 of the files that the model comes from, so that a changed file is another model."""
     from edgeopt.source import source_files
 
+    model = model if model.backbone is None else model.frozen
     return [sha256(path) for path in source_files(model, root)]

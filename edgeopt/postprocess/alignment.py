@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgeopt.errors import ModelError
 from edgeopt.postprocess.remembering import Remembered
 from edgeopt.postprocess.results import Classification, Detections, Floats
-from edgeopt.spec import ClassificationDecoding, ModelSpec, ScoreCurve, ScoreCurves, Temperature, replace
+from edgeopt.spec import ClassDecoding, ModelSpec, ScoreCurve, ScoreCurves, Temperature, replace
 
 Decode: TypeAlias = Callable[[ModelSpec], Sequence[Classification | Detections]]
 """Decodes a batch as a specification says."""
@@ -70,7 +70,7 @@ def aligned_detections(decode: Decode, spec: ModelSpec) -> list[Detections]:
 def _own_scale(spec: ModelSpec) -> tuple[ModelSpec, ScoreCurve, dict[int, ScoreCurve], float]:
     """Return the specification without alignment, the curve, those of classes by number, and the wanted threshold."""
     alignment, decoding = spec.alignment, spec.decoding
-    if not isinstance(alignment, ScoreCurves) or isinstance(decoding, ClassificationDecoding):
+    if not isinstance(alignment, ScoreCurves) or isinstance(decoding, ClassDecoding):
         raise ModelError(f"model '{spec.name}' detects, but its scores are aligned by a temperature. Build it again")
     curves = {spec.labels.index(label): curve for label, curve in alignment.classes.items() if label in spec.labels}
     wanted = decoding.score_threshold
@@ -101,7 +101,7 @@ def aligned_classes(logits: Floats, spec: ModelSpec) -> Floats:
         spec: the model's, with an alignment.
     """
     alignment, decoding = spec.alignment, spec.decoding
-    assert isinstance(decoding, ClassificationDecoding)
+    assert isinstance(decoding, ClassDecoding)
     if isinstance(alignment, Temperature):
         return _cooled(logits, alignment.value, applied=decoding.applied == "softmax")
     assert alignment is not None

@@ -15,11 +15,12 @@ from edgeopt.errors import EdgeoptError, ModelError, TargetError
 from edgeopt.postprocess.alignment import aligned_classes, aligned_detections
 from edgeopt.postprocess.detection import DetectionReader, check_classes
 from edgeopt.postprocess.forms import sigmoid
+from edgeopt.postprocess.neighbors import prototypes_of
 from edgeopt.postprocess.parts import Outputs, output_name
 from edgeopt.postprocess.remembering import Remembered
 from edgeopt.postprocess.results import Classification, Detections, Floats
 from edgeopt.references import resolve
-from edgeopt.spec import ClassificationDecoding, CodeDecoding, DetectionDecoding, ModelSpec
+from edgeopt.spec import ClassDecoding, CodeDecoding, DetectionDecoding, ModelSpec, NeighborsDecoding
 
 Ranking: TypeAlias = tuple[list[int], list[float]]
 """Classes and their scores, best first."""
@@ -47,7 +48,7 @@ def decode(
     if spec.alignment is not None and spec.task == "detection":
         return aligned_detections(partial(decode, outputs, geometries=geometries), spec)
     decoding = spec.decoding
-    if isinstance(decoding, ClassificationDecoding):
+    if isinstance(decoding, ClassDecoding):
         return [_classification(row, decoding, spec.labels) for row in _logits(outputs, spec)]
     if isinstance(decoding, CodeDecoding):
         return _decoded_by_code(outputs, spec, geometries, decoding)
@@ -120,7 +121,7 @@ def class_scores(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometr
         for row, result in enumerate(results):
             scores[row, result.classes] = result.scores
         return scores
-    assert isinstance(spec.decoding, ClassificationDecoding)
+    assert isinstance(spec.decoding, ClassDecoding)
     activate = _ACTIVATIONS[spec.decoding.activation]
     return np.array([activate(row) for row in _logits(outputs, spec)])
 
@@ -130,6 +131,8 @@ def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
     logits = _scores(outputs, spec)
     if logits.ndim != 2 or logits.dtype != _FLOAT32:
         logits = logits.reshape(len(logits), -1).astype(np.float32)
+    if isinstance(spec.decoding, NeighborsDecoding):
+        logits = prototypes_of(spec).logits(logits)
     check_classes(logits.shape[1], spec, _scores_output(spec))
     return logits if spec.alignment is None else aligned_classes(logits, spec)
 
@@ -146,7 +149,7 @@ _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"softmax": _softmax, "sig
 """Functions from one image's (classes) logits to scores in memory of their own."""
 
 
-def _classification(logits: Floats, decoding: ClassificationDecoding, labels: tuple[str, ...]) -> Classification:
+def _classification(logits: Floats, decoding: ClassDecoding, labels: tuple[str, ...]) -> Classification:
     """Return the best classes of one image."""
     activate = _ACTIVATIONS[decoding.activation]
     ranking = _few_best(activate(logits), decoding.top_k) if decoding.top_k <= _FEW else None
@@ -182,5 +185,5 @@ def _scores(outputs: Outputs, spec: ModelSpec) -> NDArray[Any]:
 
 def _scores_output(spec: ModelSpec) -> str:
     """Return the name of the output of a classifier's scores."""
-    place = spec.decoding.output if isinstance(spec.decoding, ClassificationDecoding) else 0
+    place = spec.decoding.output if isinstance(spec.decoding, ClassDecoding) else 0
     return output_name(place, spec.outputs)

@@ -11,7 +11,7 @@ from edgeopt.boxes import Geometry
 from edgeopt.postprocess.decoding import decode
 from edgeopt.postprocess.parts import Outputs
 from edgeopt.postprocess.results import Classification, Detections, Floats, Integers
-from edgeopt.spec import ClassificationDecoding, ModelSpec
+from edgeopt.spec import ClassDecoding, ModelSpec
 
 _CONTAINED = 0.6
 """Share of a box that was cut off by the border of its tile, from which on a whole box that covers it replaces it."""
@@ -46,7 +46,7 @@ def merged(found: Sequence[Detections], geometries: Sequence[Geometry], spec: Mo
         spec: the model's, for its thresholds.
     """
     decoding = spec.decoding
-    assert not isinstance(decoding, ClassificationDecoding)
+    assert not isinstance(decoding, ClassDecoding)
     boxes = np.concatenate([each.boxes for each in found])
     scores = np.concatenate([each.scores for each in found])
     classes = np.concatenate([each.classes for each in found])

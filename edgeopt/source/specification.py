@@ -13,6 +13,7 @@ from edgeopt.postprocess.parts import named_output
 from edgeopt.spec import (
     AuxiliaryInput,
     CenterCrop,
+    ClassDecoding,
     ClassificationDecoding,
     CodeDecoding,
     Decoding,
@@ -20,6 +21,7 @@ from edgeopt.spec import (
     Grid,
     Letterbox,
     ModelSpec,
+    NeighborsDecoding,
     Pad,
     Preprocessing,
     Resize,
@@ -110,7 +112,7 @@ def specify(
         raise ModelError(
             f"{model.source} does not say how images become its input {network_input.shape}. {PREPROCESSING_FORM}"
         )
-    if not labels:
+    if not labels and not isinstance(model.decoder, NeighborsDecoding):  # an embedding has none yet
         raise UnnamedClassesError(
             f"{model.source} does not name its classes. Give [model] labels: a list, a file with one name a line, or "
             f"one of {', '.join(PUBLISHED_LABELS)}."
@@ -172,6 +174,8 @@ def checked(spec: ModelSpec) -> ModelSpec:
                 f"{error}. Correct [model] labels or decoding"
             ) from error
     output = named_output(decoding.output, spec.outputs)
+    if isinstance(decoding, NeighborsDecoding):  # its numbers are no classes
+        return spec
     expected = (output.shape[0], len(spec.labels))
     if output.shape != expected:
         raise ModelError(
@@ -233,6 +237,8 @@ def _task(model: ModelConfig, outputs: Sequence[TensorSpec]) -> Task:
         return model.task or "detection"  # a contradiction is refused with the decoding's name
     if model.task is not None and isinstance(decoder, CodeDecoding):
         return model.task
+    if isinstance(decoder, NeighborsDecoding):
+        return "classification"
     if isinstance(decoder, ClassificationDecoding):
         outputs = [named_output(decoder.output, outputs)]
     task: Task | None = {2: "classification", 3: "detection"}.get(len(outputs[0].shape))  # type: ignore[assignment]
@@ -269,7 +275,7 @@ def _inferred(
 
 
 def _task_of(decoding: Decoding) -> Task:
-    return "classification" if isinstance(decoding, ClassificationDecoding) else "detection"
+    return "classification" if isinstance(decoding, ClassDecoding) else "detection"
 
 
 def _read_names(path: Path) -> tuple[str, ...]:

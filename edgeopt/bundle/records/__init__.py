@@ -29,6 +29,7 @@ from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
     Compression,
+    Fit,
     FloatLayer,
     ImplicitCalibration,
     IntegerCoverage,
@@ -53,6 +54,7 @@ __all__ = [
     "Distribution",
     "Effect",
     "Environment",
+    "Fit",
     "FloatLayer",
     "Histogram",
     "ImplicitCalibration",

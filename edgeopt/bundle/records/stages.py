@@ -120,6 +120,41 @@ class Compression(Struct):
         return missed + ", ".join(parts)
 
 
+class Fit(Struct):
+    """Fitting of a classifier on the features of a frozen network."""
+
+    classifier: str
+    pictures: int
+    """Pictures that it was fitted on."""
+    features: int
+    """Numbers that it knows of each."""
+    settings: dict[str, float]
+    """Settings that cross-validation chose."""
+    rows: int
+    """Support vectors, or prototypes; 0 of classifiers without."""
+    weights: int
+    """Numbers in its operators."""
+    score: float | None
+    """Share of right answers on pictures left out; None where none could be."""
+    balanced: bool
+    """The score is the mean over classes."""
+    features_s: float
+    """Seconds in which the features were computed."""
+    fit_s: float
+    """Seconds of fitting, with its cross-validation."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        rows = {"rbf_svm": f", {self.rows} support vectors", "knn": f", {self.rows} prototypes"}
+        parts = [f"{self.classifier} on {self.features} features of {self.pictures} pictures"]
+        parts[0] += rows.get(self.classifier, "")
+        if self.score is not None:
+            metric = "balanced accuracy" if self.balanced else "accuracy"
+            parts.append(f"{metric} {100 * self.score:.1f} % on pictures left out")
+        parts.append(f"fitted in {self.fit_s:.1f} s, features in {self.features_s:.1f} s")
+        return "; ".join(parts)
+
+
 class StageRecords(Struct):
     """Record of each stage. A field is at its default if the stage did not run."""
 
@@ -134,6 +169,7 @@ class StageRecords(Struct):
     """Engine that ran it for its accuracy, if that was not its own, and why."""
     implicit: ImplicitCalibration | None = None
     compression: Compression | None = None
+    fit: Fit | None = None
 
     def after(self, earlier: StageRecords) -> StageRecords:
         """Combine two records; where both say something, this one, which is the later stage's, counts."""

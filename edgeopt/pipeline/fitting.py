@@ -1,0 +1,167 @@
+"""The stages of ``[fit]``: the frozen backbone, its features of the training pictures, and the classifier behind it.
+
+They have a module of their own because its source is part of their keys.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.bundle.records import Fit, StageRecords
+from edgeopt.dataset import Dataset
+from edgeopt.errors import DataError, ParityError
+from edgeopt.fit import Fitted, appended, cut_at_features, fit_classifier, head_alone
+from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_parity, read_spec, write_graph
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.sources import source_hashes, source_to_export
+from edgeopt.pipeline.workspace import Artifact, Made
+from edgeopt.postprocess import output_name
+from edgeopt.runtime.ort import OrtSession
+from edgeopt.spec import ClassificationDecoding, NeighborsDecoding, replace
+
+_FEATURES, _SECONDS = "features.npz", "seconds.json"
+
+
+def fitted(job: Job) -> Artifact:
+    """Return the backbone with its classifier: a graph and a specification, as of an exported network."""
+    backbone = _backbone(job)
+    features = _features(job, backbone)
+    config = job.config.fit
+    assert config is not None
+
+    def make(folder: Path, _scratch: Path) -> Made:
+        started = time.monotonic()
+        with np.load(features.file(_FEATURES)) as kept:
+            rows, classes = kept["features"], kept["classes"]
+        graph, spec = read_graph(backbone), read_spec(backbone)
+        weights = sum(int(value.const_value.size) for value in graph.graph.initializers.values() if value.const_value)
+        found = fit_classifier(rows, classes, job.labels, config, weights, ", ".join(job.config.compile.targets))
+        opset = graph.opset_imports[""]
+        parity = max(read_parity(backbone), _difference(found, rows, opset, job.config.export.tolerance))
+        model, output = appended(graph, found.head)
+        spec = replace(
+            spec,
+            name=job.config.name,
+            outputs=(output,),
+            decoding=found.decoding,
+            labels=job.labels,
+            auxiliary=spec.auxiliary,
+        )
+        write_graph(folder, model, spec)
+        (folder / "parity.json").write_bytes(msgspec.json.encode(parity))
+        record = Fit(
+            classifier=config.classifier,
+            pictures=len(rows),
+            features=rows.shape[1],
+            settings=dict(found.settings),
+            rows=found.rows,
+            weights=found.head.weights,
+            score=found.score,
+            balanced=config.class_weights == "balanced",
+            features_s=msgspec.json.decode(features.file(_SECONDS).read_bytes(), type=float),
+            fit_s=time.monotonic() - started,
+        )
+        notes = "".join(f"; {note}" for note in found.notes)
+        return Made(f"{record.summary()}{notes}", StageRecords(fit=record))
+
+    determinants = {"features": features.key, "fit": config, "labels": job.labels, "name": job.config.name}
+    determinants["tolerance"] = job.config.export.tolerance
+    determinants["targets"] = job.config.compile.targets  # they are named in the message that refuses a classifier
+    code = ("edgeopt.fit", "edgeopt.pipeline.graphs")
+    return job.stage("fit", determinants, make, ("scikit-learn", "numpy", "onnx-ir", "onnxruntime"), code)
+
+
+def _backbone(job: Job) -> Artifact:
+    """Return the frozen network's graph up to its features."""
+    config = job.config.fit
+    assert config is not None
+
+    def make(folder: Path, _scratch: Path) -> Made:
+        from edgeopt.export import export
+        from edgeopt.passes.rewrite.optimize import optimize
+
+        result = export(source_to_export(job.config, job.root, job.labels), job.config.export)
+        decoding = result.spec.decoding
+        assert isinstance(decoding, NeighborsDecoding)
+        place = output_name(decoding.output, result.spec.outputs)
+        model, output = cut_at_features(optimize(result.model), place, config.features)
+        write_graph(folder, model, replace(result.spec, outputs=(output,)))
+        (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
+        return Made(f"{len(model.graph)} nodes give {output.shape[1]} features, frozen")
+
+    determinants = {
+        "model": replace(job.config.model, labels=None),
+        "files": source_hashes(job.config.model, job.root),
+        "export": job.config.export,
+        "features": config.features,
+    }
+    code = ("edgeopt.pipeline.sources", "edgeopt.export", "edgeopt.fit.cut", "edgeopt.passes.rewrite.optimize")
+    return job.stage("backbone", determinants, make, ("torch", "onnx-ir", "onnxruntime"), code)
+
+
+def _features(job: Job, backbone: Artifact) -> Artifact:
+    """Return the features of the training pictures, and their classes."""
+    train = job.split("train")
+
+    def make(folder: Path, _scratch: Path) -> Made:
+        started = time.monotonic()
+        classes = np.array([_class_of(train, index) for index in range(len(train))], np.int64)
+        rows = _run(job, backbone, train)
+        np.savez(folder / _FEATURES, features=rows, classes=classes)
+        (folder / _SECONDS).write_bytes(msgspec.json.encode(time.monotonic() - started))
+        return Made(f"{rows.shape[1]} of each of {len(rows)} pictures")
+
+    determinants = {"backbone": backbone.key, "data": train.fingerprint()}
+    return job.stage("features", determinants, make, ("onnxruntime",), FEEDS)
+
+
+def _run(job: Job, backbone: Artifact, train: Dataset) -> NDArray[np.float32]:
+    model, spec = read_graph(backbone), read_spec(backbone)
+    (output,) = spec.outputs
+    rows = []
+    with OrtSession(ir.to_proto(model).SerializeToString()) as session:
+        for index, (_, inputs) in enumerate(feeds(train, spec)):
+            rows.append(session.run(inputs)[output.name][0])
+            job.progress.update(index + 1, len(train))
+    return np.stack(rows).astype(np.float32)
+
+
+def _class_of(train: Dataset, index: int) -> int:
+    target = train[index].target
+    if not isinstance(target, int):
+        raise DataError(f"image {train[index].name} has no class label, so that no classifier can learn from it")
+    return target
+
+
+def _difference(found: Fitted, rows: NDArray[np.float32], opset: int, tolerance: float) -> float:
+    """Return the largest difference of the head's answers in onnxruntime from scikit-learn's.
+
+    Raises:
+        ParityError: it exceeds the tolerance.
+    """
+    model = head_alone(found.head, rows.shape[1], opset)
+    with OrtSession(ir.to_proto(model).SerializeToString()) as session:
+        actual = session.run({"features": rows})[found.head.output].astype(np.float64)
+    expected = found.expected(rows.astype(np.float64))
+    if isinstance(found.decoding, ClassificationDecoding):
+        actual, expected = _softmax(actual), _softmax(expected)
+    worst = float(np.abs(actual - expected).max())
+    if not worst <= tolerance:
+        raise ParityError(
+            f"the classifier's operators differ from scikit-learn by {worst:.2e}, more than [export] tolerance = "
+            f"{tolerance:.0e}. Its numbers are too large for float32: look for pictures of one colour, and take "
+            "another [fit] classifier"
+        )
+    return worst
+
+
+def _softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
