@@ -68,7 +68,8 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
     # Bonferroni's bound: of a thousand classes, 25 leave an interval of 95 % at one end by chance.
     limit = NormalDist().inv_cdf(1.0 - 0.025 / max(len(labels), 1))
     found = []
-    for index, (label, support) in enumerate(zip(labels, supports(baseline), strict=True)):
+    # Classes that were enrolled since come last, and nothing is known of them.
+    for index, (label, support) in enumerate(zip(labels, supports(baseline), strict=False)):
         one, two = before[index], after[index]
         seen = draws[:, index][~np.isnan(draws[:, index])]
         if not support or one is None or two is None or not seen.size:

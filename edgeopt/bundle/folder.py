@@ -23,7 +23,7 @@ from edgeopt.bundle.manifest import (
 )
 from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES, SIGNATURE_NAME
 from edgeopt.bundle.recorded import RECORDED_NAME, join, split
-from edgeopt.bundle.records import Measured
+from edgeopt.bundle.records import Enrolled, Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
 from edgeopt.errors import BundleError, storage_errors
 from edgeopt.files import sha256, sync_folder
@@ -191,6 +191,29 @@ class Bundle:
             return current
 
         return self._changed(change)
+
+    def enroll(self, record: Enrolled, change: Callable[[ModelSpec], ModelSpec]) -> Bundle:
+        """Put one more class into the specification, with its record; engines and golden arrays stay.
+
+        Args:
+            record: the class, as it was signed off.
+            change: adds it to a specification.
+
+        Raises:
+            BundleError: a class of that name is there by now.
+            StorageError: the disk refused, or the folder is read-only.
+        """
+
+        def changed(current: Manifest) -> Manifest:
+            if record.label in current.spec.labels:
+                raise BundleError(f"{self.path} has the class '{record.label}' by now. Look at it, and try again")
+            variants = tuple(
+                each if each.spec is None else replace(each, spec=change(each.spec)) for each in current.variants
+            )
+            spec, enrolled = change(current.spec), (*current.enrolled, record)
+            return replace(current, spec=spec, variants=variants, enrolled=enrolled)
+
+        return self._changed(changed)
 
     def add(self, variant: Variant, engine: bytes) -> Bundle:
         """Put one more variant into the bundle, in place of one of its name; the folder is replaced in one step.

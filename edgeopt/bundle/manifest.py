@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.bundle.earlier import in_present_form
-from edgeopt.bundle.records import Accuracy, Diagnosis, Measured, StageRecords
+from edgeopt.bundle.records import Accuracy, Diagnosis, Enrolled, Measured, StageRecords
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.doors import TARGETS
@@ -136,6 +136,8 @@ class Manifest(Struct):
     """Fingerprints by role: train, validation, test, calibration."""
     notes: tuple[str, ...] = ()
     """Sentences about data that was smaller than the recipe asks for, or too small."""
+    enrolled: tuple[Enrolled, ...] = ()
+    """Classes that were added since it was built, which its records of accuracy do not know."""
     recipe: Config | None = None
     """Recipe that was built."""
     release: Annotated[int, Meta(ge=0)] = 0

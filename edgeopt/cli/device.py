@@ -269,4 +269,53 @@ def verify(
     verification.require()
 
 
-COMMANDS = (run, inspect, verify)
+@click.command()
+@bundle
+@click.argument("folder", metavar="NEW_CLASS/", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--label", help="Name of the class. Default: the folder's.")
+@click.option(
+    "--validation",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of other pictures of it, which sign it off. Default: every fourth of NEW_CLASS.",
+)
+@click.option(
+    "--recall",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.8,
+    show_default=True,
+    help="Least share of those that must be recognized, by each variant that runs here.",
+)
+@variant
+@as_json
+def enroll(
+    bundle: Path,
+    folder: Path,
+    label: str | None,
+    validation: Path | None,
+    recall: float,
+    variant: str | None,
+    as_json: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Add a class to a bundle on the device.
+
+    For bundles whose classifier is "knn" ([fit]). NEW_CLASS is a folder of pictures, two at least; nothing is
+    trained or compiled. Nothing is written unless pictures that were left out are recognized, and the other classes
+    keep theirs.
+    """
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.runtime.enroll import enroll as add
+    from edgeopt.runtime.enroll import pictures_of
+
+    name = label if label is not None else folder.resolve().name
+    with StageDisplay() as display:
+        display.begin("enroll")
+        pictures = pictures_of(folder, validation)
+        record = add(bundle, name, pictures, variant=variant, recall=recall, progress=display.update)
+        display.end(record.summary(), reused=False)
+    if as_json:
+        print_json(record)
+    else:
+        echo(printable(f"{bundle} knows '{name}' now"))
+
+
+COMMANDS = (run, inspect, verify, enroll)

@@ -25,20 +25,18 @@ Logits: TypeAlias = Callable[[Array], Array]
 """(n, F) features to (n, classes) decision values."""
 
 _GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
-    "svm": {"C": (1e-4, 1e-3, 1e-2, 1e-1)},
+    "svm": {"C": (1e-3, 1e-2, 1e-1, 1.0)},
     "rbf_svm": {"gamma": (0.5, 1.0, 2.0, 4.0), "C": (1.0, 10.0)},
     "mlp": {"alpha": (1.0, 0.1)},
     "knn": {"neighbors": (1, 3, 5, 10)},
 }
-"""Settings that are tried, the most regular first: of equals the first is taken. Features have variance 1, so that the
-same values fit any backbone; cosines of them lie between -1 and 1, and so do useful `gamma`."""
+"""Settings that are tried, the most regular first: of equals the first is taken. Features have variances about 1, and
+cosines of them lie between -1 and 1, so that the same values serve any backbone."""
 _TEMPERATURES = np.geomspace(0.01, 10.0, 61)
 _LONGEST_MLP = 300
 """Passes of a hidden layer's training; it ends earlier where the loss stops to fall."""
 _MOST_KERNEL_PICTURES = 10_000
 """Pictures whose cosines with each other are held in memory: 400 MB of them."""
-_LEAST_DEVIATION = 1e-6
-"""Of a feature that hardly moves, against the mean deviation: dividing by it would make noise of it."""
 
 
 class Estimator(Protocol):
@@ -112,10 +110,15 @@ def fit_classifier(
 
 
 def _scaler(features: Array) -> Embedding:
-    """Return the mean of each feature, and one over its deviation."""
-    deviation = features.std(axis=0)
-    least = max(_LEAST_DEVIATION * float(deviation.mean()), float(np.finfo(np.float32).tiny))
-    return Embedding(features.mean(axis=0), 1.0 / np.maximum(deviation, least))
+    """Return the mean of each feature, and its factor: the variance is made 1 of those that vary as the mean does.
+
+    Those that vary less are not brought up to it. They are what quantization drowns first, and their weights would
+    stand so far above all others of a class, which share one scale with them, that those would round to nothing.
+    """
+    variance = features.var(axis=0)
+    if not variance.any():
+        raise DataError("the backbone gives all pictures the same features. Check its weights and [fit] features")
+    return Embedding(features.mean(axis=0), np.sqrt(2.0 / (variance + variance.mean())))
 
 
 # Linear

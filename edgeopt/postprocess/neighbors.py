@@ -43,7 +43,7 @@ class Prototypes:
         self._used = np.minimum(np.array(decoding.counts), decoding.neighbors)
 
     def logits(self, embeddings: Rows) -> Floats:
-        """Return (N, classes) float32 logits of (N, F) embeddings of length 1.
+        """Return (N, classes) float32 logits of (N, F) embeddings.
 
         Raises:
             ModelError: embeddings of another length than the prototypes.
@@ -53,7 +53,7 @@ class Prototypes:
                 f"an embedding has {embeddings.shape[1]} numbers, and a prototype {self._rows.shape[1]}. Build the "
                 "bundle again"
             )
-        return self.logits_of(embeddings @ self._rows.T)
+        return self.logits_of(unit(embeddings) @ self._rows.T)
 
     def logits_of(self, cosines: Rows) -> Floats:
         """Return (N, classes) float32 logits from (N, P) cosines; one of -inf is that of a prototype left out."""

@@ -12,6 +12,7 @@ pictures.
 
 from __future__ import annotations
 
+from edgeopt.runtime.enroll import enroll, pictures_of
 from edgeopt.runtime.predictor import Inferred, Predictor, Prepared, Result, load, open_variant, settings_here
 from edgeopt.runtime.session import Availability, Session, availability, open_session
 from edgeopt.runtime.tiled import Tiled
@@ -27,9 +28,11 @@ __all__ = [
     "Tiled",
     "Verification",
     "availability",
+    "enroll",
     "load",
     "open_session",
     "open_variant",
+    "pictures_of",
     "settings_here",
     "verify",
 ]

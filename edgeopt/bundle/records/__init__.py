@@ -24,7 +24,7 @@ from edgeopt.bundle.records.latency import (
     ScenarioName,
     Series,
 )
-from edgeopt.bundle.records.measured import Acceptance, Measured, now
+from edgeopt.bundle.records.measured import Acceptance, Enrolled, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
@@ -53,6 +53,7 @@ __all__ = [
     "Diagnosis",
     "Distribution",
     "Effect",
+    "Enrolled",
     "Environment",
     "Fit",
     "FloatLayer",

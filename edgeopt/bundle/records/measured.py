@@ -49,3 +49,33 @@ class Measured(Struct):
             acceptance=evaluated.acceptance,
             latency=newer.latency or self.latency,
         )
+
+
+class Enrolled(Struct):
+    """A class that was added to a bundle on a device."""
+
+    label: str
+    prototypes: int
+    """Pictures that it is made from."""
+    validation: int
+    """Pictures that signed it off."""
+    recognized: dict[str, int]
+    """Validation pictures that each variant recognized, of those that run there."""
+    kept_before: float
+    """Share of the other classes' prototypes that have their class by all others, without this one."""
+    kept_after: float
+    """The same with this one."""
+    variant: str
+    """Variant whose embeddings the prototypes are."""
+    machine: str
+    """Processor that it was added on."""
+    recorded: Annotated[datetime.datetime, Meta(tz=True)]
+
+    def summary(self) -> str:
+        """One line for people."""
+        found = ", ".join(f"{name} {count}" for name, count in self.recognized.items())
+        return (
+            f"'{self.label}' from {self.prototypes} pictures by {self.variant}; of {self.validation} others recognized "
+            f"{found}; prototypes of other classes that keep theirs {100 * self.kept_before:.1f} → "
+            f"{100 * self.kept_after:.1f} %"
+        )
