@@ -87,6 +87,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
         kinds=KINDS,
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
+        classifier=_classifier(report),
         calibration_settings=_calibration_settings(report),
     )
 
@@ -259,6 +260,14 @@ def _environment(report: Report) -> dict[str, str]:
         "fingerprint": where.fingerprint,
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _classifier(report: Report) -> dict[str, str]:
+    """Describe a classifier that was fitted on features, and the classes that were enrolled since."""
+    fit = report.manifest.variants[0].stages.fit
+    found = {} if fit is None else {"fitted": fit.summary(), **{name: f"{x:.3g}" for name, x in fit.settings.items()}}
+    enrolled = {f"enrolled on {each.recorded:%Y-%m-%d}": each.summary() for each in report.manifest.enrolled}
+    return {**found, **enrolled}
 
 
 def _marks(report: Report) -> list[tuple[str, tuple[str, ...]]]:

@@ -107,6 +107,8 @@ def to_json(report: Report) -> bytes:
         "operating": operating_points(report),
         "searches": report.searches,
         "diagnoses": report.diagnoses,
+        "fit": manifest.variants[0].stages.fit,
+        "enrolled": manifest.enrolled,
         "calibration": manifest.calibration,
         "parity": manifest.parity,
         "versions": manifest.versions,

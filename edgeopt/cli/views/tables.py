@@ -149,7 +149,7 @@ def bundle_tables(
     doubts = [*_lost(manifest), *_doubted(manifest, measured or {})]
     if facts := [
         *doubts,
-        *_compressed(manifest),
+        *_learnt(manifest),
         *_repaired(manifest),
         *_covered(manifest),
         *_kept_float(manifest),
@@ -190,11 +190,14 @@ def _repaired(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield variant.name, f"repaired by {'; '.join(helped)}"
 
 
-def _compressed(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield what pruning did; it is the same of all variants."""
+def _learnt(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield how the network was pruned or its classifier fitted, the same of all variants, and classes added since."""
     for variant in itertools.islice(manifest.variants, 1):
         if variant.stages.compression is not None:
             yield "pruned", variant.stages.compression.summary()
+        if variant.stages.fit is not None:
+            yield "fitted", variant.stages.fit.summary()
+    yield from (("enrolled", each.summary()) for each in manifest.enrolled)
 
 
 def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
