@@ -85,8 +85,8 @@ def _pooled(graph: ir.Graph, value: ir.Value) -> ir.Value:
     rank = None if value.shape is None else len(value.shape)
     if value.dtype != ir.DataType.FLOAT or rank not in (2, _TOKENS_RANK, _MAP_RANK):
         raise ModelError(
-            f"'{value.name}' {value.dtype} {value.shape} are no features of an image: float32 (N, F), (N, tokens, F) "
-            "or (N, F, H, W) are. Name another tensor with [fit] features"
+            f"'{value.name}' {value.dtype} {value.shape} cannot be features of an image, which are float32 (N, F), "
+            "(N, tokens, F) or (N, F, H, W). Name another tensor with [fit] features"
         )
     if rank == _MAP_RANK:
         value = _added(graph, "GlobalAveragePool", value, {})

@@ -24,6 +24,7 @@ from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.postprocess import output_name
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import ClassificationDecoding, NeighborsDecoding, replace
+from edgeopt.typed import from_json
 
 _FEATURES, _SECONDS = "features.npz", "seconds.json"
 
@@ -64,7 +65,7 @@ def fitted(job: Job) -> Artifact:
             weights=found.head.weights,
             score=found.score,
             balanced=config.class_weights == "balanced",
-            features_s=msgspec.json.decode(features.file(_SECONDS).read_bytes(), type=float),
+            features_s=from_json(features.file(_SECONDS).read_bytes(), float),
             fit_s=time.monotonic() - started,
         )
         notes = "".join(f"; {note}" for note in found.notes)

@@ -16,7 +16,7 @@ from edgeopt.spec import ModelSpec, NeighborsDecoding, replace
 Rows: TypeAlias = NDArray[Any]
 """(n, F) embeddings."""
 _LARGEST = 127
-"""Of int8, whose -128 has no counterpart."""
+"""Largest int8 that has a counterpart."""
 
 
 class Prototypes:
