@@ -14,9 +14,10 @@ from click.testing import CliRunner
 from test_device import BLOCKED, WORKSTATION, child
 
 from edgeopt.bundle import Bundle
+from edgeopt.bundle.reading import SIGNATURE_NAME
 from edgeopt.cli import main
 from edgeopt.errors import AccuracyError, BundleError, DataError
-from edgeopt.postprocess.neighbors import with_prototypes
+from edgeopt.postprocess.neighbors import with_prototypes, without_last
 from edgeopt.report import content, to_json
 from edgeopt.runtime import availability, enroll, load, pictures_of, verify
 from edgeopt.spec import NeighborsDecoding, replace
@@ -76,7 +77,14 @@ def test_a_class_is_added_and_recognized(made: Bundle, tmp_path: Path) -> None:
     assert (made.path / "manifest.json").read_bytes() != before
     verify(made.path).require()
     report = content(opened.manifest)
-    assert b"yellow" in to_json(report)
+    assert json.loads(to_json(report))["enrolled"][0]["label"] == "yellow"
+
+
+def test_recorded_answers_stay_true_of_the_classes_that_were_built(made: Bundle, tmp_path: Path) -> None:
+    enroll(made.path, "yellow", pictures_of(folder_of(tmp_path / "yellow", YELLOW)))
+    spec = Bundle.open(made.path).manifest.spec
+    assert without_last(spec, 1) == made.manifest.spec
+    assert without_last(spec, 0) == spec
 
 
 def test_every_variant_that_runs_signs_it_off(made: Bundle, tmp_path: Path) -> None:
@@ -161,6 +169,13 @@ def test_a_class_that_is_not_recognized_is_refused(untouched: Bundle, tmp_path: 
 def test_a_class_that_takes_others_pictures_is_refused(untouched: Bundle, tmp_path: Path) -> None:
     with pytest.raises(AccuracyError, match=r"'rouge' looks like other classes: 100.0 % .* 66.7 % with it"):
         enroll(untouched.path, "rouge", pictures_of(folder_of(tmp_path / "rouge", COLOURS["red"], 40)), recall=0.0)
+
+
+def test_a_signed_bundle_is_refused(untouched: Bundle, tmp_path: Path) -> None:
+    """The classes are what its signer vouches for."""
+    (untouched.path / SIGNATURE_NAME).write_bytes(b"someone's")
+    with pytest.raises(BundleError, match="is signed, and a new class would break the signature"):
+        enroll(untouched.path, "yellow", pictures_of(folder_of(tmp_path / "yellow", YELLOW)))
 
 
 def test_a_bundle_of_another_classifier_is_refused(tmp_path: Path) -> None:

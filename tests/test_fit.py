@@ -119,7 +119,9 @@ def test_tokens_are_averaged() -> None:
 def test_an_unknown_tensor_is_refused_with_the_closest() -> None:
     model = network("gemm")
     name = next(node.outputs[0].name for node in model.graph if node.op_type == "Relu")
-    with pytest.raises(ConfigError, match=f"features = '{name}x' is no tensor of the backbone. Did you mean '{name}'"):
+    with pytest.raises(
+        ConfigError, match=f"features = '{name}x' is not a tensor of the backbone. Did you mean '{name}'"
+    ):
         cut_at_features(model, "y", f"{name}x")
 
 

@@ -13,7 +13,7 @@ from edgeopt.spec import TensorSpec
 OUTPUT = "features"
 """Name of the output."""
 _PASSED = ("Cast", "Dropout", "Flatten", "Identity", "LogSoftmax", "Reshape", "Sigmoid", "Softmax", "Squeeze")
-"""Operators behind a layer of classes, which leave it the last. A ReLU is none: what ends in one are features."""
+"""Operators behind a layer of classes, which leave it the last. What ends in a ReLU are features."""
 _MAP_RANK, _TOKENS_RANK = 4, 3
 
 
@@ -27,7 +27,7 @@ def cut_at_features(model: ir.Model, output: str, features: str) -> tuple[ir.Mod
 
     Raises:
         ConfigError: there is no such tensor.
-        ModelError: the tensor has a shape that are no features of an image.
+        ModelError: the tensor cannot be features of an image.
     """
     cut = model.clone()
     found = _found(cut.graph, output) if features == "auto" else _named(cut.graph, features)
@@ -40,7 +40,7 @@ def cut_at_features(model: ir.Model, output: str, features: str) -> tuple[ir.Mod
     assert shape is not None
     batch, count = shape[0], shape[1]
     if not isinstance(count, int):
-        raise ModelError(f"the features '{found.name}' {found.shape} have no fixed number. Export the network with one")
+        raise ModelError(f"the features '{found.name}' {found.shape} vary in number. Export the network with one")
     first = batch if isinstance(batch, int) else "N"
     pooled.shape = ir.Shape([first, count])
     return cut, TensorSpec(name=OUTPUT, shape=(first, count))
@@ -76,7 +76,7 @@ def _read(layer: ir.Node) -> ir.Value | None:
 def _named(graph: ir.Graph, name: str) -> ir.Value:
     values = {value.name: value for node in graph for value in node.outputs if value.name}
     if name not in values:
-        raise ConfigError(f"[fit] features = '{name}' is no tensor of the backbone.{did_you_mean(name, values)}")
+        raise ConfigError(f"[fit] features = '{name}' is not a tensor of the backbone.{did_you_mean(name, values)}")
     return values[name]
 
 

@@ -89,6 +89,17 @@ def with_prototypes(decoding: NeighborsDecoding, classes: Sequence[Rows]) -> Nei
     return replace(decoding, prototypes=decoding.prototypes + packed, counts=(*decoding.counts, *counts))
 
 
+def without_last(spec: ModelSpec, classes: int) -> ModelSpec:
+    """Return a specification without its last classes, as it was before they were enrolled."""
+    decoding = spec.decoding
+    if not classes or not isinstance(decoding, NeighborsDecoding):
+        return spec
+    counts = decoding.counts[:-classes]
+    length = len(decoding.prototypes) // sum(decoding.counts) * sum(counts)
+    earlier = replace(decoding, prototypes=decoding.prototypes[:length], counts=counts)
+    return replace(spec, decoding=earlier, labels=spec.labels[:-classes])
+
+
 def pack_prototypes(rows: Rows) -> bytes:
     """Return embeddings as int8, each scaled by its largest number: its direction is all that counts."""
     largest = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)

@@ -157,6 +157,11 @@ def _check(bundle: Bundle, label: str) -> None:
             f"the classes of {bundle.path} are part of its graph, and only a build can add one. Build it with [fit] "
             'classifier = "knn" to enroll classes on a device'
         )
+    if bundle.is_signed:
+        raise BundleError(
+            f"{bundle.path} is signed, and a new class would break the signature. Remove the signature, enroll, and "
+            "sign the bundle again"
+        )
     if not label.strip():
         raise DataError("the new class has no name. Give one with --label")
     if label in spec.labels:

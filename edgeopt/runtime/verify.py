@@ -10,6 +10,7 @@ from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import BundleError, MissingExtraError, TargetError
 from edgeopt.hardware import ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, onednn_limit
+from edgeopt.postprocess.neighbors import without_last
 from edgeopt.runtime.golden import decoding_difference, difference, preparation_difference, record_outputs
 from edgeopt.runtime.predictor import load
 from edgeopt.runtime.saturation import may_saturate
@@ -124,7 +125,8 @@ def verify(
         if reason := may_saturate(each, cpu):
             saturating[each.name] = reason
         if (around := bundle.golden_picture(each.name)) is not None:
-            spec = bundle.spec(each.name)
+            # Answers were recorded before classes were enrolled, which are the last.
+            spec = without_last(bundle.spec(each.name), len(bundle.manifest.enrolled))
             prepared[each.name] = Replayed(*preparation_difference(around.picture, spec, origin=str(bundle.path)))
             decoded[each.name] = Replayed(*decoding_difference(around.outputs, around.answers, spec))
         can_run = available(each.target)
