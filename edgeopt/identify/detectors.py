@@ -10,7 +10,7 @@ from edgeopt.identify.facts import Facts, Tensor, cells
 from edgeopt.identify.identification import Candidate
 from edgeopt.identify.metadata import Said
 from edgeopt.identify.preparations import Preparation, prepare
-from edgeopt.identify.values import are_probabilities, are_shares
+from edgeopt.identify.values import are_probabilities
 from edgeopt.models.class_names import COCO
 from edgeopt.presets import PRESETS
 from edgeopt.spec import Size
@@ -313,35 +313,6 @@ def _blazeface_grid(anchors: int, size: Size | None) -> dict[str, Any] | None:
     return {"strides": (4,), "per_cell": (1,)} if cells(size, (4,)) == anchors else None
 
 
-def _boxes_and_scores(facts: Facts, said: Said) -> list[Candidate]:
-    """Two tensors (N, A, 4) and (N, A, C), decoded: YOLO-NAS gives boxes first, DAMO-YOLO scores."""
-    if len(facts.outputs) != 2 or any(len(tensor.shape) != 3 for tensor in facts.outputs):
-        return []
-    first, second = facts.outputs
-    if first.sizes[1] != second.sizes[1] or 4 not in (first.sizes[-1], second.sizes[-1]):
-        return []
-    boxes, scores = (first, second) if first.sizes[-1] == 4 else (second, first)
-    if first.sizes[-1] == second.sizes[-1] == 4:
-        value = facts.values.get(first.name)
-        if value is None or are_shares(value.reshape(-1, 4)) is not False:
-            return []
-    ranks = facts.values.get(scores.name)
-    if ranks is not None and are_probabilities(ranks) is False:
-        return []
-    roles = ((boxes, "boxes x1, y1, x2, y2 in pixels"), (scores, "scores"))
-    if boxes is first:
-        why = f"it gives boxes {first} before scores {second}, as YOLO-NAS without postprocessing"
-        return [
-            candidate(
-                "YOLO-NAS or PP-YOLOE of super-gradients", "yolo_nas", by.ULTRALYTICS, why, facts, said,
-                classes=scores.sizes[-1], roles=roles,
-                note="super-gradients scales the longer side to 636 of 640 pixels",
-            )
-        ]  # fmt: skip
-    why = f"it gives scores {first} before boxes {second}, as DAMO-YOLO"
-    return [candidate("DAMO-YOLO", "damo_yolo", by.DAMO, why, facts, said, classes=scores.sizes[-1], roles=roles)]
-
-
 def _picodet(facts: Facts, said: Said) -> list[Candidate]:
     if len(facts.outputs) not in (6, 8) or facts.size is None:
         return []
@@ -385,6 +356,5 @@ _READINGS: tuple[Callable[[Facts, Said], list[Candidate]], ...] = (
     _prior_boxes,
     _picodet,
     _yolo_levels,
-    _boxes_and_scores,
 )
 """From those whose names tell most to those that only shapes tell."""

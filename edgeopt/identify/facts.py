@@ -48,6 +48,7 @@ class Facts:
         frozen: the file leaves the size of images open, and `inputs` has the one that was chosen.
         why_not_run: the reason for empty `values`.
         custom: operators that ONNX does not define.
+        data_classes: number of classes of the images that it is for; None: unknown.
     """
 
     inputs: tuple[Tensor, ...]
@@ -61,6 +62,7 @@ class Facts:
     frozen: bool = False
     why_not_run: str = ""
     custom: tuple[str, ...] = ()
+    data_classes: int | None = None
 
     @property
     def image(self) -> Tensor | None:

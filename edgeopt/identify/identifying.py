@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from edgeopt.identify import preparations as by
+from edgeopt.identify.apart import boxes_and_scores
 from edgeopt.identify.detectors import several_outputs
 from edgeopt.identify.facts import Facts, Tensor, layout_of
 from edgeopt.identify.identification import Candidate, Finding, Identification, Question, Role
+from edgeopt.identify.levels import outputs_by_level
 from edgeopt.identify.metadata import Said, read_metadata
 from edgeopt.identify.preparations import NORMALIZATIONS, normalized_inside, possible_preparations, prepare
 from edgeopt.identify.single import one_output
@@ -30,7 +33,8 @@ def identify(facts: Facts, data_labels: tuple[str, ...] = ()) -> Identification:
     """
     said = read_metadata(facts.metadata)
     size = _size(facts, said)
-    candidates = _candidates(facts, said)
+    facts = replace(facts, data_classes=len(data_labels) or None)
+    candidates = _of_classes(_candidates(facts, said), said)
     settled = candidates[0] if len(candidates) == 1 else None
     task = _task(candidates)
     notes = [*said.complaints, *_contradictions(facts, said, candidates)]
@@ -75,7 +79,14 @@ def _candidates(facts: Facts, said: Said) -> list[Candidate]:
         return [_classifier(outputs[0], facts, said)]
     if len(outputs) == 1:
         return one_output(facts, said)
-    return several_outputs(facts, said)
+    return several_outputs(facts, said) or outputs_by_level(facts, said) or boxes_and_scores(facts, said)
+
+
+def _of_classes(candidates: list[Candidate], said: Said) -> list[Candidate]:
+    """Return the readings with as many classes as the file names, where only some have."""
+    if said.labels is None:
+        return candidates
+    return [each for each in candidates if each.classes == len(said.labels.value)] or candidates
 
 
 def _is_scores(tensor: Tensor) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.identify import preparations as by
+from edgeopt.identify.columns import box_keys, row_keys
+from edgeopt.identify.described import DENSE, described, described_rows
 from edgeopt.identify.detectors import candidate
 from edgeopt.identify.facts import Facts, Tensor, cells
 from edgeopt.identify.identification import Candidate
@@ -28,11 +31,21 @@ def one_output(facts: Facts, said: Said) -> list[Candidate]:
     """Return the readings of a detector with one output; empty where none fits."""
     output = facts.outputs[0]
     size = facts.size or (said.size.value if said.size else None)
-    if len(output.shape) == 2 and output.sizes[-1] == 7:
+    if len(output.shape) == 2 and output.sizes[-1] == 7 and not _is_dense(output, size):
         return _flat_rows(output, facts, said)
+    if len(output.shape) == 2 and size is not None:
+        # Without a dimension of the image it is as if there were one of one image.
+        output = replace(output, shape=(1, *output.shape))
+        values = {name: value[None] for name, value in facts.values.items()}
+        facts = replace(facts, outputs=(output,), values=values)
     if len(output.shape) != 3 or size is None:
         return []
     return _dense(output, size, facts, said) or _final_rows(output, facts, said)
+
+
+def _is_dense(output: Tensor, size: Size | None) -> bool:
+    """Return True of rows that are as many as the cells of usual grids."""
+    return size is not None and output.sizes[0] in [cells(size, strides) for strides in _STRIDES[:2]]
 
 
 def _dense(output: Tensor, size: Size, facts: Facts, said: Said) -> list[Candidate]:
@@ -72,17 +85,14 @@ def _channels_first(output: Tensor, size: Size, strides: tuple[int, ...], facts:
         why += "; its metadata are Ultralytics'"
     value = facts.values.get(output.name)
     note = ""
-    if value is not None and follows_grid(value[0, :2].T, size, strides) is False:
-        note = "the first two channels are no positions in the image for a synthetic picture: check the boxes"
-    unit, said_unit = _unit(None if value is None else value[0, :4].T, size, strides)
-    if unit:
-        why += "; for a synthetic picture all coordinates are shares of the image"
-    roles = ((output, f"boxes cx, cy, w, h {said_unit}, then scores"),)
-    found = candidate(
-        "Ultralytics YOLOv8, YOLO11, YOLO12 or YOLO26 (dense)", "yolov8", by.ULTRALYTICS, why, facts, said,
-        classes=columns - 4, roles=roles, note=note, **unit,
-    )  # fmt: skip
-    return [found]
+    if value is not None:
+        if found := described(output, value[0].T, size, strides, "last", facts, said, why):
+            return found
+        if follows_grid(value[0, :2].T, size, strides) is False:
+            note = "the first two channels are no positions in the image for a synthetic picture: check the boxes"
+    roles = ((output, "boxes cx, cy, w, h in pixels, then scores"),)
+    dense = candidate(DENSE, "yolov8", by.ULTRALYTICS, why, facts, said, classes=columns - 4, roles=roles, note=note)
+    return [dense]
 
 
 def _anchors_first(output: Tensor, size: Size, strides: tuple[int, ...], facts: Facts, said: Said) -> list[Candidate]:
@@ -100,6 +110,11 @@ def _anchors_first(output: Tensor, size: Size, strides: tuple[int, ...], facts: 
         why = f"{_of(output, anchors)}, of corners, a score and a whole number, as DeepStream's converters write"
         roles = ((output, "x1, y1, x2, y2, score, class"),)
         return [candidate("DeepStream-Yolo", "deepstream", by.ULTRALYTICS, why, facts, said, roles=roles)]
+    usual = None if rows is None else box_keys(rows[:, :4], size, strides)
+    if rows is not None and usual != {"form": "cxcywh", "unit": "pixels", "axes": "xy"}:
+        why = f"{_of(output, anchors)} (strides {_listed(strides)}), of boxes and classes"
+        if found := described(output, rows, size, strides, "first", facts, said, why):
+            return found
     return _with_objectness(output, size, strides, rows, facts, said)
 
 
@@ -141,6 +156,7 @@ def _with_objectness(
         return [
             decoded("the first two columns follow the grid of cells: they are decoded"),
             yolov6("the first two columns follow the grid of cells: they are decoded"),
+            *([] if rows is None else described(output, rows, size, strides, "first", facts, said, shape)),
         ]
     if rows is None and facts.tail and _EXP in facts.tail:
         return [decoded("its graph ends with an exponential, by which YOLOX's sizes are decoded")]
@@ -188,6 +204,9 @@ def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
         chosen = rtdetr if said.head == _RTDETR else end2end
         return [_because(chosen, f"its metadata name the head {said.head}")]
     rows = _rows(output, facts)
+    places = None if rows is None else row_keys(rows)
+    if places is not None and (other := described_rows(output, places, shape, facts, said)):
+        return other
     if rows is not None and are_whole(rows[:, 0]) and not are_whole(rows[:, 5]):
         return [
             candidate(
