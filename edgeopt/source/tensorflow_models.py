@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ _TOLERANCE = 1e-3
 _STEPS = 3
 """Most steps by which outputs that are integers may differ: each layer may round to the other side."""
 _SHOWN = 400
+_CUSTOM = re.compile(r"unresolved custom op: ([^\s.]+)")
+"""TFLite's complaint about an operator that it does not know."""
 
 
 def is_tensorflow(path: Path) -> bool:
@@ -91,6 +94,12 @@ def _convert(path: Path, target: Path) -> None:
         except subprocess.TimeoutExpired as error:
             raise ModelError(f"converting {path} took more than {_SECONDS} s, and was given up") from error
         if done.returncode != 0 or not answers.is_file():
+            if custom := _CUSTOM.search(done.stderr):
+                raise ModelError(
+                    f"{path} uses '{custom.group(1)}', an operator of somebody's own whose code is not in the file: "
+                    "TensorFlow itself cannot run it without. Export the model without that operator; if it is the "
+                    "last one, edgeopt's decoding does its work"
+                )
             raise ModelError(
                 f"{path} cannot be converted to ONNX: {_reason(done.stderr)}. Operators that ONNX does not have must "
                 "be left out when the model is exported"

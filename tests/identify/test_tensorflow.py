@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ def test_an_operator_that_onnx_does_not_have_is_named(model: Path, monkeypatch: 
         as_onnx(model)
 
 
+def test_an_operator_of_somebodys_own_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converter(monkeypatch, stderr="RuntimeError: Encountered unresolved custom op: Igamma.\nSee instructions\n")
+    with pytest.raises(ModelError, match="uses 'Igamma', an operator of somebody's own"):
+        as_onnx(model)
+
+
 def test_identification_reads_what_was_converted(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converter(monkeypatch)
     found = identify_file(model)
@@ -106,6 +113,55 @@ def test_folders_of_saved_models_are_known(tmp_path: Path) -> None:
     assert not is_tensorflow(tmp_path / "variables")
     with pytest.raises(ModelError, match="there is no file"):
         tensorflow_files(tmp_path / "none.tflite")
+
+
+MAKE = """
+import sys
+from pathlib import Path
+import keras
+import tensorflow as tf
+
+out = Path(sys.argv[1])
+layers = keras.layers
+model = keras.Sequential([keras.Input((16, 16, 3)), layers.Conv2D(4, 3, activation="relu"),
+                          layers.GlobalAveragePooling2D(), layers.Dense(3)])
+model.save(out / "net.keras")
+model.export(out / "saved")
+
+@tf.function(input_signature=[tf.TensorSpec((1, 8), tf.float32)])
+def gamma(x):
+    return tf.raw_ops.Igamma(a=x, x=x + 1.0)
+
+converter = tf.lite.TFLiteConverter.from_concrete_functions([gamma.get_concrete_function()])
+converter.allow_custom_ops = True
+(out / "custom.tflite").write_bytes(converter.convert())
+"""
+"""Writes a model as Keras 3 and as a SavedModel, and a TFLite file with an operator that TFLite does not have."""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tensorflow")
+    subprocess.run([sys.executable, "-c", MAKE, str(folder)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.skipif(not HAS_TENSORFLOW, reason="needs the extra tensorflow")
+@pytest.mark.parametrize("name", ["net.keras", "saved"])
+def test_keras_and_saved_models_become_classifiers(name: str, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE", str(written / "cache"))
+    found = identify_file(written / name)  # refused if ONNX answered otherwise than TensorFlow
+    assert found.task is not None
+    assert found.task.value == "classification"
+    assert found.input_size is not None
+    assert found.input_size.value == (16, 16)
+
+
+@pytest.mark.skipif(not HAS_TENSORFLOW, reason="needs the extra tensorflow")
+def test_tflites_own_word_for_a_custom_operator_is_understood(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE", str(written / "cache"))
+    with pytest.raises(ModelError, match="uses 'Igamma'"):
+        as_onnx(written / "custom.tflite")
 
 
 @pytest.mark.skipif(not HAS_TENSORFLOW, reason="needs the extra tensorflow")
