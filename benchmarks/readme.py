@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import end_to_end_table, scaling_tables, training_tables
+from benchmarks import end_to_end_table, file_tables, scaling_tables, training_tables
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -310,6 +310,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers,
     "quantization": quantization,
     "quantized_training": lambda: training_tables.quantized_training(RESULTS / "quantized_training.json"),
+    "real_files": lambda: file_tables.real_files(RESULTS / "real_files.json"),
     "recipes": recipes,
     "saturation": saturation,
     "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),

@@ -69,6 +69,12 @@ class TestDetectors:
         if alignment is not None:
             np.testing.assert_allclose(to_baseline(LEVELS, alignment.curve), LEVELS, atol=0.02)
 
+    def test_as_many_in_all_is_no_reason_where_no_image_is_answered_better(self):
+        image, category, odds = seen(0)
+        elsewhere = np.random.default_rng(100).permutation(200)[image]
+        other = answers(elsewhere, category, odds - 0.3)
+        assert fit_alignment(DETECTOR, answers(image, category, odds), other) is None
+
     def test_a_class_that_moved_otherwise_has_a_curve_of_its_own(self):
         image, category, odds = seen(0)
         own = np.where(category == 2, odds - 2.0, odds)

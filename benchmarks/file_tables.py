@@ -1,0 +1,51 @@
+"""Tables of real model files, of tiles and of tracks for the benchmarks' README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.recorded import rows
+
+_METRICS = {"ap": "AP", "top1": "top-1", "agreement": "agrees with FP32"}
+
+
+def real_files(path: Path) -> str:
+    """A row a file, and then its command."""
+    found = rows(path)
+    if not found:
+        return "Not measured yet: run `python -m benchmarks.real_files`."
+    lines = [
+        "| file | figure | FP32 | INT8, OpenVINO | INT8, ONNX Runtime | images | build, s (processor) |",
+        "| --- | --- |" + " ---: |" * 5,
+        *(_file_row(row) for row in found),
+        "",
+        *(f"* {row['name']}: `{row['command']}`" for row in found),
+        "",
+        f"Measured on: {', '.join(sorted({row['processor'] for row in found}))}.",
+    ]
+    return "\n".join(lines)
+
+
+def _file_row(row: Mapping[str, Any]) -> str:
+    if "refused" in row:
+        return f"| {row['name']} | refused: {row['refused']} | | | | | |"
+    fp32, int8 = row["fp32"], {each["variant"].partition("-")[0]: each for each in row["int8"]}
+    cells = (
+        row["name"],
+        _METRICS[row["metric"]] + (" (AP50)" if fp32["ap50"] is not None else ""),
+        _share(fp32),
+        *(_share(int8[target], mark=True) if target in int8 else "" for target in ("ov", "ort")),
+        str(row["images"]),
+        f"{row['seconds']:.0f} ({row['processor_seconds']:.0f})",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _share(figures: Mapping[str, Any], *, mark: bool = False) -> str:
+    """Per cent; what was not accepted is marked."""
+    text = f"{100 * figures['value']:.2f} %"
+    if figures["ap50"] is not None:
+        text += f" ({100 * figures['ap50']:.2f})"
+    return text + ("" if figures["accepted"] or not mark else " †")
