@@ -205,12 +205,12 @@ CASES = (
         ("--data", str(TEST / "instances.json"), "--calibration", str(CALIBRATION)),
     ),
     Case(
-        "YOLOv8n, person, Q/DQ",
+        "YOLOv8n for persons, QDQ",
         _shared("model_yolo_person_qdq", "yolov8n_256_qdq_w4_85.59%_w8_14.41%_a8_100%_map_52.36.onnx"),
         _PERSONS,
     ),
     Case(
-        "YOLO26n, person, Q/DQ",
+        "YOLO26n for persons, QDQ",
         _shared("model_yolo_person_qdq", "yolo26_256_qdq_int8_od_coco-person-st.onnx"),
         _PERSONS,
     ),

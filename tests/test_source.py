@@ -489,6 +489,8 @@ def test_takes_timms_models_with_their_preprocessing(tmp_path: Path, monkeypatch
     assert source.spec.preprocessing.normalization == Normalization(mean=(0.5,) * 3, std=(0.2,) * 3)
     with pytest.raises(ModelError, match="Did you mean 'tiny'"):
         resolve(ModelConfig(source="timm:tinny"), tmp_path)
+    with pytest.raises(ModelError, match=r"input of 24 x 32 until they cover it"):
+        resolve(ModelConfig(source="timm:tiny", input_size=(24, 32)), tmp_path, ("a", "b"))
 
 
 @pytest.mark.parametrize("package", ["torchvision", "timm"])

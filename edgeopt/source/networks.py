@@ -24,6 +24,7 @@ from edgeopt.source.specification import PREPROCESSING_FORM, override, read_labe
 from edgeopt.spec import (
     CenterCrop,
     Interpolation,
+    Letterbox,
     ModelSpec,
     Normalization,
     Preprocessing,
@@ -120,9 +121,15 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     module = _call(library.create_model, (name,), _with_classes(model, labels), model.source)
     data = library.data.resolve_model_data_config(module)
     size = model.input_size or (int(data["input_size"][1]), int(data["input_size"][2]))
+    mean, crop = tuple(data["mean"]), data["crop_mode"]
+    if model.preprocessing is None and crop == "center" and size[0] != size[1]:
+        raise ModelError(
+            f"timm scales images for an input of {size[0]} x {size[1]} until they cover it, which no step here does. "
+            "Give a square [model] input_size, or say [model.preprocessing] yourself"
+        )
     preprocessing = Preprocessing(
-        steps=_timm_steps(size, float(data["crop_pct"]), data["interpolation"], data["crop_mode"]),
-        normalization=Normalization(mean=tuple(data["mean"]), std=tuple(data["std"])),
+        steps=timm_steps(size, float(data["crop_pct"]), data["interpolation"], crop, mean),
+        normalization=Normalization(mean=mean, std=tuple(data["std"])),
     )
     layer: Any = getattr(module, "default_cfg")["classifier"]  # noqa: B009 - timm's own attribute
     return BuiltNetwork(
@@ -133,14 +140,31 @@ def _timm(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
     )
 
 
-def _timm_steps(size: Size, crop_share: float, interpolation: str, crop: str) -> tuple[Step, ...]:
-    """Return timm's evaluation: Pillow's antialiased resizing, of which a wrong filter costs points, and a crop."""
+def timm_steps(
+    size: Size, crop_share: float, interpolation: str, crop: str, mean: tuple[float, ...]
+) -> tuple[Step, ...]:
+    """Return timm's evaluation: Pillow's antialiased resizing, of which a wrong filter costs points, and a crop.
+
+    Args:
+        size: (height, width) of the input; square where `crop` is ``center``.
+        crop_share: share of the scaled image's sides that the crop has.
+        interpolation: timm's name of it.
+        crop: ``center``, ``squash`` or ``border``, which has the whole image on a ground of the mean colour.
+        mean: of the channels, from 0 to 1.
+    """
     filters: dict[str, Interpolation] = {"bilinear": "linear", "bicubic": "cubic", "lanczos": "lanczos"}
     chosen = filters.get(interpolation, "auto")
     scaled = tuple(math.floor(side / crop_share) for side in size)
     if crop == "squash":
         stretch = Resize(size=(scaled[0], scaled[1]), interpolation=chosen, antialias=chosen != "auto")
         return stretch, CenterCrop(size=size)
+    if crop == "border":
+        red, green, blue = (round(255 * each) for each in mean)
+        whole = Letterbox(
+            size=(scaled[0], scaled[1]), fill=(red, green, blue), interpolation=chosen,
+            antialias=chosen != "auto", rounding="nearest",
+        )  # fmt: skip
+        return (whole,) if scaled == size else (whole, CenterCrop(size=size))
     shorter = ResizeShorterSide(pixels=max(scaled), interpolation=chosen, antialias=chosen != "auto")
     return shorter, CenterCrop(size=size)
 
