@@ -68,6 +68,8 @@ class World:
     """Of the last context of an RTX engine: LAZY runs general kernels until special ones are compiled."""
     own_graphs: bool = False
     """RTX captures and launches graphs by itself."""
+    launch: Callable[[int, int, int, tuple[int, ...]], bool] | None = None
+    """(stream, input's address, output's, input's shape): what a real GPU does in enqueue, instead of `compute`."""
     during_build: Callable[[], None] = field(default=lambda: None)
     config: Any = None
     network_flags: int | None = None
@@ -513,6 +515,8 @@ class _Context:
         name, shape, _ = world.inputs[0]
         shape, output = self._shapes.get(name, shape), world.outputs[0][0]
         source, target = self._addresses[name], self._addresses[output]
+        if world.launch is not None:
+            return world.launch(stream, source, target, shape)
 
         def work() -> None:  # shapes and addresses as they were when it was enqueued, as a CUDA graph keeps them
             world.now_s += world.takes_s[self._engine._kind]

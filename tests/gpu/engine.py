@@ -1,0 +1,98 @@
+"""A TensorRT whose engines are real CUDA kernels: everything in edgeopt's runtime but NVIDIA's library runs for real.
+
+The names and checks are fake_tensorrt's; enqueue launches mean.ptx on the stream that it is given, so that capturing,
+copies, streams, events and addresses are those of the driver. It needs no package beside the driver.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Callable
+from ctypes import byref, c_int, c_uint, c_uint64, c_void_p
+from pathlib import Path
+from typing import Any
+
+from fake_tensorrt import World, fake_tensorrt
+
+from edgeopt.runtime import cuda_library
+from edgeopt.runtime.cuda import open_cuda
+from edgeopt.runtime.trt.capabilities import capabilities
+from edgeopt.runtime.trt.library import Library
+from edgeopt.runtime.trt.session import TrtSession
+
+_PTX = Path(__file__).with_name("mean.ptx")
+_THREADS = 128
+_CHANNELS = 3
+
+
+class Gpu:
+    """What the fake TensorRT asks a device for."""
+
+    captured = None
+
+    def __init__(self, kernels: int = 1) -> None:
+        """Load the kernel into the current context; each enqueue launches it so many times."""
+        self.kernels = kernels
+        self.failing = False
+        """Launch it on an address that is not there."""
+        self._function = c_void_p()
+        self._launch = cuda_library.libcuda().cuLaunchKernel
+        self._launch.argtypes = [c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p]
+
+    def load(self) -> None:
+        library, module = cuda_library.libcuda(), c_void_p()
+        library.cuModuleLoadData.argtypes = [ctypes.POINTER(c_void_p), ctypes.c_char_p]
+        library.cuModuleGetFunction.argtypes = [ctypes.POINTER(c_void_p), c_void_p, ctypes.c_char_p]
+        cuda_library.call("cuModuleLoadData", byref(module), _PTX.read_bytes())
+        cuda_library.call("cuModuleGetFunction", byref(self._function), module, b"mean")
+
+    @property
+    def entered(self) -> bool:
+        return current_context() != 0
+
+    def launch(self, stream: int, source: int, target: int, shape: tuple[int, ...]) -> bool:
+        """Enqueue the kernel; False where the driver refuses."""
+        source = 8 if self.failing else source
+        arguments = (c_uint64(source), c_uint64(target), c_int(shape[2] * shape[3]))
+        pointers = (c_void_p * 3)(*(ctypes.addressof(each) for each in arguments))
+        blocks = shape[0] * _CHANNELS
+        sizes = (blocks, 1, 1, _THREADS, 1, 1, 0)
+        codes = [self._launch(self._function, *sizes, stream, pointers, None) for _ in range(self.kernels)]
+        return not any(codes)
+
+
+def launch_of(session: TrtSession) -> Callable[[], None] | None:
+    """What launches the session's graph and waits for it, and nothing else; None if it has none."""
+    cuda, stream, graph = session._cuda, session._stream, session._graph
+    if graph is None:
+        return None
+
+    def launch() -> None:
+        with cuda.current():
+            cuda.launch(graph, stream)
+            cuda.synchronize(stream)
+
+    return launch
+
+
+def current_context() -> int:
+    """Address of the context that is current on this thread; 0 if there is none."""
+    found = c_void_p()
+    cuda_library.call("cuCtxGetCurrent", byref(found))
+    return found.value or 0
+
+
+def open_session(
+    provider: str = "libcuda", *, batches: tuple[int, int] = (1, 8), kernels: int = 1, size: int = 8, **options: Any
+) -> tuple[TrtSession, Gpu]:
+    """Open the engine on GPU 0; also returns what its enqueue does."""
+    wait = options.pop("wait", "auto")
+    cuda, gpu = open_cuda(provider, wait=wait), Gpu(kernels)
+    with cuda.current():
+        gpu.load()
+    world = World(cuda=gpu, launch=gpu.launch, inputs=[("image", (-1, _CHANNELS, size, size), "UINT8")])
+    module = fake_tensorrt("tensorrt-11.4.0.106", world)
+    shapes = [(batch, _CHANNELS, size, size) for batch in (batches[0], *batches)]
+    plan = json.dumps({"profiles": [{"image": shapes}]}).encode()
+    return TrtSession(Library(module, capabilities(module)), plan, cuda, **options), gpu
