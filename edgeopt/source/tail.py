@@ -1,5 +1,7 @@
 """Cut off what a network does behind its boxes and scores: TopK, NonMaxSuppression and what gathers their choice.
 
+Where it chooses nothing, means over bins of distances (distribution focal loss) and what makes boxes of them are cut.
+
 Engines run these badly or not at all, and rounding them means nothing: INT8 is for what lies before. Decoding does the
 same afterwards. What the tail did is no guess: of the readings of what lies before it, the one is taken that finds the
 same as the whole network does.
@@ -9,7 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -21,12 +24,14 @@ from edgeopt.graph.edit import constant
 from edgeopt.postprocess import Detections, decode, fit
 from edgeopt.preprocess import batch, feed
 from edgeopt.runtime.ort import OrtSession
-from edgeopt.spec import DetectionDecoding, ModelSpec, Part, TensorSpec, replace
+from edgeopt.spec import DetectionDecoding, Grid, ModelSpec, Part, TensorSpec, image_size, replace
 
 _CHOOSING = ("TopK", "NonMaxSuppression")
+_FILTERING = ("NonZero", "Compress")
+"""Operators that leave out rows of low score before the choice."""
 _LINEAR = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum")
 """A choice that these follow is part of the network, as the one before the decoder of RT-DETR."""
-_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "ReduceMax")
+_MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "ReduceMax", "Gather", "Slice")
 """Operators between the scores and the choice."""
 _BOX = 4
 _IMAGES = 3
@@ -39,7 +44,11 @@ _LOWEST_SCORE = 1e-3
 _TOLERANCE = 1e-3
 """Largest difference of scores, and of boxes as a share of the picture's width."""
 
-Arrays = dict[str, NDArray[Any]]
+_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16), (8,), (16,), (32,), (4,))
+"""Levels of detectors whose boxes are bins, the usual ones first."""
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+Choice: TypeAlias = Literal["all", "best"]
 
 
 def cut_tail(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
@@ -53,8 +62,12 @@ def cut_tail(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
         raise ModelError(f'{spec.name} has no head of a detector. Remove [model] tail = "cut"')
     result = network.clone()
     region = _tail(result)
+    in_bins = not region
+    region = region or _bins(result)
     if not region:
-        raise ModelError(f'{spec.name} ends in no TopK or NonMaxSuppression. Remove [model] tail = "cut"')
+        raise ModelError(
+            f'{spec.name} ends in no TopK or NonMaxSuppression, and means over no bins. Remove [model] tail = "cut"'
+        )
     values = {value.name or "": value for value in _before(result, region)}
     runs = _runs(result, [*values.values()], spec)
     wanted = [_found(run, spec) for run in runs]
@@ -62,13 +75,19 @@ def cut_tail(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
         raise ModelError(
             f"{spec.name} finds nothing in synthetic pictures, so that its tail cannot be compared. Keep it"
         )
-    iou, agnostic = _suppression(region), (False, True)
-    for cut in _readings(spec, decoding, values, runs[0].outputs, iou, agnostic):
+    if in_bins:
+        readings = _bin_readings(spec, decoding, _tensors(values, runs[0].outputs))
+    else:
+        choices: tuple[Choice, ...] = (
+            ("best", "all") if any(node.op_type == "ArgMax" for node in result.graph) else ("all", "best")
+        )
+        readings = _readings(spec, decoding, _tensors(values, runs[0].outputs), _suppression(region), choices)
+    for cut in readings:
         if all(_same(own, _found(run, cut, _MOST)) for own, run in zip(wanted, runs, strict=True)):
             return _ended(result, cut)
-    kinds = ", ".join(sorted({node.op_type for node in region} & {*_CHOOSING}))
+    kinds = ", ".join(sorted({kind for node in region for kind in _choices(node)})) or "means over bins"
     raise ModelError(
-        f"{spec.name} chooses its detections by {kinds}, and no boxes and scores before that ({', '.join(values)}) "
+        f"{spec.name} decodes its detections by {kinds}, and no boxes and scores before that ({', '.join(values)}) "
         "decode to the same. Export the model without its end"
     )
 
@@ -76,12 +95,44 @@ def cut_tail(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
 def _tail(network: ir.Model) -> set[ir.Node]:
     """Return the nodes that choose detections, and those behind them."""
     region: set[ir.Node] = set()
+    chosen = False
     for node in network.graph:
-        if node.op_type in _CHOOSING:
-            behind = {node, *_followers(node)}
-            if not any(each.op_type in _LINEAR for each in behind):
-                region |= behind
-    return region
+        choices = _choices(node)
+        if not choices and node.op_type not in _FILTERING:
+            continue
+        behind = {node, *_followers(node)}
+        if any(each.op_type in _LINEAR for each in behind):
+            continue
+        chosen = chosen or any(_choices(each) for each in behind)
+        region |= behind
+    return region if chosen else set()
+
+
+def _bins(network: ir.Model) -> set[ir.Node]:
+    """Return the nodes that make distances of bins, as their mean under a softmax, and those behind them."""
+    for node in network.graph:
+        if node.op_type != "Softmax":
+            continue
+        behind = {node, *_followers(node)}
+        layers = [each for each in behind if each.op_type in _LINEAR]
+        if len(layers) == 1 and any(_counts(constant(value)) for value in layers[0].inputs):
+            return behind
+    return set()
+
+
+def _counts(weights: NDArray[Any] | None) -> bool:
+    """Return True of 0, 1, 2, and so on: the values of bins."""
+    return weights is not None and weights.size > 1 and bool((weights.reshape(-1) == np.arange(weights.size)).all())
+
+
+def _choices(node: ir.Node) -> set[str]:
+    """Return the operators by which a node chooses, itself or in a branch, as torchvision's suppression does."""
+    inner = {each.op_type for graph in _branches(node) for each in graph}
+    return {node.op_type, *inner} & {*_CHOOSING}
+
+
+def _branches(node: ir.Node) -> list[ir.Graph]:
+    return [attribute.as_graph() for attribute in node.attributes.values() if attribute.type == ir.AttributeType.GRAPH]
 
 
 def _followers(node: ir.Node) -> set[ir.Node]:
@@ -168,47 +219,73 @@ def _holds(all_of_them: Detections, some: Detections, width: float) -> bool:
 
 def _suppression(region: set[ir.Node]) -> float | None:
     """Return the threshold of the tail's suppression; None without one."""
-    for node in region:
+    for node in (each for own in region for each in (own, *(one for graph in _branches(own) for one in graph))):
         if node.op_type == "NonMaxSuppression":
             threshold = constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
             return 0.0 if threshold is None else float(threshold.reshape(-1)[0])
     return None
 
 
+def _tensors(values: dict[str, ir.Value], arrays: Arrays) -> dict[str, TensorSpec]:
+    """Return the floats that can be boxes or scores, by name."""
+    found = {name: arrays[name] for name in values}
+    return {
+        name: TensorSpec(name=name, shape=array.shape, dtype=str(array.dtype))
+        for name, array in found.items()
+        if array.dtype.kind == "f" and array.ndim in (2, 3, 4)
+    }
+
+
+def _bin_readings(spec: ModelSpec, decoding: DetectionDecoding, tensors: dict[str, TensorSpec]) -> Iterator[ModelSpec]:
+    """Yield specifications of the network that ends in bins of distances, the likeliest first."""
+    boxes = [name for name, tensor in tensors.items() if _bins_of(tensor)]
+    for strides, box, score in itertools.product(_STRIDES, boxes, tensors):
+        if box == score:
+            continue
+        grid = Grid(strides=strides, offset=decoding.grid.offset if decoding.grid else 0.5)
+        described = replace(
+            decoding,
+            preset="", boxes=Part(output=box, anchors="last"), scores=Part(output=score, anchors="last"),
+            objectness=None, form="dfl", unit="cells", grid=grid,
+        )  # fmt: skip
+        yield from _fitted(spec, described, (tensors[box], tensors[score]))
+
+
+def _bins_of(tensor: TensorSpec) -> bool:
+    return any(isinstance(side, int) and side > _BOX and side % _BOX == 0 for side in tensor.shape[1:])
+
+
+def _fitted(spec: ModelSpec, described: DetectionDecoding, outputs: tuple[TensorSpec, ...]) -> Iterator[ModelSpec]:
+    size = image_size(spec.input, spec.preprocessing.layout)
+    with suppress(ModelError):
+        yield replace(spec, outputs=outputs, decoding=fit(described, outputs, len(spec.labels), size))
+
+
 def _readings(
     spec: ModelSpec,
     decoding: DetectionDecoding,
-    values: dict[str, ir.Value],
-    arrays: Arrays,
+    tensors: dict[str, TensorSpec],
     iou: float | None,
-    agnostic: Sequence[bool],
+    choices: Sequence[Choice],
 ) -> Iterator[ModelSpec]:
     """Yield specifications of the network without its tail, the likeliest first."""
-    floats = [name for name in values if arrays[name].dtype.kind == "f" and arrays[name].ndim in (3, 4)]
-    tensors = {name: TensorSpec(name=name, shape=arrays[name].shape, dtype=str(arrays[name].dtype)) for name in floats}
     forms = dict.fromkeys([(decoding.form, decoding.axes), ("xyxy", "xy"), ("cxcywh", "xy"), ("xyxy", "yx")])
     units = dict.fromkeys([(decoding.unit, decoding.space), ("pixels", "network"), ("unit", "network")])
-    choices = itertools.product(
-        forms, units, ("none", "sigmoid"), ("all", "best"), agnostic if iou is not None else (False,)
-    )
-    boxes = [name for name in floats if _BOX in arrays[name].shape]
-    for (form, axes), (unit, space), activation, choice, together in choices:
-        for box, score in itertools.product(boxes, floats):
-            if box == score:
+    ways = itertools.product(forms, units, ("none", "sigmoid"), choices, (False, True) if iou is not None else (False,))
+    boxes = [name for name, tensor in tensors.items() if _BOX in tensor.shape]
+    for (form, axes), (unit, space), activation, choice, together in ways:
+        for box, score in itertools.product(boxes, tensors):
+            rank = len(tensors[box].shape)
+            if box == score or (rank == 2) != (len(tensors[score].shape) == 2):
                 continue
             described = replace(
                 decoding,
                 preset="", boxes=Part(output=box), scores=Part(output=score), objectness=None, classes=None, count=None,
-                image_number=None, batched=True, form=form, axes=axes, unit=unit, space=space, activation=activation,
-                choice=choice, ranked=False, nms=iou is not None, iou_threshold=iou or decoding.iou_threshold,
-                class_agnostic=together,
+                image_number=None, batched=rank > 2, form=form, axes=axes, unit=unit, space=space, choice=choice,
+                activation=activation, ranked=False, nms=iou is not None,
+                iou_threshold=iou or decoding.iou_threshold, class_agnostic=together,
             )  # fmt: skip
-            outputs = (tensors[box], tensors[score])
-            try:
-                fitted = fit(described, outputs, len(spec.labels))
-            except ModelError:
-                continue
-            yield replace(spec, outputs=outputs, decoding=fitted)
+            yield from _fitted(spec, described, (tensors[box], tensors[score]))
 
 
 def _ended(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
@@ -217,7 +294,10 @@ def _ended(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
     found = {output.name: output for node in network.graph for output in node.outputs if output.name in names}
     del network.graph.outputs[:]
     batch_size = spec.input.shape[0]
-    outputs = tuple(replace(tensor, shape=(batch_size, *tensor.shape[1:])) for tensor in spec.outputs)
+    outputs = tuple(
+        replace(tensor, shape=(batch_size, *tensor.shape[1:])) if len(tensor.shape) > 2 else tensor
+        for tensor in spec.outputs
+    )
     for tensor in outputs:
         value = found[tensor.name]
         value.shape, value.type = ir.Shape(list(tensor.shape)), ir.TensorType(ir.DataType.FLOAT)
