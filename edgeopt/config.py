@@ -47,6 +47,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
 DataFormat: TypeAlias = Annotated[str, named(DATA_FORMATS)]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Annotated[str, named(REPAIRS)]
+Sampling: TypeAlias = Literal["shuffle", "balanced", "square_root", "repeat_factor"]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 _PERCENTAGE = r"^ *[0-9]*\.?[0-9]+ *% *$"
@@ -175,6 +176,9 @@ class DataConfig(Struct):
     """Share of ``train`` that is held out for each of validation and test if they are missing."""
     seed: int = 0
     """Seed of what is held out and of the draw of calibration images."""
+    calibration_classes: Literal["proportional", "even"] = "proportional"
+    """Classes of calibration images that are held out from ``train``: in their shares, or as many of each, so that
+    ranges hold for the rare ones too. A given set is always drawn evenly."""
     record_splits: Literal["names", "hashes", "none"] = "names"
     """Record of each set's images in the bundle: their names below the data's folder and the sha256 of their pixels,
     the hashes alone, or nothing. With hashes, a set that was held out is found again even if images were added."""
@@ -241,10 +245,15 @@ class TrainConfig(Struct):
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
     """Epochs in which the learning rate rises to its value, before it falls along a cosine."""
     loss: Annotated[str, named(LOSSES)] | None = None
-    """Loss. Default: ``cross_entropy`` for classes, ``yolox`` for boxes. Your own is a `train.objective.ClassLoss` or a
-    `train.objective.BoxLoss`."""
+    """Loss. Default: ``cross_entropy`` for classes, ``yolox`` for boxes. For rare classes: ``focal``,
+    ``class_balanced`` (effective numbers of images) or ``logit_adjusted``. Your own is a `train.objective.ClassLoss` or
+    a `train.objective.BoxLoss`."""
     label_smoothing: Fraction = 0.0
     """Share of the target that cross-entropy spreads over all classes."""
+    sampling: Sampling = "shuffle"
+    """Images of an epoch, which stays as long: each once; ``balanced``: all classes as often as each other;
+    ``square_root``: by the root of that; ``repeat_factor``: those rarer than their even share repeated by the root of
+    how much, as for LVIS. An image with several objects counts as its rarest."""
     class_weights: Literal["none", "balanced"] = "none"
     """``balanced``: cross-entropy weighted by inverse class frequency."""
     freeze_batchnorm: bool = False
@@ -586,6 +595,23 @@ class EvaluateConfig(Struct):
             check(metric, METRICS, "metric")
 
 
+class BalanceConfig(Struct):
+    """``[balance]``: moves the logits of a classifier for sets in which some classes are rare, without training.
+
+    The offsets are data in the bundle's decoding ([model.decoding] offsets), the same for all variants.
+    """
+
+    prior: Annotated[float, Meta(ge=0.0)] = 0.0
+    """Strength of post-hoc logit adjustment: so many times the logarithm of each class's share of the training images
+    is taken from its logit. 1: as if all classes were equally frequent. Not for losses that do so in training."""
+    thresholds: bool = False
+    """Count each class by its own threshold: that of the best F1 on the validation images."""
+
+    def __post_init__(self) -> None:
+        if not self.prior and not self.thresholds:
+            raise SettingError("[balance] moves nothing: give prior = 1.0 or thresholds = true, or remove it")
+
+
 class AlignConfig(Struct):
     """``[align]``: moves the scores of INT8 variants to where FP32's lie, so that a threshold means the same for both.
 
@@ -628,6 +654,7 @@ class Config(Struct):
     precision: PrecisionConfig = PrecisionConfig()
     budget: BudgetConfig | None = None
     compile: CompileConfig = CompileConfig()
+    balance: BalanceConfig | None = None
     align: AlignConfig = AlignConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()

@@ -36,13 +36,17 @@ DECODINGS: Mapping[str, str] = {
 
 LOSSES: Mapping[str, str] = {
     "cross_entropy": "torch.nn.functional:cross_entropy",
+    "focal": "edgeopt.train.losses:focal",
+    "class_balanced": "edgeopt.train.losses:ClassBalanced",
+    "logit_adjusted": "edgeopt.train.losses:LogitAdjusted",
     "yolox": "edgeopt.models.yolox_loss:yolox_loss",
 }
 """Values of ``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`. YOLOX's is told
-more."""
+more, and those that know how frequent classes are, are made from their counts."""
 
 METRICS: Mapping[str, str] = {
     "balanced_accuracy": "edgeopt.evaluate.extra:balanced_accuracy",
+    "worst_recall": "edgeopt.evaluate.extra:worst_recall",
     "f1": "edgeopt.evaluate.extra:f1",
 }
 """``[evaluate] metrics``: each is an `evaluate.extra.Metric`."""

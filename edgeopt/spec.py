@@ -244,6 +244,9 @@ class ClassificationDecoding(Struct, tag="classification"):
     """Number of classes in a result."""
     output: str | Annotated[int, Meta(ge=0)] = 0
     """Name of the output, or its number in the graph's order."""
+    offsets: tuple[float, ...] = ()
+    """Number added to each class's logit, in the order of the labels; none: all 0. ``[balance]`` finds them, so that
+    rare classes are chosen as often as they should be."""
 
 
 class NeighborsDecoding(Struct, tag="neighbors"):

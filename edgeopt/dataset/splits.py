@@ -78,7 +78,7 @@ def load_splits(
             data, set(given), len(given["train"]), calibration_images=calibration_images, minimum_images=minimum_images
         )
         refuse_too_few(counts, len(given["train"]), given["train"].origin)
-        given |= _hold_out(given["train"], counts, data.seed)
+        given |= _hold_out(given["train"], counts, data)
         warning = imbalance(given["train"])
         if warning is not None:
             logger.warning("%s", warning)
@@ -208,16 +208,15 @@ def _refuse_mixed_tasks(listings: Mapping[str, Listing]) -> None:
         raise DataError(f"the sets are for different tasks ({named}). Give all of them class labels, or all boxes")
 
 
-def _hold_out(train: Dataset, counts: Mapping[str, int], seed: int) -> dict[str, Dataset]:
+def _hold_out(train: Dataset, counts: Mapping[str, int], data: DataConfig) -> dict[str, Dataset]:
     """Part `train` into itself and the held-out sets."""
     hashes = [train.content_hash(index) for index in range(len(train))]
     copies = Counter(hashes)
     free = [index for index in range(len(train)) if copies[hashes[index]] == 1]
     parts: dict[str, Dataset] = {}
     for offset, (name, count) in enumerate(counts.items()):
-        chosen = {
-            free[i] for i in sample_indices([train[i].target for i in free], count, seed + offset, "proportional")
-        }
+        share = data.calibration_classes if name == "calibration" else "proportional"
+        chosen = {free[i] for i in sample_indices([train[i].target for i in free], count, data.seed + offset, share)}
         parts[name] = train.subset(sorted(chosen))
         free = [index for index in free if index not in chosen]
     held = {id(sample) for part in parts.values() for sample in part}

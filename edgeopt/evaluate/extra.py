@@ -74,11 +74,25 @@ def _number(name: str, value: float) -> float:
 
 def balanced_accuracy(results: Sequence[Result], truths: Sequence[Target]) -> float:
     """Mean over classes of the share of their images whose best class is right: rare classes count like others."""
+    return float(np.mean(_recalls(results, truths, "balanced_accuracy")))
+
+
+def worst_recall(results: Sequence[Result], truths: Sequence[Target]) -> float:
+    """Smallest share over classes of their images whose best class is right."""
+    return float(np.min(_recalls(results, truths, "worst_recall")))
+
+
+def _recalls(results: Sequence[Result], truths: Sequence[Target], name: str) -> list[float]:
+    """Return that share of each class that the images show.
+
+    Raises:
+        ConfigError: the results are a detector's.
+    """
     if not all(isinstance(each, Classification) for each in results):
-        raise ConfigError("the metric 'balanced_accuracy' is for classification. Remove it from [evaluate] metrics")
+        raise ConfigError(f"the metric '{name}' is for classification. Remove it from [evaluate] metrics")
     true = np.array(truths, np.int64)
     right = np.array([cast("Classification", each).classes[0] for each in results], np.int64) == true
-    return float(np.mean([right[true == index].mean() for index in np.unique(true)]))
+    return [float(right[true == index].mean()) for index in np.unique(true)]
 
 
 def f1(results: Sequence[Result], truths: Sequence[Target]) -> float:

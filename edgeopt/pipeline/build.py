@@ -15,6 +15,7 @@ from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.pipeline import foreign, graphs, variants
 from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
+from edgeopt.pipeline.balancing import balanced
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.fitting import fitted
@@ -144,12 +145,12 @@ def _float_graph(job: Job) -> tuple[Artifact, float]:
     """Return the optimized float graph, and the export's parity."""
     if job.config.fit is not None:
         whole = fitted(job)
-        return graphs.optimized(job, whole), graphs.read_parity(whole)
+        return balanced(job, graphs.optimized(job, whole)), graphs.read_parity(whole)
     weights = trained(job)
     export = graphs.exported(job, weights, compressed(job, weights))
     if job.config.quantize.file is not None and foreign.is_quantized_graph(export):
         return graphs.optimized(job, foreign.released(job, export)), graphs.read_parity(export)
-    return graphs.optimized(job, export), graphs.read_parity(export)
+    return balanced(job, graphs.optimized(job, export)), graphs.read_parity(export)
 
 
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:

@@ -30,6 +30,7 @@ from edgeopt.errors import (
     TargetError,
 )
 from edgeopt.files import require_writable
+from edgeopt.pipeline.balancing import require_classes
 from edgeopt.pipeline.compression import require_measurable, require_prunable
 from edgeopt.pipeline.job import missing_split
 from edgeopt.pipeline.shortfalls import shortfalls
@@ -135,6 +136,9 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
     if source is not None:
         with findings.collected():
             require_decoding(source.spec)
+        if config.balance is not None and (config.fit is None or config.fit.classifier == "knn"):
+            with findings.collected():
+                require_classes(source.spec)
     for folder in folders:
         with findings.collected():
             _check_folder(folder, 0 if source is None else _needed_bytes(config, _size_bytes(source, config, root)))
@@ -156,9 +160,14 @@ def needed_splits(config: Config, goal: Goal = "bundle") -> list[str]:
         return learning
     quantizing = config.quantize.enabled and config.quantize.file is None
     budget = config.budget is not None
+    moved = (
+        []
+        if config.balance is None
+        else [*(["train"] if config.balance.prior else []), *(["validation"] if config.balance.thresholds else [])]
+    )
     halving = any(find_target(name).reduced(config.precision) == "fp16" for name in config.compile.targets)
     return [
-        *learning,
+        *dict.fromkeys([*learning, *moved]),
         "test",
         *(["calibration"] if quantizing or halving else []),
         *(["validation"] if quantizing and budget else []),

@@ -16,11 +16,19 @@ from edgeopt.postprocess.alignment import aligned_classes, aligned_detections
 from edgeopt.postprocess.detection import DetectionReader, check_classes
 from edgeopt.postprocess.forms import sigmoid
 from edgeopt.postprocess.neighbors import prototypes_of
+from edgeopt.postprocess.offsets import with_offsets
 from edgeopt.postprocess.parts import Outputs, output_name
 from edgeopt.postprocess.remembering import Remembered
 from edgeopt.postprocess.results import Classification, Detections, Floats
 from edgeopt.references import resolve
-from edgeopt.spec import ClassDecoding, CodeDecoding, DetectionDecoding, ModelSpec, NeighborsDecoding
+from edgeopt.spec import (
+    ClassDecoding,
+    ClassificationDecoding,
+    CodeDecoding,
+    DetectionDecoding,
+    ModelSpec,
+    NeighborsDecoding,
+)
 
 Ranking: TypeAlias = tuple[list[int], list[float]]
 """Classes and their scores, best first."""
@@ -134,7 +142,12 @@ def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
     if isinstance(spec.decoding, NeighborsDecoding):
         logits = prototypes_of(spec).logits(logits)
     check_classes(logits.shape[1], spec, _scores_output(spec))
-    return logits if spec.alignment is None else aligned_classes(logits, spec)
+    if spec.alignment is not None:
+        logits = aligned_classes(logits, spec)
+    decoding = spec.decoding
+    return (
+        with_offsets(logits, decoding) if isinstance(decoding, ClassificationDecoding) and decoding.offsets else logits
+    )
 
 
 def _softmax(logits: Floats) -> Floats:

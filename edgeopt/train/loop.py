@@ -24,6 +24,7 @@ from edgeopt.train.checkpoint import Content, EpochResult, State
 from edgeopt.train.objective import Objective, Taught, make_objective
 from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
+from edgeopt.train.sampling import epoch_order
 from edgeopt.train.unfold import restore_batchnorm
 
 _LOG = logging.getLogger(__name__)
@@ -196,7 +197,8 @@ class _Run:
 
     def _epoch(self, epoch: int) -> None:
         """Train an epoch, counted from 0, from the step that the state is at; validate where that is due."""
-        order = np.random.default_rng((self._config.seed, epoch)).permutation(len(self._pictures))
+        rng = np.random.default_rng((self._config.seed, epoch))
+        order = epoch_order(self._pictures.dataset, self._config.sampling, rng)
         training_mode(self._state.module, self._config)
         with torch.random.fork_rng():
             while len(self._state.losses) < self._steps:

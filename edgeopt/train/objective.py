@@ -30,6 +30,9 @@ Taught: TypeAlias = tuple[nn.Module, float]
 """A network that teaches, and the weight of its answers in the loss."""
 CLASSES, BOXES = "cross_entropy", "yolox"
 """Losses that `Classify` and `Detect` treat specially."""
+COUNTING = ("class_balanced", "logit_adjusted")
+"""Losses that are made from the number of images of each class."""
+OF_CLASSES = (CLASSES, "focal", *COUNTING)
 
 VALIDATION_SCORE = 0.01
 """Detections below this score take no part in the validation AP: they cost time and barely move it."""
@@ -88,7 +91,8 @@ class Classify:
         self._name = config.loss or CLASSES
         if self._name == BOXES:
             raise ConfigError(f"[train] loss = '{BOXES}' is for detection. Remove it")
-        self._loss: ClassLoss = resolve(self._name, LOSSES, "loss")
+        loss: Any = resolve(self._name, LOSSES, "loss")
+        self._loss: ClassLoss = loss(pictures.dataset.class_counts()) if self._name in COUNTING else loss
         self._teacher = None if teacher is None else Teacher(*teacher, "classes")
 
     def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
@@ -124,8 +128,8 @@ class Detect:
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
         self._name = config.loss or BOXES
-        if self._name == CLASSES:
-            raise ConfigError(f"[train] loss = '{CLASSES}' is for classification. Remove it")
+        if self._name in OF_CLASSES:
+            raise ConfigError(f"[train] loss = '{self._name}' is for classification. Remove it")
         if self._name == BOXES and not is_yolox(spec):
             raise ModelError(
                 f"'{spec.name}' cannot be trained here: with the YOLOX loss only detectors of that kind can. Give a "
