@@ -142,12 +142,10 @@ def _logits(outputs: Outputs, spec: ModelSpec) -> Floats:
     if isinstance(spec.decoding, NeighborsDecoding):
         logits = prototypes_of(spec).logits(logits)
     check_classes(logits.shape[1], spec, _scores_output(spec))
-    if spec.alignment is not None:
-        logits = aligned_classes(logits, spec)
     decoding = spec.decoding
-    return (
-        with_offsets(logits, decoding) if isinstance(decoding, ClassificationDecoding) and decoding.offsets else logits
-    )
+    if isinstance(decoding, ClassificationDecoding) and decoding.offsets:  # the alignment was fitted to what they give
+        logits = with_offsets(logits, decoding)
+    return logits if spec.alignment is None else aligned_classes(logits, spec)
 
 
 def _softmax(logits: Floats) -> Floats:
