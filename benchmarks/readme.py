@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import end_to_end_table, file_tables, scaling_tables, training_tables
+from benchmarks import class_tables, end_to_end_table, file_tables, scaling_tables, training_tables
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -300,11 +300,13 @@ def families() -> str:
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {
+    "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
     "commands": commands,
     "compression": lambda: training_tables.compression(RESULTS / "compression.json"),
     "end_to_end": end_to_end,
     "families": families,
     "gate_power": gate_power,
+    "imbalance": lambda: class_tables.imbalance(RESULTS / "imbalance.json"),
     "keys": keys,
     "operating": operating,
     "peers": peers,

@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from edgeopt.boxes import Boxes
+from edgeopt.bundle.classes import balance as classes_of
+from edgeopt.bundle.records import Accuracy, ClassificationOutcomes, PackedArray
 from edgeopt.dataset import Dataset, Sample
 from edgeopt.dataset.samples import ArrayPicture
 from edgeopt.errors import ConfigError, ModelError
+from edgeopt.evaluate import operating_point
 from edgeopt.evaluate.extra import balanced_accuracy, worst_recall
+from edgeopt.metrics import classification_report, confusion_matrix
 from edgeopt.postprocess import Classification, class_scores, decode
 from edgeopt.spec import ClassificationDecoding, ModelSpec, Preprocessing, Temperature, TensorSpec, replace
 
@@ -202,3 +206,28 @@ def test_metrics_speak_for_the_rare() -> None:
     results, truths = [answer(0)] * 10, [0] * 8 + [1] * 2
     assert balanced_accuracy(results, truths) == 0.5
     assert worst_recall(results, truths) == 0.0
+
+
+def test_figures_by_class_have_intervals_and_name_the_worst_class() -> None:
+    """90 of 100 images right, all ten wrong ones of the rare class."""
+    true, best = np.repeat([0, 1], (90, 10)), np.zeros(100, np.int64)
+    report = classification_report(confusion_matrix(true, best, 2), ("common", "rare"))
+    outcomes = ClassificationOutcomes(
+        true=PackedArray.of(true),
+        top=PackedArray.of(best[:, None]),
+        scores=PackedArray.of(np.ones((100, 1), np.float32)),
+    )
+    found = Accuracy(
+        task="classification", metric="top1", value=0.9, images=100, unreadable=0, data="x", metrics=report,
+        outcomes=outcomes,
+    )  # fmt: skip
+    balance = classes_of(found)
+    assert balance is not None
+    assert balance.balanced_accuracy.estimate == 0.5
+    assert balance.worst == "rare"
+    assert balance.worst_support == 10
+    assert balance.worst_recall.high == 0.0
+    assert balance.macro_f1.low < balance.macro_f1.estimate < balance.macro_f1.high
+    (sentence,) = operating_point(found)
+    assert sentence.startswith("balanced accuracy 50.00 % [50.0, 50.0], macro F1 47.37 % [")
+    assert sentence.endswith("worst class 'rare': 0.0 % [0.0, 0.0] of its 10 images right")

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeopt.bundle.records.accuracy import Accuracy, ClassChange, Values
+from edgeopt.bundle.records.accuracy import Accuracy, ClassChange, ClassificationOutcomes, Values
 from edgeopt.intervals import Indices, Interval, bootstrap_draws, interval
 from edgeopt.metrics import ClassificationMetrics
 
+_BALANCE_RESAMPLES = 1000
+"""Draws of figures that are told to a tenth of a point."""
 RESAMPLES = {"classification": 2000, "detection": 100}
 """Bootstrap draws by task. Average precision takes milliseconds a draw, top-1 microseconds."""
 
@@ -80,6 +82,58 @@ def changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...], draws:
             ClassChange(label=label, support=support, before=one, after=two, low=low, high=high, beyond_chance=certain)
         )
     return tuple(sorted(found, key=lambda each: each.change))
+
+
+class Balance(NamedTuple):
+    """Figures of a classifier that no frequent class covers up, with 95 % intervals over images."""
+
+    balanced_accuracy: Interval
+    """Mean of the classes' recalls."""
+    macro_f1: Interval
+    """Mean of the classes' F1."""
+    worst: str
+    """Class of the lowest recall."""
+    worst_recall: Interval
+    """Recall of that class."""
+    worst_support: int
+    """Images of that class."""
+
+
+def balance(accuracy: Accuracy) -> Balance | None:
+    """Return a classifier's figures by class; None for a detector."""
+    outcomes, metrics = accuracy.outcomes, accuracy.metrics
+    if not isinstance(outcomes, ClassificationOutcomes) or not isinstance(metrics, ClassificationMetrics):
+        return None
+    true, best = outcomes.true.unpack(), outcomes.top.unpack()[:, 0]
+    classes = len(metrics.per_class)
+    present = np.flatnonzero(np.bincount(true, minlength=classes))
+    f1 = outcomes.by_class(classes)
+    worst = min(present.tolist(), key=lambda index: metrics.per_class[index].recall)
+
+    def recalls(images: Indices) -> Values:
+        right = np.bincount(true[images][true[images] == best[images]], minlength=classes)
+        support = np.bincount(true[images], minlength=classes)
+        found: Values = np.divide(right, support, out=np.full(classes, np.nan), where=support > 0)
+        return found
+
+    draws = bootstrap_draws(
+        accuracy.images,
+        {
+            "recall": lambda images: float(np.nanmean(recalls(images))),
+            "f1": lambda images: float(np.nanmean(f1(images)[present])),
+            "worst": lambda images: float(recalls(images)[worst]),
+        },
+        resamples=_BALANCE_RESAMPLES,
+    )
+    drawn = draws["worst"][~np.isnan(draws["worst"])]
+    lowest = metrics.per_class[worst]
+    return Balance(
+        interval(metrics.macro_recall, draws["recall"]),
+        interval(metrics.macro_f1, draws["f1"]),
+        lowest.label,
+        interval(lowest.recall, drawn),
+        lowest.support,
+    )
 
 
 def per_class(accuracy: Accuracy) -> list[float | None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from edgeopt.bundle.classes import Balance, balance
 from edgeopt.bundle.records import Accuracy
+from edgeopt.intervals import Interval
 from edgeopt.metrics import Confidence, PrecisionRecallCurve
 from edgeopt.postprocess.alignment import to_baseline, to_own
 from edgeopt.spec import Alignment, ScoreCurves, Temperature
@@ -13,7 +15,7 @@ from edgeopt.spec import Alignment, ScoreCurves, Temperature
 def operating_point(
     accuracy: Accuracy, baseline: Accuracy | None = None, alignment: Alignment | None = None
 ) -> Iterator[str]:
-    """Yield sentences about precision and recall at the threshold, or about a classifier's confidence.
+    """Yield sentences about precision and recall at the threshold, or about a classifier's classes and confidence.
 
     Args:
         accuracy: of the variant.
@@ -22,6 +24,8 @@ def operating_point(
     """
     if accuracy.at_threshold is not None and accuracy.score_threshold is not None:
         yield from _detector(accuracy, baseline, accuracy.score_threshold)
+    if (found := balance(accuracy)) is not None:
+        yield _balance(found, None if baseline is None else balance(baseline))
     if accuracy.confidence is not None:
         yield _classifier(accuracy.confidence, None if baseline is None else baseline.confidence)
     if alignment is not None:
@@ -39,6 +43,22 @@ def _detector(accuracy: Accuracy, baseline: Accuracy | None, threshold: float) -
     )
     others = ", ".join(f"{name} {text}" for name, text in figures.items())
     yield f"at score {threshold:g}: F1 {_beside(own.f1, None if before is None else before.f1)}{change}, {others}"
+
+
+def _balance(own: Balance, before: Balance | None) -> str:
+    """Tell what a mean over images hides where some classes are rare."""
+
+    def told(name: str) -> str:
+        found: Interval = getattr(own, name)
+        earlier = None if before is None else getattr(before, name).estimate
+        return f"{_beside(found.estimate, earlier)} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+    recall = f"{100 * own.worst_recall.estimate:.1f} %"
+    ends = f"[{100 * own.worst_recall.low:.1f}, {100 * own.worst_recall.high:.1f}]"
+    return (
+        f"balanced accuracy {told('balanced_accuracy')}, macro F1 {told('macro_f1')}; worst class '{own.worst}': "
+        f"{recall} {ends} of its {own.worst_support} images right"
+    )
 
 
 def _classifier(own: Confidence, before: Confidence | None) -> str:

@@ -1,0 +1,100 @@
+"""Tables of classifiers: on frozen features beside fine-tuning, and of methods for rare classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_METHODS = ("svm", "rbf_svm", "knn", "mlp", "fine-tuning")
+
+
+def classifiers(path: Path) -> str:
+    """A row for each data set and classifier."""
+    columns = ("data", "classifier", "FP32", "INT8 OpenVINO", "INT8 ONNX Runtime", "INT8 latency", "training",
+               "features", "size FP32 → INT8")  # fmt: skip
+    rows = sorted(_rows(path), key=lambda row: (row["data"], _METHODS.index(row["method"])))
+    cells = [
+        (
+            row["data"],
+            row["method"],
+            f"{100 * row['variants']['ov-fp32']['accuracy']:.2f} %",
+            *(_int8(row["variants"][name]) for name in ("ov-int8", "ort-int8")),
+            _latency(row["variants"]["ov-int8"]),
+            _seconds(row["training_s"]),
+            _seconds(row["features_s"]),
+            " → ".join(f"{row['variants'][name]['bytes'] / 1e6:.2f}" for name in ("ov-fp32", "ov-int8")) + " MB",
+        )
+        for row in rows
+    ]
+    disturbed = any(not row["variants"]["ov-int8"]["valid"] for row in rows)
+    images = ", ".join(f"{data} {count}" for data, count in sorted({_images(row) for row in rows}))
+    note = (
+        f"Top-1 on test images: {images}. † not accepted: it loses more than [evaluate] max_drop allows. Latency in "
+        "OpenVINO against its FP32, one interleaved run."
+        + (" \\* other processes disturbed this measurement." if disturbed else "")
+    )
+    return _table(columns, cells, path, note)
+
+
+def imbalance(path: Path) -> str:
+    """A row for each method, the best balanced accuracy first."""
+    columns = ("method", "balanced accuracy", "macro F1", "top-1", "recall of its worst class", "worst class")
+    rows = sorted(_rows(path), key=lambda row: -row["balanced_accuracy"][0])
+    cells = [
+        (
+            row["method"],
+            *(_interval(row[name]) for name in ("balanced_accuracy", "macro_f1", "top1", "worst_recall")),
+            row["worst_class"],
+        )
+        for row in rows
+    ]
+    settings = {(row["training_images"], row["epochs"], row["images"]) for row in rows}
+    told = "; ".join(
+        f"{train} training images, {epochs} epochs, {test} test images" for train, epochs, test in settings
+    )
+    return _table(columns, cells, path, f"With 95 % intervals over test images; one seed. {told}.")
+
+
+def _images(row: dict[str, Any]) -> tuple[str, int]:
+    return row["data"], row["variants"]["ov-fp32"]["images"]
+
+
+def _int8(variant: dict[str, Any]) -> str:
+    refused = "" if variant["accepted"] else "†"
+    return f"{100 * variant['accuracy']:.2f} % ({-100 * variant['drop'] + 0.0:+.2f}){refused}"
+
+
+def _latency(variant: dict[str, Any]) -> str:
+    if variant["ratio"] is None:
+        return ""
+    return f"{variant['ratio']:.2f}×" + ("" if variant["valid"] else "\\*")
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def _interval(values: Sequence[float]) -> str:
+    return f"{100 * values[0]:.1f} % [{100 * values[1]:.1f}, {100 * values[2]:.1f}]"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return rows
+
+
+def _table(columns: Sequence[str], cells: Sequence[Sequence[str]], path: Path, note: str) -> str:
+    if not cells:
+        return f"Not measured yet: run `python -m benchmarks.{path.stem}`."
+    processors = ", ".join(sorted({row["processor"] for row in _rows(path)}))
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            "| --- |" + " ---: |" * (len(columns) - 1),
+            *(f"| {' | '.join(row)} |" for row in cells),
+            "",
+            f"{note} Measured on: {processors}.",
+        ]
+    )
