@@ -11,7 +11,7 @@ from torch.nn import functional as F
 _GAMMA = 2.0
 """Exponent of the focal loss in its paper."""
 _BETA = 0.9999
-"""Of the effective number of samples, in the paper's experiments on most sets."""
+"""Base of the effective number of images, in its paper for most sets."""
 
 
 def focal(logits: Tensor, labels: Tensor) -> Tensor:
