@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import class_tables, end_to_end_table, file_tables, scaling_tables, training_tables
+from benchmarks import class_tables, end_to_end_table, file_tables, rtx_table, scaling_tables, training_tables
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -314,6 +314,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "quantized_training": lambda: training_tables.quantized_training(RESULTS / "quantized_training.json"),
     "real_files": lambda: file_tables.real_files(RESULTS / "real_files.json"),
     "recipes": recipes,
+    "rtx_types": lambda: rtx_table.rtx_types(RESULTS / "rtx_types.json"),
     "saturation": saturation,
     "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),
     "search": search,

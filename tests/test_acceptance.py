@@ -13,7 +13,17 @@ from click.testing import CliRunner
 from edgeopt.bundle import Bundle, write_bundle
 from edgeopt.bundle.figures import acceptance
 from edgeopt.bundle.images import images_of
-from edgeopt.bundle.records import Acceptance, Comparison, Measured, Point, Ratio, SearchResult, StageRecords
+from edgeopt.bundle.records import (
+    Acceptance,
+    Arithmetic,
+    Comparison,
+    LayerType,
+    Measured,
+    Point,
+    Ratio,
+    SearchResult,
+    StageRecords,
+)
 from edgeopt.bundle.splits import SPLITS_FILE, pack_splits, recorded_splits
 from edgeopt.cli import main
 from edgeopt.config import CalibrateConfig, Config, DataConfig, DataSource, EvaluateConfig, ModelConfig, parse_config
@@ -222,3 +232,36 @@ def test_splits_writes_lists_that_a_recipe_reads(recorded: Bundle, tmp_path: Pat
     again = load(config.data.test, tmp_path, labels=tiny.COLOURS)
     assert again.fingerprint() == recorded.manifest.datasets["test"]
     assert "test            12 images: blue/" in result.output
+
+
+def told(*runs_in: str, operator: str = "convolution", quantized: bool = True) -> Arithmetic:
+    layers = [
+        LayerType(name=f"layer{index}", operator=operator, quantized=quantized, runs_in=kind)
+        for index, kind in enumerate(runs_in)
+    ]
+    return Arithmetic(layers=tuple(layers), kernels=9)
+
+
+def test_an_int8_engine_that_computes_in_something_else_is_told_by_its_layers() -> None:
+    assert told("int8", "int8", "fp16").refusal() == ""
+    assert told("fp16", "fp16", quantized=False).refusal() == "", "it was not to be INT8"
+    refusal = told("int8", "fp16", "fp16").refusal()
+    assert "3 layers that the graph quantizes this engine runs 2 convolutions in fp16" in refusal
+    assert "2 products in fp32" in told("fp32", "fp32", operator="product").refusal()
+    mixed = Arithmetic(layers=(*told("fp16").layers, *told("int8", "int8", operator="product").layers), kernels=9)
+    assert mixed.refusal() == "", "a transformer's first convolution alone decides nothing"
+    assert mixed.summary() == "1 convolution in fp16, 2 products in int8; 9 kernels"
+
+
+def test_such_an_engine_stays_refused_until_it_is_measured_to_be_faster() -> None:
+    stages = StageRecords(arithmetic=told("fp16"))
+    refused = replace(tiny.manifest().variants[1], accepted=False, verdict="it runs in fp16", stages=stages)
+    here = Measured(
+        machine=tiny.identity("ort"),
+        recorded=tiny.CREATED,
+        acceptance=Acceptance(accepted=True),
+        latency=tiny.latency(1.0),
+    )
+    assert acceptance(refused, here).verdict == "it runs in fp16"
+    faster = tiny.latency(1.0, ratio=Ratio(baseline="ort-fp32", estimate=0.5, low=0.4, high=0.6))
+    assert acceptance(refused, replace(here, latency=faster)).accepted

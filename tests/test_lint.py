@@ -22,7 +22,7 @@ from edgeopt.errors import ConfigError, ModelError, TargetError
 from edgeopt.lint import Finding, LintReport, lint
 from edgeopt.lint.parsers import accepted
 from edgeopt.runtime.session import Availability
-from edgeopt.runtime.trt.library import Messages, load_library, make_logger
+from edgeopt.runtime.trt.library import load_library, the_logger
 from edgeopt.spec import replace
 from edgeopt.targets import rtx
 from edgeopt.typed import convert
@@ -555,7 +555,7 @@ def test_tensorrt_8_is_told_the_opset_that_it_misreads(tmp_path):
 @pytest.mark.skipif(not rtx.is_available().ok, reason="its parser was not asked: no tensorrt-rtx")
 def test_the_table_is_what_tensorrt_rtx_answers():
     library = load_library("tensorrt_rtx")
-    log = make_logger(library.module, Messages())
+    log = the_logger(library.module)
     parser = library.module.OnnxParser(library.module.Builder(log).create_network(0), log)
     names = {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}
     if library.capabilities.version.startswith("1.7."):

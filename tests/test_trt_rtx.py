@@ -17,7 +17,8 @@ import pytest
 import tiny
 
 from edgeopt.bundle import EngineSettings
-from edgeopt.config import BatchRange, TensorRTBuild
+from edgeopt.bundle.records import Arithmetic
+from edgeopt.config import BatchRange, TensorRTBuild, TensorRTOptions
 from edgeopt.errors import MissingExtraError, ModelError, StorageError, TargetError
 from edgeopt.hardware import machine
 from edgeopt.lint import lint
@@ -28,7 +29,7 @@ from edgeopt.runtime.trt.library import Library, load_library
 from edgeopt.runtime.trt.loading import load_plan
 from edgeopt.runtime.trt.progress import BuildProgress
 from edgeopt.runtime.trt.reproducible import build_reproducibly
-from edgeopt.targets import rtx
+from edgeopt.targets import compile_file, rtx
 from edgeopt.typed import convert
 
 available = rtx.is_available()
@@ -122,6 +123,76 @@ def test_our_networks_build_the_same_twice(library, graph, name, precision, opti
     assert first.plan == second.plan, "two builds of one graph are byte-identical"
     assert first.layers > 50
     assert first.onnx_bytes == len(model)
+
+
+@pytest.fixture(scope="module")
+def small(graph) -> Callable[[str], bytes]:
+    """An ordinary, a depthwise and a pointwise convolution and a product."""
+    from edgeopt.passes.rewrite.optimize import optimize
+
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+    g (uint8[N,16,32,32] x, float[32,16,3,3] w1, float[32,1,3,3] wd, float[64,32,1,1] wp, float[64,64] wf)
+    => (float[N,64] y) {
+        f = Cast<to=1>(x)
+        [plain] a = Conv<pads=[1,1,1,1]>(f, w1)  b = Relu(a)
+        [depthwise] c = Conv<pads=[1,1,1,1], group=32>(b, wd)  d = Relu(c)
+        [pointwise] p = Conv(d, wp)  q = Relu(p)  e = GlobalAveragePool(q)  h = Flatten(e)
+        [product] y = MatMul(h, wf) }"""
+    model = ir.from_onnx_text(text)
+    random = np.random.default_rng(0)
+    for value in model.graph.inputs[1:]:
+        array = random.normal(size=value.shape.numpy(), scale=0.02).astype(np.float32)
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.inputs.remove(value)
+        model.graph.register_initializer(value)
+    model = optimize(model)
+
+    @functools.cache
+    def get(precision: str) -> bytes:
+        changed = to_int8(model) if "int8" in precision else model
+        return ir.to_proto(to_half(changed) if "fp16" in precision else changed).SerializeToString()
+
+    return get
+
+
+def types(arithmetic: Arithmetic) -> dict[str, str]:
+    return {layer.name: layer.runs_in for layer in arithmetic.layers}
+
+
+@pytest.mark.parametrize(
+    ("precision", "gpus", "convolutions", "product"),
+    [
+        ("fp32", (), "fp32", "fp32"),
+        ("fp16", (), "fp16", "fp16"),
+        ("int8+fp16", (), "int8", "int8"),
+        ("int8+fp16", ("SM86",), "int8", "int8"),
+        ("int8", ("SM80",), "int8", "int8"),
+        ("int8+fp16", ("SM75",), "fp16", "int8"),
+        ("int8+fp16", ("SM86", "SM75"), "fp16", "int8"),
+    ],
+)
+def test_the_builder_tells_what_each_layer_runs_in(library, small, precision, gpus, convolutions, product):
+    """Seen with 1.7: INT8 convolutions run in INT8 from SM80 on, and in FP16 where SM75 is among the GPUs."""
+    told = build_engine(library, small(precision), TensorRTBuild(compute_capabilities=gpus)).arithmetic
+    of_convolutions = {layer.runs_in for layer in told.layers if layer.operator == "convolution"}
+    assert of_convolutions == {convolutions}
+    assert types(told) == dict.fromkeys(("plain", "depthwise", "pointwise"), convolutions) | {"product": product}
+    assert {layer.quantized for layer in told.layers} == {"int8" in precision}
+    assert told.kernels > len(told.layers)
+    assert bool(told.refusal()) == ("int8" in precision and convolutions != "int8")
+
+
+def test_int8_that_runs_in_another_type_is_refused(small, tmp_path):
+    path, out = tmp_path / "model.onnx", tmp_path / "model.plan"
+    path.write_bytes(small("int8+fp16"))
+    turing = EngineSettings(tensorrt=TensorRTOptions(build=TensorRTBuild(compute_capabilities=("SM75",))))
+    with pytest.raises(
+        TargetError, match=r"of 4 layers that the graph quantizes this engine runs 3 convolutions in fp16"
+    ):
+        compile_file(path, "rtx", out, turing)
+    assert not out.exists()
+    compiled = compile_file(path, "rtx", out)
+    assert compiled.arithmetic.summary().startswith("3 convolutions in int8, 1 product in int8; ")
 
 
 def test_int8_graphs_hold_int8_weights(graph):

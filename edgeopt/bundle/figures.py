@@ -27,8 +27,8 @@ def measured_on_one_machine(manifest: Manifest, machine: str | None = None) -> d
 def acceptance(variant: Variant, here: Measured | None) -> Acceptance:
     """Decide if a variant may be chosen on a machine.
 
-    What was evaluated there decides. Where the build refused INT8 because it is not faster, it stays refused until it
-    was measured there to be.
+    What was evaluated there decides. Where the build refused INT8 because it is not faster, or because its engine does
+    not compute in INT8, it stays refused until it was measured there to be faster than the baseline.
 
     Args:
         variant: a variant of the bundle.
@@ -38,6 +38,8 @@ def acceptance(variant: Variant, here: Measured | None) -> Acceptance:
     if here is None or here.acceptance is None:
         return found
     search, ratio = variant.stages.search, here.latency.ratio if here.latency is not None else None
-    if search is not None and search.status == "refused" and (ratio is None or ratio.high >= 1.0):
+    arithmetic = variant.stages.arithmetic
+    refused = (search is not None and search.status == "refused") or (arithmetic is not None and arithmetic.refusal())
+    if refused and (ratio is None or ratio.high >= 1.0):
         return found
     return here.acceptance

@@ -88,9 +88,11 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
         settings = EngineSettings(tensorrt=TensorRTOptions(build=TensorRTBuild(batch=BatchRange(max=batch))))
     elif batch is not None:
         settings = replace(settings, batch=batch)
-    size = compile_file(model, target, out, settings)
+    compiled = compile_file(model, target, out, settings)
     note = f"; {chosen.about_files}" if chosen.about_files else ""
-    echo(f"engine {out} ({size / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
+    echo(f"engine {out} ({len(compiled.engine) / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
+    if compiled.arithmetic is not None:
+        echo(f"by its builder's account: {compiled.arithmetic.summary()}")
 
 
 def _implicit(

@@ -5,7 +5,7 @@ Engines are looked at on the board, which has no onnx: what reads graphs is impo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, EngineSettings, Variant
@@ -14,7 +14,7 @@ from edgeopt.errors import ConfigError, MissingExtraError, ModelError, TargetErr
 from edgeopt.hardware import device as board
 from edgeopt.lint import engine_rules, measured
 from edgeopt.lint.findings import Finding, LintReport
-from edgeopt.runtime.session import availability, find_target, known_target, open_session
+from edgeopt.runtime.session import Compiled, availability, find_target, known_target, open_session
 from edgeopt.spec import replace
 
 _UNREAD, _BATCH, _UNLOADED, _FLOAT_KERNEL = "not-read", "dynamic-batch", "not-loaded", "float-kernel"
@@ -61,6 +61,8 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None, rule
 def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[list[Finding], tuple[str, ...]]:
     """Load the graph with the target's engine, where that takes graphs as they are, and report what it refuses."""
     known = known_target(target)
+    if known is not None and known.compile_and_tell is not None and path.suffix == ".onnx" and known.can_compile().ok:
+        return _build_findings(known.compile_and_tell, path, settings), (_UNLOADED, _FLOAT_KERNEL)
     if known is None or known.accelerated or path.suffix != ".onnx" or not availability(target).ok:
         return [], ()
     try:
@@ -72,6 +74,20 @@ def _load_findings(path: Path, target: str, settings: EngineSettings) -> tuple[l
     if known.arithmetic is None:
         return [], (_UNLOADED,)
     return list(_float_layers(known.arithmetic(path, settings))), (_UNLOADED, _FLOAT_KERNEL)
+
+
+def _build_findings(
+    compile_and_tell: Callable[[bytes, EngineSettings], Compiled], path: Path, settings: EngineSettings
+) -> list[Finding]:
+    """Build an engine where that needs no device, and report what its builder refuses or runs in another type."""
+    try:
+        told = compile_and_tell(path.read_bytes(), settings).arithmetic
+    except TargetError as error:
+        fix = "replace what it names, or build for another target"
+        return [Finding(rule=_UNLOADED, severity="error", node="", reason=str(error), fix=fix)]
+    if told is None or not (refusal := told.refusal()):
+        return []
+    return [Finding(rule=_FLOAT_KERNEL, severity="error", node="", reason=refusal, fix="use the FP16 graph instead")]
 
 
 def _float_layers(arithmetic: Mapping[str, str]) -> Iterator[Finding]:

@@ -146,6 +146,9 @@ def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine, on_gpu:
     found, judged = each.records.search, accept(each.accuracy, limits, engine.precision)
     if found is not None and found.status == "refused":
         judged = Acceptance(accepted=False, verdict=found.reason)
+    arithmetic = each.records.arithmetic
+    if arithmetic is not None and (refusal := arithmetic.refusal()):
+        judged = Acceptance(accepted=False, verdict=refusal)
     folder = f"variants/{engine.name}"
     graph = read_graph(engine.graph)
     operators = Counter(node.op_type for node in graph.graph)

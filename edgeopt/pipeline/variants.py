@@ -102,9 +102,11 @@ def compiled(
         available = target.can_compile()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
-        engine = target.compile(_in_form(graph.file(MODEL), target, scheme), settings)
+        engine, arithmetic = target.compiled(_in_form(graph.file(MODEL), target, scheme), settings)
         (folder / f"engine{target.file_suffix}").write_bytes(engine)
-        return Made(f"{target_name} {precision}, {len(engine) / 1e6:.2f} MB")
+        told = "" if arithmetic is None else f"; {arithmetic.summary()}"
+        size = f"{len(engine) / 1e6:.2f} MB"
+        return Made(f"{target_name} {precision}, {size}{told}", StageRecords(arithmetic=arithmetic))
 
     determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
     forms = ([_TOKENS] if scheme == "openvino" else []) + ([] if target.max_opset is None else _LOWERED)

@@ -12,6 +12,7 @@ from edgeopt.bundle.figures import acceptance, measured_on_one_machine
 from edgeopt.bundle.records import (
     Acceptance,
     Accuracy,
+    Arithmetic,
     ClassChange,
     Diagnosis,
     IntegerCoverage,
@@ -151,6 +152,8 @@ class Report(Struct):
     """Searches for a plan within the budget, by variant."""
     diagnoses: dict[str, Diagnosis]
     """Diagnoses by variant (`edgeopt diagnose BUNDLE`)."""
+    arithmetic: dict[str, Arithmetic]
+    """Types that layers run in, by variant whose engine's builder tells."""
 
     @property
     def all_int8_refused(self) -> bool:
@@ -250,6 +253,7 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
         accuracies=accuracies,
         searches={each.name: each.stages.search for each in variants if each.stages.search is not None},
         diagnoses={each.name: each.diagnosis for each in variants if each.diagnosis is not None},
+        arithmetic={each.name: each.stages.arithmetic for each in variants if each.stages.arithmetic is not None},
     )
 
 

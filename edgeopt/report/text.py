@@ -106,6 +106,7 @@ def to_json(report: Report) -> bytes:
         "classes": report.classes,
         "operating": operating_points(report),
         "searches": report.searches,
+        "arithmetic": report.arithmetic,
         "diagnoses": report.diagnoses,
         "fit": manifest.variants[0].stages.fit,
         "enrolled": manifest.enrolled,
@@ -154,6 +155,7 @@ def _notes(report: Report) -> list[str]:
     ]
     notes += [f"{row.name}? is accepted, but {row.verdict}" for row in report.rows if row.accepted and not row.certain]
     notes += [f"{name}: {found.reason}" for name, found in report.searches.items() if found.status == "met"]
+    notes += [f"{name} runs {found.summary()}" for name, found in report.arithmetic.items()]
     return [*notes, *_float_layers(report)]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.bundle import EngineSettings
+from edgeopt.bundle.records import Arithmetic
 from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
 from edgeopt.doors import TARGETS
 from edgeopt.errors import ConfigError, TargetError
@@ -60,6 +61,14 @@ class Availability(NamedTuple):
     ok: bool
     reason: str = ""
     """Empty when it can."""
+
+
+class Compiled(NamedTuple):
+    """An engine's file, and what its builder told of it."""
+
+    engine: bytes
+    arithmetic: Arithmetic | None = None
+    """Types that its convolutions and products run in; None where only a device can tell."""
 
 
 def _nothing(_: Machine) -> str:
@@ -123,6 +132,8 @@ class Target:
     their weights in float, and the builder is told what else they may compute in."""
     max_opset: int | None = None
     """Newest opset that its engines read, to which graphs are lowered. None: all that edgeopt writes."""
+    compile_and_tell: Callable[[bytes, EngineSettings], Compiled] | None = None
+    """`compile`, with what the builder tells of the engine, if it does."""
     options: type[Struct] | None = None
     """Type of the options in ``[compile.options]``, which it finds in `EngineSettings.options`."""
     check: Callable[[EngineSettings], None] = _anything
@@ -144,6 +155,12 @@ class Target:
     """True if its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
     about_files: str = ""
     """A sentence for users about its files."""
+
+    def compiled(self, onnx: bytes, settings: EngineSettings) -> Compiled:
+        """Return what `compile` makes, with what its builder tells of it."""
+        if self.compile_and_tell is not None:
+            return self.compile_and_tell(onnx, settings)
+        return Compiled(self.compile(onnx, settings))
 
     def settings(self, config: CompileConfig, reference: str) -> EngineSettings:
         """Return how its engines run, as far as ``[compile]`` says so to the target that `reference` names.

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.doors import TARGETS
-from edgeopt.errors import storage_errors
-from edgeopt.runtime.session import Target, find_target
+from edgeopt.errors import TargetError, storage_errors
+from edgeopt.runtime.session import Compiled, Target, find_target
 
 __all__ = ["TARGETS", "Target", "compile_file", "find_target"]
 
 
-def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | None = None) -> int:
-    """Compile one ONNX file, without a recipe or a bundle, and write the engine; return its size in bytes.
+def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | None = None) -> Compiled:
+    """Compile one ONNX file, without a recipe or a bundle, and write the engine.
 
     Args:
         path: the graph.
@@ -23,11 +23,13 @@ def compile_file(path: Path, target: str, out: Path, settings: EngineSettings | 
 
     Raises:
         MissingExtraError: the engine's library is not installed.
-        TargetError: the target is not available here, or refuses the graph.
+        TargetError: the target is not available here, refuses the graph, or runs an INT8 graph in another type.
         StorageError: `out` cannot be written.
     """
     found = find_target(target)
-    engine = found.compile(path.read_bytes(), settings or found.default_settings(target))
+    compiled = found.compiled(path.read_bytes(), settings or found.default_settings(target))
+    if compiled.arithmetic is not None and (refusal := compiled.arithmetic.refusal()):
+        raise TargetError(f"{refusal}. Compile the FP16 graph instead, whose accuracy is better")
     with storage_errors(out):
-        out.write_bytes(engine)
-    return len(engine)
+        out.write_bytes(compiled.engine)
+    return compiled

@@ -1,7 +1,8 @@
 """TensorRT-RTX: engines for desktop GPUs, built ahead of time on any machine, with or without a GPU.
 
-NVIDIA's own parser and builder, so it shows whether they accept a graph. It says nothing about speed on a Jetson: it
-fuses INT8 differently from TensorRT (in its plans a separate kernel follows every INT8 convolution). The same graph and
+NVIDIA's own parser and builder, so it shows whether they accept a graph, and by the list of layers that it writes what
+they make of it. It says nothing about speed on a Jetson: it fuses INT8 differently from TensorRT (in its plans a
+separate kernel follows every INT8 convolution). The same graph and
 options give the same bytes (see `runtime.trt.reproducible`).
 """
 
@@ -14,7 +15,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.config import TensorRTOptions
 from edgeopt.errors import MissingExtraError
 from edgeopt.runtime import trt
-from edgeopt.runtime.session import Availability, Target
+from edgeopt.runtime.session import Availability, Compiled, Target
 from edgeopt.runtime.trt.library import load_library
 from edgeopt.runtime.trt.reproducible import build_reproducibly
 from edgeopt.runtime.trt.settings import trt_settings
@@ -32,7 +33,12 @@ def is_available() -> Availability:
 
 
 def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the verb of every target)
-    """Build a plan.
+    """Build a plan; see `compile_and_tell`."""
+    return compile_and_tell(onnx, settings).engine
+
+
+def compile_and_tell(onnx: bytes, settings: EngineSettings) -> Compiled:
+    """Build a plan, and read from the builder's list of layers what it runs in.
 
     Raises:
         MissingExtraError: tensorrt-rtx is not installed.
@@ -47,12 +53,13 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 (the 
         engine.onnx_bytes / 1e6,
         engine.seconds,
     )
-    return engine.plan
+    return Compiled(engine.plan, engine.arithmetic)
 
 
 TARGET = Target(
     name="rtx",
     compile=compile,
+    compile_and_tell=compile_and_tell,
     open_engine=partial(trt.open_engine, target="rtx"),
     can_run=partial(trt.availability, "rtx"),
     can_compile=is_available,

@@ -24,6 +24,8 @@ from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.pipeline.variants import engine_settings
+from edgeopt.report.content import content
+from edgeopt.report.text import to_json, to_markdown
 from edgeopt.runtime import ov
 from edgeopt.runtime.choice import Choice
 from edgeopt.runtime.ort import OrtSession
@@ -105,6 +107,16 @@ def test_tensorrt_rtx_builds_an_engine_of_every_variant(built, tmp_path: Path) -
         assert bundle.file(name).suffix == ".plan"
         assert bundle.variant(name).engine.tensorrt.build.batch.max == 8
         assert "ONNX Runtime" in bundle.variant(name).stages.evaluated_in
+        assert bundle.variant(name).stages.arithmetic.layers
+    kinds = {
+        name: {each.runs_in for each in bundle.variant(name).stages.arithmetic.layers}
+        for name in ("rtx-fp16", "rtx-int8")
+    }
+    assert kinds["rtx-fp16"] == {"fp16"}
+    assert "int8" in kinds["rtx-int8"]
+    report = content(bundle.manifest)
+    assert "rtx-fp16 runs 2 convolutions in fp16" in to_markdown(report)
+    assert json.loads(to_json(report))["arithmetic"]["rtx-int8"]["layers"]
 
 
 def test_inspect_shows_what_stayed_float32(gpu) -> None:

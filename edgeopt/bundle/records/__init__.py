@@ -28,11 +28,13 @@ from edgeopt.bundle.records.measured import Acceptance, Enrolled, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
+    Arithmetic,
     Compression,
     Fit,
     FloatLayer,
     ImplicitCalibration,
     IntegerCoverage,
+    LayerType,
     RepairTrial,
     StageRecords,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "Accuracy",
     "AccuracyBeside",
     "AgreementOutcomes",
+    "Arithmetic",
     "Cause",
     "ClassChange",
     "ClassificationOutcomes",
@@ -63,6 +66,7 @@ __all__ = [
     "IntegerCoverage",
     "LatencyResult",
     "LayerDiagnosis",
+    "LayerType",
     "Measured",
     "PackedArray",
     "Point",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
@@ -83,6 +85,47 @@ class IntegerCoverage(Struct):
             yield f"{layer.operator} {layer.name} stays float ({layer.share:.1%}): {layer.why}"
         if rest := self.floats[most:]:
             yield f"{len(rest)} more stay float ({sum(layer.share for layer in rest):.1%}); --json has them all"
+
+
+class LayerType(Struct):
+    """Type that a convolution or product of an engine runs in."""
+
+    name: str
+    operator: Literal["convolution", "product"]
+    quantized: bool
+    """True if the graph asks for INT8."""
+    runs_in: str
+    """``int8``, ``fp16``, ``fp32``…; ``unknown`` where the builder's list does not name it."""
+
+
+class Arithmetic(Struct):
+    """Types that an engine computes in, by its builder's own account."""
+
+    layers: tuple[LayerType, ...]
+    """Convolutions and products, in the graph's order."""
+    kernels: int
+    """Kernels of a run; what is beyond the layers moves, quantizes or computes element by element."""
+
+    def summary(self) -> str:
+        """One line for people."""
+        counts = Counter((layer.operator, layer.runs_in) for layer in self.layers)
+        parts = [f"{count} {operator}{'s' * (count > 1)} in {kind}" for (operator, kind), count in counts.items()]
+        return f"{', '.join(parts)}; {self.kernels} kernels"
+
+    def refusal(self) -> str:
+        """Return why it is no INT8 engine, as a sentence without a stop; empty where it is one, or was not to be.
+
+        It is none if most of the layers that the graph quantizes run in another type.
+        """
+        asked = [layer for layer in self.layers if layer.quantized]
+        missed = Counter((layer.operator, layer.runs_in) for layer in asked if layer.runs_in != "int8")
+        if 2 * missed.total() <= len(asked):
+            return ""
+        types = ", ".join(f"{count} {operator}s in {kind}" for (operator, kind), count in missed.most_common())
+        return (
+            f"of {len(asked)} layers that the graph quantizes this engine runs {types}: INT8 costs accuracy and saves "
+            "no time here"
+        )
 
 
 class Compression(Struct):
@@ -168,6 +211,8 @@ class StageRecords(Struct):
     evaluated_in: str = ""
     """Engine that ran it for its accuracy, if that was not its own, and why."""
     implicit: ImplicitCalibration | None = None
+    arithmetic: Arithmetic | None = None
+    """Types that its engine's layers run in, where the builder tells."""
     compression: Compression | None = None
     fit: Fit | None = None
 

@@ -152,6 +152,7 @@ def bundle_tables(
         *_learnt(manifest),
         *_repaired(manifest),
         *_covered(manifest),
+        *_computed(manifest),
         *_kept_float(manifest),
         *_doubtful(measured or {}),
     ]:
@@ -208,6 +209,13 @@ def _kept_float(manifest: Manifest) -> Iterator[tuple[str, str]]:
             named = "; ".join(f"{name}: {reason}" for name, reason in itertools.islice(nodes.items(), _SHOWN_NODES))
             more = f"; and {len(nodes) - _SHOWN_NODES} more" if len(nodes) > _SHOWN_NODES else ""
             yield variant.name, f"{len(nodes)} nodes stay FP32: {named}{more}"
+
+
+def _computed(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield what each engine's layers run in, by its builder's account."""
+    for variant in manifest.variants:
+        if variant.stages.arithmetic is not None:
+            yield variant.name, f"runs {variant.stages.arithmetic.summary()}"
 
 
 def _covered(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeopt.bundle.records import Arithmetic
 from edgeopt.config import BatchRange, TensorRTBuild
 from edgeopt.errors import TargetError
+from edgeopt.runtime.trt.arithmetic import arithmetic, asked_for
 from edgeopt.runtime.trt.calibrator import raise_calibration_error
 from edgeopt.runtime.trt.capabilities import Capabilities
 from edgeopt.runtime.trt.library import Library, Messages, listen, start
@@ -40,6 +42,8 @@ class Engine:
     """Size of the model it was made of. A plan also holds kernels, so that the two sizes say different things."""
     seconds: float
     warnings: tuple[str, ...]
+    arithmetic: Arithmetic | None = None
+    """Types that convolutions and products run in; None where the library does not tell."""
 
 
 def build_engine(
@@ -104,6 +108,7 @@ def build_engine(
             onnx_bytes=len(onnx),
             seconds=time.perf_counter() - began,
             warnings=tuple(messages.warnings),
+            arithmetic=arithmetic(asked_for(library, network), messages.layers) if messages.layers else None,
         )
 
 

@@ -25,6 +25,8 @@ _EXTRAS: dict[Flavour, str] = {"tensorrt": "tensorrt", "tensorrt_rtx": "rtx"}
 
 _TEGRA = Path("/etc/nv_tegra_release")
 """A file that every Jetson has."""
+_LAYERS = "Layers:"
+"""First line of the list in which TensorRT-RTX tells what it made."""
 _NO_DRIVER = "CUDA driver version is insufficient for CUDA runtime version"
 """Noise that follows every real error on a machine without a driver (``cudaError 35``)."""
 
@@ -85,6 +87,8 @@ class Messages:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.layers: list[str] = []
+        """Lists of the layers of what was built (see `arithmetic`)."""
 
     def add(self, severity: str, text: str) -> None:
         """Keep one line; `severity` is the name of an ILogger.Severity."""
@@ -92,6 +96,8 @@ class Messages:
             self.errors.append(text)
         elif severity == "WARNING":
             self.warnings.append(text)
+        elif text.startswith(_LAYERS):
+            self.layers.append(text)
 
     def cause(self, limit: int = 3) -> str:
         """Return the first errors, without those that only repeat that there is no driver."""
@@ -146,7 +152,7 @@ def _make_log(module: Any) -> _Log:
 
         def log(self, severity: Any, msg: str) -> None:
             name = str(severity).rsplit(".", 1)[-1]
-            if name == "VERBOSE" and not logger.isEnabledFor(logging.DEBUG):
+            if name == "VERBOSE" and not (logger.isEnabledFor(logging.DEBUG) or msg.startswith(_LAYERS)):
                 return  # thousands in a build
             logger.debug("%s: %s", name, msg)
             for messages in tuple(listeners):

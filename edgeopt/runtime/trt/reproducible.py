@@ -21,6 +21,7 @@ import msgspec
 
 import edgeopt
 from edgeopt import errors
+from edgeopt.bundle.records import Arithmetic
 from edgeopt.config import TensorRTBuild
 from edgeopt.errors import EdgeoptError, TargetError
 from edgeopt.runtime.trt.builder import Engine, build_engine
@@ -51,6 +52,7 @@ class _Answer(Struct):
     onnx_bytes: int = 0
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()
+    arithmetic: Arithmetic | None = None
     fixed_addresses: bool = False
     error: str = ""
     message: str = ""
@@ -80,6 +82,7 @@ def build_reproducibly(flavour: Flavour, onnx: bytes, options: TensorRTBuild) ->
             onnx_bytes=answer.onnx_bytes,
             seconds=answer.seconds,
             warnings=answer.warnings,
+            arithmetic=answer.arithmetic,
         )
 
 
@@ -142,6 +145,7 @@ def _build(*, fixed_addresses: bool) -> _Answer:
         onnx_bytes=engine.onnx_bytes,
         seconds=engine.seconds,
         warnings=engine.warnings,
+        arithmetic=engine.arithmetic,
         fixed_addresses=fixed_addresses,
     )
 
