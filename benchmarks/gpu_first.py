@@ -152,10 +152,28 @@ def _one_way(provider: str, memory: str, graph: bool, kernels: int) -> dict[str,
     with open_session(provider, memory=memory, cuda_graph=graph, kernels=kernels)[0] as session:
         feeds = {"image": images(1)}
         found: dict[str, Any] = {"run_us": _timed_us(lambda: session.run(feeds))}
+        own = {"image": session.input_array("image", 1)}
+        found["run_without_host_copy_us"] = _timed_us(lambda: session.run(own))
+        found["two_on_their_way_us"] = _two_on_their_way_us(session, feeds)
         if (launch := launch_of(session)) is not None:
             found["launch_us"] = _timed_us(launch)
             found["beyond_the_launch_us"] = round(found["run_us"]["p50"] - found["launch_us"]["p50"], 2)
     return found
+
+
+def _two_on_their_way_us(session: Any, feeds: Mapping[str, Any]) -> float:
+    """Microseconds a run where the next is submitted before the last is collected."""
+    for _ in range(_WARMUP):
+        session.submit(feeds)
+        session.collect()
+    session.submit(feeds)
+    began = time.perf_counter()
+    for _ in range(_ROUNDS * _RUNS):
+        session.submit(feeds)
+        session.collect()
+    taken = time.perf_counter() - began
+    session.collect()
+    return round(taken / (_ROUNDS * _RUNS) * 1e6, 2)
 
 
 def waiting(wait: str) -> dict[str, Any]:

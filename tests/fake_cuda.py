@@ -90,11 +90,22 @@ class FakeCuda:
     def to_device(self, pointer: int, source: np.ndarray, stream: int | None) -> None:
         self.do("to_device")
         assert source.flags.c_contiguous
-        self.at(pointer)[: source.nbytes] = source.reshape(-1).view(np.uint8)
+
+        def work() -> None:
+            self.at(pointer)[: source.nbytes] = source.reshape(-1).view(np.uint8)
+
+        if stream is None:
+            work()
+        else:
+            self.submit(work, stream)
 
     def to_host(self, target: np.ndarray, pointer: int, stream: int) -> None:
         self.do("to_host")
-        target.reshape(-1).view(np.uint8)[:] = self.at(pointer)[: target.nbytes]
+
+        def work() -> None:
+            target.reshape(-1).view(np.uint8)[:] = self.at(pointer)[: target.nbytes]
+
+        self.submit(work, stream)
 
     def create_stream(self) -> int:
         self.do("create_stream")

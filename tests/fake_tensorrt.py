@@ -64,6 +64,7 @@ class World:
     ran_on: list[int | None] = field(default_factory=list)
     """DLA core of each run; None for a plan that needs none."""
     corrupt_timing_cache: bool = False
+    memory_for_contexts: int = 100
     specialization: str = ""
     """Of the last context of an RTX engine: LAZY runs general kernels until special ones are compiled."""
     own_graphs: bool = False
@@ -453,6 +454,15 @@ class _Engine:
         context = self._module.IExecutionContext()
         context._engine, context._logger = self, self._logger
         context._shapes, context._addresses, context._cuda = {}, {}, self._world.cuda
+        context._changes = 0
+        self._contexts = [kept for kept in vars(self).get("_contexts", []) if kept() is not None]
+        dynamic = any(-1 in shape for _, shape, _ in self._world.inputs)
+        if self._contexts and dynamic and self._module.__version__.startswith("8."):
+            self._logger.log("Severity.ERROR", "Optimization profile 0 is in use by another context")
+            return None
+        if self._world.memory_for_contexts <= len(self._contexts):
+            return None
+        self._contexts.append(weakref.ref(context))
         return context
 
     def create_engine_inspector(self) -> Any:
@@ -488,10 +498,12 @@ class _Inspector:
 
 class _Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._changes += 1
         self._shapes[name] = tuple(shape)
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        self._changes += 1
         self._addresses[name] = address
         return not self._world.refuses_address
 
@@ -518,7 +530,10 @@ class _Context:
         if world.launch is not None:
             return world.launch(stream, source, target, shape)
 
+        changes = self._changes
+
         def work() -> None:  # shapes and addresses as they were when it was enqueued, as a CUDA graph keeps them
+            assert self._changes == changes, "undefined behavior: a graph of a context that was modified since"
             world.now_s += world.takes_s[self._engine._kind]
             image = self._cuda.at(source)[: int(np.prod(shape))].reshape(shape)
             result = world.compute(image)

@@ -133,6 +133,17 @@ def test_a_variant_that_does_not_load_is_no_reason_to_fail(board: Board, monkeyp
         assert predictor.rejected["trt-int8"] == "does not load here: no memory for it"
 
 
+def test_a_picture_is_prepared_in_the_engines_own_memory(board: Board) -> None:
+    with load(board.bundle.path, variant="trt-fp16") as predictor:
+        assert any(np.shares_memory(predictor._direct, host.bytes) for host in board.world.cuda.host)
+        assert predictor.predict(np.full((20, 20, 3), (0, 0, 255), np.uint8)).label == "red"
+        mine = predictor.prepare(np.zeros((20, 20, 3), np.uint8)).tensor
+        assert not any(np.shares_memory(mine, host.bytes) for host in board.world.cuda.host), "it outlives the engine"
+    with pytest.raises(TargetError, match="closed"):
+        predictor.predict(np.zeros((20, 20, 3), np.uint8))
+    assert mine.sum() == 0
+
+
 RIGHT = {"fp32": 8.0, "fp16": 8.0, "int8": 8.0}
 
 

@@ -103,14 +103,98 @@ def test_a_graph_is_captured_after_one_plain_enqueue_and_launched_from_then_on()
         assert world.enqueued == 2, "once plainly, once while capturing"
 
 
-def test_a_new_shape_drops_the_graph_and_captures_another():
+def test_a_run_is_one_launch_with_its_copies():
     world = World()
     with session(world) as opened:
-        for count in (1, 1, 2, 2, 1, 1):
+        for _ in range(2):
+            opened.run({"image": images(1)})
+        world.cuda.log.clear()
+        np.testing.assert_allclose(opened.run({"image": images(1, 7)})["scores"], expected(images(1, 7)))
+        assert world.cuda.log == ["launch", "synchronize"]
+
+
+def test_a_shape_that_comes_again_finds_its_graph():
+    """In a context of its own: a graph of a context whose shape was changed since is undefined behavior."""
+    world = World()
+    with session(world) as opened:
+        for count in (1, 1, 2, 2, 1, 2, 1):
             np.testing.assert_allclose(opened.run({"image": images(count)})["scores"], expected(images(count)))
-        assert world.cuda.log.count("begin_capture") == 3
-        assert world.cuda.log.count("destroy_graph") == 2
-        assert len(world.cuda.graphs) == 1
+        assert world.cuda.log.count("begin_capture") == 2
+        assert "destroy_graph" not in world.cuda.log
+    assert not world.cuda.leaks
+
+
+@pytest.mark.parametrize(
+    ("release", "contexts", "shapes", "kept"),
+    [(NEWEST, 100, (1, 2, 3, 4, 5, 1), 4), (NEWEST, 1, (1, 2, 1), 1), (JETPACK_5, 100, (1, 2, 1), 1)],
+    ids=["more shapes than are kept", "no memory for a second context", "TensorRT 8 has one context a profile"],
+)
+def test_where_no_more_contexts_are_to_be_had_the_oldest_shape_is_captured_anew(release, contexts, shapes, kept):
+    world = World(memory_for_contexts=contexts)
+    with TrtSession(library(world, release), plan(1, 8), world.cuda) as opened:
+        for count in shapes:
+            for seed in range(3):
+                image = images(count, seed)
+                np.testing.assert_allclose(opened.run({"image": image})["scores"], expected(image))
+        assert world.cuda.log.count("begin_capture") == len(shapes)
+        assert len(world.cuda.graphs) == kept
+    assert not world.cuda.leaks
+
+
+def test_two_runs_may_be_on_their_way():
+    world = World()
+    with session(world) as opened:
+        for seed in range(0, 12, 2):
+            first, second = images(1 + seed % 4, seed), images(1, seed + 1)
+            opened.submit({"image": first})
+            opened.submit({"image": second})
+            with pytest.raises(TargetError, match="2 runs are on their way: collect them first"):
+                opened.submit({"image": first})
+            np.testing.assert_allclose(opened.collect()["scores"], expected(first))
+            np.testing.assert_allclose(opened.collect()["scores"], expected(second))
+        with pytest.raises(TargetError, match="no run is on its way"):
+            opened.collect()
+        opened.submit({"image": first})
+        for call in (opened.run, opened.run_timed):
+            with pytest.raises(TargetError, match=r"on (its|their) way"):
+                call({"image": first})
+    assert not world.cuda.leaks, "also with one that nobody collected"
+
+
+def test_outputs_that_are_not_copied_stay_until_the_next_but_one():
+    with session(World(), reuse_outputs=True) as opened:
+        opened.submit({"image": images(1, 0)})
+        opened.submit({"image": images(1, 1)})
+        first = opened.collect()["scores"]
+        second = opened.collect()["scores"]
+        np.testing.assert_allclose(first, expected(images(1, 0)))
+        np.testing.assert_allclose(second, expected(images(1, 1)))
+
+
+@pytest.mark.parametrize(("release", "contexts", "why"), [(JETPACK_5, 100, "TensorRT 8.5.2 runs one context"),
+                                                          (NEWEST, 1, "no memory for a second run")])  # fmt: skip
+def test_a_second_run_that_cannot_be_had_says_why(release, contexts, why):
+    with session(World(memory_for_contexts=contexts), release) as opened:
+        opened.submit({"image": images(1)})
+        with pytest.raises(TargetError, match=why):
+            opened.submit({"image": images(1, 1)})
+        np.testing.assert_allclose(opened.collect()["scores"], expected(images(1)))
+        np.testing.assert_allclose(opened.run({"image": images(1, 1)})["scores"], expected(images(1, 1)))
+
+
+@pytest.mark.parametrize("memory", ["copied", "mapped"])
+def test_an_input_that_is_written_into_page_locked_memory_is_not_copied(memory, monkeypatch):
+    world = World()
+    with session(world, memory=memory) as opened:
+        image = opened.input_array("image", 2)
+        assert any(np.shares_memory(image, host.bytes) for host in world.cuda.host)
+        monkeypatch.setattr(np, "copyto", None)
+        for seed in range(4):
+            image[...] = images(2, seed)
+            np.testing.assert_allclose(opened.run({"image": image})["scores"], expected(images(2, seed)))
+        for name, batch, message in (("picture", 1, "no input 'picture'"), ("image", 9, "takes 1 to 4, not 9")):
+            with pytest.raises(DataError, match=message):
+                opened.input_array(name, batch)
 
 
 def test_what_cannot_be_captured_is_enqueued_and_said_once(caplog):

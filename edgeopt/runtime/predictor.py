@@ -23,7 +23,7 @@ from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.first_load import measure_at_first_load
 from edgeopt.runtime.saturation import may_saturate
-from edgeopt.runtime.session import Array, Session, availability, find_target, open_session
+from edgeopt.runtime.session import Array, OwnsInputs, Session, availability, find_target, open_session
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.trust.releases import remember_release
 
@@ -81,6 +81,10 @@ class Predictor:
         self._item_shape = tuple(int(size) for size in shape[1:])
         self._dtype = dtype
         self._single = self.buffer()
+        self._direct = self._single
+        """Memory that `predict` prepares its image in: the engine's own where it has some."""
+        if isinstance(session, OwnsInputs):
+            self._direct = session.input_array(spec.input.name, len(self._single))
         self._scratch = Scratch()
         self._preparing = RLock()
         """Held by whoever uses the scratch memory, and by `predict` until its tensor was read."""
@@ -108,7 +112,7 @@ class Predictor:
         """
         pixels = to_bgr(image, color)
         with self._preparing, self._running:
-            return self.decode(self._infer(self._prepare(pixels, self._single), copy=False), score=score)
+            return self.decode(self._infer(self._prepare(pixels, self._direct), copy=False), score=score)
 
     def predict_batch(
         self, images: Sequence[Source], *, color: Color = "BGR", score: float | None = None
@@ -213,6 +217,7 @@ class Predictor:
         """Free the engine and its buffers, once no thread uses them."""
         with self._preparing, self._running:
             self._closed = True
+            self._direct = self._single  # the engine's own memory ends with it
             self._resources.close()
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -53,6 +53,14 @@ class Session(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class OwnsInputs(Protocol):
+    """A session with memory of its own for inputs, from which the engine reads without a copy."""
+
+    def input_array(self, name: str, batch: int) -> Array:
+        """Return memory for `run`'s input `name`, until the session ends. It is filled again before each run."""
 
 
 class Availability(NamedTuple):

@@ -64,7 +64,8 @@ class Gpu:
 
 def launch_of(session: TrtSession) -> Callable[[], None] | None:
     """What launches the session's graph and waits for it, and nothing else; None if it has none."""
-    cuda, stream, graph = session._cuda, session._stream, session._graph
+    cuda, lane = session._cuda, session._lanes[0]
+    stream, graph = lane.stream, lane._now.whole
     if graph is None:
         return None
 

@@ -64,6 +64,26 @@ def test_five_hundred_changes_of_shape(provider, memory, cuda_graph):
         assert session.graph_problem is None
 
 
+def test_two_runs_on_their_way_answer_each_its_own(provider, memory):
+    """Each has a context, a stream and memory of its own, so that the copies of one overlap with the other's kernel."""
+    with open_session(provider, memory=memory)[0] as session:
+        waiting: list[np.ndarray] = []
+        for seed in range(200):
+            image = images(1 + seed % 3, seed)
+            session.submit({"image": image})
+            waiting.append(image)
+            if len(waiting) == 2:
+                np.testing.assert_allclose(session.collect()["scores"], expected(waiting.pop(0)), rtol=1e-5)
+
+
+def test_what_is_written_into_page_locked_memory_is_read_in_place(provider, memory):
+    with open_session(provider, memory=memory)[0] as session:
+        image = session.input_array("image", 2)
+        for seed in range(20):
+            image[...] = images(2, seed)
+            np.testing.assert_allclose(session.run({"image": image})["scores"], expected(images(2, seed)), rtol=1e-5)
+
+
 def test_threads_and_sessions_in_turns(provider):
     found: list[bool] = []
     with open_session(provider)[0] as first, open_session(provider)[0] as second:

@@ -41,6 +41,14 @@ class TensorBuffer:
             self.device = cuda.allocate(size)
             resources.callback(cuda.free, self.device)
         self.array: NDArray[Any] = self._view(largest)
+        self.given: NDArray[Any] | None = None
+        """View of this memory that a caller fills."""
+
+    def give(self, shape: Shape) -> NDArray[Any]:
+        """Return a view for a caller to fill; it holds one at a time."""
+        if self.given is None or self.given.shape != shape:
+            self.given = self._view(shape)
+        return self.given
 
     def reshape(self, shape: Shape) -> None:
         """Make `array` a view of the first bytes, as `shape`."""

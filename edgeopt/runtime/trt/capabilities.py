@@ -51,6 +51,14 @@ class Capabilities(Struct):
     """The parser can rewrite a typed graph for DLA: 10.16 and newer by name; DLA itself is back in 11.4.1."""
 
     @property
+    def shares_profiles(self) -> bool:
+        """True if several contexts may use the one optimization profile at a time: 10.0 and newer.
+
+        In 8.6 that was a preview feature of the build (PROFILE_SHARING_0806), in 8.5 there was none.
+        """
+        return self.strongly_typed
+
+    @property
     def strongly_typed(self) -> bool:
         """True if the ONNX graph's types can be binding."""
         return self.strongly_typed_flag or not self.weakly_typed

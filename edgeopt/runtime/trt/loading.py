@@ -33,6 +33,10 @@ class LoadedEngine:
     context: Any
     kernels: Kernels | None = None
 
+    def create_context(self) -> Any:
+        """Return a further execution context of the engine; None without memory for one."""
+        return self.engine.create_execution_context() if self.kernels is None else self.kernels.create_context()
+
     def release(self) -> None:
         """Keep compiled kernels; drop the objects, dependents first: pybind frees each with its last reference."""
         if self.kernels is not None:
@@ -79,10 +83,11 @@ def load_plan(
         kept = None
         if kernels is not None and library.capabilities.runtime_cache:
             kept = Kernels(library.module, engine, kernels, cuda_graph=cuda_graph)
-        context = engine.create_execution_context() if kept is None else kept.create_context()
-        if context is None:
+        loaded = LoadedEngine(library, runtime, engine, None, kept)
+        loaded.context = loaded.create_context()
+        if loaded.context is None:
             raise TargetError(f"{library.title} has no memory for an execution context: {messages.cause()}")
-    return LoadedEngine(library, runtime, engine, context, kept)
+    return loaded
 
 
 def _check_validity(library: Library, runtime: Any, plan: bytes, messages: Messages) -> None:

@@ -1,26 +1,24 @@
-"""TrtSession: one engine, one context, one stream, one set of buffers."""
+"""TrtSession: an engine, with one place to run or two."""
 
 from __future__ import annotations
 
-import logging
-from contextlib import AbstractContextManager, ExitStack
+from collections import deque
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
 
 from edgeopt.errors import DataError, TargetError
 from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.session import Array, Tensors
-from edgeopt.runtime.trt.buffers import Memory, Shape, TensorBuffer
-from edgeopt.runtime.trt.library import Library, Messages, listen
-from edgeopt.runtime.trt.loading import InputTensor, LoadedEngine, input_tensors, load_plan, output_specs
-from edgeopt.spec import Struct, TensorSpec
+from edgeopt.runtime.trt.buffers import Memory
+from edgeopt.runtime.trt.lane import Lane, Shapes
+from edgeopt.runtime.trt.library import Library
+from edgeopt.runtime.trt.loading import LoadedEngine, input_tensors, load_plan, output_specs
+from edgeopt.spec import Struct
 
-_LOG = logging.getLogger(__name__)
+_MOST_IN_FLIGHT = 2
 
 
 class StageTimes(Struct):
@@ -34,9 +32,12 @@ class StageTimes(Struct):
 class TrtSession:
     """A TensorRT engine on a GPU.
 
-    Not safe for concurrent `run` calls; successive calls may come from any thread. With `reuse_outputs` the arrays that
-    `run` returns are page-locked memory of the session: the next `run` overwrites them, and the end of the session
+    Not safe for concurrent calls; successive calls may come from any thread. With `reuse_outputs` the arrays that `run`
+    returns are page-locked memory of the session: the next `run` overwrites them, and the end of the session
     invalidates them.
+
+    `submit` and `collect` are `run` in two halves, of which two may be on their way: while the GPU computes one, the
+    next is prepared and copied. The second has a context and memory of its own, made when it is first needed.
     """
 
     thread_safe = False
@@ -61,15 +62,12 @@ class TrtSession:
             CudaError: out of memory, or another failure of the driver.
         """
         self.memory: Memory = memory
-        self.graph_problem: str | None = None
-        """Reason why runs are enqueued one by one although a CUDA graph was asked for."""
         self._cuda = cuda
         self._wants_graph = cuda_graph
         self._reuse_outputs = reuse_outputs
-        self._graph: Any = None
-        self._shapes: tuple[Shape, ...] | None = None
-        self._enqueued = False
-        self._kept: set[tuple[Shape, ...] | None] = set()
+        self._lanes: list[Lane] = []
+        self._in_flight: deque[Lane] = deque()
+        self._kept: set[Shapes | None] = set()
         self._open = True
         self._resources = ExitStack()
         try:
@@ -88,45 +86,47 @@ class TrtSession:
             raise
 
     def _set_up(self, loaded: LoadedEngine) -> None:
-        self._memory = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
+        self._buffers = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
         self._loaded = loaded
-        self._wants_graph = self._wants_graph and loaded.kernels is None  # RTX makes its own
         self._resources.callback(self._loaded.release)
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
         self.outputs = output_specs(self._loaded, self._tensors)
         self._bindings = Bindings(self.inputs)
-        self._stream = self._cuda.create_stream()
-        self._resources.callback(self._cuda.destroy_stream, self._stream)
-        self._resources.callback(self._drop_graph)
-        self._in = [self._input_buffer(tensor) for tensor in self._tensors]
-        self._out = [self._output_buffer(spec) for spec in self.outputs]
-        with self._listen() as messages:
-            for buffer in (*self._in, *self._out):
-                if not self._loaded.context.set_tensor_address(buffer.name, buffer.device):
-                    raise TargetError(f"TensorRT refuses memory for '{buffer.name}': {messages.cause()}")
+        self._add_lane(self._loaded.context)
 
-    def _listen(self) -> AbstractContextManager[Messages]:
-        return listen(self._loaded.library.module)
+    def _add_lane(self, context: object) -> Lane:
+        lane = Lane(
+            self._cuda,
+            self._loaded,
+            context,
+            self._tensors,
+            self.outputs,
+            memory=self.memory,
+            cuda_graph=self._wants_graph and self._loaded.kernels is None,  # RTX makes its own graphs
+            resources=self._resources,
+            buffers=self._buffers,
+        )
+        self._lanes.append(lane)
+        return lane
 
-    def _input_buffer(self, tensor: InputTensor) -> TensorBuffer:
-        """Memory at the profile's largest shape, which is also set: outputs follow from it."""
-        self._set_shape(tensor, tensor.largest)
-        return TensorBuffer(self._cuda, tensor.spec, tensor.largest, self.memory, self._memory)
+    @property
+    def graph_problem(self) -> str | None:
+        """Reason why runs are enqueued one by one although a CUDA graph was asked for."""
+        return next((lane.graph_problem for lane in self._lanes if lane.graph_problem), None)
 
-    def _output_buffer(self, spec: TensorSpec) -> TensorBuffer:
-        largest = tuple(self._loaded.context.get_tensor_shape(spec.name))
-        if -1 in largest:
-            raise TargetError(
-                f"the shape of output '{spec.name}' depends on the data ({largest}), which a session with fixed memory "
-                "cannot hold. Export the network without NonMaxSuppression or NonZero"
-            )
-        return TensorBuffer(self._cuda, spec, largest, self.memory, self._memory)
+    def input_array(self, name: str, batch: int) -> Array:
+        """Return page-locked memory for an input of `run`, which is then not copied. It ends with the session.
 
-    def _set_shape(self, tensor: InputTensor, shape: Shape) -> None:
-        with self._listen() as messages:
-            if tensor.dynamic and not self._loaded.context.set_input_shape(tensor.spec.name, shape):
-                raise TargetError(f"TensorRT refuses shape {shape} of input '{tensor.spec.name}': {messages.cause()}")
+        Raises:
+            DataError: no such input, or a batch that the engine was not built for.
+        """
+        for tensor, buffer in zip(self._tensors, self._lanes[0].inputs, strict=True):
+            if tensor.spec.name == name:
+                if not tensor.smallest[0] <= batch <= tensor.largest[0]:
+                    raise DataError(f"input '{name}' takes {tensor.smallest[0]} to {tensor.largest[0]}, not {batch}")
+                return buffer.give((batch, *tensor.largest[1:]))
+        raise DataError(f"the network has no input '{name}'; it has {', '.join(spec.name for spec in self.inputs)}")
 
     def run(self, inputs: Tensors) -> dict[str, Array]:
         """Run the network once.
@@ -136,45 +136,87 @@ class TrtSession:
             TargetError: TensorRT did not enqueue the network, or the session is closed.
             CudaError: the GPU failed.
         """
-        self._check_open()
-        with self._cuda.current():
-            self._prepare(inputs)
-            for buffer in self._in:
-                buffer.upload(self._stream)
-            self._submit()
-            for buffer in self._out:
-                buffer.download(self._stream)
-            self._cuda.synchronize(self._stream)
-            self._keep_kernels()
-        return self._results()
+        self.submit(inputs, alone=True)
+        return self.collect()
 
-    def _keep_kernels(self) -> None:
+    def submit(self, inputs: Tensors, *, alone: bool = False) -> None:
+        """Begin a run, and return while the GPU computes; `collect` has its results.
+
+        Args:
+            inputs: as `run` takes them. They may be refilled as soon as this returns, but for `input_array`'s, which
+                are read until `collect`.
+            alone: refuse where another run is on its way.
+
+        Raises:
+            TargetError: also if two runs are on their way already.
+            DataError, CudaError: as `run`.
+        """
+        self._check_open()
+        if len(self._in_flight) >= (1 if alone else _MOST_IN_FLIGHT):
+            raise TargetError(f"{len(self._in_flight)} runs are on their way: collect them first")
+        with self._cuda.current():
+            lane = self._free_lane()
+            self._prepare(lane, inputs)
+            try:
+                lane.start()
+            except BaseException:
+                lane.forget()
+                raise
+            self._in_flight.append(lane)
+
+    def collect(self) -> dict[str, Array]:
+        """Wait for the run that was submitted first, and return its outputs.
+
+        Raises:
+            TargetError: nothing was submitted, or the session is closed.
+            CudaError: the GPU failed.
+        """
+        self._check_open()
+        if not self._in_flight:
+            raise TargetError("no run is on its way: submit one first")
+        lane = self._in_flight.popleft()
+        with self._cuda.current():
+            lane.wait()
+            self._keep_kernels(lane)
+        return lane.results(copy=not self._reuse_outputs)
+
+    def _free_lane(self) -> Lane:
+        for lane in self._lanes:
+            if lane not in self._in_flight:
+                return lane
+        if not self._loaded.library.capabilities.shares_profiles and any(tensor.dynamic for tensor in self._tensors):
+            raise TargetError(
+                f"{self._loaded.library.title} runs one context of a dynamic batch at a time: collect first"
+            )
+        context = self._loaded.create_context()
+        if context is None:
+            raise TargetError("there is no memory for a second run on its way: collect the first")
+        return self._add_lane(context)
+
+    def _keep_kernels(self, lane: Lane) -> None:
         """Keep what RTX compiled for this shape now: a service that is killed reaches no end of its session."""
-        if self._loaded.kernels is not None and self._shapes not in self._kept:
-            self._kept.add(self._shapes)
+        if self._loaded.kernels is not None and lane.shapes not in self._kept:
+            self._kept.add(lane.shapes)
             self._loaded.kernels.keep()
 
     def run_timed(self, inputs: Tensors) -> tuple[dict[str, Array], StageTimes]:
         """Run as `run` does, and return the time of each stage on the device."""
         self._check_open()
-        cuda, stream = self._cuda, self._stream
+        if self._in_flight:
+            raise TargetError("a run is on its way: collect it first")
+        cuda, lane = self._cuda, self._lanes[0]
         with cuda.current():
-            self._prepare(inputs)
+            self._prepare(lane, inputs)
             events = [cuda.create_event() for _ in range(4)]
-            cuda.record(events[0], stream)
-            for buffer in self._in:
-                buffer.upload(stream)
-            cuda.record(events[1], stream)
-            self._submit()
-            cuda.record(events[2], stream)
-            for buffer in self._out:
-                buffer.download(stream)
-            cuda.record(events[3], stream)
-            cuda.synchronize(stream)
+            cuda.record(events[0], lane.stream)
+            for event, stage in zip(events[1:], (lane.upload, lane.network, lane.download), strict=True):
+                stage()
+                cuda.record(event, lane.stream)
+            lane.wait()
             h2d, compute, d2h = (cuda.elapsed_ms(start, end) for start, end in pairwise(events))
             for event in events:
                 cuda.destroy_event(event)
-        return self._results(), StageTimes(h2d_ms=h2d, compute_ms=compute, d2h_ms=d2h)
+        return lane.results(copy=not self._reuse_outputs), StageTimes(h2d_ms=h2d, compute_ms=compute, d2h_ms=d2h)
 
     def layers_json(self) -> str:
         """Return the engine inspector's description of the layers, for `edgeopt lint`."""
@@ -186,80 +228,29 @@ class TrtSession:
         if not self._open:
             raise TargetError("this session is closed; open another one")
 
-    def _prepare(self, inputs: Tensors) -> None:
-        """Check the inputs, adapt to their shapes, and copy them to page-locked memory."""
+    def _prepare(self, lane: Lane, inputs: Tensors) -> None:
+        """Check the inputs, adapt to their shapes, and have them in page-locked memory."""
         self._bindings.update(inputs)
-        if self._bindings.shapes != self._shapes:
-            self._adapt(self._bindings.shapes)
-        for buffer in self._in:
-            np.copyto(buffer.array, self._bindings.arrays[buffer.name])
-
-    def _adapt(self, shapes: tuple[Shape, ...]) -> None:
-        """Set new input shapes. A captured graph holds the old ones and is dropped."""
-        self._drop_graph()
-        self._shapes = None
-        for tensor, buffer, shape in zip(self._tensors, self._in, shapes, strict=True):
-            if tensor.dynamic and not tensor.smallest[0] <= shape[0] <= tensor.largest[0]:
-                raise DataError(
-                    f"input '{tensor.spec.name}' has batch {shape[0]}, but the engine was built for "
-                    f"{tensor.smallest[0]} to {tensor.largest[0]}. Build it with a wider batch range"
-                )
-            self._set_shape(tensor, shape)
-            buffer.reshape(shape)
-        for buffer in self._out:
-            buffer.reshape(tuple(self._loaded.context.get_tensor_shape(buffer.name)))
-        self._enqueued = False
-        self._shapes = shapes
-
-    def _submit(self) -> None:
-        """Enqueue the network: plainly the first time at a shape (TensorRT updates itself), as a graph from then on."""
-        if self._graph is None and self._wants_graph and self._enqueued:
-            self._capture()
-        if self._graph is not None:
-            self._cuda.launch(self._graph, self._stream)
-            return
-        with self._listen() as messages:
-            self._enqueued = bool(self._loaded.context.execute_async_v3(self._stream))
-        if not self._enqueued:
-            self._shapes = None
-            raise TargetError(f"TensorRT did not enqueue the network: {messages.cause()}")
-
-    def _capture(self) -> None:
-        """Keep the network as a CUDA graph; where that fails, say so once and enqueue from then on."""
-        try:
-            self._graph = self._record()
-        except TargetError as error:
-            self._wants_graph, self.graph_problem = False, str(error)
-            _LOG.warning("no CUDA graph for this engine, so that runs are enqueued one by one: %s", error)
-
-    def _record(self) -> Any:
-        """Return the network as an executable graph."""
-        self._cuda.begin_capture(self._stream)
-        try:
-            with self._listen() as messages:
-                captured = bool(self._loaded.context.execute_async_v3(self._stream))
-        finally:
-            graph = self._cuda.end_capture(self._stream)  # in any case: the stream stays in capture mode otherwise
-        if not captured:
-            self._cuda.destroy_graph(graph)
-            raise TargetError(f"TensorRT cannot be captured: {messages.cause()}")
-        return graph
-
-    def _drop_graph(self) -> None:
-        if self._graph is not None:
-            self._cuda.destroy_graph(self._graph)
-            self._graph = None
-
-    def _results(self) -> dict[str, Array]:
-        return {buffer.name: buffer.array if self._reuse_outputs else buffer.array.copy() for buffer in self._out}
+        shapes = self._bindings.shapes
+        if shapes != lane.shapes:
+            for tensor, shape in zip(self._tensors, shapes, strict=True):
+                if tensor.dynamic and not tensor.smallest[0] <= shape[0] <= tensor.largest[0]:
+                    raise DataError(
+                        f"input '{tensor.spec.name}' has batch {shape[0]}, but the engine was built for "
+                        f"{tensor.smallest[0]} to {tensor.largest[0]}. Build it with a wider batch range"
+                    )
+            lane.adapt(shapes)
+        lane.take(self._bindings.arrays)
 
     def _close(self) -> None:
-        """Free everything, the latest first. A second call does nothing."""
+        """Free everything, the latest first, once the runs on their way have ended. A second call does nothing."""
         if not self._open:
             return
         self._open = False
         try:
             with self._cuda.current():
+                while self._in_flight:
+                    self._in_flight.popleft().wait()
                 self._resources.close()
         finally:
             self._cuda.close()
