@@ -50,8 +50,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 OTHER_PICTURES = frozenset(
     {".heic", ".heif", ".hif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".exr", ".psd"}
+    | {".tga", ".pcx", ".sgi", ".qoi", ".dds"}
 )
-"""Suffixes of pictures that OpenCV does not read. They are listed all the same, so that each is left out aloud."""
+"""Suffixes of pictures that OpenCV does not read, and Pillow perhaps. They are listed all the same: each is read, or
+left out aloud."""
 TOOL_FOLDERS = frozenset(
     {"__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
 from edgeopt.preprocess.header import check_size, image_size
+from edgeopt.preprocess.pillow import read_with_pillow
 from edgeopt.preprocess.signature import recognized
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ Color: TypeAlias = Literal["BGR", "RGB"]
 
 def read_image(source: str | Path | bytes) -> Image:
     """Decode an image file, or the bytes of one, to (H, W, 3) uint8 BGR; the EXIF orientation is applied.
+
+    Formats that OpenCV does not know are read with Pillow, if that is installed.
 
     Files of 16 bits, of which cameras fill 10, 12 or 14, are scaled by the smallest of these depths that holds their
     brightest value; that is logged once for each depth.
@@ -49,6 +52,8 @@ def read_image(source: str | Path | bytes) -> Image:
         raise DataError(f"{name} is empty (0 bytes). Remove it or fetch it again")
     if (size := image_size(content)) is not None:
         check_size(size, name)
+    elif (pixels := read_with_pillow(content, name)) is not None:
+        return _swapped(pixels)
     if (kind := recognized(content)) is not None:
         raise DataError(f"cannot read the image {name}: it is {kind}")
     stored = "of a format OpenCV cannot read"

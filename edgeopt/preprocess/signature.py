@@ -20,7 +20,7 @@ _MAGIC: Sequence[tuple[bytes, str]] = (
     (b"%PDF", "a PDF document. Render its pages as PNG"),
     (b"\xff\x0a", _JPEG_XL),
     (b"\0\0\0\x0cJXL ", _JPEG_XL),
-    (b"8BPS", "a Photoshop document. Save it as PNG"),
+    (b"8BPS", "a Photoshop document. Install Pillow, or save it as PNG"),
     (b"\x76\x2f\x31\x01", "an OpenEXR picture of floating-point numbers. Scale it to 0-255 and save it as PNG"),
     (b"PK\x03\x04", "a zip archive. Unpack it"),
     (b"\x1f\x8b", "a gzip archive. Unpack it"),
@@ -47,8 +47,8 @@ def recognized(content: bytes) -> str | None:
         brands = start[_BRANDS]
         if any(brand in brands for brand in _HEIF):
             return (
-                "a HEIC picture, which OpenCV does not read. Convert it to JPEG, for example with heif-convert, or let "
-                'the phone save pictures as "most compatible"'
+                "a HEIC picture, which OpenCV does not read. Install pillow-heif, convert it to JPEG, for example with "
+                'heif-convert, or let the phone save pictures as "most compatible"'
             )
         return _VIDEO if any(brand in brands for brand in _VIDEOS) else None
     text = start.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
