@@ -103,8 +103,13 @@ def allowed(readings: Sequence[OutputReading]) -> float:
     return sum(limits) / len(limits)
 
 
-def require_close(discrepancy: float, limit: float) -> None:
+def require_close(discrepancy: float, limit: float, *, repaired: bool = True) -> None:
     """Check that quantizing left the outputs what they were.
+
+    Args:
+        discrepancy: of the quantized network's outputs.
+        limit: the largest that is allowed.
+        repaired: repairs were tried.
 
     Raises:
         AccuracyError: it did not.
@@ -118,7 +123,8 @@ def require_close(discrepancy: float, limit: float) -> None:
     if not discrepancy <= limit:  # nor if it is NaN
         raise AccuracyError(
             f"the quantized network's outputs are too far from the float ones: discrepancy {discrepancy:.3g}, of "
-            f"at most {limit:.3g}, on held-out calibration samples. Give more or truer samples, leave layers "
+            f"at most {limit:.3g}, on held-out calibration samples. "
+            f"{'Give' if repaired else 'Let repairs run (--repairs fast), give'} more or truer samples, leave layers "
             "float (--exclude), say what the outputs mean (--outputs), or allow it with --max-discrepancy and see "
             "with `edgeopt diagnose` which layers do it"
         )

@@ -298,7 +298,7 @@ class _Pair:
         return Traits(
             operator=layer.operator,
             weight_range_ratio=channel_range_ratio(array, axis),
-            per_tensor_weights=array.shape[axis] > 1 and self._has_one_scale(layer),
+            per_tensor_weights=array.shape[axis] > 1 and self._could_have_more_scales(layer, array),
             float_setting=f"[quantize] exclude = [{self._pattern(layer.name)}]",
             inputs=inputs,
         )
@@ -311,6 +311,10 @@ class _Pair:
         array = self._originals.get((layer.name, _WEIGHT))
         array = dequantized_constant(node.inputs[_WEIGHT]) if array is None else array
         return None if array is None or node.inputs[_WEIGHT] is None else (array, weight_axis(node) % array.ndim)
+
+    def _could_have_more_scales(self, layer: QuantizedLayer, array: NDArray[Any]) -> bool:
+        """Return True where weights have one scale and kernels take one a channel: not of a batch of matrices."""
+        return self._has_one_scale(layer) and not (layer.operator == "MatMul" and array.ndim > 2)
 
     def _has_one_scale(self, layer: QuantizedLayer) -> bool:
         step = quantization_step(self._nodes[layer.name].inputs[_WEIGHT])
@@ -372,8 +376,8 @@ class _Pair:
         return [ActivationQuantizer(tensor, float(scale), zero_point, quantizer.dtype) for tensor in tensors]
 
     def _has_uneven_weight(self, name: str) -> bool:
-        layer = self.layers[name]
-        return self._weight(layer) is not None and self._has_one_scale(layer)
+        weight = self._weight(self.layers[name])
+        return weight is not None and self._could_have_more_scales(self.layers[name], weight[0])
 
     def _rounded_per_channel(self, name: str) -> NDArray[Any]:
         weight = self._weight(self.layers[name])

@@ -194,7 +194,8 @@ def quantize_file(
         progress=progress.update,
         begun=begun,
     )
-    require_close(result.discrepancy, allowed(readings) if max_discrepancy is None else max_discrepancy)
+    limit = allowed(readings) if max_discrepancy is None else max_discrepancy
+    require_close(result.discrepancy, limit, repaired=bool(quantize_config.repairs))
     finished, kept_float = result.model, None
     if counted is not model:
         thaw_shapes(finished, model)

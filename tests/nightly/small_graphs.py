@@ -287,10 +287,16 @@ def tokens(net: Network, x: Tensor) -> Tensor:
     n, channels, height, width = x.shape
     out = net.draw(st.sampled_from((4, 8, 16, 20)))
     flat = net.add("Reshape", [x.value, net.integers(n, channels, height * width)])
-    form = net.draw(st.sampled_from(("right", "left", "rank 3", "einsum", "attention")))
+    form = net.draw(st.sampled_from(("right", "left", "rank 3", "experts", "einsum", "attention")))
     if form == "left":
         product = net.add("MatMul", [net.weight(out, channels), flat])
         return Tensor(net.add("Reshape", [product, net.integers(n, out, height, width)]), (n, out, height, width))
+    if form == "experts" and channels % 2 == 0:  # a matrix for each half of the channels
+        halves = net.add("Reshape", [x.value, net.integers(n, 2, channels // 2, height * width)])
+        last = net.add("Transpose", [halves], {"perm": [0, 1, 3, 2]})
+        product = net.add("MatMul", [last, net.weight(2, channels // 2, out // 2)])
+        back = net.add("Transpose", [product], {"perm": [0, 1, 3, 2]})
+        return Tensor(net.add("Reshape", [back, net.integers(n, out, height, width)]), (n, out, height, width))
     last = net.add("Transpose", [flat], {"perm": [0, 2, 1]})
     match form:
         case "right":

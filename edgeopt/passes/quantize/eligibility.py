@@ -67,10 +67,11 @@ def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
 
 
 def _matrix_reason(shape: tuple[int, ...], scheme: QuantScheme) -> str:
-    if len(shape) != 2:
-        return f"its weight has rank {len(shape)}, not 2"
-    if min(shape) < scheme.minimum_channels:
-        return f"a matrix of {shape[0]}x{shape[1]} is too small to gain (under {scheme.minimum_channels})"
+    if len(shape) < 2:
+        return "its weight is a single column"
+    rows, columns = shape[-2:]
+    if min(rows, columns) < scheme.minimum_channels:
+        return f"a matrix of {rows}x{columns} is too small to gain (under {scheme.minimum_channels})"
     return ""
 
 

@@ -200,21 +200,22 @@ def _quantize_weight(graph: ir.Graph, node: ir.Node, weight: ir.Value, grid: Wei
     array = known_constant(weight)
     matrix = weight_matrix(node, array)
     scale = grid.scale(matrix)
+    has_one = array.ndim > 2 and node.op_type == "MatMul"  # kernels multiply a batch of matrices by one scale only
     shares = node.op_type == "ConvTranspose" and axis == 1  # its groups share their scales
-    if shares:
-        scale = np.broadcast_to(scale.max(axis=0), scale.shape)
+    if has_one or shares:
+        scale = np.broadcast_to(scale.max(axis=None if has_one else 0), scale.shape)
     integers = weight_from_matrix(node, grid.nearest(matrix, scale), array.shape).astype(np.int8)
-    scale = scale[0] if shares else scale.ravel()
+    scale = scale[0, 0] if has_one else scale[0] if shares else scale.ravel()
     name = weight.name or ""
     inputs = [
         add_initializer(graph, free_name(f"{name}/int8", taken), integers),
-        add_initializer(graph, free_name(f"{name}/scale", taken), scale),
-        add_initializer(graph, free_name(f"{name}/zero_point", taken), np.zeros(scale.shape, np.int8)),
+        add_initializer(graph, free_name(f"{name}/scale", taken), np.array(scale)),
+        add_initializer(graph, free_name(f"{name}/zero_point", taken), np.zeros(np.shape(scale), np.int8)),
     ]
     dequantizer = make_node(
         DEQUANTIZE,
         inputs,
-        {"axis": axis},
+        {} if has_one else {"axis": axis},
         name=free_name(f"{name}/DequantizeLinear", taken),
         output=free_name(f"{name}/dequantized", taken),
         shape=weight.shape,

@@ -27,7 +27,10 @@ def portions(matrix: NDArray[Any]) -> Iterator[slice]:
 
 
 def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
-    """Return the weight of a linear operator as (groups, output channels a group, K)."""
+    """Return the weight of a linear operator as (groups, output channels a group, K).
+
+    The matrices of a batch, a MatMul's weight of more than two axes, are its groups.
+    """
     count = groups(node)
     match node.op_type:
         case "Conv":
@@ -35,6 +38,9 @@ def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
         case "ConvTranspose":
             split = weight.reshape(count, weight.shape[0] // count, *weight.shape[1:])
             return np.ascontiguousarray(np.swapaxes(split, 1, 2)).reshape(count, weight.shape[1], -1)
+        case "MatMul" if weight.ndim > 2:
+            columns = np.swapaxes(weight, -1, -2)
+            return np.ascontiguousarray(columns).reshape(-1, *columns.shape[-2:])
         case _:
             return (weight if weight_axis(node) == 0 else weight.T)[None]
 
@@ -47,5 +53,8 @@ def weight_from_matrix(node: ir.Node, matrix: NDArray[Number], shape: Sequence[i
         case "ConvTranspose":
             split = matrix.reshape(groups(node), shape[1], shape[0] // groups(node), *shape[2:])
             return np.ascontiguousarray(np.swapaxes(split, 1, 2)).reshape(tuple(shape))
+        case "MatMul" if len(shape) > 2:
+            columns = matrix.reshape(*shape[:-2], shape[-1], shape[-2])
+            return np.ascontiguousarray(np.swapaxes(columns, -1, -2))
         case _:
             return matrix[0] if weight_axis(node) == 0 else np.ascontiguousarray(matrix[0].T)

@@ -135,8 +135,10 @@ def _kernel(node: ir.Node) -> tuple[int, ...]:
             return shape[1:]
         case "ConvTranspose":
             return (shape[0] // int(node.attributes.get_int("group", 1)), *shape[2:])
-        case _:
+        case "Gemm":
             return (shape[1 - weight_axis(node)],)
+        case _:
+            return (shape[-2],)
 
 
 def _pairings(shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:

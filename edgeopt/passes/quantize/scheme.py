@@ -12,6 +12,7 @@ from typing import Literal
 from edgeopt.calibrate.ranges import Grid
 from edgeopt.config import SchemeName
 from edgeopt.errors import ConfigError, did_you_mean
+from edgeopt.renamed import SCHEMES as FORMER
 from edgeopt.spec import PROCESSORS, Processor, Struct, replace
 
 
@@ -80,6 +81,7 @@ def scheme(name: str, processors: Sequence[Processor] = PROCESSORS) -> QuantSche
         ConfigError: there is none; the message lists them.
     """
     if name not in SCHEMES:
-        raise ConfigError(f"unknown quantization scheme '{name}'.{did_you_mean(name, SCHEMES)}")
+        hint = f" It is called '{FORMER[name]}' now" if name in FORMER else did_you_mean(name, SCHEMES)
+        raise ConfigError(f"unknown quantization scheme '{name}'.{hint}")
     found = SCHEMES[name]
     return replace(found, processors=tuple(each for each in found.processors if each in processors))

@@ -132,8 +132,9 @@ def _is_repairable(node: ir.Node) -> bool:
     """Return a quantized layer that is a plain matrix on patches."""
     if node.op_type not in ("Conv", "Gemm", "MatMul") or node.inputs[1] is None:
         return False
-    if producer(node.inputs[1], DEQUANTIZE) is None:
-        return False
+    weight = producer(node.inputs[1], DEQUANTIZE)
+    if weight is None or (node.op_type == "MatMul" and known_constant(weight.inputs[0]).ndim > 2):
+        return False  # a batch of matrices shares one scale
     if node.op_type == "Gemm" and (
         node.attributes.get_int("transA", 0) != 0 or node.attributes.get_float("alpha", 1.0) != 1.0
     ):

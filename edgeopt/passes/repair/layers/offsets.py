@@ -54,7 +54,9 @@ def shift(graph: ir.Graph, node: ir.Node, offset: NDArray[np.float32]) -> None:
 
 
 def _is_product(node: ir.Node) -> bool:
-    return node.op_type == "MatMul" and producer(node.inputs[1], DEQUANTIZE) is not None
+    weight = producer(node.inputs[1], DEQUANTIZE) if node.op_type == "MatMul" else None
+    integers = None if weight is None else constant(weight.inputs[0])
+    return integers is not None and integers.ndim == 2  # no offset of a batch of matrices is fitted
 
 
 def _channels(node: ir.Node) -> int:
