@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def real_files(path: Path) -> str:
         "",
         *(f"* {row['name']}: `{row['command']}`" for row in found),
         "",
-        f"Measured on: {', '.join(sorted({row['processor'] for row in found}))}.",
+        f"Measured on: {', '.join(_processors(found))}.",
     ]
     return "\n".join(lines)
 
@@ -38,7 +38,7 @@ def _file_row(row: Mapping[str, Any]) -> str:
         _share(fp32),
         *(_share(int8[target], mark=True) if target in int8 else "" for target in ("ov", "ort")),
         str(row["images"]),
-        f"{row['seconds']:.0f} ({row['processor_seconds']:.0f})",
+        "" if row["seconds"] is None else f"{row['seconds']:.0f} ({row['processor_seconds']:.0f})",
     )
     return f"| {' | '.join(cells)} |"
 
@@ -49,3 +49,49 @@ def _share(figures: Mapping[str, Any], *, mark: bool = False) -> str:
     if figures["ap50"] is not None:
         text += f" ({100 * figures['ap50']:.2f})"
     return text + ("" if figures["accepted"] or not mark else " †")
+
+
+def tiles(path: Path) -> str:
+    """A row for each way of looking at large pictures."""
+    found = rows(path)
+    if not found:
+        return "Not measured yet: run `python -m benchmarks.tiles`."
+    lines = [
+        "| pictures | AP | AP50 | recall | precision | processor, s a picture |",
+        "| --- |" + " ---: |" * 5,
+        *(
+            f"| {row['way']} | {_percent(row['ap'])} | {_percent(row['ap50'])} | {_percent(row['recall'])} | "
+            f"{_percent(row['precision'])} | {row['processor_seconds'] / row['pictures']:.2f} |"
+            for row in found
+        ),
+        "",
+        f"Recall and precision are at score {found[0]['score']:g}. Measured on: {', '.join(_processors(found))}.",
+    ]
+    return "\n".join(lines)
+
+
+def tracks(path: Path) -> str:
+    """A row for each way of following."""
+    found = rows(path)
+    if not found:
+        return "Not measured yet: run `python -m benchmarks.tracks`."
+    lines = [
+        "| way | MOTA | objects | missed | false | switches of numbers |",
+        "| --- |" + " ---: |" * 5,
+        *(
+            f"| {row['way']} | {_percent(row['mota'])} | {row['objects']} | {row['missed']} | {row['false']} | "
+            f"{row['switches']} |"
+            for row in found
+        ),
+        "",
+        f"{found[0]['videos']} videos of {found[0]['frames']} frames.",
+    ]
+    return "\n".join(lines)
+
+
+def _processors(found: Iterable[Mapping[str, Any]]) -> list[str]:
+    return sorted({row["processor"] for row in found})
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"

@@ -1,28 +1,30 @@
 """The operating point: F1 of INT8 beside FP32's at some score thresholds, with scores as they are and aligned.
 
-Run as ``python -m benchmarks.operating BUNDLE…`` with bundles of detectors whose images can be found. The alignment is
-fitted anew, on the images that a build takes: validation, and then calibration. F1 is that of the test set, which no
-fit saw. INT8 with its scores as they are, and aligned, differs in nothing else. Writes ``results/operating.json``: a
-row for each variant and threshold.
+Run as ``python -m benchmarks.operating BUNDLE… [--scenes N]`` with bundles of detectors whose images can be found. The
+alignment is fitted anew, on the images that a build takes: validation, and then calibration. F1 is that of the test
+set, which no fit saw, or with ``--scenes`` of that many new scenes of `digit_scenes`, which nobody ever looked at. INT8
+with its scores as they are, and aligned, differs in nothing else. Writes ``results/operating.json``: a row for each
+variant and threshold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recorded import processor, record
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.images import images_of
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.dataset import Dataset
+from edgeopt.dataset import Dataset, Sample
+from edgeopt.dataset.digits import DIGIT_LABELS
+from edgeopt.dataset.scenes import SCENES, compose, truth
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.evaluate.align import Answers, answers, fit_alignment
 from edgeopt.evaluate.run import chosen_images
-from edgeopt.hardware import machine
 from edgeopt.runtime import Predictor, load
 from edgeopt.spec import Alignment, replace
 
@@ -35,15 +37,25 @@ IMAGES = 300
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
-    rows = [row for path in parser.parse_args().bundles for row in measured(Bundle.open(path))]
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    names = {row["bundle"] for row in rows}
-    RESULTS.write_text(json.dumps([*(row for row in known if row["bundle"] not in names), *rows], indent=1) + "\n")
+    parser.add_argument("--scenes", type=int, help="test on so many new scenes, for a bundle of digit_scenes")
+    arguments = parser.parse_args()
+    for path in arguments.bundles:
+        for row in measured(Bundle.open(path), arguments.scenes):
+            record(RESULTS, row, ("bundle", "variant", "score", "test"))
 
 
-def measured(bundle: Bundle) -> Iterator[dict[str, Any]]:
+def new_scenes(count: int) -> Dataset:
+    """Scenes that go on where the test set ends."""
+    numbers = range(SCENES["test"], SCENES["test"] + count)
+    pictures = [compose("test", number) for number in numbers]
+    samples = tuple(Sample(f"scene-{each.number}", truth(each), each) for each in pictures)
+    return Dataset("detection", DIGIT_LABELS, samples, origin="new scenes")
+
+
+def measured(bundle: Bundle, scenes: int | None) -> Iterator[dict[str, Any]]:
     """Yield a row for each INT8 variant and threshold."""
-    manifest, test = bundle.manifest, images_of(bundle, "test", Path.cwd())
+    manifest = bundle.manifest
+    test = images_of(bundle, "test", Path.cwd()) if scenes is None else new_scenes(scenes)
     sets = list(fitting_sets(bundle))
     with load(bundle.path, variant=manifest.baseline) as predictor:
         expected = answered(predictor, sets, None)
@@ -57,6 +69,7 @@ def measured(bundle: Bundle) -> Iterator[dict[str, Any]]:
         for score in SCORES:
             row = {
                 "bundle": manifest.name,
+                "test": "test set" if scenes is None else "new scenes",
                 "variant": variant.name,
                 "score": score,
                 "fp32": f1_at(before, score),
@@ -66,9 +79,8 @@ def measured(bundle: Bundle) -> Iterator[dict[str, Any]]:
                 "ap": round(aligned.value, 4),
                 "fitted_on": sum(map(len, sets)),
                 "images": len(test),
-                "machine": machine().cpu.model,
+                "machine": processor(),
             }
-            print(json.dumps(row), flush=True)
             yield row
 
 

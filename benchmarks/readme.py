@@ -172,7 +172,8 @@ def _operating_row(row: dict[str, Any]) -> str:
     changes = [f"{100 * row[name]:.2f} % ({100 * (row[name] - row['fp32']):+.2f})" for name in ("plain", "aligned")]
     precisions = [f"{100 * row[name]:.2f} %" for name in ("ap_fp32", "ap")]
     cells = (row["bundle"], row["variant"], f"{row['score']:g}", f"{100 * row['fp32']:.2f} %", *changes, *precisions)
-    return f"| {' | '.join(cells)} | {row['images']}, fitted on {row['fitted_on']} others |"
+    images = "new scenes" if row.get("test") == "new scenes" else "others"
+    return f"| {' | '.join(cells)} | {row['images']} {images}, fitted on {row['fitted_on']} |"
 
 
 def saturation() -> str:
@@ -319,6 +320,8 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),
     "search": search,
     "seeds": lambda: training_tables.seeds(RESULTS / "seeds.json"),
+    "tiles": lambda: file_tables.tiles(RESULTS / "tiles.json"),
+    "tracks": lambda: file_tables.tracks(RESULTS / "tracks.json"),
     "zoo": lambda: scaling_tables.zoo(RESULTS / "zoo.json"),
 }
 
