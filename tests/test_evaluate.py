@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import msgspec
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from edgeopt.evaluate import (
     surest_mistakes,
     threshold_advice,
 )
+from edgeopt.evaluate.mistakes import write_mistakes
 from edgeopt.intervals import bootstrap_interval
 from edgeopt.metrics import ClassificationMetrics, DetectionMetrics
 from edgeopt.references import importable
@@ -450,6 +452,35 @@ class TestImages:
         assert found[1].truth == "1 cat, 1 dog"
         assert found[1].baseline == "1 cat, 1 dog"
         assert [each.mistakes for each in found] == [1, 1, 1]
+
+    def test_wrong_pictures_are_files_by_variant_and_reason(self, dataset, tmp_path):
+        baseline = evaluate(Runner(classify(), classifier()), dataset)
+        worse = evaluate(Runner(classify(0.4), classifier()), dataset, baseline=baseline)
+        both = {"fp32": baseline, "int8": worse}
+        found = results_by_variant(both, dataset, "fp32")
+        count = write_mistakes(tmp_path / "wrong", both, found, dataset, "fp32", 4)
+        files = sorted(path.relative_to(tmp_path / "wrong").as_posix() for path in tmp_path.rglob("*.jpg"))
+        assert len(files) == count
+        assert [name for name in files if name.startswith("fp32")] == [
+            f"fp32/surest/001 {LABELS[1]} as {LABELS[2]} 5.jpg"
+        ]
+        broke = min(4, sum(each.change == "broke" for each in found["int8"]))
+        assert sum(name.startswith("int8/broke") for name in files) == broke > 0
+        assert all(cv2.imread(str(tmp_path / "wrong" / name)) is not None for name in files)
+        rows = list(csv.DictReader((tmp_path / "wrong" / "classes.csv").open()))
+        assert [(row["class"], row["false"], row["missed"]) for row in rows[:3]] == [
+            (LABELS[0], "0", "0"), (LABELS[1], "0", "1"), (LABELS[2], "1", "0"),
+        ]  # fmt: skip
+        assert [row["FP32 missed"] for row in rows] == ["", "", "", "0", "1", "0"]
+
+    def test_wrong_boxes_are_drawn_beside_the_truth(self, scenes, tmp_path):
+        baseline = evaluate(detect(0.8), scenes)
+        found = results_by_variant({"fp32": baseline}, scenes, "fp32")
+        assert write_mistakes(tmp_path, {"fp32": baseline}, found, scenes, "fp32", 9) > 0
+        picture = cv2.imread(str(next(tmp_path.rglob("*.jpg"))))
+        assert picture.shape[1] >= 2 * picture.shape[0] * 0.9, "two pictures side by side"
+        text = (tmp_path / "classes.csv").read_text()
+        assert text.splitlines()[1].startswith("fp32,cat,")
 
     def test_other_images_are_refused(self, dataset):
         accuracy = evaluate(Runner(classify(), classifier()), dataset)

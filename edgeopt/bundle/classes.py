@@ -152,6 +152,21 @@ def supports(accuracy: Accuracy) -> list[int]:
     return list(metrics.support)
 
 
+def mistakes_by_class(accuracy: Accuracy) -> tuple[tuple[int, int, int], ...]:
+    """Count each class's images or objects, the answers that name it wrongly, and its own that are missed.
+
+    Of a detector at its score threshold; empty where it was evaluated before they were counted.
+    """
+    metrics = accuracy.metrics
+    if isinstance(metrics, ClassificationMetrics):
+        matrix = metrics.confusion_matrix()
+        right = np.diagonal(matrix)
+        counts = zip(matrix.sum(axis=1), matrix.sum(axis=0) - right, matrix.sum(axis=1) - right, strict=True)
+        return tuple((int(support), int(false), int(missed)) for support, false, missed in counts)
+    counted = () if accuracy.at_threshold is None else accuracy.at_threshold.mistakes
+    return tuple((support, *each) for support, each in zip(supports(accuracy), counted, strict=False))
+
+
 def class_sentence(change: ClassChange) -> str:
     """Write the sentence about a class that lost much."""
     doubt = "" if change.beyond_chance else "; too few to rule out chance"

@@ -46,6 +46,12 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     help="Also write every variant's confusion matrix into this folder, as CSV and as a picture (SVG).",
 )
 @click.option(
+    "--mistakes",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Also write into this folder the pictures that are wrong, drawn: each variant's surest mistakes, what INT8 "
+    "broke and what it mended; and a table of false and missed answers by class.",
+)
+@click.option(
     "--metrics",
     multiple=True,
     type=Named(METRICS, "metric"),
@@ -56,7 +62,7 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     type=click.IntRange(0),
     default=5,
     show_default=True,
-    help="Number of surest mistakes to list for each variant.",
+    help="Number of surest mistakes to list for each variant; with --mistakes, of pictures for each reason.",
 )
 @tiles
 @overlap
@@ -68,6 +74,7 @@ def evaluate(
     threads: int,
     csv_file: Path | None,
     confusion: Path | None,
+    mistakes: Path | None,
     metrics: tuple[str, ...],
     worst: int,
     tiles: int | None,
@@ -87,6 +94,7 @@ def evaluate(
     from edgeopt.cli.views.tables import accuracy_table
     from edgeopt.config import EvaluateConfig
     from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
+    from edgeopt.evaluate.mistakes import write_mistakes
     from edgeopt.spec import replace
 
     opened = Bundle.open(bundle)
@@ -103,6 +111,9 @@ def evaluate(
         _write(csv_file, images_csv(images))
     if confusion is not None:
         _write_confusions(confusion, results, dataset, opened.manifest.baseline)
+    if mistakes is not None:
+        count = write_mistakes(mistakes, results, images, dataset, opened.manifest.baseline, worst)
+        echo(f"wrote {count} pictures that are wrong to {mistakes}", err=True)
     if as_json:
         print_json(results_json(results, images, manifest.baseline, manifest.spec.labels))
     else:

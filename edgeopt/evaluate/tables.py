@@ -33,7 +33,7 @@ def images_csv(results: Mapping[str, Iterable[ImageResult]]) -> str:
     Columns: variant, image, truth, predicted, score, right (true or false), mistakes, false, missed, fp32 (FP32's
     answer; empty for FP32 itself), fp32_right, change (same, broke, mended or changed).
     """
-    return _written(
+    return written(
         _COLUMNS,
         (
             (
@@ -93,10 +93,11 @@ def confusion(
 def confusion_csv(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
     """Return a header of predicted classes, then one row per true class."""
     rows = zip(labels, matrix.tolist(), strict=True)
-    return _written(("true class", *labels), ((label, *counts) for label, counts in rows))
+    return written(("true class", *labels), ((label, *counts) for label, counts in rows))
 
 
-def _written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def written(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from edgeopt.bundle import Manifest, Variant
 from edgeopt.bundle.accuracy import accuracy_here
-from edgeopt.bundle.classes import Draws, changes, metric_draws, per_class, supports
+from edgeopt.bundle.classes import Draws, changes, metric_draws, mistakes_by_class, per_class, supports
 from edgeopt.bundle.figures import acceptance, measured_on_one_machine
 from edgeopt.bundle.records import (
     Acceptance,
@@ -113,7 +113,7 @@ class ClassRow(Struct):
     changes: dict[str, ClassChange]
     """Changes against the baseline, by variant that was evaluated on the same images."""
     mistakes: dict[str, tuple[int, int]]
-    """Detection: false boxes and missed objects at the bundle's score threshold, by variant."""
+    """False and missed answers by variant; of a detector boxes and objects at the bundle's score threshold."""
 
     @property
     def worst(self) -> float:
@@ -362,14 +362,14 @@ def _class_rows(
         if reference is not None and other is not reference and other.data == reference.data
     }
     counts = next((supports(each) for each in accuracies.values()), [])
-    counted = {name: each for name, each in accuracies.items() if each.at_threshold and each.at_threshold.mistakes}
+    counted = {name: found for name, each in accuracies.items() if (found := mistakes_by_class(each))}
     return tuple(
         ClassRow(
             label=label,
             support=support,
             values={name: column[index] for name, column in columns.items()},
             changes={name: found[label] for name, found in compared.items() if label in found},
-            mistakes={name: each.at_threshold.mistakes[index] for name, each in counted.items() if each.at_threshold},
+            mistakes={name: each[index][1:] for name, each in counted.items()},
         )
         for index, (label, support) in enumerate(zip(labels, counts, strict=False))
         if support
