@@ -467,7 +467,7 @@ class TestImages:
         broke = min(4, sum(each.change == "broke" for each in found["int8"]))
         assert sum(name.startswith("int8/broke") for name in files) == broke > 0
         assert all(cv2.imread(str(tmp_path / "wrong" / name)) is not None for name in files)
-        rows = list(csv.DictReader((tmp_path / "wrong" / "classes.csv").open()))
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "wrong" / "classes.csv").read_text())))
         assert [(row["class"], row["false"], row["missed"]) for row in rows[:3]] == [
             (LABELS[0], "0", "0"), (LABELS[1], "0", "1"), (LABELS[2], "1", "0"),
         ]  # fmt: skip
@@ -478,7 +478,7 @@ class TestImages:
         found = results_by_variant({"fp32": baseline}, scenes, "fp32")
         assert write_mistakes(tmp_path, {"fp32": baseline}, found, scenes, "fp32", 9) > 0
         picture = cv2.imread(str(next(tmp_path.rglob("*.jpg"))))
-        assert picture.shape[1] >= 2 * picture.shape[0] * 0.9, "two pictures side by side"
+        assert picture.shape[1] == 2 * picture.shape[0], "two pictures side by side"
         text = (tmp_path / "classes.csv").read_text()
         assert text.splitlines()[1].startswith("fp32,cat,")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -99,10 +100,10 @@ def _drawn(image: Image, truth: Target, answer: Answer, labels: Sequence[str]) -
     right = draw(image, answer)
     if not isinstance(truth, Boxes):
         return right
-    left = draw_truth(image, truth, labels)
-    height = max(left.shape[0], right.shape[0])
-    padded = [np.pad(each, ((0, height - each.shape[0]), (0, 0), (0, 0))) for each in (left, right)]
-    return np.concatenate(padded, axis=1)
+    factor = right.shape[0] // image.shape[0]  # small pictures are enlarged
+    enlarged = np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+    left = draw_truth(enlarged, replace(truth, boxes=truth.boxes * factor), labels)
+    return np.concatenate([left, right], axis=1)
 
 
 def _titled(result: ImageResult) -> str:
