@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.other_files import other_file
 from edgeopt.lint import cpu, parsers, rejected, slow
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted
@@ -99,7 +100,10 @@ def _read(path: Path) -> ir.Model:
         ir.external_data.load_to_model(model)
         common.InlinePass()(model)
     except Exception as error:  # protobuf's and onnx_ir's errors share no base
-        raise ModelError(f"{path} cannot be read as an ONNX model: {error}") from error
+        what = other_file(path) if path.is_file() else None
+        cause = error if error.__cause__ is None else error.__cause__
+        reason = str(cause) if what is None else f"it is {what}"
+        raise ModelError(f"{path} cannot be read as an ONNX model: {reason}") from error
     return model
 
 

@@ -14,11 +14,11 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.other_files import other_file
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
 from edgeopt.source.onnx_shapes import correct_shapes
 from edgeopt.source.refusals import (
-    other_file,
     refuse_maps,
     refuse_newer,
     refuse_training,
@@ -67,7 +67,7 @@ def read_onnx(path: Path, change: Callable[[ir.Model], object] | None = None, *,
         change(network)
     if not custom:
         refuse_unknown_operators(network, path)
-    refuse_training(network.graph.all_nodes(), path)
+        refuse_training(network.graph.all_nodes(), path)
     _name_domain(network)
     common.RemoveInitializersFromInputsPass()(network)
     network.ir_version = max(network.ir_version, _LOWEST_IR)

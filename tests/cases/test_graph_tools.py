@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from edgeopt.cli.boundary import configure_logging
 from edgeopt.config import CalibrateConfig, QuantizeConfig
 from edgeopt.errors import EdgeoptError, ModelError
+from edgeopt.lint.graphs import lint_graph
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
 from edgeopt.source.onnx_file import read_onnx
@@ -192,6 +193,8 @@ def test_a_file_that_is_something_else_is_named(tmp_path: Path, content: bytes, 
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(ModelError, match=f"is not an ONNX model.*{what}"):
         read_onnx(tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match=what.replace("Check it with onnx.checker", "Error parsing message")):
+        lint_graph(tmp_path / "model.onnx", "ort")
 
 
 def test_integers_alone_are_refused_with_the_operator_that_makes_them(tmp_path: Path) -> None:
