@@ -14,7 +14,7 @@ from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = tuple(sorted([*ROOT.glob("edgeopt/runtime/*.cu"), *ROOT.glob("tests/gpu/*.cu")]))
+SOURCES = tuple(sorted([*ROOT.glob("edgeopt/runtime/trt/*.cu"), *ROOT.glob("tests/gpu/*.cu")]))
 _ARCHITECTURE = "compute_70"
 _OLDEST_ISA = "7.4"
 """Version of PTX that the driver of JetPack 5.1 (CUDA 11.4) reads. NVRTC writes its own, 7.8, above the same

@@ -528,6 +528,9 @@ class TensorRTRun(Struct):
     """Index of the GPU."""
     cuda_graph: bool = True
     """Launch the whole network as one piece of work, which saves the processor the enqueueing of each layer."""
+    preprocess: Literal["cpu", "gpu"] = "cpu"
+    """Where `Predictor.predict` prepares its picture. ``gpu``: by a kernel in front of the network, for models that
+    take one letterboxed picture and have their normalization in the graph. Pixels differ by one level at most."""
     memory: Literal["auto", "copied", "mapped"] = "auto"
     """Memory of inputs and outputs; see `runtime.trt.buffers.Memory`. ``auto`` measures shortly which is faster if GPU
     and processor share memory; elsewhere it means ``copied``."""

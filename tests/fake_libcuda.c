@@ -4,6 +4,7 @@
  * keeps to: a call needs a context that is current on its thread, copies stay within what was allocated, and a primary
  * context lives as long as it is retained. fake_* are the tests' own.
  */
+#include <dlfcn.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,29 +248,66 @@ int cuGraphLaunch(Graph *graph, Stream *stream) {
 }
 int cuGraphExecDestroy(void *graph) { CHECK(); return give_back(graph, EXECUTABLE); }
 
-/* The only kernel that this driver can run is tests/gpu/mean.cu, whatever the module says. */
-typedef struct { const unsigned char *image; float *scores; int pixels; unsigned blocks; } Mean;
-static void mean(void *given) {
-  Mean *work = given;
-  if (!within(work->image, work->blocks * work->pixels, DEVICE_MEMORY) &&
-      !within(work->image, work->blocks * work->pixels, HOST_MEMORY)) { faulted = 1; return; }
-  for (unsigned block = 0; block < work->blocks; block++) {
+/* It runs two kernels, whatever the module says: tests/gpu/mean.cu, and letterbox.cu by the C++ that it is given. */
+typedef struct { unsigned grid[2], block[2]; uint64_t values[13]; int letterbox; } Work;
+static void (*letterbox)(unsigned, unsigned, unsigned, unsigned, void **);
+static char mean_kernel, letterbox_kernel, module_of_all;
+static const size_t SIZES[13] = {8, 4, 4, 8, 4, 4, 4, 4, 4, 4, 4, 4, 4}; /* of letterbox's arguments */
+static int modules;
+
+void fake_letterbox(void (*given)(unsigned, unsigned, unsigned, unsigned, void **)) { letterbox = given; }
+int fake_modules(void) { return modules; }
+static int readable(const void *at, size_t size) { return within(at, size, DEVICE_MEMORY) || within(at, size, HOST_MEMORY); }
+static void run(void *given) {
+  Work *work = given;
+  void *arguments[13];
+  for (int i = 0; i < 13; i++) arguments[i] = &work->values[i];
+  if (work->letterbox) {
+    size_t picture = (size_t)*(int *)arguments[1] * *(int *)arguments[2] * 3;
+    size_t result = (size_t)*(int *)arguments[4] * *(int *)arguments[5] * 3;
+    if (!readable(*(void **)arguments[0], picture) || !readable(*(void **)arguments[3], result)) { faulted = 1; return; }
+    letterbox(work->grid[0], work->grid[1], work->block[0], work->block[1], arguments);
+    return;
+  }
+  const unsigned char *image = *(unsigned char **)arguments[0];
+  float *scores = *(float **)arguments[1];
+  int pixels = *(int *)arguments[2];
+  if (!readable(image, (size_t)work->grid[0] * pixels)) { faulted = 1; return; }
+  for (unsigned block = 0; block < work->grid[0]; block++) {
     unsigned sum = 0;
-    for (int i = 0; i < work->pixels; i++) sum += work->image[block * work->pixels + i];
-    work->scores[block] = (float)sum / (float)work->pixels / 255.0f * 8.0f;
+    for (int i = 0; i < pixels; i++) sum += image[block * pixels + i];
+    scores[block] = (float)sum / (float)pixels / 255.0f * 8.0f;
   }
 }
-int cuModuleLoadData(void **module, const void *image) { CHECK(); *module = (void *)image; return image ? OK : INVALID_VALUE; }
+int cuModuleLoadData(void **module, const void *image) {
+  CHECK();
+  if (!image) return INVALID_VALUE;
+  modules++;
+  *module = &module_of_all;
+  return OK;
+}
+int cuModuleUnload(void *module) { CHECK(); modules--; return module == &module_of_all ? OK : INVALID_VALUE; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   CHECK();
-  *function = module;
-  return strcmp(name, "mean") ? 500 : OK;
+  if (module != &module_of_all) return INVALID_VALUE;
+  if (!letterbox && getenv("FAKE_LETTERBOX")) {
+    void *library = dlopen(getenv("FAKE_LETTERBOX"), RTLD_NOW);
+    if (library) *(void **)&letterbox = dlsym(library, "run");
+  }
+  *function = strcmp(name, "mean") ? &letterbox_kernel : &mean_kernel;
+  return strcmp(name, "mean") && strcmp(name, "letterbox") ? 500 : OK;
 }
 int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, Stream *stream, void **arguments, void **extra) {
   CHECK();
-  if (!function || !find(stream, STREAM) || y * z * bx * by * bz == 0 || shared || extra) return INVALID_VALUE;
-  Mean *work = malloc(sizeof(Mean)); /* given up: a graph may hold it */
-  *work = (Mean){*(void **)arguments[0], *(void **)arguments[1], *(int *)arguments[2], x};
-  return fake_submit(stream, mean, work);
+  if (!find(stream, STREAM) || x * y * z * bx * by * bz == 0 || bx * by * bz > 1024 || shared || extra)
+    return INVALID_VALUE;
+  if (function != &mean_kernel && (function != &letterbox_kernel || !letterbox)) return INVALID_VALUE;
+  Work *work = calloc(1, sizeof(Work)); /* never freed: a graph may hold it */
+  *work = (Work){{x, y}, {bx, by}, {0}, function == &letterbox_kernel};
+  if (work->letterbox)
+    for (int i = 0; i < 13; i++) memcpy(&work->values[i], arguments[i], SIZES[i]);
+  else
+    for (int i = 0; i < 3; i++) memcpy(&work->values[i], arguments[i], i < 2 ? 8 : 4);
+  return fake_submit(stream, run, work);
 }

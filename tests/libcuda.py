@@ -28,7 +28,7 @@ def compiled(folder: Path) -> Path:
     if compiler is None:
         pytest.skip("there is no C compiler: calls of the CUDA driver by ctypes were not tested")
     path = folder / "libcuda.so.1"
-    command = [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o", path, _SOURCE]
+    command = [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o", path, _SOURCE, "-ldl"]
     subprocess.run(command, check=True)
     return path
 
@@ -74,6 +74,11 @@ class Libcuda:
     @property
     def flags(self) -> int:
         return int(self.loaded.fake_flags())
+
+    @property
+    def modules(self) -> int:
+        """Modules that were loaded and not given back."""
+        return int(self.loaded.fake_modules())
 
     def submit(self, stream: int, work: Callable[[], None]) -> None:
         """What TensorRT does in enqueue: runs now, or with each launch of the graph that is captured."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from libcuda import compiled
+from test_picture import compiled_kernel
 
 from benchmarks.gpu_first import LIMIT_S, ROOT, STEPS, Step, environment_with, run_all
 from benchmarks.kernels import SOURCES
@@ -23,7 +24,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment whose CUDA driver is the one in C."""
     folder = tmp_path_factory.mktemp("driver")
     compiled(folder)
-    return {**environment_with(None, folder), "LD_LIBRARY_PATH": str(folder)}
+    kernel = str(compiled_kernel(folder))
+    return {**environment_with(None, folder), "LD_LIBRARY_PATH": str(folder), "FAKE_LETTERBOX": kernel}
 
 
 def test_there_is_time_for_every_step():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from edgeopt.boxes import Geometry
 from edgeopt.preprocess.color import adjust
-from edgeopt.preprocess.image import Color, Image, Source, read_image, to_bgr
+from edgeopt.preprocess.image import Color, Image, Source, as_bgr, read_image, to_bgr
 from edgeopt.preprocess.inputs import feed
 from edgeopt.preprocess.preparation import Scratch, batch, preprocess
+from edgeopt.preprocess.steps import placed
 from edgeopt.preprocess.tensor import Tensor, to_pictures
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
     "Source",
     "Tensor",
     "adjust",
+    "as_bgr",
     "batch",
     "feed",
+    "placed",
     "preprocess",
     "read_image",
     "to_bgr",

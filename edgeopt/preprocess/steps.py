@@ -96,11 +96,7 @@ class Planner:
     def _letterbox(self, step: Letterbox) -> None:
         """Scale the image to fit, and fill the rest."""
         height, width = self.size
-        ratio = min(step.size[0] / height, step.size[1] / width)
-        fitted = _scaled(self.size, ratio, step.rounding)
-        centred = step.anchor == "center"
-        top = (step.size[0] - fitted[0]) // 2 if centred else 0
-        left = (step.size[1] - fitted[1]) // 2 if centred else 0
+        fitted, top, left = placed(self.size, step)
         canvas = self._memory(step.size)
         canvas[...] = _blue_first(step.fill)
         self._scale(canvas[_window(top, left, fitted)], canvas, step)
@@ -139,6 +135,15 @@ class Planner:
         self.operations.append(partial(_paste, canvas, _window(top, left, self.size)))
         self.geometry = self.geometry.shifted(left, top)
         self.size = size
+
+
+def placed(size: Size, step: Letterbox) -> tuple[Size, int, int]:
+    """Return the (height, width) that a letterbox scales an image of `size` to, and the rows above and columns left."""
+    ratio = min(step.size[0] / size[0], step.size[1] / size[1])
+    fitted = _scaled(size, ratio, step.rounding)
+    if step.anchor != "center":
+        return fitted, 0, 0
+    return fitted, (step.size[0] - fitted[0]) // 2, (step.size[1] - fitted[1]) // 2
 
 
 def _scale(target: Image, size: tuple[int, int], flag: int, result: Image, image: Image) -> Image:

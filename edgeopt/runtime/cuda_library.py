@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import threading
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_ulonglong, c_void_p
 from typing import Any, Literal, TypeAlias
 
@@ -58,6 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuDevicePrimaryCtxRetain": (_POINTERS, c_int),
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (_POINTERS,),
+    "cuCtxGetCurrent": (_POINTERS,),
     "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
@@ -67,6 +69,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoD_v2": (c_uint64, c_void_p, c_size_t),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
+    "cuModuleLoadData": (_POINTERS, c_char_p),
+    "cuModuleUnload": (c_void_p,),
+    "cuModuleGetFunction": (_POINTERS, c_void_p, c_char_p),
+    "cuLaunchKernel": (c_void_p, *[c_uint] * 7, c_void_p, _POINTERS, _POINTERS),
     "cuStreamCreate": (_POINTERS, c_uint),
     "cuStreamDestroy_v2": (c_void_p,),
     "cuStreamSynchronize": (c_void_p,),
@@ -173,3 +179,40 @@ def end_capture(stream: int) -> int:
         call("cuGraphDestroy", graph)
     assert executable.value is not None
     return executable.value
+
+
+def load_module(ptx: bytes) -> int:
+    """Compile PTX for the current device; return the module."""
+    module = c_void_p()
+    call("cuModuleLoadData", byref(module), ptx)
+    assert module.value is not None
+    return module.value
+
+
+def unload_module(module: int) -> None:
+    """Give a module back."""
+    call("cuModuleUnload", module)
+
+
+def function_of(module: int, name: str) -> int:
+    """Return a kernel of a module."""
+    function = c_void_p()
+    call("cuModuleGetFunction", byref(function), module, name.encode())
+    assert function.value is not None
+    return function.value
+
+
+def launch_kernel(
+    function: int, blocks: tuple[int, int], threads: tuple[int, int], arguments: Sequence[Any], stream: int
+) -> None:
+    """Put a kernel on a stream.
+
+    Args:
+        function: of `function_of`.
+        blocks: along x and y.
+        threads: of a block, along x and y.
+        arguments: ctypes values in the kernel's order and types.
+        stream: the stream.
+    """
+    pointers = (c_void_p * len(arguments))(*(ctypes.addressof(each) for each in arguments))
+    call("cuLaunchKernel", function, *blocks, 1, *threads, 1, 0, stream, pointers, None)

@@ -23,7 +23,15 @@ from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.first_load import measure_at_first_load
 from edgeopt.runtime.saturation import may_saturate
-from edgeopt.runtime.session import Array, OwnsInputs, Session, availability, find_target, open_session
+from edgeopt.runtime.session import (
+    Array,
+    OwnsInputs,
+    PreparesPictures,
+    Session,
+    availability,
+    find_target,
+    open_session,
+)
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.trust.releases import remember_release
 
@@ -112,7 +120,14 @@ class Predictor:
         """
         pixels = to_bgr(image, color)
         with self._preparing, self._running:
-            return self.decode(self._infer(self._prepare(pixels, self._direct), copy=False), score=score)
+            return self.decode(self._answer(pixels), score=score)
+
+    def _answer(self, pixels: Image) -> Inferred:
+        """Prepare one image and run the network on it, both on the GPU if it was asked for."""
+        if isinstance(self._session, PreparesPictures) and self._session.prepares_pictures:
+            outputs, geometry = self._session.run_picture(pixels)
+            return Inferred(outputs, (geometry,))
+        return self._infer(self._prepare(pixels, self._direct), copy=False)
 
     def predict_batch(
         self, images: Sequence[Source], *, color: Color = "BGR", score: float | None = None
@@ -332,6 +347,11 @@ def open_variant(
     session = open_session(
         bundle.file(variant.name), variant.target, settings=settings, reuse_outputs=True, content=content
     )
+    if settings.tensorrt.run.preprocess == "gpu" and isinstance(session, PreparesPictures):
+        with ExitStack() as refused:
+            refused.enter_context(session)
+            session.prepare_pictures(bundle.manifest.spec_of(variant).preprocessing)
+            refused.pop_all()
     others = {
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }

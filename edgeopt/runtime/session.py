@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Geometry
 from edgeopt.bundle import EngineSettings
 from edgeopt.bundle.records import Arithmetic
 from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
@@ -19,8 +20,9 @@ from edgeopt.doors import TARGETS
 from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import Cpu, Machine
 from edgeopt.hardware.kernels import integer_kernels
+from edgeopt.preprocess import Image
 from edgeopt.references import resolve
-from edgeopt.spec import Processor, Struct, TensorSpec, replace
+from edgeopt.spec import Preprocessing, Processor, Struct, TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -61,6 +63,21 @@ class OwnsInputs(Protocol):
 
     def input_array(self, name: str, batch: int) -> Array:
         """Return memory for `run`'s input `name`, until the session ends. It is filled again before each run."""
+
+
+@runtime_checkable
+class PreparesPictures(Protocol):
+    """A session that can prepare pictures where it runs the network."""
+
+    @property
+    def prepares_pictures(self) -> bool:
+        """True if `run_picture` may be called."""
+
+    def prepare_pictures(self, spec: Preprocessing) -> None:
+        """Get ready for pictures; raises TargetError where this preprocessing is none that it can do."""
+
+    def run_picture(self, image: Image) -> tuple[dict[str, Array], Geometry]:
+        """Run the network on a picture; also gives the way back from the network's pixels to the picture's."""
 
 
 class Availability(NamedTuple):

@@ -6,17 +6,16 @@ copies, streams, events and addresses are those of the driver. It needs no packa
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Callable
-from ctypes import byref, c_int, c_uint, c_uint64, c_void_p
+from ctypes import byref, c_int, c_uint64, c_void_p
 from pathlib import Path
 from typing import Any
 
 from fake_tensorrt import World, fake_tensorrt
 
 from edgeopt.runtime import cuda_library
-from edgeopt.runtime.cuda import open_cuda
+from edgeopt.runtime.cuda import CudaError, open_cuda
 from edgeopt.runtime.trt.capabilities import capabilities
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.session import TrtSession
@@ -32,20 +31,15 @@ class Gpu:
     captured = None
 
     def __init__(self, kernels: int = 1) -> None:
-        """Load the kernel into the current context; each enqueue launches it so many times."""
+        """Say how often each enqueue launches the kernel."""
         self.kernels = kernels
         self.failing = False
         """Launch it on an address that is not there."""
-        self._function = c_void_p()
-        self._launch = cuda_library.libcuda().cuLaunchKernel
-        self._launch.argtypes = [c_void_p, *[c_uint] * 7, c_void_p, c_void_p, c_void_p]
+        self._function = 0
 
     def load(self) -> None:
-        library, module = cuda_library.libcuda(), c_void_p()
-        library.cuModuleLoadData.argtypes = [ctypes.POINTER(c_void_p), ctypes.c_char_p]
-        library.cuModuleGetFunction.argtypes = [ctypes.POINTER(c_void_p), c_void_p, ctypes.c_char_p]
-        cuda_library.call("cuModuleLoadData", byref(module), _PTX.read_bytes())
-        cuda_library.call("cuModuleGetFunction", byref(self._function), module, b"mean")
+        """Within a context; the module stays until the process ends."""
+        self._function = cuda_library.function_of(cuda_library.load_module(_PTX.read_bytes()), "mean")
 
     @property
     def entered(self) -> bool:
@@ -55,17 +49,19 @@ class Gpu:
         """Enqueue the kernel; False where the driver refuses."""
         source = 8 if self.failing else source
         arguments = (c_uint64(source), c_uint64(target), c_int(shape[2] * shape[3]))
-        pointers = (c_void_p * 3)(*(ctypes.addressof(each) for each in arguments))
-        blocks = shape[0] * _CHANNELS
-        sizes = (blocks, 1, 1, _THREADS, 1, 1, 0)
-        codes = [self._launch(self._function, *sizes, stream, pointers, None) for _ in range(self.kernels)]
-        return not any(codes)
+        try:
+            for _ in range(self.kernels):
+                blocks = (shape[0] * _CHANNELS, 1)
+                cuda_library.launch_kernel(self._function, blocks, (_THREADS, 1), arguments, stream)
+        except CudaError:
+            return False
+        return True
 
 
 def launch_of(session: TrtSession) -> Callable[[], None] | None:
     """What launches the session's graph and waits for it, and nothing else; None if it has none."""
     cuda, lane = session._cuda, session._lanes[0]
-    stream, graph = lane.stream, lane._now.whole
+    stream, graph = lane.stream, lane._now.whole.get(None)
     if graph is None:
         return None
 
@@ -85,15 +81,20 @@ def current_context() -> int:
 
 
 def open_session(
-    provider: str = "libcuda", *, batches: tuple[int, int] = (1, 8), kernels: int = 1, size: int = 8, **options: Any
+    provider: str = "libcuda",
+    *,
+    batches: tuple[int, int] = (1, 8),
+    kernels: int = 1,
+    shape: tuple[int, int] = (8, 8),
+    **options: Any,
 ) -> tuple[TrtSession, Gpu]:
     """Open the engine on GPU 0; also returns what its enqueue does."""
     wait = options.pop("wait", "auto")
     cuda, gpu = open_cuda(provider, wait=wait), Gpu(kernels)
     with cuda.current():
         gpu.load()
-    world = World(cuda=gpu, launch=gpu.launch, inputs=[("image", (-1, _CHANNELS, size, size), "UINT8")])
+    world = World(cuda=gpu, launch=gpu.launch, inputs=[("image", (-1, _CHANNELS, *shape), "UINT8")])
     module = fake_tensorrt("tensorrt-11.4.0.106", world)
-    shapes = [(batch, _CHANNELS, size, size) for batch in (batches[0], *batches)]
+    shapes = [(batch, _CHANNELS, *shape) for batch in (batches[0], *batches)]
     plan = json.dumps({"profiles": [{"image": shapes}]}).encode()
     return TrtSession(Library(module, capabilities(module)), plan, cuda, **options), gpu

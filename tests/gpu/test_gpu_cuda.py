@@ -17,8 +17,10 @@ from session_conformance import SessionConformance, expected, images
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import TargetError
 from edgeopt.hardware import machine
+from edgeopt.preprocess import preprocess
 from edgeopt.runtime import Session
 from edgeopt.runtime.cuda import CudaError, importable_providers, open_cuda
+from edgeopt.spec import Letterbox, Preprocessing
 
 pytestmark = pytest.mark.gpu
 HERE = Path(__file__).parent
@@ -82,6 +84,27 @@ def test_what_is_written_into_page_locked_memory_is_read_in_place(provider, memo
         for seed in range(20):
             image[...] = images(2, seed)
             np.testing.assert_allclose(session.run({"image": image})["scores"], expected(images(2, seed)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (480, 640), (33, 57), (1, 7)], ids=str)
+@pytest.mark.parametrize("network", [(640, 640), (40, 96)], ids=str)
+def test_the_letterbox_kernel_agrees_with_opencv(provider, memory, size, network):
+    spec = Preprocessing(steps=(Letterbox(size=network, fill=(10, 20, 30)),))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    with open_session(provider, memory=memory, shape=network)[0] as session:
+        session.prepare_pictures(spec)
+        for _ in range(3):  # plainly, captured, launched
+            outputs, geometry = session.run_picture(image)
+        wanted, way_back = preprocess(image, spec)
+        buffer, cuda, stream = session._lanes[0].inputs[0], session._cuda, session._lanes[0].stream
+        found = buffer.array
+        if not buffer.mapped:
+            with cuda.current():
+                cuda.to_host(found, buffer.device, stream)
+                cuda.synchronize(stream)
+        assert np.abs(found[0].astype(int) - wanted.astype(int)).max() <= 1
+        assert geometry == way_back
+        np.testing.assert_allclose(outputs["scores"][0], wanted.mean(axis=(1, 2)) / 255 * 8, atol=8 / 255)
 
 
 def test_threads_and_sessions_in_turns(provider):

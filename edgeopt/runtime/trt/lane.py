@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -31,6 +31,17 @@ _KEPT_SHAPES = 4
 """Each costs the network's scratch memory once more."""
 
 
+class Preparation(Protocol):
+    """Work in front of the network that makes its input on the device."""
+
+    @property
+    def key(self) -> Hashable:
+        """Everything that a graph of `start` depends on."""
+
+    def start(self, stream: int) -> None:
+        """Put it on the stream."""
+
+
 @dataclass(eq=False)
 class _Shaped:
     """A context at one set of input shapes, and what was captured from it."""
@@ -38,8 +49,8 @@ class _Shaped:
     context: Any
     enqueued: bool = False
     """It ran once plainly, in which TensorRT updates itself; only then it can be captured."""
-    whole: Any = None
-    """Graph of uploads, network and downloads."""
+    whole: OrderedDict[Any, Any] = field(default_factory=OrderedDict)
+    """Graphs of uploads, network and downloads, by `Preparation.key`; None is that of uploaded tensors."""
     network: Any = None
     """Graph of the network alone, for stage times."""
 
@@ -179,22 +190,33 @@ class Lane:
             if arrays[buffer.name] is not buffer.given:
                 np.copyto(buffer.array, arrays[buffer.name])
 
-    def start(self) -> None:
+    def start(self, prepare: Preparation | None = None) -> None:
         """Put a run on the stream: plainly the first time at a shape, as one graph from then on.
+
+        Args:
+            prepare: makes the input on the device, instead of its upload.
 
         Raises:
             TargetError: TensorRT did not enqueue the network.
         """
-        now = self._now
-        if now.whole is None and self._wants_graph and now.enqueued:
-            now.whole = self._captured(self._all)
-        if now.whole is not None:
-            self._cuda.launch(now.whole, self.stream)
+        now, key = self._now, None if prepare is None else prepare.key
+        if key not in now.whole and self._wants_graph and now.enqueued:
+            graph = self._captured(lambda: self._all(prepare))
+            if graph is not None:
+                now.whole[key] = graph
+                if len(now.whole) > _KEPT_SHAPES:
+                    self._cuda.destroy_graph(now.whole.popitem(last=False)[1])
+        if key in now.whole:
+            now.whole.move_to_end(key)
+            self._cuda.launch(now.whole[key], self.stream)
         else:
-            self._all()
+            self._all(prepare)
 
-    def _all(self) -> None:
-        self.upload()
+    def _all(self, prepare: Preparation | None) -> None:
+        if prepare is None:
+            self.upload()
+        else:
+            prepare.start(self.stream)
         self._enqueue()
         self.download()
 
@@ -242,7 +264,7 @@ class Lane:
             self._drop(failed)
             self._free.append(failed.context)
 
-    def _captured(self, work: Any) -> Any:
+    def _captured(self, work: Callable[[], None]) -> Any:
         """Return work as a CUDA graph; where that fails, say so once and enqueue from then on."""
         try:
             return self._record(work)
@@ -251,7 +273,7 @@ class Lane:
             _LOG.warning("no CUDA graph for this engine, so that runs are enqueued one by one: %s", error)
             return None
 
-    def _record(self, work: Any) -> Any:
+    def _record(self, work: Callable[[], None]) -> Any:
         self._cuda.begin_capture(self.stream)
         problem: TargetError | None = None
         try:
@@ -267,10 +289,10 @@ class Lane:
 
     def _drop(self, shaped: _Shaped) -> None:
         """Destroy the graphs, which are of no use once their context changes."""
-        for graph in (shaped.whole, shaped.network):
-            if graph is not None:
-                self._cuda.destroy_graph(graph)
-        shaped.whole = shaped.network = None
+        for graph in (*shaped.whole.values(), *([] if shaped.network is None else [shaped.network])):
+            self._cuda.destroy_graph(graph)
+        shaped.whole.clear()
+        shaped.network = None
 
     def _drop_all(self) -> None:
         while self._kept:

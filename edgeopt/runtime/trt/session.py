@@ -8,7 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
+from edgeopt.boxes import Geometry
 from edgeopt.errors import DataError, TargetError
+from edgeopt.preprocess import Image
 from edgeopt.runtime.bindings import Bindings
 from edgeopt.runtime.cuda import Cuda
 from edgeopt.runtime.session import Array, Tensors
@@ -16,7 +18,8 @@ from edgeopt.runtime.trt.buffers import Memory
 from edgeopt.runtime.trt.lane import Lane, Shapes
 from edgeopt.runtime.trt.library import Library
 from edgeopt.runtime.trt.loading import LoadedEngine, input_tensors, load_plan, output_specs
-from edgeopt.spec import Struct
+from edgeopt.runtime.trt.picture import PicturePreparation
+from edgeopt.spec import Preprocessing, Struct
 
 _MOST_IN_FLIGHT = 2
 
@@ -68,6 +71,7 @@ class TrtSession:
         self._lanes: list[Lane] = []
         self._in_flight: deque[Lane] = deque()
         self._kept: set[Shapes | None] = set()
+        self._pictures: PicturePreparation | None = None
         self._open = True
         self._resources = ExitStack()
         try:
@@ -198,6 +202,53 @@ class TrtSession:
         if self._loaded.kernels is not None and lane.shapes not in self._kept:
             self._kept.add(lane.shapes)
             self._loaded.kernels.keep()
+
+    def prepare_pictures(self, spec: Preprocessing) -> None:
+        """Let `run_picture` take pictures, which the GPU prepares.
+
+        Raises:
+            TargetError: the kernel does not do this preprocessing, or the engine takes more than one picture at once.
+            CudaError: the driver refuses the kernel.
+        """
+        if len(self._tensors) != 1 or self._tensors[0].smallest[0] != 1:
+            raise TargetError("pictures are prepared on the GPU only for engines of one input that take one at a time")
+        with self._cuda.current():
+            self._pictures = PicturePreparation(self._cuda, spec, self._lanes[0].inputs[0], self._resources)
+
+    @property
+    def prepares_pictures(self) -> bool:
+        """True if `run_picture` may be called."""
+        return self._pictures is not None
+
+    def run_picture(self, image: Image) -> tuple[dict[str, Array], Geometry]:
+        """Prepare a picture on the GPU and run the network on it.
+
+        Args:
+            image: as `preprocess` takes it.
+
+        Returns:
+            The outputs, and the way back from the network's pixels to the picture's.
+
+        Raises:
+            TargetError: no `prepare_pictures` before, a run is on its way, or TensorRT did not enqueue the network.
+            DataError: it is not an 8-bit picture.
+            CudaError: the GPU failed.
+        """
+        self._check_open()
+        if self._pictures is None or self._in_flight:
+            raise TargetError("no pictures are prepared on the GPU here, or a run is on its way")
+        lane = self._lanes[0]
+        with self._cuda.current():
+            lane.adapt(tuple((1, *tensor.largest[1:]) for tensor in self._tensors))
+            geometry = self._pictures.take(image)
+            try:
+                lane.start(self._pictures)
+            except BaseException:
+                lane.forget()
+                raise
+            lane.wait()
+            self._keep_kernels(lane)
+        return lane.results(copy=not self._reuse_outputs), geometry
 
     def run_timed(self, inputs: Tensors) -> tuple[dict[str, Array], StageTimes]:
         """Run as `run` does, and return the time of each stage on the device."""
