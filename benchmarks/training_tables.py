@@ -12,14 +12,15 @@ def seeds(path: Path) -> str:
     """A row a seed: what INT8 costs it, and how much of that its weights alone do."""
     kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
     drops = tuple(f"drop in OpenVINO, {name}" for name in kernels)
-    columns = ("seed", "start", "steps", "calibration", "FP32 AP", *drops, "as written", "weights alone", "agreement",
-               "repairs")  # fmt: skip
+    columns = ("seed", "start", "steps", "calibration", "FP32 on validation", "FP32 AP", *drops,
+               "as written", "weights alone", "agreement", "repairs")  # fmt: skip
     rows = [
         (
             str(row["seed"]),
             row["start"],
             str(row["training_images"] // row["train"].get("batch_size", 32) * row["train"]["epochs"]),
             f"{row['calibration_images']} images",
+            row["training"].partition("validation ")[2],
             f"{100 * row['fp32']:.2f} %",
             *(_drop(row["openvino"][name]) if name in row["openvino"] else "" for name in kernels),
             _drop(row["as_written"]),
@@ -57,18 +58,21 @@ def compression(path: Path) -> str:
 
 def quantized_training(path: Path) -> str:
     """A row for each scheme and setting: before and after."""
-    columns = ("scheme", "repairs before", "steps", "FP32 AP", "INT8", "trained", "won back", "discrepancy", "kept")
+    columns = ("start", "scheme", "repairs before", "steps", "rate", "teacher", "FP32 AP", "INT8", "trained",
+               "won back", "discrepancy", "kept")  # fmt: skip
     rows = [
         (
+            "shipped" if row.get("seed") is None else f"seed {row['seed']}",
             row["scheme"],
             row["choice"],
             "" if row["settings"] is None else str(row["training_images"] // 8 * row["settings"]["epochs"]),
+            *("" if row["settings"] is None else f"{row['settings'][name]:g}" for name in ("learning_rate", "teacher")),
             *(f"{100 * row[name]:.2f} %" for name in ("fp32", "before", "after")),
             "" if row["won_back"] is None else f"{100 * row['won_back']:.0f} %",
             f"{row['discrepancy_before']:.4f} → {row['discrepancy_after']:.4f}",
-            "yes" if row["trials"][-1]["kept"] else "no",
+            "yes" if row["trials"][-1]["kept"] else f"no: {row['trials'][-1]['declined'] or 'the loss rose'}",
         )
-        for row in sorted(_rows(path), key=lambda row: (row["scheme"], row["choice"]))
+        for row in sorted(_rows(path), key=lambda row: (row.get("seed") or 0, row["scheme"], row["choice"]))
     ]
     return _table(columns, rows, path, "As written, on test images that nothing was trained or judged on.")
 
