@@ -43,7 +43,7 @@ class Board:
         monkeypatch.setattr(implicit, "load_library", lambda flavour: Library(module, capabilities(module)))
         monkeypatch.setattr(implicit, "open_cuda", self.open_cuda)
 
-    def open_cuda(self, provider: str, device: int) -> FakeCuda:
+    def open_cuda(self, provider: str, device: int, wait: str) -> FakeCuda:
         self.world.cuda = FakeCuda()
         return self.world.cuda
 
