@@ -185,7 +185,7 @@ def test_what_needs_the_plain_files_says_so(plain: Bundle, recipient: str, tmp_p
 
 @pytest.mark.parametrize("wrong", ["", "age1", "ssh-ed25519 AAAA", "age1" + "q" * 58])
 def test_what_is_no_recipient(wrong: str, plain: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no age key"):
+    with pytest.raises(BundleError, match="is not an age key"):
         plain.seal(tmp_path / "sealed.edgeopt", [wrong])
     assert not (tmp_path / "sealed.edgeopt").exists()
 

@@ -5,7 +5,19 @@ from __future__ import annotations
 import click
 
 import edgeopt
-from edgeopt.cli import compiling, device, diagnosing, machine, measuring, recipes, sets, shell, trusting, workstation
+from edgeopt.cli import (
+    compiling,
+    device,
+    diagnosing,
+    machine,
+    measuring,
+    recipes,
+    robustness,
+    sets,
+    shell,
+    trusting,
+    workstation,
+)
 from edgeopt.cli.boundary import Commands, configure_logging
 
 
@@ -28,6 +40,6 @@ def main(verbose: bool, packages: tuple[str, ...]) -> None:  # noqa: FBT001 - a 
         allow_code(*packages)
 
 
-_ROOMS = (workstation, recipes, compiling, diagnosing, device, measuring, sets, machine, shell, trusting)
+_ROOMS = (workstation, recipes, compiling, diagnosing, device, measuring, robustness, sets, machine, shell, trusting)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     main.add_command(_command)

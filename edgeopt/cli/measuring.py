@@ -9,6 +9,7 @@ import click
 
 from edgeopt.cli.options import Named, as_json, bundle, data, overlap, pictures, threads, tiles, tiles_of, variant
 from edgeopt.cli.output import echo, print_json, printable
+from edgeopt.cli.pictures import images_of_user
 from edgeopt.doors import METRICS
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def evaluate(
     config = EvaluateConfig() if recipe is None else recipe.evaluate
     cut = tiles_of(tiles, overlap) or config.tiles
     config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))), tiles=cut)
-    dataset = _dataset(opened, data)
+    dataset = images_of_user(opened, data)
     with StageDisplay() as display:
         results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
     manifest = opened.manifest
@@ -475,7 +476,7 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
         if reference is not None and (folder := Path(reference).resolve()).is_dir():
             dataset = load(DataSource(format="images", path=str(folder), limit=count), Path.cwd())
         else:
-            dataset = _dataset(bundle, reference)
+            dataset = images_of_user(bundle, reference)
     except EdgeoptError as error:
         if reference is not None:
             raise
@@ -489,30 +490,12 @@ def _images(bundle: Bundle, reference: str | None, count: int = _BENCHMARK_IMAGE
     return [dataset.image(index) for index in range(min(count, len(dataset)))]
 
 
-def _dataset(bundle: Bundle, reference: str | None) -> Dataset:
-    """Return the images that the user names, or else the test set that the bundle was built with."""
-    from edgeopt.bundle.images import images_of
-    from edgeopt.dataset import load
-    from edgeopt.dataset.survey import source_of
-    from edgeopt.errors import ConfigError, DataError
-    from edgeopt.references import importable
-
-    if reference is not None:
-        source = source_of(reference, labelled=False)
-        with importable(Path(reference).parent, source.format):  # it is the user who names this code
-            return load(source, Path.cwd(), labels=bundle.manifest.spec.labels)
-    try:
-        return images_of(bundle, "test", Path.cwd())
-    except (ConfigError, DataError) as error:
-        raise type(error)(f"{error}. Say which images with --data") from error
-
-
 def _pictures(bundle: Bundle, reference: str | None) -> tuple[Dataset | None, str]:
     """Return the images that the user names; else those of the recipe, or why they are not to be had."""
     from edgeopt.errors import EdgeoptError
 
     try:
-        return _dataset(bundle, reference), ""
+        return images_of_user(bundle, reference), ""
     except EdgeoptError as error:
         if reference is not None:
             raise

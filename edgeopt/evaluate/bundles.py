@@ -11,6 +11,7 @@ from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.evaluate.acceptance import accept
+from edgeopt.evaluate.corruptions import Corruption
 from edgeopt.evaluate.run import evaluate
 from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Progress, Silent
@@ -27,6 +28,7 @@ def evaluate_bundle(
     *,
     variant: str | None = None,
     threads: int = 0,
+    corruption: Corruption | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
     """Evaluate the variants of a bundle, its baseline first.
@@ -38,6 +40,7 @@ def evaluate_bundle(
         config: number of images, and filtering of detections. Default: as the bundle's recipe says.
         variant: only this one and the baseline. Default: all that run here.
         threads: threads of the engines; 0 keeps the bundle's setting.
+        corruption: done to each image before it is preprocessed.
         progress: told which variant it is at.
 
     Returns:
@@ -67,7 +70,9 @@ def evaluate_bundle(
         display.begin(each.name)
         with predictor:
             reference = results.get(baseline.name)
-            accuracy = evaluate(predictor, dataset, config, baseline=reference, progress=display.update)
+            accuracy = evaluate(
+                predictor, dataset, config, baseline=reference, corruption=corruption, progress=display.update
+            )
         display.end(accuracy.summary(), reused=False)
         results[each.name] = accuracy
     if not results:

@@ -13,6 +13,7 @@ from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
+from edgeopt.evaluate.corruptions import Corruption
 from edgeopt.evaluate.extra import ExtraMetrics
 from edgeopt.evaluate.recorders import recorder
 from edgeopt.evaluate.unlabelled import agreement_recorder
@@ -69,6 +70,7 @@ def evaluate(
     config: EvaluateConfig | None = None,
     *,
     baseline: Accuracy | None = None,
+    corruption: Corruption | None = None,
     progress: Update | None = None,
 ) -> Accuracy:
     """Measure a model's accuracy, or on images without labels how far it agrees with the float model.
@@ -79,6 +81,7 @@ def evaluate(
         config: number of images, and filtering of detections.
         baseline: of the FP32 model, on the same images with the same `config`; adds the comparison. Without labels,
             None means that `model` is the FP32 model.
+        corruption: done to each image before it is preprocessed.
         progress: told how far it is.
 
     Raises:
@@ -90,7 +93,8 @@ def evaluate(
     config = config or EvaluateConfig()
     _check_data(dataset, model.spec)
     chosen = chosen_images(len(dataset), config.limit)
-    data = identity(dataset, chosen)
+    data = identity(dataset, chosen, corruption)
+    corrupt = _unchanged if corruption is None else corruption
     _check_baseline(baseline, data)
     model = model if config.tiles is None else Tiled(model, config.tiles)
     make = agreement_recorder if dataset.task is None else recorder
@@ -98,7 +102,7 @@ def evaluate(
     size = batch_size(model.spec) if config.tiles is None else 1
     for start in range(0, len(chosen), size):
         portion = chosen[start : start + size]
-        inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
+        inferred = model.infer(model.prepare_batch([corrupt(dataset.image(index), index) for index in portion]))
         targets = [dataset[index].target for index in portion]
         record.add(inferred.outputs, inferred.geometries, targets)
         if extra:
@@ -107,6 +111,10 @@ def evaluate(
             progress((start + len(portion)) / len(chosen))
     found = record.result(len(chosen), len(dataset.skipped), data)
     return extra.joined(found, baseline) if extra else found
+
+
+def _unchanged(image: Image, _: int) -> Image:
+    return image
 
 
 def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
@@ -151,8 +159,11 @@ def chosen_images(count: int, limit: int | None) -> list[int]:
     return [index * count // limit for index in range(limit)]
 
 
-def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
-    """Return the sha256 over class names, and name and truth of each image in order; without labels, over names."""
+def identity(dataset: Dataset, chosen: Sequence[int], corruption: Corruption | None = None) -> str:
+    """Return the sha256 over class names, and name and truth of each image in order; without labels, over names.
+
+    Corrupted images are others than those that they were made from.
+    """
     state = hashlib.sha256("\0".join(dataset.labels if dataset.task is not None else ()).encode())
     for index in chosen:
         sample = dataset[index]
@@ -162,6 +173,8 @@ def identity(dataset: Dataset, chosen: Sequence[int]) -> str:
                 state.update(array.tobytes())
         else:
             state.update(repr(sample.target).encode())
+    if corruption is not None:
+        state.update(b"\0\0" + corruption.name.encode())
     return state.hexdigest()
 
 

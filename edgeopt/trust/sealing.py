@@ -131,7 +131,7 @@ def new_cipher(recipients: Sequence[str], origin: str) -> tuple[Cipher, bytes]:
             wrapped.append(pyrage.x25519.Recipient.from_str(recipient))
         except pyrage.RecipientError as error:
             raise BundleError(
-                f"'{recipient}' is no age key (age1…): {error}. `age-keygen -y identity.txt` prints a device's"
+                f"'{recipient}' is not an age key (age1…): {error}. `age-keygen -y identity.txt` prints a device's"
             ) from error
     key = os.urandom(_KEY_BYTES)
     return Cipher(key), bytes(pyrage.encrypt(key, wrapped))

@@ -37,7 +37,7 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
         return _agreement_table(results)
     detection = any(accuracy.task == "detection" for accuracy in results.values())
     metrics = ("AP", "AP50", "AR@100") if detection else ("top-1", "top-5", "prec.", "recall", "F1")
-    table = _table("variant", *metrics, "change", "agree", *(("F1", "change") if detection else ("KL",)))
+    table = new_table("variant", *metrics, "change", "agree", *(("F1", "change") if detection else ("KL",)))
     table.padding = (0, 0, 0, 0)  # 80 columns hold nine of figures, also 100.00 %, with one space between them
     notes = ["; ".join(sorted({counted(accuracy.images, "image", "images") for accuracy in results.values()}))]
     thresholds = sorted({each.score_threshold for each in results.values() if each.score_threshold is not None})
@@ -57,7 +57,7 @@ def accuracy_table(results: Mapping[str, Accuracy]) -> RenderableType:
 def _agreement_table(results: Mapping[str, Accuracy]) -> RenderableType:
     """Return a row for each variant whose answers were compared with the float model's, for want of labels."""
     kl = any(accuracy.comparison is not None and accuracy.comparison.kl is not None for accuracy in results.values())
-    table = _table("variant", "agrees with FP32", "95 % interval", *(("KL",) if kl else ()))
+    table = new_table("variant", "agrees with FP32", "95 % interval", *(("KL",) if kl else ()))
     for name, accuracy in results.items():
         drop = None if accuracy.comparison is None else accuracy.comparison.drop
         interval = "–" if drop is None else f"{share(1.0 - drop.high, 2)} to {share(1.0 - drop.low, 2)}"
@@ -85,7 +85,7 @@ def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
     """Return a row for each variant: end to end, the median of each stage, and the ratio to the baseline's."""
     stages = next(iter(results.values())).stages
     columns = [_STAGES.get(stage, stage) for stage in stages]
-    table = _table("variant", "p50 ms", "p90", "p99", *columns, "per s", "ratio (95 %)")
+    table = new_table("variant", "p50 ms", "p90", "p99", *columns, "per s", "ratio (95 %)")
     for name, result in results.items():
         whole = result.end_to_end
         medians = (whole.p50_ms, whole.p90_ms, whole.p99_ms, *(stage.p50_ms for stage in result.stages.values()))
@@ -97,7 +97,7 @@ def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
 
 def tuning_table(tuning: Tuning) -> RenderableType:
     """Return a row for each setting that was tried."""
-    table = _table("settings", "p50 ms", "per s", "ratio (95 %)", "here")
+    table = new_table("settings", "p50 ms", "per s", "ratio (95 %)", "here")
     chosen = describe(tuning.chosen)
     for name, result in tuning.tried.items():
         mark = "chosen" if name == chosen else ""
@@ -140,7 +140,7 @@ def bundle_tables(
         measured: what it found itself, by variant; figures of other machines are not shown.
     """
     yield _facts_table(_facts(manifest))
-    table = _table("variant", "accuracy", "p50 ms", "size", "here")
+    table = new_table("variant", "accuracy", "p50 ms", "size", "here")
     for variant in manifest.variants:
         here = f"runs: {choice.reason}" if variant.name == choice.name else choice.rejected.get(variant.name, "")
         table.add_row(*_variant_cells(manifest, variant, (measured or {}).get(variant.name)), Text(here))
@@ -268,7 +268,8 @@ def result_line(result: Classification | Detections) -> str:
     return (", ".join(found[:_SHOWN_DETECTIONS]) + more) or "nothing found"
 
 
-def _table(first: str, *others: str) -> Table:
+def new_table(first: str, *others: str) -> Table:
+    """Return an empty table whose first column is text and whose others hold figures."""
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=True)
     for name in others:

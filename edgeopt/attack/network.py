@@ -1,0 +1,110 @@
+"""A variant's graph as a function of pixels that gradients flow through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from edgeopt.attack.gradient import Loss
+from edgeopt.bundle import Bundle, Variant
+from edgeopt.errors import ModelError
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
+from edgeopt.passes.repair.distill.attributes import Attributes, UnsupportedOperatorError
+from edgeopt.passes.repair.distill.interpreter import Interpreter
+from edgeopt.passes.repair.distill.operators import Operator
+from edgeopt.spec import ClassificationDecoding, ModelSpec
+
+_SMALLEST = 1e-12
+"""Probabilities below count as this before their logarithm is taken."""
+
+
+def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
+    """Return, for true classes (N,) int64, the cross-entropy of a classifier as a function of pixels.
+
+    A Q/DQ graph's roundings pass gradients straight through (Bengio et al., "Estimating or Propagating Gradients
+    Through Stochastic Neurons", 2013): without, an attacker would find none, which is no robustness.
+
+    Raises:
+        ModelError: a compiled engine without its graph, or an operator that gradients cannot flow through.
+    """
+    if not variant.file.endswith(".onnx"):
+        raise ModelError(f"variant '{variant.name}' is a compiled file, through which no gradient flows")
+    spec = bundle.spec(variant.name)
+    model = ir.from_proto(onnx.ModelProto.FromString(bundle.engine(variant.name)))
+    for number, node in enumerate(model.graph):
+        node.name = f"{number}"  # a name each, by which the interpreter replaces operators
+    replaced = {node.name or "": operator for node in model.graph if (operator := _QUANTIZERS.get(node.op_type))}
+    try:
+        run = Interpreter(model.graph, replaced).run
+    except UnsupportedOperatorError as error:
+        raise ModelError(
+            f"gradients cannot flow through '{error}' of variant '{variant.name}': only the black-box attack works on "
+            "it"
+        ) from error
+    names = [value.name or "" for value in model.graph.outputs]
+    decoding = spec.decoding
+    assert isinstance(decoding, ClassificationDecoding)
+    output = names.index(decoding.output) if isinstance(decoding.output, str) else decoding.output
+
+    def with_targets(targets: Tensor) -> Loss:
+        def loss(pixels: Tensor) -> Tensor:
+            scores = run({spec.input.name: to_network(pixels, spec)})[output].flatten(1)
+            return _cross_entropy(scores, targets, decoding)
+
+        return loss
+
+    return with_targets
+
+
+def _quantize(attributes: Attributes, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    """Bring `x` to integers, kept as real numbers: clipping stops gradients, as a ReLU does, and rounding does not."""
+    axis = attributes.get("axis", 1)
+    zero = torch.zeros((), dtype=torch.uint8) if zero_point is None else zero_point
+    limits = torch.iinfo(zero.dtype)
+    real = (x / _along(scale, x, axis) + _along(zero.to(x.dtype), x, axis)).clamp(limits.min, limits.max)
+    return real + (real.round() - real).detach()
+
+
+def _dequantize(attributes: Attributes, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+    axis = attributes.get("axis", 1)
+    real = x.to(scale.dtype)
+    return (real - (0.0 if zero_point is None else _along(zero_point.to(real.dtype), real, axis))) * _along(
+        scale, real, axis
+    )
+
+
+def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Bring one value, or one an entry of an axis, to a shape that broadcasts against `x`."""
+    if values.numel() == 1:
+        return values.reshape(())
+    shape = [1] * x.dim()
+    shape[axis] = values.numel()
+    return values.reshape(shape)
+
+
+_QUANTIZERS: Mapping[str, Operator] = {QUANTIZE: _quantize, DEQUANTIZE: _dequantize}
+
+
+def _cross_entropy(scores: Tensor, targets: Tensor, decoding: ClassificationDecoding) -> Tensor:
+    """(N,) of the true classes, whatever the network has applied to its scores."""
+    if decoding.activation == "sigmoid":
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            scores, torch.nn.functional.one_hot(targets, scores.shape[1]).to(scores), reduction="none"
+        ).sum(1)
+    if decoding.activation == "none" and decoding.applied != "none":
+        return torch.nn.functional.nll_loss(scores.clamp_min(_SMALLEST).log(), targets, reduction="none")
+    return torch.nn.functional.cross_entropy(scores, targets, reduction="none")
+
+
+def to_network(pixels: Tensor, spec: ModelSpec) -> Tensor:
+    """Return the network's input for pixels from 0 to 1 in the order of its channels and axes."""
+    normalization = spec.preprocessing.normalization
+    if normalization is None:
+        return pixels * 255.0
+    shape = (1, -1, 1, 1) if spec.preprocessing.layout == "NCHW" else (1, 1, 1, -1)
+    mean, std = (torch.tensor(each).reshape(shape) for each in (normalization.mean, normalization.std))
+    return (pixels * (255.0 * normalization.scale) - mean) / std
