@@ -202,7 +202,8 @@ def _apart(baseline: Answers, own: Answers, level: float, score: float) -> Float
         return np.bincount(key, minlength=baseline.images * classes)
 
     differences = np.abs(counts(own, score) - counts(baseline, level))
-    return differences.reshape(baseline.images, classes).sum(axis=1).astype(np.float64)
+    apart: Floats = differences.reshape(baseline.images, classes).sum(axis=1).astype(np.float64)
+    return apart
 
 
 def _alone(signs: Floats) -> NDArray[np.bool_]:

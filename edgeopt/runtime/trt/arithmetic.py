@@ -79,7 +79,7 @@ def arithmetic(asked: Iterable[Asked], lists: Iterable[str]) -> Arithmetic | Non
 class _Row(NamedTuple):
     kind: str
     types: tuple[str, ...]
-    """Of its inputs, then of its constants."""
+    """Types of its inputs, then of its constants."""
     nodes: frozenset[str]
 
 
