@@ -54,6 +54,10 @@ COMES_WITH = {
     ("EngineValidity", "INVALID"): ("Runtime", "get_engine_validity"),
     ("", "EngineInvalidityDiagnostics"): ("Runtime", "get_engine_validity"),
     ("ParserError", "node_operator"): ("ParserError", "node_name"),
+    ("", "CudaGraphStrategy"): ("IRuntimeConfig", "create_runtime_cache"),
+    ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): ("IRuntimeConfig", "create_runtime_cache"),
+    ("", "DynamicShapesKernelSpecializationStrategy"): ("IRuntimeConfig", "create_runtime_cache"),
+    ("DynamicShapesKernelSpecializationStrategy", "EAGER"): ("IRuntimeConfig", "create_runtime_cache"),
 }
 """Names that are not asked for by themselves, and the one that is and has them with it in every release."""
 PLAIN = ("ILayer", "ITensor")
