@@ -273,7 +273,8 @@ class TrainConfig(Struct):
     """Train each INT8 graph after its repairs, or the settings of that: integers, scales and biases learn from the
     labels and the float network, with this table's batch size and augmentation. Kept only if it helps on images that
     were not trained on: if the same loss on the validation set falls and its AP or accuracy does not, or without such a
-    set if the outputs come nearer to the float network's."""
+    set if the outputs come nearer to the float network's. Repairs leave little to win: no network that gains is
+    known."""
 
     def __post_init__(self) -> None:
         if not self.epochs and not self.quantize:
