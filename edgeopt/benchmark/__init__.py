@@ -7,6 +7,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 from __future__ import annotations
 
 from edgeopt.benchmark.bundles import benchmark_bundle, found_here
+from edgeopt.benchmark.candidates import CandidateTuning, candidates_of, tune_candidates
 from edgeopt.benchmark.images import golden_pictures
 from edgeopt.benchmark.results import (
     json_schema,
@@ -22,6 +23,7 @@ from edgeopt.bundle.records import LatencyResult, ScenarioName
 
 __all__ = [
     "SCENARIOS",
+    "CandidateTuning",
     "LatencyResult",
     "ScenarioName",
     "Tuning",
@@ -29,6 +31,7 @@ __all__ = [
     "benchmark_bundle",
     "benchmark_scenario",
     "benchmark_variants",
+    "candidates_of",
     "compare",
     "found_here",
     "golden_pictures",
@@ -38,5 +41,6 @@ __all__ = [
     "require_accuracy",
     "require_valid",
     "tune",
+    "tune_candidates",
     "write_results",
 ]

@@ -154,8 +154,8 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``tuned`` and ``diagnosis``, which are kept beside the manifest, and of ``accuracy``,
-                ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature covers.
+            results: any of ``tuned``, ``choices`` and ``diagnosis``, which are kept beside the manifest, and of
+                ``accuracy``, ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature covers.
 
         Returns:
             The bundle with its new results.
@@ -320,7 +320,7 @@ class Bundle:
         return variant
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "tuned"})
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "tuned", "choices"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.bundle.earlier import in_present_form
-from edgeopt.bundle.records import Accuracy, Diagnosis, Enrolled, Measured, StageRecords
+from edgeopt.bundle.records import Accuracy, CandidateChoice, CandidateOf, Diagnosis, Enrolled, Measured, StageRecords
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.doors import TARGETS
@@ -84,6 +84,11 @@ class Variant(Struct):
     engine: EngineSettings = EngineSettings()
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     """Fastest settings by `edgeopt tune`, by `hardware.processor_fingerprint`."""
+    candidate: CandidateOf | None = None
+    """Difference from the variant beside it, if it is a candidate: `load()` chooses it only where it was measured to be
+    faster."""
+    choices: dict[Fingerprint, CandidateChoice] = msgspec.field(default_factory=dict)
+    """Choices between it and its candidates, by the kind of machine that measured them."""
     stages: StageRecords = StageRecords()
     """Records of the stages that made it."""
     nodes: dict[str, Count] = msgspec.field(default_factory=dict)

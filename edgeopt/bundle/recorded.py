@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeopt.bundle.manifest import Fingerprint, Manifest, Name, Variant
-from edgeopt.bundle.records import Diagnosis, Measured
+from edgeopt.bundle.records import CandidateChoice, Diagnosis, Measured
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.errors import BundleError
 from edgeopt.spec import Struct, replace
@@ -30,6 +30,7 @@ class Recorded(Struct):
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+    choices: dict[Fingerprint, CandidateChoice] = msgspec.field(default_factory=dict)
 
 
 class _Recordings(Struct):
@@ -45,9 +46,10 @@ def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
             measured=variant.measured,
             tuned=variant.tuned,
             diagnosis=variant.diagnosis,
+            choices=variant.choices,
         )
         for variant in manifest.variants
-        if variant.measured or variant.tuned or variant.diagnosis
+        if variant.measured or variant.tuned or variant.diagnosis or variant.choices
     }
     bare = replace(manifest, variants=tuple(_bare(variant) for variant in manifest.variants))
     if not recorded:
@@ -57,7 +59,7 @@ def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
 
 
 def _bare(variant: Variant) -> Variant:
-    return replace(variant, measured={}, tuned={}, diagnosis=None)
+    return replace(variant, measured={}, tuned={}, diagnosis=None, choices={})
 
 
 def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
@@ -85,6 +87,12 @@ def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
         results = found.get(variant.name)
         if results is None or results.engine != manifest.files[variant.file].sha256:
             return variant
-        return replace(variant, measured=results.measured, tuned=results.tuned, diagnosis=results.diagnosis)
+        return replace(
+            variant,
+            measured=results.measured,
+            tuned=results.tuned,
+            diagnosis=results.diagnosis,
+            choices=results.choices,
+        )
 
     return replace(manifest, variants=tuple(with_results(variant) for variant in manifest.variants))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -277,38 +277,50 @@ def tune(
     duration: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Choose an engine's settings by measurement.
+    """Choose among candidates and settings by measurement.
 
-    Threads, streams, hint and bf16 are measured here, and the choice is kept in the bundle for this machine.
+    INT8 candidates ([compile] candidates = true) are measured beside their default first, then the chosen variant's
+    threads, streams, hint and bf16. What is chosen is kept in the bundle for machines of this kind.
 
-    The default stays unless another setting is faster by more than 2 % with the whole interval. bf16 is tried where the
+    The default stays unless another is faster by more than 2 % with the whole interval. bf16 is tried where the
     processor has it and answers stay the same.
     """
+    from edgeopt.benchmark import candidates_of, tune_candidates
     from edgeopt.benchmark import tune as choose_settings
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.views.tables import tuning_table
+    from edgeopt.cli.views.tables import candidates_table, tuning_table
     from edgeopt.config import BenchmarkConfig
     from edgeopt.runtime import load
+    from edgeopt.runtime.session import find_target
 
     opened = Bundle.open(bundle)
     with load(bundle, variant=variant) as predictor:
         name = predictor.variant.name
     config = BenchmarkConfig(duration_s=duration or BenchmarkConfig().duration_s)
+    images = _images(opened, data, _TUNING_IMAGES)
+    found: dict[str, Any] = {}
     with StageDisplay() as display:
-        display.begin("tune")
-        _, tuning = choose_settings(
-            opened,
-            _images(opened, data, _TUNING_IMAGES),
-            config,
-            variant=name,
-            mode="throughput" if scenario == "offline" else "latency",
-            progress=display.update,
-        )
+        if candidates_of(opened.manifest, name):
+            display.begin("candidates")
+            opened, found["candidates"] = tune_candidates(opened, images, config, variant=name, progress=display.update)
+            name = found["candidates"].choice.chosen
+        if not found or find_target(opened.variant(name).target).tunable:
+            display.begin("tune")
+            _, found["settings"] = choose_settings(
+                opened,
+                images,
+                config,
+                variant=name,
+                mode="throughput" if scenario == "offline" else "latency",
+                progress=display.update,
+            )
     if as_json:
-        print_json(tuning)
-    else:
-        console().print(tuning_table(tuning))
+        print_json(found if "candidates" in found else found["settings"])
+        return
+    for key, table in (("candidates", candidates_table), ("settings", tuning_table)):
+        if key in found:
+            console().print(table(found[key]))
 
 
 @click.command()

@@ -162,6 +162,7 @@ def _variant(each: Result, limits: EvaluateConfig, machine: ThisMachine, on_gpu:
         scheme=engine.scheme,
         processors=safe_processors(graph) if on_processor else None,
         alignment=engine.alignment,
+        candidate=engine.candidate,
         engine=engine.settings,
         file=f"{folder}/engine{find_target(engine.target).file_suffix}",
         stages=each.records,

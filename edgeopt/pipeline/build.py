@@ -17,6 +17,7 @@ from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.balancing import balanced
 from edgeopt.pipeline.budget import searched
+from edgeopt.pipeline.candidates import candidate_graphs
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.fitting import fitted
 from edgeopt.pipeline.job import Job, open_job
@@ -167,10 +168,14 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
             if job.config.budget is not None:
                 graph = searched(job, job.config.budget, float_graph, graph, name)
             is_foreign = job.config.quantize.file is not None
-            keeps = is_foreign or not find_target(name).keeps_types
-            graph = graph if keeps else _in(reduced, job, graph)
+            kept = None if is_foreign or not find_target(name).keeps_types else reduced
             scheme = None if is_foreign else schemes[name]
-            engines.append(variants.compiled(job, graph, name, "int8", scheme))
+            engines.append(variants.compiled(job, _in(kept, job, graph), name, "int8", scheme))
+            if job.config.compile.candidates and not is_foreign:
+                engines += [
+                    variants.compiled(job, _in(kept, job, other), name, "int8", scheme, candidate)
+                    for candidate, other in candidate_graphs(job, float_graph, graph, name).items()
+                ]
     return engines, calibration
 
 

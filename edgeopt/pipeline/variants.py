@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeopt.benchmark import LatencyResult, benchmark_variants
 from edgeopt.bundle import EngineSettings, Precision, Variant
-from edgeopt.bundle.records import StageRecords
+from edgeopt.bundle.records import CandidateOf, StageRecords
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.dataset import Dataset
 from edgeopt.errors import TargetError
@@ -54,6 +54,8 @@ class BuiltVariant:
     settings: EngineSettings
     alignment: Alignment | None = None
     """Way from its scores to the baseline's."""
+    candidate: CandidateOf | None = None
+    """Difference from the default INT8 variant, of a candidate."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -88,7 +90,12 @@ class BuiltVariant:
 
 
 def compiled(
-    job: Job, graph: Artifact, target_name: TargetName, precision: Precision, scheme: SchemeName | None
+    job: Job,
+    graph: Artifact,
+    target_name: TargetName,
+    precision: Precision,
+    scheme: SchemeName | None,
+    candidate: CandidateOf | None = None,
 ) -> BuiltVariant:
     """Return the engine of `graph` for a target.
 
@@ -112,7 +119,8 @@ def compiled(
     forms = ([_TOKENS] if scheme == "openvino" else []) + ([] if target.max_opset is None else _LOWERED)
     code = (engine_code(target_name), *forms)
     artifact = job.stage("compile", determinants, make, target.distributions, code, after=graph)
-    return BuiltVariant(f"{target.name}-{precision}", target_name, precision, scheme, graph, artifact, settings)
+    name = f"{target.name}-{precision}" + ("" if candidate is None else f"-{candidate.question}")
+    return BuiltVariant(name, target_name, precision, scheme, graph, artifact, settings, candidate=candidate)
 
 
 def _in_form(graph: Path, target: Target, scheme: SchemeName | None) -> bytes:

@@ -139,6 +139,8 @@ class Candidates:
 
     def refusal(self, variant: Variant) -> str:
         """Return why it must not be chosen; empty if it may be."""
+        if other := self._preferred(variant):
+            return other
         measured = self.here(variant)
         found = acceptance(variant, measured)
         is_here = measured is not None and found is measured.acceptance
@@ -146,6 +148,23 @@ class Candidates:
             where = " here" if is_here else ""
             return f"it was not accepted{where}: {found.verdict or 'no reason recorded'}"
         return "" if is_here else may_saturate(variant, self._cpu)
+
+    def _preferred(self, variant: Variant) -> str:
+        """Return why another of a variant and its candidates runs here; empty if this one does."""
+        default = variant if variant.candidate is None else self.manifest.variant(variant.candidate.of)
+        choice = default.choices.get(self.fingerprint(default.target)) if default.choices else None
+        if choice is None:
+            if variant is default:
+                return ""
+            return f"it is a candidate beside '{default.name}'. Measure if it is faster here: edgeopt tune BUNDLE"
+        chosen = next((each for each in self.manifest.variants if each.name == choice.chosen), default)
+        if not acceptance(chosen, self.here(chosen)).accepted:
+            chosen = default
+        if variant.name == chosen.name:
+            return ""
+        ratio = choice.ratios.get(chosen.name)
+        faster = f", at {ratio.estimate:.2f}× the latency of '{default.name}'" if ratio is not None else ""
+        return f"'{chosen.name}' was chosen among the candidates here{faster}"
 
     def speed(self, variant: Variant) -> Speed | None:
         """Return how fast it is here; None if that was not measured."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeopt.boxes import Geometry
 from edgeopt.bundle import EngineSettings
 from edgeopt.bundle.records import Arithmetic
-from edgeopt.config import CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
+from edgeopt.config import CandidateName, CompileConfig, PrecisionConfig, SchemeName, TensorRTOptions, checked_table
 from edgeopt.doors import TARGETS
 from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import Cpu, Machine
@@ -163,6 +163,8 @@ class Target:
     """Type of the options in ``[compile.options]``, which it finds in `EngineSettings.options`."""
     check: Callable[[EngineSettings], None] = _anything
     """Refuse settings that this machine cannot take, with a TargetError, before there is a graph."""
+    questions: tuple[CandidateName, ...] = ()
+    """Doubts about its INT8 kernels that candidates answer differently, the most promising first."""
     tunable: frozenset[Tunable] = frozenset()
     """The `EngineSettings` that it heeds and that `edgeopt tune` may choose."""
     lint_rules: tuple[str, ...] = ()

@@ -57,6 +57,7 @@ TARGET = Target(
     scheme="onnxruntime",
     distributions=("onnxruntime",),
     tunable=frozenset(("threads",)),
+    questions=("depthwise", "sums", "islands"),
     lint_rules=("cpu", "onnxruntime"),
     offers=offers,
 )

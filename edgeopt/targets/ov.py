@@ -48,6 +48,7 @@ TARGET = Target(
     float_layers="cpu",
     check=ov.check_precision,
     tunable=frozenset(("threads", "streams", "hint", "precision")),
+    questions=("sums", "depthwise", "islands"),
     lint_rules=("cpu",),
     arithmetic=ov.arithmetic,
     offers=offers,

@@ -69,6 +69,7 @@ TARGET = Target(
     distributions=("tensorrt-rtx",),
     float_layers="gpu",
     options=TensorRTOptions,
+    questions=("depthwise", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt_rtx"),
     list_layers=partial(trt.list_layers, target="rtx"),
     offers=partial(trt.offers, "rtx"),

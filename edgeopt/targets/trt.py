@@ -54,6 +54,7 @@ TARGET = Target(
     distributions=("tensorrt",),
     float_layers="gpu",
     options=TensorRTOptions,
+    questions=("depthwise", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt10"),
     list_layers=partial(trt.list_layers, target="trt"),
     offers=offers,

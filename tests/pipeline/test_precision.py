@@ -32,7 +32,7 @@ from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import replace
 from edgeopt.targets import rtx
 
-GPU = ('compile.targets=["ort", "trt"]',)
+GPU = ('compile.targets=["ort", "trt"]', "compile.candidates=true")
 
 
 def made(folder: Path, *overrides: str):
@@ -55,7 +55,7 @@ def types_in(path: Path) -> set[str]:
 def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None:
     _, bundle, _ = gpu
     names = [variant.name for variant in bundle.manifest.variants]
-    assert names == ["ort-fp32", "ort-int8", "trt-fp32", "trt-fp16", "trt-int8"]
+    assert names == ["ort-fp32", "ort-int8", "trt-fp32", "trt-fp16", "trt-int8", "trt-int8-head"]
     for name in ("trt-fp16", "trt-int8"):
         assert bundle.variant(name).stages.kept_float32 == {}
         assert bundle.variant(name).accuracy.comparison is not None
@@ -64,6 +64,21 @@ def test_gpu_targets_get_a_float16_variant_and_float16_between_int8(gpu) -> None
     assert "FLOAT16" not in types_in(bundle.file("trt-fp32")) | types_in(bundle.file("ort-int8"))
     half, full = (bundle.manifest.size_bytes(bundle.variant(f"trt-{one}")) for one in ("fp16", "fp32"))
     assert half < 0.6 * full
+
+
+def test_a_candidate_has_its_own_graph_accuracy_and_records(gpu) -> None:
+    _, bundle, _ = gpu
+    default, other = bundle.variant("trt-int8"), bundle.variant("trt-int8-head")
+    assert (other.candidate.of, other.candidate.question) == ("trt-int8", "head")
+    products = {name for name in other.candidate.floats if name.startswith("classifier.")}
+    assert products
+    assert {layer.name for layer in other.stages.coverage.floats} >= products
+    assert other.stages.coverage.share < default.stages.coverage.share
+    assert other.accuracy.images == default.accuracy.images
+    assert other.golden is not None
+    assert other.stages.repairs == default.stages.repairs, "its integers are the default's"
+    operators = [node.op_type for node in ir.load(bundle.file("trt-int8-head")).graph]
+    assert operators.count("DequantizeLinear") < default.nodes["DequantizeLinear"]
 
 
 def test_the_repairs_of_a_float16_graph_are_still_told(gpu) -> None:

@@ -12,6 +12,7 @@ from edgeopt.bundle.records.accuracy import (
     DetectionOutcomes,
     PackedArray,
 )
+from edgeopt.bundle.records.candidates import CandidateChoice, CandidateOf
 from edgeopt.bundle.records.diagnosis import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Saturation, Tried
 from edgeopt.bundle.records.latency import (
     AccuracyBeside,
@@ -46,6 +47,8 @@ __all__ = [
     "AccuracyBeside",
     "AgreementOutcomes",
     "Arithmetic",
+    "CandidateChoice",
+    "CandidateOf",
     "Cause",
     "ClassChange",
     "ClassificationOutcomes",

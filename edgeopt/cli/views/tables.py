@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeopt.benchmark import LatencyResult, Tuning
+from edgeopt.benchmark import CandidateTuning, LatencyResult, Tuning
 from edgeopt.benchmark.tuning import describe
 from edgeopt.bundle import Calibration, Manifest, Variant
 from edgeopt.bundle.figures import acceptance
@@ -93,6 +93,20 @@ def latency_table(results: Mapping[str, LatencyResult]) -> RenderableType:
         cells = (name + star, *map(milliseconds, medians), f"{result.throughput_per_s:.1f}", _ratio(result))
         table.add_row(*cells)
     return Group(table, Text("\n".join(_latency_notes(results)), style="dim"))
+
+
+def candidates_table(tuning: CandidateTuning) -> RenderableType:
+    """Return a row for each candidate that was measured, and what was chosen by how much."""
+    table = new_table("candidate", "p50 ms", "ratio (95 %)", "here")
+    for name, result in tuning.tried.items():
+        mark = "chosen" if name == tuning.choice.chosen else ""
+        table.add_row(name, milliseconds(result.end_to_end.p50_ms), _ratio(result), mark)
+    chosen, default = tuning.choice.chosen, tuning.variant
+    beyond = f"{chosen} runs here from now on, {tuning.speedup:.2f} times as fast as {default}"
+    stays = f"{default} stays: no candidate is faster beyond doubt"
+    notes = [f"{tuning.machine}: {stays if chosen == default else beyond}"]
+    notes += [f"{name} was not measured: {reason}" for name, reason in tuning.left_out.items()]
+    return Group(table, Text("\n".join(notes), style="dim"))
 
 
 def tuning_table(tuning: Tuning) -> RenderableType:

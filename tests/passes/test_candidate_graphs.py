@@ -1,0 +1,102 @@
+"""Candidates drop the quantizers that their question is about, and keep everything else as it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+from onnx_ir.passes import common
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.qdq.candidates import candidate, left_float
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme
+
+X = np.random.default_rng(0).normal(size=(4, 16, 8, 8)).astype(np.float32)
+NETWORK = """g (float[N,16,8,8] x, float[16,16,3,3] w1, float[16,1,3,3] w2, float[16,16,1,1] w3, float[16,32] w4)
+=> (float[N,32] y) {
+    [first] a = Conv<pads=[1,1,1,1]>(x, w1)  b = Relu(a)
+    [depthwise] c = Conv<pads=[1,1,1,1], group=16>(b, w2)  d = Relu(c)
+    [last] e = Conv(d, w3)
+    [sum] s = Add(e, b)
+    p = GlobalAveragePool(s)  f = Flatten(p)
+    [head] y = MatMul(f, w4)
+}"""
+
+
+def both(scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> tuple[ir.Model, ir.Model]:
+    """The quantized graph and the float one."""
+    model = model_of(NETWORK)
+    return quantized(model, scheme, exclude), model
+
+
+def quantized(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -> ir.Model:
+    common.ShapeInferencePass()(model)
+    config = CalibrateConfig(method="minmax", images=4, minimum_images=1)
+    table = calibrate(model, [(str(index), {"x": X[index : index + 1]}) for index in range(4)], config)
+    return quantize(model, table, scheme, exclude=exclude)
+
+
+def read_integers(model: ir.Model) -> set[str]:
+    """Layers that read a DequantizeLinear."""
+    return {
+        node.name
+        for node in model.graph
+        if node.op_type != "QuantizeLinear"
+        and any(
+            v is not None and v.producer() is not None and v.producer().op_type == "DequantizeLinear"
+            for v in node.inputs
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("question", "scheme", "dropped"),
+    [
+        ("depthwise", TENSORRT, {"depthwise"}),
+        ("sums", OPENVINO, {"sum"}),
+        ("head", TENSORRT, {"head"}),
+        ("islands", TENSORRT, set()),
+    ],
+)
+def test_a_question_drops_its_layers_and_no_others(question, scheme, dropped):
+    integers, baseline = both(scheme)
+    floats = left_float(integers, question)
+    assert floats >= dropped
+    if not dropped:
+        assert floats == frozenset()
+        return
+    other = candidate(integers, baseline, floats)
+    before = read_integers(integers)
+    assert read_integers(other) == before - floats
+    assert {"first", "last"} <= read_integers(other)
+    exact, integer, mixed = (run(each, x=X)["y"] for each in (baseline, integers, other))
+    assert np.abs(mixed - exact).max() < 0.1 * np.abs(exact).max()
+    assert not np.array_equal(mixed, integer)
+
+
+def test_what_loses_its_quantizer_has_the_float_weight_again():
+    integers, baseline = both(TENSORRT)
+    other = candidate(integers, baseline, {"depthwise"})
+    node = next(node for node in other.graph if node.name == "depthwise")
+    np.testing.assert_array_equal(
+        node.inputs[1].const_value.numpy(), baseline.graph.initializers["w2"].const_value.numpy()
+    )
+
+
+CHAIN = """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2, float[16,16,1,1] w3, float[16,16,1,1] w4,
+    float[16,16,1,1] w5) => (float[N,16,8,8] y) {
+    [one] a = Conv(x, w1) b = Relu(a) [two] c = Conv(b, w2) [three] d = Conv(c, w3) e = Relu(d) [four] f = Conv(e, w4)
+    [five] y = Conv(f, w5) }"""
+
+
+def test_a_layer_between_float_ones_is_an_island():
+    assert left_float(quantized(model_of(CHAIN), TENSORRT, exclude=("three", "five")), "islands") == {"four"}
+    assert left_float(quantized(model_of(CHAIN), TENSORRT), "islands") == frozenset()
+
+
+def test_a_network_of_nothing_else_raises_no_question():
+    integers, _ = both(TENSORRT, exclude=("first", "last", "head"))
+    assert left_float(integers, "depthwise") == frozenset(), "what is left would be the float network"
