@@ -97,9 +97,11 @@ class ModelConfig(Struct):
     """Decoding of the outputs: ``classification``; a detector's head by the name of its preset (``yolov8``,
     ``rtdetr``…), as a table with a preset and what differs from it (``preset = "yolov8", score_threshold = 0.5``), or
     described whole; or ``package.module:callable``. Default: chosen by the output's shape."""
-    tail: Literal["keep", "cut"] = "keep"
-    """End of an ``.onnx`` detector: ``cut`` removes TopK or NonMaxSuppression, so that the rest can be INT8 on every
-    engine; decoding does the same afterwards, and is checked against the whole network."""
+    tail: Literal["keep", "cut", "topk", "nms"] = "keep"
+    """End of an ``.onnx`` detector: ``cut`` removes TopK or NonMaxSuppression, or else means over bins of distances, so
+    that the rest can be INT8 on every engine; decoding does the same afterwards, and is checked against the whole
+    network. ``topk`` puts choice and decoding of the best rows on a detector that gives all its candidates, so that few
+    bytes leave the device; ``nms`` also NonMaxSuppression."""
     inputs: tuple[AuxiliaryInput, ...] = ()
     """Inputs beside the image, and their values, where their names do not say them."""
 

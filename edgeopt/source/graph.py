@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from edgeopt.config import ModelConfig
 from edgeopt.graph.ending import applied_activation, are_distributions
+from edgeopt.passes.rewrite.put_tail import put_tail
 from edgeopt.source.interface import find_inputs, find_outputs
 from edgeopt.source.onnx_file import read_onnx
 from edgeopt.source.plugin import cut_plugin
@@ -36,4 +37,6 @@ def open_onnx(path: Path, model: ModelConfig, root: Path, labels: tuple[str, ...
     is_applied = applied != "none" and len(outputs) == 1 and len(outputs[0].shape) == 2
     decoding = ClassificationDecoding(activation="none", applied=applied) if is_applied else None
     spec = specify(model, path.stem, names, network_input, outputs, auxiliary=auxiliary, decoding=decoding)
-    return cut_tail(network, spec) if model.tail == "cut" else (network, spec)
+    if model.tail == "cut":
+        return cut_tail(network, spec)
+    return (network, spec) if model.tail == "keep" else put_tail(network, spec, model.tail)
