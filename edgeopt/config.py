@@ -462,6 +462,7 @@ class BudgetConfig(Struct):
 
     max_drop: Fraction | Annotated[str, Meta(pattern=_PERCENTAGE)] | None = None
     """Largest drop of the main metric: ``"0.5%"`` of the FP32 model's, or a number in points of a metric from 0 to 1.
+    Where the validation images have no labels, the metric is the agreement with the FP32 model.
     Default: 0.5 %. With only `latency_ms` set there is no limit on accuracy: the most accurate plan within that latency
     wins."""
     latency_ms: Annotated[float, Meta(gt=0.0)] | None = None
