@@ -50,7 +50,6 @@ def main() -> None:
             "whole": (large, None),
             "tiles and whole": (large, Tiles(size=TILE)),
             "tiles alone": (large, Tiles(size=TILE, whole=False)),
-            "tiles without overlap": (large, Tiles(size=TILE, overlap=0.0)),
             "each photograph by itself": (photographs, None),
         }
         for name, (data, tiles) in ways.items():
