@@ -48,6 +48,8 @@ def _share(figures: Mapping[str, Any], *, mark: bool = False) -> str:
     text = f"{100 * figures['value']:.2f} %"
     if figures["ap50"] is not None:
         text += f" ({100 * figures['ap50']:.2f})"
+    if figures["here"] is not None:
+        text += f", by its kernels here {100 * figures['here']:.2f} %"
     return text + ("" if figures["accepted"] or not mark else " †")
 
 
