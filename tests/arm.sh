@@ -11,7 +11,6 @@ ROOT=$WORK/root
 PYTHON=${PYTHON:-.venv/bin/python}
 PROCESSORS=${PROCESSORS:-max cortex-a76 cortex-a57}
 MIRROR=${MIRROR:-http://deb.debian.org/debian}
-OPENVINO=${OPENVINO:-2026.4.0}
 TESTS="tests/test_device.py tests/test_session.py tests/test_runtime.py tests/test_targets.py tests/test_bundle.py
   tests/test_preprocess.py tests/test_postprocess.py"
 
@@ -35,10 +34,10 @@ VERSION=$(chroot "$ROOT" python3 -c 'import sys; print("%d.%d" % sys.version_inf
 if [ ! -e "$WORK/site/.whole" ]; then
   rm -rf "$WORK/site"
   install="$PYTHON -m pip install --quiet --target $WORK/site --only-binary=:all: --implementation cp --python-version $VERSION"
-  for tag in manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014; do
-    install="$install --platform ${tag}_aarch64"
+  for tag in 2_36 2_35 2_34 2_31 2_28 2_27 2_17; do # bookworm has glibc 2.36
+    install="$install --platform manylinux_${tag}_aarch64"
   done
-  $install onnxruntime numpy opencv-python-headless msgspec click rich "openvino==$OPENVINO" pytest pytest-timeout hypothesis
+  $install --platform manylinux2014_aarch64 onnxruntime numpy opencv-python-headless msgspec click rich openvino pytest pytest-timeout hypothesis
   touch "$WORK/site/.whole"
 fi
 
