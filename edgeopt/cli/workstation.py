@@ -441,4 +441,45 @@ def _repairs(listed: str) -> tuple[str, ...]:
     return names
 
 
-COMMANDS = (init, build, train, export, quantize)
+@click.command()
+@click.option(
+    "--work",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=f"{OUT}/{WORK}",
+    show_default=True,
+    help="Folder of stage results.",
+)
+@click.option(
+    "--unused",
+    "days",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Results that no build used for so many days go; 0: all.",
+)
+@click.option("--keep", "limit", metavar="SIZE", help="Of the rest, keep this much, the last used first, as 5GB.")
+@click.option("--remove", "really", is_flag=True, help="Remove them. Without, they are only listed.")
+def clean(work: Path, days: float, limit: str | None, really: bool) -> None:  # noqa: FBT001 - a click flag
+    """List stage results that no build used for long, or remove them.
+
+    Removing costs nothing but time: a build that needs one makes it again. Bundles are never touched. Each build keeps
+    the folder below 20 GB ($EDGEOPT_WORK_LIMIT) by itself.
+    """
+    from edgeopt.pipeline.cleaning import remove, size_of, survey, unused
+    from edgeopt.report.figures import counted, size
+
+    found = survey(work)
+    chosen = unused(found, days=days, limit_bytes=None if limit is None else size_of(limit))
+    for each in chosen:
+        state = "" if each.finished else ", unfinished"
+        echo(printable(f"{each.path.name}: {size(each.size_bytes)}, used {each.days:.0f} days ago{state}"))
+    rest = sum(each.size_bytes for each in found) - sum(each.size_bytes for each in chosen)
+    freed = size(sum(each.size_bytes for each in chosen))
+    if really:
+        remove(work, chosen)
+    what = counted(len(chosen), "result", "results")
+    advice = "" if really or not chosen else ". Remove them with --remove"
+    echo(printable(f"{'removed' if really else 'unused'}: {what}, {freed}; {work} keeps {size(rest)}{advice}"))
+
+
+COMMANDS = (init, build, train, export, quantize, clean)

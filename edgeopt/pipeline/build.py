@@ -18,6 +18,7 @@ from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.balancing import balanced
 from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.candidates import candidate_graphs
+from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.fitting import fitted
 from edgeopt.pipeline.job import Job, open_job
@@ -140,6 +141,7 @@ def _job(
         progress.end(found.checked, reused=False)
         with Workspace(work).held() as workspace:
             yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
+            bound(work, workspace.used)
 
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:

@@ -6,6 +6,8 @@ made from and the versions of the libraries that made it. It is written to a tem
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,8 @@ from edgeopt.typed import from_json
 RECORD = "stage.json"
 """Name of the record in the folder of a stage's result."""
 _LOCK = ".lock"
+_SCRATCH = ".scratch"
+_RESULT = re.compile(rf"[a-z][a-z0-9_-]*-[0-9a-f]{{16}}({re.escape(_SCRATCH)})?")
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()  # its files are named in recipes' terms, whose paths start from another folder
+        self.used: set[Path] = set()
+        """Results that were made or found."""
 
     @contextmanager
     def held(self) -> Iterator[Workspace]:
@@ -109,7 +115,10 @@ class Workspace:
         """
         key = content_key(stage, determinants)
         final = self.folder / f"{stage}-{key[:16]}"
+        self.used.add(final)
         if (record := _whole(final, key)) is not None:
+            with contextlib.suppress(OSError):  # another user's, whom it does not concern
+                final.touch()  # for who clears away what is not used
             return Artifact(final, key, record.summary, reused=True, records=record.records)
         scratch = self.scratch(stage, determinants)
         temporary = self.folder / f".{stage}-{key[:16]}.tmp"
@@ -132,12 +141,18 @@ class Workspace:
 
     def scratch(self, stage: str, determinants: Mapping[str, Any]) -> Path:
         """Return the folder of an unfinished `produce` of these keys that outlives it; it need not exist."""
-        return self.folder / f"{stage}-{content_key(stage, determinants)[:16]}.scratch"
+        return self.folder / f"{stage}-{content_key(stage, determinants)[:16]}{_SCRATCH}"
 
     def is_finished(self, stage: str, determinants: Mapping[str, Any]) -> bool:
         """Return True if `produce` of these would find its result."""
         key = content_key(stage, determinants)
         return _whole(self.folder / f"{stage}-{key[:16]}", key) is not None
+
+
+def is_result(name: str) -> bool | None:
+    """Tell a result's folder by its name: True for a finished one, False for an unfinished one's, None for another."""
+    found = _RESULT.fullmatch(name)
+    return None if found is None else found[1] is None
 
 
 def content_key(stage: str, determinants: Mapping[str, Any]) -> str:
