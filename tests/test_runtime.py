@@ -23,8 +23,8 @@ from edgeopt.preprocess import to_bgr
 from edgeopt.references import ALLOWED_VARIABLE
 from edgeopt.runtime import Availability, Predictor, load, open_variant, predictor, verify
 from edgeopt.runtime.choice import Candidates, choose
-from edgeopt.runtime.golden import difference
-from edgeopt.spec import CodeDecoding, TensorSpec, replace
+from edgeopt.runtime.golden import answers_difference, difference
+from edgeopt.spec import CodeDecoding, TensorSpec, preset, replace
 
 MISSING = Availability(ok=False, reason="not here")
 
@@ -614,6 +614,35 @@ def test_golden_inputs_that_are_not_the_networks(tmp_path: Path) -> None:
     floats = golden_bundle(tmp_path / "b.edgeopt", {"image": np.zeros((1, 3, 8, 8), np.float32)}, {})
     with pytest.raises(DataError, match="must be uint8"):
         verify(floats.path)
+
+
+RANKED = replace(
+    tiny.DETECTOR,
+    decoding=preset("yolov10"),
+    outputs=(TensorSpec(name="output0", shape=(1, 4, 6)),),
+)
+ROWS = np.array([[[0, 0, 4, 4, 0.9, 0], [2, 2, 8, 8, 0.5, 1], [1, 0, 5, 7, 0.5, 0], [3, 3, 6, 6, 0.1, 1]]], np.float32)
+
+
+def ranked_difference(rows: np.ndarray) -> float:
+    return answers_difference({"output0": ROWS}, {"output0": rows.astype(np.float32)}, RANKED)
+
+
+def test_rows_that_the_network_ranks_are_compared_by_what_they_say() -> None:
+    assert ranked_difference(ROWS[:, [0, 2, 1, 3]]) == 0.0  # equal scores in another order
+    moved = ROWS.copy()
+    moved[0, 1, :4] += 0.08
+    assert ranked_difference(moved[:, [0, 2, 1, 3]]) == pytest.approx(0.01, abs=1e-4)
+    last = ROWS.copy()
+    last[0, 3] = (0, 5, 2, 8, 0.101, 0)  # another object fell behind the last row
+    assert ranked_difference(last) < 0.01
+    lost = ROWS.copy()
+    lost[0, 0] = (3, 3, 6, 6, 0.1, 1)
+    assert ranked_difference(lost) > 0.3
+    other_class = ROWS.copy()
+    other_class[0, 0, 5] = 1
+    assert ranked_difference(other_class) > 0.3
+    assert ranked_difference(np.full_like(ROWS, np.nan)) == np.inf
 
 
 def test_differences() -> None:

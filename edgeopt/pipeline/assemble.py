@@ -27,7 +27,7 @@ from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
-from edgeopt.runtime.golden import difference, record_answers, record_outputs, record_picture
+from edgeopt.runtime.golden import answers_difference, record_answers, record_outputs, record_picture
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.runtime.session import Array
 from edgeopt.spec import ModelSpec, replace
@@ -86,7 +86,7 @@ def assemble(
     inputs = _golden_inputs(job, spec)
     files: dict[str, bytes | Path] = {_GOLDEN_INPUTS: pack(inputs), _GOLDEN_PICTURE: pack(record_picture(spec))}
     here, variants = ThisMachine(), []
-    on_gpu = _tolerance_on_gpus(measured, inputs)
+    on_gpu = _tolerance_on_gpus(measured, inputs, spec)
     for each in measured:
         variant = _variant(each, job.config.evaluate, here, on_gpu)
         files[variant.file] = each.engine.file
@@ -121,7 +121,7 @@ def assemble(
     return write_bundle(path, manifest, files)
 
 
-def _tolerance_on_gpus(measured: Sequence[Result], inputs: dict[str, Array]) -> float:
+def _tolerance_on_gpus(measured: Sequence[Result], inputs: dict[str, Array], spec: ModelSpec) -> float:
     """Return what engines on GPUs may differ by because they round operands; 0.0 if there are none.
 
     It depends on the network: 1e-2 of a detector's raw outputs, a thousandth of that for some classifiers.
@@ -135,9 +135,7 @@ def _tolerance_on_gpus(measured: Sequence[Result], inputs: dict[str, Array]) -> 
         with OrtSession(ir.to_proto(model).SerializeToString()) as session:
             outputs.append(record_outputs(session, inputs))
     as_written, rounded = outputs
-    if as_written.keys() != rounded.keys():  # rows that the network chooses, and chose otherwise
-        return 0.0
-    largest = max(difference(as_written[name], rounded[name]) for name in as_written)
+    largest = answers_difference(as_written, rounded, spec)
     return _TENSOR_FLOAT_MARGIN * largest if np.isfinite(largest) else 0.0
 
 

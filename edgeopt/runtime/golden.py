@@ -15,11 +15,13 @@ from edgeopt.errors import BundleError
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import Geometry, Image, preprocess, read_image
 from edgeopt.runtime.session import Array, Session
-from edgeopt.spec import CodeDecoding, ModelSpec, image_size
+from edgeopt.spec import CodeDecoding, DetectionDecoding, ModelSpec, image_size, replace
 
 _HEIGHT, _WIDTH = 151, 211
 """Primes: no network's size is a multiple of them."""
 _PICTURE, _PREPARED = "picture", "prepared"
+_ALL_ROWS = 1000
+"""Most rows of an image that are compared, the best: as many as any detector that chooses its own gives."""
 _DECODED_TOLERANCE = 1e-3
 """Scores and boxes of the same outputs differ by the last bits of an exponential."""
 
@@ -160,6 +162,57 @@ def decoding_difference(
     if any(not np.array_equal(found[name], recorded[name]) for name in found if name.endswith(".classes")):
         return float("inf"), _DECODED_TOLERANCE
     return max((difference(recorded[name], found[name]) for name in found), default=0.0), _DECODED_TOLERANCE
+
+
+def answers_difference(recorded: Mapping[str, Array], outputs: Mapping[str, Array], spec: ModelSpec) -> float:
+    """Return how far the outputs for golden inputs are from the recorded ones; see `difference`.
+
+    Rows that the network chooses are compared by what they say, as the judge of a quantization does, and not by their
+    place: the last bits of two scores decide which of them comes first, and which row is the last that is there.
+
+    Args:
+        recorded: result of `record_outputs`.
+        outputs: likewise, of this machine.
+        spec: the variant's.
+    """
+    decoding = spec.decoding
+    if not isinstance(decoding, DetectionDecoding) or not decoding.ranked:
+        if recorded.keys() != outputs.keys():
+            return float("inf")
+        return max(difference(recorded[name], outputs[name]) for name in recorded)
+    all_rows = replace(
+        spec, alignment=None, decoding=replace(decoding, nms=False, score_threshold=0.0, max_detections=_ALL_ROWS)
+    )
+    first, second = (_detections(arrays, all_rows) for arrays in (recorded, outputs))
+    if len(first) != len(second):
+        return float("inf")
+    pairs = [(a, b) for own, other in zip(first, second, strict=True) for a, b in ((own, other), (other, own))]
+    return max((_unmatched(own, other) for own, other in pairs), default=0.0)
+
+
+def _detections(outputs: Mapping[str, Array], spec: ModelSpec) -> list[Detections]:
+    """Every row of each golden input."""
+    height, width = image_size(spec.input, spec.preprocessing.layout)
+    whole = (Geometry(1.0, 1.0, 0.0, 0.0, width, height),)
+    found = [decode(sample, spec, whole)[0] for sample in _samples(outputs)]
+    return [each for each in found if isinstance(each, Detections)]
+
+
+def _unmatched(own: Detections, other: Detections) -> float:
+    """Return the largest distance of a detection from the nearest of its class that the other has.
+
+    One that the other lacks is so far as its score is above the lowest of the other: there it fell behind the last row.
+    """
+    if not len(own):
+        return 0.0
+    if not len(other):
+        return float("inf") if own.scores.max() > 0 else 0.0
+    scale = max(1.0, float(np.abs(own.boxes).max()))
+    apart = np.abs(own.boxes[:, None] - other.boxes[None]).max(axis=2) / scale
+    apart = np.maximum(apart, np.abs(own.scores[:, None] - other.scores[None]))
+    apart[own.classes[:, None] != other.classes[None]] = np.inf
+    missing = np.maximum(own.scores - other.scores.min(), 0.0)
+    return float(np.minimum(apart.min(axis=1), missing).max())
 
 
 def difference(recorded: Array, value: Array) -> float:
