@@ -1,13 +1,16 @@
-"""Commands about who made a bundle."""
+"""Commands about who made a bundle, who may read it, and what it is made of."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from edgeopt.cli.options import bundle
-from edgeopt.cli.output import echo, printable
+from edgeopt.cli.output import echo, print_json, printable
+from edgeopt.errors import storage_errors
+from edgeopt.files import write_atomically
 
 
 @click.command()
@@ -84,4 +87,31 @@ def seal(bundle: Path, recipients: tuple[str, ...], out: Path | None) -> None:
     echo(printable(f"wrote {path}: {len(sealed.manifest.sealed.files)} files sealed for {len(recipients)} devices"))
 
 
-COMMANDS = (sign, seal)
+@click.command()
+@bundle
+@click.option(
+    "--license",
+    "license_id",
+    metavar="SPDX",
+    help="Licence of the weights, as Apache-2.0 or 'MIT AND CC-BY-4.0', which no bundle knows.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write. Default: standard output.")
+def sbom(bundle: Path, license_id: str | None, out: Path | None) -> None:
+    """Write a bundle's bill of materials (CycloneDX 1.6).
+
+    Lists the engines and data sets by digest, the libraries that made and run them, and a model card with every
+    variant's accuracy. It holds no path, user or host name.
+    """
+    from edgeopt.bundle import Bundle
+    from edgeopt.report.materials import bill_of_materials
+
+    found = bill_of_materials(Bundle.open(bundle), license_id=license_id)
+    if out is None:
+        print_json(found)
+        return
+    with storage_errors(out):
+        write_atomically(out, json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n")
+    echo(printable(f"wrote {out}: {len(found['components'])} components"))
+
+
+COMMANDS = (sign, seal, sbom)
