@@ -20,6 +20,7 @@ from edgeopt.identify import Identification, Question
 from edgeopt.pipeline.deciding import IMAGES, Decision, decide
 from edgeopt.pipeline.recipe_text import Key, recipe_text
 from edgeopt.pipeline.sources import is_self_telling
+from edgeopt.references import importable
 from edgeopt.source.identified import identify_file
 from edgeopt.source.specification import PUBLISHED_LABELS
 from edgeopt.spec import Preprocessing, Struct, replace
@@ -105,6 +106,11 @@ def model_recipe(wanted: Wanted, root: Path) -> ModelRecipe:
     """
     model = _said(wanted, root)
     sets = {} if wanted.data is None else _sets(wanted.data)
+    with importable(root, *(source.format for source in sets.values())):  # it is the user who names this code
+        return _written(model, wanted, sets, root)
+
+
+def _written(model: _Model, wanted: Wanted, sets: dict[Role, DataSource], root: Path) -> ModelRecipe:
     given = next(iter(sets.values()), None)
     found = decision = None
     if wanted.is_file:

@@ -164,6 +164,21 @@ def test_a_single_set_is_parted_and_calibration_images_may_be_apart(colours: Pat
     assert data.calibration.format == "images"
 
 
+def test_a_data_format_of_ones_own_is_read_where_the_user_names_it(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = classifier(tmp_path / "m.onnx", classes=3)
+    reader = "from edgeopt.dataset.folders import read_image_folder as read\n"
+    (tmp_path / "pictures_of_mine.py").write_text(reader, encoding="utf-8")
+    table = tmp_path / "mine.toml"
+    table.write_text(f'format = "pictures_of_mine:read"\npath = "{photos.as_posix()}"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    wanted = Wanted(source=str(network), data=str(table), calibration=str(photos / "red"))
+    found = model_recipe(wanted, Path.cwd())
+    assert found.decision is not None
+    assert found.decision.best.value == 1.0
+
+
 def test_options_of_a_model_are_refused_with_a_recipe(photos: Path) -> None:
     result = run("build", "digits", "--data", photos, "--check")
     assert result.exit_code == 10
