@@ -100,6 +100,9 @@ class RawReading(Struct, tag="raw"):
     output: int = 0
     rows_vary: bool = False
     """The network chooses how many rows there are, and their order: each is compared with the nearest."""
+    variation: float | None = None
+    """Mean squared distance of the numbers from their mean over images, where that is much less than their own square:
+    what all images share, as the 36 of a temperature, is no signal. None: the numbers are the signal."""
 
 
 _Candidates: TypeAlias = tuple[Any, Any]
@@ -247,7 +250,10 @@ class Discrepancy:
             return self._detector_error(reading, reference, values)
         if reading.rows_vary:
             return self._rows_error(reference[reading.output], values[reading.output])
-        return self._relative_error(reference[reading.output], values[reading.output])
+        exact, other = reference[reading.output], values[reading.output]
+        if reading.variation is None:
+            return self._relative_error(exact, other)
+        return self._xp.sum(self._xp.square(other - exact)) / max(reading.variation, _LEAST_SIGNAL)
 
     def _rows_error(self, reference: Any, values: Any) -> Any:
         """Relative squared error of rows of any number from the nearest of the other model, there and back."""

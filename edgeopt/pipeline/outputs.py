@@ -35,6 +35,14 @@ _CERTAIN, _NEARLY_ALL, _WIDE = 7.0, 0.9, 40.0
 """Class scores of classifiers seldom differ by 40; a lead of 7 is a probability of .999, which few have on nearly all
 images."""
 
+_EMBEDDED = "its numbers have the same length for every image, as embeddings have"
+_FEWEST = 4
+"""Images from which on a mean over them says something."""
+_SHARED = 0.5
+"""Numbers of which less than this share of the power differs from image to image are measured by what differs."""
+_LEAST_VARIATION = 1e-3
+"""But at least by this share: images that are all alike tell nothing about others."""
+
 READ_IMAGES = 16
 """Images whose outputs are looked at."""
 
@@ -120,7 +128,9 @@ def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, Ou
 def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) -> OutputReading:
     array, applied = reference[0][index], applied_activation(output)
     if kind == "raw":
-        return RawReading(output=index, rows_vary=_rows_vary(index, output, reference))
+        if _rows_vary(index, output, reference):
+            return RawReading(output=index, rows_vary=True)
+        return RawReading(output=index, variation=_variation(index, reference))
     if kind == "detection":
         if (found := _candidates(index, reference)) is not None:
             return found
@@ -152,14 +162,23 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         if kind == "softmax" and all(are_distributions(image[index], axis) for image in reference):
             kind, why = "probabilities", "its numbers are never negative and sum to one"
         elif kind == "softmax" and (number := _no_scores(np.stack([image[index].reshape(-1) for image in reference]))):
-            return (
-                "raw",
-                f"{number} (--outputs softmax if they are class scores all the same)",
-                RawReading(output=index),
-            )
+            told = f"{number} (--outputs softmax if they are class scores all the same)"
+            variation = None if number == _EMBEDDED else _variation(index, reference)
+            return "raw", told, RawReading(output=index, variation=variation)
         return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
-    return "raw", why, RawReading(output=index)
+    return "raw", why, RawReading(output=index, variation=_variation(index, reference))
+
+
+def _variation(index: int, reference: Images) -> float | None:
+    """Return how far vectors of numbers lie from their mean, squared, where most of them is what all images share."""
+    array = reference[0][index]
+    if len(reference) < _FEWEST or array.size != max(array.shape, default=1):
+        return None
+    rows = np.stack([image[index].reshape(-1) for image in reference]).astype(np.float64)
+    power = float(np.mean(np.sum(np.square(rows), axis=1)))
+    variation = float(np.mean(np.sum(np.square(rows - rows.mean(axis=0)), axis=1)))
+    return max(variation, _LEAST_VARIATION * power) if variation < _SHARED * power else None
 
 
 def _rows_vary(index: int, output: ir.Value, reference: Images) -> bool:
@@ -177,7 +196,7 @@ def _no_scores(rows: NDArray[Any]) -> str:
     """
     lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     if len(rows) > 1 and lengths.min() > 0 and np.ptp(lengths) < _SLACK * lengths.max() and np.ptp(rows) > 0:
-        return "its numbers have the same length for every image, as embeddings have"
+        return _EMBEDDED
     ordered = np.sort(rows, axis=1)
     certain = np.mean(ordered[:, -1] - ordered[:, -2] > _CERTAIN)
     if certain >= _NEARLY_ALL and np.median(ordered[:, -1] - ordered[:, 0]) > _WIDE:

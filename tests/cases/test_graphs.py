@@ -16,6 +16,7 @@ from edgeopt.config import CalibrateConfig, ModelConfig, QuantizeConfig, SchemeN
 from edgeopt.errors import AccuracyError, ModelError, ParityError
 from edgeopt.graph.edit import set_constant
 from edgeopt.lint.graphs import lint_graph
+from edgeopt.passes.repair.trials import REPAIRS
 from edgeopt.passes.rewrite.free_batch import free_batch
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import require_close
@@ -264,6 +265,19 @@ def test_numbers_that_are_no_class_scores_are_judged_as_numbers(tmp_path: Path, 
     model = network(STEM, BODY, tail, ending, weights=WEIGHTS | {"hundreds": np.float32(500)})
     _, result = quantize(tmp_path, model, "onnxruntime", max_discrepancy=1.0)
     assert [read.kind for read in result.outputs] == [kind]
+
+
+@pytest.mark.parametrize("shape", ["1, 3", "1, 3, 1, 1"])
+def test_an_error_of_numbers_is_measured_by_what_differs_from_image_to_image(tmp_path: Path, shape: str) -> None:
+    weights = WEIGHTS | {"wf": 40 * weight(16, 3), "sides": np.array([int(side) for side in shape.split(", ")])}
+    ending = "l = Gemm (f, wf) y = Reshape (l, sides)"
+    model = network(STEM, BODY, TAIL.replace("y = Gemm (f, wf)", ending), weights=weights, y=f"float[{shape}]")
+    made, result = quantize(tmp_path, model, "openvino", repairs=REPAIRS, max_discrepancy=1.0)
+    exact, found = run(model), run(made)
+    differing = np.linalg.norm(exact - exact.mean(axis=0))
+    assert differing < 0.2 * np.linalg.norm(exact), "most of the numbers is an offset"
+    assert np.linalg.norm(found - exact) < 0.1 * differing
+    assert result.discrepancy == pytest.approx((np.linalg.norm(found - exact) / differing) ** 2, rel=3, abs=1e-4)
 
 
 def test_attention_with_a_dynamic_batch_in_float16(tmp_path: Path) -> None:
