@@ -689,6 +689,10 @@ class Config(Struct):
                 raise SettingError(f"[fit] leaves the network as it is, and [{name}] changes it. Remove one of them")
         if self.fit is not None and self.quantize.file is not None:
             raise SettingError("[fit] makes a network that nobody has quantized yet. Remove [quantize] file")
+        if self.balance is not None and self.quantize.file is not None:
+            raise SettingError(
+                "[balance] goes with graphs that edgeopt quantizes, and [quantize] file is another tool's"
+            )
         if self.compress is not None and self.compress.train is None and not self.trains:
             raise SettingError(
                 "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"

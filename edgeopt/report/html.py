@@ -108,10 +108,9 @@ def _calibration_settings(report: Report) -> dict[str, Any]:
 
 
 def _confusions(report: Report) -> list[_Confusion]:
-    """Return the confusion matrices of all classifiers."""
-    labels = report.manifest.spec.labels
+    """Return the confusion matrices of all classifiers, of the classes that each was evaluated on."""
     return [
-        _confusion(name, each.metrics.confusion_matrix(), labels)
+        _confusion(name, each.metrics.confusion_matrix(), tuple(one.label for one in each.metrics.per_class))
         for name, each in report.accuracies.items()
         if isinstance(each.metrics, ClassificationMetrics)
     ]

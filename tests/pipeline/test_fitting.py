@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from tiny_recipe import Watch
 
+from edgeopt.bundle import Bundle
 from edgeopt.config import parse_config
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.models import create
 from edgeopt.pipeline import build, check, export_model
-from edgeopt.report import content, to_terminal
+from edgeopt.report import content, to_html, to_terminal
 from edgeopt.runtime import availability, enroll, load, pictures_of, verify
 from edgeopt.spec import NeighborsDecoding
 
@@ -117,6 +118,7 @@ def test_a_built_bundle_learns_a_class_and_is_found_unchanged(root: Path, tmp_pa
     with load(bundle.path) as predictor:
         assert predictor.predict(tmp_path / "0.png").label == "stripes"
     verify(bundle.path).require()
+    assert "enrolled on" in to_html(content(Bundle.open(bundle.path).manifest), ())
     again = Watch()
     assert built(root, again).unchanged, "a build does not take enrolled classes away"
 
