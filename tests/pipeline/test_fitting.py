@@ -111,8 +111,9 @@ def test_a_built_bundle_learns_a_class_and_is_found_unchanged(root: Path, tmp_pa
 
     bundle = built(root, Watch()).bundle
     for number in range(8):
-        stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 3), 6)[: 28 + number][None].repeat(28, axis=0)
-        assert cv2.imwrite(str(tmp_path / f"{number}.png"), stripes[:, number : number + 28])
+        noise = np.random.default_rng(number).integers(0, 40, (28, 28))
+        stripes = np.tile(np.repeat([0, 215], 3), 5)[None, :28] + noise
+        assert cv2.imwrite(str(tmp_path / f"{number}.png"), stripes.astype(np.uint8))
     record = enroll(bundle.path, "stripes", pictures_of(tmp_path))
     assert set(record.recognized) == {each.name for each in bundle.manifest.variants if each.target in TARGETS}
     with load(bundle.path) as predictor:
