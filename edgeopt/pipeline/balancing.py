@@ -22,9 +22,14 @@ from edgeopt.postprocess import class_scores
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import ClassificationDecoding, ModelSpec, replace
 
-_LEAST = 2
-"""Validation images of a class from which a threshold is read; one would say nothing."""
-_TINY = 1e-6
+_TINY = 1e-12
+"""Least probability, whose logarithm is taken."""
+_LARGEST = 6.0
+"""Largest offset that is tried: what makes a class 400 times as likely."""
+_ROUNDS, _TRIED = 2, 64
+"""Times around the classes, and places between which a class's offset is tried."""
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the offsets that are tried on images left out."""
 
 
 def balanced(job: Job, graph: Artifact) -> Artifact:
@@ -84,35 +89,51 @@ def prior_offsets(counts: NDArray[np.int64], strength: float) -> NDArray[np.floa
 
 
 def threshold_offsets(scores: NDArray[Any], classes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (classes,) offsets by which each class counts as much as its F1 threshold says.
+    """Return (classes,) offsets that give the best macro F1 on images, as far as other images confirm it.
 
     Args:
         scores: (n, classes) probabilities of images.
         classes: (n,) their classes.
 
-    Of each class the threshold is found that gives the best F1 of it against all others; a class is then chosen by its
-    score over its threshold. One that too few images show has the median of the others.
+    An offset is the threshold of a class against all others: one after the other is set where the F1 of the choice is
+    best, some times around. Many thresholds fitted to few images find what only these show. So each half of the images
+    tells how much of what the other half found helps, and so much of what all find is taken; it may be nothing.
     """
-    thresholds = np.full(scores.shape[1], np.nan)
-    for index in range(scores.shape[1]):
-        shown = classes == index
-        if shown.sum() >= _LEAST:
-            thresholds[index] = _best_threshold(scores[:, index], shown)
-    if np.isnan(thresholds).all():
-        return np.zeros(len(thresholds))
-    return -np.log(np.where(np.isnan(thresholds), np.nanmedian(thresholds), thresholds))
+    logits = np.log(np.maximum(scores.astype(np.float64), _TINY))
+    halves = np.arange(len(classes)) % 2  # of each class in turn, where its images follow each other
+    gains = np.zeros(len(_SHARES))
+    for half in (0, 1):
+        learnt, left_out = halves == half, halves != half
+        offsets = _best_offsets(logits[learnt], classes[learnt])
+        chosen = [(logits[left_out] + share * offsets).argmax(axis=1) for share in _SHARES]
+        gains += [_macro_f1(each, classes[left_out], len(offsets)) for each in chosen]
+    share = _SHARES[int(gains.argmax())]  # of equals the smallest
+    return share * _best_offsets(logits, classes)
 
 
-def _best_threshold(scores: NDArray[Any], shown: NDArray[np.bool_]) -> float:
-    """Return the threshold of the best F1: halfway to the next lower score, in logarithms."""
-    order = np.argsort(-scores, kind="stable")
-    hits = shown[order].cumsum()
-    f1 = 2.0 * hits / (np.arange(1, len(order) + 1) + shown.sum())
-    ends = np.append(np.diff(scores[order]) < 0.0, True)  # equal scores are taken together
-    place = int(np.where(ends, f1, -1.0).argmax())
-    kept = float(np.clip(scores[order][place], _TINY, 1.0))
-    below = float(np.clip(scores[order][place + 1], _TINY, kept)) if place + 1 < len(order) else _TINY
-    return float(np.sqrt(kept * below))
+def _best_offsets(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Set one offset after the other to where macro F1 is best; a class without images keeps 0."""
+    offsets = np.zeros(logits.shape[1])
+    for _ in range(_ROUNDS):
+        for index in np.unique(classes).tolist():
+            moved = logits + offsets
+            moved[:, index] = -np.inf
+            others = moved.argmax(axis=1)
+            flips = moved[np.arange(len(others)), others] - logits[:, index]  # from here on the class is chosen
+            tried = np.quantile(np.clip(flips, -_LARGEST, _LARGEST), np.linspace(0.0, 1.0, _TRIED))
+            tried = np.concatenate([[offsets[index]], (tried[1:] + tried[:-1]) / 2.0])
+            tried = tried[np.argsort(np.abs(tried), kind="stable")]  # of equals the smallest
+            values = [_macro_f1(np.where(flips < each, index, others), classes, len(offsets)) for each in tried]
+            offsets[index] = tried[int(np.argmax(values))]
+    return offsets
+
+
+def _macro_f1(best: NDArray[np.int64], classes: NDArray[np.int64], count: int) -> float:
+    """Return the mean F1 of the classes that the images show; `best` are the chosen ones."""
+    hits = np.bincount(classes[best == classes], minlength=count)
+    shown = np.bincount(classes, minlength=count)
+    total = shown + np.bincount(best, minlength=count)
+    return float((2.0 * hits / np.maximum(total, 1))[shown > 0].mean())
 
 
 def _moved(spec: ModelSpec, offsets: NDArray[np.float64]) -> ModelSpec:

@@ -36,7 +36,7 @@ limit = 60
 [data.test]
 format = "digits"
 split = "test"
-limit = 100
+limit = 60
 [data.calibration]
 format = "digits"
 split = "calibration"
@@ -51,10 +51,13 @@ enabled = false
 max_drop = 0.05
 [precision]
 gpu = "fp32"
+[compile.tensorrt.build]
+compute_capabilities = ["SM86"]
+optimization_level = 0
 [benchmark]
 warmup_s = 0.0
-duration_s = 0.05
-minimum_queries = 8
+duration_s = 0.02
+minimum_queries = 2
 """
 TARGETS = [name for name in ("ort", "ov") if availability(name).ok]
 
