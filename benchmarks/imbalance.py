@@ -58,11 +58,11 @@ input_size = [96, 96]
 [train]
 epochs = {epochs}
 batch_size = 16
-learning_rate = 0.01
+learning_rate = 0.02
 warmup_epochs = 0.5
 validate_every = {epochs}
 freeze = [{frozen}]
-freeze_batchnorm = true
+ema = 0.9
 {method}
 [train.augmentation]
 brightness = 0.2
@@ -74,7 +74,7 @@ horizontal_flip = 0.5
 
 @click.command(help=__doc__)
 @click.option("--method", "methods", type=click.Choice([*TRAINED, *MOVED]), multiple=True, help="Default: all.")
-@click.option("--epochs", type=click.IntRange(1), default=10, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 def main(methods: tuple[str, ...], epochs: int, seed: int) -> None:
     """See the module."""
