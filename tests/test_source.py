@@ -401,7 +401,7 @@ def test_a_callable_is_found_in_the_recipes_folder(user_module: Path) -> None:
         (callable_config("two"), "gives 'output0' .* 'output1' .* which does not fit any task"),
         (callable_config("broken"), "OSError: no disk"),
         (callable_config("number"), "returns a int, not a torch.nn.Module"),
-        (callable_config("detector"), "fits none of the heads"),
+        (callable_config("detector"), "fits no head that shapes alone show"),
     ],
 )
 def test_says_what_is_wrong_with_a_callable(config: ModelConfig, expected: str, user_module: Path) -> None:

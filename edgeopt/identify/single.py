@@ -22,6 +22,8 @@ _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (32,), (16,)
 """Levels of detectors, the usual ones first."""
 _MOST_ROWS = 1000
 """Most final detections of an image; dense detectors for images from 256 pixels on have more anchors."""
+_LEAST_ROWS = 16
+"""Rows of an output without a batch, at least: fewer are a batch of classes."""
 _EXP = "Exp"
 _ARITHMETIC = frozenset({"Add", "Mul", "Sub", "Div", "Pow", "Exp"})
 _RTDETR = "RTDETRDecoder"
@@ -33,7 +35,7 @@ def one_output(facts: Facts, said: Said) -> list[Candidate]:
     size = facts.size or (said.size.value if said.size else None)
     if len(output.shape) == 2 and output.sizes[-1] == 7 and not _is_dense(output, size):
         return _flat_rows(output, facts, said)
-    if len(output.shape) == 2 and size is not None:
+    if len(output.shape) == 2 and size is not None and max(output.sizes) > _LEAST_ROWS:
         # Without a dimension of the image it is as if there were one of one image.
         output = replace(output, shape=(1, *output.shape))
         values = {name: value[None] for name, value in facts.values.items()}

@@ -11,7 +11,7 @@ from edgeopt.identify import Facts, Identification
 from edgeopt.identify.identifying import identify
 from edgeopt.identify.reading import facts_of
 from edgeopt.source.onnx_file import read_onnx
-from edgeopt.source.specification import INFERRED, read_labels
+from edgeopt.source.specification import read_labels
 from edgeopt.source.tensorflow_models import as_onnx
 from edgeopt.source.weights import check_file
 from edgeopt.spec import Size, replace
@@ -74,7 +74,7 @@ def completed(
 
 def _refuse_to_guess(path: Path, model: ModelConfig, found: Identification) -> None:
     names = [each.name for each in found.candidates]
-    if model.decoding is None and len(names) > 1 and not set(names) & set(INFERRED):
+    if model.decoding is None and len(names) > 1:
         listed = " or ".join(f'"{each.name}" ({each.family})' for each in found.candidates)
         raise ModelError(
             f"the outputs of {path} can be read as {listed}, and nothing in the file decides. Say it with [model] "

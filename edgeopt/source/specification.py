@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.identify import Facts, Tensor
+from edgeopt.identify.identifying import identify
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
 from edgeopt.postprocess import fit
 from edgeopt.postprocess.parts import named_output
@@ -18,7 +20,6 @@ from edgeopt.spec import (
     CodeDecoding,
     Decoding,
     DetectionDecoding,
-    Grid,
     Letterbox,
     ModelSpec,
     NeighborsDecoding,
@@ -32,7 +33,6 @@ from edgeopt.spec import (
     Task,
     TensorSpec,
     image_size,
-    preset,
     replace,
 )
 
@@ -50,8 +50,6 @@ DECODING_FORM = (
     'start = 4 }, and anchors = "last" in both where the columns come first'
 )
 """Example in the message for outputs that no head is known for."""
-INFERRED = ("yolox", "yolov8")
-"""Heads that an output's shape alone shows: all others share theirs with another."""
 _MAX_LABEL_BYTES = 10 << 20
 
 
@@ -125,7 +123,7 @@ def specify(
         auxiliary=auxiliary,
         outputs=tuple(outputs),
         preprocessing=preprocessing,
-        decoding=model.decoder or decoding or _inferred(model, task, outputs, network_input, labels),
+        decoding=model.decoder or decoding or _identified(model, task, outputs, network_input, labels),
         labels=labels,
     )
     return checked(spec)
@@ -252,26 +250,32 @@ def _task(model: ModelConfig, outputs: Sequence[TensorSpec]) -> Task:
     return task
 
 
-def _inferred(
+def _identified(
     model: ModelConfig, task: Task, outputs: Sequence[TensorSpec], network_input: TensorSpec, labels: tuple[str, ...]
 ) -> Decoding:
-    """Return the decoding that the outputs' shapes show."""
+    """Return the decoding that the outputs' shapes show by themselves."""
     if task == "classification":
         return ClassificationDecoding()
-    size = image_size(network_input, model.preprocessing.layout if model.preprocessing else "NCHW")
-    reasons = []
-    for name in INFERRED:
-        decoding = preset(name)
-        grid = replace(decoding, grid=Grid())  # their anchors are those of the usual strides
-        try:
-            fit(grid, outputs, len(labels), size)
-            return fit(decoding, outputs, len(labels), size)
-        except ModelError as error:
-            reasons.append(f"'{name}' ({error})")
-    raise ModelError(
-        f"{model.source} gives {listed(outputs)}, which fits none of the heads that shapes alone show: "
-        f"{'; '.join(reasons)}. Correct [model] labels. {DECODING_FORM}"
+    facts = Facts(inputs=(_one(network_input),), outputs=tuple(_one(each) for each in outputs))
+    found = [each for each in identify(facts).candidates if each.name != "classification"]
+    fitting = [each for each in found if each.classes in (None, len(labels))]
+    if len(fitting) == 1 and isinstance(decoder := fitting[0].decoder, DetectionDecoding):
+        return decoder
+    read = " or ".join(f'"{each.name}" ({each.family})' for each in fitting)
+    classes = ", ".join(f"'{each.name}' of {each.classes} classes" for each in found)
+    why = (
+        f"can be read as {read}, and shapes alone do not decide"
+        if fitting
+        else f"fits {classes}, and there are {len(labels)} labels. Correct [model] labels"
+        if found
+        else "fits no head that shapes alone show"
     )
+    raise ModelError(f"{model.source} gives {listed(outputs)}, which {why}. {DECODING_FORM}")
+
+
+def _one(tensor: TensorSpec) -> Tensor:
+    """Return what is seen of a tensor for one image."""
+    return Tensor(tensor.name, (1, *tensor.shape[1:]), tensor.dtype)
 
 
 def _task_of(decoding: Decoding) -> Task:
