@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 from edgeopt.boxes import Boxes
 from edgeopt.bundle.classes import balance as classes_of
 from edgeopt.bundle.records import Accuracy, ClassificationOutcomes, PackedArray
-from edgeopt.dataset import Dataset, Sample
+from edgeopt.config import DataConfig, DataSource
+from edgeopt.dataset import Dataset, Sample, load_splits
 from edgeopt.dataset.samples import ArrayPicture
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.evaluate import operating_point
@@ -239,3 +243,20 @@ def test_figures_by_class_have_intervals_and_name_the_worst_class() -> None:
     (sentence,) = operating_point(found)
     assert sentence.startswith("balanced accuracy 50.00 % [50.0, 50.0], macro F1 47.37 % [")
     assert sentence.endswith("worst class 'rare': 0.0 % [0.0, 0.0] of its 10 images right")
+
+
+@pytest.mark.parametrize(("classes", "expected"), [("even", [5, 5]), ("proportional", [8, 2])])
+def test_calibration_images_may_be_held_out_evenly(tmp_path: Path, classes: str, expected: list[int]) -> None:
+    """Of forty images of one class and ten of the other."""
+    for label, count in (("common", 40), ("rare", 10)):
+        (tmp_path / label).mkdir()
+        for number in range(count):
+            pixels = np.full((2, 2, 3), (number, len(label), 0), np.uint8)
+            assert cv2.imwrite(str(tmp_path / label / f"{number}.png"), pixels)
+    source = DataSource(format="image_folder", path=str(tmp_path))
+    data = DataConfig(train=source, validation=None, holdout=0.1, calibration_classes=classes)  # type: ignore[arg-type]
+    found = load_splits(data, tmp_path, calibration_images=50, minimum_images=10)
+    assert found.calibration is not None
+    assert found.calibration.class_counts().tolist() == expected
+    assert found.test is not None
+    assert found.test.class_counts().tolist() == [4, 1], "what is measured on keeps the shares"

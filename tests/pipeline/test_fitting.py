@@ -84,6 +84,7 @@ def built(root: Path, watch: Watch, *overrides: str):
     return build(config, root, root / "build", root / "work", watch)
 
 
+@pytest.mark.timeout(900)  # eighteen seconds, of a processor that may be shared
 def test_every_classifier_builds_to_int8_within_its_drop_in_stages_of_its_own(root: Path) -> None:
     first = Watch()
     knn = built(root, first).bundle
