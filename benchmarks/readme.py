@@ -308,6 +308,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "families": families,
     "gate_power": gate_power,
     "imbalance": lambda: class_tables.imbalance(RESULTS / "imbalance.json"),
+    "judging": lambda: scaling_tables.judging(RESULTS / "judging.json"),
     "keys": keys,
     "operating": operating,
     "peers": peers,

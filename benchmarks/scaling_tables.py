@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.scale` and `benchmarks.zoo`."""
+"""The tables of `benchmarks.scale`, `benchmarks.judging` and `benchmarks.zoo`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,28 @@ def zoo(path: Path) -> str:
         f"and test: {images}. {_processors(rows)}"
     )
     return "\n".join([*_header(columns, 3), *map(_zoo_row, ordered), "", notes])
+
+
+def judging(path: Path) -> str:
+    """Repairs as their judge sees them and as test images do: a row for each repair that was tried."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.judging`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    columns = ("network", "images (judges)", "repair", "kept", "judged", "on test images", "repaired on these, mean",
+               "CPU time")  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=lambda row: (row["model"], row["images"], row["seed"])):
+        first = [row["model"], f"{row['images']} ({row['judges']})"]
+        whole = f"{row['plain']['mean']:.2g} → {row['repaired']['mean']:.2g}"
+        last = [whole, f"{row['processor_seconds']:.0f} s"]
+        for trial in row["trials"]:
+            measures = (" → ".join(f"{each:.2g}" for each in trial.get(key, ())) for key in ("judged", "held_out"))
+            cells = [*first, trial["name"].split(" of ")[0], "yes" if trial["kept"] else "no", *measures, *last]
+            lines.append(f"| {' | '.join(cells)} |")
+            first, last = ["", ""], ["", ""]
+    tests = ", ".join(sorted({str(row["tests"]) for row in rows}))
+    note = f"Typical distances: means without the largest tenth. {tests} test images. {_processors(rows)}"
+    return "\n".join([*_header(columns, 3), *lines, "", note])
 
 
 def _zoo_row(row: dict[str, Any]) -> str:

@@ -90,6 +90,8 @@ ZOO = {
     "resnet18": Entry(seeded=Seeded("edgeopt:resnet18"), published="99.7 % (NNCF)"),
     "resnet50": Entry(seeded=Seeded("edgeopt:resnet50"), published="99.7 % (NNCF)"),
     "vit_tiny": Entry(seeded=Seeded("edgeopt:vit_tiny"), published="98.8 % (ViT-T, Hailo)"),
+    "deit_tiny": Entry(seeded=Seeded("timm:deit_tiny_patch16_224"), published="99.2 % (FQ-ViT)"),
+    "swin_tiny": Entry(seeded=Seeded("timm:swin_tiny_patch4_window7_224"), published="99.9 % (PTQ4ViT)"),
     "efficientnet_b0": Entry(seeded=Seeded("timm:efficientnet_b0"), published="99.3 % (NNCF)"),
     "efficientnet_lite0": Entry(seeded=Seeded("timm:efficientnet_lite0"), published="99.6 % (NNCF)"),
     "mobilenetv4_conv_small": Entry(seeded=Seeded("timm:mobilenetv4_conv_small"), published="86.4 % (ST)"),
