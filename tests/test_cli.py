@@ -34,6 +34,7 @@ from edgeopt.errors import (
     StorageError,
 )
 from edgeopt.measure.sensors import Reading, Sensors
+from edgeopt.pipeline.standalone import latency_line
 from edgeopt.runtime.choice import measured_here
 from edgeopt.spec import replace
 
@@ -408,6 +409,28 @@ def test_quantize_says_what_it_took_the_outputs_for_and_is_told_otherwise(graph:
     refused = run(*command, "--outputs", "detection")
     assert refused.exit_code == ConfigError.exit_code
     assert "is not detection" in " ".join(refused.output.split())
+
+
+def test_quantize_says_what_int8_does_to_the_latency_here(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+    command = (
+        "quantize",
+        graph,
+        "--calibration",
+        tmp_path / "x.npz",
+        "-o",
+        tmp_path / "int8.onnx",
+        "--repairs",
+        "none",
+    )
+    seen = " ".join(run(*command, "--scheme", "onnxruntime").output.split())
+    assert "INT8 takes" in seen or "INT8 does not pay here: it takes" in seen
+    assert "times as long as FP32" in seen
+    timed = json.loads(run(*command, "--scheme", "openvino", "--json").stdout)
+    assert timed["latency"] > 0.0
+    assert json.loads(run(*command, "--scheme", "tensorrt", "--json").stdout)["latency"] is None
+    assert "does not pay" in latency_line(1.2, "onnxruntime")
+    assert "does not pay" not in latency_line(0.8, "onnxruntime")
 
 
 def test_quantize_tries_the_repairs_that_it_is_told(graph: Path, tmp_path: Path) -> None:

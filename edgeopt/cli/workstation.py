@@ -366,7 +366,7 @@ def quantize(
     from edgeopt.cli.console import StageDisplay
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
-    from edgeopt.pipeline.standalone import quantize_file
+    from edgeopt.pipeline.standalone import latency_line, quantize_file
     from edgeopt.spec import PROCESSORS
     from edgeopt.typed import convert
 
@@ -404,6 +404,8 @@ def quantize(
         echo(f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}")
         for line in result.coverage.lines():
             echo(line)
+        if result.latency is not None:
+            echo(latency_line(result.latency, result.scheme))
         if "avx2" not in result.processors:
             echo(
                 "its weights use all of their 8 bits: on x86 processors without VNNI OpenVINO and onnxruntime saturate"

@@ -22,6 +22,7 @@ from edgeopt.metrics import readings_of
 from edgeopt.pipeline.inputs import fitted
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
+from edgeopt.pipeline.slowdown import timed_on
 from edgeopt.pipeline.sources import WEIGHTS, compressed_source, source_hashes, source_to_export, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.preprocess import feed, preprocess
@@ -201,10 +202,12 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "processors": job.config.compile.processors,
         "named": code_of(*config.repairs),
         "data": dataset.fingerprint(),
+        "timed on": timed_on(scheme),
     }
+    timing = () if scheme != "openvino" or timed_on(scheme) is None else ("openvino",)
     learns = _TORCH if "distillation" in config.repairs else ()
     code = ("edgeopt.pipeline.quantizing", *FEEDS)
-    return job.stage("quantize", determinants, make, (*learns, *_GRAPH), code, after=graph)
+    return job.stage("quantize", determinants, make, (*learns, *_GRAPH, *timing), code, after=graph)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:

@@ -1,14 +1,21 @@
 """Slowdown: how many times as long one graph takes as another, in the engine that it is for.
 
 Whether an engine fuses what a repair inserts differs from network to network: a Mul per channel costs onnxruntime
-nothing behind a SiLU, which it computes in float anyway, and all integer kernels around it behind a ReLU.
+nothing behind a SiLU, which it computes in float anyway, and all integer kernels around it behind a ReLU. Nor is an
+integer kernel always the faster one: onnxruntime's depthwise layers between float activations are slower for it.
+
+What was timed decides what a graph is, and a clock does not repeat itself. So that the same key still means the same
+graph, the key of a stage that times holds the processor (`timed_on`) and the engine's version, and a decision needs a
+clear difference (`_AS_FAST` and `_FASTER` in `passes.repair.activations`). Within a workspace the first decision then
+stays; made from nothing on the same kind of machine, a graph may differ only where a ratio lies near its threshold, and
+neither choice costs much there. On another kind of machine, it is timed anew.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import onnx_ir as ir
@@ -17,12 +24,30 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import SchemeName
 from edgeopt.errors import EdgeoptError
+from edgeopt.hardware import machine
 from edgeopt.passes.repair.activations import Slowdown
-from edgeopt.runtime.ort import OrtSession, availability
+from edgeopt.runtime import ort, ov
+from edgeopt.runtime.session import Availability, Session
 
 _PAIRS = 40
 """Pairs of runs, in alternating order: their median tells 1.05 from 1 beside other work."""
+_FEWEST = 10
+_SECONDS = 10.0
+"""Time from which on the fewest pairs have to do."""
 _WARM_UP = 3
+_SESSIONS: Mapping[SchemeName, tuple[Callable[[], Availability], Callable[[bytes, EngineSettings], Session]]] = {
+    "onnxruntime": (ort.availability, ort.OrtSession),
+    "openvino": (ov.availability, ov.OvSession),
+}
+"""How to tell that a scheme's engine is here, and to open a graph in it."""
+
+
+def timed_on(scheme: SchemeName) -> str | None:
+    """Return the processor that graphs of a scheme are timed on here; None where their engine is not installed."""
+    if scheme not in _SESSIONS or not _SESSIONS[scheme][0]().ok:
+        return None
+    cpu = machine().cpu
+    return f"{cpu.model}, {cpu.int8_instruction or 'no VNNI'}"
 
 
 def slowdown_for(scheme: SchemeName, image: Feeds) -> Slowdown | None:
@@ -32,27 +57,31 @@ def slowdown_for(scheme: SchemeName, image: Feeds) -> Slowdown | None:
         scheme: whose kernels the graphs are for.
         image: the network's inputs, which are run.
     """
-    if scheme != "onnxruntime" or not availability().ok:
+    if timed_on(scheme) is None:
         return None
+    opened = _SESSIONS[scheme][1]
 
     def slowdown(first: ir.Model, second: ir.Model) -> float:
         """Return infinity where a graph does not run."""
         with ExitStack() as stack:
             try:
                 sessions = [
-                    stack.enter_context(OrtSession(ir.to_proto(each).SerializeToString(), EngineSettings()))
+                    stack.enter_context(opened(ir.to_proto(each).SerializeToString(), EngineSettings()))
                     for each in (first, second)
                 ]
                 for session in sessions * _WARM_UP:
                     session.run(image)
             except EdgeoptError:
                 return float("inf")
-            return statistics.median(_ratio(sessions, image, pair) for pair in range(_PAIRS))
+            ratios, begun = list[float](), time.perf_counter()
+            while len(ratios) < (_PAIRS if time.perf_counter() - begun < _SECONDS else _FEWEST):
+                ratios.append(_ratio(sessions, image, len(ratios)))
+            return statistics.median(ratios)
 
     return slowdown
 
 
-def _ratio(sessions: Sequence[OrtSession], image: Feeds, pair: int) -> float:
+def _ratio(sessions: Sequence[Session], image: Feeds, pair: int) -> float:
     took = [0.0, 0.0]
     for index in (0, 1) if pair % 2 else (1, 0):
         begun = time.perf_counter()

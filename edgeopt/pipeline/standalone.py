@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeopt.bundle.calibration import Convergence
 from edgeopt.bundle.records import IntegerCoverage
 from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.spool import spooled_images
+from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, SchemeName, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import stream_arrays
@@ -37,6 +39,7 @@ from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
+from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.pipeline.validity import require_finite, require_loadable
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
@@ -97,6 +100,9 @@ class QuantizedFile(Struct):
     """Reasons why nodes stayed FP32, by name; None if FP16 was not asked for."""
     declined: dict[str, str]
     """Reasons why repairs were not tried, or are not worth their gain, by name."""
+    latency: float | None
+    """How many times as long it takes as the float network, in the engine of its scheme on this machine, image by image
+    in alternation; None where that engine is not installed, or the file is not for processors."""
 
 
 def quantize_file(
@@ -203,6 +209,7 @@ def quantize_file(
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     if quantize_config.scheme == "openvino":
         finished = convolve_tokens(finished)
+    latency = None if float_rest == "fp16" else _latency(model, finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)
     require_loadable(finished, quantize_config.scheme, path.name)
@@ -236,7 +243,24 @@ def quantize_file(
         coverage=result.coverage,
         kept_float32=kept_float,
         declined={trial.name: trial.declined for trial in result.trials if trial.declined},
+        latency=latency,
     )
+
+
+def latency_line(times: float, scheme: SchemeName) -> str:
+    """Say what INT8 does to the latency, and where it does not pay."""
+    if times < 1.0:
+        return f"INT8 takes {times:.2f} times as long as FP32 here ({scheme})"
+    return (
+        f"INT8 does not pay here: it takes {times:.2f} times as long as FP32 ({scheme} on this processor). Keep the "
+        "float file for it, or measure another engine (--scheme)"
+    )
+
+
+def _latency(model: ir.Model, quantized: ir.Model, scheme: SchemeName, image: Feeds) -> float | None:
+    slowdown = slowdown_for(scheme, image)
+    found = None if slowdown is None else slowdown(model, quantized)
+    return found if found is not None and math.isfinite(found) else None
 
 
 class _Shapes:

@@ -8,10 +8,13 @@ import pytest
 from four_channels import FEEDS, IMAGES, RAW, error, table, typed
 from graphs import model_of
 
+from edgeopt.graph.edit import producer
+from edgeopt.graph.operators import DEQUANTIZE
+from edgeopt.hardware import machine
 from edgeopt.passes.quantize.scheme import ONNXRUNTIME, OPENVINO
-from edgeopt.passes.repair.activations import SCALING
+from edgeopt.passes.repair.activations import DEPTHWISE, SCALING
 from edgeopt.passes.repair.trials import repair
-from edgeopt.pipeline.slowdown import slowdown_for
+from edgeopt.pipeline.slowdown import slowdown_for, timed_on
 
 GATED = """
 g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2) => (y)
@@ -27,6 +30,10 @@ def gated() -> ir.Model:
     first[0] *= 100.0
     second[0] /= 100.0
     return typed(model_of(GATED, w1=first, w2=second))
+
+
+def integer_layers(model: ir.Model) -> int:
+    return sum(node.op_type == "Conv" and producer(node.inputs[1], DEQUANTIZE) is not None for node in model.graph)
 
 
 def multiplications(model: ir.Model) -> int:
@@ -76,9 +83,41 @@ def test_an_engine_that_fuses_scales_is_not_timed():
     assert [trial.name for trial in trials] == ["equalization"]
 
 
-def test_graphs_are_timed_in_the_engine_of_their_scheme():
+@pytest.mark.parametrize(("times", "kept"), [(0.8, True), (1.0, False), (float("inf"), False)])
+def test_depthwise_layers_stay_float_where_that_is_faster_and_nearer(times, kept):
     model = gated()
-    slowdown = slowdown_for("onnxruntime", FEEDS[0])
+    asked = []
+
+    def slowdown(first: ir.Model, second: ir.Model) -> float:
+        asked.append((integer_layers(first), integer_layers(second)))
+        return times
+
+    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, ("exemption",), slowdown=slowdown)
+    trial = repaired.trials[-1]
+    assert (trial.name, trial.is_kept) == (DEPTHWISE, kept)
+    assert asked == [(2, 1)]
+    assert integer_layers(repaired.model) == (1 if kept else 2)
+    assert kept or trial.declined == f"the engine takes {times:.2f} times as long, not 0.95 or less"
+
+
+def test_where_all_or_no_layers_are_depthwise_there_is_no_such_trial():
+    plain = typed(model_of(PLAIN, w1=np.ones((8, 4, 1, 1))))
+    trials = repair(
+        plain, table(plain), OPENVINO, IMAGES, RAW, ("exemption",), slowdown=lambda *_: pytest.fail("asked")
+    ).trials
+    assert DEPTHWISE not in [trial.name for trial in trials]
+
+
+def test_what_is_timed_is_named_by_the_processor_and_nothing_else_is():
+    assert machine().cpu.model in (timed_on("onnxruntime") or "")
+    assert machine().cpu.model in (timed_on("openvino") or "")
+    assert timed_on("tensorrt") is None
+
+
+@pytest.mark.parametrize("scheme", ["onnxruntime", "openvino"])
+def test_graphs_are_timed_in_the_engine_of_their_scheme(scheme):
+    model = gated()
+    slowdown = slowdown_for(scheme, FEEDS[0])
     assert slowdown is not None
     assert 0.0 < slowdown(model, model) < float("inf")
     broken = model.clone()

@@ -21,6 +21,7 @@ from edgeopt.calibrate import CalibrationTable, Range, calibrate
 from edgeopt.calibrate.spool import feeds_of
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import CalibrateConfig
+from edgeopt.graph.operators import is_depthwise
 from edgeopt.passes.quantize.insert import Methods, choose_ranges, quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -40,6 +41,8 @@ Images = Sequence[tuple[str, Feeds]]
 
 SMOOTHING = "smoothing"
 EXEMPTION = "exemption"
+DEPTHWISE = "depthwise layers in float"
+"""Layers of few multiplications, whose integers cost more than they save where floats surround them."""
 SCALING = "equalization with a Mul per channel"
 """Equalization that inserts operators besides, where the engine is measured to run them as fast."""
 Slowdown: TypeAlias = Callable[[ir.Model, ir.Model], float]
@@ -48,6 +51,8 @@ _WORTH_FLOAT = 0.75
 """A float layer costs time: it must lower the harm of quantized activations to this share."""
 _AS_FAST = 1.05
 """A graph with more operators may take so many times as long: less cannot be told from chance beside other work."""
+_FASTER = 0.95
+"""A graph with float layers, which are larger, must take this share of the time at most."""
 FITTED_IMAGES = 128
 """Most images that a repair looks at, spread evenly over those that may be fitted on."""
 
@@ -106,8 +111,30 @@ class ActivationTrials:
             table = dataclasses.replace(table, tensors={**table.tensors, **observed.tensors})
         before_exemption = place(now.base.clone(), self.scheme, plain.exclude)
         ranges = {**choose_ranges(before_exemption, table, self.scheme, self.methods), **now.ranges}
-        quantized = quantize(now.base, table, self.scheme, now.exclude, ranges)
-        return dataclasses.replace(now, table=table, quantized=quantized, distances=self.judge.measure(quantized))
+        return self._quantized(dataclasses.replace(now, table=table, ranges=ranges), now.exclude)
+
+    def floated(self, now: Standing) -> list[RepairTrial]:
+        """Leave depthwise layers in float where the engine is faster for it and the outputs come nearer.
+
+        Args:
+            now: what `completed` gave.
+        """
+        if self.slowdown is None or self.allowance.is_over:
+            return []
+        placed = place(now.base.clone(), self.scheme, now.exclude).layers
+        names = [glob.escape(node.name or "") for node in placed if is_depthwise(node)]
+        if not 0 < len(names) < len(placed):
+            return []
+        candidate, declined = self._quantized(now, (*now.exclude, *names)), ""
+        if typical(candidate.distances) < typical(now.distances):
+            times = self.slowdown(now.quantized, candidate.quantized)
+            declined = "" if times <= _FASTER else f"the engine takes {times:.2f} times as long, not {_FASTER} or less"
+        return [now.try_instead(DEPTHWISE, candidate, declined)]
+
+    def _quantized(self, now: Standing, exclude: tuple[str, ...]) -> Standing:
+        """Quantize with the ranges that stand, and other layers in float."""
+        model = quantize(now.base, now.table, self.scheme, exclude, now.ranges)
+        return dataclasses.replace(now, exclude=exclude, quantized=model, distances=self.judge.measure(model))
 
     def _observed(
         self,

@@ -31,7 +31,7 @@ class Standing:
     changed: frozenset[str] = frozenset()
     """Names of the tensors of `base` that are scaled otherwise than in the network as it was."""
     ranges: Mapping[str, Range] = field(default_factory=dict)
-    """Ranges that were chosen instead of those that the table's method finds."""
+    """Ranges that were chosen instead of those that the table's method finds; when all is decided, all of them."""
 
     def declines(self, name: str, allowance: Allowance, trials: list[RepairTrial]) -> bool:
         """Return True, with a trial that says why, where there is no time for a repair."""

@@ -118,6 +118,7 @@ def repair(
         trying, whole = ActivationTrials(scheme, split.fit, judge, methods, allowance, slowdown), now
         now, trials = trying.tried(whole, repairs)
         now = trying.completed(now, whole, images)
+        trials += trying.floated(now) if EXEMPTION in repairs else []
     steps = _steps(repairs)
     if steps.any and not now.declines(steps.name, allowance, trials):
         update, few = allowance.step(steps.name), spread(fit, FITTED_IMAGES)
