@@ -1,4 +1,7 @@
-"""Which family's files are identified, from their graph alone: a row a family, each on a small network of its layout.
+"""Which family's files are identified, and decoded as by the family's own code: a row a family.
+
+Files are small networks of each family's layout; decoding is compared with what the families' packages made of random
+outputs, which `tests/data/record_decoders.py` recorded.
 
 python -m benchmarks.families
 """
@@ -14,6 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from benchmarks.family_graphs import Family, families, network
+from benchmarks.recorded_decoders import packages
 from edgeopt.identify.identifying import identify
 from edgeopt.identify.reading import facts_of
 
@@ -29,12 +33,17 @@ class Row:
         preset: the reading that is right, or the readings between which its file does not decide.
         identified: ``yes``, ``asks`` where several readings fit and all are named, or what was read instead.
         missing: keys of a recipe that inspection asks for.
+        decodes: packages whose own code finds the same in recorded outputs; empty where none could be run, and the code
+            was read.
+        differs: packages whose own code finds something else.
     """
 
     family: str
     preset: str
     identified: str
     missing: tuple[str, ...]
+    decodes: tuple[str, ...]
+    differs: tuple[str, ...]
 
 
 def row(family: Family) -> Row:
@@ -42,7 +51,15 @@ def row(family: Family) -> Row:
     names = sorted(candidate.name for candidate in found.candidates)
     right = names == sorted(family.preset.split(" or "))
     identified = ("yes" if len(names) == 1 else "asks") if right else f"no: {' or '.join(names) or 'nothing'}"
-    return Row(family.name, family.preset, identified, tuple(question.key for question in found.questions))
+    compared = dict.fromkeys(each for name in family.preset.split(" or ") for each in packages(name))
+    return Row(
+        family.name,
+        family.preset,
+        identified,
+        tuple(question.key for question in found.questions),
+        tuple(package for package, agrees in compared if agrees),
+        tuple(package for package, agrees in compared if not agrees),
+    )
 
 
 def main() -> None:
@@ -52,7 +69,9 @@ def main() -> None:
     out = parser.parse_args().out
     out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     for each in rows:
-        print(f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {', '.join(each['missing'])}")
+        print(
+            f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {', '.join(each['decodes']) or 'read'}"
+        )
     print(f"{sum(each['identified'] in ('yes', 'asks') for each in rows)} of {len(rows)} as they should be")
 
 

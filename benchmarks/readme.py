@@ -289,15 +289,21 @@ def gate_power() -> str:
 
 
 def families() -> str:
-    """A row a family: the reading of its file."""
+    """A row a family: the reading of its file, and whose code decodes the same."""
     path = RESULTS / "families.json"
     found = json.loads(path.read_text(encoding="utf-8"))
-    header = ["| family, exporter | presets | identified |", "| --- | --- | --- |"]
+    header = ["| family, exporter | presets | identified | decodes as |", "| --- | --- | --- | --- |"]
     rows = [
-        f"| {row['family']} | `{row['preset'].replace(' or ', '` or `')}` | {row['identified']} |"
+        f"| {row['family']} | `{row['preset'].replace(' or ', '` or `')}` | {row['identified']} | {_compared(row)} |"
         for row in found["rows"]
     ]
     return "\n".join([*header, *rows])
+
+
+def _compared(row: dict[str, Any]) -> str:
+    """Name the packages that decode the same, and those that do not."""
+    differs = [f"not as {package}" for package in row["differs"]]
+    return ", ".join([*row["decodes"], *differs]) or "its code, which was read and not run"
 
 
 _BLOCKS: dict[str, Callable[[], str]] = {

@@ -15,63 +15,25 @@ presets no package could be run; their code was read:
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from edgeopt.postprocess import decode, fit
-from edgeopt.preprocess import Geometry
-from edgeopt.presets import PRESETS, expand
-from edgeopt.spec import DetectionDecoding, ModelSpec, Preprocessing, TensorSpec
-from edgeopt.typed import convert
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-FOLDER = Path(__file__).parent / "data" / "decoders"
-RECORDS = sorted(path.stem for path in FOLDER.glob("*.npz"))
+from benchmarks.recorded_decoders import RECORDS, Recorded, packages
+from edgeopt.presets import PRESETS
+
 READ = {"deepstream", "rtdetr_rows", "damo_yolo", "efficient_nms", "paddle", "tf_od", "tf_od_coco", "tflite_ssd"}
 """Presets whose family's code was read and not run; the docstring says where."""
-THRESHOLD = 0.3
-
-
-class Recorded:
-    def __init__(self, name: str) -> None:
-        with np.load(FOLDER / f"{name}.npz") as arrays:
-            self.about: dict[str, Any] = json.loads(str(arrays["about"]))
-            self.boxes, self.scores, self.classes = (arrays[key] for key in ("boxes", "scores", "classes"))
-            self.outputs = {key.partition(":")[2]: arrays[key] for key in arrays.files if key.startswith("output:")}
-        self.height, self.width = self.about["size"]
-
-    @property
-    def spec(self) -> ModelSpec:
-        table = {"preset": self.about["preset"], "score_threshold": THRESHOLD, **self.about["keys"]}
-        described: Any = convert(expand(table), DetectionDecoding)
-        tensors = tuple(
-            TensorSpec(name=key, shape=array.shape, dtype=str(array.dtype)) for key, array in self.outputs.items()
-        )
-        labels = self.about["labels"]
-        return ModelSpec(
-            name="m",
-            task="detection",
-            input=TensorSpec(name="x", shape=(1, 3, self.height, self.width)),
-            outputs=tensors,
-            preprocessing=Preprocessing(),
-            decoding=fit(described, tensors, labels, (self.height, self.width)),
-            labels=tuple(map(str, range(labels))),
-        )
 
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_preset_finds_what_its_familys_own_code_finds(name: str) -> None:
     recorded = Recorded(name)
-    (found,) = decode(recorded.outputs, recorded.spec, [Geometry(1, 1, 0, 0, recorded.width, recorded.height)])
-    boxes = np.clip(recorded.boxes, 0, [recorded.width, recorded.height] * 2)
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    expected = sorted(
-        zip(recorded.scores[inside].tolist(), recorded.classes[inside].tolist(), boxes[inside].tolist(), strict=True),
-        reverse=True,
-    )
+    found, expected = recorded.decoded(), recorded.expected()
     assert len(expected) > 10
     ours = sorted(zip(found.scores.tolist(), found.classes.tolist(), found.boxes.tolist(), strict=True), reverse=True)
     assert [row[1] for row in ours] == [row[1] for row in expected]
@@ -90,3 +52,8 @@ def test_every_record_says_which_code_of_which_version_made_it() -> None:
         package, _, what = Recorded(name).about["by"].partition(": ")
         assert any(part[0].isdigit() or part in ("at",) for part in package.split())
         assert what
+
+
+def test_the_table_of_families_says_whom_a_preset_was_compared_with() -> None:
+    assert packages("rtdetr_logits") == [("RT-DETR at 068dfde", True), ("transformers 5.24.0", True)]
+    assert packages("deepstream") == []

@@ -10,10 +10,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from test_decoders import RECORDS, Recorded
-
+from benchmarks.recorded_decoders import RECORDS, Recorded
 from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.put_tail import CANDIDATES, put_tail
 from edgeopt.postprocess import Detections, decode
