@@ -70,7 +70,10 @@ def write_starter_for(
         listings[role] = listed(source, root, labels)
     first = next(iter(listings.values()))
     if first.task is None:
-        raise DataError(f"{first.origin} holds images without labels: nothing can be trained or measured with them")
+        raise DataError(
+            f"{first.origin} holds images without labels, with which nothing can be trained. A model that is trained "
+            "already is built with them by: edgeopt build MODEL --data FOLDER"
+        )
     if found.format == "yolo":  # a set of its own may have no file of names near
         sets = {role: replace(source, labels=first.labels) for role, source in sets.items()}
     text = (resources.files("edgeopt") / "templates" / f"{first.task}.toml").read_text(encoding="utf-8")
