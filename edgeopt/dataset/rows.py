@@ -16,7 +16,9 @@ IMAGE_COLUMNS = (
     "file", "filename", "file_name", "image", "image_path", "img", "path", "filepath", "name", "imageid", "image_id",
 )  # fmt: skip
 """Usual names of the column of images, in lower case, the likeliest first."""
-LABEL_COLUMNS = ("class_index", "label", "class", "class_name", "category", "target", "labels", "labelname")
+LABEL_COLUMNS = (
+    "class_index", "label", "class", "class_name", "category", "target", "labels", "labelname", "classid", "class_id",
+)  # fmt: skip
 """Usual names of the column of classes."""
 
 Row: TypeAlias = dict[str, str | None]

@@ -17,7 +17,7 @@ from edgeopt.dataset.files import ImageFinder, image_files, read_text
 from edgeopt.dataset.kitti import kitti_folders
 from edgeopt.dataset.layout import folder_with, subfolders
 from edgeopt.dataset.rows import IMAGE_COLUMNS, LABEL_COLUMNS, column_named, columns_of
-from edgeopt.dataset.unread import unread_labels
+from edgeopt.dataset.unread import NO_CLASSES, unknown_files, unread_labels
 from edgeopt.dataset.voc import xml_folder
 from edgeopt.dataset.xml import parse_xml
 from edgeopt.dataset.yolo import text_beside, yaml_lists
@@ -332,8 +332,9 @@ def _image_folder(path: Path) -> _Found:
     while len(classes) == 1 and filled(classes[0]):  # one folder too high
         path, classes = classes[0], filled(classes[0])
     roles = [folder for folder in classes if folder.name.lower() in _ROLES]
-    if len(classes) < 2 or (len(roles) == len(classes) and not all(map(filled, roles))):
-        return "", {}  # a single folder is no class, nor are sets that hold no classes
+    names = {folder.name.lower() for folder in classes}
+    if len(classes) < 2 or names <= NO_CLASSES or (len(roles) == len(classes) and not all(map(filled, roles))):
+        return "", {}  # a single folder is no class, nor are sets that hold no classes, nor pictures and masks
     if len(roles) == len(classes):
         sets = _by_folder(path, "image_folder", lambda folder: bool(filled(folder)))
         return f"{path.name} has a folder a set, and each a folder a class", sets
@@ -343,7 +344,9 @@ def _image_folder(path: Path) -> _Found:
 def _images(path: Path) -> _Found:
     if path.is_file() or not image_files(path):
         return "", {}
-    return f"{path.name} holds images without labels", {"train": DataSource(format="images", path=str(path))}
+    unknown = unknown_files(path)
+    listed = f" ({', '.join(file.name for file in unknown[:3])}: of no form that is known)" if unknown else ""
+    return f"{path.name} holds images without labels{listed}", {"train": DataSource(format="images", path=str(path))}
 
 
 _FINDERS: Mapping[str, Callable[[Path], _Found]] = {

@@ -16,6 +16,11 @@ from edgeopt.typed import from_json
 
 _LOOKED_AT = 20
 """Files that stand for the others."""
+_MAY_HOLD_LABELS = frozenset({".json", ".jsonl", ".csv", ".tsv", ".xml", ".manifest", ".tfrecord", ".parquet", ".mat"})
+_MASKS = frozenset({"masks", "mask", "segmentationclass", "gtfine"})
+_PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages", "leftimg8bit"})
+NO_CLASSES = _MASKS | _PICTURES
+"""Names of folders, in lower case, that tell what files are and not what they show."""
 _DOTA = 9
 """Cells of a line at least: four corners and a class."""
 
@@ -30,6 +35,12 @@ def unread_labels(path: Path) -> str | None:
         return None
     places = [path, *subfolders(path), *(below for folder in subfolders(path) for below in subfolders(folder))]
     for place in places:
+        names = {folder.name.lower(): folder for folder in subfolders(place)}
+        if names.keys() & _PICTURES and (masks := sorted(names.keys() & _MASKS)):
+            return (
+                f"{names[masks[0]]} holds a segmentation's masks, which are not read. Give boxes, for example as COCO, "
+                "or the folder of the pictures alone"
+            )
         files = sorted(each for each in place.iterdir() if each.is_file() and not each.name.startswith("."))
         for suffixes, read, kinds in _KINDS:
             for file in [each for each in files if each.suffix.lower() in suffixes][:_LOOKED_AT]:
@@ -38,6 +49,12 @@ def unread_labels(path: Path) -> str | None:
                     if content is not None and is_one(content):
                         return f"{file} is {what}, which is not read. {way_out}"
     return None
+
+
+def unknown_files(path: Path) -> list[Path]:
+    """Return files of a folder, and of one level below it, that may hold labels in a form that nobody here knows."""
+    places = [path, *subfolders(path)] if path.is_dir() else []
+    return sorted(file for place in places for file in place.iterdir() if file.suffix.lower() in _MAY_HOLD_LABELS)
 
 
 def _json(file: Path) -> Any:

@@ -146,6 +146,20 @@ def test_labels_of_a_tool_whose_form_is_not_read_are_named_with_the_way_out(
         survey(tmp_path)
 
 
+def test_masks_of_a_segmentation_are_no_class(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        picture(tmp_path / folder / "a.png")
+    with pytest.raises(DataError, match="masks holds a segmentation's masks, which are not read"):
+        survey(tmp_path)
+
+
+def test_files_of_no_known_form_are_said_beside_pictures_without_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "images/a.png")
+    (tmp_path / "det_train.json").write_text('[{"name": "a.png", "labels": []}]')
+    found = survey(tmp_path)
+    assert (found.format, found.why.partition(" (")[2]) == ("images", "det_train.json: of no form that is known)")
+
+
 def test_a_single_folder_of_pictures_is_no_class(tmp_path: Path) -> None:
     picture(tmp_path / "photos/a.png")
     assert survey(tmp_path).format == "images"
