@@ -633,7 +633,27 @@ class TestShots:
         with pytest.raises(DataError, match="is not what the bundle was evaluated on"):
             choose_shots(report.accuracies, "ov-fp32", dataset.subset(range(29, -1, -1)))
 
+    def test_the_page_of_a_detector_has_its_confusion_matrix(self, bundle, tmp_path):
+        data, accuracy, spec = self._detector()
+        variants = tuple(replace(each, accuracy=accuracy, measured={}) for each in bundle.manifest.variants)
+        manifest = replace(bundle.manifest, spec=spec, variants=variants)
+        page = write_page(content(manifest), tmp_path / "boxes.html", data).read_text()
+        for name in ("ov-fp32", "ov-int8"):
+            assert f"Confusion matrix, {name}" in page
+            assert f'download="confusion-{name}.csv"' in page
+        assert "(nothing)" in page, "what false boxes show, and what missed objects are taken for"
+
     def test_boxes_of_a_detector_say_what_is_wrong(self):
+        data, accuracy, _ = self._detector()
+        (shot,) = choose_shots({"a": accuracy, "b": accuracy}, "a", data)
+        assert (shot.width, shot.height) == (480, 240)
+        assert [(box.label, box.left) for box in shot.boxes] == [("cat", 24.0), ("dog", 240.0)]
+        assert [(box.label, box.wrong) for box in shot.answers["b"].boxes] == [("cat", False), ("dog", True)]
+        assert shot.answers["b"].right is False
+        assert shot.truth == "1 cat, 1 dog"
+
+    def _detector(self):
+        """One picture of a cat and a dog, and a detector that sees the cat, and a dog where there is none."""
         pixels = np.zeros((100, 200, 3), np.uint8)
         truth = Boxes.of([[10, 10, 50, 50], [100, 10, 150, 60]], [0, 1])
         data = Dataset("detection", ("cat", "dog"), [Sample("1.png", truth, ArrayPicture(pixels))])
@@ -646,12 +666,7 @@ class TestShots:
             labels=("cat", "dog"),
         )
         accuracy = evaluate(Runner(lambda _: {"y": np.array(columns, np.float32).T[None]}, spec), data)
-        (shot,) = choose_shots({"a": accuracy, "b": accuracy}, "a", data)
-        assert (shot.width, shot.height) == (480, 240)
-        assert [(box.label, box.left) for box in shot.boxes] == [("cat", 24.0), ("dog", 240.0)]
-        assert [(box.label, box.wrong) for box in shot.answers["b"].boxes] == [("cat", False), ("dog", True)]
-        assert shot.answers["b"].right is False
-        assert shot.truth == "1 cat, 1 dog"
+        return data, accuracy, spec
 
     def test_a_flipped_class_is_worse_than_any_change_of_score(self):
         kept = disagreement(classification((0, 0.99), (1, 0.01)), classification((0, 0.51), (1, 0.49)))

@@ -7,9 +7,9 @@ a class or file that is called ``<script>`` would stay text even if an escape we
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -51,12 +51,17 @@ class _Curve:
     advice: list[str]
 
 
-def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
+Matrix: TypeAlias = tuple[NDArray[np.int64], tuple[str, ...]]
+"""(n, n) counts, row the truth and column the answer, and the n names."""
+
+
+def to_html(report: Report, shots: Sequence[Shot] = (), matrices: Mapping[str, Matrix] | None = None) -> str:
     """Render the page.
 
     Args:
         report: content of the report.
         shots: pictures with all answers (`choose_shots`).
+        matrices: confusion matrices of detectors, by variant, which take the images' truths; a classifier's are known.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -68,7 +73,7 @@ def to_html(report: Report, shots: Sequence[Shot] = ()) -> str:
         headline=figures.headline(report),
         marks=_marks(report),
         images=next((each.images for each in report.accuracies.values()), 0),
-        confusions=_confusions(report),
+        confusions=_confusions(report, matrices or {}),
         curves=_curves(report),
         operating=operating_points(report),
         comparison=_comparison(report),
@@ -107,9 +112,9 @@ def _calibration_settings(report: Report) -> dict[str, Any]:
     return {} if settings is None else msgspec.to_builtins(settings)
 
 
-def _confusions(report: Report) -> list[_Confusion]:
-    """Return the confusion matrices of all classifiers, of the classes that each was evaluated on."""
-    return [
+def _confusions(report: Report, matrices: Mapping[str, Matrix]) -> list[_Confusion]:
+    """Return the matrices that are given, and those of classifiers, of the classes that they were rated on."""
+    return [_confusion(name, *matrix) for name, matrix in matrices.items()] + [
         _confusion(name, each.metrics.confusion_matrix(), tuple(one.label for one in each.metrics.per_class))
         for name, each in report.accuracies.items()
         if isinstance(each.metrics, ClassificationMetrics)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, StorageError
-from edgeopt.evaluate import Accuracy
+from edgeopt.evaluate import Accuracy, confusion
 from edgeopt.report.content import Report
-from edgeopt.report.html import to_html
+from edgeopt.report.html import Matrix, to_html
 from edgeopt.report.kept import pictures_of
 from edgeopt.report.shots import Shot, choose_shots
 
@@ -39,12 +39,23 @@ def write_page(
         MissingExtraError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
-    page = to_html(report, _pictures(report, out, dataset, missing, force=force))
+    page = to_html(report, _pictures(report, out, dataset, missing, force=force), _matrices(report, dataset))
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"cannot write the report to {out}: {error}. Choose another file") from error
     return out
+
+
+def _matrices(report: Report, dataset: Dataset | None) -> dict[str, Matrix]:
+    """Confusion matrices of a detector, whose boxes are matched with the images' objects; none without the images."""
+    reference = report.accuracies.get(report.manifest.baseline)
+    if dataset is None or reference is None or reference.task == "classification":
+        return {}
+    try:
+        return {name: confusion(each, dataset, reference) for name, each in _alike(report).items()}
+    except DataError:  # other images: `_pictures` says so
+        return {}
 
 
 def _pictures(report: Report, out: Path, dataset: Dataset | None, missing: str, *, force: bool) -> tuple[Shot, ...]:
