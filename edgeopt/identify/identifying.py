@@ -8,7 +8,7 @@ from dataclasses import replace
 from edgeopt.identify import preparations as by
 from edgeopt.identify.apart import boxes_and_scores
 from edgeopt.identify.detectors import several_outputs
-from edgeopt.identify.facts import Facts, Tensor, layout_of
+from edgeopt.identify.facts import Facts, Tensor, cells, layout_of
 from edgeopt.identify.identification import Candidate, Finding, Identification, Question, Role
 from edgeopt.identify.levels import outputs_by_level
 from edgeopt.identify.metadata import Said, read_metadata
@@ -17,6 +17,7 @@ from edgeopt.identify.single import one_output
 from edgeopt.models.class_names import COCO, IMAGENET
 from edgeopt.spec import Preprocessing, Size, Task
 
+_USUAL_STRIDES = (8, 16, 32)
 _PUBLISHED = {len(COCO): ("edgeopt:coco", COCO), len(IMAGENET): ("edgeopt:imagenet", IMAGENET)}
 
 
@@ -217,7 +218,7 @@ def _questions(
             )
         )
     if not candidates and size is not None:
-        asked.append(_no_reading(facts))
+        asked.append(_no_reading(facts, size.value))
     if candidates and size is not None and all(each.preprocessing is None for each in candidates):
         asked.append(
             Question(
@@ -236,12 +237,16 @@ def _questions(
     return asked
 
 
-def _no_reading(facts: Facts) -> Question:
+def _no_reading(facts: Facts, size: Size) -> Question:
     listed = ", ".join(map(str, facts.outputs))
+    known = cells(size, _USUAL_STRIDES)
     return Question(
         "model.decoding",
-        f"its outputs {listed} fit no layout that is known{f' ({facts.why_not_run})' if facts.why_not_run else ''}",
-        "a [model.decoding] table, or --set model.decoding=package.module:callable",
+        f"its outputs {listed} fit no layout that is known{f' ({facts.why_not_run})' if facts.why_not_run else ''}: "
+        f"neither classes (N, C), nor boxes and scores for each cell (with strides of 8, 16 and 32 there are {known} "
+        "in all), nor maps of each level, nor final rows of box, score and class",
+        'a [model.decoding] table with boxes = { output = "NAME", stop = 4 }, scores = { output = "NAME", start = 4 }, '
+        'form = "cxcywh" (edgeopt explain-key model.decoding), or --set model.decoding=package.module:callable',
     )
 
 

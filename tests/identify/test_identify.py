@@ -116,6 +116,8 @@ def test_outputs_that_fit_nothing_ask_for_a_description() -> None:
     found = identified(odd)
     assert found.candidates == ()
     assert "'mask' float32 [1, 7, 9, 9]" in found.questions[0].what
+    assert "with strides of 8, 16 and 32 there are 336" in found.questions[0].what
+    assert 'boxes = { output = "NAME", stop = 4 }' in found.questions[0].example
 
 
 def test_the_images_that_uint8_and_channels_last_inputs_take_are_their_own() -> None:

@@ -6,17 +6,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.family_graphs import SIDE, Family, cells, network
+from edgeopt.config import ModelConfig
 from edgeopt.identify import Identification
 from edgeopt.identify.identifying import identify
 from edgeopt.identify.reading import facts_of
-from edgeopt.postprocess import decode, fit
-from edgeopt.preprocess import Geometry
+from edgeopt.postprocess import Detections, decode, fit
+from edgeopt.preprocess import Geometry, batch, feed
+from edgeopt.runtime.ort import OrtSession
+from edgeopt.source import resolve
 from edgeopt.spec import DetectionDecoding, ModelSpec, Preprocessing, TensorSpec, replace
 
 CLASSES = 3
@@ -163,3 +167,22 @@ def test_objectness_is_told_by_the_names_in_the_file_or_left_open() -> None:
     named = identify(facts_of(ir.from_proto(network(family))))
     assert (named.settled and named.settled.name) == "yolov5"
     assert len(found(outputs, named, CLASSES)) == len(SEEN)
+
+
+@pytest.mark.parametrize("frozen", ["by its metadata", "by the recipe"])
+def test_a_dynamic_detector_of_bytes_and_channels_last_is_identified_and_predicts(frozen: str, tmp_path: Path) -> None:
+    outputs = LAYOUTS["corners, channels first"]
+    metadata = {"imgsz": f"[{SIDE}, {SIDE}]"} if frozen == "by its metadata" else {}
+    family = Family("?", "?", outputs, metadata, image=("high", "wide", 3), dtype="uint8")
+    onnx.save(network(family), tmp_path / "m.onnx")
+    size = None if metadata else (SIDE, SIDE)
+    opened = resolve(ModelConfig(source="m.onnx", labels=("a", "b", "c"), input_size=size), tmp_path)
+    assert (opened.spec.input.dtype, opened.spec.input.shape[1:]) == ("uint8", (SIDE, SIDE, 3))
+    picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    images, geometries = batch([picture], opened.spec.preprocessing)
+    with OrtSession(ir.to_proto(opened.onnx).SerializeToString()) as session:
+        (result,) = decode(session.run(feed(opened.spec, images, geometries)), opened.spec, geometries)
+    assert isinstance(result, Detections)
+    order = SEEN[np.argsort(-ONE[SEEN, 0])]
+    assert set(result.classes.tolist()) <= {0, 1, 2}
+    np.testing.assert_allclose(result.boxes[0], np.clip(CORNERS[order[0]], 0, SIDE), atol=1e-2)
