@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeopt.boxes import Boxes
@@ -124,10 +126,12 @@ def _size(tree: ET.Element) -> tuple[int, int] | None:
 
 def _corners(node: ET.Element, file: Path) -> tuple[float, float, float, float]:
     """Convert corners: VOC counts pixels from 1 and includes the last one."""
-    box, polygon = node.find("bndbox"), node.find("polygon")
+    box, turned, polygon = (node.find(name) for name in ("bndbox", "robndbox", "polygon"))
     if box is not None:
-        names = ("xmin", "ymin", "xmax", "ymax")
-        left, top, right, bottom = (number_of(text_of(box, name, str(file)), name, str(file)) for name in names)
+        first, second, third, fourth = _numbers(box, ("xmin", "ymin", "xmax", "ymax"), file)
+        left, top, right, bottom = bounds([(first, second), (third, fourth)], str(file))
+    elif turned is not None:
+        left, top, right, bottom = _around(*_numbers(turned, ("cx", "cy", "w", "h", "angle"), file))
     elif polygon is not None:
         numbers = {each.tag: number_of(each.text or "", each.tag, str(file)) for each in polygon}
         points = [
@@ -137,3 +141,14 @@ def _corners(node: ET.Element, file: Path) -> tuple[float, float, float, float]:
     else:
         raise DataError(f"{file}: an object has no <bndbox>")
     return left - 1, top - 1, right, bottom
+
+
+def _numbers(node: ET.Element, names: Sequence[str], file: Path) -> tuple[float, ...]:
+    return tuple(number_of(text_of(node, name, str(file)), name, str(file)) for name in names)
+
+
+def _around(x: float, y: float, width: float, height: float, angle: float) -> tuple[float, float, float, float]:
+    """Return the box around one that is turned by an angle in radians, as roLabelImg writes it."""
+    cosine, sine = abs(math.cos(angle)), abs(math.sin(angle))
+    half_width, half_height = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height

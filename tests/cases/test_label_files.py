@@ -269,8 +269,8 @@ def test_pictures_of_16_bits_are_scaled_by_the_depth_that_they_use(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC.*Convert it to JPEG"),
-        ("a.jpg", b"\0\0\0\x18ftypmif1\0\0\0\0heicmif1", "HEIC.*Convert it to JPEG"),
+        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC.*onvert it to JPEG"),
+        ("a.jpg", b"\0\0\0\x18ftypmif1\0\0\0\0heicmif1", "HEIC.*onvert it to JPEG"),
         ("a.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 1\n", "git lfs pull"),
         ("a.png", b"\n<!DOCTYPE html><html>404</html>", "a web page"),
         ("a.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),

@@ -110,6 +110,22 @@ def test_kitti(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("place", "wanted"),
+    [
+        ("<bndbox><xmin>30</xmin><ymin>40</ymin><xmax>4</xmax><ymax>5</ymax></bndbox>", [3, 4, 30, 40]),
+        ("<robndbox><cx>30</cx><cy>20</cy><w>20</w><h>10</h><angle>1.5707963</angle></robndbox>", [24, 9, 35, 30]),
+    ],
+    ids=["corners in the other order", "turned, of roLabelImg"],
+)
+def test_voc_boxes_of_other_tools(tmp_path: Path, place: str, wanted: list[float]) -> None:
+    picture(tmp_path / "a.png")
+    head = "<annotation><filename>a.png</filename><size><width>64</width><height>48</height></size>"
+    (tmp_path / "a.xml").write_text(f"{head}<object><name>cat</name>{place}</object></annotation>")
+    dataset = load(DataSource(format="voc", path="."), tmp_path)
+    np.testing.assert_allclose(cast("Boxes", dataset[0].target).boxes, [wanted], atol=1e-4)
+
+
 def test_lists_of_a_data_yaml_are_its_sets(tmp_path: Path) -> None:
     for each in "abcd":
         picture(tmp_path / f"images/{each}.png")
