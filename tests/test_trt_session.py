@@ -358,12 +358,13 @@ def test_the_faster_memory_is_measured_once(monkeypatch, tmp_path, copied, mappe
     assert len(clock.opened) == 4
 
 
-def test_an_engine_that_does_not_fit_twice_takes_copies(monkeypatch, tmp_path, caplog):
+@pytest.mark.parametrize("error", [CudaError("cuMemHostAlloc", 2, "out of memory"), TargetError("no memory for it")])
+def test_an_engine_that_does_not_fit_twice_takes_copies(monkeypatch, tmp_path, caplog, error):
     clock = Clock(monkeypatch, copied=1e-3, mapped=1e-3)
 
     def open_one(memory: Memory) -> TrtSession:
         if memory == "mapped":
-            raise CudaError("cuMemHostAlloc", 2, "out of memory")
+            raise error
         return clock.open(memory)
 
     with trt.open_fastest(open_one, tmp_path / "engine") as opened:

@@ -12,10 +12,10 @@ import numpy as np
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.config import TensorRTOptions, TensorRTRun
-from edgeopt.errors import MissingExtraError, StorageError
+from edgeopt.errors import MissingExtraError, StorageError, TargetError
 from edgeopt.files import sha256
 from edgeopt.hardware import Machine, machine
-from edgeopt.runtime.cuda import CudaError, importable_providers, open_cuda
+from edgeopt.runtime.cuda import importable_providers, open_cuda
 from edgeopt.runtime.engine_cache import cache_folder, recall, store
 from edgeopt.runtime.first_load import compare
 from edgeopt.runtime.session import Availability
@@ -165,7 +165,7 @@ def open_fastest(open_with: Callable[[Memory], TrtSession], kept: Path) -> TrtSe
             for kind in MEMORIES:
                 runs[kind] = _running(stack.enter_context(open_with(kind)))
             found = compare(runs, _MEASURED_S, perf_counter, warm_up_s=_WARM_UP_S)
-    except CudaError as error:
+    except TargetError as error:  # also a CudaError
         _LOG.warning("copies are used, because the engine does not fit twice to measure others: %s", error)
         return open_with("copied")
     fastest = min(MEMORIES, key=lambda kind: _WORTH_IT if kind == "copied" else found[kind].high)
