@@ -62,6 +62,9 @@ class Grid(Struct):
     """(width, height) in pixels of the prior boxes of each level, as many as it has boxes a cell."""
     rounding: Literal["down", "up"] = "down"
     """Cells of a side that the stride does not divide."""
+    shape: tuple[tuple[Count, Count], ...] = ()
+    """(rows, columns) of cells of each level, which divide the image evenly: for cells no stride apart, such as
+    the 19 x 19 of TensorFlow's SSDs for 300 pixels. `strides` then names the levels only."""
 
     @property
     def boxes_per_cell(self) -> tuple[int, ...]:
@@ -76,9 +79,15 @@ class Grid(Struct):
                 f"a grid of {len(self.strides)} strides has per_cell or sizes of {len(self.boxes_per_cell)} levels. "
                 "Give one of each a level"
             )
+        if self.shape and len(self.shape) != len(self.strides):
+            raise SettingError(
+                f"a grid of {len(self.strides)} strides has the shape of {len(self.shape)} levels. Give one a level"
+            )
 
     def cells(self, height: int, width: int) -> list[tuple[int, int]]:
         """(rows, columns) of cells of each level, for an input of `height` and `width` pixels."""
+        if self.shape:
+            return list(self.shape)
         if self.rounding == "up":
             return [(int(-(-height // stride)), int(-(-width // stride))) for stride in self.strides]
         return [(int(height // stride), int(width // stride)) for stride in self.strides]

@@ -15,8 +15,9 @@ from edgeopt.config import parse_config
 from edgeopt.errors import ConfigError, ModelError, SettingError
 from edgeopt.postprocess import decode, fit, label_count
 from edgeopt.preprocess import Geometry
-from edgeopt.presets import PRESETS
+from edgeopt.presets import PRESETS, expand
 from edgeopt.spec import DetectionDecoding, ModelSpec, Preprocessing, TensorSpec, preset, replace
+from edgeopt.typed import convert
 
 HEIGHT, WIDTH = 64, 96
 ORIGINAL = (200, 150)
@@ -500,6 +501,34 @@ def specification(
     return spec, decoding
 
 
+def test_cells_that_no_stride_tells_divide_the_image_evenly() -> None:
+    """Anchors of TensorFlow's SSD (Liu et al. 2016), with y before x: 3 x 5 and 1 x 2 cells of 64 x 96."""
+    rng = np.random.default_rng(0)
+    sizes = (((20, 10), (14, 14)), ((50, 60),))
+    shape = ((3, 5), (1, 2))
+    raw, scores, expected = [], [], []
+    for (rows, columns), level in zip(shape, sizes, strict=True):
+        for y in range(rows):
+            for x in range(columns):
+                for wide, high in level:
+                    ty, tx, th, tw = code = rng.normal(0, 0.5, 4)
+                    cx = (x + 0.5) / columns * WIDTH + tx * 0.1 * wide
+                    cy = (y + 0.5) / rows * HEIGHT + ty * 0.1 * high
+                    expected.append(around(cx, cy, wide * np.exp(tw * 0.2), high * np.exp(th * 0.2)))
+                    raw.append(code)
+                    scores.append([0.5 + 0.4 * rng.random()])
+    outputs = {"loc": np.array([raw], np.float32), "conf": np.array([scores], np.float32)}
+    grid = {"strides": (16, 48), "shape": shape, "sizes": sizes}
+    table = {"boxes": {"output": "loc"}, "scores": {"output": "conf"}, "form": "prior", "axes": "yx", "nms": False}
+    described = convert(expand({**table, "grid": grid}), DetectionDecoding)
+    tensors = tuple(TensorSpec(name=key, shape=array.shape) for key, array in outputs.items())
+    spec, _ = specification("yolo_nas", {"b": np.zeros((1, 9, 4)), "s": np.zeros((1, 9, 1))}, 1)
+    spec = replace(spec, outputs=tensors, decoding=fit(described, tensors, 1, (HEIGHT, WIDTH)))
+    (found,) = decode(outputs, spec, [Geometry(1, 1, 0, 0, WIDTH, HEIGHT)])
+    order = np.argsort(-outputs["conf"][0, :, 0], kind="stable")
+    np.testing.assert_allclose(found.boxes, np.clip(expected, 0, [WIDTH, HEIGHT] * 2)[order], atol=1e-3)
+
+
 def test_there_is_a_reference_for_every_preset() -> None:
     assert CASES.keys() == PRESETS.keys()
 
@@ -634,6 +663,7 @@ class TestRefusals:
             ('form = "prior"\ngrid = { strides = [8] }', "need grid.sizes"),
             ('form = "xyxy"\nunit = "cells"', "counts in strides"),
             ('form = "ltrb"\ngrid = { strides = [8, 16], per_cell = [2] }', "levels"),
+            ('form = "ltrb"\ngrid = { strides = [8, 16], shape = [[4, 4]] }', "shape of 1 levels"),
             ('form = "cxcywhh"', "cxcywhh"),
         ],
     )
