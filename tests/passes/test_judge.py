@@ -10,11 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeopt.calibrate import calibrate
+from edgeopt.calibrate.spool import feeds_of
 from edgeopt.config import CalibrateConfig
+from edgeopt.passes.quantize.insert import choose_ranges, quantize
+from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair import activations
-from edgeopt.passes.repair.judge import typical
+from edgeopt.passes.repair.activations import ActivationTrials
+from edgeopt.passes.repair.allowance import Allowance
+from edgeopt.passes.repair.judge import Judge, typical
 from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.passes.repair.split import Split
+from edgeopt.passes.repair.standing import Standing
 from edgeopt.passes.repair.trials import repair
 
 LAYERS = """
@@ -73,3 +80,23 @@ def test_ranges_are_compared_on_images_that_they_were_not_taken_from(monkeypatch
     assert [names & judged[0] for names in calibrated[:-1]] == [set()] * (len(calibrated) - 1)
     assert len(calibrated) == 3, "the network as it is, equalized, and what was kept of that"
     assert calibrated[-1] == everything, "what was found is quantized with the statistics of all"
+
+
+def test_a_range_with_room_for_all_that_was_seen_has_it_for_the_judges_images_too():
+    """Ranges are chosen on images of which none is loud; one that judges is."""
+    model = layers()
+    images = [(name, {"x": feeds["x"] * np.float32(3 if name == "5" else 1)}) for name, feeds in IMAGES]
+    split = Split.of(images, 8)
+    config = CalibrateConfig(minimum_images=1)
+    every, fitted = (calibrate(model, each, config, None, observed_tensors(model)) for each in (images, split.fit))
+    judge = Judge(model, feeds_of(split.judge), RAW)
+    plain = quantize(model, every, OPENVINO)
+    trials = ActivationTrials(OPENVINO, split.fit, judge, None, Allowance(), None)
+    whole = Standing(model, every, (), plain, judge.measure(plain))
+    chosen = {"r": (0.0, fitted["r"].maximum), "c": (0.0, 0.5 * fitted["c"].maximum)}
+    now = Standing(model, fitted, (), plain, whole.distances, ranges=chosen)
+    done = trials.completed(now, whole, images)
+    assert fitted["r"].maximum < 0.7 * every["r"].maximum
+    assert done.ranges["r"] == (0.0, every["r"].maximum)
+    assert done.ranges["c"] == chosen["c"]
+    assert done.ranges["x"] == choose_ranges(place(model.clone(), OPENVINO), every, OPENVINO)["x"]

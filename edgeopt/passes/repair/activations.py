@@ -30,7 +30,7 @@ from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.judge import Distances, Judge, typical
 from edgeopt.passes.repair.observed import observed_tensors
-from edgeopt.passes.repair.ranges import measure_ranges, quantize_activations
+from edgeopt.passes.repair.ranges import by, measure_ranges, quantize_activations
 from edgeopt.passes.repair.smooth import STRENGTHS, magnitudes, smooth, smoothable
 from edgeopt.passes.repair.split import spread
 from edgeopt.passes.repair.standing import Standing, compared
@@ -100,6 +100,8 @@ class ActivationTrials:
     def completed(self, now: Standing, plain: Standing, images: Images) -> Standing:
         """Quantize what was found with the statistics of all images.
 
+        A chosen range that reached as far as the images that it was chosen on reaches as far as all of them.
+
         Args:
             now: what `tried` found.
             plain: what it was given.
@@ -110,7 +112,15 @@ class ActivationTrials:
             observed = self._observed(now.base, images, table.config, now.changed)
             table = dataclasses.replace(table, tensors={**table.tensors, **observed.tensors})
         before_exemption = place(now.base.clone(), self.scheme, plain.exclude)
-        ranges = {**choose_ranges(before_exemption, table, self.scheme, self.methods), **now.ranges}
+        ranges = choose_ranges(before_exemption, table, self.scheme, self.methods)
+        fitted, every = (
+            choose_ranges(before_exemption, by(each, "minmax"), self.scheme) for each in (now.table, table)
+        )
+        for name, (low, high) in now.ranges.items():
+            ranges[name] = (
+                min(low, every[name][0]) if low <= fitted[name][0] else low,
+                max(high, every[name][1]) if high >= fitted[name][1] else high,
+            )
         return self._quantized(dataclasses.replace(now, table=table, ranges=ranges), now.exclude)
 
     def floated(self, now: Standing) -> list[RepairTrial]:

@@ -110,7 +110,7 @@ def measure_ranges(
     placement = place(model.clone(), scheme, exclude)
     known = choose_ranges(placement, table, scheme, methods)
     ranges = dict(known)
-    found = {method: choose_ranges(placement, _by(table, method), scheme) for method in _METHODS}
+    found = {method: choose_ranges(placement, by(table, method), scheme) for method in _METHODS}
     samples = _Samples.of(model, feeds, discrepancy)
     done, expected = 0, expected_runs(model, len(placement.groups), len(feeds))
 
@@ -150,7 +150,7 @@ def measure_ranges(
         effort += probe.runs * image
         done += probe.runs
         ranges |= dict.fromkeys(group, best)
-    seen, least = choose_ranges(placement, _by(table, "minmax"), scheme), _CHEAP * sum(harm.values())
+    seen, least = choose_ranges(placement, by(table, "minmax"), scheme), _CHEAP * sum(harm.values())
     for group in harm:
         if group not in told and ranges[group[0]] == known[group[0]]:
             ranges |= dict.fromkeys(group, _roomy(known[group[0]], seen[group[0]], harm[group], least))
@@ -333,5 +333,6 @@ def _alike(first: Range, second: Range) -> bool:
     return max(abs(first[0] - second[0]), abs(first[1] - second[1])) <= _SAME * width
 
 
-def _by(table: CalibrationTable, method: CalibrationMethod) -> CalibrationTable:
+def by(table: CalibrationTable, method: CalibrationMethod) -> CalibrationTable:
+    """Return the table with another method of choosing ranges."""
     return dataclasses.replace(table, config=replace(table.config, method=method))
