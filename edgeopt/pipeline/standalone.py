@@ -212,7 +212,7 @@ def quantize_file(
     latency = None if float_rest == "fp16" else _latency(model, finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)
-    require_loadable(finished, quantize_config.scheme, path.name)
+    require_loadable(finished, quantize_config.scheme, path.name, model)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         ir.save(finished, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
 
 import numpy as np
 import onnx
@@ -18,6 +19,8 @@ from edgeopt.graph.operators import LINEAR_OPS
 _LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
 """Schemes whose files OpenVINO runs."""
+_UNKNOWN = re.compile(r"No conversion rule found for operations: ([\w, -]+?)(?: -- | To |$)")
+"""How OpenVINO names the operators that it does not have."""
 _CURE = (
     "Leave the layer that it names float (--exclude), take another scheme, or simplify the model elsewhere, and "
     "please report it"
@@ -41,8 +44,14 @@ def require_finite(model: ir.Model, name: str) -> None:
                 )
 
 
-def require_loadable(model: ir.Model, scheme: SchemeName, name: str) -> None:
+def require_loadable(model: ir.Model, scheme: SchemeName, name: str, baseline: ir.Model) -> None:
     """Check a graph with onnx.checker, in onnxruntime, and in OpenVINO where it is for it and that is installed.
+
+    Args:
+        model: quantized.
+        scheme: that it was quantized by.
+        name: of the file, for messages.
+        baseline: the float network, which tells whether quantizing is to blame.
 
     Raises:
         ModelError: one of them refuses it; the message holds its reason.
@@ -57,10 +66,27 @@ def require_loadable(model: ir.Model, scheme: SchemeName, name: str) -> None:
     except ModelError as error:
         raise ModelError(f"{name}: {error}. {_CURE}") from error
     if scheme in _OPENVINO and importlib.util.find_spec("openvino") is not None:
-        from edgeopt.runtime.ov import OvSession
+        _require_openvino(model, name, baseline)
 
-        try:
-            with OvSession(proto.SerializeToString()):
-                pass
-        except TargetError as error:
-            raise ModelError(f"{name}: OpenVINO does not load the quantized graph: {error}. {_CURE}") from error
+
+def _require_openvino(model: ir.Model, name: str, baseline: ir.Model) -> None:
+    if (error := _refused_by_openvino(model)) is None:
+        return
+    if (reason := _refused_by_openvino(baseline)) is not None:
+        unknown = _UNKNOWN.search(str(reason))
+        operators = f", for want of {unknown[1].strip()}" if unknown else f": {reason}"
+        raise ModelError(
+            f"{name}: OpenVINO does not load the network, be it quantized or not{operators}. Take another scheme, such "
+            "as onnxruntime, or export it without that"
+        ) from reason
+    raise ModelError(f"{name}: OpenVINO does not load the quantized graph: {error}. {_CURE}") from error
+
+
+def _refused_by_openvino(model: ir.Model) -> TargetError | None:
+    from edgeopt.runtime.ov import OvSession
+
+    try:
+        with OvSession(ir.to_proto(model).SerializeToString()):
+            return None
+    except TargetError as error:
+        return error

@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from edgeopt.cli.boundary import configure_logging
-from edgeopt.config import CalibrateConfig, QuantizeConfig
+from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
 from edgeopt.errors import EdgeoptError, ModelError
 from edgeopt.lint.graphs import lint_graph
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
@@ -51,10 +51,10 @@ def value_info(name: str, sides: Sequence[int]) -> onnx.ValueInfoProto:
     return value
 
 
-def quantize(folder: Path, model: onnx.ModelProto) -> tuple[Path, QuantizedFile]:
+def quantize(folder: Path, model: onnx.ModelProto, scheme: SchemeName = "onnxruntime") -> tuple[Path, QuantizedFile]:
     onnx.save(model, folder / "float.onnx")
     np.savez(folder / "c.npz", x=SAMPLES)
-    config, out = QuantizeConfig(scheme="onnxruntime", repairs=()), folder / "int8.onnx"
+    config, out = QuantizeConfig(scheme=scheme, repairs=()), folder / "int8.onnx"
     files = folder / "float.onnx", folder / "c.npz"
     return out, quantize_file(*files, None, CalibrateConfig(), config, out, Silent(), max_discrepancy=0.1)
 
@@ -201,6 +201,18 @@ def test_integers_alone_are_refused_with_the_operator_that_makes_them(tmp_path: 
     model = network(BODY, "y = ArgMax <axis = 1, keepdims = 0> (r)", y="int64[1, 16, 16] y")
     with pytest.raises(ModelError, match=r"outputs: 'y' of ArgMax\). End it before the operator"):
         quantize(tmp_path, model)
+
+
+def test_an_operator_that_openvino_lacks_is_not_blamed_on_quantizing(tmp_path: Path) -> None:
+    rest = "o = Conv <pads = [1, 1, 1, 1]> (r, wo) d = DeformConv <pads = [1, 1, 1, 1]> (r, wd, o)"
+    constants = {"wo": np.full((18, 16, 3, 3), 0.001, np.float32), "wd": np.full((16, 16, 3, 3), 0.01, np.float32)}
+    model = network(BODY, rest, TAIL.replace("(r)", "(d)"), opset=19, ir=9, constants=constants)
+    with pytest.raises(
+        ModelError, match="does not load the network, be it quantized or not, for want of DeformConv-19"
+    ):
+        quantize(tmp_path, model, "openvino")
+    out, _ = quantize(tmp_path, model)
+    assert_close(tmp_path, out)
 
 
 def test_the_terminal_shows_no_traceback_of_a_library_that_edgeopt_answers_for(
