@@ -70,7 +70,7 @@ def main() -> None:
 def measured(job: Job, exact: Artifact, count: int, tests: int, scheme: SchemeName, seed: int) -> Row:
     """Quantize a network, and measure all that its judge does on test images too."""
     config, spec, graph = job.config, graphs.read_spec(exact), ir.load(exact.file(graphs.MODEL))
-    every = list(graphs.feeds(job.split("calibration"), spec))
+    every = list(itertools.islice(graphs.feeds(job.split("calibration"), spec), max(count, config.calibrate.images)))
     drawn = np.random.default_rng(seed).permutation(len(every))[:count]
     images = [every[index] for index in sorted(drawn)]
     held_out = [feeds for _, feeds in itertools.islice(graphs.feeds(job.split("test"), spec), tests)]
