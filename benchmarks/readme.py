@@ -13,7 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import class_tables, end_to_end_table, file_tables, rtx_table, scaling_tables, training_tables
+from benchmarks import (
+    class_tables,
+    device_tables,
+    end_to_end_table,
+    file_tables,
+    rtx_table,
+    scaling_tables,
+    training_tables,
+)
 from benchmarks.peers.table import table
 from edgeopt.keys import Key
 from edgeopt.keys import keys as all_keys
@@ -308,6 +316,8 @@ def _compared(row: dict[str, Any]) -> str:
 
 _BLOCKS: dict[str, Callable[[], str]] = {
     "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
+    "arm": lambda: device_tables.arm(RESULTS / "arm.json"),
+    "candidates": lambda: device_tables.candidates(RESULTS / "candidates.json"),
     "commands": commands,
     "compression": lambda: training_tables.compression(RESULTS / "compression.json"),
     "end_to_end": end_to_end,
