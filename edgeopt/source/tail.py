@@ -92,6 +92,11 @@ def cut_tail(network: ir.Model, spec: ModelSpec) -> tuple[ir.Model, ModelSpec]:
     )
 
 
+def ends_in_choice(network: ir.Model) -> bool:
+    """Return True if a network chooses its rows at its end, so that their order follows the last bits of scores."""
+    return bool(_tail(network))
+
+
 def _tail(network: ir.Model) -> set[ir.Node]:
     """Return the nodes that choose detections, and those behind them."""
     region: set[ir.Node] = set()
