@@ -249,6 +249,20 @@ def test_other_options_have_a_slot_of_their_own(tmp_path):
     assert world.builds == 2
 
 
+@pytest.fixture
+def no_host_memory(monkeypatch):
+    """A system that does not tell its free memory, which an integrated GPU shares."""
+    monkeypatch.setattr("edgeopt.runtime.trt.on_device.available_host_memory", lambda: None)
+
+
+def test_memory_that_the_processor_caches_files_in_counts_as_free_on_an_integrated_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgeopt.runtime.trt.on_device.available_host_memory", lambda: 4 << 30)
+    world = World(cuda=FakeCuda(free=2 << 30))
+    engine(world, tmp_path)
+    assert world.pools["WORKSPACE"] == 2 << 30
+
+
+@pytest.mark.usefixtures("no_host_memory")
 def test_the_workspace_follows_free_memory_unless_given(tmp_path):
     world = World(cuda=FakeCuda(free=2 << 30))
     engine(world, tmp_path)
@@ -257,6 +271,7 @@ def test_the_workspace_follows_free_memory_unless_given(tmp_path):
     assert world.pools["WORKSPACE"] == 12345678
 
 
+@pytest.mark.usefixtures("no_host_memory")
 def test_too_little_memory_is_refused_before_the_build(tmp_path):
     world = World(cuda=FakeCuda(free=100 << 20))
     with pytest.raises(TargetError, match=r"MiB of GPU memory, and 100 MiB are free"):
@@ -290,7 +305,7 @@ def test_the_timing_cache_is_kept_and_pinned(tmp_path):
 
 
 def test_a_timing_cache_that_was_changed_is_not_used(tmp_path, caplog):
-    cache = TimingCache(tmp_path, "Orin 8.7 TensorRT 10.3.0")
+    cache = TimingCache(tmp_path, board(), engine_key(library(World()), MODEL, TensorRTBuild(), board(), 0))
     assert cache.read() == b""
     cache.write(b"measured")
     assert cache.read() == b"measured"

@@ -39,7 +39,7 @@ _SESSIONS: Mapping[SchemeName, tuple[Callable[[], Availability], Callable[[bytes
     "onnxruntime": (ort.availability, ort.OrtSession),
     "openvino": (ov.availability, ov.OvSession),
 }
-"""How to tell that a scheme's engine is here, and to open a graph in it."""
+"""Functions that tell if a scheme's engine is here, and open a graph in it."""
 
 
 def timed_on(scheme: SchemeName) -> str | None:

@@ -101,8 +101,8 @@ class QuantizedFile(Struct):
     declined: dict[str, str]
     """Reasons why repairs were not tried, or are not worth their gain, by name."""
     latency: float | None
-    """How many times as long it takes as the float network, in the engine of its scheme on this machine, image by image
-    in alternation; None where that engine is not installed, or the file is not for processors."""
+    """Its time over the float network's, in the engine of its scheme on this machine, image by image in alternation;
+    None where that engine is not installed, or the file is not for processors."""
 
 
 def quantize_file(
