@@ -8,10 +8,12 @@ from four_channels import FEEDS, IMAGES, RAW, error, network, table, typed
 from graphs import model_of
 
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
+from edgeopt.passes.repair import activations
 from edgeopt.passes.repair.exempt import dominated_layers
 from edgeopt.passes.repair.ranges import measure_ranges
 from edgeopt.passes.repair.trials import repair
+from edgeopt.spec import replace
 
 DEEP = """
 g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,1,3,3] w2, float[64,8,1,1] w3, float[64,64,1,1] w4) => (y)
@@ -59,3 +61,22 @@ def test_nothing_is_exempt_where_nothing_dominates():
     (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",)).trials
     assert (trial.name, trial.is_kept) == ("exemption", False)
     assert trial.after == trial.before
+
+
+def test_a_layer_in_float_may_move_the_quantizer_of_a_sum_to_its_other_input(monkeypatch):
+    """TensorRT fuses the Add with the later convolution; when that one stays float, its result is quantized."""
+    text = """
+    g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,4,1,1] w2, float[8,8,1,1] w3) => (y)
+    { a = Conv(x, w1)  d = Conv(x, w2)  s = Add(d, a)  y = Conv(s, w3) }
+    """
+    random = np.random.default_rng(4)
+    shapes = {"w1": (8, 4, 1, 1), "w2": (8, 4, 1, 1), "w3": (8, 8, 1, 1)}
+    model = typed(model_of(text, **{name: random.normal(size=shape) for name, shape in shapes.items()}))
+    monkeypatch.setattr(activations, "dominated_layers", lambda *_: ("Conv d",))
+    monkeypatch.setattr(activations, "_WORTH_FLOAT", 10.0)
+    scheme = replace(TENSORRT, minimum_channels=0)
+    repaired = repair(model, table(model), scheme, IMAGES, RAW, repairs=("exemption",))
+    assert repaired.trials[0].is_kept
+    quantized = {node.inputs[0].name for node in repaired.model.graph if node.op_type == "QuantizeLinear"}
+    assert "d" in quantized
+    assert "a" not in quantized

@@ -142,8 +142,10 @@ class ActivationTrials:
         return [now.try_instead(DEPTHWISE, candidate, declined)]
 
     def _quantized(self, now: Standing, exclude: tuple[str, ...]) -> Standing:
-        """Quantize with the ranges that stand, and other layers in float."""
-        model = quantize(now.base, now.table, self.scheme, exclude, now.ranges)
+        """Quantize with the ranges that stand and some layers in float, whose sums may be quantized elsewhere."""
+        placed = place(now.base.clone(), self.scheme, exclude)
+        ranges = {**choose_ranges(placed, now.table, self.scheme), **now.ranges}
+        model = quantize(now.base, now.table, self.scheme, exclude, ranges)
         return dataclasses.replace(now, exclude=exclude, quantized=model, distances=self.judge.measure(model))
 
     def _observed(
