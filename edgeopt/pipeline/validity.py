@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
 """Schemes whose files OpenVINO runs."""
 _UNKNOWN = re.compile(r"No conversion rule found for operations: ([\w, -]+?)(?: -- | To |$)")
-"""How OpenVINO names the operators that it does not have."""
+"""OpenVINO's words for the operators that it does not have."""
 _CURE = (
     "Leave the layer that it names float (--exclude), take another scheme, or simplify the model elsewhere, and "
     "please report it"
