@@ -33,8 +33,8 @@ class Row:
         preset: the reading that is right, or the readings between which its file does not decide.
         identified: ``yes``, ``asks`` where several readings fit and all are named, or what was read instead.
         missing: keys of a recipe that inspection asks for.
-        decodes: packages whose own code finds the same in recorded outputs; empty where none could be run, and the code
-            was read.
+        decodes: packages whose own code finds the same in recorded outputs; empty where none could be run, so that
+            the preset follows a description alone.
         differs: packages whose own code finds something else.
     """
 
@@ -70,7 +70,7 @@ def main() -> None:
     out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     for each in rows:
         print(
-            f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {', '.join(each['decodes']) or 'read'}"
+            f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {', '.join(each['decodes']) or 'nobody yet'}"
         )
     print(f"{sum(each['identified'] in ('yes', 'asks') for each in rows)} of {len(rows)} as they should be")
 

@@ -52,12 +52,14 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
         class-prediction layer where their numbers differ; `Source.untrained` names it.
 
     Raises:
-        ModelError: the reference, the weights or the specification cannot be used; the message says what to change.
+        ModelError: the reference, the weights, the tail or the specification cannot be used; the message says what to
+            change.
         MissingExtraError: a library that the reference needs is not installed.
     """
     suffix = Path(model.source).suffix.lower()
     if suffix in (".onnx", ".pt2") or is_tensorflow(root / model.source):
         return _from_file(model, root, labels, suffix)
+    _refuse_tail(model)
     network = networks.build(model, root, labels)
     untrained: tuple[str, ...] = ()
     if model.weights is not None:
@@ -107,6 +109,15 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
     return [*files, labels] if labels is not None else files
 
 
+def _refuse_tail(model: ModelConfig) -> None:
+    """Refuse to change the end of a network that is not a graph yet."""
+    if model.tail != "keep":
+        raise ModelError(
+            f"[model] tail is '{model.tail}', and {model.source} is no ONNX graph whose end could be changed. Build it "
+            "without, or export it with edgeopt export and build the .onnx with that tail"
+        )
+
+
 def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: str) -> Source:
     """Open an ``.onnx``, a ``.pt2`` or one of TensorFlow's models, which contain their weights."""
     for key, value in (("weights", model.weights), ("arguments", model.arguments)):
@@ -118,5 +129,6 @@ def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: 
         model, labels = completed(path, model, root, labels)
         network, spec = graph.open_onnx(path, model, root, labels)
         return Source(spec=spec, onnx=network, has_weights=True)
+    _refuse_tail(model)
     exported, spec = program.open_program(path, model, root, labels)
     return Source(spec=spec, program=exported, has_weights=True)

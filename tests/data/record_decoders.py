@@ -519,7 +519,7 @@ def rtmdet_levels(rng: np.random.Generator) -> Record:
     return Record(outputs, found.bboxes, found.scores, found.labels, {"nms": False})
 
 
-@record("rtmdet", "rtmlib: RTMDet.postprocess with det_mode='multiclass'")
+@record("rtmdet", "rtmlib: RTMDet.postprocess with det_mode='human', one class")
 def rtmdet(rng: np.random.Generator) -> Record:
     from rtmlib.tools.object_detection.rtmdet import RTMDet
 
