@@ -69,9 +69,8 @@ def main() -> None:
     out = parser.parse_args().out
     out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     for each in rows:
-        print(
-            f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {', '.join(each['decodes']) or 'nobody yet'}"
-        )
+        decodes = ", ".join(each["decodes"]) or "nobody yet"
+        print(f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {decodes}")
     print(f"{sum(each['identified'] in ('yes', 'asks') for each in rows)} of {len(rows)} as they should be")
 
 
