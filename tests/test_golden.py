@@ -102,3 +102,17 @@ def test_a_bundle_without_pictures_is_verified_as_before(tmp_path: Path) -> None
     old = write_bundle(tmp_path / "old.edgeopt", replace(bundle.manifest, variants=variants), files)
     assert Bundle.open(old.path).golden_picture("ort-fp32") is None
     assert not verify(old.path).prepared
+
+
+def test_an_output_whose_first_dimension_is_not_the_images_is_decoded_as_the_network_gave_it() -> None:
+    """Ultralytics' exports with a dynamic batch declare outputs of one image, and get a dimension when recorded."""
+    output = replace(tiny.DETECTOR.outputs[0], shape=(1, *tiny.DETECTOR.outputs[0].shape[1:]))
+    spec = replace(tiny.DETECTOR, outputs=(output,))
+    given = np.random.default_rng(0).random((1, 4, 8), np.float32) * 8
+    name = tiny.DETECTOR.outputs[0].name
+    plain = record_answers({name: np.concatenate([given, given])}, tiny.DETECTOR)
+    wrapped = record_answers({name: np.stack([given, given])}, spec)
+    assert plain.keys() == wrapped.keys()
+    assert all(np.array_equal(plain[key], wrapped[key]) for key in plain)
+    parts = record_answers({f"{name}[0]": given[None], f"{name}[1]": given[None]}, spec)
+    assert all(np.array_equal(plain[key], parts[key]) for key in plain)

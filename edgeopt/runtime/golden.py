@@ -120,7 +120,7 @@ def record_answers(outputs: Mapping[str, Array], spec: ModelSpec) -> dict[str, A
     height, width = image_size(spec.input, spec.preprocessing.layout)
     whole = Geometry(1.0, 1.0, 0.0, 0.0, width, height)
     answers: dict[str, Array] = {}
-    for number, sample in enumerate(_samples(outputs)):
+    for number, sample in enumerate(_samples(outputs, spec)):
         (result,) = decode(sample, spec, (whole,))
         answers[f"{number}.classes"], answers[f"{number}.scores"] = result.classes, result.scores
         if isinstance(result, Detections):
@@ -128,16 +128,22 @@ def record_answers(outputs: Mapping[str, Array], spec: ModelSpec) -> dict[str, A
     return answers
 
 
-def _samples(outputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Outputs of each golden input, with a first dimension of one."""
+def _samples(outputs: Mapping[str, Array], spec: ModelSpec) -> list[dict[str, Array]]:
+    """Outputs of each golden input, in the shapes in which the network gave them."""
+    ranks = {each.name: len(each.shape) for each in spec.outputs}
     whole = {name: array for name, array in outputs.items() if not name.endswith("]")}
     parts = {name.rpartition("[")[0] for name in outputs if name.endswith("]")}
     rows = [sum(name.startswith(f"{part}[") for name in outputs) for part in parts]
     count = max([*(len(array) for array in whole.values()), *rows])
+
+    def as_given(name: str, array: Array) -> Array:
+        """Take off the dimension that `record_outputs` gave to what has none for the image."""
+        return array[0] if array.ndim > ranks.get(name, array.ndim) else array
+
     return [
         {
-            **{name: array[number : number + 1] for name, array in whole.items()},
-            **{part: outputs[f"{part}[{number}]"] for part in parts},
+            **{name: as_given(name, array[number : number + 1]) for name, array in whole.items()},
+            **{part: as_given(part, outputs[f"{part}[{number}]"]) for part in parts},
         }
         for number in range(count)
     ]
@@ -194,7 +200,7 @@ def _detections(outputs: Mapping[str, Array], spec: ModelSpec) -> list[Detection
     """Every row of each golden input."""
     height, width = image_size(spec.input, spec.preprocessing.layout)
     whole = (Geometry(1.0, 1.0, 0.0, 0.0, width, height),)
-    found = [decode(sample, spec, whole)[0] for sample in _samples(outputs)]
+    found = [decode(sample, spec, whole)[0] for sample in _samples(outputs, spec)]
     return [each for each in found if isinstance(each, Detections)]
 
 
