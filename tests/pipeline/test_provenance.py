@@ -70,7 +70,7 @@ def test_a_changed_session_is_compiled_and_measured_again(copy: Path, code: Path
     assert "train" in watch.reused
 
 
-@pytest.mark.parametrize("module", ["runtime/ov.py", "cli/workstation.py", "report/html.py", "gate/rounds.py"])
+@pytest.mark.parametrize("module", ["runtime/tracking.py", "cli/workstation.py", "report/html.py", "gate/rounds.py"])
 def test_code_that_no_stage_runs_makes_nothing_again(module: str, copy: Path, code: Path) -> None:
     edit(code / module)
     assert rebuilt(copy).made == ["check", "data"]
