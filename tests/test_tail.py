@@ -233,5 +233,5 @@ def test_a_network_without_a_tail_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tail", ["cut", "topk", "nms"])
 def test_a_network_that_is_no_graph_yet_is_told_instead_of_left_as_it_is(tail: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=f"tail is '{tail}', and edgeopt:yolox_nano is no ONNX graph"):
+    with pytest.raises(ModelError, match=f"tail is '{tail}', and edgeopt:yolox_nano is not an ONNX graph"):
         resolve(ModelConfig(source="edgeopt:yolox_nano", tail=tail), tmp_path, ("a", "b"))

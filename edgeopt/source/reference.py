@@ -113,8 +113,8 @@ def _refuse_tail(model: ModelConfig) -> None:
     """Refuse to change the end of a network that is not a graph yet."""
     if model.tail != "keep":
         raise ModelError(
-            f"[model] tail is '{model.tail}', and {model.source} is no ONNX graph whose end could be changed. Build it "
-            "without, or export it with edgeopt export and build the .onnx with that tail"
+            f"[model] tail is '{model.tail}', and {model.source} is not an ONNX graph, whose end could be changed. "
+            "Build it without, or export it with edgeopt export and build the .onnx with that tail"
         )
 
 
