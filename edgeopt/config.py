@@ -139,8 +139,8 @@ class DataSource(Struct):
     """Folder of images; for ``csv`` the file, for ``idx`` the image file, for ``images`` and ``yolo`` also a text file
     with a path a line. Built-in sets take none."""
     annotations: str | None = None
-    """Label file of COCO, CVAT, Create ML or IDX; for VOC, YOLO, KITTI and labelme the folder of label files. Default,
-    but for COCO and IDX: found beside or among the images."""
+    """Label file of COCO, CVAT, Create ML, WIDER FACE or IDX; for VOC, YOLO, KITTI and labelme the folder of label
+    files. Default, but for COCO, WIDER FACE and IDX: found beside or among the images."""
     split: str | None = None
     """Part of a built-in set: train, validation, test or calibration."""
     image_column: str = "file"

@@ -20,6 +20,7 @@ DATA_FORMATS: Mapping[str, str] = {
     "cvat": "edgeopt.dataset.cvat:read_cvat",
     "createml": "edgeopt.dataset.createml:read_createml",
     "kitti": "edgeopt.dataset.kitti:read_kitti",
+    "wider_face": "edgeopt.dataset.wider_face:read_wider_face",
     "idx": "edgeopt.dataset.idx:read_idx",
     "images": "edgeopt.dataset.folders:read_images",
     "digits": "edgeopt.dataset.digits:read_digits",

@@ -63,6 +63,19 @@ def test_too_many_pixels_are_refused_before_they_are_unpacked(monkeypatch: pytes
         read_image(written("TGA"))
 
 
+def test_a_tiff_in_lab_colours_has_the_colours_that_it_was_written_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libtiff inside OpenCV takes another white: red came out as (208, 0, 0)."""
+    cms = pytest.importorskip("PIL.ImageCms")
+    rgb = np.full((8, 8, 3), (200, 30, 30), np.uint8)
+    to_lab = cms.buildTransform(cms.createProfile("sRGB"), cms.createProfile("LAB"), "RGB", "LAB")
+    stream = io.BytesIO()
+    cms.applyTransform(Image.fromarray(rgb), to_lab).save(stream, "TIFF")
+    np.testing.assert_allclose(read_image(stream.getvalue()), rgb[..., ::-1], atol=3)
+    monkeypatch.setattr(pillow, "_library", lambda: None)
+    with pytest.raises(DataError, match=r"TIFF in CIE L\*a\*b\* colours. Install Pillow"):
+        read_image(stream.getvalue())
+
+
 def test_without_pillow_the_message_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pillow, "_library", lambda: None)
     with pytest.raises(DataError, match="corrupt or of a format OpenCV cannot read"):

@@ -62,8 +62,8 @@ overrides = click.option(
 )
 data = click.option(
     "--data",
-    help="A folder or label file of images: class folders, CSV, COCO, VOC, YOLO, labelme, CVAT, Create ML or KITTI, of "
-    "several sets the one for tests; or a .toml data table, digits or digit_scenes. Default: the "
+    help="A folder or label file of images: class folders, CSV, COCO, VOC, YOLO, labelme, CVAT, Create ML, KITTI or "
+    "WIDER FACE, of several sets the one for tests; or a .toml data table, digits or digit_scenes. Default: the "
     "test set of the bundle's recipe, whose relative paths start from the current folder.",
 )
 pictures = click.option(
@@ -74,8 +74,8 @@ pictures = click.option(
 model_data = click.option(
     "--data",
     help="Images for a model without a recipe: a folder or label file of class folders, COCO, VOC, YOLO (data.yaml), "
-    "CSV, labelme, CVAT, Create ML or KITTI; or a .toml data table. Labels decide, too, where two readings of the "
-    "model fit. Of images without labels, INT8 is measured against FP32's answers.",
+    "CSV, Darknet's obj.data, labelme, CVAT, Create ML, KITTI or WIDER FACE; or a .toml data table. Labels decide, "
+    "too, where two readings of the model fit. Of images without labels, INT8 is measured against FP32's answers.",
 )
 calibration_images = click.option(
     "--calibration",

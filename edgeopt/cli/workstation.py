@@ -44,7 +44,7 @@ class _SchemeChoice(click.Choice[str]):
 
 _SCHEMES = _SchemeChoice(["tensorrt", "openvino", "onnxruntime", "arm"])
 _PROCESSORS = click.Choice(["vnni", "avx2", "arm"])
-SURVEYED = ("coco", "voc", "yolo", "image_folder", "csv", "labelme", "cvat", "createml", "kitti")
+SURVEYED = ("coco", "voc", "yolo", "image_folder", "csv", "labelme", "cvat", "createml", "kitti", "wider_face")
 """Formats with labels that `dataset.survey` recognises."""
 _METHODS = click.Choice(["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"])
 

@@ -19,8 +19,9 @@ from edgeopt.dataset.layout import folder_with, subfolders
 from edgeopt.dataset.rows import IMAGE_COLUMNS, LABEL_COLUMNS, column_named, columns_of
 from edgeopt.dataset.unread import NO_CLASSES, unknown_files, unread_labels
 from edgeopt.dataset.voc import xml_folder
+from edgeopt.dataset.wider_face import listed_images
 from edgeopt.dataset.xml import parse_xml
-from edgeopt.dataset.yolo import text_beside, yaml_lists
+from edgeopt.dataset.yolo import darknet_lists, text_beside, yaml_lists
 from edgeopt.errors import ConfigError, DataError
 from edgeopt.spec import replace
 from edgeopt.typed import from_json
@@ -254,6 +255,20 @@ def _kitti(path: Path) -> _Found:
     return "", {}
 
 
+def _wider_face(path: Path) -> _Found:
+    names = {file: each for file in _files(path, ".txt")[:_LOOKED_AT] if (each := listed_images(file)[:_LOOKED_AT])}
+    root = path if path.is_dir() else path.parent
+    if path.is_dir() and names:  # the lists of all sets come together, their images apart
+        finder = ImageFinder(root)
+        names = {file: each for file, each in names.items() if any(finder.find(name).is_file() for name in each)}
+    return f"{next(iter(names), path).name} lists images, each with a line a face", _by_role(
+        names,
+        lambda file: DataSource(
+            format="wider_face", path=str(_images_of(file, names[file], root)), annotations=str(file)
+        ),
+    )
+
+
 def _labelme(path: Path) -> _Found:
     files = [file for file in _files(path, ".json")[:_LOOKED_AT] if (found := _json(file)) and bytes(found.shapes)]
     if not files or path.is_file():
@@ -265,7 +280,7 @@ def _labelme(path: Path) -> _Found:
 
 def _yolo(path: Path) -> _Found:
     if path.is_file():
-        if path.suffix.lower() not in (".yaml", ".yml"):
+        if path.suffix.lower() not in (".yaml", ".yml", ".data"):
             return "", {}
         path = path.parent
 
@@ -274,8 +289,8 @@ def _yolo(path: Path) -> _Found:
 
     if not has_labels(path):
         return "", {}
-    for file in (each for suffix in ("yaml", "yml") for each in sorted(path.glob(f"*.{suffix}"))):
-        lists = yaml_lists(file)
+    for file in (each for suffix in ("yaml", "yml", "data") for each in sorted(path.glob(f"*.{suffix}"))):
+        lists = darknet_lists(file) if file.suffix == ".data" else yaml_lists(file)
         sets = {_ROLES[key]: DataSource(format="yolo", path=str(listed)) for key, listed in lists.items()}
         if sets:
             return f"{file.name} names {', '.join(listed.name for listed in lists.values())}", sets
@@ -356,6 +371,7 @@ _FINDERS: Mapping[str, Callable[[Path], _Found]] = {
     "labelme": _labelme,
     "createml": _createml,
     "kitti": _kitti,
+    "wider_face": _wider_face,
     "yolo": _yolo,
     "csv": _csv,
     "image_folder": _image_folder,

@@ -83,6 +83,33 @@ def yaml_lists(file: Path) -> dict[str, Path]:
     return found
 
 
+_DARKNET_SETTING = re.compile(
+    r"^[ \t]*(train|valid|test|names)[ \t]*=[ \t]*([^#\n]+?)[ \t]*(?:#[^\n]*)?$", re.MULTILINE
+)
+
+
+def darknet_lists(file: Path) -> dict[str, Path]:
+    """Return the text files that list the images of the sets of Darknet's ``obj.data``: train, valid, test.
+
+    A file that stands for two sets, as recipes for Darknet often have it, is the first of them.
+    """
+    files = {key: place for key, place in _darknet_files(file).items() if key != "names"}
+    return {key: place for key, place in files.items() if key == next(each for each in files if files[each] == place)}
+
+
+def _darknet_files(file: Path) -> dict[str, Path]:
+    """Return the files that an ``obj.data`` names: from the folder in which Darknet is started, so by their ends."""
+    found: dict[str, Path] = {}
+    for key, name in _DARKNET_SETTING.findall("\n".join(read_text(file).splitlines())):
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        above = (file.parent, file.parent.parent)
+        places = (place.joinpath(*parts[first:]) for first in range(len(parts)) for place in above)
+        place = next(filter(Path.is_file, places), None)
+        if place is not None:
+            found[key] = place
+    return found
+
+
 def _listed(file: Path) -> list[Path]:
     names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     direct = [file.parent / name for name in names]
@@ -117,10 +144,14 @@ def _unused(places: Iterable[Path], used: set[Path]) -> list[str]:
 
 def _class_names(annotations: Path, folder: Path) -> Labels:
     above = (annotations, *annotations.parents)[:_LEVELS]
-    for place in dict.fromkeys((*above, folder, *folder.parents[:1])):
+    places = tuple(dict.fromkeys((*above, folder, *folder.parents[:1])))
+    for place in places:
         for name in _NAME_FILES:
             file = place / name
             if file.is_file() and (names := _names_in(file)):
+                return names
+        for file in sorted(place.glob("*.data")):
+            if (listed := _darknet_files(file).get("names")) is not None and (names := _names_in(listed)):
                 return names
     raise DataError(
         f"YOLO labels in {annotations} are numbers: give class names in `labels` or a classes.txt, one a line"

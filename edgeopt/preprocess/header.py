@@ -22,6 +22,9 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 """Markers without a length."""
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _TIFF_SHORT = 3
+_TIFF_COLOURS, _LAB = 262, frozenset({8, 9, 10})
+"""Tag that says what a TIFF's numbers are, and the values for CIE L*a*b* (TIFF 6.0, section 23; ICC's and ITU's)."""
+_TIFFS = (b"II*\0", b"MM\0*")
 
 
 def largest_pixels() -> int:
@@ -67,6 +70,15 @@ def image_size(content: bytes) -> Size | None:
             with suppress(struct.error, IndexError, ValueError):
                 return read(content)
     return None
+
+
+def is_lab(content: bytes) -> bool:
+    """Return True for a TIFF in CIE L*a*b* colours."""
+    if not content.startswith(_TIFFS):
+        return False
+    with suppress(struct.error):
+        return dict(_tiff_tags(content, "<" if content.startswith(b"II") else ">")).get(_TIFF_COLOURS) in _LAB
+    return False
 
 
 def _at(layout: str, offset: int) -> Callable[[bytes], Size]:
@@ -155,8 +167,7 @@ _READERS: tuple[tuple[bytes, Callable[[bytes], Size]], ...] = (
     (b"RIFF", _webp),
     (b"GIF8", _at("<HH", 6)),
     (b"BM", _bmp),
-    (b"II*\0", _tiff),
-    (b"MM\0*", _tiff),
+    *((magic, _tiff) for magic in _TIFFS),
     (b"P7", _text(rb"WIDTH\s+(\d+)\s+HEIGHT\s+(\d+)")),
     *((b"P" + kind, _PNM) for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"F", b"f")),
     (b"#?", _text(rb"-Y\s+(\d+)\s+\+X\s+(\d+)", "height width")),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
-from edgeopt.preprocess.header import check_size, image_size
+from edgeopt.preprocess.header import check_size, image_size, is_lab
 from edgeopt.preprocess.pillow import read_with_pillow
 from edgeopt.preprocess.signature import recognized
 
@@ -50,6 +50,8 @@ def read_image(source: str | Path | bytes) -> Image:
             raise DataError(f"cannot read the image {name}: {error.strerror}. Check the path") from error
     if not content:
         raise DataError(f"{name} is empty (0 bytes). Remove it or fetch it again")
+    if is_lab(content):
+        return _of_lab(content, name)
     if (size := image_size(content)) is not None:
         check_size(size, name)
     elif (pixels := read_with_pillow(content, name)) is not None:
@@ -69,6 +71,14 @@ def read_image(source: str | Path | bytes) -> Image:
     if image.dtype == np.uint16:
         return _of_16_bits(image, name)
     return image.astype(np.uint8, copy=False)
+
+
+def _of_lab(content: bytes, name: str) -> Image:
+    """Read with Pillow, whose colour management knows the white of CIE L*a*b*; OpenCV's libtiff takes another."""
+    pixels = read_with_pillow(content, name)
+    if pixels is None:
+        raise DataError(f"{name} is a TIFF in CIE L*a*b* colours. Install Pillow or a newer one, or convert it to RGB")
+    return _swapped(pixels)
 
 
 def _of_16_bits(image: NDArray[Any], name: str) -> Image:

@@ -45,7 +45,7 @@ def read_with_pillow(content: bytes, name: str) -> NDArray[np.uint8] | None:
     try:
         with library.open(io.BytesIO(content), formats=_formats()) as image:
             check_size((image.height, image.width), name)
-            kind = str(image.format)
+            kind = f"{image.format} in CIE L*a*b*" if image.mode == "LAB" else str(image.format)
             require_8_bits(image, name)
             transposed = importlib.import_module("PIL.ImageOps").exif_transpose(image)
             pixels = np.asarray(transposed.convert("RGB"))

@@ -179,3 +179,65 @@ def test_files_of_no_known_form_are_said_beside_pictures_without_labels(tmp_path
 def test_a_single_folder_of_pictures_is_no_class(tmp_path: Path) -> None:
     picture(tmp_path / "photos/a.png")
     assert survey(tmp_path).format == "images"
+
+
+OBJ_DATA = (
+    "classes = 2\ntrain = data/train.txt  # from the folder of darknet\nvalid = data/test.txt\nnames = data/my.names\n"
+)
+
+
+@pytest.mark.parametrize("valid", ["data/test.txt", "data/train.txt", "/home/somebody/darknet/data/test.txt"])
+def test_darknet_names_its_sets_in_a_file(tmp_path: Path, valid: str) -> None:
+    for name in ("a", "b", "c"):
+        picture(tmp_path / f"obj_train_data/{name}.png")
+        (tmp_path / f"obj_train_data/{name}.txt").write_text("1 .5 .5 .25 .5\n")
+    (tmp_path / "obj.data").write_text(OBJ_DATA.replace("data/test.txt", valid))
+    (tmp_path / "my.names").write_text("cat\ndog\n")
+    (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\ndata/obj_train_data/b.png\n")
+    (tmp_path / "test.txt").write_text("data/obj_train_data/c.png\n")
+    wanted = {"train": ["a.png", "b.png"], "test": ["c.png"]} if "test" in valid else {"train": ["a.png", "b.png"]}
+    for place in (tmp_path, tmp_path / "obj.data"):
+        found = survey(place)
+        sets = {"test" if role == "validation" else role: load(each, tmp_path) for role, each in found.sets.items()}
+        assert (found.format, found.why.partition(" ")[0]) == ("yolo", "obj.data")
+        assert {role: [Path(sample.name).name for sample in each] for role, each in sets.items()} == wanted
+        assert sets["train"].labels == ("cat", "dog")
+        np.testing.assert_allclose(cast("Boxes", sets["train"][0].target).boxes, [[24, 12, 40, 36]])
+
+
+WIDER = (
+    "0--Parade/a.png\n2\n3 4 27 36 1 0 0 0 0 0 \n5 6 15 24 0 0 0 1 2 0 \n"
+    "0--Parade/b.png\n0\n0 0 0 0 0 0 0 0 0 0 \n1--Handshaking/c.png\n1\n1 2 x 4 0 0 0 0 0 0 \n"
+)
+RETINAFACE = (
+    "# 0--Parade/a.png\n3 4 27 36 9.0 9.0 0.0 20.0 9.0 0.0 9.0 9.0 0.0 9.0 9.0 0.0 9.0 9.0 0.0 0.82\n"
+    "5 6 15 24 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 -1.0 0.2\n"
+    "# 0--Parade/b.png\n# 1--Handshaking/c.png\n1 2 x 4\n"
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("wider_face_val_bbx_gt.txt", WIDER), ("label.txt", RETINAFACE)])
+def test_wider_face(tmp_path: Path, name: str, text: str) -> None:
+    for each in ("0--Parade/a", "0--Parade/b", "1--Handshaking/c"):
+        picture(tmp_path / f"WIDER_val/images/{each}.png")
+    (tmp_path / "wider_face_split").mkdir()
+    (tmp_path / "wider_face_split" / name).write_text(text)
+    (tmp_path / "wider_face_split/wider_face_train_bbx_gt.txt").write_text("9--Far/z.png\n1\n1 2 3 4 0 0 0 0 0 0\n")
+    found = survey(tmp_path)
+    dataset = load(found.sets["train"], tmp_path)
+    assert (found.format, dataset.labels) == ("wider_face", ("face",))
+    assert [Path(sample.name).name for sample in dataset] == ["a.png", "b.png", "c.png"]
+    first, second, _ = (cast("Boxes", sample.target) for sample in dataset)
+    np.testing.assert_allclose(first.boxes, BOXES_OF_A)
+    assert first.crowd.tolist() == [False, name.startswith("wider")]
+    assert len(second.boxes) == 0
+    assert "'1 2 x 4" in dataset.left_out[0]
+
+
+def test_a_list_of_images_alone_is_not_wider_face(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    (tmp_path / "list.txt").write_text("a.png\nb.png\n")
+    assert survey(tmp_path).format == "images"
+    with pytest.raises(DataError, match="not in WIDER FACE's form"):
+        load(DataSource(format="wider_face", path=".", annotations="list.txt"), tmp_path)

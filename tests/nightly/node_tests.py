@@ -2,16 +2,18 @@
 
 Each test's model is tried as it is, and with constants for all inputs but one, as in files: that is what folds.
 
-    python tests/nightly/node_tests.py [--operator NAME]
+    python tests/nightly/node_tests.py [--operator NAME] [--record FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,16 +128,25 @@ def main() -> int:
     """Run all, print what fails and how many were equal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--operator", help="only the tests of this operator")
+    parser.add_argument("--record", type=Path, help="write the counts and what failed to this JSON file")
     arguments = parser.parse_args()
     counts: collections.Counter[str] = collections.Counter()
+    failed: dict[str, str] = {}
+    tests = 0
     for name, model, feeds in cases(arguments.operator):
+        tests += 1
         for form, made, inputs in forms(model, feeds):
             found = problem(made, inputs)
             counts["not runnable" if found is None else "changed or refused" if found else "equal"] += 1
             if found:
-                sys.stdout.write(f"{name}, {form}: {' '.join(found.split())[:300]}\n")
+                failed[f"{name}, {form}"] = " ".join(found.split())[:300]
+                sys.stdout.write(f"{name}, {form}: {failed[f'{name}, {form}']}\n")
                 sys.stdout.flush()
     sys.stdout.write(", ".join(f"{count} {what}" for what, count in counts.items()) + "\n")
+    if arguments.record is not None:
+        versions = {package.__name__: package.__version__ for package in (onnx, onnxruntime)}
+        result = {"versions": versions, "tests": tests, **counts, "failed": failed}
+        arguments.record.write_text(json.dumps(result, indent=2) + "\n")
     return int(counts["changed or refused"] > 0)
 
 
