@@ -625,7 +625,7 @@ ROWS = np.array([[[0, 0, 4, 4, 0.9, 0], [2, 2, 8, 8, 0.5, 1], [1, 0, 5, 7, 0.5, 
 
 
 def ranked_difference(rows: np.ndarray) -> float:
-    return answers_difference({"output0": ROWS}, {"output0": rows.astype(np.float32)}, RANKED)
+    return answers_difference({"output0": ROWS}, {"output0": rows.astype(np.float32)}, RANKED, "fp32")
 
 
 def test_rows_that_the_network_ranks_are_compared_by_what_they_say() -> None:
@@ -643,6 +643,35 @@ def test_rows_that_the_network_ranks_are_compared_by_what_they_say() -> None:
     other_class[0, 0, 5] = 1
     assert ranked_difference(other_class) > 0.3
     assert ranked_difference(np.full_like(ROWS, np.nan)) == np.inf
+
+
+CELLS = np.array([[[0, 0, 0, 0, 0.9, 1, 0, 0], *[[0, 0, 0, 0, 0.001, 0.5, 0, 0]] * 3]], np.float32)
+"""An object in the first of four cells, as YOLOX gives them."""
+
+
+def int8_difference(change: dict[tuple[int, int], float]) -> float:
+    cells = CELLS.copy()
+    for (row, column), value in change.items():
+        cells[0, row, column] = value
+    return answers_difference({"predictions": CELLS}, {"predictions": cells}, tiny.DETECTOR, "int8")
+
+
+def test_int8_detectors_are_compared_by_their_objects() -> None:
+    assert int8_difference({}) == 0.0
+    assert int8_difference({(1, 0): 1.0, (2, 2): 0.8, (3, 4): 0.002}) < 0.01  # what no cell with an object says
+    assert int8_difference({(0, 4): 0.87}) == pytest.approx(0.03 / 0.9, abs=0.01)
+    assert int8_difference({(0, 4): 0.001}) > 0.9  # the object is lost
+    assert int8_difference({(2, 4): 0.9, (2, 5): 1.0}) > 0.2  # another is invented
+    assert int8_difference({(0, 0): 1.0}) > 0.3  # it is elsewhere
+    assert int8_difference({(0, 5): 0.0, (0, 6): 1.0}) > 0.9  # it is of another class
+    assert int8_difference(dict.fromkeys(np.ndindex(4, 8), np.nan)) == np.inf
+
+
+def test_int8_detectors_that_see_nothing_agree() -> None:
+    nothing = CELLS * np.float32([1, 1, 1, 1, 0.001, 1, 1, 1])
+    noisy = nothing + np.float32([1, 1, 1, 1, 0, 0, 0, 0])
+    assert answers_difference({"predictions": nothing}, {"predictions": noisy}, tiny.DETECTOR, "int8") < 0.05
+    assert answers_difference({"predictions": nothing}, {"predictions": CELLS}, tiny.DETECTOR, "int8") > 0.5
 
 
 def test_differences() -> None:

@@ -129,7 +129,7 @@ def _rows_distance(expected: list[Array], actual: list[Array], spec: ModelSpec, 
         {name if batched else f"{name}[0]": array for name, array in zip(names, arrays, strict=True)}
         for arrays in (expected, actual)
     )
-    apart = answers_difference(before, after, spec)
+    apart = answers_difference(before, after, spec, "fp32")
     if apart > tolerance:
         raise ParityError(
             f"the detections of {', '.join(names)} changed by {apart:.2e} of the largest value, or by that score: more "

@@ -180,7 +180,8 @@ def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
         raise BundleError(
             f"variant '{variant.name}' gives {sorted(outputs)}, its golden outputs are {sorted(recorded)}"
         )
-    return answers_difference(recorded, outputs, without_last(bundle.spec(variant.name), len(bundle.manifest.enrolled)))
+    spec = without_last(bundle.spec(variant.name), len(bundle.manifest.enrolled))
+    return answers_difference(recorded, outputs, spec, variant.precision)
 
 
 def _tensors(outputs: Mapping[str, Any]) -> set[str]:
