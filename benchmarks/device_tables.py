@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.arm` and `benchmarks.candidates`."""
+"""The tables of `benchmarks.arm`, `benchmarks.candidates` and `benchmarks.serving`."""
 
 from __future__ import annotations
 
@@ -52,5 +52,52 @@ def _candidate_row(row: dict[str, Any]) -> str:
         f"{row['agreement']:.1%}",
         f"{ratio}{star}",
         "yes" if row["kept"] else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+_CALM = 1.5
+"""Processes for each core, on average, above which others than the server and its clients had their share."""
+
+
+def serving(path: Path) -> str:
+    """`edgeopt serve` under load: a row for each bundle, variant and number of clients."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.serving BUNDLE --images FOLDER`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        (
+            "| bundle | variant | clients | minutes | answers | wrong | malformed: refused, answered | errors "
+            "| a second | p50 ms | p99 ms | memory, early and late | killed: ended, hung |"
+        ),
+        "| --- | --- |" + " ---: |" * 11,
+        *(_serving_row(row) for row in rows),
+    ]
+    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    disturbed = " \\* other processes had their share of the processor." if any(map(_is_disturbed, rows)) else ""
+    return "\n".join([*lines, "", f"Measured on: {processors}; server and clients share its cores.{disturbed}"])
+
+
+def _is_disturbed(row: dict[str, Any]) -> bool:
+    return bool(row["load"] > _CALM * row["cores"])
+
+
+def _serving_row(row: dict[str, Any]) -> str:
+    star = "\\*" if _is_disturbed(row) else ""
+    early, late = row["memory_mib"]
+    cells = (
+        row["bundle"].removesuffix(".edgeopt"),
+        row["variant"],
+        str(row["clients"]),
+        f"{row['minutes']:g}",
+        f"{row['answered']:,}",
+        str(row["wrong"]),
+        f"{row['malformed_refused']:,}, {row['malformed_answered']}",
+        str(row["errors"]),
+        f"{row['per_s']:g}{star}",
+        f"{row['p50_ms']:.0f}{star}",
+        f"{row['p99_ms']:.0f}{star}",
+        f"{early:.0f}, {late:.0f} MiB",
+        f"{row['killed']['ended_with_an_error']}, {row['killed']['hung']}",
     )
     return f"| {' | '.join(cells)} |"

@@ -337,6 +337,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "scale": lambda: scaling_tables.scale(RESULTS / "scale.json"),
     "search": search,
     "seeds": lambda: training_tables.seeds(RESULTS / "seeds.json"),
+    "serving": lambda: device_tables.serving(RESULTS / "serving.json"),
     "tiles": lambda: file_tables.tiles(RESULTS / "tiles.json"),
     "tracks": lambda: file_tables.tracks(RESULTS / "tracks.json"),
     "zoo": lambda: scaling_tables.zoo(RESULTS / "zoo.json"),

@@ -33,12 +33,16 @@ class Browser:
         self._address += f"/session/{session['sessionId']}"
 
     def open(self, page: Path, width: int, height: int = 900, *, dark: bool = False) -> None:
-        """Load a page in a window of that size."""
+        """Load a file in a window of that size."""
+        self.visit(page.as_uri(), width, height, dark=dark)
+
+    def visit(self, address: str, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Load an address in a window of that size."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])
-        self._send("POST", "/url", {"url": page.as_uri()})
+        self._send("POST", "/url", {"url": address})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""

@@ -13,6 +13,7 @@ from edgeopt.cli import (
     measuring,
     recipes,
     robustness,
+    serving,
     sets,
     shell,
     trusting,
@@ -40,6 +41,19 @@ def main(verbose: bool, packages: tuple[str, ...]) -> None:  # noqa: FBT001 - a 
         allow_code(*packages)
 
 
-_ROOMS = (workstation, recipes, compiling, diagnosing, device, measuring, robustness, sets, machine, shell, trusting)
+_ROOMS = (
+    workstation,
+    recipes,
+    compiling,
+    diagnosing,
+    device,
+    measuring,
+    robustness,
+    sets,
+    machine,
+    shell,
+    trusting,
+    serving,
+)
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     main.add_command(_command)

@@ -15,7 +15,7 @@ from edgeopt.bundle import Precision
 from edgeopt.errors import BundleError
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import Geometry, Image, preprocess, read_image
-from edgeopt.runtime.session import Array, Session
+from edgeopt.runtime.session import Array, Runs
 from edgeopt.spec import CodeDecoding, DetectionDecoding, ModelSpec, image_size, replace
 
 _HEIGHT, _WIDTH = 151, 211
@@ -29,14 +29,14 @@ _DECODED_TOLERANCE = 1e-3
 """Scores and boxes of the same outputs differ by the last bits of an exponential."""
 
 
-def record_outputs(session: Session, inputs: dict[str, Array]) -> dict[str, Array]:
+def record_outputs(session: Runs, inputs: dict[str, Array]) -> dict[str, Array]:
     """Run golden inputs sample by sample, as `verify` will, and collect the outputs.
 
     An output without a dimension for the image gets one. Where the network gives another number of rows for each
     sample, each sample's is an array of its own, called as ``boxes[0]``.
 
     Args:
-        session: a session of any target.
+        session: a session of any target, whose results stay as they are.
         inputs: by name, first dimension = sample.
 
     Raises:

@@ -22,6 +22,7 @@ from edgeopt.preprocess import Color, Geometry, Image, Scratch, Source, feed, pr
 from edgeopt.references import allow_code as allow
 from edgeopt.runtime.choice import Candidates, Choice
 from edgeopt.runtime.first_load import measure_at_first_load
+from edgeopt.runtime.golden import record_outputs
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import (
     Array,
@@ -213,6 +214,13 @@ class Predictor:
             outputs = {name: array.copy() for name, array in outputs.items()}
         return Inferred(outputs, prepared.geometries)
 
+    def replay(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run recorded inputs of the network sample by sample, as `golden.record_outputs` did.
+
+        Other callers wait for a sample at most.
+        """
+        return record_outputs(_Shared(self._session, self._running), dict(inputs))
+
     def decode(self, inferred: Inferred, *, score: float | None = None) -> Result:
         """Turn the network's answer to one image into a result, which is the caller's own; `score` as in `predict`."""
         return self.decode_batch(inferred, score=score)[0]
@@ -250,6 +258,18 @@ class Predictor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Shared:
+    """A session that others run meanwhile, and whose outputs stay."""
+
+    def __init__(self, session: Session, running: RLock) -> None:
+        self.inputs, self.outputs = session.inputs, session.outputs
+        self._session, self._running = session, running
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        with self._running:
+            return {name: array.copy() for name, array in self._session.run(inputs).items()}
 
 
 def load(

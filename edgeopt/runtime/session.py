@@ -29,11 +29,8 @@ Tensors = Mapping[str, Array]
 Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision"]
 
 
-class Session(Protocol):
-    """A loaded engine. A context manager with one method; its buffers live from enter to exit.
-
-    Not safe for concurrent `run` calls unless `thread_safe` says so.
-    """
+class Runs(Protocol):
+    """A network that can be run."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -43,12 +40,19 @@ class Session(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs of `run`."""
 
+    def run(self, inputs: Tensors) -> dict[str, np.ndarray[Any, Any]]:
+        """Run the network once. Results are the caller's own unless the session documents otherwise."""
+
+
+class Session(Runs, Protocol):
+    """A loaded engine. A context manager with one method; its buffers live from enter to exit.
+
+    Not safe for concurrent `run` calls unless `thread_safe` says so.
+    """
+
     @property
     def thread_safe(self) -> bool:
         """True if several threads may call `run` at once."""
-
-    def run(self, inputs: Tensors) -> dict[str, np.ndarray[Any, Any]]:
-        """Run the network once. Results are the caller's own unless the session documents otherwise."""
 
     def __enter__(self) -> Session: ...
 

@@ -13,9 +13,9 @@ from edgeopt.hardware import ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels, onednn_limit
 from edgeopt.postprocess.neighbors import without_last
 from edgeopt.runtime.golden import answers_difference, decoding_difference, preparation_difference, record_outputs
-from edgeopt.runtime.predictor import load
+from edgeopt.runtime.predictor import Predictor, load
 from edgeopt.runtime.saturation import may_saturate
-from edgeopt.runtime.session import Availability, availability, open_session
+from edgeopt.runtime.session import Array, Availability, availability, open_session
 from edgeopt.trust.keys import PublicKey
 
 
@@ -125,11 +125,7 @@ def verify(
     for each in bundle.manifest.variants if variant is None else [bundle.variant(variant)]:
         if reason := may_saturate(each, cpu):
             saturating[each.name] = reason
-        if (around := bundle.golden_picture(each.name)) is not None:
-            # Answers were recorded before classes were enrolled, which are the last.
-            spec = without_last(bundle.spec(each.name), len(bundle.manifest.enrolled))
-            prepared[each.name] = Replayed(*preparation_difference(around.picture, spec, origin=str(bundle.path)))
-            decoded[each.name] = Replayed(*decoding_difference(around.outputs, around.answers, spec))
+        _compare_around(bundle, each, prepared, decoded)
         can_run = available(each.target)
         if each.golden is None:
             skipped[each.name] = "it has no golden inputs"
@@ -147,6 +143,40 @@ def verify(
     return Verification(
         replayed, skipped, title, saturating, failed, prepared, decoded, signer, bundle.manifest.release
     )
+
+
+def _compare_around(
+    bundle: Bundle, variant: Variant, prepared: dict[str, Replayed], decoded: dict[str, Replayed]
+) -> None:
+    """Compare what comes before and after the network, where the bundle has a golden picture."""
+    if (around := bundle.golden_picture(variant.name)) is not None:
+        # Answers were recorded before classes were enrolled, which are the last.
+        spec = without_last(bundle.spec(variant.name), len(bundle.manifest.enrolled))
+        prepared[variant.name] = Replayed(*preparation_difference(around.picture, spec, origin=str(bundle.path)))
+        decoded[variant.name] = Replayed(*decoding_difference(around.outputs, around.answers, spec))
+
+
+def verify_running(bundle: Bundle, predictor: Predictor) -> Verification:
+    """Verify the variant that a predictor runs, with the very engine that it runs.
+
+    Args:
+        bundle: the bundle that it was loaded from.
+        predictor: it may be in use; its other callers wait meanwhile.
+
+    Raises:
+        BundleError: a damaged file of arrays.
+    """
+    variant = bundle.variant(predictor.variant.name)
+    prepared: dict[str, Replayed] = {}
+    decoded: dict[str, Replayed] = {}
+    _compare_around(bundle, variant, prepared, decoded)
+    golden = bundle.golden(variant.name)
+    if golden is None or variant.golden is None:
+        return Verification({}, {variant.name: "it has no golden inputs"})
+    inputs, recorded = golden
+    outputs = predictor.replay(inputs)
+    replayed = Replayed(_replayed_difference(bundle, variant, recorded, outputs), variant.golden.tolerance)
+    return Verification({variant.name: replayed}, {}, prepared=prepared, decoded=decoded)
 
 
 def verify_chosen(path: str | Path, *, threads: int = 0, keys: Sequence[PublicKey] | None = None) -> Verification:
@@ -176,6 +206,12 @@ def _replay(bundle: Bundle, variant: Variant, threads: int) -> float:
     session = open_session(path, variant.target, threads=threads, settings=variant.engine, content=content)
     with session:
         outputs = record_outputs(session, inputs)
+    return _replayed_difference(bundle, variant, recorded, outputs)
+
+
+def _replayed_difference(
+    bundle: Bundle, variant: Variant, recorded: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> float:
     if _tensors(outputs) != _tensors(recorded):
         raise BundleError(
             f"variant '{variant.name}' gives {sorted(outputs)}, its golden outputs are {sorted(recorded)}"
