@@ -17,7 +17,7 @@ help:
 	@echo "make test-device  the device side's tests on every Python here, without torch and onnx_ir"
 	@echo "make test-arm     the same on an emulated aarch64, with a bundle (needs root, debootstrap and qemu-user-static)"
 	@echo "make newcomer     a newcomer's way, from the wheel to a device without torch, in a few minutes"
-	@echo "make nightly      2,000 small networks at random in every scheme, and ONNX's own tests through optimize: hours"
+	@echo "make nightly      a million damaged inputs, 2,000 small networks in every scheme, ONNX's own tests: hours"
 	@echo "make readme       regenerate the README's tables from benchmarks/results/"
 
 $(BIN)/python:
@@ -56,7 +56,12 @@ test-arm: $(VENV)/.dev
 newcomer: $(VENV)/.dev
 	OMP_NUM_THREADS=1 PYTHON=$(BIN)/python bash tests/newcomer.sh
 
-nightly: $(VENV)/.dev
+$(VENV)/.fuzz: $(VENV)/.dev
+	$(PIP) --editable '.[fuzz]' || echo "no atheris for this Python: inputs are changed at random"
+	@touch $@
+
+nightly: $(VENV)/.fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py --inputs 25000 --seconds 900 --keep $(OUT)/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/nightly/node_tests.py
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/nightly/small_graphs.py --count 2000 --keep $(OUT)/small_graphs
 

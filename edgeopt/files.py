@@ -11,15 +11,28 @@ import errno
 import hashlib
 import os
 import stat
+import struct
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from edgeopt.errors import StorageError
 
+try:
+    import lzma
+except ImportError:  # a Python that was built without it
+    lzma = None  # type: ignore[assignment]
+
+UNREADABLE_ARRAYS = (
+    OSError, ValueError, EOFError, KeyError, IndexError, TypeError, SyntaxError, MemoryError, OverflowError,
+    RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, *((lzma.LZMAError,) if lzma else ()),
+)  # fmt: skip
+"""Errors of numpy and zipfile for a damaged ``.npz``; NotImplementedError and RecursionError are RuntimeErrors."""
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.05
 _BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
@@ -143,6 +156,11 @@ def _is_still_there(descriptor: int, path: Path) -> bool:
         return False
     ours = os.fstat(descriptor)
     return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def is_file(path: Path) -> bool:
+    """Return True for a file; False also for a name that no file can have, as label files may hold (too long, NUL)."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an OSError for such names
 
 
 def require_writable(folder: Path) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import BundleError
+from edgeopt.files import UNREADABLE_ARRAYS
 
 LARGEST_BYTES = 1 << 30
 """Unpacked. Golden inputs are a few images; a file that claims more is a zip bomb or a mistake."""
@@ -43,7 +44,7 @@ def unpack(content: bytes, origin: str) -> dict[str, NDArray[Any]]:
             if sum(member.file_size for member in members) > LARGEST_BYTES:
                 raise BundleError(f"{origin} unpacks to more than {LARGEST_BYTES >> 20} MiB; refusing to")
             return {member.filename.removesuffix(".npy"): _array(archive.read(member)) for member in members}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError, RuntimeError, MemoryError) as error:
+    except UNREADABLE_ARRAYS as error:
         raise BundleError(f"{origin} is not a file of arrays: {error}") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from edgeopt.bundle import Convergence
 from edgeopt.calibrate.histogram import Histogram
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
+from edgeopt.files import UNREADABLE_ARRAYS
 from edgeopt.typed import from_json
 
 SCHEMA = 2
@@ -107,7 +107,7 @@ class CalibrationTable:
                     raise DataError(f"{path} has schema {schema}, this edgeopt reads {SCHEMA}. Calibrate again")
                 header = from_json(text, _Header)
                 tensors = {name: _statistics(arrays, index) for index, name in enumerate(header.tensors)}
-        except (OSError, KeyError, ValueError, IndexError, msgspec.DecodeError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE_ARRAYS, msgspec.DecodeError) as error:
             raise DataError(f"cannot read the calibration table {path}: {error}. Calibrate again") from error
         return cls(tensors, header.images, header.config, header.convergence)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
+from edgeopt.files import UNREADABLE_ARRAYS
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int]:
@@ -28,7 +28,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int]:
             raise DataError(f"{path} is one array, not an .npz of arrays by name. Write it with numpy.savez")
         with archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_ARRAYS as error:
         raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1 or lengths == {0}:
@@ -53,7 +53,7 @@ def stream_arrays(path: Path) -> Iterator[dict[str, NDArray[Any]]]:
         for row in range(next(iter(streams.values())).samples):
             try:
                 arrays = {name: stream.read() for name, stream in streams.items()}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except UNREADABLE_ARRAYS as error:
                 raise DataError(f"{path} is damaged at sample {row}: {error}. Write it again") from error
             yield arrays
 
@@ -81,7 +81,7 @@ def _streams(path: Path) -> tuple[zipfile.ZipFile, dict[str, _Stream]] | None:
     try:
         archive = zipfile.ZipFile(path)
         streams = {name.removesuffix(".npy"): _stream(archive.open(name)) for name in archive.namelist()}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE_ARRAYS:
         return None
     lengths = {each.samples for each in streams.values() if each is not None}
     if None in streams.values() or len(lengths) != 1 or lengths == {0}:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.errors import DataError
+from edgeopt.files import is_file
 from edgeopt.preprocess import read_image
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,7 @@ class ImageFinder:
             return self._exact[name]
         for clean in dict.fromkeys((name, _plain(name))):
             direct = self._folder / clean
-            if direct.is_file():
+            if is_file(direct):
                 return direct
         parts = [part for part in _plain(name).lower().split("/") if part not in ("", ".", "..")]
         for start in range(len(parts)):

@@ -25,6 +25,7 @@ from edgeopt.dataset.listing import (
 )
 from edgeopt.dataset.samples import Target
 from edgeopt.errors import DataError
+from edgeopt.files import is_file
 from edgeopt.spec import Task
 from edgeopt.typed import from_json
 
@@ -127,10 +128,10 @@ def _boxes(shapes: list[_Shape], labels: Labels, file: Path) -> Boxes:
 def _image(finder: ImageFinder, file: Path, content: _File, annotations: Path) -> Path:
     """Find the image by the name that the file gives, from the file's own folder first, else by the file's name."""
     own = file.parent / content.image_path.replace("\\", "/")
-    if content.image_path and "\0" not in content.image_path and own.is_file():
+    if content.image_path and "\0" not in content.image_path and is_file(own):
         return own
     for name in (content.image_path, file.relative_to(annotations).with_suffix("").as_posix()):
-        if name and "\0" not in name and (found := finder.find(name)).is_file():
+        if name and "\0" not in name and is_file(found := finder.find(name)):
             return found
     return file.with_suffix(".jpg")
 

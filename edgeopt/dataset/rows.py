@@ -48,13 +48,15 @@ def read_table(path: Path) -> Table:
     lines = read_text(path).splitlines(keepends=True)
     skipped = 1 if lines and lines[0].lower().startswith("sep=") else 0
     lines = lines[skipped:]
+    if not lines:
+        raise DataError(f"the table {path} is empty")
     columns = columns_of(lines)
     if columns is None:
         raise DataError(
             f"the table {path} has no header, and {lines[0].strip()[:80]!r} is neither an image and its class nor an "
             "image, four corners and a class. Give it a header"
         )
-    has_header = not _is_image(_cells(lines[0])[0]) if lines else True
+    has_header = not _is_image(_cells(lines[0])[0])
     try:
         rows = [
             (number + skipped, row)
@@ -97,7 +99,10 @@ def _cells(line: str) -> list[str]:
     """Return the cells of a line; one without a delimiter is a name, which may hold spaces, and the word behind it."""
     delimiter = _delimiter(line)
     if delimiter is not None:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [""])]
+        try:
+            return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), ())] or [""]
+        except csv.Error:  # a cell beyond what csv reads, which whoever reads the rows is told
+            return [line.strip()]
     name, _, last = line.strip().rpartition(" ")
     return [name.strip(), last] if _is_image(name.strip()) else [line.strip()]
 

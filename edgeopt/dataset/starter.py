@@ -15,6 +15,7 @@ from edgeopt.dataset.loading import listed
 from edgeopt.dataset.samples import FilePicture
 from edgeopt.dataset.survey import Role, Survey
 from edgeopt.errors import DataError
+from edgeopt.files import is_file
 from edgeopt.preprocess.header import image_size
 from edgeopt.spec import Size, replace
 
@@ -151,7 +152,7 @@ def _sizes(listing: Listing) -> list[Size]:
     step = max(1, len(listing.drafts) // _LOOKED_AT)
     sizes = []
     for draft in listing.drafts[::step]:
-        if isinstance(draft.picture, FilePicture) and draft.picture.path.is_file():
+        if isinstance(draft.picture, FilePicture) and is_file(draft.picture.path):
             with draft.picture.path.open("rb") as file:
                 size = image_size(file.read(_HEADER_BYTES))
             sizes += [] if size is None else [size]

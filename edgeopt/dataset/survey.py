@@ -23,6 +23,7 @@ from edgeopt.dataset.wider_face import listed_images
 from edgeopt.dataset.xml import parse_xml
 from edgeopt.dataset.yolo import darknet_lists, text_beside, yaml_lists
 from edgeopt.errors import ConfigError, DataError
+from edgeopt.files import is_file
 from edgeopt.spec import replace
 from edgeopt.typed import from_json
 
@@ -183,7 +184,7 @@ def _images_of(file: Path, names: list[str], root: Path) -> Path:
     for folder in dict.fromkeys((*near, *inside)):
         if folder.is_dir():
             finder = ImageFinder(folder)
-            if finder.files and all(finder.find(name).is_file() for name in names):
+            if finder.files and all(is_file(finder.find(name)) for name in names):
                 return folder
     return root
 
@@ -260,7 +261,7 @@ def _wider_face(path: Path) -> _Found:
     root = path if path.is_dir() else path.parent
     if path.is_dir() and names:  # the lists of all sets come together, their images apart
         finder = ImageFinder(root)
-        names = {file: each for file, each in names.items() if any(finder.find(name).is_file() for name in each)}
+        names = {file: each for file, each in names.items() if any(is_file(finder.find(name)) for name in each)}
     return f"{next(iter(names), path).name} lists images, each with a line a face", _by_role(
         names,
         lambda file: DataSource(

@@ -23,6 +23,7 @@ from edgeopt.dataset.listing import (
 from edgeopt.dataset.rows import IMAGE_COLUMNS, LABEL_COLUMNS, Table, column_named, read_table
 from edgeopt.dataset.samples import FilePicture
 from edgeopt.errors import DataError, did_you_mean
+from edgeopt.files import is_file
 
 _MOST_CLASSES = 20_000  # beyond the number of rows: a larger index is a mistake, and would name as many classes
 _DEFAULT_IMAGE_COLUMN = "file"
@@ -91,7 +92,7 @@ def _class(value: str, where: str, labels: Labels, *, indexed: bool) -> int:
 
 def _found(drafts: list[Draft], folder: Path) -> tuple[Draft, ...]:
     """Look for images that are not where the table says, by the ends of their names."""
-    missing = [d for d in drafts if isinstance(d.picture, FilePicture) and not d.picture.path.is_file()]
+    missing = [d for d in drafts if isinstance(d.picture, FilePicture) and not is_file(d.picture.path)]
     if not missing or not folder.is_dir():
         return tuple(drafts)
     finder = ImageFinder(folder)
@@ -102,7 +103,7 @@ def _found(drafts: list[Draft], folder: Path) -> tuple[Draft, ...]:
     found = {
         name: draft
         for name, draft in by_name.items()
-        if isinstance(draft.picture, FilePicture) and draft.picture.path.is_file()
+        if isinstance(draft.picture, FilePicture) and is_file(draft.picture.path)
     }
     return tuple(found.get(draft.name, draft) for draft in drafts)
 

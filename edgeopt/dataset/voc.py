@@ -24,6 +24,7 @@ from edgeopt.dataset.listing import (
 )
 from edgeopt.dataset.xml import number_of, parse_xml, text_of
 from edgeopt.errors import DataError
+from edgeopt.files import is_file
 
 _FOLDERS = ("annotations", "labels", "xml", "xmls")
 
@@ -76,7 +77,7 @@ def _stems(annotations: Path, split: str | None) -> list[str]:
             raise DataError(f"there are no .xml files in {annotations}")
         return [path.relative_to(annotations).with_suffix("").as_posix() for path in files]
     listed = annotations.parent / "ImageSets" / "Main" / f"{split}.txt"
-    if not listed.is_file():
+    if not is_file(listed):
         raise DataError(f"there is no list {listed} for split '{split}'. Remove `split` to read every annotation")
     return [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
 
@@ -85,9 +86,9 @@ def _image(finder: ImageFinder, stem: str, tree: ET.Element, folder: Path) -> Pa
     """Find the image by the name of its XML file, else by the name that stands in it."""
     found = finder.find(stem)
     named = (tree.findtext("filename") or "").strip()
-    if not found.is_file() and named:
+    if not is_file(found) and named:
         found = finder.find(named)
-    return found if found.is_file() else folder / f"{stem}.jpg"
+    return found if is_file(found) else folder / f"{stem}.jpg"
 
 
 _Object = tuple[str, tuple[float, float, float, float], bool]

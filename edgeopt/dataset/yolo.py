@@ -24,6 +24,7 @@ from edgeopt.dataset.listing import (
     refuse_split,
 )
 from edgeopt.errors import DataError
+from edgeopt.files import is_file
 
 _COLUMNS = 5
 _NAME_FILES = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml", "data.yml")
@@ -57,7 +58,7 @@ def read_yolo(source: DataSource, root: Path, labels: Labels | None) -> Listing:
     else:
         annotations = annotations_of(source, root)
         texts = [(annotations / path.relative_to(folder)).with_suffix(".txt") for path in files]
-    present = [text for text in texts if text.is_file()]
+    present = [text for text in texts if is_file(text)]
     places = dict.fromkeys(text.parent for text in (present or texts[:1]))
     names = labels or _class_names(next(iter(places)), folder)
     if not present:
@@ -78,7 +79,7 @@ def yaml_lists(file: Path) -> dict[str, Path]:
     places = (file.parent / settings.pop("path", ""), file.parent)
     found: dict[str, Path] = {}
     for key, name in settings.items():
-        lists = [place / name for place in places if name.endswith(".txt") and (place / name).is_file()]
+        lists = [place / name for place in places if name.endswith(".txt") and is_file(place / name)]
         found |= {key: lists[0]} if lists else {}
     return found
 
@@ -104,7 +105,7 @@ def _darknet_files(file: Path) -> dict[str, Path]:
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
         above = (file.parent, file.parent.parent)
         places = (place.joinpath(*parts[first:]) for first in range(len(parts)) for place in above)
-        place = next(filter(Path.is_file, places), None)
+        place = next(filter(is_file, places), None)
         if place is not None:
             found[key] = place
     return found
@@ -113,7 +114,7 @@ def _darknet_files(file: Path) -> dict[str, Path]:
 def _listed(file: Path) -> list[Path]:
     names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
     direct = [file.parent / name for name in names]
-    if all(path.is_file() for path in direct):
+    if all(is_file(path) for path in direct):
         return direct
     finder = ImageFinder(file.parent)
     return [finder.find(name) for name in names]
@@ -126,11 +127,11 @@ def text_beside(image: Path) -> Path:
         if parts[index].lower() in ("images", "jpegimages", "img", "imgs"):
             for name in ("labels", "Labels", "LABELS"):
                 text = Path(*parts[:index], name, *parts[index + 1 :]).with_suffix(".txt")
-                if text.is_file():
+                if is_file(text):
                     return text
             beside = image.with_suffix(".txt")
             return (
-                beside if beside.is_file() else Path(*parts[:index], "labels", *parts[index + 1 :]).with_suffix(".txt")
+                beside if is_file(beside) else Path(*parts[:index], "labels", *parts[index + 1 :]).with_suffix(".txt")
             )
     return image.with_suffix(".txt")
 
@@ -148,7 +149,7 @@ def _class_names(annotations: Path, folder: Path) -> Labels:
     for place in places:
         for name in _NAME_FILES:
             file = place / name
-            if file.is_file() and (names := _names_in(file)):
+            if is_file(file) and (names := _names_in(file)):
                 return names
         for file in sorted(place.glob("*.data")):
             if (listed := _darknet_files(file).get("names")) is not None and (names := _names_in(listed)):
@@ -198,7 +199,7 @@ def yaml_names(text: str) -> Labels:
 
 
 def _draft(image: Path, folder: Path, text: Path, labels: Labels, entries: Entries) -> Draft:
-    lines = read_text(text).splitlines() if text.is_file() else []
+    lines = read_text(text).splitlines() if is_file(text) else []
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():

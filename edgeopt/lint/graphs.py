@@ -79,7 +79,7 @@ def lint_graph(path: Path, target: str, own: Sequence[str] = ()) -> list[Finding
         ModelError: the file cannot be read.
         ConfigError: a rule of the user's that cannot be imported.
     """
-    model, problem = _with_types(_read(path))
+    model, problem = _read(path)
     linted = Linted(model, target)
     inconsistent = [
         Finding(rule=_INFERENCE, severity="error", node="", reason=problem, fix="export the model again")
@@ -94,21 +94,21 @@ def _rules(target: str, own: Sequence[str]) -> dict[str, Rule]:
     return found
 
 
-def _read(path: Path) -> ir.Model:
+def _read(path: Path) -> tuple[ir.Model, str]:
+    """Return a file's graph with the types and shapes that can be inferred, and the inconsistencies in them."""
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
         common.InlinePass()(model)
+        return _with_types(model)
     except Exception as error:  # protobuf's and onnx_ir's errors share no base
         what = other_file(path) if path.is_file() else None
         cause = error if error.__cause__ is None else error.__cause__
         reason = str(cause) if what is None else f"it is {what}"
         raise ModelError(f"{path} cannot be read as an ONNX model: {reason}") from error
-    return model
 
 
 def _with_types(model: ir.Model) -> tuple[ir.Model, str]:
-    """Return the graph with the types and shapes that can be inferred, and the inconsistencies in them."""
     proto, problem = ir.to_proto(model), ""
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.boxes import Geometry
-from edgeopt.errors import ModelError
+from edgeopt.errors import ModelError, TargetError
 from edgeopt.postprocess.forms import corners, sigmoid
 from edgeopt.postprocess.grid import cells, priors
 from edgeopt.postprocess.numbering import Numbering, class_count
@@ -157,6 +157,11 @@ class DetectionReader:
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a box in the padding has nothing to show
         if not inside.all():
             keep, boxes = keep[inside], boxes[inside]
+        if not np.isfinite(scores[keep]).all():
+            raise TargetError(
+                "scores of detections are not finite numbers: the engine overflows, or its outputs are read wrongly. "
+                "Run another variant, and check this one with: edgeopt verify"
+            )
         numbers = numbers[keep]
         labels = self._spec.labels
         return Detections(boxes, scores[keep], numbers, tuple([labels[index] for index in numbers.tolist()]))

@@ -19,6 +19,10 @@ from edgeopt.typed import from_json
 _COLUMNS = ("variant", "accuracy", "golden", "p50 ms", "trtexec ms", "network / trtexec")
 
 
+_LARGEST = 1e300
+"""Beyond what any figure is, and what a float holds."""
+
+
 class Step(Struct):
     """One command of the script."""
 
@@ -46,7 +50,7 @@ class BoardRow(Struct):
     name: str
     accuracy: float | None
     golden: str
-    """``ok``, ``differs`` or ``does not run``; empty if it was not replayed."""
+    """``ok``, ``differs``, ``not said`` or ``does not run``; empty if it was not replayed."""
     p50_ms: float | None
     """End to end, of `edgeopt benchmark`."""
     trtexec_ms: float | None
@@ -88,16 +92,25 @@ def board_rows(board: BoardReport) -> tuple[BoardRow, ...]:
 def _row(board: BoardReport, name: str, replayed: dict[str, Any], failed: dict[str, Any]) -> BoardRow:
     golden = "does not run" if name in failed else ""
     if name in replayed:
-        golden = "ok" if replayed[name]["difference"] <= replayed[name]["tolerance"] else "differs"
-    latency = _result(board, "benchmark").get(name, {})
+        difference, tolerance = (_number(replayed, name, key) for key in ("difference", "tolerance"))
+        is_known = difference is not None and tolerance is not None
+        golden = "not said" if not is_known else "ok" if difference <= tolerance else "differs"  # type: ignore[operator]
+    latency = _result(board, "benchmark")
     return BoardRow(
         name=name,
-        accuracy=_result(board, "evaluate").get(name, {}).get("value"),
+        accuracy=_number(_result(board, "evaluate"), name, "value"),
         golden=golden,
-        p50_ms=latency.get("end_to_end", {}).get("p50_ms"),
-        trtexec_ms=_result(board, "trtexec").get(name, {}).get("compute_ms"),
-        network_ms=latency.get("stages", {}).get("network", {}).get("p50_ms"),
+        p50_ms=_number(latency, name, "end_to_end", "p50_ms"),
+        trtexec_ms=_number(_result(board, "trtexec"), name, "compute_ms"),
+        network_ms=_number(latency, name, "stages", "network", "p50_ms"),
     )
+
+
+def _number(found: Any, *names: str) -> float | None:
+    """Return a number inside what a command printed, which nothing has checked; None where there is none."""
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return float(found) if isinstance(found, (int, float)) and abs(found) < _LARGEST else None
 
 
 def _result(board: BoardReport, step: str) -> dict[str, Any]:

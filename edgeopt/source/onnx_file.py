@@ -13,7 +13,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
-from edgeopt.errors import ModelError
+from edgeopt.errors import EdgeoptError, ModelError
 from edgeopt.graph.other_files import other_file
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
@@ -53,7 +53,30 @@ def read_onnx(path: Path, change: Callable[[ir.Model], object] | None = None, *,
     Raises:
         ModelError: not an ONNX model, external data that is missing or outside its folder, or custom operators.
     """
-    network = _load(path)
+    try:
+        return _in_one_form(_load(path), path, change, custom=custom)
+    except EdgeoptError:
+        raise
+    except Exception as error:  # onnx, onnx_ir and protobuf raise all kinds where a graph is malformed
+        cause = error.__cause__ or error
+        if (fault := _fault(path)) is not None:
+            raise ModelError(f"{path} is malformed: {fault or cause}. Export it again") from error
+        raise
+
+
+def _fault(path: Path) -> str | None:
+    """Return what onnx.checker says against a file; None if nothing."""
+    try:
+        onnx.checker.check_model(onnx.load(path, load_external_data=False), full_check=True)
+    except Exception as error:  # noqa: BLE001 - protobuf's and onnx's errors share no base
+        return " ".join(str(error).split())[:300]
+    return None
+
+
+def _in_one_form(
+    network: ir.Model, path: Path, change: Callable[[ir.Model], object] | None, *, custom: bool
+) -> ir.Model:
+    """Change a network, in place where it can be, into the form that `read_onnx` gives."""
     if _external_files(network, path):
         _follow_links(network, path)
         ir.external_data.load_to_model(network)

@@ -50,6 +50,12 @@ _ROUNDS = 8
 """Times that shapes are found anew: each resolves one computation of a shape from tensors of earlier shapes."""
 
 
+_MALFORMED = (
+    ir.passes.PassError, ir.serde.SerdeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
+)  # fmt: skip
+"""Errors that the checker, onnx_ir and shape inference raise for a graph that breaks ONNX's rules."""
+
+
 def optimize(model: ir.Model) -> ir.Model:
     """Simplify `model` without changing what it computes; optimizing twice changes nothing more.
 
@@ -80,7 +86,7 @@ def optimize(model: ir.Model) -> ir.Model:
         common.TopologicalSortPass()(result)
         for place, value in passed_on:
             result.graph.outputs.insert(place, value)
-    except (ir.passes.PassError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except _MALFORMED as error:
         raise ModelError(
             f"the model is malformed and cannot be optimized: {_first_cause(error)}. Export it again"
         ) from error

@@ -1,0 +1,94 @@
+"""The tables on damaged inputs, faults, changed bytes, ONNX's own tests and reports of other tools' users."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_NOT_YET = "Not run yet: `{}`."
+
+
+def fuzz(path: Path) -> str:
+    """Inputs at random: a row for each reader."""
+    if not path.exists():
+        return _NOT_YET.format("make nightly")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (
+            name,
+            f"{each['inputs']:,}",
+            f"{each['accepted']:,}",
+            f"{each['slowest_s']:.1f} s",
+            f"{each['peak_mib']} MiB",
+            str(len(each["failures"])),
+        )
+        for name, each in found.items()
+    ]
+    total = sum(each["inputs"] for each in found.values())
+    failures = sum(len(each["failures"]) for each in found.values())
+    by = " and ".join(sorted({each["by"] for each in found.values()}))
+    return "\n".join(
+        [
+            *_table(("reader", "inputs", "accepted", "slowest", "memory", "failures"), rows),
+            "",
+            f"{total:,} inputs by {by}, {failures} failures. Memory is the process's, with libraries and the fuzzer.",
+        ]
+    )
+
+
+def node_tests(path: Path) -> str:
+    """Count ONNX's own tests of operators whose results `optimize` left as they were."""
+    if not path.exists():
+        return _NOT_YET.format("python tests/nightly/node_tests.py --record benchmarks/results/node_tests.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    rows = [
+        (
+            f"{found['tests']:,}",
+            f"{found['equal']:,}",
+            str(found.get("changed or refused", 0)),
+            str(found["not runnable"]),
+        )
+    ]
+    return "\n".join(
+        [
+            *_table(("tests", "graphs with equal results", "changed or refused", "not run by onnxruntime"), rows),
+            "",
+            f"{versions}. Each graph is tried as it is, and with constants for all its inputs, and for all but one.",
+        ]
+    )
+
+
+def faults(path: Path) -> str:
+    """Count what was tried against a build, and what came of it."""
+    if not path.exists():
+        return _NOT_YET.format("python -m benchmarks.faults")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (fault, ", ".join(f"{what} {count}" for what, count in each.items() if isinstance(count, int | float)))
+        for fault, each in found.items()
+    ]
+    processors = ", ".join(sorted({each["cpu"] for each in found.values()}))
+    return "\n".join([*_table(("fault", "counted"), rows, right=False), "", f"On: {processors}."])
+
+
+def flipped_bytes(path: Path) -> str:
+    """Count changed bytes of a signed bundle that nobody noticed, file by file."""
+    if not path.exists():
+        return _NOT_YET.format("python -m benchmarks.flipped_bytes BUNDLE")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [(name, f"{each['changed']:,}", str(each["unnoticed"])) for name, each in found["files"].items()]
+    places = "every byte" if found["every"] == 1 else f"every {found['every']}th byte of engines and arrays, all others"
+    rows.append(("all", f"{found['changed']:,}", str(found["unnoticed"])))
+    return "\n".join(
+        [
+            *_table(("file", "bytes changed", "unnoticed"), rows),
+            "",
+            f"Bundle of `{found['bundle'].removesuffix('.edgeopt')}`, signed; {places}.",
+        ]
+    )
+
+
+def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, right: bool = True) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", "| --- |" + (" ---: |" if right else " --- |") * (len(columns) - 1)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -1,0 +1,255 @@
+"""Give every reader of what comes from outside inputs at random, and record what is no answer.
+
+    python tests/fuzz/fuzz.py [TARGET ...] [--inputs N] [--seconds S] [--keep FOLDER] [--record FILE] [--plain]
+
+An input is answered if the reader returns or raises an `EdgeoptError`. Any other exception, a crash, more than ten
+seconds of processor time (or 60 by the clock) or more than 2 GiB is a failure: the input is kept, the reader goes on.
+With atheris, inputs are grown towards code that has not run yet, otherwise (or with ``--plain``) seeds are changed at
+random. Each target runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SLOWEST_S, LONGEST_S, LARGEST_BYTES = 10, 60, 2 << 30
+_SEEDS_NAME = "seeds"
+_ENDED_WELL = 0
+
+
+class TooSlow(BaseException):
+    """Raised inside a reader that takes longer than `SLOWEST_S`."""
+
+
+class Run:
+    """Inputs of one target in this process, and what came of them."""
+
+    def __init__(self, name: str, keep: Path, folder: Path, *, inputs: int, seconds: float) -> None:
+        from targets import TARGETS
+
+        self.target, self.keep, self.folder = TARGETS[name], keep, folder
+        self.name, self.most, self.until = name, inputs, time.monotonic() + seconds
+        self.inputs = self.accepted = 0
+        self.slowest_s = 0.0
+        self.failures: dict[str, str] = {}
+
+    @property
+    def is_over(self) -> bool:
+        return self.inputs >= self.most or time.monotonic() > self.until
+
+    def one(self, content: bytes) -> None:
+        """Give the target one input."""
+        self.inputs += 1
+        start = time.process_time()
+        try:
+            with at_most(SLOWEST_S):
+                self.accepted += self.target(content, self.folder)
+        except (Exception, TooSlow) as error:  # noqa: BLE001 - that is what this looks for
+            self.fail(content, error)
+        self.slowest_s = max(self.slowest_s, time.process_time() - start)
+
+    def fail(self, content: bytes, error: BaseException) -> None:
+        where = place_of(error)
+        if where not in self.failures:
+            file = (
+                self.keep / f"{self.name.replace(' ', '-').replace(',', '')}-{hashlib.sha256(content).hexdigest()[:12]}"
+            )
+            self.keep.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+            self.failures[where] = f"{file.name}: {type(error).__name__}: {str(error)[:200]}"
+            sys.stderr.write(f"{self.name}: {where}: {self.failures[where]}\n")
+
+    def result(self) -> dict[str, Any]:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            "inputs": self.inputs,
+            "accepted": self.accepted,
+            "slowest_s": round(self.slowest_s, 2),
+            "peak_mib": peak >> 20,
+            "failures": self.failures,
+        }
+
+
+@contextlib.contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Raise `TooSlow` where the block takes longer; what never comes back to Python is ended by the parent."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise TooSlow(f"took more than {seconds} s")
+
+    before = {each: signal.signal(each, ring) for each in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.alarm(LONGEST_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def file_name(target: str) -> str:
+    return target.replace(" ", "-").replace(",", "").replace("'", "")
+
+
+def place_of(error: BaseException) -> str:
+    """Return kind and place of an error in edgeopt, so that one fault is counted once."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/edgeopt/" in frame.filename and "site-packages" not in frame.filename]
+    last = (ours or list(frames))[-1]
+    return f"{type(error).__name__} {'/'.join(Path(last.filename).parts[-2:])}:{last.lineno}"
+
+
+def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: float, plain: bool) -> None:
+    """Run one target and write its result; with atheris this ends the process."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["EDGEOPT_LARGEST_PIXELS"] = "4000000"  # so that a picture costs milliseconds
+    folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    atheris: Any = None
+    if not plain:
+        import atheris
+
+        with atheris.instrument_imports(include=["edgeopt"]):
+            import targets  # noqa: F401
+    run = Run(name, keep, folder, inputs=inputs, seconds=seconds)
+    last = keep / "last" / file_name(name)
+    last.parent.mkdir(parents=True, exist_ok=True)
+
+    def one(content: bytes) -> None:
+        last.write_bytes(content)  # for the parent, if the process dies of it
+        run.one(content)
+        if run.is_over or run.inputs % 1000 == 0:
+            out.write_text(json.dumps(run.result()))
+        if run.is_over:
+            last.unlink()
+            sys.stdout.flush()
+            os._exit(_ENDED_WELL)
+
+    seeds = list(run.target.seeds())
+    if plain:
+        from mutation import mutations
+
+        for content in mutations(seeds, run.target.largest):
+            one(content)
+    place = folder / _SEEDS_NAME
+    place.mkdir()
+    for index, seed in enumerate(seeds):
+        (place / f"{index}").write_bytes(seed)
+        one(seed)
+    options = [
+        f"-max_len={run.target.largest}",
+        "-rss_limit_mb=0",
+        "-timeout=600",
+        "-verbosity=0",
+        "-print_final_stats=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(place)], one)
+    atheris.Fuzz()
+
+
+def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one target in a process of its own, again where it dies, until it has had all its inputs."""
+    start, done, failures = time.monotonic(), dict[str, Any](), dict[str, str]()
+    most = {"inputs": 0, "accepted": 0, "slowest_s": 0.0, "peak_mib": 0}
+    while most["inputs"] < options.inputs and time.monotonic() - start < options.seconds:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "result.json"
+            left = max(1, int(options.seconds - (time.monotonic() - start)))
+            command = [sys.executable, __file__, name, "--child", str(out), "--keep", str(keep)]
+            command += ["--inputs", str(options.inputs - most["inputs"]), "--seconds", str(left)]
+            child = subprocess.Popen([*command, *["--plain"] * options.plain], preexec_fn=limited)
+            code = child.wait()
+            done = json.loads(out.read_text()) if out.exists() else {"inputs": 1, "failures": {}}
+        for key in ("inputs", "accepted"):
+            most[key] += done.get(key, 0)
+        for key in ("slowest_s", "peak_mib"):
+            most[key] = max(most[key], done.get(key, 0))
+        failures |= done["failures"]
+        if code != _ENDED_WELL:
+            last = keep / "last" / file_name(name)
+            said = f"ended by signal {-code}" if code < 0 else f"exit {code}"
+            if last.exists():
+                kept = last.rename(keep / f"{last.name}-{hashlib.sha256(last.read_bytes()).hexdigest()[:12]}")
+                failures[f"{said} on {kept.name}"] = said
+            else:
+                failures[said] = said
+                break
+    return {**most, "seconds": round(time.monotonic() - start), "failures": failures}
+
+
+def limited() -> None:
+    """Hold a child to `LARGEST_BYTES` of memory beyond what its libraries map, which is asked for and not used."""
+    resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_BYTES, LARGEST_BYTES))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", help="names of targets; default: all")
+    parser.add_argument("--inputs", type=int, default=10_000, help="for each target")
+    parser.add_argument("--seconds", type=float, default=3600, help="for each target at most")
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder of what failed")
+    parser.add_argument("--record", type=Path, help="JSON file to which the counts are added")
+    parser.add_argument("--plain", action="store_true", help="without atheris")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.plain = options.plain or importlib.util.find_spec("atheris") is None
+    if options.child is not None:
+        in_this_process(
+            options.targets[0], options.keep, options.child, inputs=options.inputs, seconds=options.seconds,
+            plain=options.plain,
+        )  # fmt: skip
+    from targets import TARGETS
+
+    failed = 0
+    for name in options.targets or TARGETS:
+        if missing := [each for each in TARGETS[name].needs if importlib.util.find_spec(each) is None]:
+            sys.stdout.write(f"{name}: not tried without {', '.join(missing)}\n")
+            continue
+        found = apart(name, options.keep, options)
+        failed += len(found["failures"])
+        sys.stdout.write(
+            f"{name}: {found['inputs']} inputs, {found['accepted']} accepted, slowest {found['slowest_s']} s, "
+            f"{found['peak_mib']} MiB, {len(found['failures'])} failures, {found['seconds']} s\n"
+        )
+        sys.stdout.flush()
+        if options.record is not None:
+            record(options.record, name, found, plain=options.plain)
+    return int(failed > 0)
+
+
+def record(path: Path, name: str, found: dict[str, Any], *, plain: bool) -> None:
+    """Add the counts of a run to those of earlier ones of the same sources."""
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    before = kept.get(name, {"inputs": 0, "accepted": 0, "slowest_s": 0.0, "peak_mib": 0, "seconds": 0, "failures": {}})
+    kept[name] = {
+        **{key: before[key] + found[key] for key in ("inputs", "accepted", "seconds")},
+        **{key: max(before[key], found[key]) for key in ("slowest_s", "peak_mib")},
+        "failures": {**before["failures"], **found["failures"]},
+        "by": "random changes" if plain else "atheris",
+    }
+    path.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
