@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import onnx
 import onnx_ir as ir
@@ -12,10 +12,9 @@ from torch import Tensor
 from edgeopt.attack.gradient import Loss
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import ModelError
-from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
-from edgeopt.passes.repair.distill.attributes import Attributes, UnsupportedOperatorError
+from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
 from edgeopt.passes.repair.distill.interpreter import Interpreter
-from edgeopt.passes.repair.distill.operators import Operator
+from edgeopt.passes.repair.distill.straight_through import quantizers_by_node
 from edgeopt.spec import ClassificationDecoding, ModelSpec
 
 _SMALLEST = 1e-12
@@ -25,8 +24,8 @@ _SMALLEST = 1e-12
 def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
     """Return, for true classes (N,) int64, the cross-entropy of a classifier as a function of pixels.
 
-    A Q/DQ graph's roundings pass gradients straight through (Bengio et al., "Estimating or Propagating Gradients
-    Through Stochastic Neurons", 2013): without, an attacker would find none, which is no robustness.
+    A Q/DQ graph's roundings pass gradients straight through: without, an attacker would find none, which is no
+    robustness.
 
     Raises:
         ModelError: a compiled engine without its graph, or an operator that gradients cannot flow through.
@@ -35,11 +34,8 @@ def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
         raise ModelError(f"variant '{variant.name}' is a compiled file, through which no gradient flows")
     spec = bundle.spec(variant.name)
     model = ir.from_proto(onnx.ModelProto.FromString(bundle.engine(variant.name)))
-    for number, node in enumerate(model.graph):
-        node.name = f"{number}"  # a name each, by which the interpreter replaces operators
-    replaced = {node.name or "": operator for node in model.graph if (operator := _QUANTIZERS.get(node.op_type))}
     try:
-        run = Interpreter(model.graph, replaced).run
+        run = Interpreter(model.graph, quantizers_by_node(model.graph)).run
     except UnsupportedOperatorError as error:
         raise ModelError(
             f"gradients cannot flow through '{error}' of variant '{variant.name}': only the black-box attack works on "
@@ -58,35 +54,6 @@ def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
         return loss
 
     return with_targets
-
-
-def _quantize(attributes: Attributes, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-    """Bring `x` to integers, kept as real numbers: clipping stops gradients, as a ReLU does, and rounding does not."""
-    axis = attributes.get("axis", 1)
-    zero = torch.zeros((), dtype=torch.uint8) if zero_point is None else zero_point
-    limits = torch.iinfo(zero.dtype)
-    real = (x / _along(scale, x, axis) + _along(zero.to(x.dtype), x, axis)).clamp(limits.min, limits.max)
-    return real + (real.round() - real).detach()
-
-
-def _dequantize(attributes: Attributes, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-    axis = attributes.get("axis", 1)
-    real = x.to(scale.dtype)
-    return (real - (0.0 if zero_point is None else _along(zero_point.to(real.dtype), real, axis))) * _along(
-        scale, real, axis
-    )
-
-
-def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Bring one value, or one an entry of an axis, to a shape that broadcasts against `x`."""
-    if values.numel() == 1:
-        return values.reshape(())
-    shape = [1] * x.dim()
-    shape[axis] = values.numel()
-    return values.reshape(shape)
-
-
-_QUANTIZERS: Mapping[str, Operator] = {QUANTIZE: _quantize, DEQUANTIZE: _dequantize}
 
 
 def _cross_entropy(scores: Tensor, targets: Tensor, decoding: ClassificationDecoding) -> Tensor:

@@ -154,8 +154,9 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``tuned``, ``choices`` and ``diagnosis``, which are kept beside the manifest, and of
-                ``accuracy``, ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature covers.
+            results: any of ``tuned``, ``choices``, ``diagnosis`` and ``attribution``, which are kept beside the
+                manifest, and of ``accuracy``, ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature
+                covers.
 
         Returns:
             The bundle with its new results.
@@ -320,7 +321,9 @@ class Bundle:
         return variant
 
 
-_RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "tuned", "choices"})
+_RESULTS = frozenset(
+    {"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "attribution", "tuned", "choices"}
+)
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

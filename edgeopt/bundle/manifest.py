@@ -14,7 +14,16 @@ from msgspec import Meta
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
 from edgeopt.bundle.earlier import in_present_form
-from edgeopt.bundle.records import Accuracy, CandidateChoice, CandidateOf, Diagnosis, Enrolled, Measured, StageRecords
+from edgeopt.bundle.records import (
+    Accuracy,
+    Attribution,
+    CandidateChoice,
+    CandidateOf,
+    Diagnosis,
+    Enrolled,
+    Measured,
+    StageRecords,
+)
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
 from edgeopt.doors import TARGETS
@@ -106,6 +115,8 @@ class Variant(Struct):
     """Measurements of each kind of machine, by `hardware.Identity.fingerprint`. Each decides on its own kind only."""
     diagnosis: Diagnosis | None = None
     """Result of `edgeopt diagnose`, if it was run."""
+    attribution: Attribution | None = None
+    """Result of `edgeopt explain`, if it was run."""
 
     def __post_init__(self) -> None:
         check(self.target, TARGETS, "target")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgeopt.bundle.manifest import Fingerprint, Manifest, Name, Variant
-from edgeopt.bundle.records import CandidateChoice, Diagnosis, Measured
+from edgeopt.bundle.records import Attribution, CandidateChoice, Diagnosis, Measured
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.errors import BundleError
 from edgeopt.spec import Struct, replace
@@ -30,6 +30,7 @@ class Recorded(Struct):
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     diagnosis: Diagnosis | None = None
+    attribution: Attribution | None = None
     choices: dict[Fingerprint, CandidateChoice] = msgspec.field(default_factory=dict)
 
 
@@ -46,10 +47,11 @@ def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
             measured=variant.measured,
             tuned=variant.tuned,
             diagnosis=variant.diagnosis,
+            attribution=variant.attribution,
             choices=variant.choices,
         )
         for variant in manifest.variants
-        if variant.measured or variant.tuned or variant.diagnosis or variant.choices
+        if variant.measured or variant.tuned or variant.diagnosis or variant.attribution or variant.choices
     }
     bare = replace(manifest, variants=tuple(_bare(variant) for variant in manifest.variants))
     if not recorded:
@@ -59,7 +61,7 @@ def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
 
 
 def _bare(variant: Variant) -> Variant:
-    return replace(variant, measured={}, tuned={}, diagnosis=None, choices={})
+    return replace(variant, measured={}, tuned={}, diagnosis=None, attribution=None, choices={})
 
 
 def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
@@ -92,6 +94,7 @@ def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
             measured=results.measured,
             tuned=results.tuned,
             diagnosis=results.diagnosis,
+            attribution=results.attribution,
             choices=results.choices,
         )
 

@@ -348,6 +348,12 @@ def tune(
     help="Largest drop of a class's AP, or F1 of classifiers, that is beyond chance. Default: not checked.",
 )
 @click.option(
+    "--max-attribution-shift",
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest shift of the candidate's maps from its FP32's, 1 minus their rank correlation, as `edgeopt explain` "
+    "kept it in the bundle. Default: not checked.",
+)
+@click.option(
     "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
@@ -365,6 +371,7 @@ def gate(
     accuracy_drop: float | None,
     f1_drop: float | None,
     max_class_drop: float | None,
+    max_attribution_shift: float | None,
     maximum_s: float | None,
     junit: Path | None,
     markdown: Path | None,
@@ -387,6 +394,7 @@ def gate(
         "accuracy_drop": accuracy_drop,
         "f1_drop": f1_drop,
         "class_drop": max_class_drop,
+        "attribution_shift": max_attribution_shift,
         "maximum_s": maximum_s,
     }
     config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})

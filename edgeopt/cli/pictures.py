@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgeopt.bundle import Bundle
     from edgeopt.dataset import Dataset
 
@@ -26,3 +28,16 @@ def images_of_user(bundle: Bundle, reference: str | None) -> Dataset:
         return images_of(bundle, "test", Path.cwd())
     except (ConfigError, DataError) as error:
         raise type(error)(f"{error}. Say which images with --data") from error
+
+
+def pictures_of_files(bundle: Bundle, paths: Sequence[Path]) -> Dataset:
+    """Return picture files, without labels.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+    from edgeopt.dataset.listing import Listing, draft_of_file
+    from edgeopt.dataset.loading import checked
+
+    drafts = tuple(draft_of_file(path, path.parent, None) for path in paths)
+    return checked(Listing(None, bundle.manifest.spec.labels, drafts, ", ".join(map(str, paths[:3]))), len(drafts))

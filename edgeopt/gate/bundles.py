@@ -15,9 +15,10 @@ from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.bundle.classes import class_changes
 from edgeopt.bundle.records import Accuracy
 from edgeopt.errors import MeasurementError
+from edgeopt.gate.decide import with_attribution
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
-from edgeopt.gate.verdict import AccuracyFinding, GateConfig, OperatingFinding, Verdict
+from edgeopt.gate.verdict import AccuracyFinding, AttributionFinding, GateConfig, OperatingFinding, Verdict
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
@@ -28,6 +29,8 @@ from edgeopt.typed import from_json
 
 _UNLABELLED = "agreement with its own FP32 model, on images without labels,"
 """The main metric of bundles that were measured without labels, in sentences."""
+_NAMED = 3
+"""Shifted pictures that are named."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,21 @@ def gate_bundles(
     Raises:
         BundleError: not a whole bundle, or no such variant.
         TargetError: one of the sides does not run here.
-        MeasurementError: the accuracies are of different images, or a measured process ended.
+        MeasurementError: the accuracies are of different images, a largest shift of maps is given and the candidate was
+            never explained, or a measured process ended.
     """
     finding = _accuracies(baseline, candidate, config) if accuracy else None
+    shift = _attribution(candidate, config)
     sides = {"baseline": baseline, "twin": baseline, "candidate": candidate}
     makes = {name: _opening(side, images, threads) for name, side in sides.items()}
-    return gate(
+    verdict = gate(
         functools.partial(launch_workers, makes),
         config,
         names=(str(baseline), str(candidate)),
         accuracy=finding,
         progress=progress,
     )
+    return with_attribution(verdict, shift)
 
 
 @contextmanager
@@ -153,8 +159,9 @@ def gate_file(
     progress: Update | None = None,
 ) -> Verdict:
     """Gate a variant against stored results of this machine; `gate_stored` documents the limits of that."""
+    shift = _attribution(candidate, config)
     with Worker(_opening(candidate, images, threads)) as worker:
-        return gate_stored(
+        verdict = gate_stored(
             stored.median_ms,
             stored.fingerprint,
             worker,
@@ -163,6 +170,7 @@ def gate_file(
             sensors=_sensors([worker]),
             progress=progress,
         )
+    return with_attribution(verdict, shift)
 
 
 def read_stored(path: Path, name: str | None = None) -> Stored:
@@ -237,6 +245,30 @@ def _operating(before: Accuracy, after: Accuracy, config: GateConfig) -> Operati
     if first is None or second is None or score is None or score != after.score_threshold:
         return None
     return OperatingFinding(score=score, baseline=first.f1, candidate=second.f1, allowed_drop=config.f1_drop)
+
+
+def _attribution(side: Side, config: GateConfig) -> AttributionFinding | None:
+    """Return the stored shift of the candidate's maps; None if none is asked for, or it is FP32 itself."""
+    if config.attribution_shift is None:
+        return None
+    manifest = Bundle.open(side.path).manifest
+    name = side.variant or choose(manifest, availability).name
+    variant = None if name is None else manifest.variant(name)
+    if variant is None or variant.precision == "fp32":
+        return None
+    found = variant.attribution
+    if found is None:
+        raise MeasurementError(
+            f"'{variant.name}' of {side.path} was never explained, so that the shift of its maps is not known. Run: "
+            f"edgeopt explain {side.path} --variant {variant.name}"
+        )
+    return AttributionFinding(
+        method=found.method,
+        shift=found.shift,
+        allowed=config.attribution_shift,
+        images=found.images,
+        worst=tuple(each.name for each in found.pictures[:_NAMED]),
+    )
 
 
 def _labels(side: Side) -> tuple[str, ...]:

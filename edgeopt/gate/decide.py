@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeopt import intervals
-from edgeopt.gate.verdict import AccuracyFinding, GateConfig, LatencyFinding, Outcome
+from edgeopt.gate.verdict import AccuracyFinding, AttributionFinding, GateConfig, LatencyFinding, Outcome, Verdict
+from edgeopt.spec import replace
 
 _CONFIDENCE = 0.95
 EARLY_CONFIDENCE = 0.999
@@ -132,6 +133,20 @@ def decide(
         advice = "Measure longer or on a quieter machine"
         return "invalid", (f"too noisy to exclude a slowdown of {config.tolerance:.0%}, {measured}. {advice}",)
     return "pass", (measured,)
+
+
+def with_attribution(verdict: Verdict, finding: AttributionFinding | None) -> Verdict:
+    """Add how far the candidate's maps shifted; more than is allowed fails, whatever the machine did."""
+    if finding is None:
+        return verdict
+    if round(finding.shift, 4) <= round(finding.allowed, 4):
+        return replace(verdict, attribution=finding)
+    reason = (
+        f"its {finding.method} maps of {finding.images} pictures shifted from FP32's by {finding.shift:.3f} where "
+        f"{finding.allowed:.3f} is allowed, most on {', '.join(finding.worst)}"
+    )
+    others = verdict.reasons if verdict.outcome == "fail" else ()
+    return replace(verdict, attribution=finding, outcome="fail", reasons=(*others, reason))
 
 
 def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> bool:

@@ -69,6 +69,8 @@ def to_markdown(verdict: Verdict) -> str:
             f"{_points(-accuracy.drop)} | {_points(-accuracy.allowed_drop)} |"
         )
         lines += _more(accuracy)
+    if (shift := verdict.attribution) is not None:
+        lines.append(f"| shift of {_cell(shift.method)} maps from FP32 | | {shift.shift:.3f} | | {shift.allowed:.3f} |")
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:

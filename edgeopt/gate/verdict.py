@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-from edgeopt.bundle.records import ClassChange, Conditions, Environment
+from edgeopt.bundle.records import ClassChange, Conditions, Environment, Method
 from edgeopt.config import Seconds
 from edgeopt.intervals import Interval
 from edgeopt.spec import Fraction, PositiveInt, Struct
@@ -30,6 +30,8 @@ class GateConfig(Struct):
     """Largest drop of a detector's F1 at the score threshold."""
     class_drop: Fraction | None = None
     """Largest drop of a class's AP (detectors) or F1 (classifiers) that is beyond chance. None: not checked."""
+    attribution_shift: Fraction | None = None
+    """Largest shift of the candidate's maps from its own FP32's (`edgeopt explain`). None: not checked."""
     precision: Fraction = 0.015
     """Launch new processes until the half-width of the interval is at most this share."""
     minimum_launches: PositiveInt = 5
@@ -112,6 +114,18 @@ class AccuracyFinding(Struct):
         return tuple(each for each in self.classes if round(-each.change, 4) > allowed and each.beyond_chance)
 
 
+class AttributionFinding(Struct):
+    """Shift of the candidate's maps from those of its FP32, as its bundle keeps it."""
+
+    method: Method
+    shift: float
+    """1 minus the mean rank correlation."""
+    allowed: float
+    images: int
+    worst: tuple[str, ...]
+    """Names of the most shifted pictures, the worst first."""
+
+
 class Verdict(Struct):
     """The gate's answer."""
 
@@ -124,6 +138,8 @@ class Verdict(Struct):
     conditions: Conditions | None
     environment: Environment
     config: GateConfig
+    attribution: AttributionFinding | None = None
+    """None unless a largest shift was asked for."""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -30,7 +30,7 @@ from edgeopt.metrics.discrepancy import (
     divergence,
     readings_of,
 )
-from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, match, pair
+from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, iou, match, pair
 from edgeopt.metrics.similarity import AgreementMetrics, agreement, kl, sqnr_db
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "divergence",
     "f1_statistic",
     "hits_in_top_k",
+    "iou",
     "kl",
     "match",
     "pair",

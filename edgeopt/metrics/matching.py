@@ -123,7 +123,7 @@ def pair(found: Detections, sought: Boxes, threshold: float = 0.5) -> Integers:
         (d,) numbers in `sought`; `NOTHING` for a detection that found no object.
     """
     same = found.classes[:, None] == sought.classes
-    overlaps = _iou(found.boxes.astype(np.float64), sought.boxes.astype(np.float64), sought.crowd) * same
+    overlaps = iou(found.boxes.astype(np.float64), sought.boxes.astype(np.float64), sought.crowd) * same
     free = np.ones(len(sought), np.bool_)
     objects = np.full(len(found), NOTHING, np.int64)
     for row in np.argsort(-found.scores, kind="stable").tolist():
@@ -184,13 +184,19 @@ def _match_all(found: _Columns, sought: _Columns, crowd: Flags, sought_ignored: 
     for key, objects in sought.groups().items():
         if (rows := rows_of.get(key)) is None:
             continue
-        overlaps = _iou(found.boxes[rows], sought.boxes[objects], crowd[objects])
+        overlaps = iou(found.boxes[rows], sought.boxes[objects], crowd[objects])
         _match_group(overlaps, crowd[objects], sought_ignored[:, objects], matched[:, :, rows], ignored[:, :, rows])
     return matched, ignored
 
 
-def _iou(found: Floats, sought: Floats, crowd: Flags) -> Floats:
-    """Return (d, t) intersection over union; over the detection's own area where the object is a crowd."""
+def iou(found: Floats, sought: Floats, crowd: Flags) -> Floats:
+    """Return (d, t) intersection over union; over the detection's own area where the object is a crowd.
+
+    Args:
+        found: (d, 4) boxes: left, top, right, bottom.
+        sought: (t, 4) boxes of objects.
+        crowd: (t,) True for objects that are crowds.
+    """
     corner = np.maximum(found[:, None, :2], sought[:, :2])
     extent = np.maximum(np.minimum(found[:, None, 2:], sought[:, 2:]) - corner, 0.0)
     intersection = extent[:, :, 0] * extent[:, :, 1]

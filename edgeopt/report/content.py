@@ -13,6 +13,7 @@ from edgeopt.bundle.records import (
     Acceptance,
     Accuracy,
     Arithmetic,
+    Attribution,
     ClassChange,
     Diagnosis,
     IntegerCoverage,
@@ -152,6 +153,8 @@ class Report(Struct):
     """Searches for a plan within the budget, by variant."""
     diagnoses: dict[str, Diagnosis]
     """Diagnoses by variant (`edgeopt diagnose BUNDLE`)."""
+    attributions: dict[str, Attribution]
+    """Shifts of maps from FP32's by variant (`edgeopt explain BUNDLE`)."""
     arithmetic: dict[str, Arithmetic]
     """Types that layers run in, by variant whose engine's builder tells."""
 
@@ -253,6 +256,7 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
         accuracies=accuracies,
         searches={each.name: each.stages.search for each in variants if each.stages.search is not None},
         diagnoses={each.name: each.diagnosis for each in variants if each.diagnosis is not None},
+        attributions={each.name: each.attribution for each in variants if each.attribution is not None},
         arithmetic={each.name: each.stages.arithmetic for each in variants if each.stages.arithmetic is not None},
     )
 

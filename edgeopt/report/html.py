@@ -21,6 +21,7 @@ from edgeopt.measure.subject import PREDICTOR_STAGES
 from edgeopt.metrics import ClassificationMetrics
 from edgeopt.report import calibration_plot, curve_plot, diagnosis_plots, figures, latency_plots, search_plots, svg
 from edgeopt.report.content import ClassRow, Report, Row, operating_points
+from edgeopt.report.explained import Shown, explanation
 from edgeopt.report.kept import without_pictures
 from edgeopt.report.shots import KINDS, Shot
 from edgeopt.report.templates import render
@@ -55,13 +56,19 @@ Matrix: TypeAlias = tuple[NDArray[np.int64], tuple[str, ...]]
 """(n, n) counts, row the truth and column the answer, and the n names."""
 
 
-def to_html(report: Report, shots: Sequence[Shot] = (), matrices: Mapping[str, Matrix] | None = None) -> str:
+def to_html(
+    report: Report,
+    shots: Sequence[Shot] = (),
+    matrices: Mapping[str, Matrix] | None = None,
+    explained: Mapping[str, Sequence[Shown]] | None = None,
+) -> str:
     """Render the page.
 
     Args:
         report: content of the report.
         shots: pictures with all answers (`choose_shots`).
         matrices: confusion matrices of detectors, by variant, which take the images' truths; a classifier's are known.
+        explained: pictures with maps painted on them, by variant.
 
     Raises:
         MissingExtraError: jinja2 is not installed.
@@ -87,6 +94,9 @@ def to_html(report: Report, shots: Sequence[Shot] = (), matrices: Mapping[str, M
         convergence=_convergence(report),
         searches=[_search(name, found) for name, found in report.searches.items()],
         diagnoses=[_diagnosis(name, found) for name, found in report.diagnoses.items()],
+        explanations=[
+            explanation(name, found, (explained or {}).get(name, ())) for name, found in report.attributions.items()
+        ],
         shots=shots,
         stored=without_pictures(report, shots),
         kinds=KINDS,

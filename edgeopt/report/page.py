@@ -9,6 +9,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, StorageError
 from edgeopt.evaluate import Accuracy, confusion
 from edgeopt.report.content import Report
+from edgeopt.report.explained import Shown, recorded
 from edgeopt.report.html import Matrix, to_html
 from edgeopt.report.kept import pictures_of
 from edgeopt.report.shots import Shot, choose_shots
@@ -39,7 +40,8 @@ def write_page(
         MissingExtraError: jinja2 is not installed.
         StorageError: the file cannot be written.
     """
-    page = to_html(report, _pictures(report, out, dataset, missing, force=force), _matrices(report, dataset))
+    pictures = _pictures(report, out, dataset, missing, force=force)
+    page = to_html(report, pictures, _matrices(report, dataset), _explained(report, dataset))
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
@@ -56,6 +58,13 @@ def _matrices(report: Report, dataset: Dataset | None) -> dict[str, Matrix]:
         return {name: confusion(each, dataset, reference) for name, each in _alike(report).items()}
     except DataError:  # other images: `_pictures` says so
         return {}
+
+
+def _explained(report: Report, dataset: Dataset | None) -> dict[str, list[Shown]]:
+    """Pictures with maps, as far as they are among the images."""
+    manifest = report.manifest
+    specs = {each.name: manifest.spec_of(each) for each in manifest.variants}
+    return {name: recorded(found, specs[found.baseline], dataset) for name, found in report.attributions.items()}
 
 
 def _pictures(report: Report, out: Path, dataset: Dataset | None, missing: str, *, force: bool) -> tuple[Shot, ...]:

@@ -108,6 +108,7 @@ def to_json(report: Report) -> bytes:
         "searches": report.searches,
         "arithmetic": report.arithmetic,
         "diagnoses": report.diagnoses,
+        "attributions": report.attributions,
         "fit": manifest.variants[0].stages.fit,
         "enrolled": manifest.enrolled,
         "calibration": manifest.calibration,

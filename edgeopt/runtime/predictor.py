@@ -376,7 +376,9 @@ def open_variant(
         other.name: f"'{variant.name}' was asked for" for other in bundle.manifest.variants if other is not variant
     }
     # What was measured stays in the bundle: of a thousand classes it would hold 10 MiB in every process that predicts.
-    light = replace(variant, engine=settings, accuracy=None, measured={}, diagnosis=None, stages=StageRecords())
+    light = replace(
+        variant, engine=settings, accuracy=None, measured={}, diagnosis=None, attribution=None, stages=StageRecords()
+    )
     return Predictor(session, bundle.manifest.spec_of(variant), light, Choice(variant.name, "it was asked for", others))
 
 

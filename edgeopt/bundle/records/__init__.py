@@ -12,6 +12,7 @@ from edgeopt.bundle.records.accuracy import (
     DetectionOutcomes,
     PackedArray,
 )
+from edgeopt.bundle.records.attribution import Attribution, ExplainedPicture, Frame, Judged, Method, Pointing
 from edgeopt.bundle.records.candidates import CandidateChoice, CandidateOf
 from edgeopt.bundle.records.diagnosis import Cause, Diagnosis, Effect, InputFigures, LayerDiagnosis, Saturation, Tried
 from edgeopt.bundle.records.latency import (
@@ -47,6 +48,7 @@ __all__ = [
     "AccuracyBeside",
     "AgreementOutcomes",
     "Arithmetic",
+    "Attribution",
     "CandidateChoice",
     "CandidateOf",
     "Cause",
@@ -61,18 +63,23 @@ __all__ = [
     "Effect",
     "Enrolled",
     "Environment",
+    "ExplainedPicture",
     "Fit",
     "FloatLayer",
+    "Frame",
     "Histogram",
     "ImplicitCalibration",
     "InputFigures",
     "IntegerCoverage",
+    "Judged",
     "LatencyResult",
     "LayerDiagnosis",
     "LayerType",
     "Measured",
+    "Method",
     "PackedArray",
     "Point",
+    "Pointing",
     "Ratio",
     "RepairTrial",
     "Saturation",
