@@ -3,8 +3,8 @@
 Run as ``python -m benchmarks.explaining BUNDLE… [--method NAME …] [--images N]`` with bundles whose test sets can be
 found. Each INT8 variant that runs here is a row, and so is the float network with the weights of every convolution in
 random order: a method whose maps that leaves as they are shows the picture, not the network (Adebayo et al., "Sanity
-Checks for Saliency Maps", NeurIPS 2018). Maps are judged on the variant's own engine, beside smooth noise. Rows that are
-not measured now stay.
+Checks for Saliency Maps", NeurIPS 2018). Maps are judged on the variant's own engine, beside smooth noise. Rows that
+are not measured now stay.
 """
 
 from __future__ import annotations
