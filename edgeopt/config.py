@@ -247,9 +247,9 @@ class TrainConfig(Struct):
     warmup_epochs: Annotated[float, Meta(ge=0.0)] = 1.0
     """Epochs in which the learning rate rises to its value, before it falls along a cosine."""
     loss: Annotated[str, named(LOSSES)] | None = None
-    """Loss. Default: ``cross_entropy`` for classes, ``yolox`` for boxes. For rare classes: ``focal``,
-    ``class_balanced`` (effective numbers of images) or ``logit_adjusted``. Your own is a `train.objective.ClassLoss` or
-    a `train.objective.BoxLoss`."""
+    """Loss. Default: ``cross_entropy`` for classes, for boxes the network's own: ``yolox`` or ``faster_rcnn``. For rare
+    classes: ``focal``, ``class_balanced`` (effective numbers of images) or ``logit_adjusted``. Your own is a
+    `train.objective.ClassLoss` or a `train.objective.BoxLoss`."""
     label_smoothing: Fraction = 0.0
     """Share of the target that cross-entropy spreads over all classes."""
     sampling: Sampling = "shuffle"

@@ -41,6 +41,7 @@ LOSSES: Mapping[str, str] = {
     "class_balanced": "edgeopt.train.losses:ClassBalanced",
     "logit_adjusted": "edgeopt.train.losses:LogitAdjusted",
     "yolox": "edgeopt.models.yolox_loss:yolox_loss",
+    "faster_rcnn": "edgeopt.models.faster_rcnn_loss:faster_rcnn_loss",
 }
 """Values of ``[train] loss``: each is a `train.objective.ClassLoss` or `train.objective.BoxLoss`. YOLOX's is told
 more, and those that know how frequent classes are, are made from their counts."""

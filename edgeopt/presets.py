@@ -127,6 +127,10 @@ PRESETS: Mapping[str, Preset] = {
         "DeepStream-Yolo: (N, anchors, 6) rows of x1, y1, x2, y2, score, class, before suppression",
         _rows(0, 4, 5, nms=True, ranked=False),
     ),
+    "faster_rcnn": Preset(
+        "edgeopt's Faster R-CNN: (N, k, 6) rows of x1, y1, x2, y2, score, class, best first, before suppression",
+        _rows(0, 4, 5, nms=True, iou_threshold=0.5),
+    ),
     "effdet": Preset(
         "EfficientDet of the effdet package: (N, 100, 6) rows of x1, y1, x2, y2, score, class from 1",
         _rows(0, 4, 5, numbering=1),

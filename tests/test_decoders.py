@@ -10,6 +10,7 @@ presets no package could be run; they follow a description alone, and may be wro
 * ``efficient_nms``: the plugin's README in NVIDIA's TensorRT repository, and YOLOv7's models/experimental.py.
 * ``paddle``: PaddleDetection 666f597, deploy/third_engine/demo_onnxruntime/infer.py: rows of class, score, corners.
 * ``tf_od``, ``tf_od_coco``: research/object_detection's exporter, ``add_output_tensor_nodes``: classes from 1.
+* ``faster_rcnn``: edgeopt's own; `test_faster_rcnn.py` compares whole networks with torchvision's.
 * ``tflite_ssd``: TFLite's detection_postprocess.cc: y1, x1, y2, x2; classes are counted without the background.
 """
 
@@ -26,7 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.recorded_decoders import RECORDS, Recorded, packages
 from edgeopt.presets import PRESETS
 
-DESCRIBED = {"deepstream", "rtdetr_rows", "damo_yolo", "efficient_nms", "paddle", "tf_od", "tf_od_coco", "tflite_ssd"}
+DESCRIBED = {
+    "deepstream", "rtdetr_rows", "damo_yolo", "efficient_nms", "paddle", "tf_od", "tf_od_coco", "faster_rcnn",
+    "tflite_ssd",
+}  # fmt: skip
 """Presets that follow a description and were compared with nothing; the docstring says where it stands."""
 
 

@@ -342,7 +342,7 @@ def ranked(rng: np.random.Generator, count: int = 20, classes: int = 3) -> tuple
     return boxes, np.sort(rng.random(count, np.float32))[::-1].copy(), rng.integers(0, classes, count)
 
 
-@case("yolov10", "deepstream")
+@case("yolov10", "deepstream", "faster_rcnn")
 def yolov10(rng: np.random.Generator) -> Case:
     boxes, scores, numbers = ranked(rng)
     rows = np.concatenate([boxes, scores[:, None], numbers[:, None]], axis=1)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from edgeopt.errors import ModelError
+from edgeopt.export.regions import TRANSLATIONS
 from edgeopt.passes.rewrite.lower_opset import LOWERED_OPSET, lower_opset
 from edgeopt.spec import ModelSpec
 
@@ -49,6 +50,7 @@ def translate(program: ExportedProgram, spec: ModelSpec, opset: int) -> ir.Model
             result = torch.onnx.export(
                 program,
                 dynamo=True,
+                custom_translation_table=TRANSLATIONS,
                 opset_version=opset,
                 input_names=[spec.input.name],
                 output_names=[output.name for output in spec.outputs],

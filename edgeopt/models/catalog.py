@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgeopt.errors import ModelError, did_you_mean
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
+from edgeopt.models.faster_rcnn import (
+    ROWS,
+    faster_rcnn_nano,
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    fasterrcnn_resnet50_fpn,
+    known_weights,
+)
 from edgeopt.models.lenet import LeNet5
 from edgeopt.models.mobilenet import MobileNetV2
-from edgeopt.models.mobilenet_v3 import MobileNetV3
+from edgeopt.models.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from edgeopt.models.mobilevit import MULTIPLE_OF as MOBILEVIT_MULTIPLE_OF
 from edgeopt.models.mobilevit import MobileViT
 from edgeopt.models.resnet import resnet18, resnet50
@@ -68,6 +76,36 @@ def yolox_preprocessing(size: Size) -> Preprocessing:
     )
 
 
+def rcnn_preprocessing(size: Size) -> Preprocessing:
+    """Return the preprocessing of torchvision's Faster R-CNN: letterboxed to the top left, on the mean colour."""
+    return Preprocessing(
+        steps=(Letterbox(size=size, anchor="top_left", fill=(124, 116, 104)),),
+        channels="RGB",
+        normalization=Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    )
+
+
+_CLASSES = ClassificationDecoding()
+
+
+def _scores(classes: int, _size: Size) -> TensorSpec:
+    return TensorSpec(name="scores", shape=("N", classes))
+
+
+def _cells(classes: int, size: Size) -> TensorSpec:
+    anchors = sum((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
+    return TensorSpec(name="predictions", shape=("N", anchors, 5 + classes))
+
+
+def _rows(_classes: int, _size: Size) -> TensorSpec:
+    return TensorSpec(name="predictions", shape=("N", ROWS, 6))
+
+
+Adapt: TypeAlias = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], tuple[dict[str, Tensor], tuple[str, ...]]]
+"""From weights as read and the network's state dict: weights under its keys, and prefixes of those that another
+network's file lacks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network:
     """One row of `NETWORKS`."""
@@ -77,6 +115,9 @@ class Network:
     size: Size
     """Input (height, width) of the published weights."""
     preprocessing: Callable[[Size], Preprocessing]
+    decoding: Decoding = _CLASSES
+    output: Callable[[int, Size], TensorSpec] = _scores
+    """Output for a number of classes and an input size."""
     labels: tuple[str, ...]
     """Class names of the published weights."""
     multiple_of: int = 1
@@ -85,6 +126,8 @@ class Network:
     """True if only `size` works."""
     class_layers: tuple[str, ...]
     """Key prefixes of the layers whose shape depends on the number of classes."""
+    known_weights: Adapt | None = None
+    """Function from other files' weights to the network's own keys."""
 
 
 def _classifier(build: Callable[..., nn.Module], class_layer: str) -> Network:
@@ -104,9 +147,31 @@ def _detector(build: Callable[..., nn.Module], side: int) -> Network:
         task="detection",
         size=(side, side),
         preprocessing=yolox_preprocessing,
+        decoding=preset("yolox", grid={"strides": STRIDES}),
+        output=_cells,
         labels=COCO,
         multiple_of=STRIDES[-1],
         class_layers=("head.cls_preds.",),
+    )
+
+
+def _two_stages(
+    build: Callable[..., nn.Module],
+    side: int,
+    backbone: str,
+    preprocessing: Callable[[Size], Preprocessing] = rcnn_preprocessing,
+) -> Network:
+    return Network(
+        build=build,
+        task="detection",
+        size=(side, side),
+        preprocessing=preprocessing,
+        decoding=preset("faster_rcnn"),
+        output=_rows,
+        labels=COCO,
+        multiple_of=32,
+        class_layers=("roi_heads.box_predictor.",),
+        known_weights=partial(known_weights, backbone=backbone),
     )
 
 
@@ -123,7 +188,8 @@ NETWORKS: dict[str, Network] = {
     "resnet18": _classifier(resnet18, "fc."),
     "resnet50": _classifier(resnet50, "fc."),
     "mobilenet_v2": _classifier(MobileNetV2, "classifier.1."),
-    "mobilenet_v3_small": _classifier(MobileNetV3, "classifier.3."),
+    "mobilenet_v3_small": _classifier(mobilenet_v3_small, "classifier.3."),
+    "mobilenet_v3_large": _classifier(mobilenet_v3_large, "classifier.3."),
     "vit_tiny": Network(
         build=VisionTransformer,
         task="classification",
@@ -145,6 +211,9 @@ NETWORKS: dict[str, Network] = {
     "yolox_nano": _detector(yolox_nano, 416),
     "yolox_tiny": _detector(yolox_tiny, 416),
     "yolox_s": _detector(yolox_s, 640),
+    "faster_rcnn_nano": _two_stages(faster_rcnn_nano, 416, "backbone.", yolox_preprocessing),
+    "fasterrcnn_mobilenet_v3_large_320_fpn": _two_stages(fasterrcnn_mobilenet_v3_large_320_fpn, 320, "features."),
+    "fasterrcnn_resnet50_fpn": _two_stages(fasterrcnn_resnet50_fpn, 800, ""),
 }
 
 
@@ -201,9 +270,9 @@ def default_spec(name: str, labels: tuple[str, ...], input_size: Size | None = N
         name=name,
         task=row.task,
         input=TensorSpec(name="images", shape=("N", 1 if preprocessing.channels == "GRAY" else 3, *size)),
-        outputs=(_output(row.task, len(labels), size),),
+        outputs=(row.output(len(labels), size),),
         preprocessing=preprocessing,
-        decoding=_decoding(row.task),
+        decoding=row.decoding,
         labels=labels,
     )
 
@@ -220,14 +289,3 @@ def _check_size(name: str, row: Network, size: Size) -> None:
             f"{name} needs an input size of multiples of {row.multiple_of}, not {height} x {width}. "
             "Change [model] input_size"
         )
-
-
-def _output(task: Task, classes: int, size: Size) -> TensorSpec:
-    if task == "classification":
-        return TensorSpec(name="scores", shape=("N", classes))
-    anchors = sum((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
-    return TensorSpec(name="predictions", shape=("N", anchors, 5 + classes))
-
-
-def _decoding(task: Task) -> Decoding:
-    return ClassificationDecoding() if task == "classification" else preset("yolox", grid={"strides": STRIDES})

@@ -1,11 +1,14 @@
-"""MobileNetV3-Small (Howard et al. 2019), with the state-dict keys of torchvision so that published weights load."""
+"""MobileNetV3 (Howard et al. 2019), small and large, with torchvision's state-dict keys so that its weights load."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from torch import Tensor, nn
 
-# Table 2 of the paper: (kernel, expanded channels, channels, squeeze-and-excite, hard-swish, stride).
-_BLOCKS = (
+_Blocks: TypeAlias = tuple[tuple[int, int, int, bool, bool, int], ...]
+# Tables 2 and 1 of the paper: (kernel, expanded channels, channels, squeeze-and-excite, hard-swish, stride).
+_SMALL: _Blocks = (
     (3, 16, 16, True, False, 2),
     (3, 72, 24, False, False, 2),
     (3, 88, 24, False, False, 1),
@@ -18,7 +21,24 @@ _BLOCKS = (
     (5, 576, 96, True, True, 1),
     (5, 576, 96, True, True, 1),
 )
-_STEM, _LAST, _HIDDEN = 16, 576, 1024
+_LARGE: _Blocks = (
+    (3, 16, 16, False, False, 1),
+    (3, 64, 24, False, False, 2),
+    (3, 72, 24, False, False, 1),
+    (5, 72, 40, True, False, 2),
+    (5, 120, 40, True, False, 1),
+    (5, 120, 40, True, False, 1),
+    (3, 240, 80, False, True, 2),
+    (3, 200, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 184, 80, False, True, 1),
+    (3, 480, 112, True, True, 1),
+    (3, 672, 112, True, True, 1),
+    (5, 672, 160, True, True, 2),
+    (5, 960, 160, True, True, 1),
+    (5, 960, 160, True, True, 1),
+)
+_STEM = 16
 _SQUEEZE = 4
 _MULTIPLE_OF = 8
 """Channels of a squeezed layer."""
@@ -68,20 +88,20 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV3(nn.Module):
-    """Width 1.0; 2.5 million parameters with 1000 classes."""
+    """Blocks, a wider layer, and a classifier of two layers on the averaged features; of width 1.0."""
 
-    def __init__(self, num_classes: int = 1000, dropout: float = 0.2) -> None:
+    def __init__(self, blocks: _Blocks, last: int, hidden: int, num_classes: int, dropout: float) -> None:
         super().__init__()
         layers: list[nn.Module] = [_convolution(3, _STEM, 3, nn.Hardswish, stride=2)]
         inputs = _STEM
-        for kernel, hidden, outputs, excites, hard, stride in _BLOCKS:
-            layers.append(InvertedResidual(inputs, kernel, hidden, outputs, excites=excites, hard=hard, stride=stride))
+        for kernel, wide, outputs, excites, hard, stride in blocks:
+            layers.append(InvertedResidual(inputs, kernel, wide, outputs, excites=excites, hard=hard, stride=stride))
             inputs = outputs
-        layers.append(_convolution(inputs, _LAST, 1, nn.Hardswish))
+        layers.append(_convolution(inputs, last, 1, nn.Hardswish))
         self.features = nn.Sequential(*layers)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Sequential(
-            nn.Linear(_LAST, _HIDDEN), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(_HIDDEN, num_classes)
+            nn.Linear(last, hidden), nn.Hardswish(), nn.Dropout(dropout), nn.Linear(hidden, num_classes)
         )
         self._initialize()
 
@@ -99,6 +119,16 @@ class MobileNetV3(nn.Module):
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
+
+
+def mobilenet_v3_small(num_classes: int = 1000, dropout: float = 0.2) -> MobileNetV3:
+    """11 blocks, 2.5 million parameters with 1000 classes."""
+    return MobileNetV3(_SMALL, 576, 1024, num_classes, dropout)
+
+
+def mobilenet_v3_large(num_classes: int = 1000, dropout: float = 0.2) -> MobileNetV3:
+    """15 blocks, 5.5 million parameters with 1000 classes."""
+    return MobileNetV3(_LARGE, 960, 1280, num_classes, dropout)
 
 
 def _rounded(channels: float) -> int:

@@ -33,6 +33,7 @@ from edgeopt.typed import from_json
 
 _HERE = "here.json"
 _TOKENS = "edgeopt.passes.rewrite.convolve_tokens"
+_FIXED = "edgeopt.passes.rewrite.fixed_regions"
 _LOWERED = ["edgeopt.passes.rewrite.lower_opset", "edgeopt.passes.rewrite.float_weights"]
 _DEVIATION_IMAGES = 16
 _DEVIATES = 0.02
@@ -116,7 +117,11 @@ def compiled(
         return Made(f"{target_name} {precision}, {size}{told}", StageRecords(arithmetic=arithmetic))
 
     determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
-    forms = ([_TOKENS] if scheme == "openvino" else []) + ([] if target.max_opset is None else _LOWERED)
+    forms = [
+        *([_TOKENS] if scheme == "openvino" else []),
+        *([_FIXED] if target.fixed_shapes else []),
+        *([] if target.max_opset is None else _LOWERED),
+    ]
     code = (engine_code(target_name), *forms)
     artifact = job.stage("compile", determinants, make, target.distributions, code, after=graph)
     name = f"{target.name}-{precision}" + ("" if candidate is None else f"-{candidate.question}")
@@ -125,17 +130,23 @@ def compiled(
 
 def _in_form(graph: Path, target: Target, scheme: SchemeName | None) -> bytes:
     """Return a graph as a target reads it, and as the engine of a scheme runs it fastest: the same numbers."""
-    if scheme != "openvino" and target.max_opset is None:
+    if scheme != "openvino" and target.max_opset is None and not target.fixed_shapes:
         return graph.read_bytes()
     import onnx_ir as ir
 
     from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
+    from edgeopt.passes.rewrite.fixed_regions import fixed_regions, has_regions
     from edgeopt.passes.rewrite.float_weights import float_weights
     from edgeopt.passes.rewrite.lower_opset import lower_opset
 
     model = ir.load(graph)
+    regions = target.fixed_shapes and has_regions(model)
+    if scheme != "openvino" and target.max_opset is None and not regions:
+        return graph.read_bytes()
     if scheme == "openvino":
         model = convolve_tokens(model)
+    if regions:
+        model = fixed_regions(model)
     if target.max_opset is not None:
         model = lower_opset(model, "the network")
     if not target.keeps_types:

@@ -161,6 +161,8 @@ class Target:
     their weights in float, and the builder is told what else they may compute in."""
     max_opset: int | None = None
     """Newest opset that its engines read, to which graphs are lowered. None: all that edgeopt writes."""
+    fixed_shapes: bool = False
+    """Its engines want every shape to be known: suppression and RoIAlign in a graph are written in other operators."""
     compile_and_tell: Callable[[bytes, EngineSettings], Compiled] | None = None
     """`compile`, with what the builder tells of the engine, if it does."""
     options: type[Struct] | None = None

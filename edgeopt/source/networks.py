@@ -16,7 +16,7 @@ from torch import nn
 from edgeopt import models
 from edgeopt.config import ModelConfig
 from edgeopt.errors import EdgeoptError, MissingExtraError, ModelError, SettingError, did_you_mean
-from edgeopt.models.catalog import imagenet_preprocessing
+from edgeopt.models.catalog import Adapt, imagenet_preprocessing
 from edgeopt.models.outputs import named_tensors
 from edgeopt.presets import expand
 from edgeopt.references import code_files, importable, is_code, resolve
@@ -52,6 +52,8 @@ class BuiltNetwork:
     brings_weights: bool
     class_layers: tuple[str, ...]
     """Key prefixes of the layers whose shape may depend on the number of classes."""
+    known_weights: Adapt | None = None
+    """Function from other files' weights to the network's own keys."""
 
 
 def build(model: ModelConfig, root: Path, labels: tuple[str, ...]) -> BuiltNetwork:
@@ -94,6 +96,7 @@ def _own(model: ModelConfig, labels: tuple[str, ...]) -> BuiltNetwork:
         spec=override(models.default_spec(name, labels, model.input_size), model),
         brings_weights=False,
         class_layers=row.class_layers,
+        known_weights=row.known_weights,
     )
 
 

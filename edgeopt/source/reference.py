@@ -65,7 +65,12 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
     if model.weights is not None:
         path = find_weights(model.weights, root)
         state = read_weights(path)
-        untrained = load_weights(network.module, state, class_layers=network.class_layers, origin=str(path))
+        fresh: tuple[str, ...] = ()
+        if network.known_weights is not None:
+            state, fresh = network.known_weights(state, network.module.state_dict())
+        untrained = load_weights(
+            network.module, state, class_layers=network.class_layers, fresh=fresh, origin=str(path)
+        )
     return Source(
         spec=network.spec,
         module=network.module.eval(),

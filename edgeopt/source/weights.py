@@ -82,7 +82,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(
-    module: nn.Module, state: Mapping[str, Tensor], *, class_layers: Sequence[str] = (), origin: str
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    class_layers: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    origin: str,
 ) -> tuple[str, ...]:
     """Put `state` into `module`. Every key must be there, and no other.
 
@@ -91,6 +96,7 @@ def load_weights(
         state: result of `read_weights`.
         class_layers: key prefixes of the layers that may differ in their number of classes. Where they do, they keep
             what they have, as every fine-tuning on other classes wants it.
+        fresh: key prefixes of what `state`, the weights of a backbone, leaves at its random start.
         origin: where `state` comes from, for errors.
 
     Returns:
@@ -103,6 +109,7 @@ def load_weights(
     skipped = tuple(
         key for key, tensor in state.items() if key in own and _differs_in_classes(key, tensor, own[key], class_layers)
     )
+    skipped += tuple(key for key in own if key not in state and key.startswith(tuple(fresh)))
     kept = {key: tensor for key, tensor in state.items() if key not in skipped}
     problems = _problems(kept, own, skipped)
     if problems:
@@ -110,7 +117,8 @@ def load_weights(
             f"{origin} does not fit the network: {'; '.join(problems)}. Check [model] source and arguments"
         )
     if skipped:
-        _log.info("%s knows other classes: %s keep their random start", origin, _some(skipped))
+        why = "is of a backbone" if fresh else "knows other classes"
+        _log.info("%s %s: %s keep their random start", origin, why, _some(skipped))
     module.load_state_dict({**{key: own[key] for key in skipped}, **kept})
     return skipped
 

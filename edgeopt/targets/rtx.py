@@ -68,6 +68,7 @@ TARGET = Target(
     accelerated=True,
     distributions=("tensorrt-rtx",),
     float_layers="gpu",
+    fixed_shapes=True,
     options=TensorRTOptions,
     questions=("depthwise", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt_rtx"),

@@ -53,6 +53,7 @@ TARGET = Target(
     implicit_int8=True,
     distributions=("tensorrt",),
     float_layers="gpu",
+    fixed_shapes=True,
     options=TensorRTOptions,
     questions=("depthwise", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt10"),

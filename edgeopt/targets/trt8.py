@@ -32,6 +32,7 @@ TARGET = Target(
     accelerated=True,
     distributions=("tensorrt",),
     float_layers="gpu",
+    fixed_shapes=True,
     keeps_types=False,
     max_opset=17,
     options=TensorRTOptions,

@@ -30,6 +30,8 @@ Taught: TypeAlias = tuple[nn.Module, float]
 """A network that teaches, and the weight of its answers in the loss."""
 CLASSES, BOXES = "cross_entropy", "yolox"
 """Losses that `Classify` and `Detect` treat specially."""
+TWO_STAGES = "faster_rcnn"
+"""Loss, and preset of the head, of networks that propose regions."""
 COUNTING = ("class_balanced", "logit_adjusted")
 """Losses that are made from the number of images of each class."""
 OF_CLASSES = (CLASSES, "focal", *COUNTING)
@@ -89,8 +91,8 @@ class Classify:
         self._pictures = pictures
         self._weights = class_weights(pictures.dataset.class_counts()) if config.class_weights == "balanced" else None
         self._name = config.loss or CLASSES
-        if self._name == BOXES:
-            raise ConfigError(f"[train] loss = '{BOXES}' is for detection. Remove it")
+        if self._name in (BOXES, TWO_STAGES):
+            raise ConfigError(f"[train] loss = '{self._name}' is for detection. Remove it")
         loss: Any = resolve(self._name, LOSSES, "loss")
         self._loss: ClassLoss = loss(pictures.dataset.class_counts()) if self._name in COUNTING else loss
         self._teacher = None if teacher is None else Teacher(*teacher, "classes")
@@ -122,18 +124,18 @@ class Classify:
 
 
 class Detect:
-    """The YOLOX loss or one of the user's; validated by AP at IoU .5."""
+    """The loss of a YOLOX or a Faster R-CNN, or one of the user's; validated by AP at IoU .5."""
 
     metric_name = "AP50"
 
     def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
-        self._name = config.loss or BOXES
+        self._name = config.loss or (TWO_STAGES if is_two_stage(spec) else BOXES)
         if self._name in OF_CLASSES:
             raise ConfigError(f"[train] loss = '{self._name}' is for classification. Remove it")
         if self._name == BOXES and not is_yolox(spec):
             raise ModelError(
-                f"'{spec.name}' cannot be trained here: with the YOLOX loss only detectors of that kind can. Give a "
-                "[train] loss of your own, or train it where it comes from and give its weights"
+                f"'{spec.name}' cannot be trained here: only YOLOX and edgeopt's Faster R-CNN have a loss here. Give "
+                "a [train] loss of your own, or train it where it comes from and give its weights"
             )
         assert not isinstance(spec.decoding, ClassificationDecoding)
         for change in ("rotate_deg", "shear_deg", "elastic"):
@@ -141,6 +143,11 @@ class Detect:
                 raise ConfigError(f"[train.augmentation] {change} is for classification: boxes stay upright. Remove it")
         self._strides = yolox_strides(spec)
         self._loss: BoxLoss = resolve(self._name, LOSSES, "loss")
+        if teacher is not None and self._name == TWO_STAGES:
+            raise ConfigError(
+                f"'{spec.name}' proposes other regions than a teacher does, so that their outputs cannot be compared. "
+                "Leave out what has a teacher: [compress] and [train] quantize"
+            )
         self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation
         self._pictures = pictures
@@ -189,6 +196,11 @@ class Detect:
 def is_yolox(spec: ModelSpec) -> bool:
     """Return True if a model's boxes are those of a YOLOX."""
     return isinstance(spec.decoding, DetectionDecoding) and spec.decoding.form == "yolox"
+
+
+def is_two_stage(spec: ModelSpec) -> bool:
+    """Return True if a model's rows are those of edgeopt's Faster R-CNN."""
+    return isinstance(spec.decoding, DetectionDecoding) and spec.decoding.preset == TWO_STAGES
 
 
 def yolox_strides(spec: ModelSpec) -> tuple[int, ...]:

@@ -12,12 +12,16 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.calibrate import CalibrationTable
+from edgeopt.graph.edit import producer
 from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, weight_axis
 
 LARGEST_ACTIVATION = 512.0
 """Largest value of a node's inputs and outputs: AutoCast's bound, a hundredth of float16's largest number."""
 LARGEST_WEIGHT = 65504.0
 """Largest weight: float16's largest number."""
+_ALIGN = "RoiAlign"
+_REGIONS = ("NonMaxSuppression", _ALIGN)
+_CHOICE = "it makes or chooses regions, whose pixels float16 rounds"
 SMALLEST_NUMBER = 2.0**-24
 """float16's smallest number. The epsilon of a normalization that is spelled out (1e-12) would be a division by zero."""
 DEEPEST_REDUCTION = 4096
@@ -36,8 +40,36 @@ def guarded_nodes(graph: ir.Graph, table: CalibrationTable) -> dict[str, str]:
         graph: float or with Q/DQ; nodes have unique names.
         table: what calibration saw of this very graph's tensors, or of those before its quantizers.
     """
-    reasons = {node.name or "": _reason(node, table) for node in graph if node.op_type not in QUANTIZERS}
+    choosing = _choosing(graph)
+    reasons = {
+        node.name or "": _CHOICE if node in choosing else _reason(node, table)
+        for node in graph
+        if node.op_type not in QUANTIZERS
+    }
     return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _choosing(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes that make, choose or sample regions of a picture, between the layers around them."""
+    seeds = [node for node in graph if node.op_type in _REGIONS]
+    made, behind = set(seeds), set(seeds)
+    left = [value for node in seeds for index, value in enumerate(node.inputs) if node.op_type != _ALIGN or index]
+    while left:
+        node = producer(left.pop())
+        if node is not None and node not in made and not _ends_choice(node):
+            made.add(node)
+            left += node.inputs
+    results = [value for node in seeds for value in node.outputs]
+    while results:
+        for usage in results.pop().uses():
+            if usage.node not in behind and not _ends_choice(usage.node):
+                behind.add(usage.node)
+                results += usage.node.outputs
+    return made | behind
+
+
+def _ends_choice(node: ir.Node) -> bool:
+    return node.op_type in LINEAR_OPS or node.op_type in QUANTIZERS
 
 
 def _reason(node: ir.Node, table: CalibrationTable) -> str:

@@ -14,7 +14,10 @@ _FIXES = (
     ("Non-zero zero point", "TensorRT quantizes symmetrically: quantize with --scheme tensorrt"),
     ("UINT8", "TensorRT quantizes to signed int8: quantize with --scheme tensorrt"),
     ("was not registered", "a node reads a tensor that nothing makes: the file is damaged, export the model again"),
-    ("has no runners", "export the detector without NonMaxSuppression: edgeopt decodes boxes on the host"),
+    (
+        "has no runners",
+        "leave NonMaxSuppression to edgeopt: its decoding on the host, or edgeopt build for Faster R-CNN",
+    ),
     ("NonMaxSuppression", "export the detector without it: edgeopt decodes boxes on the host"),
     ("NMS_TRT", "export the detector without it: edgeopt decodes boxes on the host"),
     ("lugin", "TensorRT has no such operator: express it in standard ONNX operators, or leave it out of the graph"),
