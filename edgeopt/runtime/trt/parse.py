@@ -16,7 +16,7 @@ _FIXES = (
     ("was not registered", "a node reads a tensor that nothing makes: the file is damaged, export the model again"),
     (
         "has no runners",
-        "leave NonMaxSuppression to edgeopt: its decoding on the host, or edgeopt build for Faster R-CNN",
+        "build it with edgeopt, if it is its Faster R-CNN; else export it without NonMaxSuppression",
     ),
     ("NonMaxSuppression", "export the detector without it: edgeopt decodes boxes on the host"),
     ("NMS_TRT", "export the detector without it: edgeopt decodes boxes on the host"),
