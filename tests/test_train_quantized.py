@@ -19,6 +19,7 @@ from edgeopt.models import create
 from edgeopt.models.catalog import default_spec
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.passes.repair.distill import LearnedNetwork
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.quantized_training import TRAINING, quantized_and_trained
@@ -27,6 +28,7 @@ from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.spec import ClassificationDecoding, replace
 from edgeopt.train.assess import as_learnt
 from edgeopt.train.loop import Trained
+from edgeopt.train.optimizer import Average
 from edgeopt.train.quantized import GraphNetwork, QuantizedTrained, train_quantized
 
 SETTINGS = ("train.epochs=2", "train.quantize.epochs=2", "train.batch_size=16", "quantize.repairs=[]")
@@ -140,6 +142,25 @@ def test_pairs_of_weights_stay_within_what_16_bits_hold(folder: Path, tmp_path: 
     assert after.graph.initializers.keys() == graphs.read_graph(before).graph.initializers.keys()
     assert "avx2" in safe_processors(after)
     assert safe_processors(after) == safe_processors(graphs.read_graph(before))
+
+
+def test_an_average_computes_with_its_own_weights_and_not_with_those_that_are_trained(folder: Path) -> None:
+    work = job(folder)
+    exact = graphs.optimized(work, graphs.exported(work, trained(work)))
+    before = graphs.quantized(work, exact, graphs.calibrated(work, exact), "openvino")
+    learned, spec = LearnedNetwork(graphs.read_graph(before), scheme("openvino")), graphs.read_spec(before)
+    module = GraphNetwork(learned.run, spec, learned.parameters).eval()
+    average, images = Average(module, decay=0.5), torch.rand(2, *spec.input.shape[1:])
+    with torch.no_grad():
+        start = module(images)
+        for parameter in module.parameters():
+            parameter.add_(10.0 * torch.randn_like(parameter))
+        moved = module(images)
+        assert not torch.allclose(moved, start)
+        assert torch.equal(average.module(images), start)
+        for _ in range(60):
+            average.update(1000)
+        torch.testing.assert_close(average.module(images), moved)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.judge import Judge, typical
 from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.repair.split import Split
-from edgeopt.passes.repair.standing import Standing
+from edgeopt.passes.repair.standing import Standing, compared
 from edgeopt.passes.repair.trials import repair
 
 LAYERS = """
@@ -45,6 +45,25 @@ def test_one_odd_image_decides_nothing():
     after[3] = 1000.0
     assert typical(after) < typical(before)
     assert typical(np.array([1.0, 3.0])) == 2.0, "of so few none is left out"
+
+
+def test_what_ruins_more_images_than_chance_is_declined_though_most_come_nearer():
+    before, after = np.full(50, 1.0), np.full(50, 0.5)
+    after[0] = 100.0
+    assert compared("one", before, after).is_kept
+    after[:4] = 100.0
+    trial = compared("four", before, after)
+    assert trial.after < trial.before
+    assert not trial.is_kept
+    assert trial.declined == "a few images become so much worse that the mean rises from 1 to 8.46"
+
+
+def test_outputs_that_cease_to_be_finite_ruin_an_image():
+    before, after = np.full(20, 1.0), np.full(20, 0.5)
+    after[3] = np.nan
+    assert not compared("broken", before, after).is_kept
+    before[3] = np.inf
+    assert compared("broken before", before, after).is_kept
 
 
 @given(st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60))

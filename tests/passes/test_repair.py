@@ -22,6 +22,7 @@ from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair import activations, distill, judge, ranges, trials
+from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.split import Split, spread
 from edgeopt.passes.repair.trials import repair
 from edgeopt.passes.rewrite.optimize import optimize
@@ -120,6 +121,45 @@ def test_the_judge_sees_no_image_that_a_repair_was_fitted_on(count, monkeypatch)
     for name, images in fitted.items():
         assert images, name
         assert not judges & {id(feeds) for feeds in images}, name
+
+
+@pytest.mark.parametrize(
+    ("count", "repairs", "fitted"),
+    [(16, trials.REPAIRS, [8, 16]), (200, trials.REPAIRS, [128]), (16, (*trials.REPAIRS, "shop:nothing"), [8])],
+)
+def test_kept_layers_are_refitted_on_all_images_when_nothing_is_left_to_judge(count, repairs, fitted, monkeypatch):
+    seen, run = [], trials.reconstruct
+
+    def watched(*arguments, **options):
+        seen.append(arguments)
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(trials, "reconstruct", watched)
+    monkeypatch.setattr(trials, "_repaired_by", lambda name, now, *_: now.quantized.clone())
+    model = network()
+    repaired = repair(model, table(model), OPENVINO, IMAGES[:count], RAW, repairs)
+    assert repaired.trials[-1 if len(fitted) == 2 or count == 200 else -2].is_kept
+    assert [len(feeds_among(each)) for each in seen] == fitted
+    assert all(each[1] is seen[0][1] for each in seen), "from the network as it was before, not from the refitted one"
+    if len(fitted) == 2:
+        expected, _ = run(*seen[-1])
+        assert ir.to_proto(repaired.model).SerializeToString() == ir.to_proto(expected).SerializeToString()
+
+
+def test_layers_are_not_left_half_refitted_when_the_time_is_up(monkeypatch):
+    made, run, clock = [], trials.reconstruct, [0.0]
+
+    def watched(*arguments, **options):
+        made.append(run(*arguments, **options)[0])
+        clock[0] += 40.0
+        return made[-1], []
+
+    monkeypatch.setattr(trials, "reconstruct", watched)
+    model = network()
+    allowance = Allowance(minutes=1.0, clock=lambda: clock[0])
+    repaired = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, allowance=allowance)
+    assert len(made) == 2
+    assert ir.to_proto(repaired.model).SerializeToString() == ir.to_proto(made[0]).SerializeToString()
 
 
 def test_images_in_memory_do_not_grow_with_their_number():

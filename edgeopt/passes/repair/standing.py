@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import msgspec
 import onnx_ir as ir
 
 from edgeopt.bundle.records import RepairTrial
@@ -13,7 +14,7 @@ from edgeopt.calibrate import CalibrationTable, Range
 from edgeopt.passes.quantize.insert import Methods, quantize
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.allowance import Allowance
-from edgeopt.passes.repair.judge import Distances, Judge, typical
+from edgeopt.passes.repair.judge import Distances, Judge, ruins_some, typical
 
 
 @dataclass
@@ -76,5 +77,12 @@ class Standing:
 
 
 def compared(name: str, before: Distances, after: Distances, declined: str = "") -> RepairTrial:
-    """Return the trial of a repair from what the judge measured before and after it."""
-    return RepairTrial(name, typical(before), typical(after), declined)
+    """Return the trial of a repair from what the judge measured before and after it.
+
+    It is declined where most images come nearer while some go so far away that the mean rises for certain.
+    """
+    trial = RepairTrial(name, typical(before), typical(after), declined)
+    if trial.is_kept and ruins_some(before, after):
+        rise = f"from {before.mean():.3g} to {after.mean():.3g}"
+        return msgspec.structs.replace(trial, declined=f"a few images become so much worse that the mean rises {rise}")
+    return trial

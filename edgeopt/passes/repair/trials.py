@@ -2,7 +2,8 @@
 
 Every repair is a pass of its own; this module only tries them in order and measures by how far the network's outputs
 are from the float network's: no labels are needed. The images that judge are none that a repair was fitted on (see
-`Split`); where trials compare other ranges, these do not come from them either (see `ActivationTrials`).
+`Split`); where trials compare other ranges, these do not come from them either (see `ActivationTrials`). When all is
+decided, what was kept is made again from all images, for the images that judged are worth as much as the others.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Repaired:
 
     model: ir.Model
     discrepancy: float
-    """The typical distance of its outputs on held-out images (see `typical`)."""
+    """The typical distance of its outputs on held-out images (see `typical`), before layers were refitted on all."""
     trials: tuple[RepairTrial, ...]
 
 
@@ -121,9 +122,8 @@ def repair(
         trials += trying.floated(now) if EXEMPTION in repairs else []
     steps = _steps(repairs)
     if steps.any and not now.declines(steps.name, allowance, trials):
-        update, few = allowance.step(steps.name), spread(fit, FITTED_IMAGES)
-        candidate, _ = reconstruct(now.base, now.quantized, scheme, few, steps, update, lambda: allowance.is_over)
-        trials.append(now.try_instead(steps.name, now.requantized(candidate, judge)))
+        whole = feeds_of(images) if _refits(repairs, images) else None
+        trials.append(_reconstructed(now, scheme, fit, whole, judge, steps, allowance))
     for name in (each for each in repairs if each not in (*REPAIRS, DISTILLATION)):
         if not now.declines(name, allowance, trials):
             allowance.step(name)
@@ -159,6 +159,7 @@ def _expected(
     if steps.any:
         work = expected_multiplications(now.quantized, fitted)
         refitting = 3.0 * fitted * run_s + work / multiplications_per_second()
+        refitting *= 2.0 if _refits(repairs, images) else 1.0
     learning = distillation_epochs * len(images) * run_s * _LEARNING
     expected = {name: known[name] for name in REPAIRS if name in known and name in repairs}
     expected |= {steps.name: refitting} if steps.any else {}
@@ -169,6 +170,40 @@ def _expected(
 
 def _steps(repairs: Sequence[str]) -> Steps:
     return Steps(bias="bias_correction" in repairs, clip="weight_clipping" in repairs, rounding="gptq" in repairs)
+
+
+def _refits(repairs: Sequence[str], images: Images) -> bool:
+    """Return True if layers can be fitted on more images once nothing is left to be judged."""
+    return set(repairs) <= set(REPAIRS) and len(Split.of(images, JUDGES).fit) < FITTED_IMAGES
+
+
+def _reconstructed(
+    now: Standing,
+    scheme: QuantScheme,
+    fit: Sequence[Feeds],
+    whole: Sequence[Feeds] | None,
+    judge: Judge,
+    steps: Steps,
+    allowance: Allowance,
+) -> RepairTrial:
+    """Refit the layers, and where that helps once more on `whole`, all images, which nothing judges then.
+
+    Of 16 images half judge. MobileNetV2 refitted on all of them was a quarter nearer on others than on half of them.
+    """
+    update, before, rounds = allowance.step(steps.name), now.quantized, 1 if whole is None else 2
+
+    def made(images: Sequence[Feeds], round_: int) -> ir.Model:
+        def tell(done: float, of: float = 1.0, text: str = "", /) -> None:
+            update(round_ * of + done, rounds * of, text)
+
+        few = spread(images, FITTED_IMAGES)
+        return reconstruct(now.base, before, scheme, few, steps, tell, lambda: allowance.is_over)[0]
+
+    trial = now.try_instead(steps.name, now.requantized(made(fit, 0), judge))
+    if trial.is_kept and whole is not None and not allowance.is_over:
+        again = made(whole, 1)
+        now.quantized = now.quantized if allowance.is_over else again  # half of its layers would be no repair at all
+    return trial
 
 
 def _repaired_by(name: str, now: Standing, scheme: QuantScheme, fit: Sequence[Feeds]) -> ir.Model:

@@ -7,8 +7,9 @@ small parts of their logarithm. An optimizer such as Adam, whose steps are of on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,24 @@ class LearnedNetwork:
                 self._add_bias(node)
         self._interpreter = Interpreter(model.graph, replaced)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedNetwork:
+        """Copy the numbers to learn; the graph is never changed and is shared.
+
+        An average of the weights is such a copy: it has to compute with its own.
+        """
+        copied = LearnedNetwork(self._model, self._scheme)
+        memo[id(self)] = copied
+
+        def own(parameter: nn.Parameter) -> nn.Parameter:
+            return copy.deepcopy(parameter, memo)
+
+        for name, weight in self._weights.items():
+            copied._weights[name] = replace(weight, latent=own(weight.latent), gain=own(weight.gain))
+        for name, bias in self._biases.items():
+            copied._biases[name] = replace(bias, shift=own(bias.shift))
+        copied._gains = {name: own(gain) for name, gain in self._gains.items()}
+        return copied
+
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Numbers to learn: weights and their scales, changes of biases, and of activation scales."""
@@ -178,8 +197,7 @@ class LearnedNetwork:
             grid = weight_grid(reader, self._scheme)
             self._weights[name] = _Weight(latent, torch.from_numpy(steps.reshape(shape)), gain, reader, grid)
             self._weight_scales[name] = scale.name or ""
-        weight = self._weights[name]
-        return lambda *_: weight.value()
+        return lambda *_: self._weights[name].value()
 
     def _add_bias(self, node: ir.Node) -> None:
         """Learn the bias of a quantized layer that has one of its own."""
