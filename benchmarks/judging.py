@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -75,7 +76,8 @@ def measured(job: Job, exact: Artifact, count: int, tests: int, scheme: SchemeNa
     images = [every[index] for index in sorted(drawn)]
     held_out = [feeds for _, feeds in itertools.islice(graphs.feeds(job.split("test"), spec), tests)]
     calibration = replace(config.calibrate, images=len(images), minimum_images=1)
-    with shadowed(graph, held_out, Discrepancy(readings_of(spec))) as shadow:
+    distance = Discrepancy(readings_of(spec))
+    with shadowed(graph, held_out, distance) as shadow:
         begun = time.process_time()
         result = quantize_graph(graph, images, calibration, config.quantize, scheme, readings_of(spec), progress=tell)
         seconds = time.process_time() - begun - shadow.seconds
@@ -87,7 +89,7 @@ def measured(job: Job, exact: Artifact, count: int, tests: int, scheme: SchemeNa
         "judges": len(shadow.judged[0]),
         "trials": [_trial(trial, shadow) for trial in result.trials],
         "plain": _figures(shadow.first),
-        "repaired": _figures(shadow.found[result.discrepancy]),
+        "repaired": _figures(distance.each(shadow.exact, each_as_written(result.model, held_out))),
         "processor_seconds": round(seconds, 1),
         "cpu": processor(),
     }
@@ -109,11 +111,13 @@ class Shadow:
     """What is measured beside the judge.
 
     Attributes:
+        exact: the float network's outputs on the test images.
         judged: the judge's distances, in order.
         found: those on the test images, by the typical one of the judge's.
         seconds: of processor time that they took.
     """
 
+    exact: Sequence[Sequence[NDArray[Any]]]
     judged: list[NDArray[np.float64]] = field(default_factory=list)
     found: dict[float, NDArray[np.float64]] = field(default_factory=dict)
     seconds: float = 0.0
@@ -127,7 +131,8 @@ class Shadow:
 @contextmanager
 def shadowed(graph: ir.Model, feeds: Sequence[Feeds], discrepancy: Discrepancy) -> Iterator[Shadow]:
     """Measure on `feeds` whatever a judge measures."""
-    exact, shadow, measure = list(each_as_written(graph, feeds)), Shadow(), Judge.measure
+    exact, measure = list(each_as_written(graph, feeds)), Judge.measure
+    shadow = Shadow(exact)
 
     def both(judge: Judge, model: ir.Model) -> NDArray[np.float64]:
         distances = measure(judge, model)

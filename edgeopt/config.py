@@ -219,7 +219,7 @@ class Augmentation(Struct):
 
 
 class QuantizedTraining(Struct):
-    """``[train.quantize]``: training of the INT8 graph, after its repairs."""
+    """``[train.quantize]``: training of the INT8 graph, after its repairs, averaged by `ema` of ``[train]``."""
 
     epochs: PositiveInt = 2
     """Passes over the training images."""
@@ -384,7 +384,7 @@ class CalibrateConfig(Struct):
     """Seed of the order of the images."""
 
 
-FAST_REPAIRS = ("equalization", "smoothing", "bias_correction", "weight_clipping", "gptq")
+FAST_REPAIRS = ("range_method", "equalization", "smoothing", "bias_correction", "weight_clipping", "gptq")
 """The repairs that run the network on each image a few times, and search for nothing."""
 
 
@@ -406,6 +406,7 @@ class QuantizeConfig(Struct):
     a scale with such an input follow. If several patterns match, the last one counts. The repair ``ranges`` leaves
     these ranges alone. Default: ``[calibrate] method``."""
     repairs: tuple[Repair, ...] = (
+        "range_method",
         "equalization",
         "smoothing",
         "ranges",
@@ -415,6 +416,7 @@ class QuantizeConfig(Struct):
         "gptq",
     )
     """Accuracy repairs to try. Each is kept only if it measurably helps on held-out calibration images.
+    ``range_method`` tries the other methods of ``[calibrate] method`` on all ranges.
     ``equalization`` inserts a Mul per channel for ONNX Runtime only where it is timed to be as fast with it.
     ``smoothing`` is for LayerNorms, and not tried without (SmoothQuant). The repair ``ranges`` chooses ranges anew,
     by their effect on the outputs, and so may replace those of ``[calibrate] method``. ``exemption`` keeps small

@@ -55,6 +55,7 @@ METRICS: Mapping[str, str] = {
 
 REPAIRS: Mapping[str, str] = {
     "equalization": "edgeopt.passes.repair.equalize:equalize",
+    "range_method": "edgeopt.passes.repair.ranges:by",
     "smoothing": "edgeopt.passes.repair.smooth:smooth",
     "ranges": "edgeopt.passes.repair.ranges:measure_ranges",
     "exemption": "edgeopt.passes.repair.exempt:dominated_layers",

@@ -134,7 +134,6 @@ def train_quantized(
         weight_decay=0.0,
         warmup_epochs=min(config.warmup_epochs, 0.1 * settings.epochs),
         no_augmentation_epochs=min(config.no_augmentation_epochs, settings.epochs // 2),
-        ema=0.0,
         freeze=(),
         validate_every=1,
         quantize=False,

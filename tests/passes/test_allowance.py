@@ -56,6 +56,7 @@ def test_without_time_nothing_is_tried_and_each_repair_says_so():
     model = network()
     repaired = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, allowance=Allowance(1e-9))
     assert [trial.name for trial in repaired.trials] == [
+        "range_method",
         "equalization",
         "ranges",
         "bias_correction+weight_clipping+gptq",

@@ -16,10 +16,11 @@ from edgeopt.passes.quantize.insert import choose_ranges, quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.repair import activations
-from edgeopt.passes.repair.activations import ActivationTrials
+from edgeopt.passes.repair.activations import METHOD, ActivationTrials
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.judge import Judge, typical
 from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.passes.repair.ranges import by
 from edgeopt.passes.repair.split import Split
 from edgeopt.passes.repair.standing import Standing, compared
 from edgeopt.passes.repair.trials import repair
@@ -119,3 +120,21 @@ def test_a_range_with_room_for_all_that_was_seen_has_it_for_the_judges_images_to
     assert done.ranges["r"] == (0.0, every["r"].maximum)
     assert done.ranges["c"] == chosen["c"]
     assert done.ranges["x"] == choose_ranges(place(model.clone(), OPENVINO), every, OPENVINO)["x"]
+
+
+def test_another_method_of_choosing_all_ranges_is_taken_where_it_is_clearly_nearer():
+    loud = [(name, {"x": feeds["x"] * (12.0 if index % 3 == 0 else 1.0)}) for index, (name, feeds) in enumerate(IMAGES)]
+    model = layers()
+    table = calibrate(model, loud, CalibrateConfig(images=16, minimum_images=1))
+    repaired = repair(model, table, OPENVINO, loud, RAW, (METHOD,))
+    (trial,) = repaired.trials
+    assert (trial.name, trial.is_kept) == (f"{METHOD} mse", True)
+    expected = quantize(model, by(table, "mse"), OPENVINO)
+    assert ir.to_proto(repaired.model).SerializeToString() == ir.to_proto(expected).SerializeToString()
+
+
+def test_the_method_stays_where_others_are_hardly_nearer():
+    model = layers()
+    table = calibrate(model, IMAGES, CalibrateConfig(images=16, minimum_images=1, method="minmax"))
+    (trial,) = repair(model, table, OPENVINO, IMAGES, RAW, (METHOD,)).trials
+    assert (trial.name, trial.is_kept, trial.declined) == (METHOD, False, "no other method is clearly nearer")

@@ -31,7 +31,8 @@ from edgeopt.passes.repair.split import spread
 from edgeopt.progress import Update
 from edgeopt.spec import replace
 
-_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
+METHODS: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "mse")
+"""Methods that are compared: of one tensor here, and of all of them."""
 _SHARES = (0.85, 0.7, 0.5)
 """Shares of the configured method's range that are tried besides the other methods' ranges."""
 _IMAGES = 16
@@ -110,7 +111,7 @@ def measure_ranges(
     placement = place(model.clone(), scheme, exclude)
     known = choose_ranges(placement, table, scheme, methods)
     ranges = dict(known)
-    found = {method: choose_ranges(placement, by(table, method), scheme) for method in _METHODS}
+    found = {method: choose_ranges(placement, by(table, method), scheme) for method in METHODS}
     samples = _Samples.of(model, feeds, discrepancy)
     done, expected = 0, expected_runs(model, len(placement.groups), len(feeds))
 
@@ -160,7 +161,7 @@ def measure_ranges(
 def expected_runs(model: ir.Model, groups: int, images: int) -> int:
     """Estimate on how many images `measure_ranges` runs a network with so many groups of tensors."""
     image = max(1, sum(macs(node) for node in model.graph))
-    tried = (len(_METHODS) + len(_SHARES)) * min(_GLANCES, images) + _IMAGES
+    tried = (len(METHODS) + len(_SHARES)) * min(_GLANCES, images) + _IMAGES
     searched = min(groups * _SEARCHED * tried, _EFFORT / image)
     return int(min(_GLANCES, images) * groups * (1 / _BLOCK + 2 * _SEARCHED) + searched)
 

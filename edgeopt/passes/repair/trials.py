@@ -29,6 +29,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.activations import (
     EXEMPTION,
     FITTED_IMAGES,
+    METHOD,
     SMOOTHING,
     ActivationTrials,
     Images,
@@ -37,14 +38,14 @@ from edgeopt.passes.repair.activations import (
 from edgeopt.passes.repair.allowance import Allowance, multiplications_per_second
 from edgeopt.passes.repair.judge import JUDGES, Judge, typical
 from edgeopt.passes.repair.layers.refit import Steps
-from edgeopt.passes.repair.ranges import expected_runs
+from edgeopt.passes.repair.ranges import METHODS, expected_runs
 from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
 from edgeopt.passes.repair.smooth import STRENGTHS, smoothable
 from edgeopt.passes.repair.split import Split, spread
 from edgeopt.passes.repair.standing import Standing, compared
 from edgeopt.references import resolve
 
-REPAIRS = ("equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
+REPAIRS = (METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
 DISTILLATION = "distillation"
 """The one that takes longest: asked for by name, tried last."""
@@ -115,15 +116,15 @@ def repair(
     allowance.plan(_expected(repairs, now, images, run_s, distillation_epochs))
     first, trials = now.distances, list[RepairTrial]()
     fit = feeds_of(split.fit)
-    if not {"equalization", SMOOTHING, "ranges", EXEMPTION}.isdisjoint(repairs):
+    if not {METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION}.isdisjoint(repairs):
         trying, whole = ActivationTrials(scheme, split.fit, judge, methods, allowance, slowdown), now
         now, trials = trying.tried(whole, repairs)
         now = trying.completed(now, whole, images)
         trials += trying.floated(now) if EXEMPTION in repairs else []
     steps = _steps(repairs)
     if steps.any and not now.declines(steps.name, allowance, trials):
-        whole = feeds_of(images) if _refits(repairs, images) else None
-        trials.append(_reconstructed(now, scheme, fit, whole, judge, steps, allowance))
+        every = feeds_of(images) if _refits(repairs, images) else None
+        trials.append(_reconstructed(now, scheme, fit, every, judge, steps, allowance))
     for name in (each for each in repairs if each not in (*REPAIRS, DISTILLATION)):
         if not now.declines(name, allowance, trials):
             allowance.step(name)
@@ -152,7 +153,8 @@ def _expected(
     fitted = min(FITTED_IMAGES, len(images))
     quantizers = sum(node.op_type == QUANTIZE for node in now.quantized.graph)
     steps = _steps(repairs)
-    known = {"equalization": _OBSERVING * len(images) * run_s}
+    known = {METHOD: len(METHODS) * len(now.distances) * run_s}
+    known |= {"equalization": _OBSERVING * len(images) * run_s}
     known |= {SMOOTHING: len(STRENGTHS) * known["equalization"]} if smoothable(now.base.graph) else {}
     known["ranges" if "ranges" in repairs else EXEMPTION] = expected_runs(now.base, quantizers, len(images)) * run_s
     refitting = 0.0
@@ -181,16 +183,16 @@ def _reconstructed(
     now: Standing,
     scheme: QuantScheme,
     fit: Sequence[Feeds],
-    whole: Sequence[Feeds] | None,
+    every: Sequence[Feeds] | None,
     judge: Judge,
     steps: Steps,
     allowance: Allowance,
 ) -> RepairTrial:
-    """Refit the layers, and where that helps once more on `whole`, all images, which nothing judges then.
+    """Refit the layers, and where that helps once more on `every` image, for nothing is left to judge then.
 
     Of 16 images half judge. MobileNetV2 refitted on all of them was a quarter nearer on others than on half of them.
     """
-    update, before, rounds = allowance.step(steps.name), now.quantized, 1 if whole is None else 2
+    update, before, rounds = allowance.step(steps.name), now.quantized, 1 if every is None else 2
 
     def made(images: Sequence[Feeds], round_: int) -> ir.Model:
         def tell(done: float, of: float = 1.0, text: str = "", /) -> None:
@@ -200,8 +202,8 @@ def _reconstructed(
         return reconstruct(now.base, before, scheme, few, steps, tell, lambda: allowance.is_over)[0]
 
     trial = now.try_instead(steps.name, now.requantized(made(fit, 0), judge))
-    if trial.is_kept and whole is not None and not allowance.is_over:
-        again = made(whole, 1)
+    if trial.is_kept and every is not None and not allowance.is_over:
+        again = made(every, 1)
         now.quantized = now.quantized if allowance.is_over else again  # half of its layers would be no repair at all
     return trial
 
