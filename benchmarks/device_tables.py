@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.arm`, `benchmarks.candidates` and `benchmarks.serving`."""
+"""Tables of benchmarks of devices and servers."""
 
 from __future__ import annotations
 
@@ -99,5 +99,35 @@ def _serving_row(row: dict[str, Any]) -> str:
         f"{row['p99_ms']:.0f}{star}",
         f"{early:.0f}, {late:.0f} MiB",
         f"{row['killed']['ended_with_an_error']}, {row['killed']['hung']}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def triton(path: Path) -> str:
+    """Answers of a Triton Inference Server beside `predict`: a row for each format."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.triton BUNDLE --images FOLDER --environment VENV`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| bundle | format | variant | pictures | wrong | not equal in every bit | p50 ms | `predict` p50 ms |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        *(_triton_row(row) for row in rows),
+    ]
+    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    disturbed = " \\* other processes had their share of the processor." if any(map(_is_disturbed, rows)) else ""
+    return "\n".join([*lines, "", f"Measured on: {processors}.{disturbed}"])
+
+
+def _triton_row(row: dict[str, Any]) -> str:
+    star = "\\*" if _is_disturbed(row) else ""
+    cells = (
+        row["bundle"].removesuffix(".edgeopt"),
+        row["format"],
+        row["variant"],
+        str(row["pictures"]),
+        str(row["wrong"]),
+        str(row["not_equal_in_every_bit"]),
+        f"{row['p50_ms']:.0f}{star}",
+        f"{row['predict_p50_ms']:.0f}{star}",
     )
     return f"| {' | '.join(cells)} |"

@@ -347,6 +347,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "serving": lambda: device_tables.serving(RESULTS / "serving.json"),
     "tiles": lambda: file_tables.tiles(RESULTS / "tiles.json"),
     "tracks": lambda: file_tables.tracks(RESULTS / "tracks.json"),
+    "triton": lambda: device_tables.triton(RESULTS / "triton.json"),
     "zoo": lambda: scaling_tables.zoo(RESULTS / "zoo.json"),
 }
 

@@ -55,8 +55,8 @@ class Seen:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-def request_of(file: bytes, name: str = "image") -> tuple[bytes, dict[str, str]]:
-    entry = {"name": name, "shape": [1], "datatype": "BYTES", "parameters": {"binary_data_size": len(file) + 4}}
+def request_of(file: bytes, name: str = "image", shape: tuple[int, ...] = (1,)) -> tuple[bytes, dict[str, str]]:
+    entry = {"name": name, "shape": shape, "datatype": "BYTES", "parameters": {"binary_data_size": len(file) + 4}}
     text = json.dumps({"inputs": [entry]}).encode()
     return text + len(file).to_bytes(4, "little") + file, {_HEADER: str(len(text))}
 

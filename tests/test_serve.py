@@ -101,7 +101,7 @@ def test_a_picture_as_base64_and_a_threshold(server: Served, bundle: Path) -> No
     found = server.infer(NAME, {"id": "42", "inputs": [entry], "parameters": {"score": 0.2}})
     assert found.json["id"] == "42"
     assert found.json["model_name"] == NAME
-    assert found.outputs["count"].tolist() == [len(expected)]
+    assert found.outputs["count"].tolist() == [[len(expected)]]
     assert found.outputs["labels"].tolist() == [list(expected.labels)]
 
 
@@ -110,7 +110,7 @@ def test_several_pictures_of_one_request(server: Served, bundle: Path) -> None:
     found = server.pictures(NAME, *map(png, pixels))
     with load(bundle) as predictor:
         expected = [predictor.predict(each) for each in pixels]
-    assert found.outputs["count"].tolist() == [len(each) for each in expected]
+    assert found.outputs["count"].tolist() == [[len(each)] for each in expected]
     for row, each in enumerate(expected):
         np.testing.assert_allclose(found.outputs["boxes"][row, : len(each)], each.boxes, atol=1e-4)
         assert found.outputs["classes"][row, len(each) :].tolist() == [-1] * (

@@ -45,7 +45,7 @@ def benchmark_bundle(
         TargetError: nothing of the bundle runs here.
         MeasurementError: see `benchmark_variants`.
     """
-    wanted = _runnable(bundle, None if variant is None else bundle.variant(variant))
+    wanted = runnable(bundle, None if variant is None else bundle.variant(variant))
     mode: Mode = "throughput" if scenario == "offline" else "latency"
     with ExitStack() as stack:
         predictors = {
@@ -89,7 +89,7 @@ def found_here(
     return found
 
 
-def _runnable(bundle: Bundle, only: Variant | None) -> list[Variant]:
+def runnable(bundle: Bundle, only: Variant | None) -> list[Variant]:
     """Return the variants to measure, the baseline first."""
     manifest = bundle.manifest
     baseline = manifest.variant(manifest.baseline)

@@ -188,6 +188,12 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @click.option(
     "--duration", type=click.FloatRange(0.1), help="Duration of a quick run in seconds. Default: the recipe's 3."
 )
+@click.option(
+    "--batches",
+    metavar="N,…",
+    help="Measure instead how long the network takes for so many pictures at once, as 1,2,4,8. The bundle keeps it, "
+    "for `edgeopt serve` and `edgeopt package`.",
+)
 @click.option("--allow-invalid", is_flag=True, help="Give and keep the figures of an invalid run too, marked.")
 @click.option(
     "--accuracy-class",
@@ -213,6 +219,7 @@ def benchmark(
     scenario: ScenarioName,
     quick: bool,  # noqa: FBT001 - a click flag
     duration: float | None,
+    batches: str | None,
     allow_invalid: bool,  # noqa: FBT001 - a click flag
     accuracy_class: float | None,
     as_json: bool,  # noqa: FBT001 - a click flag
@@ -233,6 +240,9 @@ def benchmark(
 
     opened = Bundle.open(bundle)
     images = _images(opened, data)
+    if batches is not None:
+        _benchmark_batches(opened, images, batches, variant, threads, duration, as_json=as_json)
+        return
     config = BenchmarkConfig(threads=threads, duration_s=duration or BenchmarkConfig().duration_s)
     with StageDisplay() as display:
         display.begin("benchmark")
@@ -254,6 +264,35 @@ def benchmark(
         context.exit(INTERRUPTED)
     if accuracy_class is not None:
         require_accuracy(results, accuracy_class)
+
+
+def _benchmark_batches(
+    bundle: Bundle,
+    images: list[Image],
+    batches: str,
+    variant: str | None,
+    threads: int,
+    duration: float | None,
+    *,
+    as_json: bool,
+) -> None:
+    from edgeopt.benchmark.batches import found_here, measure_batches
+    from edgeopt.config import BenchmarkConfig
+
+    sizes = [int(each) for each in batches.split(",") if each.strip().isdecimal()]
+    if len(sizes) != len(batches.split(",")) or not all(sizes):
+        raise click.UsageError(f"--batches is '{batches}'; give numbers of pictures between commas, as 1,2,4,8")
+    seconds = duration or BenchmarkConfig().duration_s
+    results = measure_batches(bundle, images, sizes, seconds, variant=variant, threads=threads)
+    if as_json:
+        print_json(results)
+    for name, times in () if as_json else results.items():
+        for each in times:
+            echo(f"{name}: {each.pictures} at once in {each.p50_ms:.3g} ms, {each.per_s:.4g} pictures a second")
+    if threads == 0:
+        _record(bundle, found_here(results, bundle.manifest))
+    else:
+        echo("nothing was recorded: the engine had another number of threads than its own", err=True)
 
 
 @click.command()

@@ -13,6 +13,9 @@ from edgeopt.cli.output import echo, printable
 if TYPE_CHECKING:
     from edgeopt.runtime import Predictor
 
+FORMATS = ("triton", "triton-ensemble", "kserve", "deepstream", "ovms", "docker", "systemd")
+"""Formats of `edgeopt.package`, named here so that --help imports nothing."""
+
 
 @click.command()
 @bundle
@@ -23,9 +26,8 @@ if TYPE_CHECKING:
 @click.option(
     "--batch",
     type=click.IntRange(1, 1024),
-    default=8,
-    show_default=True,
-    help="Most pictures that the network sees at once, where it takes several.",
+    help="Most pictures that the network sees at once, where it takes several. Default: what `edgeopt benchmark "
+    "--batches` found to be worth it here, or 8.",
 )
 @click.option(
     "--batch-wait",
@@ -72,7 +74,7 @@ def serve(
     bundle: Path,
     host: str,
     port: int,
-    batch: int,
+    batch: int | None,
     batch_wait: float,
     timeout: float,
     queue: int,
@@ -110,4 +112,38 @@ def serve(
     run(bundle, host=host, port=port, variant=variant, threads=threads, limits=limits, listening=listening)
 
 
-COMMANDS = (serve,)
+@click.command()
+@bundle
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(FORMATS),
+    help="triton: a repository with one model that runs all; triton-ensemble: the network by Triton's own backend; "
+    "kserve: an InferenceService; deepstream: nvinfer's files for a detector with (N, 6) rows; ovms: OpenVINO Model "
+    "Server; docker: a container file beside the bundle; systemd: a hardened unit.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: NAME-FORMAT beside the bundle.")
+@click.option("--variant", help="Variant to run. Default: what is chosen where it runs, or the best for the format.")
+@click.option("--force", is_flag=True, help="Replace a folder that is there.")
+def package(
+    bundle: Path,
+    form: str,
+    out: Path | None,
+    variant: str | None,
+    force: bool,  # noqa: FBT001 - a click flag
+) -> None:
+    """Write what other servers run a bundle from.
+
+    All that the files say comes from the bundle: names, shapes, preprocessing, thresholds, labels, the engine's
+    settings, and the batch that `edgeopt benchmark --batches` found on this kind of machine.
+    """
+    from edgeopt.package import package as write
+
+    folder = out or bundle.with_name(f"{bundle.name.removesuffix('.edgeopt')}-{form}")
+    files, _ = write(bundle, form, folder, variant=variant, replace=force)
+    own = sorted(name for name in files if ".edgeopt/" not in name)
+    echo(printable(f"wrote {folder}: {', '.join(own)}"))
+
+
+COMMANDS = (serve, package)

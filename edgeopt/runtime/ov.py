@@ -282,12 +282,12 @@ def _compile(openvino: Any, graph: Any, settings: EngineSettings, *, batch: int 
         graph.reshape(
             {port: [batch if size[0].is_dynamic else size[0], *size[1:]] for port, size in shapes.items() if size}
         )
-    return openvino.Core().compile_model(graph, _DEVICE, _properties(settings))
+    return openvino.Core().compile_model(graph, _DEVICE, properties_of(settings))
 
 
-def _properties(settings: EngineSettings) -> dict[str, Any]:
+def properties_of(settings: EngineSettings) -> dict[str, str | int]:
     """OpenVINO's properties; on a CPU with bf16 its own default would silently be bf16."""
-    properties: dict[str, Any] = {
+    properties: dict[str, str | int] = {
         "INFERENCE_PRECISION_HINT": _PRECISIONS[settings.precision],
         "PERFORMANCE_HINT": settings.hint.upper(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -104,6 +104,10 @@ def _nothing(_: Machine) -> str:
     return ""
 
 
+def _no_properties(_: EngineSettings) -> Mapping[str, str | int]:
+    return {}
+
+
 def _anything(_: EngineSettings) -> None:
     """Refuse nothing."""
 
@@ -186,6 +190,12 @@ class Target:
     """Kind of processor whose integer kernels it takes on a processor, if it runs on one."""
     implicit_int8: bool = False
     """True if its library can choose ranges by itself on the device (`runtime.trt.implicit`)."""
+    extra: str = ""
+    """edgeopt's extra that installs its library; empty if none does."""
+    served_by: Mapping[str, str] = field(default_factory=dict)
+    """Other servers that run its engines' files (``triton``, ``ovms``, ``deepstream``), with their name for it."""
+    properties: Callable[[EngineSettings], Mapping[str, str | int]] = _no_properties
+    """Settings as those servers call them."""
     about_files: str = ""
     """A sentence for users about its files."""
 

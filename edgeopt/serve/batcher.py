@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeopt.preprocess import Geometry
 from edgeopt.runtime import Inferred, Predictor, Prepared
-from edgeopt.serve.limits import Limits, Refused
+from edgeopt.serve.limits import UNMEASURED_BATCH, Limits, Refused
 from edgeopt.spec import ModelSpec, has_batch
 
 Array: TypeAlias = NDArray[Any]
@@ -71,7 +71,7 @@ class Batcher:
         self._predictor = predictor
         self._limits = limits
         self._ran = ran
-        self.largest = most_at_once(predictor.spec, limits.largest_batch)
+        self.largest = most_at_once(predictor.spec, limits.largest_batch or UNMEASURED_BATCH)
         """Rows of a batch."""
         self._waiting: deque[Row] = deque()
         self._changed = Condition()

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+UNMEASURED_BATCH = 8
+"""Most pictures of a batch where nobody measured any."""
 _MOST_CLIENTS = 10_000
 """Addresses that are remembered; the one that was silent longest is forgotten for a new one, and begins anew."""
 
@@ -36,8 +38,9 @@ class Limits:
     """Bytes of a request."""
     timeout_s: float = 10.0
     """Time for a request, from its first byte to its answer; then it is dropped."""
-    largest_batch: int = 8
-    """Pictures that the network sees at once, where it takes several."""
+    largest_batch: int | None = None
+    """Pictures that the network sees at once, where it takes several. None: as many as were measured to be worth it on
+    this kind of machine (`edgeopt benchmark --batches`), and `UNMEASURED_BATCH` where nothing was."""
     batch_wait_s: float = 0.002
     """Time that the first picture of a batch waits for others."""
     queue: int = 64

@@ -26,10 +26,10 @@ from edgeopt.spec import ClassDecoding, ModelSpec, TensorSpec, has_batch, image_
 
 PICTURE = "image"
 """Name of the input that takes pictures."""
-_RESULTS = {
+RESULTS = {
     "classification": (("labels", "BYTES", [-1, -1]), ("classes", "INT64", [-1, -1]), ("scores", "FP32", [-1, -1])),
     "detection": (
-        ("count", "INT64", [-1]),
+        ("count", "INT64", [-1, 1]),
         ("labels", "BYTES", [-1, -1]),
         ("classes", "INT64", [-1, -1]),
         ("scores", "FP32", [-1, -1]),
@@ -83,7 +83,7 @@ class Pictures:
     def metadata(self) -> dict[str, Any]:
         """Return its inputs and outputs as the protocol describes them."""
         spec = self._predictor.spec
-        outputs = [_described(*each) for each in _RESULTS[spec.task]]
+        outputs = [_described(*each) for each in RESULTS[spec.task]]
         found = {"platform": "edgeopt", "inputs": [_described(PICTURE, "BYTES", [-1])], "outputs": outputs}
         if isinstance(spec.decoding, ClassDecoding):
             return found
@@ -139,8 +139,8 @@ def results(found: Sequence[Classification | Detections]) -> dict[str, Array]:
 
     Returns:
         ``labels`` (N, K) of bytes, ``classes`` (N, K) int64, ``scores`` (N, K) float32; of a detector also ``boxes``
-        (N, K, 4) float32 (left, top, right, bottom in pixels of the picture) and ``count`` (N) int64. What is missing
-        of K has class -1, no label and score 0.
+        (N, K, 4) float32 (left, top, right, bottom in pixels of the picture) and ``count`` (N, 1) int64. What is
+        missing of K has class -1, no label and score 0.
     """
     longest = max(len(each.scores) for each in found)
     shape = (len(found), longest)
@@ -151,7 +151,7 @@ def results(found: Sequence[Classification | Detections]) -> dict[str, Array]:
     }
     detector = isinstance(found[0], Detections)
     if detector:
-        arrays = {"count": np.array([len(each.scores) for each in found], np.int64), **arrays}
+        arrays = {"count": np.array([[len(each.scores)] for each in found], np.int64), **arrays}
         arrays["boxes"] = np.zeros((*shape, 4), np.float32)
     for row, each in enumerate(found):
         count = len(each.scores)

@@ -6,11 +6,13 @@ import logging
 import math
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from edgeopt.bundle import Bundle
 from edgeopt.errors import StorageError, requires_extra
 from edgeopt.runtime import Predictor, load
+from edgeopt.runtime.choice import measured_here
 from edgeopt.serve.limits import Limits
 
 _BACKLOG = 128
@@ -52,6 +54,9 @@ def serve(
     limits = limits or Limits()
     with _bound(host, port) as taken, load(path, variant=variant, threads=threads) as predictor:
         bundle = Bundle.open(path, check_hashes=False)
+        if limits.largest_batch is None:
+            measured = measured_here(bundle.manifest).get(predictor.variant.name)
+            limits = replace(limits, largest_batch=None if measured is None else measured.best_batch)
         health = Health(bundle, predictor)
         health.require()
         server = Server(predictor, str(max(1, bundle.manifest.release)), health, limits)

@@ -31,6 +31,11 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
     return onnx
 
 
+def properties(settings: EngineSettings) -> dict[str, str | int]:
+    """Return the settings as Triton's onnxruntime backend calls them."""
+    return {"intra_op_thread_count": settings.threads} if settings.threads else {}
+
+
 def offers(here: Machine, kernels: Callable[[Cpu], Processor | None] = integer_kernels) -> str:
     """Say how fast INT8 is on this processor, and whether it is right.
 
@@ -60,4 +65,7 @@ TARGET = Target(
     questions=("depthwise", "sums", "islands"),
     lint_rules=("cpu", "onnxruntime"),
     offers=offers,
+    extra="ort",
+    served_by={"triton": "onnxruntime"},
+    properties=properties,
 )

@@ -52,5 +52,8 @@ TARGET = Target(
     lint_rules=("cpu",),
     arithmetic=ov.arithmetic,
     offers=offers,
+    extra="openvino",
+    served_by={"triton": "openvino", "ovms": "openvino"},
+    properties=ov.properties_of,
     integer_kernels=onednn_kernels,
 )

@@ -59,4 +59,5 @@ TARGET = Target(
     lint_rules=("tensorrt", "tensorrt10"),
     list_layers=partial(trt.list_layers, target="trt"),
     offers=offers,
+    served_by={"deepstream": "nvinfer"},
 )

@@ -40,4 +40,5 @@ TARGET = Target(
     lint_rules=("tensorrt", "tensorrt8"),
     list_layers=partial(trt.list_layers, target="trt8"),
     offers=offers,
+    served_by={"deepstream": "nvinfer"},
 )

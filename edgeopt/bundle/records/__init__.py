@@ -26,7 +26,7 @@ from edgeopt.bundle.records.latency import (
     ScenarioName,
     Series,
 )
-from edgeopt.bundle.records.measured import Acceptance, Enrolled, Measured, now
+from edgeopt.bundle.records.measured import Acceptance, BatchTime, Enrolled, Measured, now
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
@@ -49,6 +49,7 @@ __all__ = [
     "AgreementOutcomes",
     "Arithmetic",
     "Attribution",
+    "BatchTime",
     "CandidateChoice",
     "CandidateOf",
     "Cause",

@@ -12,6 +12,9 @@ from edgeopt.bundle.records.latency import LatencyResult
 from edgeopt.hardware import Identity
 from edgeopt.spec import Struct, replace
 
+_NEARLY = 0.95
+"""Larger batches make each picture wait: they have to be worth it."""
+
 
 def now() -> datetime.datetime:
     """This moment, to the second."""
@@ -28,6 +31,19 @@ class Acceptance(Struct):
     """False if other images might decide otherwise, because the interval of the loss reaches beyond the limit."""
 
 
+class BatchTime(Struct):
+    """Time that a network takes for several pictures at once."""
+
+    pictures: Annotated[int, Meta(gt=0)]
+    p50_ms: Annotated[float, Meta(gt=0.0)]
+    """Median time of the network for all of them, without preparing and decoding."""
+
+    @property
+    def per_s(self) -> float:
+        """Pictures a second."""
+        return 1e3 * self.pictures / self.p50_ms
+
+
 class Measured(Struct):
     """Measurements on one kind of machine; None for what was not measured there."""
 
@@ -39,6 +55,16 @@ class Measured(Struct):
     """Decision on that accuracy, where the variant was evaluated here."""
     latency: LatencyResult | None = None
     """One image at a time, in alternation with the baseline."""
+    batches: tuple[BatchTime, ...] = ()
+    """Several pictures at once, by their number, where that was measured (`edgeopt benchmark --batches`)."""
+
+    @property
+    def best_batch(self) -> int | None:
+        """Fewest pictures at once that give nearly as many a second as the best number does; None: not measured."""
+        if not self.batches:
+            return None
+        best = max(each.per_s for each in self.batches)
+        return min(each.pictures for each in self.batches if each.per_s >= _NEARLY * best)
 
     def merged(self, newer: Measured) -> Measured:
         """Return the measurements of `newer`, completed by the earlier ones."""
@@ -48,6 +74,7 @@ class Measured(Struct):
             accuracy=evaluated.accuracy,
             acceptance=evaluated.acceptance,
             latency=newer.latency or self.latency,
+            batches=newer.batches or self.batches,
         )
 
 
