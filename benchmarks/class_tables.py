@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_DETECTORS = ("R-CNN", "Faster R-CNN", "YOLOX")
 _METHODS = ("svm", "rbf_svm", "knn", "mlp", "fine-tuning")
 
 
@@ -36,6 +37,41 @@ def classifiers(path: Path) -> str:
         + (" \\* other processes disturbed this measurement." if disturbed else "")
     )
     return _table(columns, cells, path, note)
+
+
+def detectors(path: Path) -> str:
+    """A row for each kind of detector, its AP and AP50 in FP32 and INT8."""
+    columns = ("detector", "AP", "AP50", "INT8 OpenVINO, AP", "AP50", "INT8 ONNX Runtime, AP", "AP50",
+               "latency FP32 → INT8", "size FP32 → INT8")  # fmt: skip
+    rows = sorted(_rows(path), key=lambda row: _DETECTORS.index(row["detector"]))
+    cells = []
+    for row in rows:
+        exact, integer, other = (row["variants"][name] for name in ("ov-fp32", "ov-int8", "ort-int8"))
+        cells.append(
+            (
+                row["detector"],
+                *(f"{100 * exact[name]:.2f} %" for name in ("ap", "ap50")),
+                *(text for each in (integer, other) for text in (_ap(each), f"{100 * each['ap50']:.2f} %")),
+                _milliseconds(exact) + " → " + _milliseconds(integer),
+                " → ".join(f"{each['bytes'] / 1e6:.2f}" for each in (exact, integer)) + " MB",
+            )
+        )
+    disturbed = any(not row["variants"]["ov-int8"]["valid"] for row in rows)
+    note = (
+        "Test pictures: "
+        + ", ".join(sorted({str(row["variants"]["ov-fp32"]["images"]) for row in rows}))
+        + ". † not accepted: it loses more than [evaluate] max_drop allows. Latency in OpenVINO, preprocessing and "
+        "decoding included." + (" \\* other processes disturbed this measurement." if disturbed else "")
+    )
+    return _table(columns, cells, path, note)
+
+
+def _ap(variant: dict[str, Any]) -> str:
+    return f"{100 * variant['ap']:.2f} %" + ("" if variant["accepted"] else "†")
+
+
+def _milliseconds(variant: dict[str, Any]) -> str:
+    return "" if variant["p50_ms"] is None else f"{variant['p50_ms']:.1f} ms" + ("" if variant["valid"] else "\\*")
 
 
 def imbalance(path: Path) -> str:

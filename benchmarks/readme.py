@@ -318,6 +318,7 @@ def _compared(row: dict[str, Any]) -> str:
 
 _BLOCKS: dict[str, Callable[[], str]] = {
     "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
+    "detectors": lambda: class_tables.detectors(RESULTS / "detectors.json"),
     "arm": lambda: device_tables.arm(RESULTS / "arm.json"),
     "candidates": lambda: device_tables.candidates(RESULTS / "candidates.json"),
     "commands": commands,

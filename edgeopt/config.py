@@ -288,6 +288,21 @@ class TrainConfig(Struct):
             raise SettingError(f"label_smoothing and class_weights belong to cross_entropy, not to loss '{self.loss}'")
 
 
+class RegionsConfig(Struct):
+    """``[fit.regions]``: a detector of it, R-CNN: the classifier is fitted on regions of pictures with boxes.
+
+    Each region of a picture goes through the backbone by itself, scaled to `[model] input_size`. That is slow, and kept
+    to compare with: Faster R-CNN shares the features of all regions.
+    """
+
+    count: PositiveInt = 150
+    """Regions of a picture, at most; OpenCV's MSER proposes them."""
+    picture_size: Size = (320, 320)
+    """Height and width of the network's input, to which a picture is letterboxed."""
+    context: Fraction = 0.3
+    """Share of a region's sides that is seen around it besides."""
+
+
 class FitConfig(Struct):
     """``[fit]``: the classifier of ``edgeopt:features``, which scikit-learn fits on features of a frozen network.
 
@@ -314,7 +329,16 @@ class FitConfig(Struct):
     """Most support vectors of ``rbf_svm``, each of which is as long as the features. Default: together they may have as
     many numbers as the backbone has weights."""
     seed: int = 0
-    """Seed of the folds, of the hidden layer's first weights and of k-means."""
+    """Seed of the folds, of the hidden layer's first weights, of k-means and of the regions that are learnt from."""
+    regions: RegionsConfig | None = None
+    """Regions of pictures with boxes, instead of whole pictures with a class: see the table."""
+
+    def __post_init__(self) -> None:
+        if self.regions is not None and self.classifier == "knn":
+            raise SettingError(
+                "[fit.regions] needs a classifier that knows the background, which has no prototypes. Take [fit] "
+                'classifier = "svm"'
+            )
 
 
 class CompressConfig(Struct):

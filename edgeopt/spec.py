@@ -64,9 +64,10 @@ class AuxiliaryInput(Struct):
 
     name: str
     """Name of the input."""
-    holds: Literal["constant", "network_size", "original_size", "scale"]
-    """Values: `value`; the height and width of the network's input, or of the original image, in pixels; or the factors
-    by which preprocessing has scaled the image."""
+    holds: Literal["constant", "network_size", "original_size", "scale", "regions"]
+    """Values: `value`; the height and width of the network's input, or of the original image, in pixels; the factors by
+    which preprocessing has scaled the image; or regions that may show an object, (rows, 4) as left, top, right and
+    bottom in pixels of the network's input, with zeros where fewer are found."""
     order: Literal["hw", "wh"] = "hw"
     """Order of sizes and factors: height first or width first."""
     value: tuple[float, ...] = ()

@@ -67,9 +67,10 @@ def require_learnable(counts: Sequence[int], labels: Sequence[str], config: FitC
         )
     single = [label for label, count in zip(labels, counts, strict=True) if count == 1]
     if single and config.classifier != "knn":
+        other = "" if config.regions is not None else ', or take [fit] classifier = "knn", which one is enough for'
         raise DataError(
             f"{origin} has a single picture of {_some(single)}, and '{config.classifier}' leaves some of each class "
-            'out to choose its settings. Give two at least, or take [fit] classifier = "knn", which one is enough for'
+            f"out to choose its settings. Give two at least{other}"
         )
 
 

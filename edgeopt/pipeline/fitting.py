@@ -13,15 +13,19 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from edgeopt.boxes import Boxes
 from edgeopt.bundle.records import Fit, StageRecords
+from edgeopt.config import RegionsConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, ParityError
 from edgeopt.fit import Fitted, appended, cut_at_features, fit_classifier, head_alone
+from edgeopt.fit.regions import BACKGROUND, REGIONS, fit_boxes, on_regions, sampled, with_detections
 from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_parity, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_export
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.postprocess import output_name
+from edgeopt.preprocess import feed, preprocess
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import ClassificationDecoding, NeighborsDecoding, replace
 from edgeopt.typed import from_json
@@ -39,21 +43,22 @@ def fitted(job: Job) -> Artifact:
     def make(folder: Path, _scratch: Path) -> Made:
         started = time.monotonic()
         with np.load(features.file(_FEATURES)) as kept:
-            rows, classes = kept["features"], kept["classes"]
+            every, kinds = kept["features"], kept["classes"]
+            moved = None if config.regions is None else (kept["objects"], kept["offsets"])
+        rows, classes = every[kinds >= 0], kinds[kinds >= 0]
+        labels = job.labels if config.regions is None else (BACKGROUND, *job.labels)
         graph, spec = read_graph(backbone), read_spec(backbone)
         weights = sum(int(value.const_value.size) for value in graph.graph.initializers.values() if value.const_value)
-        found = fit_classifier(rows, classes, job.labels, config, weights, ", ".join(job.config.compile.targets))
+        found = fit_classifier(rows, classes, labels, config, weights, ", ".join(job.config.compile.targets))
         opset = graph.opset_imports[""]
         parity = max(read_parity(backbone), _difference(found, rows, opset, job.config.export.tolerance))
-        model, output = appended(graph, found.head)
-        spec = replace(
-            spec,
-            name=job.config.name,
-            outputs=(output,),
-            decoding=found.decoding,
-            labels=job.labels,
-            auxiliary=spec.auxiliary,
-        )
+        if config.regions is None or moved is None:
+            model, output = appended(graph, found.head)
+            spec = replace(spec, outputs=(output,), decoding=found.decoding, labels=job.labels)
+        else:
+            boxes = fit_boxes(every, *moved, len(job.labels))
+            model, spec = with_detections(*on_regions(graph, spec, config.regions), found.head, boxes, job.labels)
+        spec = replace(spec, name=job.config.name)
         write_graph(folder, model, spec)
         (folder / "parity.json").write_bytes(msgspec.json.encode(parity))
         record = Fit(
@@ -67,6 +72,7 @@ def fitted(job: Job) -> Artifact:
             balanced=config.class_weights == "balanced",
             features_s=from_json(features.file(_SECONDS).read_bytes(), float),
             fit_s=time.monotonic() - started,
+            of_regions=config.regions is not None,
         )
         notes = "".join(f"; {note}" for note in found.notes)
         return Made(f"{record.summary()}{notes}", StageRecords(fit=record))
@@ -109,17 +115,59 @@ def _backbone(job: Job) -> Artifact:
 def _features(job: Job, backbone: Artifact) -> Artifact:
     """Return the features of the training pictures, and their classes."""
     train = job.split("train")
+    config = job.config.fit
+    assert config is not None
 
     def make(folder: Path, _scratch: Path) -> Made:
         started = time.monotonic()
+        if config.regions is not None:
+            found = _of_regions(job, backbone, train, config.regions, config.seed)
+            np.savez(folder / _FEATURES, **found)  # type: ignore[arg-type]
+            (folder / _SECONDS).write_bytes(msgspec.json.encode(time.monotonic() - started))
+            count, width = found["features"].shape
+            return Made(f"{width} of each of {count} regions of {len(train)} pictures")
         classes = np.array([_class_of(train, index) for index in range(len(train))], np.int64)
         rows = _run(job, backbone, train)
         np.savez(folder / _FEATURES, features=rows, classes=classes)
         (folder / _SECONDS).write_bytes(msgspec.json.encode(time.monotonic() - started))
         return Made(f"{rows.shape[1]} of each of {len(rows)} pictures")
 
-    determinants = {"backbone": backbone.key, "data": train.fingerprint()}
-    return job.stage("features", determinants, make, ("onnxruntime",), FEEDS)
+    determinants = {
+        "backbone": backbone.key,
+        "data": train.fingerprint(),
+        "regions": config.regions,
+        "seed": config.seed if config.regions is not None else 0,
+    }
+    return job.stage("features", determinants, make, ("onnxruntime",), (*FEEDS, "edgeopt.fit.regions"))
+
+
+def _of_regions(
+    job: Job, backbone: Artifact, train: Dataset, config: RegionsConfig, seed: int
+) -> dict[str, NDArray[np.generic]]:
+    """Return features (n, F) of regions of the training pictures, and what `Samples` says of each."""
+    model, spec = on_regions(read_graph(backbone), read_spec(backbone), config)
+    (output,) = (value.name or "" for value in model.graph.outputs)
+    rng = np.random.default_rng(seed)
+    parts: list[tuple[NDArray[np.generic], ...]] = []
+    with OrtSession(ir.to_proto(model).SerializeToString()) as session:
+        for index in range(len(train)):
+            target = train[index].target
+            if not isinstance(target, Boxes):
+                raise DataError(f"image {train[index].name} has no boxes, so that no detector can learn from it")
+            pixels, geometry = preprocess(train.image(index), spec.preprocessing)
+            inputs = feed(spec, pixels[None], [geometry])
+            single = target.keep(~target.crowd)
+            found = sampled(inputs[REGIONS][0], geometry.to_network(single.boxes), single.classes, rng)
+            rows = []
+            for start in range(0, len(found.boxes), config.count):
+                given = np.zeros_like(inputs[REGIONS])
+                part = found.boxes[start : start + config.count]
+                given[0, : len(part)] = part
+                rows.append(session.run({**inputs, REGIONS: given})[output][: len(part)].copy())
+            parts.append((np.concatenate(rows), found.classes, found.objects, found.offsets))
+            job.progress.update(index + 1, len(train))
+    names = ("features", "classes", "objects", "offsets")
+    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def _run(job: Job, backbone: Artifact, train: Dataset) -> NDArray[np.float32]:

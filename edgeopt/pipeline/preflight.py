@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgeopt.boxes import Boxes
 from edgeopt.config import Config, FitConfig, TrainConfig
 from edgeopt.dataset.listing import Listing
 from edgeopt.dataset.loading import listed, too_few
@@ -295,9 +296,23 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
 def _check_classes(config: FitConfig, train: Listing, labels: tuple[str, ...]) -> None:
     """Refuse classes with too few pictures to be learnt, as far as label files tell."""
     from edgeopt.fit import require_learnable
+    from edgeopt.fit.regions import BACKGROUND
 
+    if config.regions is not None:
+        if train.task != "detection":
+            raise DataError(f"{train.origin} has labels for {train.task}, and [fit.regions] learns from boxes")
+        shown = Counter(
+            int(index) for draft in train.drafts if isinstance(draft.target, Boxes) for index in draft.target.classes
+        )
+        # The background is never short of regions.
+        counts_of = [*(shown[index] for index in range(len(labels))), 2]
+        require_learnable(counts_of, [*labels, BACKGROUND], config, train.origin)
+        return
     if train.task != "classification":
-        raise DataError(f"{train.origin} has labels for {train.task}, and [fit] fits classifiers. Give classes")
+        raise DataError(
+            f"{train.origin} has labels for {train.task}, and [fit] fits classifiers. Give classes, or add "
+            "[fit.regions] for a detector"
+        )
     counts = Counter(draft.target for draft in train.drafts)
     require_learnable([counts[index] for index in range(len(labels))], labels, config, train.origin)
 

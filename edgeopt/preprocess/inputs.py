@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.boxes import Geometry
+from edgeopt.errors import ModelError
+from edgeopt.preprocess.regions import propose
 from edgeopt.spec import AuxiliaryInput, ModelSpec, image_size
 
 
@@ -28,8 +30,38 @@ def feed(spec: ModelSpec, images: NDArray[Any], geometries: Sequence[Geometry]) 
     whole = Geometry(1.0, 1.0, 0.0, 0.0, width, height)
     filled = [*geometries, *[whole] * (len(images) - len(geometries))]
     for auxiliary in spec.auxiliary:
-        inputs[auxiliary.name] = _values(auxiliary, filled, (height, width))
+        if auxiliary.holds == "regions":
+            inputs[auxiliary.name] = _regions(spec, images, auxiliary)
+        else:
+            inputs[auxiliary.name] = _values(auxiliary, filled, (height, width))
     return inputs
+
+
+def _regions(spec: ModelSpec, images: NDArray[Any], auxiliary: AuxiliaryInput) -> NDArray[Any]:
+    """(N, rows, 4) regions of pictures as the network takes them.
+
+    Raises:
+        ModelError: they are no longer pixels.
+    """
+    count = auxiliary.shape[1]
+    if images.dtype != np.uint8 or not isinstance(count, int):
+        raise ModelError(
+            f"'{spec.name}' reads regions of pictures that are uint8, and takes {images.dtype}. Build it with [export] "
+            "fold_normalization = true"
+        )
+    rows = [propose(_bgr(image, spec), count) for image in images]
+    return np.stack(rows).astype(auxiliary.dtype)
+
+
+def _bgr(image: NDArray[Any], spec: ModelSpec) -> NDArray[np.uint8]:
+    """(H, W, 3) of an image in the network's order of axes and channels."""
+    pixels = np.moveaxis(image, 0, 2) if spec.preprocessing.layout == "NCHW" else image
+    match spec.preprocessing.channels:
+        case "RGB":
+            pixels = pixels[:, :, ::-1]
+        case "GRAY":
+            pixels = np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels)
 
 
 def _values(auxiliary: AuxiliaryInput, geometries: Sequence[Geometry], size: tuple[int, int]) -> NDArray[Any]:
@@ -50,6 +82,6 @@ def _of_image(auxiliary: AuxiliaryInput, geometry: Geometry, size: tuple[int, in
             pair: tuple[float, float] = size
         case "original_size":
             pair = geometry.height, geometry.width
-        case "scale":
+        case _:
             pair = geometry.scale_y, geometry.scale_x
     return pair if auxiliary.order == "hw" else pair[::-1]

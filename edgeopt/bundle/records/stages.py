@@ -168,7 +168,7 @@ class Fit(Struct):
 
     classifier: str
     pictures: int
-    """Pictures that it was fitted on."""
+    """Pictures, or regions of pictures, that it was fitted on."""
     features: int
     """Numbers that it knows of each."""
     settings: dict[str, float]
@@ -185,15 +185,18 @@ class Fit(Struct):
     """Seconds in which the features were computed."""
     fit_s: float
     """Seconds of fitting, with its cross-validation."""
+    of_regions: bool = False
+    """The pictures are regions."""
 
     def summary(self) -> str:
         """One line for people."""
+        seen = "regions" if self.of_regions else "pictures"
         rows = {"rbf_svm": f", {self.rows} support vectors", "knn": f", {self.rows} prototypes"}
-        parts = [f"{self.classifier} on {self.features} features of {self.pictures} pictures"]
+        parts = [f"{self.classifier} on {self.features} features of {self.pictures} {seen}"]
         parts[0] += rows.get(self.classifier, "")
         if self.score is not None:
             metric = "balanced accuracy" if self.balanced else "accuracy"
-            parts.append(f"{metric} {100 * self.score:.1f} % on pictures left out")
+            parts.append(f"{metric} {100 * self.score:.1f} % on {seen} left out")
         parts.append(f"fitted in {self.fit_s:.1f} s, features in {self.features_s:.1f} s")
         return "; ".join(parts)
 
