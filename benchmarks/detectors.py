@@ -17,11 +17,11 @@ import click
 from benchmarks.recorded import processor, record
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.figures import measured_on_one_machine
-from edgeopt.bundle.records import DetectionMetrics
 from edgeopt.cli.boundary import configure_logging, errors_reported
 from edgeopt.cli.console import StageDisplay
 from edgeopt.config import find_recipe
 from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.metrics import DetectionMetrics
 from edgeopt.pipeline import build
 from edgeopt.spec import replace
 
