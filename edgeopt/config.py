@@ -420,7 +420,8 @@ class QuantizeConfig(Struct):
     file: str | None = None
     """An ``.onnx`` file that another tool quantized, with Q/DQ in the graph: it becomes the INT8 variant of each target
     as it is, without calibration or repairs. ``[model] source`` is its float model; where there is none it is the same
-    file, and the FP32 variant is that file without its quantizers."""
+    file, and the FP32 variant is that file without its quantizers. OpenVINO gets its int8 activations as uint8 of the
+    same values: it rounds int8 ones to whole numbers where a Concat joins them."""
     scheme: SchemeName | None = None
     """Quantization scheme. Default: the one that each target's kernels want."""
     exclude: tuple[str, ...] = ()

@@ -561,3 +561,26 @@ def test_the_table_is_what_tensorrt_rtx_answers():
     if library.capabilities.version.startswith("1.7."):
         assert {name for name in names if parser.supports_operator(name)} == accepted("RTX 1.7") & names
     assert accepted("8.5") < accepted("8.6") < accepted("10.0") < accepted("10.1")
+
+
+JOINED = """
+    [q] xq = QuantizeLinear(x, s, z)
+    [dq] xd = DequantizeLinear(xq, s, z)
+    [join] j = Concat <axis = 1> (xd, xd)
+    [wdq] wd = DequantizeLinear <axis = 0> (w, ws, wz)
+    [conv] y = Conv <pads = [1, 1, 1, 1]> (j, wd)
+"""
+
+
+def test_signed_parts_of_a_concat_are_an_error_for_openvino_alone(tmp_path):
+    arrays = conv_arrays() | {"w": np.tile(conv_arrays()["w"], (1, 2, 1, 1))}
+    (finding,) = found(graph(JOINED), tmp_path, "ov", **arrays)["signed-concat"]
+    assert (finding.severity, finding.node) == ("error", "join (Concat)")
+    unsigned = arrays | {"z": np.array(128, np.uint8)}
+    assert "signed-concat" not in found(graph(JOINED), tmp_path, "ov", **unsigned)
+    assert "signed-concat" not in found(graph(JOINED), tmp_path, "ort", **arrays)
+    loose = (
+        "[q] xq = QuantizeLinear(x, s, z) [dq] xd = DequantizeLinear(xq, s, z) [join] y = Concat <axis = 1> (xd, xd)"
+    )
+    scales = {name: arrays[name] for name in ("s", "z")}
+    assert "signed-concat" not in found(graph(loose, outputs="float[1, 32, 8, 8] y"), tmp_path, "ov", **scales)

@@ -80,11 +80,15 @@ def seal(bundle: Path, recipients: tuple[str, ...], out: Path | None) -> None:
     the memory of a GPU, see the network all the same.
     """
     from edgeopt.bundle import Bundle
+    from edgeopt.report.figures import counted
 
     path = bundle.with_suffix(f".sealed{bundle.suffix}") if out is None else out
     sealed = Bundle.open(bundle).seal(path, recipients)
     assert sealed.manifest.sealed is not None
-    echo(printable(f"wrote {path}: {len(sealed.manifest.sealed.files)} files sealed for {len(recipients)} devices"))
+    files, devices = len(sealed.manifest.sealed.files), len(recipients)
+    echo(
+        printable(f"wrote {path}: {counted(files, 'file', 'files')} sealed for {counted(devices, 'device', 'devices')}")
+    )
 
 
 @click.command()

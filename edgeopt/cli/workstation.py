@@ -446,7 +446,7 @@ def _repairs(listed: str) -> tuple[str, ...]:
 @click.command()
 @click.option(
     "--work",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
     default=f"{OUT}/{WORK}",
     show_default=True,
     help="Folder of stage results.",

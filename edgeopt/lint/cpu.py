@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph.edit import constant, given, producer
-from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, macs
+from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, QUANTIZERS, carries_scale, macs
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted, consumers, finding, quantized
 from edgeopt.passes.qdq.overflow import overflowing_layers
@@ -68,6 +68,18 @@ def signed_activations(linted: Linted) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def signed_parts(linted: Linted) -> Iterator[Finding]:
+    """OpenVINO rounds int8 activations that meet in a Concat before a quantized layer (`unsigned_activations`)."""
+    parts = [node for node in linted.of("Concat") if any(map(_is_signed, node.inputs)) and _reaches_integers(node)]
+    if parts:
+        yield finding(
+            "signed-concat", "error", parts[0],
+            f"{len(parts)} Concats of int8 activations stand before quantized layers: OpenVINO (2026.4.1) drops their "
+            "scale there, so that values are rounded to whole numbers",
+            "let edgeopt build make the bundle, which gives OpenVINO uint8; or quantize with --scheme openvino",
+        )  # fmt: skip
+
+
 def saturation(linted: Linted) -> Iterator[Finding]:
     """Large weights saturate where kernels add products in pairs in 16 bits."""
     found = overflowing_layers(linted.model)
@@ -84,6 +96,27 @@ def saturation(linted: Linted) -> Iterator[Finding]:
 
 def _on_integers(node: ir.Node) -> bool:
     return len(node.inputs) > 1 and quantized(node, 0) and producer(given(node, 1), DEQUANTIZE) is not None
+
+
+def _is_signed(value: ir.Value | None) -> bool:
+    """Return True for an activation that was quantized to int8, also through operators that keep its scale."""
+    node = producer(value)
+    while node is not None and node.op_type not in QUANTIZERS and carries_scale(node):
+        node = producer(given(node, 0))
+    is_activation = node is not None and node.op_type == DEQUANTIZE and constant(node.inputs[0]) is None
+    return node is not None and is_activation and _zero_type(node) == ir.DataType.INT8
+
+
+def _reaches_integers(node: ir.Node) -> bool:
+    """Return True if a layer with quantized weights reads what `node` makes, at most behind quantizers."""
+    waiting = consumers(node)
+    while waiting:
+        reader = waiting.pop()
+        if reader.op_type in LINEAR_OPS and producer(given(reader, 1), DEQUANTIZE) is not None:
+            return True
+        if reader.op_type in QUANTIZERS or carries_scale(reader):
+            waiting += consumers(reader)
+    return False
 
 
 def _before_quantizer(node: ir.Node) -> list[str] | None:

@@ -51,6 +51,7 @@ _CPU: dict[str, Rule] = {
     "signed-activations": cpu.signed_activations,
     "saturation": cpu.saturation,
 }
+_OPENVINO: dict[str, Rule] = {"signed-concat": cpu.signed_parts}
 _ONNXRUNTIME: dict[str, Rule] = {"float-kernel": cpu.float_kernels}
 _TENSORRT_8: dict[str, Rule] = {
     "opset-17": parsers.older_opset,
@@ -63,6 +64,7 @@ GROUPS: dict[str, dict[str, Rule]] = {
     "tensorrt_rtx": {"refused-operator": parsers.refused_by("RTX 1.7")},
     "cpu": _CPU,
     "onnxruntime": _ONNXRUNTIME,
+    "openvino": _OPENVINO,
 }
 """Groups that `Target.lint_rules` may name."""
 

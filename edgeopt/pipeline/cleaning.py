@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from edgeopt.errors import SettingError, storage_errors
+from edgeopt.errors import SettingError, StorageError, storage_errors
 from edgeopt.pipeline.workspace import Workspace, is_result
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +41,13 @@ class Kept:
 
 
 def survey(folder: Path) -> list[Kept]:
-    """Return what a work folder holds, least recently used first. Files of others are not looked at."""
+    """Return what a work folder holds, least recently used first. Files of others are not looked at.
+
+    Raises:
+        StorageError: `folder` is a file.
+    """
+    if folder.is_file():
+        raise StorageError(f"{folder} is a file, and stage results lie in a folder. Name that folder with --work")
     if not folder.is_dir():
         return []
     found = []

@@ -61,6 +61,7 @@ from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.passes.rewrite.unsigned_activations import unsigned_activations
 from edgeopt.pipeline.anew import quantized_anew
 from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
 from edgeopt.pipeline.graphs import feeds as image_feeds
@@ -241,7 +242,8 @@ class _Pair:
 
     def _without_vnni(self) -> Outputs:
         """Outputs of OpenVINO with the kernels of an x86 processor that has no VNNI."""
-        onnx = ir.to_proto(self._quantized).SerializeToString()
+        # As `edgeopt build` gives it to OpenVINO, so that saturation is all that differs.
+        onnx = ir.to_proto(unsigned_activations(self._quantized)).SerializeToString()
         found = outputs_without_vnni(onnx, [feeds for _, feeds in self._feeds])
         names = [value.name or "" for value in self._quantized.graph.outputs]
         return [[outputs[name] for name in names] for outputs in found]

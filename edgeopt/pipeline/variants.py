@@ -34,6 +34,7 @@ from edgeopt.typed import from_json
 _HERE = "here.json"
 _TOKENS = "edgeopt.passes.rewrite.convolve_tokens"
 _FIXED = "edgeopt.passes.rewrite.fixed_regions"
+_UNSIGNED = "edgeopt.passes.rewrite.unsigned_activations"
 _LOWERED = ["edgeopt.passes.rewrite.lower_opset", "edgeopt.passes.rewrite.float_weights"]
 _DEVIATION_IMAGES = 16
 _DEVIATES = 0.02
@@ -110,7 +111,7 @@ def compiled(
         available = target.can_compile()
         if not available.ok:
             raise TargetError(f"target '{target_name}' is not available here: {available.reason}")
-        engine, arithmetic = target.compiled(_in_form(graph.file(MODEL), target, scheme), settings)
+        engine, arithmetic = target.compiled(_in_form(graph.file(MODEL), target, precision, scheme), settings)
         (folder / f"engine{target.file_suffix}").write_bytes(engine)
         told = "" if arithmetic is None else f"; {arithmetic.summary()}"
         size = f"{len(engine) / 1e6:.2f} MB"
@@ -119,6 +120,7 @@ def compiled(
     determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
     forms = [
         *([_TOKENS] if scheme == "openvino" else []),
+        *([_UNSIGNED] if _takes_unsigned(target, precision, scheme) else []),
         *([_FIXED] if target.fixed_shapes else []),
         *([] if target.max_opset is None else _LOWERED),
     ]
@@ -128,9 +130,15 @@ def compiled(
     return BuiltVariant(name, target_name, precision, scheme, graph, artifact, settings, candidate=candidate)
 
 
-def _in_form(graph: Path, target: Target, scheme: SchemeName | None) -> bytes:
+def _takes_unsigned(target: Target, precision: Precision, scheme: SchemeName | None) -> bool:
+    """Return True if a graph's int8 activations have to become uint8 ones: on ARM kernels want int8."""
+    return precision == "int8" and not target.takes_signed and scheme not in ("openvino", "arm")
+
+
+def _in_form(graph: Path, target: Target, precision: Precision, scheme: SchemeName | None) -> bytes:
     """Return a graph as a target reads it, and as the engine of a scheme runs it fastest: the same numbers."""
-    if scheme != "openvino" and target.max_opset is None and not target.fixed_shapes:
+    unsigned = _takes_unsigned(target, precision, scheme)
+    if scheme != "openvino" and not unsigned and target.max_opset is None and not target.fixed_shapes:
         return graph.read_bytes()
     import onnx_ir as ir
 
@@ -138,11 +146,14 @@ def _in_form(graph: Path, target: Target, scheme: SchemeName | None) -> bytes:
     from edgeopt.passes.rewrite.fixed_regions import fixed_regions, has_regions
     from edgeopt.passes.rewrite.float_weights import float_weights
     from edgeopt.passes.rewrite.lower_opset import lower_opset
+    from edgeopt.passes.rewrite.unsigned_activations import unsigned_activations
 
     model = ir.load(graph)
     regions = target.fixed_shapes and has_regions(model)
-    if scheme != "openvino" and target.max_opset is None and not regions:
+    if scheme != "openvino" and not unsigned and target.max_opset is None and not regions:
         return graph.read_bytes()
+    if unsigned:
+        model = unsigned_activations(model)
     if scheme == "openvino":
         model = convolve_tokens(model)
     if regions:

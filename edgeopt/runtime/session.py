@@ -163,6 +163,8 @@ class Target:
     keeps_types: bool = True
     """Its engines compute in the types that the graph says. False: INT8 graphs stay FP32 between the quantizers, with
     their weights in float, and the builder is told what else they may compute in."""
+    takes_signed: bool = True
+    """Its engines compute int8 activations as written. False: they are given uint8 with other zero points."""
     max_opset: int | None = None
     """Newest opset that its engines read, to which graphs are lowered. None: all that edgeopt writes."""
     fixed_shapes: bool = False

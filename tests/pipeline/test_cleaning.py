@@ -111,3 +111,10 @@ def test_the_command_lists_first_and_removes_when_told(tmp_path: Path) -> None:
     assert result.output.splitlines()[-1].startswith("removed: 1 result")
     assert names(tmp_path) == {new.folder.name}
     assert CliRunner().invoke(main, ["clean", "--work", str(tmp_path / "none")]).exit_code == 0
+
+
+def test_a_file_is_refused_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("mine")
+    result = CliRunner().invoke(main, ["clean", "--work", str(tmp_path / "results")])
+    assert result.exit_code == 17
+    assert "is a file, and stage results lie in a folder" in result.output.replace("\n", " ")

@@ -106,6 +106,20 @@ def test_a_quantized_file_becomes_the_int8_variant_as_it_is(photos: Path, tmp_pa
     assert variants["ort-int8"].accuracy.value == 1.0
 
 
+def test_openvino_gets_a_signed_file_with_unsigned_activations(photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino: what it is given was not tested")
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    command = ["build", str(tmp_path / "int8.onnx"), "--data", str(photos), "--out", str(tmp_path), *QUICK]
+    result = CliRunner().invoke(main, [*command, "--set", 'compile.targets=["ov", "ort"]'])
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.open(tmp_path / "int8.edgeopt")
+    types = {}
+    for variant in bundle.manifest.variants:
+        graph = ir.load(bundle.path / variant.file).graph
+        types[variant.name] = {str(each.inputs[2].dtype) for each in graph if each.op_type == "QuantizeLinear"}
+    assert types == {"ov-fp32": set(), "ov-int8": {"UINT8"}, "ort-fp32": set(), "ort-int8": {"INT8"}}
+
+
 def test_a_quantized_file_stands_beside_its_float_model(photos: Path, tmp_path: Path) -> None:
     onnx.save(quantized(), tmp_path / "int8.onnx")
     onnx.save(model(FLOAT, arrays()), tmp_path / "float.onnx")
