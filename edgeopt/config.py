@@ -714,6 +714,8 @@ class Config(Struct):
         for name in ("train", "compress"):
             if self.fit is not None and getattr(self, name) is not None:
                 raise SettingError(f"[fit] leaves the network as it is, and [{name}] changes it. Remove one of them")
+        if self.fit is not None and self.fit.regions is not None and not self.export.fold_normalization:
+            raise SettingError("[fit.regions] reads regions from pixels. Remove [export] fold_normalization = false")
         if self.fit is not None and self.quantize.file is not None:
             raise SettingError("[fit] makes a network that nobody has quantized yet. Remove [quantize] file")
         if self.balance is not None and self.quantize.file is not None:

@@ -17,8 +17,8 @@ from torch import nn
 from edgeopt import models
 from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate import calibrate
-from edgeopt.config import CalibrateConfig, ExportConfig, ModelConfig
-from edgeopt.errors import ModelError
+from edgeopt.config import CalibrateConfig, ExportConfig, ModelConfig, parse_config
+from edgeopt.errors import ConfigError, ModelError
 from edgeopt.export import Exported, export
 from edgeopt.models.faster_rcnn import ROWS, FasterRCNN, Projection, Regions
 from edgeopt.models.faster_rcnn_loss import faster_rcnn_loss, matched, sampled
@@ -28,6 +28,7 @@ from edgeopt.passes.quantize.scheme import TENSORRT
 from edgeopt.passes.rewrite.fixed_regions import fixed_regions, has_regions
 from edgeopt.passes.rewrite.float16_guards import guarded_nodes
 from edgeopt.passes.rewrite.optimize import optimize
+from edgeopt.pipeline.preflight import preflight
 from edgeopt.postprocess import decode as read
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime.ort import OrtSession
@@ -350,3 +351,17 @@ def test_tensorrt_rtx_builds_it_in_one_engine(exported: Exported) -> None:
     pytest.importorskip("tensorrt_rtx")
     engine = rtx.compile(ir.to_proto(fixed_regions(exported.model)).SerializeToString(), EngineSettings())
     assert len(engine) > 10_000
+
+
+def test_what_needs_a_teacher_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    sets = "".join(
+        f'[data.{name}]\nformat = "digit_scenes"\nsplit = "{name}"\nlimit = 20\n'
+        for name in ("train", "validation", "test", "calibration")
+    )
+    text = (
+        'name = "r"\n[model]\nsource = "edgeopt:faster_rcnn_nano"\ninput_size = [64, 64]\n'
+        + sets
+        + "[train]\nquantize = true\n[compress]\nparameters = 0.5\n"
+    )
+    with pytest.raises(ConfigError, match=r"a teacher's: \[compress\] and \[train\] quantize cannot be had"):
+        preflight(parse_config(text), tmp_path, (tmp_path,), "bundle")

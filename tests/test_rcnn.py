@@ -10,8 +10,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgeopt.boxes import Geometry
-from edgeopt.config import RegionsConfig, parse_config
-from edgeopt.errors import ConfigError, ModelError
+from edgeopt.config import FitConfig, RegionsConfig, parse_config
+from edgeopt.errors import ConfigError, DataError, ModelError
+from edgeopt.fit import require_learnable
 from edgeopt.fit.heads import Linear
 from edgeopt.fit.regions import REGIONS, fit_boxes, on_regions, sampled, with_detections
 from edgeopt.passes.rewrite.fixed_regions import fixed_regions
@@ -191,3 +192,13 @@ def test_prototypes_know_no_background() -> None:
     assert config.fit.regions == RegionsConfig(count=9)
     with pytest.raises(ConfigError, match=r"background, which has no prototypes"):
         parse_config(RECIPE.format("knn"))
+
+
+def test_regions_are_read_from_pixels_and_a_recipe_cannot_say_otherwise() -> None:
+    with pytest.raises(ConfigError, match=r"regions from pixels. Remove \[export\] fold_normalization"):
+        parse_config(RECIPE.format("svm") + "[export]\nfold_normalization = false\n")
+
+
+def test_too_few_boxes_of_a_class_are_told_before_anything_is_computed() -> None:
+    with pytest.raises(DataError, match=r"a single picture of 'b'.*Give two at least$"):
+        require_learnable([5, 1, 9], ["a", "b", "background"], FitConfig(regions=CONFIG), "the set")

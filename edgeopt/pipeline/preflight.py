@@ -287,6 +287,7 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
                 _check_freeze(source, config.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)
+            _check_teachers(source, config)
     finally:
         logger.setLevel(before)
     _forget_missing_labels(findings)
@@ -315,6 +316,20 @@ def _check_classes(config: FitConfig, train: Listing, labels: tuple[str, ...]) -
         )
     counts = Counter(draft.target for draft in train.drafts)
     require_learnable([counts[index] for index in range(len(labels))], labels, config, train.origin)
+
+
+def _check_teachers(source: Source, config: Config) -> None:
+    """Refuse what compares a detector of two stages with a teacher, which proposes other regions."""
+    from edgeopt.train.objective import is_two_stage
+
+    if source.module is None or not is_two_stage(source.spec):
+        return
+    asked = {"[compress]": config.compress, "[train] quantize": config.train is not None and config.train.quantize}
+    if taught := [name for name, value in asked.items() if value]:
+        raise ConfigError(
+            f"'{source.spec.name}' proposes regions of its own, which cannot be compared with a teacher's: "
+            f"{' and '.join(taught)} cannot be had. Remove {'it' if len(taught) == 1 else 'them'}"
+        )
 
 
 def _check_freeze(source: Source, config: TrainConfig) -> None:
