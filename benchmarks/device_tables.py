@@ -131,3 +131,21 @@ def _triton_row(row: dict[str, Any]) -> str:
         f"{row['predict_p50_ms']:.0f}{star}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def installs(path: Path) -> str:
+    """Installations that were killed: a row for each bundle."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.installs BUNDLE`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| bundle | killed | ended before | switched | without a working slot |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {row['bundle'].removesuffix('.edgeopt')} | {row['killed']} | {row['ended_before']} "
+            f"| {row['switched']} | {row['broken']} |"
+            for row in rows
+        ),
+    ]
+    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    return "\n".join([*lines, "", f"Run on: {processors}."])

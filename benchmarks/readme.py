@@ -331,6 +331,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "fuzz": lambda: hardening_tables.fuzz(RESULTS / "fuzz.json"),
     "gate_power": gate_power,
     "imbalance": lambda: class_tables.imbalance(RESULTS / "imbalance.json"),
+    "installs": lambda: device_tables.installs(RESULTS / "installs.json"),
     "judging": lambda: scaling_tables.judging(RESULTS / "judging.json"),
     "keys": keys,
     "node_tests": lambda: hardening_tables.node_tests(RESULTS / "node_tests.json"),

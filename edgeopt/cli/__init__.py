@@ -10,6 +10,7 @@ from edgeopt.cli import (
     device,
     diagnosing,
     explaining,
+    fleet,
     machine,
     measuring,
     recipes,
@@ -56,6 +57,7 @@ _ROOMS = (
     shell,
     trusting,
     serving,
+    fleet,
 )
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     main.add_command(_command)

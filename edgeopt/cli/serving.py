@@ -84,11 +84,12 @@ def serve(
     variant: str | None,
     threads: int,
 ) -> None:
-    """Serve a bundle over HTTP (Open Inference Protocol).
+    """Serve a bundle over HTTP.
 
-    POST /v2/models/NAME/infer takes files of pictures (BYTES, in the binary extension or as base64) and gives what
-    `edgeopt run` gives; NAME_network takes and gives the network's own tensors. GET / is a page to drop a picture on,
-    /metrics is for Prometheus, /v2/health/ready tells if the golden inputs are answered as recorded.
+    By the Open Inference Protocol (KServe v2): POST /v2/models/NAME/infer takes files of pictures (BYTES, in the
+    binary extension or as base64) and gives what `edgeopt run` gives; NAME_network takes and gives the network's own
+    tensors. GET / is a page to drop a picture on, /metrics is for Prometheus, /v2/health/ready tells if the golden
+    inputs are answered as recorded.
 
     SIGTERM lets running requests end. There is no encryption and no login: put a proxy in front where others can reach
     it.

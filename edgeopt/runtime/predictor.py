@@ -34,7 +34,7 @@ from edgeopt.runtime.session import (
     open_session,
 )
 from edgeopt.spec import ModelSpec, replace
-from edgeopt.trust.releases import remember_release
+from edgeopt.trust.releases import is_on_trial, remember_release
 
 Result: TypeAlias = Classification | Detections
 
@@ -299,7 +299,7 @@ def load(
     allow(*allow_code)
     bundle = Bundle.open(path)
     predictor = _load(bundle, variant, threads)
-    if bundle.signer is not None:
+    if bundle.signer is not None and not is_on_trial(bundle.path):
         remember_release(bundle.manifest.name, bundle.manifest.release)
     return predictor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ from edgeopt.typed import from_json
 
 STATE_VARIABLE: Final = "EDGEOPT_STATE"
 """Environment variable with the folder that holds ``releases.json``."""
+TRIAL_NAME: Final = "trial"
+"""File beside a bundle's folder while that is a new release which has not proved itself (`fleet.slots`)."""
 _SYSTEM_FOLDER = Path("/var/lib/edgeopt")
 _NAME = "releases.json"
 
@@ -25,6 +28,19 @@ def state_folder() -> Path:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return _SYSTEM_FOLDER
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edgeopt"
+
+
+def is_on_trial(bundle: Path) -> bool:
+    """Return True for a release that may still be rolled back, and must not lock out the one before it.
+
+    The file has to be this user's or root's own.
+    """
+    file = bundle.resolve().parent / TRIAL_NAME
+    try:
+        state = file.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(state.st_mode) and state.st_uid in (0, *([os.geteuid()] if hasattr(os, "geteuid") else []))
 
 
 def check_release(name: str, release: int, origin: Path) -> None:
