@@ -14,6 +14,9 @@ SETTLED: Final = 0.05
 """Largest mean movement of ranges that counts as settled. A range that is 5 % too wide or narrow costs .4 dB, less than
 the methods of finding ranges differ by."""
 _LISTED = 5
+_UNLIKE = 2.0
+"""Times that INT8 must be further from FP32 on images of one kind than on those of another, beside an interval without
+1, to call them unlike: two halves of one set differ by less."""
 
 
 class Convergence(Struct):
@@ -75,6 +78,34 @@ class ClassCoverage(Struct):
         return f"{self.present} of {self.classes} occur; not {', '.join(self.missing)}{more}"
 
 
+class Likeness(Struct):
+    """Distance of INT8's outputs from FP32's on test images, as a multiple of that on calibration images."""
+
+    calibration: Count
+    """Calibration images that were compared, of those that no repair was chosen on."""
+    test: Count
+    """Test images that were compared."""
+    ratio: float
+    """Median over the test images, over the median over the calibration images."""
+    low: float
+    """Lower end of its 95 % interval."""
+    high: float
+    """Upper end of it."""
+
+    @property
+    def is_alike(self) -> bool:
+        """False where the ratio is certainly not 1, and far from it."""
+        return self.low <= 1.0 <= self.high or 1.0 / _UNLIKE <= self.ratio <= _UNLIKE
+
+    def summary(self) -> str:
+        """One line for people."""
+        times = f"{self.ratio:.2g} times as far from FP32 as on calibration images"
+        found = f"INT8 is {times} (95 % interval {self.low:.2g} to {self.high:.2g})"
+        if self.is_alike:
+            return found
+        return f"unlike the calibration images: {found}. Calibrate on images like those that it will see"
+
+
 class Calibration(Struct):
     """Origin of the activation ranges."""
 
@@ -96,6 +127,8 @@ class Calibration(Struct):
     """Images whose network inputs were compared byte by byte with those that the evaluation feeds."""
     settings: CalibrateConfig | None = None
     """Settings of the recipe."""
+    likeness: Likeness | None = None
+    """Comparison with the test images; None without an INT8 variant, or with too few images."""
 
     def findings(self) -> dict[str, str]:
         """Return the calibration doctor's findings, one line a subject."""
@@ -106,6 +139,8 @@ class Calibration(Struct):
             found["classes"] = self.coverage.summary()
         if self.compared:
             found["preprocessing"] = f"as in evaluation, byte by byte on {self.compared} images"
+        if self.likeness is not None:
+            found["test images"] = self.likeness.summary()
         return found
 
     def _images(self) -> str:

@@ -1,16 +1,21 @@
-"""The calibration doctor: were the calibration images enough, the right ones, and prepared as the evaluation does?"""
+"""The calibration doctor: were the calibration images enough, of the right kind, and prepared as for evaluation?"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from edgeopt.bundle import Calibration, ClassCoverage
+from edgeopt.bundle.calibration import Likeness
 from edgeopt.calibrate import CalibrationTable, tensor_hash
 from edgeopt.errors import ModelError
 from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.likeness import likeness
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import content_key
 from edgeopt.preprocess import feed
+
+_LOG = logging.getLogger(__name__)
 
 COMPARED_IMAGES = 4
 """Images whose network inputs are made again as the evaluation makes them."""
@@ -44,7 +49,18 @@ def examined(job: Job, table: CalibrationTable, engines: Sequence[BuiltVariant])
         preprocessing=content_key("inputs", {"sha256": [image.sha256 for image in table.images[:compared]]}),
         compared=compared,
         settings=job.config.calibrate,
+        likeness=_likeness(job, len(used), engines),
     )
+
+
+def _likeness(job: Job, images: int, engines: Sequence[BuiltVariant]) -> Likeness | None:
+    integer = next((engine for engine in engines if engine.precision == "int8"), None)
+    if integer is None:
+        return None
+    found = likeness(job, images, engines[0], integer)
+    if found is not None and not found.is_alike:
+        _LOG.warning("the test images are %s", found.summary())
+    return found
 
 
 def _require_parity(job: Job, table: CalibrationTable, engine: BuiltVariant, compared: int) -> None:

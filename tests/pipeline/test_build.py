@@ -67,7 +67,8 @@ def test_the_bundle_records_what_the_calibration_doctor_found(built) -> None:
     assert calibration.convergence.images[-1] == 32
     assert (calibration.coverage.classes, calibration.coverage.present) == (10, 10)
     assert calibration.compared == 4
-    assert set(calibration.findings()) == {"images", "ranges", "classes", "preprocessing"}
+    assert set(calibration.findings()) == {"images", "ranges", "classes", "preprocessing", "test images"}
+    assert (calibration.likeness.calibration, calibration.likeness.test) == (8, min(32, len(built[1].test)))
 
 
 def test_ranges_of_other_network_inputs_are_refused(copy: Path, watch: Watch, monkeypatch) -> None:
