@@ -269,6 +269,20 @@ class TrainConfig(Struct):
     augmentation: Augmentation = Augmentation()
     validate_every: PositiveInt = 1
     """Epochs between validations; the last epoch is always validated."""
+    patience: PositiveInt | None = None
+    """Stop early after so many validations in a row without a better one. Default: train all epochs."""
+    device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """``cuda``, ``cuda:1``, ``mps`` or ``cpu``; ``auto``: a CUDA GPU if there is one, else Apple's, else the processor.
+    INT8 graphs (`quantize`) train on the processor."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type that convolutions and products compute in, while weights and losses stay float32 (mixed precision).
+    ``auto``: on a CUDA GPU bfloat16 if it has it, else float16 with a scaled loss; elsewhere float32."""
+    workers: Annotated[int, Meta(ge=0)] | None = None
+    """Threads that prepare the next batches. 0: each when it is needed. Default: 4 on a GPU, or fewer if the processor
+    has fewer cores; 0 on a processor, whose cores the network needs. Results do not depend on it."""
+    tensorboard: str | None = None
+    """Folder for TensorBoard's event files with loss, learning rate and metric, from the recipe's folder. Needs the
+    extra ``tensorboard``. Default: none are written."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout."""
     quantize: bool | QuantizedTraining = False
@@ -277,6 +291,11 @@ class TrainConfig(Struct):
     were not trained on: if the same loss on the validation set falls and its AP or accuracy does not, or without such a
     set if the outputs come nearer to the float network's. Repairs leave little to win: no network that gains is
     known."""
+
+    @property
+    def deciding(self) -> TrainConfig:
+        """The settings without those that say where it runs, which decide nothing but roundings of the result."""
+        return replace(self, device="auto", workers=None, tensorboard=None)
 
     def __post_init__(self) -> None:
         if not self.epochs and not self.quantize:

@@ -199,7 +199,7 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
     determinants = {
         **_determinants(job, weights),
         "pruned": pruned.key,
-        "train": finetune,
+        "train": finetune.deciding,
         "teacher": config.teacher,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }

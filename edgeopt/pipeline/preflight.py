@@ -29,6 +29,7 @@ from edgeopt.errors import (
     ModelError,
     StorageError,
     TargetError,
+    requires_extra,
 )
 from edgeopt.files import require_writable
 from edgeopt.pipeline.balancing import require_classes
@@ -284,7 +285,7 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
         with findings.collected():
             source = opened(config, root, labels)
             if config.train is not None and config.trains:
-                _check_freeze(source, config.train)
+                _check_training(source, config.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)
             _check_teachers(source, config)
@@ -332,11 +333,15 @@ def _check_teachers(source: Source, config: Config) -> None:
         )
 
 
-def _check_freeze(source: Source, config: TrainConfig) -> None:
-    """Freeze what training will freeze, in a module that nobody trains."""
+def _check_training(source: Source, config: TrainConfig) -> None:
+    """Look for the device, and freeze what training will freeze, in a module that nobody trains."""
+    from edgeopt.train.device import place_of
     from edgeopt.train.optimizer import freeze
 
     assert source.module is not None
+    place_of(config)
+    if config.tensorboard is not None:
+        requires_extra("tensorboard", "tensorboard")
     freeze(source.module, config.freeze)
 
 

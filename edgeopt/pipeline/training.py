@@ -28,22 +28,28 @@ def trained(job: Job) -> Artifact | None:
     if config is None or not config.epochs:
         return None
     config = replace(config, quantize=False)  # how the INT8 graph is trained later changes nothing here
+    log = None if config.tensorboard is None else job.root / config.tensorboard
     train, validation = job.split("train"), job.splits.validation
 
     def make(folder: Path, scratch: Path) -> Made:
         from safetensors.torch import save_file
 
         from edgeopt.train import train as run
+        from edgeopt.train.logs import TensorBoardLog
 
         source = source_to_train(job.config, job.root, job.labels)
         assert source.module is not None
-        arguments = (source.module, source.spec, train, validation, config, scratch, watch_training(job))
+        watch = watch_training(job)
+        written = None if log is None else TensorBoardLog(log, watch)
+        arguments = (source.module, source.spec, train, validation, config, scratch, written or watch)
         try:
             result = run(*arguments, best_so_far=job.best_so_far)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
                 "the training was saved where it stopped; run it again to go on, or with --best-so-far to use it as is."
             ) from stop
+        if written is not None:
+            written.close(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
         return Made(described(result, config.epochs, len(train), fresh=len(source.untrained)))
@@ -51,7 +57,7 @@ def trained(job: Job) -> Artifact | None:
     determinants = {
         "model": job.config.model,
         "files": source_hashes(job.config.model, job.root),
-        "train": config,
+        "train": config.deciding,
         "named": code_of(*training_code(job.config), *code_in(job.config.model.decoder)),
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
@@ -80,6 +86,8 @@ def described(result: Trained, epochs: int, images: int, fresh: int = 0) -> str:
     done = len(result.history)
     passes = "1 epoch" if epochs == 1 else f"{epochs} epochs"
     parts = [f"{passes} on {images} images" if done == epochs else f"{done} of {passes} on {images} images"]
+    if result.stopped_early and done < epochs:
+        parts.append("stopped early, as it got no better")
     if result.metric is not None:
         parts.append(f"validation {result.metric_name} {100.0 * result.metric:.2f} %")
     if fresh:

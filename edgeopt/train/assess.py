@@ -37,9 +37,8 @@ def put_gradients(module: nn.Module, spec: ModelSpec, train: Dataset, config: Tr
     as_learnt(module)
     module.requires_grad_(requires_grad=True).zero_grad(set_to_none=True)
     for start in range(0, count, config.batch_size):
-        loss = objective.loss(
-            module, chosen[start : start + config.batch_size], np.random.default_rng(config.seed), closing=True
-        )
+        indices = chosen[start : start + config.batch_size]
+        loss = objective.loss(module, objective.prepare(indices, np.random.default_rng(config.seed), closing=True))
         torch.autograd.backward(loss)
     module.train(was_training)
 
@@ -68,7 +67,8 @@ def validation_loss(
     as_learnt(module)
     for start in range(0, len(pictures), config.batch_size):
         indices = np.arange(start, min(start + config.batch_size, len(pictures)))
-        total += len(indices) * float(objective.loss(module, indices, rng, closing=True))
+        batch = objective.prepare(indices, rng, closing=True)
+        total += len(indices) * float(objective.loss(module, batch))
     module.train(was_training)
     return total / len(pictures)
 

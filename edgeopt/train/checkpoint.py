@@ -53,6 +53,8 @@ class State:
     history: list[EpochResult] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     """Losses of the steps that the unfinished epoch has done."""
+    scaler: torch.amp.GradScaler | None = None
+    """Scales the loss where gradients are float16."""
     rate_scale: float = 1.0
     """Factor on the learning rate, lower after each divergence."""
     best_epoch: int = 0
@@ -67,7 +69,9 @@ def fingerprint(
     teacher: tuple[nn.Module, float] | None = None,
 ) -> str:
     """Identify a training: settings, specification, images, the weights it starts from, and its teacher."""
-    digest = hashlib.sha256(msgspec.json.encode((_VERSION, config, spec, [data.fingerprint() for data in datasets])))
+    digest = hashlib.sha256(
+        msgspec.json.encode((_VERSION, config.deciding, spec, [data.fingerprint() for data in datasets]))
+    )
     _update(digest, module)
     if teacher is not None:
         digest.update(f"teacher {teacher[1]}".encode())
@@ -129,6 +133,8 @@ def put_back(state: State, content: Content) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     if state.averaged:
         state.averaged.load_state_dict(content["averaged"])
+    if state.scaler and content.get("scaler"):
+        state.scaler.load_state_dict(content["scaler"])
     state.history = [EpochResult(*one) for one in content["history"]]
     state.losses, state.rate_scale = content["losses"], content["rate_scale"]
     state.best_epoch, state.best = content["best_epoch"], content["best"]
@@ -139,6 +145,7 @@ def _content(state: State) -> Content:
         "module": state.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "averaged": state.averaged.state_dict() if state.averaged else {},
+        "scaler": state.scaler.state_dict() if state.scaler else {},
         "history": [(one.epoch, one.loss, one.metric) for one in state.history],
         "losses": state.losses,
         "rate_scale": state.rate_scale,

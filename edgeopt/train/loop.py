@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
-from edgeopt.errors import DataError, ModelError
+from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.spec import ModelSpec
 from edgeopt.train import checkpoint
+from edgeopt.train.ahead import Ahead
 from edgeopt.train.checkpoint import Content, EpochResult, State
-from edgeopt.train.objective import Objective, Taught, make_objective
+from edgeopt.train.device import Place, forget_unused, is_out_of_memory, memory_of, moved, place_of
+from edgeopt.train.objective import Batch, Indices, Objective, Taught, make_objective
 from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.sampling import epoch_order
@@ -35,6 +39,8 @@ SNAPSHOT_STEPS = 50
 """Steps between the states in memory that a diverged training goes back to."""
 SLOWER = 0.3
 """Factor on the learning rate after a loss that is not finite."""
+_WORKERS = 4
+"""Threads that prepare batches for a GPU, where the recipe says nothing."""
 MOST_RESTARTS = 4
 """A training that still diverges at `SLOWER` to this power has another problem than its learning rate."""
 
@@ -78,6 +84,7 @@ class Trained:
         resumed_from: epochs that an earlier run had finished.
         rate_scale: what the learning rate was multiplied by because the loss had become infinite or NaN; 1: never.
         unfolded: layers whose folded BatchNorm was made whole before the first step.
+        stopped_early: True if the last validations brought nothing better, as many as ``patience`` says.
     """
 
     metric_name: str
@@ -87,6 +94,7 @@ class Trained:
     resumed_from: int
     rate_scale: float = 1.0
     unfolded: int = 0
+    stopped_early: bool = False
 
 
 def train(
@@ -101,7 +109,9 @@ def train(
     best_so_far: bool = False,
     teacher: Taught | None = None,
 ) -> Trained:
-    """Train `module` in place, on the device it is on, and leave it in evaluation mode with the best epoch's weights.
+    """Train `module` in place, and leave it in evaluation mode with the best epoch's weights.
+
+    It computes on the device that `config` names, and comes back to the one that it was on.
 
     The whole state is saved in `work` after each epoch, at least once a minute inside of one, and when the process is
     interrupted. Called again with the same arguments (and first weights), it goes on from there, to the same result; a
@@ -126,10 +136,29 @@ def train(
         ConfigError: a setting that this model or task cannot have.
         ModelError: the loss does not stay finite at any learning rate that was tried, the checkpoint is of another
             training, or there is none to take the best weights from.
+        ConfigError: also a device that is not there, or a batch that does not fit into its memory.
         StorageError: the checkpoint cannot be written.
     """
     datasets = [train] if validation is None else [train, validation]
     _check(spec, datasets)
+    place = place_of(config)
+    with moved([module] if teacher is None else [module, teacher[0]], place.device):
+        return _train(module, spec, datasets, config, place, work, progress, teacher, best_so_far=best_so_far)
+
+
+def _train(
+    module: nn.Module,
+    spec: ModelSpec,
+    datasets: list[Dataset],
+    config: TrainConfig,
+    place: Place,
+    work: Path,
+    progress: Callable[[TrainProgress], None],
+    teacher: Taught | None,
+    *,
+    best_so_far: bool,
+) -> Trained:
+    """Do what `train` does, with all networks in their place."""
     identity = checkpoint.fingerprint(config, spec, datasets, module, teacher)
     pictures = [Pictures(dataset, spec.preprocessing) for dataset in datasets]
     objective = make_objective(spec, config, pictures[0], teacher)
@@ -138,22 +167,24 @@ def train(
     freeze(module, config.freeze)
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = Average(module, config.ema) if config.ema else None
-    state = State(module, make_optimizer(module, config), average.module if average else None)
+    scaler = torch.amp.GradScaler(place.device.type) if place.scales_loss else None
+    state = State(module, make_optimizer(module, config), average.module if average else None, scaler=scaler)
     restored = checkpoint.restore(state, work, identity)
     resumed_from = len(state.history)
     if best_so_far:
         _keep_what_there_is(state, work, restored=restored)
     else:
-        run = _Run(
-            state, average, objective, pictures, config, progress, lambda: checkpoint.save(state, work, identity)
-        )
-        run.to_the_end()
+        save = functools.partial(checkpoint.save, state, work, identity)
+        _Run(state, average, objective, pictures, config, place, progress, save).to_the_end()
 
     module.load_state_dict(state.best)
     module.to(memory_format=torch.contiguous_format).eval().requires_grad_(requires_grad=True)  # type: ignore[call-overload]
     metric = state.history[state.best_epoch - 1].metric if state.best_epoch else None
     history = tuple(state.history)
-    return Trained(objective.metric_name, metric, state.best_epoch, history, resumed_from, state.rate_scale, unfolded)
+    stopped = _stopped_early(state, config)
+    return Trained(
+        objective.metric_name, metric, state.best_epoch, history, resumed_from, state.rate_scale, unfolded, stopped
+    )
 
 
 class _Run:
@@ -166,10 +197,12 @@ class _Run:
         objective: Objective,
         pictures: list[Pictures],
         config: TrainConfig,
+        place: Place,
         progress: Callable[[TrainProgress], None],
         save: Callable[[], None],
     ) -> None:
-        self._state, self._objective, self._config = state, objective, config
+        self._state, self._objective, self._config, self._place = state, objective, config, place
+        self._network = place.runs(state.module)
         self._pictures, self._validation = pictures[0], pictures[1] if len(pictures) == 2 else None
         self._average, self._progress, self._save = average, progress, save
         # The last, smaller batch is left out: BatchNorm needs more than a few images, and the order changes each epoch.
@@ -187,7 +220,7 @@ class _Run:
     def to_the_end(self) -> None:
         """Train what is left of the epochs, saving on the way and when interrupted."""
         try:
-            while len(self._state.history) < self._config.epochs:
+            while len(self._state.history) < self._config.epochs and not _stopped_early(self._state, self._config):
                 self._epoch(len(self._state.history))
                 self._saved = time.monotonic()
                 self._save()
@@ -200,9 +233,11 @@ class _Run:
         rng = np.random.default_rng((self._config.seed, epoch))
         order = epoch_order(self._pictures.dataset, self._config.sampling, rng)
         training_mode(self._state.module, self._config)
-        with torch.random.fork_rng():
+        workers = worker_count(self._config, self._place.device)
+        make = functools.partial(self._prepared, epoch, order)
+        with torch.random.fork_rng(), Ahead(make, self._steps, workers) as batches:
             while len(self._state.losses) < self._steps:
-                self._step(epoch, order)
+                self._step(epoch, order, batches)
         self._finish_epoch(epoch, float(np.mean(self._state.losses)))
 
     def _finish_epoch(self, epoch: int, loss: float) -> None:
@@ -222,36 +257,90 @@ class _Run:
 
         return self._objective.metric(module.eval(), validation, self._config.batch_size, watch)
 
-    def _step(self, epoch: int, order: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        """Move the weights by the loss of the next batch, whose random numbers are its own."""
+    def _prepared(self, epoch: int, order: Indices, number: int, size: int | None = None) -> tuple[int, Batch]:
+        """Return a step's seed for torch and its batch, or `size` of its images; its random numbers are its own."""
+        rng = np.random.default_rng((self._config.seed, epoch, number))
+        seed = int(rng.integers(2**62))
+        start = number * self._config.batch_size
+        indices = order[start : start + (size or self._config.batch_size)]
+        closing = epoch >= self._config.epochs - self._config.no_augmentation_epochs
+        return seed, self._objective.prepare(indices, rng, closing=closing)
+
+    def _step(self, epoch: int, order: Indices, batches: Ahead[tuple[int, Batch]]) -> None:
+        """Move the weights by the loss of the next batch."""
         number = len(self._state.losses)
         if number % SNAPSHOT_STEPS == 0:
             self._snapshots.append(checkpoint.copied(self._state))
-        rng = np.random.default_rng((self._config.seed, epoch, number))
-        torch.manual_seed(int(rng.integers(2**62)))
-        indices = order[number * self._config.batch_size : (number + 1) * self._config.batch_size]
+        seed, batch = batches.take(number)
+        torch.manual_seed(seed)
         rate = self._state.rate_scale * learning_rate(epoch * self._steps + number, self._steps, self._config)
-        closing = epoch >= self._config.epochs - self._config.no_augmentation_epochs
-        loss = self._objective.loss(self._state.module, indices, rng, closing=closing)
-        self._latest = (loss.item(), rate)
-        if not math.isfinite(self._latest[0]):
+        full = False
+        try:
+            is_finite = self._learnt(batch, rate)
+        except RuntimeError as error:
+            if not (full := is_out_of_memory(error)):
+                raise
+        if full:  # outside of the exception, which holds the failed step's tensors
+            raise self._too_large(epoch, order, number)
+        if not is_finite:
             self._go_back(epoch, number)
             return
-        self._move(loss, rate)
         self._report(epoch, number + 1, self._steps, "train")
         if time.monotonic() - self._saved > SAVE_EVERY_S and len(self._state.losses) < self._steps:
             self._saved = time.monotonic()
             self._save()
 
-    def _move(self, loss: Tensor, rate: float) -> None:
-        for group in self._state.optimizer.param_groups:
-            group["lr"] = rate
-        self._state.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        self._state.optimizer.step()
+    def _learnt(self, batch: Batch, rate: float) -> bool:
+        """Move the weights by a batch's loss; return False, and move nothing, if that is no number."""
+        loss = self._objective.loss(self._network, batch)
+        self._latest = (loss.item(), rate)
+        if not math.isfinite(self._latest[0]):
+            return False
+        self._move(loss, rate)
         self._state.losses.append(self._latest[0])
         if self._average is not None:
             self._average.update(self._done)
+        return True
+
+    def _move(self, loss: Tensor, rate: float) -> None:
+        optimizer, scaler = self._state.optimizer, self._state.scaler
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        if scaler is None:
+            torch.autograd.backward(loss)
+            optimizer.step()
+        else:  # a step whose scaled gradients overflow is left out, and the next one is scaled less
+            torch.autograd.backward(scaler.scale(loss))
+            scaler.step(optimizer)
+            scaler.update()
+
+    def _too_large(self, epoch: int, order: Indices, number: int) -> ConfigError:
+        """Return the error of a batch that does not fit, with the largest half of a half of it that does."""
+        self._state.optimizer.zero_grad()
+        size = self._config.batch_size
+        where = memory_of(self._place.device)
+        while (size := size // 2) and not self._fits(epoch, order, number, size):
+            pass
+        advice = (
+            f"{size} fit. Set [train] batch_size = {size}, and lower learning_rate about as much"
+            if size
+            else "not even one fits. Take a smaller input_size or network"
+        )
+        return ConfigError(
+            f"a batch of {self._config.batch_size} images does not fit into the memory of {where}: {advice}"
+        )
+
+    def _fits(self, epoch: int, order: Indices, number: int, size: int) -> bool:
+        forget_unused(self._place.device)
+        _, batch = self._prepared(epoch, order, number, size)
+        try:
+            self._move(self._objective.loss(self._network, batch), 0.0)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return False
+            raise
+        return True
 
     def _go_back(self, epoch: int, number: int) -> None:
         """Return to the older snapshot with a lower rate: the newer one may hold weights that are ruined already.
@@ -294,6 +383,21 @@ class _Run:
                 phase=phase,
             )
         )
+
+
+def worker_count(config: TrainConfig, device: torch.device) -> int:
+    """Return the number of threads that prepare batches."""
+    if config.workers is not None:
+        return config.workers
+    return 0 if device.type == "cpu" else min(_WORKERS, max(1, (os.cpu_count() or 1) - 1))
+
+
+def _stopped_early(state: State, config: TrainConfig) -> bool:
+    """Return True if the latest validations brought nothing better, as many as are waited for."""
+    metrics = [one.metric for one in state.history if one.metric is not None]
+    return (
+        config.patience is not None and bool(metrics) and len(metrics) - metrics.index(max(metrics)) > config.patience
+    )
 
 
 def _keep_if_best(state: State) -> None:

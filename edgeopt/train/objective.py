@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -62,16 +62,29 @@ class BoxLoss(Protocol):
         """
 
 
+class Batch(NamedTuple):
+    """Training images, ready for the network, and what is to be found in them."""
+
+    images: Tensor
+    """(N, ...) float32 on the processor."""
+    boxes: list[Tensor]
+    """Of each image, (n, 4) float32 xyxy; none for a classifier."""
+    classes: list[Tensor]
+    """Of each image, (n,) int64; of a classifier one (N,) tensor."""
+    closing: bool
+    """True in the last epochs, which do not augment."""
+
+
 class Objective(Protocol):
     """A task as the loop sees it."""
 
     metric_name: str
 
-    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """Return the scalar loss of training images `indices`.
+    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+        """Return training images `indices`, augmented unless `closing`; several threads may call it."""
 
-        `closing` marks the last epochs, which do not augment.
-        """
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Return the scalar loss of a batch."""
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
         """Return the metric of a module in evaluation mode, 0 to 1; `watch` is told how many images are done."""
@@ -97,15 +110,20 @@ class Classify:
         self._loss: ClassLoss = loss(pictures.dataset.class_counts()) if self._name in COUNTING else loss
         self._teacher = None if teacher is None else Teacher(*teacher, "classes")
 
-    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """Return the loss. Cross-entropy is weighted over classes as configured."""
+    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+        """Return images with their classes."""
         images = [self._pictures.pixels(int(index))[0] for index in indices]
         if not closing:
             images = [augment_image(pixels, self._config.augmentation, rng) for pixels in images]
+        labels = torch.tensor([self._pictures.label(int(index)) for index in indices])
+        return Batch(to_tensor(images, self._pictures), [], [labels], closing)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss. Cross-entropy is weighted over classes as configured."""
         device = device_of(module)
-        labels = torch.tensor([self._pictures.label(int(index)) for index in indices], device=device)
+        labels = batch.classes[0].to(device)
         weights = None if self._weights is None else self._weights.to(device)
-        tensor = to_tensor(images, self._pictures, device)
+        tensor = batch.images.to(device)
         logits = module(tensor).flatten(1)
         if self._name == CLASSES:
             loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
@@ -156,18 +174,25 @@ class Detect:
             decoding=replace(spec.decoding, score_threshold=VALIDATION_SCORE, iou_threshold=VALIDATION_IOU),
         )
 
-    def loss(self, module: nn.Module, indices: Indices, rng: Generator, *, closing: bool) -> Tensor:
-        """Return the loss. YOLOX's is summed, and the closing epochs add its L1 term (Ge et al. 2021)."""
+    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+        """Return scenes with their boxes."""
         scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
-        device = device_of(module)
-        tensor = to_tensor([scene.pixels for scene in scenes], self._pictures, device)
-        levels = module(tensor)
+        tensor = to_tensor([scene.pixels for scene in scenes], self._pictures)
         boxes = [torch.from_numpy(scene.boxes) for scene in scenes]
         classes = [torch.from_numpy(scene.classes) for scene in scenes]
+        return Batch(tensor, boxes, classes, closing)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss. YOLOX's is summed, and the closing epochs add its L1 term (Ge et al. 2021)."""
+        device = device_of(module)
+        tensor = batch.images.to(device)
+        levels = module(tensor)
         if self._name == BOXES:
-            loss = yolox_loss(levels, Objects.pad(boxes, classes).to(device), self._strides, l1=closing).total
+            objects = Objects.pad(batch.boxes, batch.classes).to(device)
+            loss = yolox_loss(levels, objects, self._strides, l1=batch.closing).total
         else:
-            own = self._loss(levels, [each.to(device) for each in boxes], [each.to(device) for each in classes])
+            boxes, classes = ([each.to(device) for each in some] for some in (batch.boxes, batch.classes))
+            own = self._loss(levels, boxes, classes)
             loss = _scalar(own, self._name)
         return loss if self._teacher is None else self._teacher.taught(loss, tensor, levels)
 
@@ -237,12 +262,12 @@ def class_weights(counts: NDArray[np.int64]) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def to_tensor(images: Sequence[Image], pictures: Pictures, device: torch.device) -> Tensor:
-    """Finish the preprocessing of images at the network's size → (N, ...) float32.
+def to_tensor(images: Sequence[Image], pictures: Pictures) -> Tensor:
+    """Finish the preprocessing of images at the network's size → (N, ...) float32 on the processor.
 
     Channels come last in memory, not in shape: convolutions train a quarter faster on CPUs that way.
     """
-    tensor = torch.from_numpy(batch(images, pictures.finish)[0]).to(device)
+    tensor = torch.from_numpy(batch(images, pictures.finish)[0])
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
 
 
@@ -254,7 +279,7 @@ def infer(
     for start in range(0, len(pictures), batch_size):
         indices = range(start, min(start + batch_size, len(pictures)))
         seen = [pictures.pixels(index) for index in indices]
-        output = module(to_tensor([pixels for pixels, _ in seen], pictures, device_of(module)))
+        output = module(to_tensor([pixels for pixels, _ in seen], pictures).to(device_of(module)))
         yield indices, output.cpu().numpy(), [geometry for _, geometry in seen]
 
 

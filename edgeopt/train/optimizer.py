@@ -32,10 +32,11 @@ def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimi
         {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    fused = parameters[0].device.type != "mps"  # which has no such kernel in every torch
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
     nesterov = config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, nesterov=nesterov, fused=fused)
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: TrainConfig) -> float:

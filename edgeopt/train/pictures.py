@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import numpy as np
 
 from edgeopt.dataset import Boxes, Dataset
@@ -33,6 +35,7 @@ class Pictures:
         self._resize = Preprocessing(steps=preprocessing.steps, channels="BGR", layout="NHWC")
         self._kept: dict[int, tuple[Image, Geometry]] = {}
         self._room = limit_bytes
+        self._keeping = Lock()
         fills = [step.fill for step in preprocessing.steps if isinstance(step, Letterbox | Pad)]
         self.fill = _grey(fills[-1]) if fills else DEFAULT_FILL
 
@@ -48,9 +51,10 @@ class Pictures:
             return self._kept[index]
         pixels, geometry = preprocess(self.dataset.image(index), self._resize)
         pixels.flags.writeable = False
-        if pixels.nbytes <= self._room:
-            self._kept[index] = pixels, geometry
-            self._room -= pixels.nbytes
+        with self._keeping:  # threads prepare batches at the same time
+            if pixels.nbytes <= self._room and index not in self._kept:
+                self._kept[index] = pixels, geometry
+                self._room -= pixels.nbytes
         return pixels, geometry
 
     def label(self, index: int) -> int:

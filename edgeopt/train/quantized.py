@@ -137,6 +137,8 @@ def train_quantized(
         freeze=(),
         validate_every=1,
         quantize=False,
+        device="cpu",  # where the interpreter keeps its constants
+        precision="fp32",
     )
     teacher = (GraphNetwork(exact.run, spec), settings.teacher)
 

@@ -164,7 +164,7 @@ def _batches(pictures: Pictures) -> list[list[int]]:
 @torch.no_grad()
 def _run(module: nn.Module, pictures: Pictures, indices: list[int]) -> Tensor:
     images = [pictures.pixels(index)[0] for index in indices]
-    output: Tensor = module(to_tensor(images, pictures, device_of(module)))
+    output: Tensor = module(to_tensor(images, pictures).to(device_of(module)))
     return output
 
 
