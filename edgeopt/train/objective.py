@@ -68,9 +68,9 @@ class Batch(NamedTuple):
     images: Tensor
     """(N, ...) float32 on the processor."""
     boxes: list[Tensor]
-    """Of each image, (n, 4) float32 xyxy; none for a classifier."""
+    """(n, 4) float32 xyxy of each image; none for a classifier."""
     classes: list[Tensor]
-    """Of each image, (n,) int64; of a classifier one (N,) tensor."""
+    """(n,) int64 of each image; of a classifier one (N,) tensor."""
     closing: bool
     """True in the last epochs, which do not augment."""
 
