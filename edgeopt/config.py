@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -43,7 +44,7 @@ else:
     import tomli as tomllib
 
 _T = TypeVar("_T")
-Seconds: TypeAlias = Annotated[float, Meta(ge=0.0)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=86_400.0)]
 DataFormat: TypeAlias = Annotated[str, named(DATA_FORMATS)]
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Annotated[str, named(REPAIRS)]
@@ -52,7 +53,7 @@ SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
 TargetName: TypeAlias = Annotated[str, named(TARGETS)]
 _PERCENTAGE = r"^ *[0-9]*\.?[0-9]+ *% *$"
 _SHARE_OR_MS = r"^ *[0-9]*\.?[0-9]+ *(x|ms) *$"
-_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*(?!\n)$"  # a bare $ lets a line break through
 _PATTERNS: Mapping[str, str] = {
     _PERCENTAGE: 'a number of points, or a percentage of the FP32 metric as in "0.5%"',
     _SHARE_OR_MS: 'a share of the unpruned latency as in "0.6x", or milliseconds as in "12 ms"',
@@ -695,7 +696,7 @@ class BenchmarkConfig(Struct):
     """Seconds of measurement of each variant."""
     minimum_queries: PositiveInt = 64
     """MLPerf's early-stopping minimum for a 90th percentile."""
-    threads: Annotated[int, Meta(ge=0)] = 0
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Threads of the engine; 0 leaves the choice to it."""
 
 
@@ -823,11 +824,32 @@ def parse_toml(text: str, kind: type[_T], origin: str, overrides: Sequence[str] 
         use_present_names(document, origin)
         if isinstance(model := document.get("model"), dict) and "decoding" in model:
             model["decoding"] = expand(model["decoding"])
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin} is not valid TOML: {error}") from error
     except SettingError as error:
         raise ConfigError(f"{origin}, [model.decoding]: {error}") from error
+    except ValueError as error:  # TOMLDecodeError, or a whole number of thousands of digits
+        raise ConfigError(f"{origin} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{origin} holds tables or lists in each other beyond any depth that is meant") from error
+    _refuse_infinite(document, origin)
     return checked_table(document, kind, origin)
+
+
+def _refuse_infinite(value: Any, origin: str, where: str = "") -> None:
+    """Refuse ``inf`` and ``nan``, which TOML has and no key means.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(
+            f"{origin}: `{where}` is {value}, which is not a finite number. Leave it out, or give another"
+        )
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _refuse_infinite(each, origin, f"{where}.{key}" if where else key)
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            _refuse_infinite(each, origin, f"{where}[{number}]")
 
 
 def checked_table(table: Mapping[str, Any], kind: type[_T], origin: str) -> _T:

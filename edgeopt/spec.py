@@ -24,9 +24,11 @@ from edgeopt.structs import replace as replace
 from edgeopt.typed import convert
 
 Task: TypeAlias = Literal["classification", "detection"]
-PositiveInt: TypeAlias = Annotated[int, Meta(gt=0)]
+PositiveInt: TypeAlias = Annotated[int, Meta(gt=0, le=(1 << 31) - 1)]
+Pixels: TypeAlias = Annotated[int, Meta(gt=0, le=16384)]
+"""Length of a side. A bundle or recipe of somebody else cannot ask for all memory by it."""
 Fraction: TypeAlias = Annotated[float, Meta(ge=0.0, le=1.0)]
-Size: TypeAlias = tuple[PositiveInt, PositiveInt]
+Size: TypeAlias = tuple[Pixels, Pixels]
 """(height, width) in pixels."""
 Activation: TypeAlias = Literal["softmax", "sigmoid", "none"]
 Interpolation: TypeAlias = Literal["auto", "nearest", "linear", "cubic", "area", "lanczos"]
@@ -96,7 +98,7 @@ class Resize(Struct, tag="resize"):
 class ResizeShorterSide(Struct, tag="resize_shorter_side"):
     """Scale so that the shorter side has `pixels` pixels, keeping the aspect ratio."""
 
-    pixels: PositiveInt
+    pixels: Pixels
     """Pixels of the shorter side."""
     interpolation: Interpolation = "auto"
     """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
@@ -111,7 +113,7 @@ class ResizeShorterSide(Struct, tag="resize_shorter_side"):
 class ResizeLongerSide(Struct, tag="resize_longer_side"):
     """Scale so that the longer side has `pixels` pixels, keeping the aspect ratio."""
 
-    pixels: PositiveInt
+    pixels: Pixels
     """Pixels of the longer side. YOLO-NAS takes 636, and pads to 640."""
     interpolation: Interpolation = "linear"
     """Interpolation; ``auto`` is ``area`` for shrinking and ``linear`` for enlarging."""
@@ -130,7 +132,7 @@ class Pad(Struct, tag="pad"):
 
     size: Size | None = None
     """(height, width) in pixels, of which the image must not have more."""
-    multiple: PositiveInt | None = None
+    multiple: Pixels | None = None
     """Number that height and width become multiples of."""
     fill: Fill = 114
     """Grey level of the rest, or its red, green and blue."""
@@ -223,7 +225,7 @@ class Normalization(Struct):
 class Preprocessing(Struct):
     """Steps from a (H, W, 3) uint8 BGR image to the network's input tensor."""
 
-    steps: tuple[Step, ...] = ()
+    steps: Annotated[tuple[Step, ...], Meta(max_length=16)] = ()
     """Geometry and colour, in order; each a table with its `type`."""
     channels: Literal["RGB", "BGR", "GRAY"] = "RGB"
     """Order of the channels in the input."""

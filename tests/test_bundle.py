@@ -316,6 +316,11 @@ def a_variant(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["variants"][0].update(changes)
 
 
+def steps(found: list[dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
+    """Preprocessing that takes all memory or hours."""
+    return lambda content: content["spec"]["preprocessing"].update(steps=found)
+
+
 def record(**changes: Any) -> Callable[[dict[str, Any]], None]:
     return lambda content: content["files"]["golden/inputs.npz"].update(changes)
 
@@ -355,6 +360,12 @@ def record(**changes: Any) -> Callable[[dict[str, Any]], None]:
         a_variant(measured={"0" * 16: {}}),
         a_variant(nodes={"Conv": -1}),
         a_variant(engine={"threads": -1}),
+        a_variant(engine={"threads": 10_000}),
+        a_variant(engine={"batch": 10**9}),
+        hostile(name="tiny\n"),
+        steps([{"type": "resize", "size": [10**9, 10]}]),
+        steps([{"type": "resize_shorter_side", "pixels": 40_000}]),
+        steps([{"type": "resize", "size": [3000, 3000]}] * 400),
         a_variant(engine={"precision": "fp8"}),
         a_variant(golden={"inputs": "none", "outputs": "golden/outputs.npz", "tolerance": 1}),
         a_variant(golden={"inputs": "golden/inputs.npz", "outputs": "golden/outputs.npz", "tolerance": 0}),

@@ -229,3 +229,24 @@ def test_the_schema_tells_editors_our_names_and_the_form_of_others() -> None:
     definition = json_schema()["$defs"]["DataSource"]["properties"]["format"]
     assert "coco" in definition["anyOf"][0]["enum"]
     assert re.match(definition["anyOf"][1]["pattern"], "mine.data:read")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "[" * 5000, "beyond any depth"),
+        ("a = " + "{a=" * 3000, "beyond any depth"),
+        ("a = " + "9" * 5000, "is not valid TOML"),
+        ("[benchmark]\nduration_s = inf", "`benchmark.duration_s` is inf, which is not a finite number"),
+        ("[align]\nlevels = [0.5, nan]", r"`align.levels\[1\]` is nan"),
+        ("[benchmark]\nduration_s = 1e9", "duration_s"),
+        ("[benchmark]\nthreads = 1000000", "threads"),
+        ("[model]\ninput_size = [1000000000, 10]", "input_size"),
+        ('name = "a\\n"', "name"),
+    ],
+)
+def test_what_no_build_means_is_refused(text: str, said: str) -> None:
+    """Depths that end Python's stack, numbers that ask for all memory or for ever, names with a line break."""
+    recipe = text if text.startswith("name") else f'name = "x"\n{text}'
+    with pytest.raises(ConfigError, match=said):
+        parse_config(recipe + "\n" if "[model]" in text else recipe + '\n[model]\nsource = "edgeopt:lenet5"\n')

@@ -41,8 +41,8 @@ _CHECKSUM = re.compile(rb'\{\n  "checksum": "([0-9a-f]{64})",')
 _AGAIN = "Copy or build the bundle again"
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
-Fingerprint: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(?!\n)$", max_length=100)]
+Fingerprint: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}(?!\n)$")]
 RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 """POSIX path from the bundle's folder; `check_references` refuses one that leaves it."""
 
@@ -50,7 +50,7 @@ RelativePath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=400)]
 class FileRecord(Struct):
     """Hash and size that a file must have."""
 
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
     size: Annotated[int, Meta(ge=0, le=1 << 40)]
     """Bytes."""
 

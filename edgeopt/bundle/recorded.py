@@ -25,7 +25,7 @@ RECORDED_NAME: Final = "measured.json"
 class Recorded(Struct):
     """Results of one variant."""
 
-    engine: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    engine: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
     """sha256 of the engine that they were measured with; they hold for no other."""
     measured: dict[Fingerprint, Measured] = msgspec.field(default_factory=dict)
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)

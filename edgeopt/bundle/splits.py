@@ -22,7 +22,7 @@ _SHOWN = 3  # names in a message
 class SplitImage(Struct):
     """One image of a set."""
 
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]
     """Hash of its pixels: `Dataset.content_hash`."""
     name: str = ""
     """Path below the data's folder, never an absolute one; empty where the recipe keeps names private."""

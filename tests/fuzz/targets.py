@@ -61,7 +61,7 @@ class Target:
     read: Read
     seeds: Seeds
     needs: tuple[str, ...] = ()
-    largest: int = 4096
+    largest: int = 1 << 13
 
     def __call__(self, content: bytes, folder: Path) -> bool:
         """Read one input, of which no more than `largest` bytes; True if it was accepted."""
