@@ -92,3 +92,65 @@ def flipped_bytes(path: Path) -> str:
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, right: bool = True) -> list[str]:
     lines = [f"| {' | '.join(columns)} |", "| --- |" + (" ---: |" if right else " --- |") * (len(columns) - 1)]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def cases(path: Path) -> str:
+    """Reports of other tools' users: what was said before and is now, script by script."""
+    if not path.exists():
+        return _NOT_YET.format("python -m benchmarks.cases")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (
+            each["script"],
+            ", ".join(each["reports"][:2]),
+            each["before"],
+            _shown(each["now"]),
+            "yes" if each["right"] else "no",
+        )
+        for each in found
+    ]
+    right = sum(each["right"] for each in found)
+    processors = ", ".join(sorted({each["cpu"] for each in found}))
+    return "\n".join(
+        [
+            *_table(("script", "reports", "before", "now", "right"), rows, right=False),
+            "",
+            f"{right} of {len(found)} are right, on: {processors}.",
+        ]
+    )
+
+
+def _shown(groups: list[list[str]]) -> str:
+    """Return what scripts printed, the same lines once."""
+    lines = dict.fromkeys(f"{first}: {', '.join(rest)}" if rest else first for first, *rest in groups)
+    return "; ".join(lines).replace("|", "\\|")
+
+
+def protection(path: Path) -> str:
+    """Compare loading a bundle as it is, signed and sealed: a row for each bundle and kind."""
+    if not path.exists():
+        return _NOT_YET.format("python -m benchmarks.protection BUNDLE")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for each in found:
+        plain = each["medians"]["plain"]
+        rows += [
+            (
+                f"{each['bundle'].removesuffix('.edgeopt')} ({each['megabytes']} MB), {each['variant']}",
+                kind,
+                f"{figures['load_ms']:.1f} ms",
+                f"{figures['load_ms'] / plain['load_ms']:.2f}×",
+                f"{figures['first_ms']:.2f} ms",
+                f"{figures['peak_mib']:.1f} MiB",
+            )
+            for kind, figures in each["medians"].items()
+        ]
+    rounds = ", ".join(sorted({str(each["rounds"]) for each in found}))
+    processors = ", ".join(sorted({each["cpu"] for each in found}))
+    return "\n".join(
+        [
+            *_table(("bundle", "copy", "load", "over plain", "first prediction", "memory"), rows),
+            "",
+            f"Medians of {rounds} processes of each in alternation, on: {processors}.",
+        ]
+    )

@@ -43,7 +43,10 @@ def convert(value: Any, kind: type[_T]) -> _T:
         msgspec.ValidationError: not of this type.
     """
     with _DESCRIBING:
-        return msgspec.convert(value, kind)
+        try:
+            return msgspec.convert(value, kind)
+        except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8 come as halves of pairs
+            raise msgspec.ValidationError(f"text that is not UTF-8: {error.object[:80]!r}") from error
 
 
 @cache

@@ -94,6 +94,7 @@ COCO = TARGETS["coco"].seeds()[0]
 @pytest.mark.parametrize(
     ("target", "content"),
     [
+        ("override", b'train.epochs="\xbb"'),
         ("csv", b""),
         ("csv", b"sep=,\n"),
         ("csv", b"\n\n"),

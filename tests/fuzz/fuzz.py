@@ -18,21 +18,21 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 SLOWEST_S, LONGEST_S, LARGEST_BYTES = 10, 60, 2 << 30
 _SEEDS_NAME = "seeds"
-_ENDED_WELL = 0
+_ENDED_WELL, _DIED = 0, 70
 
 
 class TooSlow(BaseException):
@@ -75,7 +75,6 @@ class Run:
             self.keep.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
             self.failures[where] = f"{file.name}: {type(error).__name__}: {str(error)[:200]}"
-            sys.stderr.write(f"{self.name}: {where}: {self.failures[where]}\n")
 
     def result(self) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -120,18 +119,16 @@ def place_of(error: BaseException) -> str:
 
 
 def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: float, plain: bool) -> None:
-    """Run one target and write its result; with atheris this ends the process."""
+    """Run one target, write its result and end the process."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)  # libraries write much there about damaged files
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_BYTES, LARGEST_BYTES))
     os.environ["EDGEOPT_LARGEST_PIXELS"] = "4000000"  # so that a picture costs milliseconds
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    atheris: Any = None
-    if not plain:
-        import atheris
-
-        with atheris.instrument_imports(include=["edgeopt"]):
-            import targets  # noqa: F401
     run = Run(name, keep, folder, inputs=inputs, seconds=seconds)
     last = keep / "last" / file_name(name)
     last.parent.mkdir(parents=True, exist_ok=True)
@@ -139,11 +136,11 @@ def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: f
     def one(content: bytes) -> None:
         last.write_bytes(content)  # for the parent, if the process dies of it
         run.one(content)
-        if run.is_over or run.inputs % 1000 == 0:
+        if run.is_over or run.inputs % 500 == 0:
             out.write_text(json.dumps(run.result()))
         if run.is_over:
             last.unlink()
-            sys.stdout.flush()
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(_ENDED_WELL)
 
     seeds = list(run.target.seeds())
@@ -152,6 +149,8 @@ def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: f
 
         for content in mutations(seeds, run.target.largest):
             one(content)
+    import atheris
+
     place = folder / _SEEDS_NAME
     place.mkdir()
     for index, seed in enumerate(seeds):
@@ -175,11 +174,15 @@ def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
     while most["inputs"] < options.inputs and time.monotonic() - start < options.seconds:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "result.json"
-            left = max(1, int(options.seconds - (time.monotonic() - start)))
-            command = [sys.executable, __file__, name, "--child", str(out), "--keep", str(keep)]
-            command += ["--inputs", str(options.inputs - most["inputs"]), "--seconds", str(left)]
-            child = subprocess.Popen([*command, *["--plain"] * options.plain], preexec_fn=limited)
-            code = child.wait()
+            left = max(1.0, options.seconds - (time.monotonic() - start))
+            inputs = options.inputs - most["inputs"]
+            child = os.fork()
+            if child == 0:
+                try:
+                    in_this_process(name, keep, out, inputs=inputs, seconds=left, plain=options.plain)
+                finally:
+                    os._exit(_DIED)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             done = json.loads(out.read_text()) if out.exists() else {"inputs": 1, "failures": {}}
         for key in ("inputs", "accepted"):
             most[key] += done.get(key, 0)
@@ -198,11 +201,6 @@ def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {**most, "seconds": round(time.monotonic() - start), "failures": failures}
 
 
-def limited() -> None:
-    """Hold a child to `LARGEST_BYTES` of memory beyond what its libraries map, which is asked for and not used."""
-    resource.setrlimit(resource.RLIMIT_DATA, (LARGEST_BYTES, LARGEST_BYTES))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", help="names of targets; default: all")
@@ -211,16 +209,16 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder of what failed")
     parser.add_argument("--record", type=Path, help="JSON file to which the counts are added")
     parser.add_argument("--plain", action="store_true", help="without atheris")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.plain = options.plain or importlib.util.find_spec("atheris") is None
-    if options.child is not None:
-        in_this_process(
-            options.targets[0], options.keep, options.child, inputs=options.inputs, seconds=options.seconds,
-            plain=options.plain,
-        )  # fmt: skip
-    from targets import TARGETS
+    with contextlib.ExitStack() as importing:
+        if not options.plain:
+            import atheris
 
+            importing.enter_context(atheris.instrument_imports(include=["edgeopt"]))
+        from targets import TARGETS
+
+        import_for(options.targets or TARGETS)
     failed = 0
     for name in options.targets or TARGETS:
         if missing := [each for each in TARGETS[name].needs if importlib.util.find_spec(each) is None]:
@@ -232,10 +230,21 @@ def main() -> int:
             f"{name}: {found['inputs']} inputs, {found['accepted']} accepted, slowest {found['slowest_s']} s, "
             f"{found['peak_mib']} MiB, {len(found['failures'])} failures, {found['seconds']} s\n"
         )
+        for where, what in found["failures"].items():
+            sys.stdout.write(f"    {where}: {what}\n")
         sys.stdout.flush()
         if options.record is not None:
             record(options.record, name, found, plain=options.plain)
     return int(failed > 0)
+
+
+def import_for(names: Iterable[str]) -> None:
+    """Import here what targets import when they are first called, so that their processes begin with their inputs."""
+    from targets import TARGETS
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ImportError):
+        for name in names:
+            TARGETS[name](TARGETS[name].seeds()[0], Path(folder))
 
 
 def record(path: Path, name: str, found: dict[str, Any], *, plain: bool) -> None:
