@@ -73,7 +73,7 @@ CASES = {
     ),
     "11": Case(
         "the layer behind a Concat with a constant lost its quantizer",
-        r"layers: \{'Conv_0': '(\w+)', 'Conv_3': '(AW)'", 4,
+        r"layers: \{'Conv_0': '[-\w]+', '(Conv_3)': '(AW)'", 4,
     ),
     "12": Case("float16 weights of more than 8,192 values stayed float", r"^-- (.*)\n\$ edgeopt quantize: (exit 0)", 3),
     "14": Case("a product whose constant is on the left ended in a traceback", least=4),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib.util
 import io
@@ -26,6 +27,7 @@ from targets import DATA, TARGETS, Target
 from edgeopt.bundle.golden import unpack
 from edgeopt.errors import BundleError, ModelError
 from edgeopt.source.onnx_file import read_onnx
+from edgeopt.trust.keys import read_public
 from edgeopt.trust.releases import STATE_VARIABLE
 from edgeopt.trust.sealing import IDENTITY_VARIABLE
 
@@ -112,6 +114,17 @@ COCO = TARGETS["coco"].seeds()[0]
 @pytest.mark.filterwarnings("ignore")
 def test_what_was_found_by_these_targets_is_answered(target: str, content: bytes, tmp_path: Path) -> None:
     TARGETS[target].answers(content, tmp_path)
+
+
+def test_a_key_of_a_kind_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    """`cryptography` has an error for it that is no ValueError."""
+    pem = available(TARGETS["key"]).seeds()[0].decode()
+    kind = bytes.fromhex("2a8648ce3d02")  # id-ecPublicKey is number 1 below it
+    content = base64.b64decode("".join(pem.splitlines()[1:-1])).replace(kind + b"\1", kind + b"\x09")
+    file = tmp_path / "key.pem"
+    file.write_text(f"-----BEGIN PUBLIC KEY-----\n{base64.b64encode(content).decode()}\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(BundleError, match="no public key in PEM form that is known"):
+        read_public(file)
 
 
 def test_a_graph_that_breaks_the_rules_is_refused_by_name(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def read_private(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         raise BundleError(
             f"{path} cannot be opened: {error}. Give --passphrase-file for an encrypted key, and for no other"
         ) from error
-    except ValueError as error:
+    except (ValueError, _unsupported()) as error:
         raise BundleError(f"{path} holds no private key that this passphrase opens: {error}") from error
     _check_curve(key, path)
     return PrivateKey(key, PublicKey(str(path), key.public_key()))
@@ -116,8 +116,8 @@ def read_public(path: Path) -> PublicKey:
     content = _read(path)
     try:
         key = _serialization().load_pem_public_key(content)
-    except ValueError as error:
-        raise BundleError(f"{path} holds no public key in PEM form: {error}") from error
+    except (ValueError, _unsupported()) as error:
+        raise BundleError(f"{path} holds no public key in PEM form that is known: {error}") from error
     _check_curve(key, path)
     return PublicKey(str(path), key)
 
@@ -190,6 +190,12 @@ def _algorithm(public: Any) -> Any:
     hashes = requires_extra("cryptography.hazmat.primitives.hashes", "trust")
     ec = requires_extra("cryptography.hazmat.primitives.asymmetric.ec", "trust")
     return ec.ECDSA(getattr(hashes, _HASHES[public.curve.name])())
+
+
+def _unsupported() -> type[Exception]:
+    """Return `cryptography`'s error for a kind of key, curve or cipher that it does not know, which has no base."""
+    unsupported: type[Exception] = requires_extra("cryptography.exceptions", "trust").UnsupportedAlgorithm
+    return unsupported
 
 
 def _serialization() -> Any:
