@@ -32,7 +32,7 @@ from edgeopt.pipeline.preflight import preflight
 from edgeopt.postprocess import decode as read
 from edgeopt.preprocess import preprocess
 from edgeopt.runtime.ort import OrtSession
-from edgeopt.source import resolve
+from edgeopt.source import classes_in_weights, resolve
 from edgeopt.source.reference import Source
 from edgeopt.spec import ModelSpec, Normalization
 from edgeopt.spec import replace as changed
@@ -365,3 +365,8 @@ def test_what_needs_a_teacher_is_refused_before_anything_is_trained(tmp_path: Pa
     )
     with pytest.raises(ConfigError, match=r"a teacher's: \[compress\] and \[train\] quantize cannot be had"):
         preflight(parse_config(text), tmp_path, (tmp_path,), "bundle")
+
+
+def test_weights_tell_their_number_of_classes_without_the_background(tmp_path: Path) -> None:
+    torch.save(models.create("faster_rcnn_nano", num_classes=3).state_dict(), tmp_path / "own.pth")
+    assert classes_in_weights(ModelConfig(source="edgeopt:faster_rcnn_nano", weights="own.pth"), tmp_path) == 3

@@ -34,7 +34,7 @@ REGIONS, PREDICTIONS = "regions", "predictions"
 """Names of the second input and of the output."""
 SHOWS, MOVES, NOTHING = 0.7, 0.6, 0.3
 """IoU with an object from which a region shows it, from which its box is moved, and up to which it shows nothing."""
-_POSITIVES, _NEGATIVES = 16, 24
+_POSITIVES, _NEGATIVES = 12, 12
 """Regions of a picture that are learnt from, at most."""
 _PENALTIES = (10.0, 100.0, 1000.0, 10_000.0)
 _FEWEST = 10

@@ -125,7 +125,9 @@ class Network:
     fixed_size: bool = False
     """True if only `size` works."""
     class_layers: tuple[str, ...]
-    """Key prefixes of the layers whose shape depends on the number of classes."""
+    """Key prefixes of the layers whose shape depends on the number of classes, which the first has as outputs."""
+    background: int = 0
+    """Outputs of the first class layer that are no class."""
     known_weights: Adapt | None = None
     """Function from other files' weights to the network's own keys."""
 
@@ -170,7 +172,8 @@ def _two_stages(
         output=_rows,
         labels=COCO,
         multiple_of=32,
-        class_layers=("roi_heads.box_predictor.",),
+        class_layers=("roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred."),
+        background=1,
         known_weights=partial(known_weights, backbone=backbone),
     )
 

@@ -85,10 +85,11 @@ def classes_in_weights(model: ModelConfig, root: Path) -> int | None:
     Raises:
         ModelError: no such network, or weights that cannot be read.
     """
-    layers = network(model.source.removeprefix("edgeopt:")).class_layers
+    row = network(model.source.removeprefix("edgeopt:"))
     assert model.weights is not None
     state = read_weights(find_weights(model.weights, root))
-    found = {len(tensor) for key, tensor in state.items() if key.startswith(layers) and tensor.ndim}
+    layer = row.class_layers[0]
+    found = {len(tensor) - row.background for key, tensor in state.items() if key.startswith(layer) and tensor.ndim}
     return found.pop() if len(found) == 1 else None
 
 
