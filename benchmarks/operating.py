@@ -1,10 +1,11 @@
 """The operating point: F1 of INT8 beside FP32's at some score thresholds, with scores as they are and aligned.
 
-Run as ``python -m benchmarks.operating BUNDLE… [--scenes N]`` with bundles of detectors whose images can be found. The
-alignment is fitted anew, on the images that a build takes: validation, and then calibration. F1 is that of the test
-set, which no fit saw, or with ``--scenes`` of that many new scenes of `digit_scenes`, which nobody ever looked at. INT8
-with its scores as they are, and aligned, differs in nothing else. Writes ``results/operating.json``: a row for each
-variant and threshold.
+Run as ``python -m benchmarks.operating BUNDLE… [--scenes N | --split SEED]`` with bundles of detectors whose images can
+be found. The alignment is fitted anew, on the images that a build takes: validation, and then calibration. F1 is that
+of the test set, which no fit saw, or with ``--scenes`` of that many new scenes of `digit_scenes`, which nobody ever
+looked at. With ``--split`` the test set is drawn apart at random: one half is fitted on in place of those images, the
+other judged. INT8 with its scores as they are, and aligned, differs in nothing else. Writes
+``results/operating.json``: a row for each variant and threshold.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.recorded import processor, record
 from edgeopt.bundle import Bundle
@@ -38,9 +41,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundles", nargs="+", type=Path)
     parser.add_argument("--scenes", type=int, help="test on so many new scenes, for a bundle of digit_scenes")
+    parser.add_argument(
+        "--split", type=int, metavar="SEED", help="fit on a random half of the test set, judge the other"
+    )
     arguments = parser.parse_args()
     for path in arguments.bundles:
-        for row in measured(Bundle.open(path), arguments.scenes):
+        bundle = Bundle.open(path)
+        title, sets, test = images(bundle, arguments.scenes, arguments.split)
+        for row in measured(bundle, title, sets, test):
             record(RESULTS, row, ("bundle", "variant", "score", "test"))
 
 
@@ -52,11 +60,21 @@ def new_scenes(count: int) -> Dataset:
     return Dataset("detection", DIGIT_LABELS, samples, origin="new scenes")
 
 
-def measured(bundle: Bundle, scenes: int | None) -> Iterator[dict[str, Any]]:
+def images(bundle: Bundle, scenes: int | None, seed: int | None) -> tuple[str, list[Dataset], Dataset]:
+    """Return what the test images are called, the sets to fit on and the test images."""
+    if scenes is not None:
+        return "new scenes", list(fitting_sets(bundle)), new_scenes(scenes)
+    test = images_of(bundle, "test", Path.cwd())
+    if seed is None:
+        return "test set", list(fitting_sets(bundle)), test
+    order = np.random.default_rng(seed).permutation(len(test)).tolist()
+    fitted, judged_on = sorted(order[: len(test) // 2]), sorted(order[len(test) // 2 :])
+    return f"half {seed}", [test.subset(fitted)], test.subset(judged_on)
+
+
+def measured(bundle: Bundle, title: str, sets: list[Dataset], test: Dataset) -> Iterator[dict[str, Any]]:
     """Yield a row for each INT8 variant and threshold."""
     manifest = bundle.manifest
-    test = images_of(bundle, "test", Path.cwd()) if scenes is None else new_scenes(scenes)
-    sets = list(fitting_sets(bundle))
     with load(bundle.path, variant=manifest.baseline) as predictor:
         expected = answered(predictor, sets, None)
         before = judged(predictor, test, None)
@@ -69,7 +87,7 @@ def measured(bundle: Bundle, scenes: int | None) -> Iterator[dict[str, Any]]:
         for score in SCORES:
             row = {
                 "bundle": manifest.name,
-                "test": "test set" if scenes is None else "new scenes",
+                "test": title,
                 "variant": variant.name,
                 "score": score,
                 "fp32": f1_at(before, score),

@@ -182,7 +182,14 @@ def _operating_row(row: dict[str, Any]) -> str:
     changes = [f"{100 * row[name]:.2f} % ({100 * (row[name] - row['fp32']):+.2f})" for name in ("plain", "aligned")]
     precisions = [f"{100 * row[name]:.2f} %" for name in ("ap_fp32", "ap")]
     cells = (row["bundle"], row["variant"], f"{row['score']:g}", f"{100 * row['fp32']:.2f} %", *changes, *precisions)
-    images = "new scenes" if row.get("test") == "new scenes" else "others"
+    test = row.get("test", "test set")
+    images = (
+        "others"
+        if test == "test set"
+        else test
+        if test == "new scenes"
+        else f"of a half drawn by seed {test.split()[1]}"
+    )
     return f"| {' | '.join(cells)} | {row['images']} {images}, fitted on {row['fitted_on']} |"
 
 

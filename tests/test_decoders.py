@@ -3,15 +3,9 @@
 `data/record_decoders.py` makes the records. Each names the package, its version and what of it was run. For some
 presets no package could be run; they follow a description alone, and may be wrong where it is:
 
-* ``deepstream``: libreyolo 1.6.0 export/deepstream.py, which describes DeepStream-Yolo's parser: rows of corners in
-  pixels of the input, score and class; suppression runs in DeepStream.
 * ``rtdetr_rows``: onnx2tf issue 778, rows of PINTO's RT-DETR.
-* ``damo_yolo``: scores first, then decoded corners: damo/base_models/heads/zero_head.py, ``forward_eval``.
-* ``efficient_nms``: the plugin's README in NVIDIA's TensorRT repository, and YOLOv7's models/experimental.py.
-* ``paddle``: PaddleDetection 666f597, deploy/third_engine/demo_onnxruntime/infer.py: rows of class, score, corners.
-* ``tf_od``, ``tf_od_coco``: research/object_detection's exporter, ``add_output_tensor_nodes``: classes from 1.
+* ``tf_od_coco``: ``tf_od``, which was compared, with COCO's category identifiers, as ``torchvision_coco`` has them.
 * ``faster_rcnn``: edgeopt's own; `test_faster_rcnn.py` compares whole networks with torchvision's.
-* ``tflite_ssd``: TFLite's detection_postprocess.cc: y1, x1, y2, x2; classes are counted without the background.
 """
 
 from __future__ import annotations
@@ -27,10 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.recorded_decoders import RECORDS, Recorded, packages
 from edgeopt.presets import PRESETS
 
-DESCRIBED = {
-    "deepstream", "rtdetr_rows", "damo_yolo", "efficient_nms", "paddle", "tf_od", "tf_od_coco", "faster_rcnn",
-    "tflite_ssd",
-}  # fmt: skip
+DESCRIBED = {"rtdetr_rows", "tf_od_coco", "faster_rcnn"}
 """Presets that follow a description and were compared with nothing; the docstring says where it stands."""
 
 
@@ -60,4 +51,5 @@ def test_every_record_says_which_code_of_which_version_made_it() -> None:
 
 def test_the_table_of_families_says_whom_a_preset_was_compared_with() -> None:
     assert packages("rtdetr_logits") == [("RT-DETR at 068dfde", True), ("transformers 5.24.0", True)]
-    assert packages("deepstream") == []
+    assert packages("deepstream") == [("marcoslucianops/DeepStream-Yolo at 46f06c8", True)]
+    assert packages("rtdetr_rows") == []

@@ -4,17 +4,21 @@ Each record of `decoders/` holds outputs that are random numbers, and the boxes,
 family's own package reads from them. `tests/test_decoders.py` compares edgeopt's interpreter with them. The numbers are
 ours; no code or weight of the packages is here. They need not be installed to run the tests, but to record again: each
 without its dependencies beside torch, as most need few of them, and those from repositories with their folder in
-PYTHONPATH.
+PYTHONPATH, or in YOLOV8_TENSORRT, DAMO_YOLO, PYCORAL, PADDLEDETECTION or DEEPSTREAM_YOLO.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.util
 import json
 import math
+import os
 import re
+import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -737,6 +741,206 @@ def torchvision_coco(rng: np.random.Generator) -> Record:
     keep = np.array([name in real for name in names])
     places = [real.index(name) for name in names if name in real]
     return Record(outputs, array(found["boxes"])[keep], array(found["scores"])[keep], np.array(places), labels=80)
+
+
+# After the family's own suppression, as TensorRT, TFLite, Paddle and TensorFlow give it
+
+
+def _final(rng: np.random.Generator, count: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners on whole pixels, scores from high to low and classes."""
+    first = rng.integers(0, [WIDTH - 40, HEIGHT - 40], (count, 2))
+    boxes = np.concatenate([first, first + rng.integers(4, 40, (count, 2))], 1)
+    return (
+        boxes.astype(np.float32),
+        np.sort(rng.random(count).astype(np.float32))[::-1].copy(),
+        np.arange(count) % LABELS,
+    )
+
+
+@record("efficient_nms", "triple-Mu/YOLOv8-TensorRT at d5f68cd: models.torch_utils.det_postprocess")
+def efficient_nms(rng: np.random.Generator) -> Record:
+    bare("models", Path(os.environ["YOLOV8_TENSORRT"]) / "models")
+    from models.torch_utils import det_postprocess
+
+    boxes, scores, classes = _final(rng)
+    boxes[30:] = 7  # rows behind the number of detections hold anything
+    outputs = {
+        "num_dets": np.full((1, 1), 30, np.int32),
+        "det_boxes": boxes[None],
+        "det_scores": scores[None],
+        "det_classes": classes[None].astype(np.int32),
+    }
+    found = [array(each) for each in det_postprocess(tuple(torch.from_numpy(each.copy()) for each in outputs.values()))]
+    keep = found[1] >= THRESHOLD
+    return Record(outputs, found[0][keep], found[1][keep], found[2][keep].astype(np.int64))
+
+
+@record("damo_yolo", "tinyvision/DAMO-YOLO at 319572e: damo.utils.boxes.postprocess")
+def damo_yolo(rng: np.random.Generator) -> Record:
+    folder = Path(os.environ["DAMO_YOLO"]) / "damo"
+    bare("damo", folder)
+    bare("damo.utils", folder / "utils")
+    bare("damo.structures", folder / "structures")
+    from damo.utils.boxes import postprocess
+
+    corners = _queries(rng, 60) * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+    boxes = np.concatenate([corners[:, :2] - corners[:, 2:] / 2, corners[:, :2] + corners[:, 2:] / 2], 1)
+    scores = 1 / (1 + np.exp(-1 - logits(rng, 60, LABELS)))
+    outputs = {"output": tensor(scores)[None], "boxes": tensor(boxes)[None]}
+    sizes = types.SimpleNamespace(image_sizes=[(HEIGHT, WIDTH)])
+    (found,) = postprocess(outputs["output"], outputs["boxes"], LABELS, THRESHOLD, IOU, sizes)
+    classes = array(found.get_field("labels")).astype(np.int64)
+    return Record(outputs, found.bbox, found.get_field("scores"), classes, SUPPRESSED)
+
+
+@record("tflite_ssd", "google-coral/pycoral at 2ccf529: pycoral.adapters.detect.get_objects")
+def tflite_ssd(rng: np.random.Generator) -> Record:
+    bare("pycoral", Path(os.environ["PYCORAL"]) / "pycoral")
+    bare("pycoral.adapters", Path(os.environ["PYCORAL"]) / "pycoral" / "adapters")
+    from pycoral.adapters.detect import get_objects
+
+    height, width = 64, 128  # powers of two: it cuts pixels off to whole numbers
+    boxes, scores, classes = _final(rng)
+    shares = boxes[:, [1, 0, 3, 2]] / np.float32([height, width, height, width])
+    outputs = {
+        "boxes": shares[None].astype(np.float32),
+        "classes": classes[None].astype(np.float32),
+        "scores": scores[None],
+        "count": np.float32([len(scores)]),
+    }
+    arrays = list(outputs.values())
+    interpreter = types.SimpleNamespace(
+        _get_full_signature_list=dict,
+        get_output_details=lambda: [{"index": number} for number in range(len(arrays))],
+        get_input_details=lambda: [{"shape": (1, height, width, 3)}],
+        tensor=lambda number: lambda: arrays[number],
+    )
+    found = get_objects(interpreter, THRESHOLD)
+    corners = np.float32([list(each.bbox) for each in found])
+    numbers = np.array([each.id for each in found])
+    return Record(outputs, corners, np.float32([each.score for each in found]), numbers, size=(height, width))
+
+
+@record("paddle", "PaddlePaddle/PaddleDetection at 666f597: ppdet.metrics.json_results.get_det_res")
+def paddle(rng: np.random.Generator) -> Record:
+    absent("six")
+    bare("ppdet", Path(os.environ["PADDLEDETECTION"]) / "ppdet")
+    bare("ppdet.metrics", Path(os.environ["PADDLEDETECTION"]) / "ppdet" / "metrics")
+    from ppdet.metrics.json_results import get_det_res
+
+    boxes, scores, classes = _final(rng)
+    rows_ = np.concatenate([classes[:, None], scores[:, None], boxes], 1).astype(np.float32)
+    rows_[-3:, 0] = -1  # padded, as it does where nothing was found
+    outputs = {"boxes": rows_, "num": np.int32([len(rows_)])}
+    places = {number: number for number in range(LABELS)}
+    found = get_det_res(rows_, outputs["num"], [[0]], places, save_threshold=THRESHOLD)
+    corners = np.float32([[x, y, x + width, y + height] for x, y, width, height in (each["bbox"] for each in found)])
+    return Record(
+        outputs,
+        corners,
+        np.float32([each["score"] for each in found]),
+        np.array([each["category_id"] for each in found]),
+    )
+
+
+def _tensorflow(
+    rng: np.random.Generator, numbers: np.ndarray, names: dict[int, str]
+) -> tuple[dict[str, Any], Any, Any]:
+    """Return outputs, and corners and names of what is drawn onto a picture."""
+    absent("tensorflow", "matplotlib")
+    import object_detection.utils.visualization_utils as drawing
+
+    boxes, scores, _ = _final(rng, len(numbers))
+    shares = (boxes[:, [1, 0, 3, 2]] / [HEIGHT, WIDTH, HEIGHT, WIDTH]).astype(np.float32)
+    drawn: list[tuple[list[float], str]] = []
+
+    def draw(_: Any, top: float, left: float, bottom: float, right: float, display_str_list: Any, **more: Any) -> None:
+        assert more["use_normalized_coordinates"]
+        drawn.append(
+            ([left * WIDTH, top * HEIGHT, right * WIDTH, bottom * HEIGHT], display_str_list[0].partition(":")[0])
+        )
+
+    drawing.draw_bounding_box_on_image_array = draw
+    drawing.visualize_boxes_and_labels_on_image_array(
+        np.zeros((HEIGHT, WIDTH, 3), np.uint8), shares, numbers, scores,
+        {number: {"id": number, "name": name} for number, name in names.items()},
+        use_normalized_coordinates=True, max_boxes_to_draw=len(numbers), min_score_thresh=THRESHOLD,
+    )  # fmt: skip
+    outputs = {
+        "detection_boxes": shares[None],
+        "detection_classes": numbers[None].astype(np.float32),
+        "detection_scores": scores[None],
+        "num_detections": np.float32([len(numbers)]),
+    }
+    return outputs, scores, drawn
+
+
+@record("tf_od", "object-detection-core: visualization_utils.visualize_boxes_and_labels_on_image_array")
+def tf_od(rng: np.random.Generator) -> Record:
+    names = {number + 1: f"thing {number}" for number in range(LABELS)}
+    outputs, scores, drawn = _tensorflow(rng, np.arange(40) % LABELS + 1, names)
+    places = np.array([int(name.split()[1]) for _, name in drawn])
+    return Record(outputs, np.float32([corners for corners, _ in drawn]), scores[: len(drawn)], places)
+
+
+@record("deepstream", "marcoslucianops/DeepStream-Yolo at 46f06c8: NvDsInferParseYolo, before suppression")
+def deepstream(rng: np.random.Generator) -> Record:
+    count = 60
+    boxes, scores, classes = _final(rng, count)
+    boxes += rng.uniform(-20, 20, (count, 4)).astype(np.float32)
+    output = np.concatenate([boxes, scores[:, None], classes[:, None]], 1).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in _DEEPSTREAM.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        sources = Path(os.environ["DEEPSTREAM_YOLO"]) / "nvdsinfer_custom_impl_Yolo"
+        made = f"{folder}/parser.so"
+        subprocess.run(
+            ["g++", "-shared", "-fPIC", f"-I{folder}", f"-I{sources}", f"{folder}/call.cpp", str(sources / "utils.cpp"),
+             str(sources / "nvdsparsebbox_Yolo.cpp"), "-o", made, "-lstdc++fs"],
+            check=True,
+        )  # fmt: skip
+        found = np.zeros((count, 6), np.float32)
+        pointers = [each.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for each in (output, found)]
+        parse = ctypes.CDLL(made).call
+        number = parse(pointers[0], count, WIDTH, HEIGHT, LABELS, ctypes.c_float(THRESHOLD), pointers[1])
+    found = found[:number]
+    return Record({"output": output[None]}, found[:, :4], found[:, 4], found[:, 5].astype(np.int64), {"nms": False})
+
+
+_DEEPSTREAM = {
+    "NvInfer.h": """
+namespace nvinfer1 { struct Dims { int nbDims; int d[8]; }; struct ITensor { Dims getDimensions() { return {}; } }; }
+""",
+    "nvdsinfer_custom_impl.h": """
+#include <string>
+#include <vector>
+typedef unsigned int uint;
+struct NvDsInferDims { unsigned int numDims; unsigned int d[8]; };
+struct NvDsInferLayerInfo { NvDsInferDims inferDims; void* buffer; };
+struct NvDsInferNetworkInfo { unsigned int width, height; };
+struct NvDsInferParseDetectionParams { std::vector<float> perClassPreclusterThreshold; };
+struct NvDsInferParseObjectInfo { unsigned int classId; float left, top, width, height, detectionConfidence; };
+#define CHECK_CUSTOM_PARSE_FUNC_PROTOTYPE(name)
+""",
+    "call.cpp": """
+#include "nvdsinfer_custom_impl.h"
+extern "C" bool NvDsInferParseYolo(std::vector<NvDsInferLayerInfo> const&, NvDsInferNetworkInfo const&,
+    NvDsInferParseDetectionParams const&, std::vector<NvDsInferParseObjectInfo>&);
+extern "C" int call(float* rows, int count, int width, int height, int labels, float threshold, float* found) {
+  NvDsInferLayerInfo layer{{2, {(unsigned)count, 6}}, rows};
+  std::vector<NvDsInferParseObjectInfo> objects;
+  NvDsInferParseYolo({layer}, {(unsigned)width, (unsigned)height}, {std::vector<float>(labels, threshold)}, objects);
+  int number = 0;
+  for (auto& each : objects) {
+    float row[6] = {each.left, each.top, each.left + each.width, each.top + each.height, each.detectionConfidence,
+                    (float)each.classId};
+    for (float value : row) found[number++] = value;
+  }
+  return number / 6;
+}
+""",
+}
+"""Declarations of DeepStream's and TensorRT's that the parser names, and a way to call it."""
 
 
 # Faces

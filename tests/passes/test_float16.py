@@ -225,3 +225,43 @@ def test_subgraphs_are_refused():
 def table_of_nothing():
     model = model_of("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }")
     return calibrate(model, [("i", {"x": np.ones((1, 4), np.float32)})], CalibrateConfig(minimum_images=1))
+
+
+RANKED = """
+g (float[1,16,6,6] x, float[4,16,1,1] w1, float[4,16,1,1] w2) => (float[1,3,4] rows, float[1,3] best)
+<int64[1] three = {3}, int64[3] flat = {1, 4, 36}, int64[3] counted = {1, -1, 1}, int64[3] wide = {1, 3, 4},
+ int64[1] one = {1}, float size = {8.0}>
+{
+  c = Conv(x, w1)
+  b = Conv(x, w2)
+  s = Sigmoid(c)
+  f = Reshape(s, flat)
+  m = ReduceMax<keepdims=0>(f, one)
+  best, index = TopK(m, three)
+  boxes = Reshape(b, flat)
+  turned = Transpose<perm=[0,2,1]>(boxes)
+  at = Reshape(index, counted)
+  wider = Expand(at, wide)
+  chosen = GatherElements<axis=1>(turned, wider)
+  rows = Mul(chosen, size)
+}
+"""
+
+
+def test_what_a_topk_chose_stays_float32_and_what_it_chooses_from_does_not():
+    model = model_of(RANKED, opset=19)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+        if node.op_type not in ("TopK",):
+            kind = ir.DataType.INT64 if node.name in ("at", "wider") else ir.DataType.FLOAT
+            node.outputs[0].type = ir.TensorType(kind)
+    topk = next(node for node in model.graph if node.op_type == "TopK")
+    for value, kind in zip(topk.outputs, (ir.DataType.FLOAT, ir.DataType.INT64), strict=True):
+        value.type = ir.TensorType(kind)
+    x = X[:1]
+    seen = calibrate(model, [("0", {"x": x})], CalibrateConfig(minimum_images=1))
+    half = float16(model, seen)
+    assert set(half.kept) == {"best", "at", "wider", "chosen", "rows"}
+    expected, found = run(model, x=x), run(half.model, x=x)
+    np.testing.assert_allclose(found["best"], expected["best"], atol=2e-3)
+    np.testing.assert_allclose(found["rows"], expected["rows"], atol=0.02 * np.abs(expected["rows"]).max())

@@ -21,6 +21,7 @@ LARGEST_WEIGHT = 65504.0
 """Largest weight: float16's largest number."""
 _ALIGN = "RoiAlign"
 _REGIONS = ("NonMaxSuppression", _ALIGN)
+_RANKS = "TopK"
 _CHOICE = "it makes or chooses regions, whose pixels float16 rounds"
 SMALLEST_NUMBER = 2.0**-24
 """float16's smallest number. The epsilon of a normalization that is spelled out (1e-12) would be a division by zero."""
@@ -50,7 +51,10 @@ def guarded_nodes(graph: ir.Graph, table: CalibrationTable) -> dict[str, str]:
 
 
 def _choosing(graph: ir.Graph) -> set[ir.Node]:
-    """Return the nodes that make, choose or sample regions of a picture, between the layers around them."""
+    """Return the nodes that make, choose or sample regions of a picture, between the layers around them.
+
+    Before a TopK there may be a whole network's candidates, which become float16; only what it chose stays float32.
+    """
     seeds = [node for node in graph if node.op_type in _REGIONS]
     made, behind = set(seeds), set(seeds)
     left = [value for node in seeds for index, value in enumerate(node.inputs) if node.op_type != _ALIGN or index]
@@ -59,13 +63,14 @@ def _choosing(graph: ir.Graph) -> set[ir.Node]:
         if node is not None and node not in made and not _ends_choice(node):
             made.add(node)
             left += node.inputs
-    results = [value for node in seeds for value in node.outputs]
+    ranks = {node for node in graph if node.op_type == _RANKS}
+    results = [value for node in (*seeds, *ranks) for value in node.outputs]
     while results:
         for usage in results.pop().uses():
             if usage.node not in behind and not _ends_choice(usage.node):
                 behind.add(usage.node)
                 results += usage.node.outputs
-    return made | behind
+    return made | behind | ranks
 
 
 def _ends_choice(node: ir.Node) -> bool:
