@@ -129,6 +129,26 @@ def test_a_transformers_tokens_are_taken_before_what_only_its_class_token_reads(
     assert maps_of(pooled, classifier())[0][1:] == (4, 4)
 
 
+def test_attention_of_as_many_tokens_as_pixels_is_no_map() -> None:
+    text = """net (float[N, 3, 16, 16] image, float[6, 3, 4, 4] w, float[6, 3] v) => (float[N, 3] scores)
+    <int64[3] shape = {0, 6, 16}, int64[1] heads = {1}>
+    {
+        patches = Conv<kernel_shape = [4, 4], strides = [4, 4]>(image, w)
+        flat = Reshape(patches, shape)
+        tokens = Transpose<perm = [0, 2, 1]>(flat)
+        query = Unsqueeze(tokens, heads)
+        key = Transpose<perm = [0, 1, 3, 2]>(query)
+        likeness = MatMul(query, key)
+        shares = Softmax<axis = 3>(likeness)
+        mixed = MatMul(shares, query)
+        joined = Squeeze(mixed, heads)
+        after = Add(tokens, joined)
+        means = ReduceMean<axes = [1], keepdims = 0>(after)
+        scores = MatMul(means, v)
+    }"""
+    assert [place[1:] for place in maps_of(text, classifier(16))] == [(4, 4)]
+
+
 def head(size: int, number: int) -> str:
     return f"""
         neck{number} = Conv<kernel_shape = [1, 1], strides = [{size}, {size}]>(image, w)

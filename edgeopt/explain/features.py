@@ -108,7 +108,7 @@ def _found(graph: ir.Graph, spec: ModelSpec) -> list[_Place]:
     seen = set(left)
     while left:
         step = left.pop()
-        place = _place(step.value, size) if step.crossed else None
+        place = _place(step.value, size) if step.crossed and not step.factor else None
         if place is not None:
             levels.setdefault((place.rows, place.columns), []).append(place)
             continue

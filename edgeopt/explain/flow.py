@@ -14,6 +14,8 @@ from edgeopt.graph.operators import operator
 
 _SHAPE_OF = ("Shape", "Size")
 """Operators whose results hold nothing of what a picture shows."""
+_MOVES = ("Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear", "Reshape", "Transpose")
+"""Operators after which attention is still that."""
 _PICKS = ("Gather", "GatherElements", "GatherND", "TopK")
 """Operators that give some of the numbers of their first input."""
 
@@ -78,6 +80,8 @@ class Step:
     """Entries that the answer comes from; None: any."""
     crossed: bool
     """True if a convolution or product lies between it and the answer."""
+    factor: bool = False
+    """True if it is one of two factors of the image, as in attention, whose axes are heads and tokens."""
 
 
 def steps_back(flow: Flow, step: Step) -> list[Step]:
@@ -90,16 +94,26 @@ def steps_back(flow: Flow, step: Step) -> list[Step]:
         return []
     values = [value for value in node.inputs if value is not None and producer(value) in flow.above]
     if operator(node).linear:
-        return [Step(value, None, crossed=True) for value in values]
+        both = len(values) > 1
+        mixed = [value for value in values if not (both and _is_attention(value))]
+        return [Step(value, None, crossed=True, factor=both) for value in mixed]
     if node.op_type in _PICKS:
         values = values[:1]
     found = []
     for value in values:
         known, columns = _columns_of(node, value, step)
         if known:
-            found.append(replace(step, value=value, columns=columns))
+            found.append(replace(step, value=value, columns=columns, factor=False))
     whole = [each for each in found if shape_of(each.value) == shape_of(step.value)]
     return whole or found
+
+
+def _is_attention(value: ir.Value) -> bool:
+    """Return True for shares of attention: they say where from, and the other factor what."""
+    node = value.producer()
+    while node is not None and node.op_type in _MOVES:
+        node = producer(node.inputs[0])
+    return node is not None and node.op_type == "Softmax"
 
 
 def _columns_of(node: ir.Node, value: ir.Value, step: Step) -> tuple[bool, Columns | None]:
