@@ -20,6 +20,7 @@ _FIXES = (
     ),
     ("NonMaxSuppression", "export the detector without it: edgeopt decodes boxes on the host"),
     ("NMS_TRT", "export the detector without it: edgeopt decodes boxes on the host"),
+    ("ROIAlign", "build it with edgeopt, if it is its Faster R-CNN; else leave it out of the graph"),
     ("lugin", "TensorRT has no such operator: express it in standard ONNX operators, or leave it out of the graph"),
     ("must have same input types", "a strongly typed network converts nothing by itself: insert a Cast"),
     ("workspace limit", "give the build more scratch memory (workspace_bytes)"),
