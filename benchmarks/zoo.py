@@ -104,6 +104,7 @@ ZOO = {
 TOOLS: dict[str, tuple[str, tuple[str, ...]]] = {
     "NNCF default": ("nncf", ("--preset", "performance")),
     "NNCF mixed": ("nncf", ("--preset", "mixed")),
+    "NNCF mixed, halved": ("nncf", ("--preset", "mixed", "--halved")),
     "NNCF transformer": ("nncf", ("--preset", "mixed", "--transformer")),
     "onnxruntime": ("onnxruntime", ("--x86", "--method", "MinMax")),
     "ModelOpt": ("modelopt", ("--method", "max")),

@@ -23,11 +23,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=["performance", "mixed"], required=True)
     parser.add_argument("--full-bias-correction", action="store_true")
     parser.add_argument("--transformer", action="store_true")
+    parser.add_argument("--halved", action="store_true", help="weights of 7 bits, which saturate nowhere")
     options = parser.parse_args()
     with np.load(options.calibration) as archive:
         arrays = {name: archive[name] for name in archive.files}
     count = len(next(iter(arrays.values())))
     samples = [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(count)]
+    overflow = nncf.OverflowFix.ENABLE if options.halved else None
     in_onnx = options.out.suffix == ".onnx"
     start = time.perf_counter()
     quantized = nncf.quantize(
@@ -38,6 +40,7 @@ def main() -> None:
         subset_size=count,
         fast_bias_correction=not options.full_bias_correction,
         model_type=nncf.ModelType.TRANSFORMER if options.transformer else None,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=overflow),
     )
     if in_onnx:
         onnx.save(quantized, options.out)
