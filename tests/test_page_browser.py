@@ -14,11 +14,12 @@ from test_report import SPEC, Constant, diagnosed, scores, searched
 
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Manifest, Variant, write_bundle
-from edgeopt.bundle.records import StageRecords
+from edgeopt.bundle.records import Attribution, ExplainedPicture, Frame, Judged, Pointing, StageRecords
 from edgeopt.config import BenchmarkConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.evaluate import Runner, evaluate
+from edgeopt.intervals import Interval
 from edgeopt.measure.sensors import Sensors
 from edgeopt.report import content, write_page
 from edgeopt.spec import TensorSpec, preset
@@ -56,6 +57,29 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield opened
 
 
+def shifted() -> Attribution:
+    """Maps of a network whose tensors have long names, with pictures that nobody finds any more."""
+    alike = Interval(estimate=0.9, low=0.8, high=0.95)
+    picture = ExplainedPicture(
+        name=f"{'a/long/path' * 6}/{HOSTILE}.jpg",
+        sha256="0" * 64,
+        cosine=0.9,
+        rank=0.8,
+        overlap=0.5,
+        same_answer=False,
+        answers=(HOSTILE, "cat 0.9"),
+        size=(16, 16),
+        frame=Frame(left=0, top=0, right=16, bottom=16),
+    )
+    scores = Judged(insertion=0.6, deletion=0.2)
+    return Attribution(
+        method="eigen_cam", baseline="ov-fp32", images=20, without_answer=1, same_answer=19, cosine=alike, rank=alike,
+        overlap=alike, own=scores, floats=scores, noise=scores, judged=20, pictures=(picture,),
+        pointing=Pointing(baseline=0.9, variant=0.8, chance=0.4, images=20),
+        tapped=(f"head{'.cls_convs.0.1.pconv.act' * 3}/Mul_output (52 x 52)",),
+    )  # fmt: skip
+
+
 def written(folder: Path, spec, results, dataset: Dataset) -> Path:
     """The page of a bundle with one more variant than a small one has, and everything that a page can show."""
     config = BenchmarkConfig(warmup_s=0.0, duration_s=0.0)
@@ -73,6 +97,7 @@ def written(folder: Path, spec, results, dataset: Dataset) -> Path:
             accepted=name != "ort-int8",
             verdict="it loses much" if name == "ort-int8" else "",
             diagnosis=diagnosed() if name == "ov-int8" else None,
+            attribution=shifted() if name == "ov-int8" else None,
             stages=StageRecords(search=searched() if name == "ov-int8" else None),
         )
         for name, accuracy in results.items()

@@ -64,7 +64,10 @@ def _explained(report: Report, dataset: Dataset | None) -> dict[str, list[Shown]
     """Pictures with maps, as far as they are among the images."""
     manifest = report.manifest
     specs = {each.name: manifest.spec_of(each) for each in manifest.variants}
-    return {name: recorded(found, specs[found.baseline], dataset) for name, found in report.attributions.items()}
+    return {
+        name: recorded(found, specs.get(found.baseline, manifest.spec), dataset)
+        for name, found in report.attributions.items()
+    }
 
 
 def _pictures(report: Report, out: Path, dataset: Dataset | None, missing: str, *, force: bool) -> tuple[Shot, ...]:
