@@ -67,6 +67,19 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 )
 @tiles
 @overlap
+@click.option(
+    "--shards",
+    type=click.IntRange(1),
+    help="Evaluate in so many pieces, each kept as it is done: a run that was killed goes on, with the same figures.",
+)
+@click.option(
+    "--shard", type=click.IntRange(0), help="Evaluate this piece only, from 0, for a run elsewhere that has the folder."
+)
+@click.option(
+    "--shard-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the pieces' answers. Default: NAME.shards beside the bundle.",
+)
 @as_json
 def evaluate(
     bundle: Path,
@@ -80,6 +93,9 @@ def evaluate(
     worst: int,
     tiles: int | None,
     overlap: float | None,
+    shards: int | None,
+    shard: int | None,
+    shard_folder: Path | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Measure a bundle's accuracy beside FP32.
@@ -96,6 +112,7 @@ def evaluate(
     from edgeopt.config import EvaluateConfig
     from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
     from edgeopt.evaluate.mistakes import write_mistakes
+    from edgeopt.evaluate.shards import Shards
     from edgeopt.spec import replace
 
     opened = Bundle.open(bundle)
@@ -104,8 +121,17 @@ def evaluate(
     cut = tiles_of(tiles, overlap) or config.tiles
     config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))), tiles=cut)
     dataset = images_of_user(opened, data)
+    if shards is None and (shard is not None or shard_folder is not None):
+        raise click.UsageError("--shard and --shard-folder go with --shards")
+    folder = shard_folder or bundle.with_name(f"{bundle.name.removesuffix('.edgeopt')}.shards")
+    pieces = None if shards is None else Shards(folder, shards, shard)
     with StageDisplay() as display:
-        results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
+        results = evaluate_bundle(
+            opened, dataset, config, variant=variant, threads=threads, shards=pieces, progress=display
+        )
+    if pieces is not None and pieces.only is not None:
+        echo(printable(f"shard {pieces.only} of {pieces.count} is in {pieces.folder}"))
+        return
     manifest = opened.manifest
     images = results_by_variant(results, dataset, manifest.baseline)
     if csv_file is not None:

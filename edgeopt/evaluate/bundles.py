@@ -13,6 +13,7 @@ from edgeopt.errors import DataError, MissingExtraError, TargetError
 from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.corruptions import Corruption
 from edgeopt.evaluate.run import evaluate
+from edgeopt.evaluate.shards import ShardedEvaluation, Shards
 from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Progress, Silent
 from edgeopt.runtime import open_variant
@@ -29,6 +30,7 @@ def evaluate_bundle(
     variant: str | None = None,
     threads: int = 0,
     corruption: Corruption | None = None,
+    shards: Shards | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
     """Evaluate the variants of a bundle, its baseline first.
@@ -41,6 +43,7 @@ def evaluate_bundle(
         variant: only this one and the baseline. Default: all that run here.
         threads: threads of the engines; 0 keeps the bundle's setting.
         corruption: done to each image before it is preprocessed.
+        shards: evaluate piece by piece, and keep what was answered; with `Shards.only` nothing is returned.
         progress: told which variant it is at.
 
     Returns:
@@ -59,6 +62,7 @@ def evaluate_bundle(
     wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     baseline = bundle.variant(bundle.manifest.baseline)
     results: dict[str, Accuracy] = {}
+    sharded = None if shards is None else ShardedEvaluation(bundle, dataset, config or EvaluateConfig(), shards)
     for each in (baseline, *(other for other in wanted if other is not baseline)):
         try:
             predictor = open_variant(bundle, each, threads=threads)
@@ -70,12 +74,18 @@ def evaluate_bundle(
         display.begin(each.name)
         with predictor:
             reference = results.get(baseline.name)
-            accuracy = evaluate(
-                predictor, dataset, config, baseline=reference, corruption=corruption, progress=display.update
-            )
+            if sharded is None:
+                accuracy = evaluate(
+                    predictor, dataset, config, baseline=reference, corruption=corruption, progress=display.update
+                )
+            elif (found := sharded.evaluate(each, predictor, reference, display.update)) is None:
+                display.end("its shard is kept", reused=False)
+                continue
+            else:
+                accuracy = found
         display.end(accuracy.summary(), reused=False)
         results[each.name] = accuracy
-    if not results:
+    if not results and (shards is None or shards.only is None):
         names = ", ".join(each.name for each in bundle.manifest.variants)
         raise TargetError(f"no variant of {bundle.path} runs here ({names}). See: edgeopt inspect {bundle.path}")
     return results

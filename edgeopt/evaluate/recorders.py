@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ from edgeopt.spec import ClassDecoding, ModelSpec, replace
 _KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
 _CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))  # score thresholds that a detector's curve is read at
 _MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO uses 100 of each class
+
+
+Rows: TypeAlias = dict[str, NDArray[Any]]
+"""Answers to some images as arrays, with their number as ``images`` (1,)."""
 
 
 class Recorder(Protocol):
@@ -61,6 +65,27 @@ class ClassificationRecorder:
         self._true += [_class_of(target) for target in targets]
         self._top.append(top)
         self._scores.append(np.take_along_axis(scores, top, axis=1))
+
+    def follow(self, baseline: Rows | None) -> None:
+        """Record the scores of the baseline's best classes, too, from its rows for the same images."""
+        self._reference_top = None if baseline is None else baseline["top"]
+
+    def rows(self) -> Rows:
+        """Return what was recorded."""
+        found: Rows = {
+            "images": np.array([len(self._true)]),
+            "top": np.concatenate(self._top),
+            "scores": np.concatenate(self._scores),
+        }
+        return {**found, "at_reference": np.concatenate(self._at_reference)} if self._at_reference else found
+
+    def restore(self, rows: Rows, targets: Sequence[Target]) -> None:
+        """Record what `rows` gave for images with these targets."""
+        self._true += [_class_of(target) for target in targets]
+        self._top.append(rows["top"])
+        self._scores.append(rows["scores"])
+        if "at_reference" in rows:
+            self._at_reference.append(rows["at_reference"])
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
         """Compute top-1, top-5, and the table of classes."""
@@ -141,6 +166,27 @@ class DetectionRecorder:
         self._likely += found_boxes(outputs, self._sensitive, geometries)
         self._truths += [_boxes_of(target) for target in targets]
 
+    def follow(self, baseline: Rows | None) -> None:
+        """Record nothing of the baseline: what it found is compared in the end."""
+
+    def rows(self) -> Rows:
+        """Return what was recorded."""
+        found: Rows = {"images": np.array([len(self._truths)])}
+        for name, each in (("found", self._found), ("likely", self._likely)):
+            found |= {
+                f"{name}.count": np.array([len(one) for one in each], np.int64),
+                f"{name}.boxes": np.concatenate([one.boxes for one in each]),
+                f"{name}.scores": np.concatenate([one.scores for one in each]),
+                f"{name}.classes": np.concatenate([one.classes for one in each]),
+            }
+        return found
+
+    def restore(self, rows: Rows, targets: Sequence[Target]) -> None:
+        """Record what `rows` gave for images with these targets."""
+        self._truths += [_boxes_of(target) for target in targets]
+        self._found += _detections(rows, "found", self._spec.labels)
+        self._likely += _detections(rows, "likely", self._spec.labels)
+
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
         """Compute COCO's figures, and precision and recall of the detections that `predict` returns."""
         classes = len(self._spec.labels)
@@ -210,6 +256,16 @@ def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 def found_boxes(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
     """Decode a detector's outputs."""
     return [each for each in decode_pictures(outputs, spec, geometries) if isinstance(each, Detections)]
+
+
+def _detections(rows: Rows, name: str, labels: tuple[str, ...]) -> list[Detections]:
+    """Return each image's detections."""
+    bounds = np.cumsum(rows[f"{name}.count"])[:-1]
+    columns = (np.split(rows[f"{name}.{column}"], bounds) for column in ("boxes", "scores", "classes"))
+    return [
+        Detections(boxes, scores, classes, tuple(labels[index] for index in classes))
+        for boxes, scores, classes in zip(*columns, strict=True)
+    ]
 
 
 def _class_of(target: Target) -> int:

@@ -91,7 +91,7 @@ def evaluate(
         ConfigError: a metric that cannot be imported, or is for another task.
     """
     config = config or EvaluateConfig()
-    _check_data(dataset, model.spec)
+    check_data(dataset, model.spec)
     chosen = chosen_images(len(dataset), config.limit)
     data = identity(dataset, chosen, corruption)
     corrupt = _unchanged if corruption is None else corruption
@@ -117,7 +117,7 @@ def _unchanged(image: Image, _: int) -> Image:
     return image
 
 
-def _check_data(dataset: Dataset, spec: ModelSpec) -> None:
+def check_data(dataset: Dataset, spec: ModelSpec) -> None:
     """Refuse data that do not fit this model."""
     if not len(dataset):
         raise DataError(f"there are no images in {dataset.origin} to evaluate '{spec.name}' on. Give at least one")
