@@ -144,8 +144,11 @@ def warm_up() -> None:
     import edgeopt.targets.ort  # noqa: F401
 
 
-def kills(folder: Path, count: int, dice: random.Random) -> dict[str, Any]:
-    """Kill builds at random moments until it was done `count` times; every killed one is started again."""
+def kills(folder: Path, count: int, dice: random.Random, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Kill builds at random moments until it was done `count` times; every killed one is started again.
+
+    `keep` is called after each finished build: by then all kills before it were gone on from.
+    """
     place = Place(folder / "kills")
     start = time.monotonic()
     if place.build(seed=0) != 0:
@@ -180,6 +183,7 @@ def kills(folder: Path, count: int, dice: random.Random) -> dict[str, Any]:
             found["left behind"] += sum(name.startswith(".") for name in beside)
             seed, since_finished = seed + 1, 0
             shutil.rmtree(place.folder / "work")
+            keep({**found, "most kills of one build": most_in_a_row, "seconds of a build": round(whole_s, 1)})
         else:
             found["failed"] += 1
             print(f"exit code {code}: {place.said()[-2000:]}")
@@ -288,6 +292,11 @@ def main() -> None:
     dice = random.Random(arguments.seed)
     warm_up()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def keep(name: str, found: dict[str, Any]) -> None:
+        kept[name] = {**found, "cpu": machine().cpu.model}
+        RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         faults: dict[str, Callable[[], dict[str, Any] | None]] = {
@@ -295,14 +304,13 @@ def main() -> None:
             "clock": lambda: clocks(folder, arguments.clocks, dice),
             "full disk": lambda: disks(folder, arguments.sizes),
             "read-only disk": lambda: read_only(folder),
-            "SIGKILL": lambda: kills(folder, arguments.kills, dice),
+            "SIGKILL": lambda: kills(folder, arguments.kills, dice, lambda found: keep("SIGKILL", found)),
         }
         asked = {"two builds": arguments.pairs, "clock": arguments.clocks, "full disk": arguments.sizes,
                  "SIGKILL": arguments.kills, "read-only disk": 1}  # fmt: skip
         for name, tried in faults.items():
             if asked[name] and (found := tried()) is not None:
-                kept[name] = {**found, "cpu": machine().cpu.model}
-                RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
+                keep(name, found)
     print(json.dumps(kept, indent=2))
 
 

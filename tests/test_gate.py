@@ -336,6 +336,15 @@ class TestOutputs:
         assert suite.get("errors") == str(int(verdict.outcome == "invalid"))
         assert suite.find("testcase").get("name") == "<c> vs a|b"
 
+    def test_labels_cannot_make_invalid_xml_nor_command_a_terminal(self, verdict):
+        """XML 1.0 holds no control character, not even escaped."""
+        reason = "class '\x1b]0;x\x07\ud800\x00 cat' lost 3 points"
+        hostile = msgspec.structs.replace(verdict, reasons=(reason,), candidate="c\x1b")
+        suite = ElementTree.fromstring(to_junit(hostile))
+        assert "\\u001b]0;x\\u0007\\ud800\\u0000 cat" in "".join(suite.itertext())
+        assert suite.find("testcase").get("name").startswith("c\\u001b vs ")
+        assert "\x1b" not in to_markdown(hostile)
+
     def test_markdown_is_a_table_that_names_cannot_break(self, verdict):
         text = to_markdown(verdict)
         rows = [line for line in text.splitlines() if line.startswith("|")]

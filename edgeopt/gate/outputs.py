@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -12,6 +13,8 @@ from edgeopt.gate.verdict import AccuracyFinding, Verdict
 _SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
+_NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
+"""Characters that XML 1.0 cannot hold (section 2.2), not even escaped; labels and names may."""
 _SHOWN = 5
 """Classes in the table."""
 
@@ -31,16 +34,16 @@ def to_junit(verdict: Verdict) -> bytes:
         errors=str(int(verdict.outcome == "invalid")),
     )
     seconds = verdict.conditions.seconds if verdict.conditions is not None else 0.0
-    case = ElementTree.SubElement(
-        suite, "testcase", classname="edgeopt.gate", name=f"{verdict.candidate} vs {verdict.baseline}"
-    )
+    name = _xml(f"{verdict.candidate} vs {verdict.baseline}")
+    case = ElementTree.SubElement(suite, "testcase", classname="edgeopt.gate", name=name)
+    reasons = [_xml(reason) for reason in verdict.reasons]
     case.set("time", f"{seconds:.1f}")
     if verdict.outcome != "pass":
         tag = "failure" if verdict.outcome == "fail" else "error"
-        problem = ElementTree.SubElement(case, tag, message=verdict.reasons[0], type=verdict.outcome)
-        problem.text = "\n".join(verdict.reasons)
+        problem = ElementTree.SubElement(case, tag, message=reasons[0], type=verdict.outcome)
+        problem.text = "\n".join(reasons)
     else:
-        ElementTree.SubElement(case, "system-out").text = "\n".join(verdict.reasons)
+        ElementTree.SubElement(case, "system-out").text = "\n".join(reasons)
     ElementTree.indent(suite)
     text: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
     return text
@@ -99,8 +102,14 @@ def _points(share: float) -> str:
     return f"{round(100.0 * share, 2) + 0.0:+.2f}"
 
 
+def _xml(text: str) -> str:
+    """Write characters that XML cannot hold as escapes."""
+    return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _cell(text: str) -> str:
-    """Escape text so that it cannot break out of a table cell or become markup."""
+    """Escape text so that it cannot break out of a table cell, become markup or command a terminal."""
+    text = _xml(text)
     for character in "\\|<>`*_[]":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")
