@@ -102,9 +102,14 @@ def _apart(levels: list[Level], columns: list[int], facts: Facts, said: Said) ->
             **keys, grid={"strides": strides},
         )  # fmt: skip
     elif boxes == _BOX and (unit := _unit_of_distances(levels, facts)):
+        # RTMDet counts pixels from a cell's corner (OpenMMLab's MlvlPointGenerator with offset 0), YOLOv6 cells from
+        # its middle (generate_anchors with grid_cell_offset 0.5).
+        family, source, offset = (
+            ("RTMDet, raw", by.OPENMMLAB, 0.0) if unit == "pixels" else ("YOLOv6, raw", by.ULTRALYTICS, 0.5)
+        )
         yield candidate(
-            "RTMDet, raw", "rtmdet_levels", by.OPENMMLAB, f"{shape}: distances to four sides in {unit}, and classes",
-            facts, said, classes=classes, roles=roles, **keys, unit=unit, grid={"strides": strides},
+            family, "rtmdet_levels", source, f"{shape}: distances to four sides in {unit}, and classes",
+            facts, said, classes=classes, roles=roles, **keys, unit=unit, grid={"strides": strides, "offset": offset},
         )  # fmt: skip
 
 

@@ -152,6 +152,23 @@ def test_maps_of_levels_are_read_whatever_their_order(name: str, last: bool) -> 
         assert [place[-1] for place in map(str, fitted.boxes.outputs)] == ["8", "6", "2"]
 
 
+@pytest.mark.parametrize(("unit", "offset"), [("cells", 0.5), ("pixels", 0.0)])
+def test_distances_in_cells_begin_in_the_middle_of_a_cell_and_those_in_pixels_at_its_corner(
+    unit: str, offset: float
+) -> None:
+    outputs, expected = {}, []
+    for stride in (8, 16, 32):
+        sides = RNG.uniform(0.5, 1.5, (1, 4, SIDE // stride, SIDE // stride))
+        scores = RNG.uniform(-9, -5, (1, CLASSES, SIDE // stride, SIDE // stride))
+        scores[0, 1, 2, 1] = stride / 8
+        outputs |= {f"c{stride}": f(scores), f"b{stride}": f(sides * (1 if unit == "cells" else stride))}
+        away = sides[0, :, 2, 1] * [-1, -1, 1, 1]
+        expected.append((np.array([1, 2, 1, 2]) + offset + away) * stride)
+    result = found(outputs, identified(outputs), CLASSES)
+    assert [number for number, _ in result] == [1, 1, 1]
+    np.testing.assert_allclose([box for _, box in result], np.clip(expected, 0, SIDE)[::-1], atol=1e-3)
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_recipe_can_hold_every_reading(name: str) -> None:
     keys = [each.decoding for each in identified(LAYOUTS[name]).candidates]
