@@ -1,0 +1,110 @@
+"""Tails that are put on in a whole bundle: INT8 is built before them, and the same objects are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+from edgeopt.bundle import Bundle
+from edgeopt.cli import main
+from edgeopt.postprocess import Detections
+from edgeopt.runtime import load
+
+SIDE, CLASSES = 64, 3
+QUICK = (
+    "--set", "benchmark.duration_s=0.05", "--set", "benchmark.warmup_s=0", "--set", "benchmark.minimum_queries=4",
+    "--set", 'compile.targets=["ort"]', "--set", "quantize.repairs=[]", "--set", "calibrate.minimum_images=4",
+)  # fmt: skip
+BODY = """
+    a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (images, wa)  ar = Relu (a)
+    b = Conv <pads = [1, 1, 1, 1], strides = [4, 4]> (ar, wb)  br = Relu (b)
+    c = Conv (br, wc)
+    f = Reshape (c, flat)
+    s = Sigmoid (f)
+    output0 = Mul (s, scale)
+"""
+"""Centres and sizes in pixels and scores, from one level of 8 x 8 cells: (1, 7, 64), as Ultralytics writes YOLOv8."""
+
+
+def write(path: Path) -> Path:
+    """Write a detector with seeded weights, which ends in its candidates."""
+    rng = np.random.default_rng(3)
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 17]> g (float[1, 3, {SIDE}, {SIDE}] images) => '
+        f"(float[1, {4 + CLASSES}, 64] output0) {{ {BODY} }}"
+    )
+    scale = np.ones((1, 4 + CLASSES, 1), np.float32)
+    scale[:, :2], scale[:, 2:4] = SIDE, SIDE / 3
+    constants = {
+        "wa": rng.normal(0, 0.4, (16, 3, 3, 3)), "wb": rng.normal(0, 0.2, (32, 16, 3, 3)),
+        "wc": rng.normal(0, 0.05, (4 + CLASSES, 32, 1, 1)), "scale": scale,
+    }  # fmt: skip
+    integers = {"flat": [1, 4 + CLASSES, 64]}
+    arrays = {name: np.asarray(array, np.float32) for name, array in constants.items()}
+    for name, array in (arrays | {name: np.int64(values) for name, values in integers.items()}).items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    metadata = {"author": "Ultralytics", "task": "detect", "stride": "8", "imgsz": f"[{SIDE}, {SIDE}]"}
+    metadata |= {"names": str({number: f"thing {number}" for number in range(CLASSES)})}
+    for key, value in metadata.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(24):
+        picture = cv2.resize(rng.integers(0, 256, (5, 5, 3), np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{number}.png"), picture)
+    return folder
+
+
+def built(model: Path, photos: Path, tail: str) -> Bundle:
+    out = model.parent / tail
+    command = ["build", str(model), "--data", str(photos), "--out", str(out), *QUICK, "--set", f'model.tail="{tail}"']
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    return Bundle.open(next(out.glob("*.edgeopt")))
+
+
+def found(bundle: Bundle, photos: Path) -> list[tuple[int, list[float]]]:
+    """Return classes and boxes that the FP32 variant finds in a picture, the best first."""
+    with load(bundle.path, variant="ort-fp32") as predictor:
+        result = predictor.predict(photos / "0.png")
+    assert isinstance(result, Detections)
+    rows = sorted(
+        zip(result.scores.round(4), result.classes.tolist(), result.boxes.tolist(), strict=True), reverse=True
+    )
+    return [(number, box) for _, number, box in rows]
+
+
+def same(left: list[tuple[int, list[float]]], right: list[tuple[int, list[float]]]) -> None:
+    assert len(left) > 1
+    assert [number for number, _ in left] == [number for number, _ in right]
+    np.testing.assert_allclose([box for _, box in left], [box for _, box in right], atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def plain(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return built(write(tmp_path_factory.mktemp("plain") / "m.onnx"), photos, "keep")
+
+
+@pytest.mark.parametrize(("tail", "operator"), [("topk", "TopK"), ("nms", "NonMaxSuppression")])
+def test_a_tail_that_is_put_on_is_in_every_variant(
+    tail: str, operator: str, plain: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    bundle = built(write(tmp_path / "m.onnx"), photos, tail)
+    variants = {variant.name: variant for variant in bundle.manifest.variants}
+    assert set(variants) == {"ort-fp32", "ort-int8"}
+    assert all(operator in variant.nodes for variant in variants.values())
+    assert variants["ort-int8"].nodes["QuantizeLinear"] >= 3
+    same(found(bundle, photos), found(plain, photos))
