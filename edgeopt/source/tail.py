@@ -287,8 +287,9 @@ def _readings(
                 decoding,
                 preset="", boxes=Part(output=box), scores=Part(output=score), objectness=None, classes=None, count=None,
                 image_number=None, batched=rank > 2, form=form, axes=axes, unit=unit, space=space, choice=choice,
-                activation=activation, ranked=False, nms=iou is not None,
-                iou_threshold=iou or decoding.iou_threshold, class_agnostic=together,
+                activation=activation, ranked=False, nms=iou is not None or decoding.nms,
+                iou_threshold=iou or decoding.iou_threshold,
+                class_agnostic=decoding.class_agnostic if iou is None else together,
             )  # fmt: skip
             yield from _fitted(spec, described, (tensors[box], tensors[score]))
 

@@ -1,4 +1,4 @@
-"""Tails that are put on in a whole bundle: INT8 is built before them, and the same objects are found."""
+"""Tails in a whole bundle: cut off or put on, INT8 is built before them, and the same objects are found."""
 
 from __future__ import annotations
 
@@ -28,31 +28,48 @@ BODY = """
     c = Conv (br, wc)
     f = Reshape (c, flat)
     s = Sigmoid (f)
-    output0 = Mul (s, scale)
+    y = Mul (s, scale)
 """
 """Centres and sizes in pixels and scores, from one level of 8 x 8 cells: (1, 7, 64), as Ultralytics writes YOLOv8."""
+BEST = """
+    turned = Transpose <perm = [0, 2, 1]> (y)
+    xy, wh, all = Split <axis = 2> (turned, parts)
+    half = Mul (wh, middle)  first = Sub (xy, half)  last = Add (xy, half)
+    boxes = Concat <axis = 2> (first, last)
+    top = ReduceMax <axes = [2], keepdims = 0> (all)
+    best, index = TopK <axis = 1> (top, many)
+    number = ArgMax <axis = 2, keepdims = 0> (all)
+    at = Unsqueeze (index, two)
+    chosen = GatherND <batch_dims = 1> (boxes, at)
+    classes = GatherND <batch_dims = 1> (number, at)
+    named = Cast <to = 1> (classes)
+    score = Unsqueeze (best, two)  column = Unsqueeze (named, two)
+    output0 = Concat <axis = 2> (chosen, score, column)
+"""
 
 
-def write(path: Path) -> Path:
-    """Write a detector with seeded weights, which ends in its candidates."""
+def write(path: Path, *, whole: bool = False) -> Path:
+    """Write a detector with seeded weights, which ends in its candidates or in the best 20 of them."""
     rng = np.random.default_rng(3)
+    shape = "1, 20, 6" if whole else f"1, {4 + CLASSES}, 64"
+    end = BEST if whole else "output0 = Identity (y)"
     model = onnx.parser.parse_model(
         f'<ir_version: 9, opset_import: ["" : 17]> g (float[1, 3, {SIDE}, {SIDE}] images) => '
-        f"(float[1, {4 + CLASSES}, 64] output0) {{ {BODY} }}"
+        f"(float[{shape}] output0) {{ {BODY} {end} }}"
     )
     scale = np.ones((1, 4 + CLASSES, 1), np.float32)
     scale[:, :2], scale[:, 2:4] = SIDE, SIDE / 3
     constants = {
         "wa": rng.normal(0, 0.4, (16, 3, 3, 3)), "wb": rng.normal(0, 0.2, (32, 16, 3, 3)),
-        "wc": rng.normal(0, 0.05, (4 + CLASSES, 32, 1, 1)), "scale": scale,
+        "wc": rng.normal(0, 0.05, (4 + CLASSES, 32, 1, 1)), "scale": scale, "middle": np.float32(0.5),
     }  # fmt: skip
-    integers = {"flat": [1, 4 + CLASSES, 64]}
+    integers = {"flat": [1, 4 + CLASSES, 64], "parts": [2, 2, CLASSES], "many": [20], "two": [2]}
     arrays = {name: np.asarray(array, np.float32) for name, array in constants.items()}
     for name, array in (arrays | {name: np.int64(values) for name, values in integers.items()}).items():
         model.graph.initializer.append(numpy_helper.from_array(array, name))
     metadata = {"author": "Ultralytics", "task": "detect", "stride": "8", "imgsz": f"[{SIDE}, {SIDE}]"}
     metadata |= {"names": str({number: f"thing {number}" for number in range(CLASSES)})}
-    for key, value in metadata.items():
+    for key, value in (metadata | ({"end2end": "True"} if whole else {})).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
     onnx.save(model, path)
@@ -108,3 +125,13 @@ def test_a_tail_that_is_put_on_is_in_every_variant(
     assert all(operator in variant.nodes for variant in variants.values())
     assert variants["ort-int8"].nodes["QuantizeLinear"] >= 3
     same(found(bundle, photos), found(plain, photos))
+
+
+def test_a_tail_that_is_cut_off_is_in_no_variant(photos: Path, tmp_path: Path) -> None:
+    model = write(tmp_path / "m.onnx", whole=True)
+    whole, cut = built(model, photos, "keep"), built(model, photos, "cut")
+    for variant in cut.manifest.variants:
+        assert "TopK" not in variant.nodes
+    assert next(each for each in cut.manifest.variants if each.precision == "int8").nodes["QuantizeLinear"] >= 3
+    best = found(whole, photos)
+    same(found(cut, photos)[: len(best)], best)
