@@ -43,7 +43,7 @@ from edgeopt.diagnose import (
 )
 from edgeopt.errors import BundleError, ConfigError, DataError, ModelError, StorageError, TargetError
 from edgeopt.hardware import ThisMachine, machine
-from edgeopt.metrics import ClassReading, Discrepancy
+from edgeopt.metrics import Discrepancy
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
 from edgeopt.passes.qdq.select import (
     ActivationQuantizer,
@@ -56,6 +56,7 @@ from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme, scheme
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.diagnosis import diagnose_files
+from edgeopt.pipeline.outputs import read_outputs
 from edgeopt.report import content, write_page
 from edgeopt.runtime.ov_kernels import outputs_without_vnni
 from edgeopt.spec import replace
@@ -329,7 +330,7 @@ def test_quantizing_with_the_suggested_setting_gives_what_was_verified(network: 
     table = calibrate(network, named, CalibrateConfig(method="mse"))
     mended = quantize(network, table, OPENVINO, methods=methods)
     exact, other = (outputs_as_written(model, images()) for model in (network, mended))
-    again = effect(exact, other, Discrepancy([ClassReading()]))
+    again = effect(exact, other, Discrepancy([each.reading for each in read_outputs(network, exact)]))
     assert again.sqnr_db == pytest.approx(found.effect.sqnr_db, abs=0.01)
 
 

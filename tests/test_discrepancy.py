@@ -282,7 +282,7 @@ def graph(ending: str, shape: str = "1, 10") -> ir.Model:
     ],
 )
 def test_class_scores_are_told_by_the_graph_and_said(ending, kind, why):
-    (read,) = read_outputs(graph(ending), [[RANDOM.random((1, 10))]])
+    (read,) = read_outputs(graph(ending, "1, 20"), [[RANDOM.random((1, 20))]])
     assert (read.output, read.kind) == ("y", kind)
     assert why in read.why
     expected = READINGS[kind]
@@ -367,8 +367,8 @@ def test_kinds_of_outputs_that_nobody_knows_are_refused(options, message):
 
 
 def test_integers_are_not_compared():
-    model = model_of("g (float[1, 10] x) => (a, b) { a = ArgMax(x)  b = Relu(x) }")
-    classes, scores = np.zeros((1, 1), np.int64), RANDOM.random((1, 10))
+    model = model_of("g (float[1, 20] x) => (a, b) { a = ArgMax(x)  b = Relu(x) }")
+    classes, scores = np.zeros((1, 1), np.int64), RANDOM.random((1, 20))
     (reading,) = readings(model, [[classes, scores]])
     assert reading.scores.output == 1
     with pytest.raises(ModelError, match="no floating-point output"):

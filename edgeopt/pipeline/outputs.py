@@ -35,6 +35,11 @@ _CERTAIN, _NEARLY_ALL, _WIDE = 7.0, 0.9, 40.0
 """Class scores of classifiers seldom differ by 40; a lead of 7 is a probability of .999, which few have on nearly all
 images."""
 
+_FEW = 16
+"""So few numbers may as well be angles, coordinates or a size: five points of a face are ten."""
+_SCORES = ("class", "cls", "logit", "prob", "score", "softmax")
+"""Parts of names that are given to scores of classes."""
+
 _EMBEDDED = "its numbers have the same length for every image, as embeddings have"
 _FEWEST = 4
 """Images from which on a mean over them says something."""
@@ -113,16 +118,22 @@ def read_outputs(
         both = " and ".join(names[place] for each in (pair.boxes, pair.scores) if isinstance(place := each.output, int))
         why = "they hold the four numbers of a box and what it shows, from 0 to 1, of each candidate"
         return (ReadOutput(output=both, kind="detection", why=why, reading=pair),)
-    return tuple(_read(index, outputs[index], reference, told) for index in floats)
+    return tuple(read for index in floats for read in _read(index, outputs[index], reference, told))
 
 
-def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, OutputKind]) -> ReadOutput:
+def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, OutputKind]) -> list[ReadOutput]:
+    """Return what an output was taken for: two meanings where it may have either, which both count."""
     name = output.name or ""
     kind = told.get(name, told.get(""))
     if kind is not None:
-        return ReadOutput(output=name, kind=kind, why="as told", reading=_as_told(kind, index, output, reference))
+        return [ReadOutput(output=name, kind=kind, why="as told", reading=_as_told(kind, index, output, reference))]
     kind, why, reading = _as_seen(index, output, reference)
-    return ReadOutput(output=name, kind=kind, why=why, reading=reading)
+    read, numbers = [ReadOutput(output=name, kind=kind, why=why, reading=reading)], reference[0][index].size
+    if kind == "softmax" and numbers <= _FEW and not any(part in name.lower() for part in _SCORES):
+        either = f"so few numbers ({numbers}) may be angles or coordinates as well: --outputs softmax or raw decides"
+        also = RawReading(output=index, variation=_variation(index, reference))
+        read.append(ReadOutput(output=name, kind="raw", why=either, reading=also))
+    return read
 
 
 def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) -> OutputReading:

@@ -267,6 +267,17 @@ def test_numbers_that_are_no_class_scores_are_judged_as_numbers(tmp_path: Path, 
     assert [read.kind for read in result.outputs] == [kind]
 
 
+@pytest.mark.parametrize(("name", "kinds"), [("y", ["softmax", "raw"]), ("class_logits", ["softmax"])])
+def test_few_numbers_count_as_numbers_too_unless_their_name_says_scores(
+    tmp_path: Path, name: str, kinds: list[str]
+) -> None:
+    weights = WEIGHTS | {"wf": weight(16, 3)}
+    model = network(STEM, BODY, TAIL.replace("y =", "l ="), "y = Identity (l)", weights=weights, y="float[1, 3]")
+    model.graph.node[-1].output[0] = model.graph.output[0].name = name
+    _, result = quantize(tmp_path, model, "onnxruntime", max_discrepancy=1.0)
+    assert [read.kind for read in result.outputs] == kinds
+
+
 @pytest.mark.parametrize("shape", ["1, 3", "1, 3, 1, 1"])
 def test_an_error_of_numbers_is_measured_by_what_differs_from_image_to_image(tmp_path: Path, shape: str) -> None:
     weights = WEIGHTS | {"wf": 40 * weight(16, 3), "sides": np.array([int(side) for side in shape.split(", ")])}
