@@ -31,7 +31,7 @@ for version in ${PYTHONS:-3.10 3.11 3.12 3.13}; do
   venv=".venv-device/$version"
   [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || { failed="$failed $version"; continue; }
   pip="$venv/bin/python -m pip --disable-pip-version-check install --quiet"
-  $pip --editable '.[ort]' pytest pytest-timeout hypothesis || { failed="$failed $version"; continue; }
+  $pip --editable '.[ort,serve]' pytest pytest-timeout hypothesis || { failed="$failed $version"; continue; }
   $pip 'openvino>=2024.6' || echo "== no OpenVINO for Python $version: not tested on it"
   "$venv/bin/python" -c 'import torch' 2>/dev/null && { echo "torch is in $venv: remove that folder"; exit 1; }
   # shellcheck disable=SC2086 # one word a file
