@@ -43,6 +43,7 @@ from edgeopt.graph.operators import LINEAR_OPS, weight_axis
 from edgeopt.hardware import Cpu, ThisMachine
 from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.metrics import Discrepancy, OutputReading, readings_of
+from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants, restore_activations
 from edgeopt.passes.qdq.overflow import overflowing_layers
 from edgeopt.passes.qdq.select import (
@@ -71,6 +72,7 @@ from edgeopt.progress import Progress
 from edgeopt.runtime.ov_kernels import outputs_without_vnni
 from edgeopt.runtime.session import find_target, known_target
 from edgeopt.source.onnx_file import read_onnx
+from edgeopt.spec import replace
 
 _WEIGHT, _BIAS = 1, 2
 """Inputs of a layer."""
@@ -253,7 +255,12 @@ class _Pair:
         originals = original_constants(self._quantized, self.layers.values(), matches)
         strange = misfits(self._quantized, originals)
         bare = self._outputs(select_quantizers(self._quantized, (), (), originals))
-        found = effect(self._reference, bare, self._discrepancy)
+        # Beside the power of all that outputs say: what little differs between images would magnify a rounding.
+        readings = [
+            replace(each, variation=None) if isinstance(each, RawReading) else each
+            for each in self._discrepancy.readings
+        ]
+        found = effect(self._reference, bare, Discrepancy(readings))
         if strange or found.sqnr_db < _SAME_DB:
             note = (
                 "the float file's weights are not those of the quantized graph (equalized, fine-tuned or another "
