@@ -38,6 +38,10 @@ class World:
     outputs: list[tuple[str, tuple[int, ...], str]] = field(default_factory=lambda: [("scores", (-1, 3), "FLOAT")])
     layers: list[tuple[str, str]] = field(default_factory=lambda: [("CONVOLUTION", "FLOAT")])
     """(LayerType, DataType of its output)."""
+    reads: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Layers whose results a layer reads, by its number; without, the one before."""
+    kept_float: set[int] = field(default_factory=set)
+    """Numbers of the layers that were told to compute and to give float32."""
     dla_cores: int = 0
     parse_errors: list[tuple[str, str, str, str]] = field(default_factory=list)
     """(code, node, operator, description)."""
@@ -286,9 +290,37 @@ class _Network:
         return SimpleNamespace(name=name, shape=shape, dtype=getattr(self._module.DataType, dtype, None))
 
     def get_layer(self, index: int) -> Any:
-        kind, dtype = self._world.layers[index]
-        output = SimpleNamespace(dtype=getattr(self._module.DataType, dtype))
-        return SimpleNamespace(type=getattr(self._module.LayerType, kind), num_outputs=1, get_output=lambda _: output)
+        return _Layer(self._world, self._module, index)
+
+
+class _Layer:
+    """One of `World.layers`; what it gives is called by its number."""
+
+    num_outputs = 1
+
+    def __init__(self, world: World, module: Any, index: int) -> None:
+        kind, dtype = world.layers[index]
+        self.type = getattr(module.LayerType, kind)
+        self.precision = None
+        self._world, self._module, self._index = world, module, index
+        self._read = world.reads.get(index, (index - 1,))
+        self._output = SimpleNamespace(dtype=getattr(module.DataType, dtype), name=str(index))
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self._read)
+
+    def get_input(self, index: int) -> Any:
+        return SimpleNamespace(name=str(self._read[index]))
+
+    def get_output(self, index: int) -> Any:
+        assert index == 0
+        return self._output
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        assert index == 0
+        if dtype == self.precision == self._module.DataType.FLOAT:
+            self._world.kept_float.add(self._index)
 
 
 class _Parser:

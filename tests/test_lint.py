@@ -514,13 +514,14 @@ def test_rules_on_graphs_are_not_for_engines(tmp_path):
 # What the parsers of TensorRT's releases refuse
 
 NORMALIZED = "y = LayerNormalization(x, x)"
+INFINITE = "i = IsInf(x) y = Cast<to=1>(i)"
 CUBIC = 'y = Resize <mode = "cubic"> (x, , s)'
 
 
 @pytest.mark.parametrize(
     ("body", "opset", "target", "severity", "named"),
     [
-        (NORMALIZED, 17, "trt8", "warning", "TensorRT 8.5 (JetPack 5.1) refuses LayerNormalization"),
+        (INFINITE, 17, "trt8", "warning", "TensorRT 8.5 (JetPack 5.1) refuses IsInf"),
         ("y = BitwiseNot(x)", 18, "trt", "error", "TensorRT 10.0, 10.1 refuses BitwiseNot"),
         ("y = Swish(x)", 24, "trt", "error", "refuses Swish"),
         (CUBIC, 17, "trt8", "error", "refuses Resize with cubic interpolation"),
@@ -535,7 +536,13 @@ def test_an_operator_that_a_release_refuses_is_named(tmp_path, body, opset, targ
 
 @pytest.mark.parametrize(
     ("body", "opset", "target"),
-    [(NORMALIZED, 17, "trt"), ("y = Gelu(x)", 20, "trt8"), ("y = Swish(x)", 24, "rtx"), (CUBIC, 17, "trt")],
+    [
+        (NORMALIZED, 17, "trt"),
+        (NORMALIZED, 17, "trt8"),
+        ("y = Gelu(x)", 20, "trt8"),
+        ("y = Swish(x)", 24, "rtx"),
+        (CUBIC, 17, "trt"),
+    ],
 )
 def test_an_operator_that_is_taken_or_rewritten_is_not(tmp_path, body, opset, target):
     weights = "<float[4] s = {1.0, 1.0, 2.0, 2.0}>" if "Resize" in body else ""

@@ -118,6 +118,23 @@ def test_int8_leaves_the_rest_to_fp16_on_tensorrt_8_unless_told_otherwise():
         assert world.flags & {"INT8", "FP16"} == ({"INT8", "FP16"} if fp16_rest else {"INT8"})
 
 
+def test_variances_stay_in_float32_where_tensorrt_8_chooses_types():
+    """Squares of more than 256 are infinite in float16; the division by the root is not part of it."""
+    kinds = ("CONVOLUTION", "REDUCE", "ELEMENTWISE", "ELEMENTWISE", "REDUCE", "ELEMENTWISE", "UNARY", "ELEMENTWISE")
+    reads = {2: (0, 1), 3: (2, 2), 5: (4, 90), 7: (2, 6)}
+    for dtype in ("HALF", "FLOAT"):
+        world = World(layers=[("CONVOLUTION", dtype), *((kind, "FLOAT") for kind in kinds[1:])], reads=reads)
+        build_engine(library(JETPACK_5, world), MODEL, TensorRTBuild())
+        assert world.kept_float == ({3, 4, 5, 6} if dtype == "HALF" else set())
+        assert ("PREFER_PRECISION_CONSTRAINTS" in world.flags) == (dtype == "HALF")
+
+
+def test_a_mean_that_is_not_of_squares_may_be_computed_in_float16():
+    world = World(layers=[("CONVOLUTION", "HALF"), ("REDUCE", "FLOAT"), ("ELEMENTWISE", "FLOAT")], reads={2: (0, 1)})
+    build_engine(library(JETPACK_5, world), MODEL, TensorRTBuild())
+    assert "PREFER_PRECISION_CONSTRAINTS" not in world.flags
+
+
 def test_int8_weights_without_a_quantizer_are_int8_too():
     world = World(layers=[("CONSTANT", "INT8"), ("DEQUANTIZE", "FLOAT"), ("CONVOLUTION", "FLOAT")])
     build_engine(library(JETPACK_5, world), MODEL)

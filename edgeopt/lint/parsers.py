@@ -16,7 +16,7 @@ from edgeopt.errors import ModelError
 from edgeopt.graph.operators import STANDARD_DOMAINS
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted, finding
-from edgeopt.passes.rewrite.lower_opset import LOWERED_OPSET, lower_opset
+from edgeopt.passes.rewrite.lower_opset import LOWERED_OPSET, for_tensorrt_8, lower_opset
 
 _FIRST_ACCEPTED: Mapping[str, str] = {
     "8.5": """
@@ -97,7 +97,7 @@ def lowered(rule: Callable[[Linted], Iterator[Finding]]) -> Callable[[Linted], I
 
     def of_lowered(linted: Linted) -> Iterator[Finding]:
         try:
-            yield from rule(Linted(lower_opset(linted.model), linted.target))
+            yield from rule(Linted(for_tensorrt_8(linted.model), linted.target))
         except ModelError:
             yield from rule(linted)
 

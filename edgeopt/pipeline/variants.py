@@ -145,7 +145,7 @@ def _in_form(graph: Path, target: Target, precision: Precision, scheme: SchemeNa
     from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
     from edgeopt.passes.rewrite.fixed_regions import fixed_regions, has_regions
     from edgeopt.passes.rewrite.float_weights import float_weights
-    from edgeopt.passes.rewrite.lower_opset import lower_opset
+    from edgeopt.passes.rewrite.lower_opset import for_tensorrt_8
     from edgeopt.passes.rewrite.unsigned_activations import unsigned_activations
 
     model = ir.load(graph)
@@ -159,7 +159,7 @@ def _in_form(graph: Path, target: Target, precision: Precision, scheme: SchemeNa
     if regions:
         model = fixed_regions(model)
     if target.max_opset is not None:
-        model = lower_opset(model, "the network")
+        model = for_tensorrt_8(model, "the network")
     if not target.keeps_types:
         model = float_weights(model)
     serialized: bytes = ir.to_proto(model).SerializeToString()

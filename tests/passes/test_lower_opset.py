@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
 from edgeopt.passes.rewrite.float_weights import float_weights
-from edgeopt.passes.rewrite.lower_opset import lower_opset
+from edgeopt.passes.rewrite.lower_opset import for_tensorrt_8, lower_opset
 
 X = np.random.default_rng(0).normal(size=(2, 6, 4, 5)).astype(np.float32)
 ALL = "?,?,?,?"
@@ -192,3 +194,45 @@ def test_weights_in_float_round_to_the_same_integers(per_channel: bool, with_zer
     found = run(result, x=X)
     np.testing.assert_array_equal(found[of_weight.outputs[0].name], integers)
     np.testing.assert_array_equal(found["y"], run(model, x=X)["y"])
+
+
+GAIN = "float[5] w = {1.0, 2.0, 0.5, -1.0, 3.0}, float[5] b = {0.0, 1.0, -1.0, 0.5, 2.0}"
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        ("y = LayerNormalization(x, w, b)", GAIN),
+        ("y = LayerNormalization<axis=3, epsilon=0.1>(x, w)", GAIN),
+        ("y = LayerNormalization<axis=-2>(x, w)", f"float[4,5] w = {{{', '.join(['1.0', '-2.0'] * 10)}}}"),
+        ("n = LayerNormalization(x, w) y = LayerNormalization(n, w, b)", GAIN),
+        ("h = Cast<to=10>(x) v = Cast<to=10>(w) n = LayerNormalization(h, v) y = Cast<to=1>(n)", GAIN),
+    ],
+)  # fmt: skip
+def test_tensorrt_8_5_gets_the_normalization_that_it_lacks_written_out(body: str, constants: str, opset: int):
+    model = network(body, constants, opset, "N,6,4,5")
+    shaped(model)
+    result = for_tensorrt_8(model)
+    assert "LayerNormalization" not in {node.op_type for node in result.graph}
+    assert result.graph.opset_imports[""] == 17
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    loose = 2e-3 if "Cast" in body else 1e-5
+    np.testing.assert_allclose(run(result, x=X)["y"], run(model, x=X)["y"], rtol=loose, atol=loose)
+
+
+def test_squares_of_float16_numbers_are_taken_in_float32():
+    body = "h = Cast<to=10>(x) v = Cast<to=10>(w) n = LayerNormalization(h, v) y = Cast<to=1>(n)"
+    model = network(body, GAIN, 17, "N,6,4,5")
+    shaped(model)
+    far = 1000 * X
+    np.testing.assert_allclose(run(for_tensorrt_8(model), x=far)["y"], run(model, x=far)["y"], atol=5e-3)
+
+
+def test_a_normalization_whose_mean_is_read_is_left_for_8_6():
+    model = network("n, m = LayerNormalization(x, w) y = Add(n, m)", GAIN, 17, "N,6,4,5")
+    assert [node.op_type for node in for_tensorrt_8(model).graph] == ["LayerNormalization", "Add"]
+
+
+def shaped(model: ir.Model) -> None:
+    common.ShapeInferencePass()(model)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from rich.console import Console
@@ -18,19 +19,20 @@ from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import CalibrateConfig, QuantizeConfig, parse_config
 from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import machine
+from edgeopt.lint.parsers import accepted
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import TENSORRT
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
-from edgeopt.pipeline.variants import engine_settings
+from edgeopt.pipeline.variants import _in_form, engine_settings
 from edgeopt.report.content import content
 from edgeopt.report.text import to_json, to_markdown
 from edgeopt.runtime import ov
 from edgeopt.runtime.choice import Choice
 from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import replace
-from edgeopt.targets import rtx
+from edgeopt.targets import find_target, rtx
 
 GPU = ('compile.targets=["ort", "trt"]', "compile.candidates=true")
 
@@ -107,6 +109,14 @@ def test_tensorrt_8_gets_the_same_integers_in_the_opset_that_it_reads(built, tmp
     with OrtSession(bundle.file("trt8-int8"), as_written=True) as session:
         for name, array in session.run(dict(inputs)).items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_a_transformer_for_tensorrt_8_has_no_operator_that_8_5_lacks(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[N,4,8] x) => (float[N,4,8] y)
+    <float[8] w = {1.0, 2.0, 1.0, 2.0, 1.0, 2.0, 1.0, 2.0}> { n = LayerNormalization(x, w)  y = Gelu(n) }"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "t.onnx")
+    made_of = ir.from_proto(onnx.load_from_string(_in_form(tmp_path / "t.onnx", find_target("trt8"), "fp32", None)))
+    assert {node.op_type for node in made_of.graph} <= accepted("8.5")
 
 
 def test_tensorrt_8_stays_fp32_where_the_recipe_says_so() -> None:

@@ -30,7 +30,14 @@ from edgeopt.graph.edit import (
     replace_constant,
 )
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, STANDARD_DOMAINS
-from edgeopt.passes.rewrite.older_operators import gelu, group_normalization, mish, rms_normalization, swish
+from edgeopt.passes.rewrite.older_operators import (
+    gelu,
+    group_normalization,
+    layer_normalization,
+    mish,
+    rms_normalization,
+    swish,
+)
 
 LOWERED_OPSET = 17
 _IR_VERSION = 8
@@ -77,6 +84,27 @@ def lower_opset(model: ir.Model, name: str = "the graph") -> ir.Model:
             f"{name} cannot be lowered from opset {present} to {LOWERED_OPSET}: {listed}. Express these operators in "
             "others before the export, or use TensorRT 10 or later"
         )
+    return result
+
+
+def for_tensorrt_8(model: ir.Model, name: str = "the graph") -> ir.Model:
+    """Return a graph of opset 17 or less in which LayerNormalization, which TensorRT 8.5 has not, is written out.
+
+    One of unknown rank, or whose mean is read as well, stays: 8.6 takes it. In a build for several types TensorRT is
+    told to compute the squares in float32 (`runtime.trt.builder`).
+
+    Args:
+        model: see `lower_opset`.
+        name: names it in messages.
+
+    Raises:
+        ModelError: see `lower_opset`.
+    """
+    result = lower_opset(model, name)
+    for node in list(result.graph.all_nodes()):
+        if node.op_type == "LayerNormalization" and node.domain in STANDARD_DOMAINS:
+            layer_normalization(node)
+    drop_unread_initializers(result.graph)
     return result
 
 

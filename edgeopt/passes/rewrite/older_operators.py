@@ -1,4 +1,4 @@
-"""Operators that are newer than opset 17, written in older ones, by ONNX's definitions of them.
+"""Operators that are newer than opset 17, or came with it, written in older ones, by ONNX's definitions of them.
 
 Each function inserts the older ones in place, and returns why it cannot, as it follows the operator's name, or nothing.
 """
@@ -61,6 +61,29 @@ def rms_normalization(node: ir.Node) -> str:
     return _replace(node, _chain(node, ("Div", [x, root]), ("Mul", [None, node.inputs[1]])))
 
 
+def layer_normalization(node: ir.Node) -> str:
+    """Write LayerNormalization as ``(x - mean) / sqrt(mean of squares + epsilon) · gain + offset``, in float32."""
+    x, axis = node.inputs[0], node.attributes.get_int("axis", -1)
+    if axis >= 0 and (x is None or x.shape is None):
+        return "normalizes a tensor of unknown rank"
+    if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+        return "also gives the mean or the deviation"
+    axes = list(range(axis, 0 if axis < 0 else len(x.shape)))  # type: ignore[union-attr,arg-type]
+    epsilon, single = node.attributes.get_float("epsilon", 1e-5), ir.DataType.FLOAT
+    half = x is not None and x.dtype == ir.DataType.FLOAT16
+    wide = _chain(node, ("Cast", [x], {"to": single.value}), dtype=single) if half else x
+    mean = _chain(node, ("ReduceMean", [wide], {"axes": axes}), dtype=single, part="mean")
+    centred = _chain(node, ("Sub", [wide, mean]), dtype=single, part="centred")
+    root = _chain(node, ("Mul", [centred, centred]), ("ReduceMean", [None], {"axes": axes}), ("Add", [None, epsilon]),
+                  ("Sqrt", [None]), dtype=single, part="deviation")  # fmt: skip
+    normal = _chain(node, ("Div", [centred, root]), dtype=single, part="normal")
+    if half:
+        normal = _chain(node, ("Cast", [normal], {"to": ir.DataType.FLOAT16.value}), part="narrow")
+    scaled = _chain(node, ("Mul", [normal, node.inputs[1]]), part="scaled")
+    offset = given(node, 2)
+    return _replace(node, scaled if offset is None else _chain(node, ("Add", [scaled, offset]), part="shifted"))
+
+
 def group_normalization(node: ir.Node) -> str:
     """Write it as InstanceNormalization of groups, then scale and shift channels."""
     x, count = node.inputs[0], node.attributes.get_int("num_groups", 0)
@@ -85,13 +108,13 @@ def group_normalization(node: ir.Node) -> str:
     return _replace(node, made)
 
 
-def _chain(node: ir.Node, *steps: _Step, dtype: ir.DataType | None = None) -> ir.Value:
-    """Insert operators one behind the other before `node`, and return the last one's result."""
+def _chain(node: ir.Node, *steps: _Step, dtype: ir.DataType | None = None, part: str = "") -> ir.Value:
+    """Insert operators one behind the other before `node`, named for it and a part, and return the last's result."""
     graph, last, like = graph_of(node), None, node.inputs[0]
     assert like is not None
     dtype = dtype or like.dtype or ir.DataType.FLOAT
     for number, (kind, inputs, *attributes) in enumerate(steps):
-        name = f"{node.name or node.outputs[0].name}/{kind}_{number}"
+        name = "/".join(filter(None, (node.name or node.outputs[0].name, part, f"{kind}_{number}")))
         values = [_input(graph, f"{name}/{index}", each, last, dtype) for index, each in enumerate(inputs)]
         made = make_node(kind, values, dict(*attributes), name=name, dtype=dtype)
         graph.insert_before(node, made)

@@ -168,6 +168,35 @@ def _allow_types(
     # A DLA core has no FP32. What quantizers or a calibrator leave out would run in FP32, slower than an FP16 engine.
     if half or implicit or (quantized and options.fp16_rest):
         config.set_flag(flag.FP16)
+        if _keep_variances(library.module, network):
+            config.set_flag(flag.PREFER_PRECISION_CONSTRAINTS)
+
+
+def _keep_variances(module: Any, network: Any) -> bool:
+    """Ask for float32 from the squares of a normalization to their root; return True if there are any.
+
+    Squares of numbers above 256 are infinite in float16: TensorRT 8 warns of such layers, advises this, and does not do
+    it (NVIDIA/TensorRT issue 2781). A square is known by both its inputs being one tensor; the layers of a network come
+    in the parser's order.
+    """
+    kinds, squares, chain = module.LayerType, dict[str, Any](), set[str]()
+    kept: list[Any] = []
+    for layer in (network.get_layer(index) for index in range(network.num_layers)):
+        if layer.type not in (kinds.ELEMENTWISE, kinds.REDUCE, kinds.UNARY):
+            continue
+        read, result = [layer.get_input(index).name for index in range(layer.num_inputs)], layer.get_output(0).name
+        if layer.type == kinds.ELEMENTWISE and read[0] == read[-1]:
+            squares[result] = layer
+        elif layer.type == kinds.REDUCE and read[0] in squares:
+            kept += [squares[read[0]], layer]
+            chain.add(result)
+        elif chain.intersection(read):  # the epsilon, then the root, with which it ends
+            kept.append(layer)
+            chain |= {result} if layer.type == kinds.ELEMENTWISE else set()
+    for layer in kept:
+        layer.precision = module.DataType.FLOAT
+        layer.set_output_type(0, module.DataType.FLOAT)
+    return bool(kept)
 
 
 def _graph_types(library: Library, network: Any) -> tuple[bool, bool]:
