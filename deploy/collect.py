@@ -68,7 +68,9 @@ def _sha256(path: Path) -> str:
 def page(collected: dict[str, Any]) -> str:
     """Return what was collected as an HTML page that needs nothing else: variants, steps, engines."""
     steps = collected["steps"]
-    rows = [[name, *(_cell(collected, name, kind) for kind in _FIGURES)] for name in _variants(steps)]
+    among = _choices(steps)
+    names = dict.fromkeys([*_variants(steps), *among])
+    rows = [[name, *(_cell(collected, name, kind) for kind in _FIGURES), among.get(name, "")] for name in names]
     states = [[name, *_state(step)] for name, step in steps.items()]
     built = [_engine(record) for record in collected["engines"]]
     title = html.escape(f"{collected['bundle']['name']} on this board")
@@ -77,7 +79,7 @@ def page(collected: dict[str, Any]) -> str:
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
             f"<style>{_STYLE}</style>",
             f"<h1>{title}</h1>",
-            _table(("variant", *_FIGURES.values()), rows),
+            _table(("variant", *_FIGURES.values(), "among candidates"), rows),
             "<h2>Steps</h2>",
             _table(("step", "state", "took", "log"), states),
             "<h2>Engines built</h2>",
@@ -120,6 +122,22 @@ def _variants(steps: dict[str, Any]) -> list[str]:
         if isinstance(result, dict):
             names.update(dict.fromkeys([*result.get("replayed", {}), *result.get("failed", {})] or result))
     return list(names)
+
+
+def _choices(steps: dict[str, Any]) -> dict[str, str]:
+    """Return what `edgeopt tune` found of each variant that it measured among candidates."""
+    said: dict[str, str] = {}
+    for name, step in steps.items():
+        result = step["result"] if name.startswith("candidates-") else None
+        found = result.get("candidates") if isinstance(result, dict) else None
+        if not isinstance(found, dict):
+            continue  # the step failed: its log says why
+        for variant in found["tried"]:
+            ratio = found["choice"]["ratios"].get(variant)
+            times = [] if ratio is None else [f"{ratio['estimate']:.2f}x the default's latency"]
+            said[variant] = ", ".join([*times, *(["runs"] if variant == found["choice"]["chosen"] else [])])
+        said |= {variant: f"left out: {reason}" for variant, reason in found["left_out"].items()}
+    return said
 
 
 def _cell(collected: dict[str, Any], variant: str, kind: str) -> str:

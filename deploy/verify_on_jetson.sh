@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Build, verify, evaluate and benchmark a bundle on this board, beside trtexec on the very same engines, and write one JSON
-# file to send back, with a page (.html) of it to look at.
+# Build, verify, evaluate and benchmark a bundle on this board, beside trtexec on the very same engines, choose among its
+# candidates, and write one JSON file to send back, with a page (.html) of it to look at.
 #
-# usage: verify_on_jetson.sh BUNDLE [--data DATA] [--out FILE] [--full] [--lock-clocks]
+# usage: verify_on_jetson.sh BUNDLE [--data DATA] [--calibration PHOTOS] [--out FILE] [--full] [--lock-clocks]
 #   --data DATA    labelled images, as `edgeopt evaluate --data` takes them; without, accuracy is left out
+#   --calibration PHOTOS  also build INT8 for each DLA core, calibrated here on this folder. Everything is measured in a
+#                  copy then, as signatures and slots do not stand for a bundle with variants of this board
 #   --out FILE     default: verify-HOSTNAME-DATE.json
 #   --full         benchmark for MLPerf's 600 s a variant instead of a few seconds
 #   --lock-clocks  set the highest power mode and fixed clocks first (sudo)
@@ -12,17 +14,18 @@
 set -euo pipefail
 
 usage() {
-  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,14s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 home=${EDGEOPT_HOME:-/opt/edgeopt}
 PATH="$home/bin:$PATH"
-bundle='' data='' out='' quick=--quick lock=''
+bundle='' data='' calibration='' out='' quick=--quick lock=''
 while [ $# -gt 0 ]; do
   case "$1" in
     --data) data=${2:?--data needs a value} && shift 2 ;;
+    --calibration) calibration=${2:?--calibration needs a value} && shift 2 ;;
     --out) out=${2:?--out needs a value} && shift 2 ;;
     --full) quick='' && shift ;;
     --lock-clocks) lock=yes && shift ;;
@@ -35,8 +38,10 @@ done
 command -v edgeopt >/dev/null || { echo "error: edgeopt is not installed: run first_run.sh" >&2; exit 1; }
 out=${out:-verify-$(hostname)-$(date +%Y%m%d-%H%M%S).json}
 cache=${EDGEOPT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgeopt}
+python=$(command -v python3)
 steps=$(mktemp -d)
-trap 'rm -rf "$steps"' EXIT
+copies=$(mktemp -d)
+trap 'rm -rf "$steps" "$copies"' EXIT
 
 # reason LOG: the last error that a step's log names, else its last line
 reason() {
@@ -76,6 +81,16 @@ if command -v nvpmodel >/dev/null; then
   step power-mode-now nvpmodel -q
 fi
 step doctor edgeopt doctor --json
+if [ -n "$calibration" ]; then
+  # DLA cores take INT8 from TensorRT's own calibrator alone, which runs on the board (TensorRT up to 10.7).
+  cp -r "$bundle" "$copies/" && bundle=$copies/$(basename "$bundle")
+  cores=$("$python" "$here/candidates.py" --dla-cores 2>"$copies/log") ||
+    { cores=0 && echo "   no DLA core can be asked for: $(reason "$copies/log")"; }
+  echo "== $cores DLA cores"
+  for core in $(seq 0 $((cores - 1))); do
+    step "dla$core" edgeopt compile "$bundle" --target trt --implicit-int8 --calibration "$calibration" --dla-core "$core"
+  done
+fi
 step inspect edgeopt inspect "$bundle" --json
 # Engines are built here, at first load; the bundle's golden outputs are compared with theirs.
 step verify edgeopt verify "$bundle" --json
@@ -86,10 +101,13 @@ trtexec=${TRTEXEC:-/usr/src/tensorrt/bin/trtexec}
 [ -x "$trtexec" ] || trtexec=$(command -v trtexec || true)
 step benchmark edgeopt benchmark "$bundle" ${data:+--data "$data"} ${quick:+"$quick"} --allow-invalid --json
 if [ -n "$trtexec" ]; then
-  step trtexec "$(command -v python3)" "$here/trtexec.py" "$trtexec" "$bundle" "$cache"
+  step trtexec "$python" "$here/trtexec.py" "$trtexec" "$bundle" "$cache"
 fi
+for variant in $("$python" "$here/candidates.py" "$bundle" "$steps/doctor/output" 2>/dev/null || true); do
+  step "candidates-$variant" edgeopt tune "$bundle" --variant "$variant" ${data:+--data "$data"} --json
+done
 
 status=0
-"$(command -v python3)" "$here/collect.py" "$steps" "$bundle" "$cache" "$out" || status=$?
+"$python" "$here/collect.py" "$steps" "$bundle" "$cache" "$out" || status=$?
 echo "wrote $out and ${out%.json}.html"
 exit "$status"

@@ -19,10 +19,13 @@ import tiny
 from click.testing import CliRunner
 from test_first_load import gpu_bundle
 
+from edgeopt.bundle import write_bundle
+from edgeopt.bundle.records import CandidateOf
 from edgeopt.cli import main
 from edgeopt.cli.boundary import TERMINATED
 from edgeopt.errors import DataError
 from edgeopt.hardware import JETPACKS, jetpack_of
+from edgeopt.spec import replace
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
@@ -190,6 +193,74 @@ def test_what_a_board_measured_is_read_by_report(tmp_path):
     assert "is not a file of deploy/verify_on_jetson.sh" in refused.output
 
 
+TUNED = {
+    "candidates": {
+        "variant": "ort-int8",
+        "choice": {"chosen": "ort-int8-sums", "ratios": {"ort-int8-sums": {"estimate": 0.87}}},
+        "tried": {"ort-int8": {}, "ort-int8-sums": {}},
+        "left_out": {"ort-int8-head": "it is not accepted: it lost 9 points"},
+    }
+}
+
+
+def test_candidates_are_measured_and_the_report_says_which_runs(board):
+    variants = [(variant, content) for variant, content in tiny.engines() if variant.target == "ort"]
+    default, content = next(each for each in variants if each[0].name == "ort-int8")
+    asked = CandidateOf(of="ort-int8", question="sums", floats=("layer",))
+    variants.append(
+        (replace(default, name="ort-int8-sums", file="variants/sums/engine.onnx", candidate=asked), content)
+    )
+    manifest = replace(tiny.manifest(), variants=tuple(variant for variant, _ in variants))
+    write_bundle(board / "some.edgeopt", manifest, {variant.file: content for variant, content in variants})
+    (board / "tuned.json").write_text(json.dumps(TUNED))
+    runs = {"targets": [{"name": "ort", "runs": True}, {"name": "trt", "runs": False}]}
+    (board / "doctor.json").write_text(json.dumps(runs))
+    script = EDGEOPT.replace("  benchmark)", "  doctor) cat doctor.json ;;\n  tune) cat tuned.json ;;\n  benchmark)")
+    command(board / "home" / "bin", "edgeopt", script)
+    assert verify("some.edgeopt", "--out", "result.json").returncode == 0
+    assert "tune some.edgeopt --variant ort-int8 --json" in (board / "calls").read_text()
+    page = (board / "result.html").read_text()
+    assert "0.87x the default" in page
+    assert "left out: it is not accepted" in page
+    rows = json.loads(CliRunner().invoke(main, ["report", "result.json", "--json"]).output)
+    assert {row["name"]: row["candidate"] for row in rows} == {
+        "ort-int8": "",
+        "ort-int8-sums": "0.87×, runs",
+        "ort-int8-head": "left out: it is not accepted: it lost 9 points",
+    }
+    assert "0.87×, runs" in CliRunner().invoke(main, ["report", "result.json", "--markdown"]).output
+
+
+TENSORRT = """
+class Logger:
+    ERROR = 1
+    def __init__(self, level): pass
+class Builder:
+    num_DLA_cores = 2
+    def __init__(self, logger): pass
+"""
+
+
+@pytest.mark.parametrize("cores", [2, 0])
+def test_dla_cores_are_built_for_and_measured_in_a_copy(board, monkeypatch, cores):
+    (board / "modules").mkdir()
+    (board / "modules" / "tensorrt.py").write_text(TENSORRT if cores else "raise ImportError('there is no TensorRT')")
+    monkeypatch.setenv("PYTHONPATH", str(board / "modules"))
+    done = verify("tiny.edgeopt", "--calibration", "photos of mine", "--out", "result.json")
+    assert done.returncode == 0, done.stderr
+    calls = (board / "calls").read_text().splitlines()
+    built = [call for call in calls if call.startswith("compile")]
+    assert len(built) == cores
+    assert ("there is no TensorRT" in done.stdout) == (cores == 0)
+    if cores:
+        assert built[1].endswith("--target trt --implicit-int8 --calibration photos of mine --dla-core 1")
+    copies = {call.split()[1] for call in calls if call.startswith(("compile", "verify", "benchmark"))}
+    (copy,) = copies
+    assert Path(copy).name == "tiny.edgeopt"
+    assert not Path(copy).exists()
+    assert Path(copy) != board / "tiny.edgeopt"
+
+
 REAL = """#!/bin/sh
 case "$1" in
   benchmark) echo '{"p50_ms": 1.5}' ;;
@@ -355,7 +426,7 @@ def test_first_run_says_what_is_wrong(board, arguments, message):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("name", ["collect.py", "trtexec.py"])
+@pytest.mark.parametrize("name", ["candidates.py", "collect.py", "trtexec.py"])
 def test_what_runs_on_the_board_needs_the_standard_library_only(name):
     source = (DEPLOY / name).read_text()
     imported = set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) - {"__future__"}
@@ -484,7 +555,7 @@ def test_systemd_takes_the_unit(tmp_path):
 
 def test_the_readme_names_every_file():
     text = (DEPLOY / "README.md").read_text()
-    for path in (*SCRIPTS, *DOCKERFILES, DEPLOY / "collect.py", DEPLOY / "trtexec.py", DEPLOY / "edgeopt.service"):
+    for path in (*SCRIPTS, *DOCKERFILES, *sorted(DEPLOY.glob("*.py")), DEPLOY / "edgeopt.service"):
         assert path.name in text
 
 

@@ -16,7 +16,7 @@ from edgeopt.errors import DataError, storage_errors
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
-_COLUMNS = ("variant", "accuracy", "golden", "p50 ms", "trtexec ms", "network / trtexec")
+_COLUMNS = ("variant", "accuracy", "golden", "p50 ms", "trtexec ms", "network / trtexec", "among candidates")
 
 
 _LARGEST = 1e300
@@ -57,6 +57,9 @@ class BoardRow(Struct):
     """GPU time of the same plan by NVIDIA's trtexec."""
     network_ms: float | None
     """Median of the stage that runs the network, of `edgeopt benchmark`."""
+    candidate: str = ""
+    """Latency as a multiple of the default's, and whether it runs from now on, of `edgeopt tune`; or why it was not
+    measured there."""
 
     @property
     def ratio(self) -> float | None:
@@ -85,7 +88,7 @@ def board_rows(board: BoardReport) -> tuple[BoardRow, ...]:
     """Return the variants of which anything was measured, in the order of the steps."""
     verified = _result(board, "verify")
     replayed, failed = verified.get("replayed", {}), verified.get("failed", {})
-    named = (replayed, failed, *(_result(board, step) for step in ("evaluate", "benchmark", "trtexec")))
+    named = (replayed, failed, *(_result(board, step) for step in ("evaluate", "benchmark", "trtexec")), _among(board))
     return tuple(_row(board, name, replayed, failed) for name in dict.fromkeys(key for each in named for key in each))
 
 
@@ -103,7 +106,24 @@ def _row(board: BoardReport, name: str, replayed: dict[str, Any], failed: dict[s
         p50_ms=_number(latency, name, "end_to_end", "p50_ms"),
         trtexec_ms=_number(_result(board, "trtexec"), name, "compute_ms"),
         network_ms=_number(latency, name, "stages", "network", "p50_ms"),
+        candidate=_among(board).get(name, ""),
     )
+
+
+def _among(board: BoardReport) -> dict[str, str]:
+    """Return what the script's steps of candidates say of each variant."""
+    said: dict[str, str] = {}
+    for step in board.steps:
+        found = _result(board, step).get("candidates", {}) if step.startswith("candidates-") else {}
+        tried, choice, left_out = (
+            each if isinstance(each := found.get(key), dict) else {} for key in ("tried", "choice", "left_out")
+        )
+        for name in tried:
+            times = _number(choice, "ratios", name, "estimate")
+            parts = ("" if times is None else f"{times:.2f}×", "runs" if name == choice.get("chosen") else "")
+            said[name] = ", ".join(filter(None, parts))
+        said |= {name: f"left out: {why}" for name, why in left_out.items()}
+    return said
 
 
 def _number(found: Any, *names: str) -> float | None:
@@ -140,7 +160,7 @@ def board_to_markdown(board: BoardReport) -> str:
 def _cells(row: BoardRow) -> tuple[str, ...]:
     figures = (row.p50_ms, row.trtexec_ms, row.ratio)
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-    return (row.name, accuracy, row.golden, *("" if each is None else f"{each:.3g}" for each in figures))
+    return (row.name, accuracy, row.golden, *("" if each is None else f"{each:.3g}" for each in figures), row.candidate)
 
 
 def _failures(board: BoardReport) -> Iterator[str]:
