@@ -230,6 +230,24 @@ class QuantizedTraining(Struct):
     """Weight of the float network's outputs in the loss; the labels have the rest."""
 
 
+class Adversarial(Struct):
+    """``[train.adversarial]``: a classifier learns from pictures that were changed to mislead it, anew at every step.
+
+    A step takes as many times longer as there are `steps`, and accuracy on clean pictures falls. The epoch that is kept
+    is the best on validation pictures under the same attack.
+    """
+
+    method: Literal["pgd", "trades"] = "pgd"
+    """``pgd``: the loss of the changed pictures (Madry et al. 2018). ``trades``: the loss of the clean ones, and how
+    far answers to changed ones are from those (Zhang et al. 2019), which `beta` weighs."""
+    radius: Annotated[float, Meta(gt=0.0, le=255.0)] = 8.0
+    """Largest change of a pixel, of 255."""
+    steps: PositiveInt = 7
+    """Gradients that a change is made by."""
+    beta: Annotated[float, Meta(gt=0.0)] = 6.0
+    """Weight of the second part of ``trades``: more of it holds better and answers worse on clean pictures."""
+
+
 class TrainConfig(Struct):
     """``[train]``. Without this table the weights are used without training."""
 
@@ -281,6 +299,8 @@ class TrainConfig(Struct):
     workers: Annotated[int, Meta(ge=0)] | None = None
     """Threads that prepare the next batches. 0: each when it is needed. Default: 4 on a GPU, or fewer if the processor
     has fewer cores; 0 on a processor, whose cores the network needs. Results do not depend on it."""
+    adversarial: Adversarial | None = None
+    """Train a classifier against attacks; see the table."""
     tensorboard: str | None = None
     """Folder for TensorBoard's event files with loss, learning rate and metric, from the recipe's folder. Needs the
     extra ``tensorboard``. Default: none are written."""

@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from torch import nn
 
 from edgeopt.attack import measure_attacks
-from edgeopt.attack.gradient import apgd, fgsm, pgd
 from edgeopt.attack.measuring import from_pixels, to_pixels
 from edgeopt.attack.square import square
 from edgeopt.bundle import Bundle
@@ -24,6 +23,7 @@ from edgeopt.dataset import Dataset, load
 from edgeopt.errors import DataError, SettingError
 from edgeopt.evaluate.corruptions import KINDS, Corruption
 from edgeopt.evaluate.robustness import Robustness, corruptions, measure_robustness
+from edgeopt.perturb.ascent import apgd, fgsm, pgd
 from edgeopt.spec import Normalization, replace
 
 PICTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
@@ -189,8 +189,8 @@ def test_a_bundle_under_attack(bundle: Bundle, colours: Dataset) -> None:
     assert found.attacks["adaptive"]["ort-int8"][16] < 0.5
 
 
-def test_detectors_and_images_without_labels_are_refused(tmp_path: Path, bundle: Bundle, colours: Dataset) -> None:
-    with pytest.raises(DataError, match="is a detector"):
+def test_images_with_other_labels_or_none_are_refused(tmp_path: Path, bundle: Bundle, colours: Dataset) -> None:
+    with pytest.raises(DataError, match=r"not the labels of 'tiny-detector'\. Attacks need images with true boxes"):
         measure_attacks(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR), colours)
     cv2.imwrite(str(tmp_path / "x.png"), PICTURE)
     unlabelled = load(DataSource(format="images", path=str(tmp_path)), Path.cwd())

@@ -30,9 +30,10 @@ from edgeopt.spec import (
     replace,
 )
 from edgeopt.train import Trained, TrainProgress, train
-from edgeopt.train.objective import class_weights, make_objective
+from edgeopt.train.objective import class_weights
 from edgeopt.train.optimizer import learning_rate
 from edgeopt.train.pictures import Pictures
+from edgeopt.train.tasks import make_objective
 
 SIDES = {"left": 0, "right": 1}
 

@@ -1,39 +1,53 @@
-"""A variant's graph as a function of pixels that gradients flow through."""
+"""A variant's graph as a function of pixels that gradients flow through, and what an attack wants to raise."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from edgeopt.attack.gradient import Loss
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import ModelError
 from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
 from edgeopt.passes.repair.distill.interpreter import Interpreter
 from edgeopt.passes.repair.distill.straight_through import quantizers_by_node
-from edgeopt.spec import ClassificationDecoding, ModelSpec
+from edgeopt.passes.rewrite.put_tail import put_scores
+from edgeopt.perturb.ascent import Loss
+from edgeopt.perturb.pixels import to_network
+from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec
 
+Aim: TypeAlias = Callable[[Tensor, Tensor], Loss]
+"""From clean pixels (N, ...) and true classes (N,) int64, which detectors do without, to what an attack raises."""
 _SMALLEST = 1e-12
 """Probabilities below count as this before their logarithm is taken."""
+_SEEN = 0.05
+"""Candidates of a detector whose clean score reaches this are what an attack wants to vanish."""
 
 
-def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
-    """Return, for true classes (N,) int64, the cross-entropy of a classifier as a function of pixels.
+def aim_of(bundle: Bundle, variant: Variant) -> Aim:
+    """Return what an attack on a variant wants to raise.
 
-    A Q/DQ graph's roundings pass gradients straight through: without, an attacker would find none, which is no
-    robustness.
+    Of a classifier the cross-entropy of the true classes. Of a detector the same of every candidate that it finds in
+    the clean picture: objects vanish. A Q/DQ graph's roundings pass gradients straight through: without, an attacker
+    would find none, which is no robustness.
 
     Raises:
-        ModelError: a compiled engine without its graph, or an operator that gradients cannot flow through.
+        ModelError: a compiled engine without its graph, a decoding in code, or an operator that gradients cannot flow
+            through.
     """
     if not variant.file.endswith(".onnx"):
         raise ModelError(f"variant '{variant.name}' is a compiled file, through which no gradient flows")
     spec = bundle.spec(variant.name)
     model = ir.from_proto(onnx.ModelProto.FromString(bundle.engine(variant.name)))
+    decoding = spec.decoding
+    if isinstance(decoding, DetectionDecoding):
+        model = put_scores(model, spec)
+    elif not isinstance(decoding, ClassificationDecoding):
+        raise ModelError(f"variant '{variant.name}' is not decoded from scores that a gradient could follow")
     try:
         run = Interpreter(model.graph, quantizers_by_node(model.graph)).run
     except UnsupportedOperatorError as error:
@@ -41,19 +55,35 @@ def loss_of(bundle: Bundle, variant: Variant) -> Callable[[Tensor], Loss]:
             f"gradients cannot flow through '{error}' of variant '{variant.name}': only the black-box attack works on "
             "it"
         ) from error
+    if isinstance(decoding, DetectionDecoding):
+        return _vanishing(lambda pixels: run({spec.input.name: to_network(pixels, spec.preprocessing)})[0])
     names = [value.name or "" for value in model.graph.outputs]
-    decoding = spec.decoding
-    assert isinstance(decoding, ClassificationDecoding)
     output = names.index(decoding.output) if isinstance(decoding.output, str) else decoding.output
+    return _misclassified(lambda pixels: _run(run, pixels, spec)[output].flatten(1), decoding)
 
-    def with_targets(targets: Tensor) -> Loss:
+
+def _run(run: Callable[[dict[str, Tensor]], list[Tensor]], pixels: Tensor, spec: ModelSpec) -> list[Tensor]:
+    return run({spec.input.name: to_network(pixels, spec.preprocessing)})
+
+
+def _misclassified(scores: Callable[[Tensor], Tensor], decoding: ClassificationDecoding) -> Aim:
+    def aim(_: Tensor, targets: Tensor) -> Loss:
+        return lambda pixels: _cross_entropy(scores(pixels), targets, decoding)
+
+    return aim
+
+
+def _vanishing(scores: Callable[[Tensor], Tensor]) -> Aim:
+    def aim(clean: Tensor, _: Tensor) -> Loss:
+        with torch.no_grad():
+            seen = scores(clean) >= _SEEN
+
         def loss(pixels: Tensor) -> Tensor:
-            scores = run({spec.input.name: to_network(pixels, spec)})[output].flatten(1)
-            return _cross_entropy(scores, targets, decoding)
+            return (-scores(pixels).clamp_min(_SMALLEST).log() * seen).flatten(1).sum(1)
 
         return loss
 
-    return with_targets
+    return aim
 
 
 def _cross_entropy(scores: Tensor, targets: Tensor, decoding: ClassificationDecoding) -> Tensor:
@@ -65,13 +95,3 @@ def _cross_entropy(scores: Tensor, targets: Tensor, decoding: ClassificationDeco
     if decoding.activation == "none" and decoding.applied != "none":
         return torch.nn.functional.nll_loss(scores.clamp_min(_SMALLEST).log(), targets, reduction="none")
     return torch.nn.functional.cross_entropy(scores, targets, reduction="none")
-
-
-def to_network(pixels: Tensor, spec: ModelSpec) -> Tensor:
-    """Return the network's input for pixels from 0 to 1 in the order of its channels and axes."""
-    normalization = spec.preprocessing.normalization
-    if normalization is None:
-        return pixels * 255.0
-    shape = (1, -1, 1, 1) if spec.preprocessing.layout == "NCHW" else (1, 1, 1, -1)
-    mean, std = (torch.tensor(each).reshape(shape) for each in (normalization.mean, normalization.std))
-    return (pixels * (255.0 * normalization.scale) - mean) / std

@@ -9,8 +9,9 @@ from torch import nn
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
 from edgeopt.spec import ModelSpec
-from edgeopt.train.objective import Taught, make_objective
+from edgeopt.train.objective import Taught
 from edgeopt.train.pictures import Pictures
+from edgeopt.train.tasks import make_objective
 from edgeopt.train.teacher import as_learnt
 
 

@@ -25,10 +25,11 @@ from edgeopt.train import checkpoint
 from edgeopt.train.ahead import Ahead
 from edgeopt.train.checkpoint import Content, EpochResult, State
 from edgeopt.train.device import Place, forget_unused, is_out_of_memory, memory_of, moved, place_of
-from edgeopt.train.objective import Batch, Indices, Objective, Taught, make_objective
+from edgeopt.train.objective import Batch, Indices, Objective, Taught
 from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimizer, training_mode
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.sampling import epoch_order
+from edgeopt.train.tasks import make_objective
 from edgeopt.train.unfold import restore_batchnorm
 
 _LOG = logging.getLogger(__name__)

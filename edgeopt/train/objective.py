@@ -240,20 +240,6 @@ def _scalar(loss: Any, name: str) -> Tensor:
     return loss
 
 
-def make_objective(
-    spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None
-) -> Objective:
-    """Return the objective of the task in `spec`, with a teacher's answers in its loss where there is one.
-
-    Raises:
-        ConfigError: an augmentation or a loss that the task cannot have.
-        ModelError: a detector that is not trained here.
-    """
-    if spec.task == "classification":
-        return Classify(config, pictures, teacher)
-    return Detect(spec, config, pictures, teacher)
-
-
 def class_weights(counts: NDArray[np.int64]) -> Tensor:
     """Return (classes,) weights in inverse proportion to `counts`, with mean 1 over images; absent classes get 0."""
     present = counts > 0

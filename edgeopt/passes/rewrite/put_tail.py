@@ -31,6 +31,7 @@ Tail: TypeAlias = Literal["topk", "nms"]
 CANDIDATES = 1000
 """Most rows before suppression. TensorRT's TopK takes 3,840 at most."""
 OUTPUT = "detections"
+SCORES = "scores_of_candidates"
 _LOWEST = 1e-3
 """Scores below are no candidates of a suppression in the graph: a threshold of the recipe may be no lower."""
 _OPSET = 17
@@ -76,6 +77,28 @@ def put_tail(network: ir.Model, spec: ModelSpec, tail: Tail) -> tuple[ir.Model, 
     )
 
 
+def put_scores(network: ir.Model, spec: ModelSpec) -> ir.Model:
+    """Return a copy of a detector that gives the scores of its candidates alone: (N, candidates, classes), 0 to 1.
+
+    Args:
+        network: a detector, with Q/DQ or without.
+        spec: its specification.
+
+    Raises:
+        ModelError: no detector, or one whose outputs have no fixed size.
+    """
+    decoding = spec.decoding
+    if not isinstance(decoding, DetectionDecoding):
+        raise ModelError(f"{spec.name} has no head of a detector, whose scores could be told apart")
+    result = raise_opset(network, _OPSET, spec.name)
+    scores = _Rows(result, spec, decoding).probabilities()
+    scores.name = SCORES
+    del result.graph.outputs[:]
+    result.graph.outputs.append(scores)
+    common.RemoveUnusedNodesPass()(result)
+    return result
+
+
 def _decoding(decoding: DetectionDecoding, *, suppressed: bool) -> DetectionDecoding:
     """Return the description of the rows."""
     first = 1 if suppressed else 0
@@ -113,6 +136,12 @@ class _Rows:
         return {
             name: parts[0] if len(parts) == 1 else self._op("Concat", *parts, axis=1) for name, parts in found.items()
         }
+
+    def probabilities(self) -> ir.Value:
+        """Return (N, anchors, classes) scores."""
+        rows = self.rows()
+        scores, late = self._scores(rows["scores"], rows.get("objectness"))
+        return self._op("Sigmoid", scores) if late else scores
 
     def chosen(self, rows: dict[str, ir.Value], most: int) -> tuple[ir.Value, int]:
         """Return (N, rows, 6) of the best rows and their number."""

@@ -47,7 +47,7 @@ def pgd(loss: Loss, pixels: Tensor, radius: float, *, steps: int, random: torch.
     Returns:
         (N, ...) changed pixels.
     """
-    start = torch.rand(pixels.shape, generator=random) * 2.0 - 1.0
+    start = torch.rand(pixels.shape, generator=random).to(pixels.device) * 2.0 - 1.0
     current = _within(pixels + radius * start, pixels, radius)
     best = _Best(pixels)
     for _ in range(steps):
@@ -74,13 +74,13 @@ def apgd(loss: Loss, pixels: Tensor, radius: float, *, steps: int, random: torch
     Returns:
         (N, ...) changed pixels.
     """
-    start = torch.rand(pixels.shape, generator=random) * 2.0 - 1.0
+    start = torch.rand(pixels.shape, generator=random).to(pixels.device) * 2.0 - 1.0
     current = previous = _within(pixels + radius * start, pixels, radius)
     per_image = (len(pixels), *[1] * (pixels.dim() - 1))
-    step = torch.full(per_image, 2.0 * radius)
+    step = torch.full(per_image, 2.0 * radius, device=pixels.device)
     best = _Best(pixels)
-    improved = torch.zeros(len(pixels))
-    last_value = torch.full((len(pixels),), -torch.inf)
+    improved = torch.zeros(len(pixels), device=pixels.device)
+    last_value = torch.full((len(pixels),), -torch.inf, device=pixels.device)
     step_at_check, best_at_check = step.clone(), best.value.clone()
     interval = max(round(_FIRST_CHECK * steps), 1)
     check = interval
@@ -114,7 +114,7 @@ class _Best:
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels.clone()
-        self.value = torch.full((len(pixels),), -torch.inf)
+        self.value = torch.full((len(pixels),), -torch.inf, device=pixels.device)
 
     def take(self, pixels: Tensor, value: Tensor) -> None:
         better = value > self.value
