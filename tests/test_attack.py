@@ -16,14 +16,22 @@ from torch import nn
 from edgeopt.attack import measure_attacks
 from edgeopt.attack.measuring import from_pixels, to_pixels
 from edgeopt.attack.square import square
+from edgeopt.boxes import Boxes
 from edgeopt.bundle import Bundle
 from edgeopt.cli import main
 from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import Dataset, load
+from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.errors import DataError, SettingError
 from edgeopt.evaluate.corruptions import KINDS, Corruption
 from edgeopt.evaluate.robustness import Robustness, corruptions, measure_robustness
+from edgeopt.gate import GateConfig, to_markdown
+from edgeopt.gate.decide import with_robustness
+from edgeopt.gate.run import verdict_of
+from edgeopt.gate.verdict import RobustnessFinding
 from edgeopt.perturb.ascent import apgd, fgsm, pgd
+from edgeopt.report import content, to_json, write_page
+from edgeopt.report.robustness import robustness_cards
 from edgeopt.spec import Normalization, replace
 
 PICTURE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), (0, 0), 2)
@@ -189,6 +197,41 @@ def test_a_bundle_under_attack(bundle: Bundle, colours: Dataset) -> None:
     assert found.attacks["adaptive"]["ort-int8"][16] < 0.5
 
 
+@pytest.fixture(scope="module")
+def cells() -> Dataset:
+    """A cell of 8 x 8 pixels in one colour, bright enough to be found."""
+    samples = []
+    for number, name in enumerate(tiny.COLOURS * 2):
+        picture = np.zeros((16, 16, 3), np.uint8)
+        left, top = (8, 8) if number % 2 else (8, 0)
+        picture[top : top + 8, left : left + 8, 2 - number % 3] = 90
+        boxes = Boxes.of([[left, top, left + 8, top + 8]], [tiny.COLOURS.index(name)])
+        samples.append(Sample(str(number), boxes, ArrayPicture(picture)))
+    return Dataset("detection", tiny.COLOURS, tuple(samples))
+
+
+def test_a_detector_under_attack_no_longer_finds_what_it_found(tmp_path: Path, cells: Dataset) -> None:
+    found = measure_attacks(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR), cells, radii=(2, 90), queries=20)
+    assert found.metric == "AP"
+    assert set(found.attacks) == {"pgd", "square"}
+    assert found.clean["ort-fp32"] == found.attacks["pgd"]["ort-fp32"][2] == 1.0
+    assert found.attacks["pgd"]["ort-fp32"][90] == found.worst("ort-fp32", 90) == 0.0
+    assert found.patch is None
+
+
+def test_a_patch_is_compared_with_a_grey_one(tmp_path: Path, bundle: Bundle, colours: Dataset, cells: Dataset) -> None:
+    found = measure_attacks(bundle, colours, radii=(1,), queries=0, patch=0.4).patch
+    assert found is not None
+    assert set(found.grey) == set(found.made) > set(found.adaptive) == {"ort-int8", "ov-int8"} & set(found.grey)
+    assert found.grey["ort-fp32"] == 1.0, "grey has no strongest colour"
+    assert found.made["ort-fp32"] < 0.5
+    detector = measure_attacks(
+        tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR), cells, radii=(1,), queries=0, patch=0.5
+    )
+    assert detector.patch is not None
+    assert detector.patch.made["ort-fp32"] <= 1.0
+
+
 def test_images_with_other_labels_or_none_are_refused(tmp_path: Path, bundle: Bundle, colours: Dataset) -> None:
     with pytest.raises(DataError, match=r"not the labels of 'tiny-detector'\. Attacks need images with true boxes"):
         measure_attacks(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR), colours)
@@ -225,3 +268,78 @@ def test_severities_that_there_are_not(wrong: str, bundle: Bundle) -> None:
     result = CliRunner().invoke(main, ["robustness", str(bundle.path), "--severity", wrong])
     assert result.exit_code == 2
     assert "whole numbers from 1 to 5" in result.output.replace("\n", " ")
+
+
+# What a bundle keeps
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that was measured on bad and on hostile pictures by the commands."""
+    bundle = tiny.write_golden(tmp_path_factory.mktemp("measured") / "x.edgeopt")
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, name in enumerate(tiny.COLOURS):
+        (folder / name).mkdir()
+        for number in range(6):
+            picture = np.full((8, 8, 3), 120, np.uint8)
+            picture[..., 2 - index] += 6 + 2 * number
+            cv2.imwrite(str(folder / name / f"{number}.png"), picture)
+    run("robustness", bundle.path, "--data", folder, "--severity", "1,5")
+    run("attack", bundle.path, "--data", folder, "--radius", "2,16", "--queries", "0", "--patch", "40")
+    return Bundle.open(bundle.path)
+
+
+def test_a_bundle_keeps_what_was_measured_beside_its_float_variant(measured: Bundle) -> None:
+    variant = measured.variant("ort-int8")
+    bad, hostile = variant.on_bad_pictures, variant.under_attack
+    assert bad is not None
+    assert hostile is not None
+    assert (bad.images, bad.severities, set(bad.kinds)) == (18, (1, 5), set(KINDS))
+    assert bad.drop == pytest.approx(np.mean([each.baseline - each.variant for each in bad.kinds.values()]))
+    assert hostile.worst.keys() == {"2", "16"}
+    assert hostile.patch_share == 0.4
+    assert hostile.drop >= max(each.drop for each in hostile.worst.values())
+    assert measured.variant("ort-fp32").under_attack is None
+
+
+def test_a_few_pictures_or_kinds_are_shown_but_not_kept(tmp_path: Path, colours: Dataset) -> None:
+    bundle = tiny.write_golden(tmp_path / "x.edgeopt")
+    text = run("robustness", bundle.path, "--data", colours.origin, "--corruption", "fog")
+    assert "not kept in the bundle" in text
+    assert "fewer than 16" in run("attack", bundle.path, "--data", colours.origin, "--queries", "0", "--radius", "2")
+    assert not (bundle.path / "measured.json").exists()
+
+
+def test_the_report_shows_both(tmp_path: Path, measured: Bundle) -> None:
+    report = content(measured.manifest)
+    assert [card.title for card in robustness_cards(report)] == [
+        f"{name} {what}" for what in ("on bad pictures", "under attack") for name in report.on_bad_pictures
+    ]
+    page = write_page(report, tmp_path / "page.html", force=True).read_text()
+    assert "Bad pictures and attacks" in page
+    assert "16/255" in page
+    assert "patch 40%" in page
+    assert '"on_bad_pictures"' in to_json(report).decode()
+
+
+def test_the_gate_fails_a_variant_that_loses_more_than_is_allowed() -> None:
+    findings = [
+        RobustnessFinding(pictures="bad pictures", metric="top-1", drop=0.02, allowed=0.01, images=100),
+        RobustnessFinding(pictures="pictures under attack", metric="top-1", drop=0.001, allowed=0.01, images=64),
+    ]
+    passed = replace(verdict_of(("a", "b"), None, None, (), (), GateConfig()), outcome="pass", reasons=())
+    failed = with_robustness(passed, findings)
+    assert failed.outcome == "fail"
+    assert failed.reasons == ("top-1 on 100 bad pictures is 2.00 points below FP32's where 1.00 are allowed",)
+    assert with_robustness(passed, findings[1:]).outcome == "pass"
+    assert with_robustness(replace(passed, outcome="invalid"), findings[1:]).outcome == "invalid"
+    assert with_robustness(passed, []) == passed
+    assert "top-1 on bad pictures, from FP32" in to_markdown(failed)
+
+
+def test_a_gate_without_the_figures_says_how_to_make_them(tmp_path: Path, measured: Bundle) -> None:
+    bare = tiny.write_golden(tmp_path / "x.edgeopt")
+    both = ("gate", f"{bare.path}@ort-fp32", f"{bare.path}@ort-int8", "--max-robustness-drop", "0.1")
+    result = CliRunner().invoke(main, list(both))
+    assert result.exit_code != 0
+    assert "never measured on bad or hostile pictures. Run: edgeopt robustness" in " ".join(result.output.split())

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 from edgeopt.attack.network import Aim, aim_of
 from edgeopt.attack.square import square
 from edgeopt.bundle import Bundle, Variant
+from edgeopt.bundle.records import Beside, UnderAttack
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, MissingExtraError, ModelError, TargetError
@@ -80,6 +80,28 @@ class Attacked:
     def worst(self, variant: str, radius: int) -> float:
         """Metric under the attack of this radius that lowers it most."""
         return min(found[variant][radius] for found in self.attacks.values() if variant in found)
+
+    def behind_patch(self, variant: str) -> float | None:
+        """Metric behind the square that lowers it most; None where none was made."""
+        if self.patch is None:
+            return None
+        return min(each[variant] for each in (self.patch.made, self.patch.adaptive) if variant in each)
+
+    def beside_baseline(self, variant: str) -> UnderAttack:
+        """Return what a bundle keeps of a variant."""
+        first, second = self.behind_patch(self.baseline), self.behind_patch(variant)
+        return UnderAttack(
+            metric=self.metric,
+            images=self.images,
+            baseline=self.baseline,
+            clean=Beside(baseline=self.clean[self.baseline], variant=self.clean[variant]),
+            worst={
+                str(radius): Beside(baseline=self.worst(self.baseline, radius), variant=self.worst(variant, radius))
+                for radius in self.radii
+            },
+            patch=None if first is None or second is None else Beside(baseline=first, variant=second),
+            patch_share=0.0 if self.patch is None else self.patch.share,
+        )
 
 
 def measure_attacks(
@@ -375,10 +397,14 @@ def _in_parts(
             changed = make(loss, pixels, radius, random)
         else:
             free = torch.from_numpy(inside[portion].copy())
-            seen = partial(torch.where, free, other=pixels)
-            changed = seen(make(lambda filled, loss=loss, seen=seen: loss(seen(filled)), pixels, radius, random))  # type: ignore[misc]
+            changed = torch.where(free, make(_within(loss, pixels, free), pixels, radius, random), pixels)
         parts.append(levels.as_levels(changed).numpy())
     return np.concatenate(parts)
+
+
+def _within(loss: Loss, pixels: Tensor, free: Tensor) -> Loss:
+    """Return the loss of pixels that are the picture's but where they are free."""
+    return lambda filled: loss(torch.where(free, filled, pixels))
 
 
 def to_pixels(tensor: Floats, spec: ModelSpec) -> Floats:

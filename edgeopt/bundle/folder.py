@@ -22,7 +22,7 @@ from edgeopt.bundle.manifest import (
     encode,
 )
 from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES, SIGNATURE_NAME
-from edgeopt.bundle.recorded import RECORDED_NAME, join, split
+from edgeopt.bundle.recorded import RECORDED_FIELDS, RECORDED_NAME, join, split
 from edgeopt.bundle.records import Enrolled, Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
 from edgeopt.errors import BundleError, storage_errors
@@ -154,9 +154,9 @@ class Bundle:
 
         Args:
             variant: its name.
-            results: any of ``tuned``, ``choices``, ``diagnosis`` and ``attribution``, which are kept beside the
-                manifest, and of ``accuracy``, ``accepted``, ``verdict``, ``certain`` and ``engine``, which a signature
-                covers.
+            results: any of ``tuned``, ``choices``, ``diagnosis``, ``attribution``, ``on_bad_pictures`` and
+                ``under_attack``, which are kept beside the manifest, and of ``accuracy``, ``accepted``, ``verdict``,
+                ``certain`` and ``engine``, which a signature covers.
 
         Returns:
             The bundle with its new results.
@@ -321,9 +321,7 @@ class Bundle:
         return variant
 
 
-_RESULTS = frozenset(
-    {"accuracy", "accepted", "verdict", "certain", "engine", "diagnosis", "attribution", "tuned", "choices"}
-)
+_RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", *RECORDED_FIELDS} - {"measured"})
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

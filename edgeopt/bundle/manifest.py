@@ -22,7 +22,9 @@ from edgeopt.bundle.records import (
     Diagnosis,
     Enrolled,
     Measured,
+    OnBadPictures,
     StageRecords,
+    UnderAttack,
 )
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.config import Config, SchemeName, TargetName
@@ -117,6 +119,10 @@ class Variant(Struct):
     """Result of `edgeopt diagnose`, if it was run."""
     attribution: Attribution | None = None
     """Result of `edgeopt explain`, if it was run."""
+    on_bad_pictures: OnBadPictures | None = None
+    """Result of `edgeopt robustness`, if it was run."""
+    under_attack: UnderAttack | None = None
+    """Result of `edgeopt attack`, if it was run."""
 
     def __post_init__(self) -> None:
         check(self.target, TARGETS, "target")

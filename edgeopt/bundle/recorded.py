@@ -7,19 +7,20 @@ never run anything that is not in the manifest.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from edgeopt.bundle.manifest import Fingerprint, Manifest, Name, Variant
-from edgeopt.bundle.records import Attribution, CandidateChoice, Diagnosis, Measured
+from edgeopt.bundle.records import Attribution, CandidateChoice, Diagnosis, Measured, OnBadPictures, UnderAttack
 from edgeopt.bundle.settings import EngineSettings, Mode
 from edgeopt.errors import BundleError
 from edgeopt.spec import Struct, replace
 from edgeopt.typed import from_json
 
 RECORDED_NAME: Final = "measured.json"
+_NOTHING: Final = "0" * 64
 
 
 class Recorded(Struct):
@@ -31,7 +32,13 @@ class Recorded(Struct):
     tuned: dict[str, dict[Mode, EngineSettings]] = msgspec.field(default_factory=dict)
     diagnosis: Diagnosis | None = None
     attribution: Attribution | None = None
+    on_bad_pictures: OnBadPictures | None = None
+    under_attack: UnderAttack | None = None
     choices: dict[Fingerprint, CandidateChoice] = msgspec.field(default_factory=dict)
+
+
+RECORDED_FIELDS = tuple(name for name in Recorded.__struct_fields__ if name != "engine")
+"""Fields that a variant has, too."""
 
 
 class _Recordings(Struct):
@@ -42,16 +49,9 @@ class _Recordings(Struct):
 def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     """Return a manifest without what was recorded, and the content of ``measured.json``: None if nothing ever was."""
     recorded = {
-        variant.name: Recorded(
-            engine=manifest.files[variant.file].sha256,
-            measured=variant.measured,
-            tuned=variant.tuned,
-            diagnosis=variant.diagnosis,
-            attribution=variant.attribution,
-            choices=variant.choices,
-        )
+        variant.name: Recorded(engine=manifest.files[variant.file].sha256, **_results(variant))
         for variant in manifest.variants
-        if variant.measured or variant.tuned or variant.diagnosis or variant.attribution or variant.choices
+        if any(_results(variant).values())
     }
     bare = replace(manifest, variants=tuple(_bare(variant) for variant in manifest.variants))
     if not recorded:
@@ -60,8 +60,12 @@ def split(manifest: Manifest) -> tuple[Manifest, bytes | None]:
     return bare, msgspec.json.format(text, indent=2) + b"\n"
 
 
+def _results(of: Variant | Recorded) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in RECORDED_FIELDS}
+
+
 def _bare(variant: Variant) -> Variant:
-    return replace(variant, measured={}, tuned={}, diagnosis=None, attribution=None, choices={})
+    return replace(variant, **_results(Recorded(engine=_NOTHING)))
 
 
 def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
@@ -89,13 +93,6 @@ def join(manifest: Manifest, text: bytes, origin: str) -> Manifest:
         results = found.get(variant.name)
         if results is None or results.engine != manifest.files[variant.file].sha256:
             return variant
-        return replace(
-            variant,
-            measured=results.measured,
-            tuned=results.tuned,
-            diagnosis=results.diagnosis,
-            attribution=results.attribution,
-            choices=results.choices,
-        )
+        return replace(variant, **_results(results))
 
     return replace(manifest, variants=tuple(with_results(variant) for variant in manifest.variants))

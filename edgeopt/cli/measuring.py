@@ -419,6 +419,12 @@ def tune(
     "kept it in the bundle. Default: not checked.",
 )
 @click.option(
+    "--max-robustness-drop",
+    type=click.FloatRange(0.0, 1.0),
+    help="Largest drop from its FP32 on bad pictures and under attack, as `edgeopt robustness` and `edgeopt attack` "
+    "kept it in the bundle. Default: not checked.",
+)
+@click.option(
     "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
@@ -437,6 +443,7 @@ def gate(
     f1_drop: float | None,
     max_class_drop: float | None,
     max_attribution_shift: float | None,
+    max_robustness_drop: float | None,
     maximum_s: float | None,
     junit: Path | None,
     markdown: Path | None,
@@ -460,6 +467,7 @@ def gate(
         "f1_drop": f1_drop,
         "class_drop": max_class_drop,
         "attribution_shift": max_attribution_shift,
+        "robustness_drop": max_robustness_drop,
         "maximum_s": maximum_s,
     }
     config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})

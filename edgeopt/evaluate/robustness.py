@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from edgeopt.bundle import Bundle
-from edgeopt.bundle.records import Accuracy
+from edgeopt.bundle.records import Accuracy, Beside, OnBadPictures
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import SettingError, did_you_mean
@@ -35,6 +35,23 @@ class Robustness:
     def mean(self, variant: str) -> float:
         """Mean over all kinds, each with the same weight."""
         return fmean(self.of_kind(variant, kind) for kind in self.corrupted[variant])
+
+    def beside_baseline(self, variant: str) -> OnBadPictures:
+        """Return what a bundle keeps of a variant."""
+        severities = sorted({each for found in self.corrupted[variant].values() for each in found})
+        clean = Beside(baseline=self.clean[self.baseline], variant=self.clean[variant])
+        kinds = {
+            kind: Beside(baseline=self.of_kind(self.baseline, kind), variant=self.of_kind(variant, kind))
+            for kind in self.corrupted[variant]
+        }
+        return OnBadPictures(
+            metric=self.metric,
+            images=self.images,
+            baseline=self.baseline,
+            severities=tuple(severities),
+            clean=clean,
+            kinds=kinds,
+        )
 
     def drops(self, variant: str) -> dict[str, float]:
         """Loss against the baseline on the same corrupted images, by kind; the largest first."""

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import msgspec
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, Variant
 from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.bundle.classes import class_changes
 from edgeopt.bundle.records import Accuracy
 from edgeopt.errors import MeasurementError
-from edgeopt.gate.decide import with_attribution
+from edgeopt.gate.decide import with_attribution, with_robustness
 from edgeopt.gate.run import Opened, gate
 from edgeopt.gate.stored import gate_stored
-from edgeopt.gate.verdict import AccuracyFinding, AttributionFinding, GateConfig, OperatingFinding, Verdict
+from edgeopt.gate.verdict import (
+    AccuracyFinding,
+    AttributionFinding,
+    GateConfig,
+    OperatingFinding,
+    RobustnessFinding,
+    Verdict,
+)
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Array, Staged, Subject
 from edgeopt.measure.worker import Worker
@@ -106,11 +113,11 @@ def gate_bundles(
     Raises:
         BundleError: not a whole bundle, or no such variant.
         TargetError: one of the sides does not run here.
-        MeasurementError: the accuracies are of different images, a largest shift of maps is given and the candidate was
-            never explained, or a measured process ended.
+        MeasurementError: the accuracies are of different images, a largest shift of maps or loss on bad pictures is
+            given and the candidate was never explained or measured there, or a measured process ended.
     """
     finding = _accuracies(baseline, candidate, config) if accuracy else None
-    shift = _attribution(candidate, config)
+    shift, robustness = _attribution(candidate, config), _robustness(candidate, config)
     sides = {"baseline": baseline, "twin": baseline, "candidate": candidate}
     makes = {name: _opening(side, images, threads) for name, side in sides.items()}
     verdict = gate(
@@ -120,7 +127,7 @@ def gate_bundles(
         accuracy=finding,
         progress=progress,
     )
-    return with_attribution(verdict, shift)
+    return with_robustness(with_attribution(verdict, shift), robustness)
 
 
 @contextmanager
@@ -159,7 +166,7 @@ def gate_file(
     progress: Update | None = None,
 ) -> Verdict:
     """Gate a variant against stored results of this machine; `gate_stored` documents the limits of that."""
-    shift = _attribution(candidate, config)
+    shift, robustness = _attribution(candidate, config), _robustness(candidate, config)
     with Worker(_opening(candidate, images, threads)) as worker:
         verdict = gate_stored(
             stored.median_ms,
@@ -170,7 +177,7 @@ def gate_file(
             sensors=_sensors([worker]),
             progress=progress,
         )
-    return with_attribution(verdict, shift)
+    return with_robustness(with_attribution(verdict, shift), robustness)
 
 
 def read_stored(path: Path, name: str | None = None) -> Stored:
@@ -249,12 +256,8 @@ def _operating(before: Accuracy, after: Accuracy, config: GateConfig) -> Operati
 
 def _attribution(side: Side, config: GateConfig) -> AttributionFinding | None:
     """Return the stored shift of the candidate's maps; None if none is asked for, or it is FP32 itself."""
-    if config.attribution_shift is None:
-        return None
-    manifest = Bundle.open(side.path).manifest
-    name = side.variant or choose(manifest, availability).name
-    variant = None if name is None else manifest.variant(name)
-    if variant is None or variant.precision == "fp32":
+    variant = None if config.attribution_shift is None else _quantized(side)
+    if config.attribution_shift is None or variant is None:
         return None
     found = variant.attribution
     if found is None:
@@ -269,6 +272,33 @@ def _attribution(side: Side, config: GateConfig) -> AttributionFinding | None:
         images=found.images,
         worst=tuple(each.name for each in found.pictures[:_NAMED]),
     )
+
+
+def _robustness(side: Side, config: GateConfig) -> list[RobustnessFinding]:
+    """Return what the bundle keeps of the candidate on bad and hostile pictures; nothing if not asked for, or FP32."""
+    allowed, variant = config.robustness_drop, None if config.robustness_drop is None else _quantized(side)
+    if allowed is None or variant is None:
+        return []
+    kept = {"bad pictures": variant.on_bad_pictures, "pictures under attack": variant.under_attack}
+    findings = [
+        RobustnessFinding(pictures=name, metric=found.metric, drop=found.drop, allowed=allowed, images=found.images)
+        for name, found in kept.items()
+        if found is not None
+    ]
+    if not findings:
+        raise MeasurementError(
+            f"'{variant.name}' of {side.path} was never measured on bad or hostile pictures. Run: edgeopt robustness "
+            f"{side.path}, edgeopt attack {side.path}, or both"
+        )
+    return findings
+
+
+def _quantized(side: Side) -> Variant | None:
+    """Return the side's variant, or None if it is FP32 or none runs here."""
+    manifest = Bundle.open(side.path).manifest
+    name = side.variant or choose(manifest, availability).name
+    variant = None if name is None else manifest.variant(name)
+    return None if variant is None or variant.precision == "fp32" else variant
 
 
 def _labels(side: Side) -> tuple[str, ...]:

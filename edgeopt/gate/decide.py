@@ -17,7 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeopt import intervals
-from edgeopt.gate.verdict import AccuracyFinding, AttributionFinding, GateConfig, LatencyFinding, Outcome, Verdict
+from edgeopt.gate.verdict import (
+    AccuracyFinding,
+    AttributionFinding,
+    GateConfig,
+    LatencyFinding,
+    Outcome,
+    RobustnessFinding,
+    Verdict,
+)
 from edgeopt.spec import replace
 
 _CONFIDENCE = 0.95
@@ -147,6 +155,21 @@ def with_attribution(verdict: Verdict, finding: AttributionFinding | None) -> Ve
     )
     others = verdict.reasons if verdict.outcome == "fail" else ()
     return replace(verdict, attribution=finding, outcome="fail", reasons=(*others, reason))
+
+
+def with_robustness(verdict: Verdict, findings: Sequence[RobustnessFinding]) -> Verdict:
+    """Add what the candidate lost on bad and hostile pictures; more than is allowed fails, whatever the machine did."""
+    reasons = tuple(
+        f"{each.metric} on {each.images} {each.pictures} is {100.0 * each.drop:.2f} points below FP32's where "
+        f"{100.0 * each.allowed:.2f} are allowed"
+        for each in findings
+        if round(each.drop, 4) > round(each.allowed, 4)
+    )
+    verdict = replace(verdict, robustness=tuple(findings))
+    if not reasons:
+        return verdict
+    others = verdict.reasons if verdict.outcome == "fail" else ()
+    return replace(verdict, outcome="fail", reasons=(*others, *reasons))
 
 
 def _beyond(ratio: float, baseline_ms: float, share: float, floor_ms: float) -> bool:

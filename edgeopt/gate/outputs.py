@@ -74,6 +74,10 @@ def to_markdown(verdict: Verdict) -> str:
         lines += _more(accuracy)
     if (shift := verdict.attribution) is not None:
         lines.append(f"| shift of {_cell(shift.method)} maps from FP32 | | {shift.shift:.3f} | | {shift.allowed:.3f} |")
+    lines += [
+        f"| {_cell(each.metric)} on {each.pictures}, from FP32 | | {_points(-each.drop)} | | {_points(-each.allowed)} |"
+        for each in verdict.robustness
+    ]
     here = verdict.environment
     lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:

@@ -32,6 +32,9 @@ class GateConfig(Struct):
     """Largest drop of a class's AP (detectors) or F1 (classifiers) that is beyond chance. None: not checked."""
     attribution_shift: Fraction | None = None
     """Largest shift of the candidate's maps from its own FP32's (`edgeopt explain`). None: not checked."""
+    robustness_drop: Fraction | None = None
+    """Largest drop from its own FP32 on bad pictures and under attack (`edgeopt robustness`, `edgeopt attack`).
+    None: not checked."""
     precision: Fraction = 0.015
     """Launch new processes until the half-width of the interval is at most this share."""
     minimum_launches: PositiveInt = 5
@@ -126,6 +129,18 @@ class AttributionFinding(Struct):
     """Names of the most shifted pictures, the worst first."""
 
 
+class RobustnessFinding(Struct):
+    """The candidate's main metric on bad or hostile pictures, beside that of its FP32, as its bundle keeps it."""
+
+    pictures: str
+    """``bad pictures`` or ``pictures under attack``."""
+    metric: str
+    drop: float
+    """On bad pictures the mean over all kinds; under attack the largest of all radii."""
+    allowed: float
+    images: int
+
+
 class Verdict(Struct):
     """The gate's answer."""
 
@@ -140,6 +155,8 @@ class Verdict(Struct):
     config: GateConfig
     attribution: AttributionFinding | None = None
     """None unless a largest shift was asked for."""
+    robustness: tuple[RobustnessFinding, ...] = ()
+    """None unless a largest drop was asked for."""
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -19,8 +19,10 @@ from edgeopt.bundle.records import (
     IntegerCoverage,
     LatencyResult,
     Measured,
+    OnBadPictures,
     Ratio,
     SearchResult,
+    UnderAttack,
 )
 from edgeopt.evaluate.operating import operating_point
 from edgeopt.hardware import Machine, machine, machine_fingerprint
@@ -155,6 +157,10 @@ class Report(Struct):
     """Diagnoses by variant (`edgeopt diagnose BUNDLE`)."""
     attributions: dict[str, Attribution]
     """Shifts of maps from FP32's by variant (`edgeopt explain BUNDLE`)."""
+    on_bad_pictures: dict[str, OnBadPictures]
+    """Main metric on noisy, blurred and dark pictures by variant (`edgeopt robustness BUNDLE`)."""
+    under_attack: dict[str, UnderAttack]
+    """Main metric under attack by variant (`edgeopt attack BUNDLE`)."""
     arithmetic: dict[str, Arithmetic]
     """Types that layers run in, by variant whose engine's builder tells."""
 
@@ -257,6 +263,8 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
         searches={each.name: each.stages.search for each in variants if each.stages.search is not None},
         diagnoses={each.name: each.diagnosis for each in variants if each.diagnosis is not None},
         attributions={each.name: each.attribution for each in variants if each.attribution is not None},
+        on_bad_pictures={each.name: each.on_bad_pictures for each in variants if each.on_bad_pictures is not None},
+        under_attack={each.name: each.under_attack for each in variants if each.under_attack is not None},
         arithmetic={each.name: each.stages.arithmetic for each in variants if each.stages.arithmetic is not None},
     )
 

@@ -23,6 +23,7 @@ from edgeopt.report import calibration_plot, curve_plot, diagnosis_plots, figure
 from edgeopt.report.content import ClassRow, Report, Row, operating_points
 from edgeopt.report.explained import Shown, explanation
 from edgeopt.report.kept import without_pictures
+from edgeopt.report.robustness import robustness_cards
 from edgeopt.report.shots import KINDS, Shot
 from edgeopt.report.templates import render
 from edgeopt.search import SearchResult
@@ -97,6 +98,7 @@ def to_html(
         explanations=[
             explanation(name, found, (explained or {}).get(name, ())) for name, found in report.attributions.items()
         ],
+        robustness=robustness_cards(report),
         shots=shots,
         stored=without_pictures(report, shots),
         kinds=KINDS,

@@ -109,6 +109,8 @@ def to_json(report: Report) -> bytes:
         "arithmetic": report.arithmetic,
         "diagnoses": report.diagnoses,
         "attributions": report.attributions,
+        "on_bad_pictures": report.on_bad_pictures,
+        "under_attack": report.under_attack,
         "fit": manifest.variants[0].stages.fit,
         "enrolled": manifest.enrolled,
         "calibration": manifest.calibration,

@@ -27,6 +27,7 @@ from edgeopt.bundle.records.latency import (
     Series,
 )
 from edgeopt.bundle.records.measured import Acceptance, BatchTime, Enrolled, Measured, now
+from edgeopt.bundle.records.robustness import Beside, OnBadPictures, UnderAttack
 from edgeopt.bundle.records.search import Point, SearchResult, Status
 from edgeopt.bundle.records.stages import (
     NO_RECORDS,
@@ -50,6 +51,7 @@ __all__ = [
     "Arithmetic",
     "Attribution",
     "BatchTime",
+    "Beside",
     "CandidateChoice",
     "CandidateOf",
     "Cause",
@@ -78,6 +80,7 @@ __all__ = [
     "LayerType",
     "Measured",
     "Method",
+    "OnBadPictures",
     "PackedArray",
     "Point",
     "Pointing",
@@ -90,5 +93,6 @@ __all__ = [
     "StageRecords",
     "Status",
     "Tried",
+    "UnderAttack",
     "now",
 ]

@@ -53,7 +53,16 @@ def attack_table(found: Attacked) -> RenderableType:
                 *(share(cell, 1) for cell in cells),
                 share(found.worst(name, radius), 1),
             )
+    if (patch := found.patch) is not None:
+        table.add_section()
+        for name in found.clean:
+            made = (patch.made.get(name), patch.adaptive.get(name))
+            best = min(value for value in made if value is not None) if name in patch.made else None
+            grey = f"grey {share(patch.grey[name], 1)}"
+            table.add_row(name, f"patch {patch.share:.0%}", grey, *[""] * len(found.attacks), share(best, 1))
     told = "fgsm, pgd and apgd were made on the float network: on INT8 they show what transfers. Believe the worst"
-    notes = [f"{found.images} images, top-1", told]
+    if found.metric == "AP":
+        told = "pgd was made on the float network: on INT8 it shows what transfers. Believe the worst"
+    notes = [f"{found.images} images, {found.metric}", told]
     notes += [f"{name}: {reason}" for name, reason in found.skipped.items()]
     return Group(table, Text("\n".join(notes), style="dim"))
