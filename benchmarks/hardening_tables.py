@@ -126,6 +126,30 @@ def _shown(groups: list[list[str]]) -> str:
     return "; ".join(lines).replace("|", "\\|")
 
 
+def hardening(path: Path) -> str:
+    """Accuracy under attack and on bad pictures: a row for each bundle and variant."""
+    if not path.exists():
+        return _NOT_YET.format("python -m benchmarks.hardening BUNDLE")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (
+            each["bundle"],
+            each["trained"] or "plainly",
+            each["variant"],
+            f"{100.0 * each['clean']:.1f} %",
+            ", ".join(f"{radius}: {100.0 * value:.1f} %" for radius, value in each["worst"].items()),
+            f"{100.0 * each['bad_pictures']:.1f} %",
+        )
+        for each in found
+    ]
+    images = ", ".join(sorted({str(each["images"]) for each in found}))
+    processors = ", ".join(sorted({each["processor"] for each in found}))
+    columns = ("bundle", "trained", "variant", "clean", "worst attack, by change of 255", "bad pictures")
+    return "\n".join(
+        [*_table(columns, rows), "", f"Main metric (top-1, or AP) on {images} test images. Measured on: {processors}."]
+    )
+
+
 def protection(path: Path) -> str:
     """Compare loading a bundle as it is, signed and sealed: a row for each bundle and kind."""
     if not path.exists():

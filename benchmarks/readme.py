@@ -342,6 +342,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "installs": lambda: device_tables.installs(RESULTS / "installs.json"),
     "judging": lambda: scaling_tables.judging(RESULTS / "judging.json"),
     "keys": keys,
+    "hardening": lambda: hardening_tables.hardening(RESULTS / "hardening.json"),
     "node_tests": lambda: hardening_tables.node_tests(RESULTS / "node_tests.json"),
     "operating": operating,
     "peers": peers,

@@ -161,7 +161,7 @@ def measure_attacks(
 
 @dataclass(frozen=True)
 class _Scenes:
-    """What is attacked: pixels from 0 to 1 at the network's size, and what is to be found in them."""
+    """Images that are attacked: pixels from 0 to 1 at the network's size, and their labels."""
 
     pixels: Floats
     geometries: tuple[Geometry, ...]
