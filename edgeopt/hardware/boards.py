@@ -145,7 +145,7 @@ DEVICES = (
     ),
     Device(
         name="orin-nx-16gb", title="Jetson Orin NX 16 GB", gpu="1024-core Ampere", compute_capability="8.7",
-        memory_gb=16, bandwidth_gb_s=102.4, performance="100 TOPS", precisions=_AMPERE, dla_cores=2,
+        memory_gb=16, bandwidth_gb_s=102.4, performance="100 TOPS (157 in Super mode)", precisions=_AMPERE, dla_cores=2,
         jetpacks=_ORIN_JETPACKS,
     ),
     Device(
@@ -170,8 +170,10 @@ DEVICES = (
     ),
 )  # fmt: skip
 """Sources: NVIDIA's module datasheets as quoted by the Ultralytics Jetson guide and RidgeRun's Thor page; compute
-capabilities from jetson_stats' CUDA_TABLE (CUDA before 13 calls Thor 10.1). DLA counts of Xavier and Orin NX/AGX are
-the datasheets' and were not checked on a board."""
+capabilities from jetson_stats' CUDA_TABLE (CUDA before 13 calls Thor 10.1). AGX Orin 32 GB: NVIDIA's datasheet
+DS-10662-001 as Seeed's pages of its carriers quote it. T4000: NVIDIA's blog on T4000 and JetPack 7.1 as quoted by others
+(1,200 TFLOPS with sparsity), and the download page of JetPack 7.1, the first that supports it. DLA counts are the
+datasheets' and were not checked on a board."""
 
 
 def jetpack_of(l4t: str) -> JetPack | None:
