@@ -171,7 +171,7 @@ DEVICES = (
 )  # fmt: skip
 """Sources: NVIDIA's module datasheets as quoted by the Ultralytics Jetson guide and RidgeRun's Thor page; compute
 capabilities from jetson_stats' CUDA_TABLE (CUDA before 13 calls Thor 10.1). AGX Orin 32 GB: NVIDIA's datasheet
-DS-10662-001 as Seeed's pages of its carriers quote it. T4000: NVIDIA's blog on T4000 and JetPack 7.1 as quoted by others
+DS-10662-001 as Seeed's pages of its carriers quote it. T4000: NVIDIA's blog on T4000 and JetPack 7.1 as others quote it
 (1,200 TFLOPS with sparsity), and the download page of JetPack 7.1, the first that supports it. DLA counts are the
 datasheets' and were not checked on a board."""
 
