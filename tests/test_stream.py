@@ -24,9 +24,10 @@ from edgeopt.errors import DataError, StorageError, TargetError
 from edgeopt.runtime.stream import Backoff, Frame, Source, Stream, VideoSource, VideoWriter, open_all, open_source
 from edgeopt.runtime.stream.address import shown
 from edgeopt.runtime.stream.channel import Channel, Ended
-from edgeopt.runtime.stream.gstreamer import completed, opencv_has_gstreamer
+from edgeopt.runtime.stream.gstreamer import completed, is_live, opencv_has_gstreamer
 from edgeopt.runtime.stream.quiet import quiet_opencv
 from edgeopt.runtime.stream.scheduling import give_way
+from edgeopt.runtime.stream.sources import check_source
 
 QUICK = Backoff(first_s=0.01, longest_s=0.02, attempts=3)
 
@@ -674,6 +675,32 @@ def test_a_pipeline_is_completed_to_give_bgr_pictures() -> None:
     csi = completed("csi://1")
     assert csi.startswith("nvarguscamerasrc sensor-id=1 ! nvvidconv ! video/x-raw,format=BGRx ! videoconvert")
     assert completed("nvarguscamerasrc ! nvvidconv").count("nvvidconv") == 1
+
+
+def test_a_jetson_decodes_a_network_camera_by_its_own_decoder() -> None:
+    """What the decoder gives lies in the GPU's memory, and the newest picture is the one to look at."""
+    assert completed("nvdec+rtsp://me:SECRET@10.0.0.1/live?a=1!2") == (
+        'rtspsrc location="rtsp://me:SECRET@10.0.0.1/live?a=1!2" protocols=tcp latency=100 ! parsebin ! nvv4l2decoder '
+        "! nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR "
+        "! appsink drop=true max-buffers=1 sync=false"
+    )
+    check_source("nvdec+rtsp://10.0.0.1/filesrc")
+    assert is_live("nvdec+rtsp://10.0.0.1/filesrc")
+
+
+@pytest.mark.parametrize("address", ['nvdec+rtsp://h/a" ! filesink location="/b', "nvdec+rtsp://me:SECRET@h/a b"])
+def test_an_address_cannot_add_to_the_pipeline(address: str) -> None:
+    with pytest.raises(DataError, match="holds a space, a quote or a backslash") as caught:
+        open_source(address)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_password_is_hidden_where_a_decoder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gi", None)
+    with pytest.raises(DataError) as caught:
+        open_source("nvdec+rtsp://me:SECRET@127.0.0.1:9/live")
+    assert "SECRET" not in str(caught.value)
+    assert "nvdec+rtsp://127.0.0.1:9/live" in str(caught.value)
 
 
 def test_without_gstreamer_a_pipeline_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,9 @@ def run(
 ) -> None:
     """Predict on images, folders, a video, a camera or a stream.
 
-    A camera is its number (0), /dev/video0 or csi://0; a stream is rtsp://… or the like; a GStreamer pipeline is
-    'nvarguscamerasrc ! …'. Without a source, $EDGEOPT_SOURCE is read, which keeps a password out of the list of
-    processes.
+    A camera is its number (0), /dev/video0 or csi://0; a stream is rtsp://… or the like, and nvdec+rtsp://… where a
+    Jetson's own decoder is to take it; a GStreamer pipeline is 'nvarguscamerasrc ! …'. Without a source,
+    $EDGEOPT_SOURCE is read, which keeps a password out of the list of processes.
 
     Decoding, preprocessing, inference and postprocessing overlap. With --json, one line of JSON an image. What is
     damaged is left out and counted; where that is more than a tenth, the exit code is 12.

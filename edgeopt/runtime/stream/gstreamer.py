@@ -7,6 +7,7 @@ package of the system (python3-gi), which a virtual environment sees with --syst
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 import cv2
@@ -19,6 +20,12 @@ from edgeopt.runtime.stream.address import shown
 
 CSI = "csi://"
 """A camera on the board's own connector, by its number: ``csi://0``."""
+DECODED = "nvdec+rtsp://"
+"""A network camera whose video a Jetson's own decoder takes: ``nvdec+rtsp://user:password@host/live``."""
+_LATENCY_MS = 100
+"""Time for packets to come in order; rtspsrc would wait 2 s."""
+_UNQUOTABLE = re.compile(r'["\\\x00-\x20\x7f]')
+"""Characters that no address holds, and that would end its quotes in a pipeline."""
 _TIMEOUT_NS = 5_000_000_000
 """Time limit of a pipeline's start, and of each next frame."""
 _FINITE = ("filesrc", "num-buffers")
@@ -40,26 +47,44 @@ _COLOURS: dict[str, tuple[int, int | None]] = {
 
 def is_live(text: str) -> bool:
     """Return True if a pipeline goes on until it is stopped."""
-    return not any(word in text for word in _FINITE)
+    return text.startswith(DECODED) or not any(word in text for word in _FINITE)
 
 
 def completed(text: str) -> str:
     """Return a pipeline that gives BGR pictures: what is missing at its end is added.
 
     Raises:
-        DataError: a CSI camera without a number.
+        DataError: a CSI camera without a number, or an address that is none.
     """
     if text.startswith(CSI):
         number = text.removeprefix(CSI)
         if not number.isdecimal():
             raise DataError(f"{text} names no camera; CSI cameras are {CSI}0, {CSI}1 and so on")
         text = f"nvarguscamerasrc sensor-id={number}"
+    if text.startswith(DECODED):
+        return _ending(_decoding(text), fresh=True)
     if "appsink" in text:
         return text
+    return _ending(text, fresh=is_live(text))
+
+
+def _decoding(text: str) -> str:
+    """Return the pipeline of a network camera: parsebin finds the codec, as the decoder takes H.264, H.265 and others.
+
+    By TCP, as OpenCV's FFmpeg asks for it: what UDP loses breaks pictures until the next key frame.
+    """
+    address = text.removeprefix("nvdec+")
+    if _UNQUOTABLE.search(address):
+        raise DataError(f"{shown(text)} holds a space, a quote or a backslash: write it as %20, %22 or %5C")
+    return f'rtspsrc location="{address}" protocols=tcp latency={_LATENCY_MS} ! parsebin ! nvv4l2decoder'
+
+
+def _ending(text: str, *, fresh: bool) -> str:
+    """Return a pipeline with what makes BGR pictures of what it gives; `fresh` drops what was not read in time."""
     copied = any(word in text for word in _NVIDIA) and not any(word in text for word in _TO_PROCESSOR)
     to_processor = "nvvidconv ! video/x-raw,format=BGRx ! " if copied else ""
-    fresh = "drop=true max-buffers=1 " if is_live(text) else ""
-    return f"{text} ! {to_processor}videoconvert ! video/x-raw,format=BGR ! appsink {fresh}sync=false"
+    dropping = "drop=true max-buffers=1 " if fresh else ""
+    return f"{text} ! {to_processor}videoconvert ! video/x-raw,format=BGR ! appsink {dropping}sync=false"
 
 
 def opencv_has_gstreamer() -> bool:

@@ -20,7 +20,7 @@ from edgeopt.errors import DataError, did_you_mean
 from edgeopt.preprocess import read_image
 from edgeopt.runtime.stream.address import NETWORK, is_network, is_pipeline, shown
 from edgeopt.runtime.stream.frames import Frame, Source, require_most
-from edgeopt.runtime.stream.gstreamer import CSI, is_live, open_pipeline
+from edgeopt.runtime.stream.gstreamer import CSI, DECODED, is_live, open_pipeline
 from edgeopt.runtime.stream.quiet import quiet_opencv
 from edgeopt.runtime.stream.scheduling import give_way
 from edgeopt.runtime.stream.video import Backoff, VideoSource
@@ -96,8 +96,8 @@ def open_source(text: str, *, backoff: Backoff | None = None) -> Source:
     """Open what `text` names.
 
     Args:
-        text: a path; ``0`` or ``/dev/video0``; ``rtsp://…``; ``csi://0``; a GStreamer pipeline, to whose end an appsink
-            is added where it has none.
+        text: a path; ``0`` or ``/dev/video0``; ``rtsp://…``, or ``nvdec+rtsp://…`` for a Jetson's decoder; ``csi://0``;
+            a GStreamer pipeline, to whose end an appsink is added where it has none.
         backoff: how a camera or stream that breaks off is opened again.
 
     Raises:
@@ -131,7 +131,8 @@ def check_source(text: str) -> None:
     Raises:
         DataError: no such file or folder, nor a camera, an address or a pipeline.
     """
-    if not (text.isdecimal() or is_network(text) or text.startswith(CSI) or is_pipeline(text) or _mode(Path(text))):
+    is_stream = is_network(text) or text.startswith((CSI, DECODED)) or is_pipeline(text)
+    if not (text.isdecimal() or is_stream or _mode(Path(text))):
         raise DataError(_absent(text))
 
 
