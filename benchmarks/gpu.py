@@ -1,7 +1,7 @@
 """Engines on a GPU: ``python -m benchmarks.gpu MODEL.onnx [MODEL.onnx …] [--target trt|rtx] [--out FILE]``.
 
-Builds each model's engine here and measures it with each CUDA package, with and without a CUDA graph, with copied and
-with mapped memory, all in alternation; copies to the device, computation and copies back come apart. Outputs are
+Builds each model's engine here and measures it with each CUDA package, with and without a CUDA graph, with copied,
+mapped and managed memory, all in alternation; copies to the device, computation and copies back come apart. Outputs are
 compared with ONNX Runtime's. Figures of TensorRT-RTX say nothing about a Jetson.
 """
 
@@ -63,7 +63,7 @@ def configurations() -> list[dict[str, Any]]:
     providers = [name for name, problem in importable_providers().items() if not problem]
     return [
         {"cuda": provider, "cuda_graph": graph, "memory": memory}
-        for provider, graph, memory in itertools.product(providers, (True, False), ("copied", "mapped"))
+        for provider, graph, memory in itertools.product(providers, (True, False), ("copied", "mapped", "managed"))
     ]
 
 

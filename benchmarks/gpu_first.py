@@ -138,7 +138,7 @@ def times() -> dict[str, Any]:
     from edgeopt.runtime.cuda import importable_providers
 
     providers = [name for name, problem in importable_providers().items() if not problem]
-    ways = itertools.product(providers, ("copied", "mapped"), (True, False), (1, 30))
+    ways = itertools.product(providers, ("copied", "mapped", "managed"), (True, False), (1, 30))
     return {
         f"{provider}, {memory}, {'graph' if graph else 'enqueued'}, {kernels} kernels": _one_way(
             provider, memory, graph, kernels

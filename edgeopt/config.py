@@ -606,9 +606,10 @@ class TensorRTRun(Struct):
     preprocess: Literal["cpu", "gpu"] = "cpu"
     """Where `Predictor.predict` prepares its picture. ``gpu``: by a kernel in front of the network, for models that
     take one letterboxed picture and have their normalization in the graph. Pixels differ by one level at most."""
-    memory: Literal["auto", "copied", "mapped"] = "auto"
-    """Memory of inputs and outputs; see `runtime.trt.buffers.Memory`. ``auto`` measures shortly which is faster if GPU
-    and processor share memory; elsewhere it means ``copied``."""
+    memory: Literal["auto", "copied", "mapped", "managed"] = "auto"
+    """Memory of inputs and outputs; see `runtime.trt.buffers.Memory`. ``auto`` measures shortly which of ``copied`` and
+    ``mapped`` is faster if GPU and processor share memory; elsewhere it means ``copied``. ``managed`` (CUDA's unified
+    memory) has run on no board yet."""
 
 
 class TensorRTOptions(Struct):

@@ -27,6 +27,8 @@ class FakeCuda:
         self.streams: set[int] = set()
         self.graphs: list[list[Work]] = []
         self.captured: list[Work] | None = None
+        self.concurrent = False
+        """Managed memory may be used by any stream at any time: not on an Orin."""
         self.entered = 0
         self.closed = False
         self._next = 0x1000
@@ -86,6 +88,22 @@ class FakeCuda:
         self.host = [kept for kept in self.host if kept is not buffer]
         if buffer.device_pointer is not None:
             del self.blocks[buffer.device_pointer]
+
+    def allocate_managed(self, size: int, stream: int) -> HostBuffer:
+        self.do("allocate_managed")
+        assert stream in self.streams
+        block = np.full(size, 0xEF, np.uint8)
+        buffer = HostBuffer(bytes=block, device_pointer=self._place(block), handle=stream)
+        self.host.append(buffer)
+        return buffer
+
+    def free_managed(self, buffer: HostBuffer) -> None:
+        self.do("free_managed")
+        self.host = [kept for kept in self.host if kept is not buffer]
+        del self.blocks[buffer.device_pointer]
+
+    def concurrent_managed_access(self) -> bool:
+        return self.concurrent
 
     def to_device(self, pointer: int, source: np.ndarray, stream: int | None) -> None:
         self.do("to_device")

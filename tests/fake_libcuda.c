@@ -12,10 +12,10 @@
 
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_CONTEXT = 201, ILLEGAL_ADDRESS = 700 };
 enum { ACTIVE = 708, NOT_CAPTURING = 901 };
-enum { DEVICE_MEMORY, HOST_MEMORY, STREAM, EVENT, GRAPH, EXECUTABLE, KINDS };
+enum { DEVICE_MEMORY, HOST_MEMORY, STREAM, EVENT, GRAPH, EXECUTABLE, MANAGED, KINDS };
 enum { MOST = 4096, DEPTH = 64 };
 
-typedef struct { void *at; size_t size; int kind; } Block;
+typedef struct { void *at; size_t size; int kind; const void *stream; } Block;
 typedef struct { void (*work)(void *); void *to; const void *from; size_t size; } Step;
 typedef struct { int count; Step steps[256]; } Graph;
 typedef struct { Graph *capturing; } Stream;
@@ -41,7 +41,7 @@ static int failing(const char *name) {
 
 static void *keep(void *at, size_t size, int kind) {
   for (int i = 0; i < MOST; i++)
-    if (!blocks[i].at) { blocks[i] = (Block){at, size, kind}; live[kind]++; return at; }
+    if (!blocks[i].at) { blocks[i] = (Block){at, size, kind, NULL}; live[kind]++; return at; }
   abort();
 }
 static Block *find(const void *at, int kind) {
@@ -103,7 +103,11 @@ int cuDriverGetVersion(int *version) { *version = 12060; return OK; }
 int cuDeviceGetCount(int *count) { *count = 1; return OK; }
 int cuDeviceGetName(char *name, int size, int device) { (void)device; strncpy(name, "Fake", size); return OK; }
 int cuDeviceTotalMem_v2(size_t *total, int device) { (void)device; *total = (size_t)8 << 30; return OK; }
-int cuDeviceGetAttribute(int *value, int number, int device) { (void)device; *value = number == 75 ? 8 : 7; return OK; }
+int cuDeviceGetAttribute(int *value, int number, int device) {
+  (void)device;
+  *value = number == 75 ? 8 : number == 89 ? 0 : 7; /* of an Orin: 8.7, managed memory for one at a time */
+  return OK;
+}
 int cuDeviceGet(int *device, int index) { CHECK_FAILURE(); *device = index; return index ? 101 : OK; }
 int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned value) {
   (void)device;
@@ -133,6 +137,7 @@ int cuCtxPushCurrent_v2(void *pushed) {
 }
 int cuCtxPopCurrent_v2(void **popped) { if (!depth) return INVALID_CONTEXT; *popped = stack[--depth]; return OK; }
 int cuCtxGetCurrent(void **found) { *found = depth ? stack[depth - 1] : NULL; return OK; }
+int cuCtxGetDevice(int *device) { CHECK(); *device = 0; return OK; }
 int cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
   CHECK();
   *free_bytes = (size_t)1 << 30;
@@ -145,7 +150,17 @@ int cuMemAlloc_v2(uint64_t *pointer, size_t size) {
   *pointer = (uint64_t)(uintptr_t)keep(malloc(size), size, DEVICE_MEMORY);
   return OK;
 }
-int cuMemFree_v2(uint64_t pointer) { CHECK(); return give_back((void *)(uintptr_t)pointer, DEVICE_MEMORY); }
+int cuMemFree_v2(uint64_t pointer) {
+  CHECK();
+  void *at = (void *)(uintptr_t)pointer;
+  return give_back(at, find(at, MANAGED) ? MANAGED : DEVICE_MEMORY);
+}
+int cuMemAllocManaged(uint64_t *pointer, size_t size, unsigned attached) {
+  CHECK();
+  if (!size || attached != 2) return INVALID_VALUE; /* to the host, until a stream gets it */
+  *pointer = (uint64_t)(uintptr_t)keep(malloc(size), size, MANAGED);
+  return OK;
+}
 int cuMemHostAlloc(void **at, size_t size, unsigned unused) {
   (void)unused;
   CHECK();
@@ -179,6 +194,14 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, Stream *str
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, Stream *stream) {
   CHECK();
   return find(stream, STREAM) ? copy(to, (const void *)(uintptr_t)from, size, stream, 0) : INVALID_VALUE;
+}
+int cuStreamAttachMemAsync(Stream *stream, uint64_t pointer, size_t length, unsigned attached) {
+  CHECK();
+  Block *block = find((void *)(uintptr_t)pointer, MANAGED);
+  if (!block || !find(stream, STREAM) || stream->capturing || attached != 4 || (length && length != block->size))
+    return INVALID_VALUE;
+  block->stream = stream;
+  return OK;
 }
 int cuStreamCreate(void **made, unsigned value) {
   CHECK();
@@ -249,7 +272,7 @@ int cuGraphLaunch(Graph *graph, Stream *stream) {
 int cuGraphExecDestroy(void *graph) { CHECK(); return give_back(graph, EXECUTABLE); }
 
 /* It runs two kernels, whatever the module says: tests/gpu/mean.cu, and letterbox.cu by the C++ that it is given. */
-typedef struct { unsigned grid[2], block[2]; uint64_t values[13]; int letterbox; } Work;
+typedef struct { unsigned grid[2], block[2]; uint64_t values[13]; int letterbox; const void *stream; } Work;
 static void (*letterbox)(unsigned, unsigned, unsigned, unsigned, void **);
 static char mean_kernel, letterbox_kernel, module_of_all;
 static const size_t SIZES[13] = {8, 4, 4, 8, 4, 4, 4, 4, 4, 4, 4, 4, 4}; /* of letterbox's arguments */
@@ -257,7 +280,11 @@ static int modules;
 
 void fake_letterbox(void (*given)(unsigned, unsigned, unsigned, unsigned, void **)) { letterbox = given; }
 int fake_modules(void) { return modules; }
-static int readable(const void *at, size_t size) { return within(at, size, DEVICE_MEMORY) || within(at, size, HOST_MEMORY); }
+static int readable(const void *at, size_t size, const void *stream) {
+  for (int i = 0; i < MOST; i++)
+    if (blocks[i].at == at && at && blocks[i].kind == MANAGED) return blocks[i].stream == stream && size <= blocks[i].size;
+  return within(at, size, DEVICE_MEMORY) || within(at, size, HOST_MEMORY);
+}
 static void run(void *given) {
   Work *work = given;
   void *arguments[13];
@@ -265,14 +292,17 @@ static void run(void *given) {
   if (work->letterbox) {
     size_t picture = (size_t)*(int *)arguments[1] * *(int *)arguments[2] * 3;
     size_t result = (size_t)*(int *)arguments[4] * *(int *)arguments[5] * 3;
-    if (!readable(*(void **)arguments[0], picture) || !readable(*(void **)arguments[3], result)) { faulted = 1; return; }
+    if (!readable(*(void **)arguments[0], picture, work->stream) || !readable(*(void **)arguments[3], result, work->stream)) {
+      faulted = 1;
+      return;
+    }
     letterbox(work->grid[0], work->grid[1], work->block[0], work->block[1], arguments);
     return;
   }
   const unsigned char *image = *(unsigned char **)arguments[0];
   float *scores = *(float **)arguments[1];
   int pixels = *(int *)arguments[2];
-  if (!readable(image, (size_t)work->grid[0] * pixels)) { faulted = 1; return; }
+  if (!readable(image, (size_t)work->grid[0] * pixels, work->stream)) { faulted = 1; return; }
   for (unsigned block = 0; block < work->grid[0]; block++) {
     unsigned sum = 0;
     for (int i = 0; i < pixels; i++) sum += image[block * pixels + i];
@@ -304,7 +334,7 @@ int cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned 
     return INVALID_VALUE;
   if (function != &mean_kernel && (function != &letterbox_kernel || !letterbox)) return INVALID_VALUE;
   Work *work = calloc(1, sizeof(Work)); /* never freed: a graph may hold it */
-  *work = (Work){{x, y}, {bx, by}, {0}, function == &letterbox_kernel};
+  *work = (Work){{x, y}, {bx, by}, {0}, function == &letterbox_kernel, stream};
   if (work->letterbox)
     for (int i = 0; i < 13; i++) memcpy(&work->values[i], arguments[i], SIZES[i]);
   else

@@ -69,6 +69,8 @@ class World:
     """DLA core of each run; None for a plan that needs none."""
     corrupt_timing_cache: bool = False
     memory_for_contexts: int = 100
+    aux_streams: int = 0
+    """Streams beside the caller's that an engine computes on."""
     specialization: str = ""
     """Of the last context of an RTX engine: LAZY runs general kernels until special ones are compiled."""
     own_graphs: bool = False
@@ -442,6 +444,10 @@ class _Runtime:
 
 
 class _Engine:
+    @property
+    def num_aux_streams(self) -> int:
+        return self._world.aux_streams
+
     @property
     def num_io_tensors(self) -> int:
         return len(self._tensors)

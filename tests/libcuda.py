@@ -16,7 +16,7 @@ import pytest
 
 from edgeopt.runtime import cuda_library
 
-KINDS = ("device memory", "host memory", "stream", "event", "graph", "executable")
+KINDS = ("device memory", "host memory", "stream", "event", "graph", "executable", "managed memory")
 _SOURCE = Path(__file__).with_name("fake_libcuda.c")
 _WORK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 

@@ -47,8 +47,10 @@ def test_every_configuration_is_measured_and_compared(fakes, monkeypatch):
     assert [(row.cuda, row.cuda_graph, row.memory) for row in rows] == [
         ("pycuda", True, "copied"),
         ("pycuda", True, "mapped"),
+        ("pycuda", True, "managed"),
         ("pycuda", False, "copied"),
         ("pycuda", False, "mapped"),
+        ("pycuda", False, "managed"),
     ]
     assert all(row.difference < 1e-5 for row in rows)
     assert all(set(row.host_ms) == {"p50", "p90", "p99"} for row in rows)

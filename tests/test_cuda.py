@@ -191,6 +191,23 @@ def test_mapped_memory_has_an_address_on_the_device(libcuda):
     assert libcuda.live() == {}
 
 
+def test_managed_memory_is_one_and_belongs_to_a_stream(libcuda):
+    cuda = open_cuda("libcuda")
+    with cuda.current():
+        stream = cuda.create_stream()
+        buffer = cuda.allocate_managed(4, stream)
+        buffer.bytes[:] = (1, 2, 3, 4)
+        np.testing.assert_array_equal(libcuda.at(buffer.device_pointer, 4), (1, 2, 3, 4))
+        assert not cuda.concurrent_managed_access()
+        assert libcuda.live() == {"stream": 1, "managed memory": 1}
+        cuda.free_managed(buffer)
+        libcuda.fail("cuStreamAttachMemAsync", 801)
+        with pytest.raises(CudaError, match="cuStreamAttachMemAsync failed with CUDA error 801"):
+            cuda.allocate_managed(4, stream)
+        cuda.destroy_stream(stream)
+    assert libcuda.live() == {}
+
+
 def test_a_captured_graph_runs_when_it_is_launched(libcuda):
     cuda = open_cuda("libcuda")
     with cuda.current():
@@ -442,7 +459,7 @@ def session_on(libcuda: Libcuda, batches: tuple[int, int] = (1, 4), **options: o
     return TrtSession(Library(module, capabilities(module)), plan, open_cuda("libcuda"), **options)
 
 
-@pytest.mark.parametrize("memory", ["copied", "mapped"])
+@pytest.mark.parametrize("memory", ["copied", "mapped", "managed"])
 class TestSessionOnLibcuda(SessionConformance):
     @pytest.fixture
     def open_session(self, libcuda, memory):

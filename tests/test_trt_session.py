@@ -93,6 +93,10 @@ class TestMappedMemory(Conformance):
     memory: Memory = "mapped"
 
 
+class TestManagedMemory(Conformance):
+    memory: Memory = "managed"
+
+
 def test_a_graph_is_captured_after_one_plain_enqueue_and_launched_from_then_on():
     world = World()
     with session(world) as opened:
@@ -182,7 +186,7 @@ def test_a_second_run_that_cannot_be_had_says_why(release, contexts, why):
         np.testing.assert_allclose(opened.run({"image": images(1, 1)})["scores"], expected(images(1, 1)))
 
 
-@pytest.mark.parametrize("memory", ["copied", "mapped"])
+@pytest.mark.parametrize("memory", ["copied", "mapped", "managed"])
 def test_an_input_that_is_written_into_page_locked_memory_is_not_copied(memory, monkeypatch):
     world = World()
     with session(world, memory=memory) as opened:
@@ -249,12 +253,41 @@ def test_out_of_memory_while_opening_gives_everything_back():
     assert not world.cuda.leaks
 
 
-def test_mapped_memory_makes_no_copies():
+@pytest.mark.parametrize("memory", ["mapped", "managed"])
+def test_memory_that_both_use_makes_no_copies(memory):
     world = World()
-    with session(world, memory="mapped") as opened:
+    with session(world, memory=memory) as opened:
         np.testing.assert_allclose(opened.run({"image": images(3)})["scores"], expected(images(3)))
     assert not {"to_device", "to_host", "allocate"} & set(world.cuda.log)
     assert not world.cuda.leaks
+
+
+def test_each_run_on_its_way_has_managed_memory_of_its_own_stream():
+    """So that the processor may fill the one while the GPU reads the other."""
+    world = World()
+    with session(world, memory="managed") as opened:
+        for seed in range(2):
+            opened.submit({"image": images(1, seed)})
+        owners = [buffer.handle for buffer in world.cuda.host]
+        assert [owners.count(lane.stream) for lane in opened._lanes] == [2, 2]
+        for seed in range(2):
+            np.testing.assert_allclose(opened.collect()["scores"], expected(images(1, seed)))
+    assert not world.cuda.leaks
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_an_engine_with_streams_of_its_own_takes_managed_memory_from_thor_on(concurrent):
+    world = World(aux_streams=2)
+    world.cuda.concurrent = concurrent
+    if concurrent:
+        with session(world, memory="managed") as opened:
+            np.testing.assert_allclose(opened.run({"image": images(1)})["scores"], expected(images(1)))
+        return
+    with pytest.raises(TargetError, match=r"on 2 more streams.*run.memory = 'mapped'"):
+        session(world, memory="managed")
+    assert not world.cuda.leaks
+    with session(World(aux_streams=2), memory="mapped") as opened:
+        opened.run({"image": images(1)})
 
 
 def test_a_batch_outside_the_profile_names_the_range():

@@ -33,7 +33,7 @@ class HostBuffer:
 
     bytes: Bytes
     device_pointer: int | None
-    """Return the address of this very memory on the GPU, for a mapped buffer."""
+    """Return the address of this very memory on the GPU, for a mapped or managed buffer."""
     handle: Any
     """The provider's own."""
 
@@ -66,6 +66,15 @@ class Cuda(Protocol):
 
     def free_host(self, buffer: HostBuffer) -> None:
         """Give page-locked memory back; no array over it may be used any more."""
+
+    def allocate_managed(self, size: int, stream: int) -> HostBuffer:
+        """Memory that both use in place: the processor while `stream` is idle, the GPU on that stream alone."""
+
+    def free_managed(self, buffer: HostBuffer) -> None:
+        """Give managed memory back; no array over it may be used any more."""
+
+    def concurrent_managed_access(self) -> bool:
+        """Return True if any stream may use managed memory at any time."""
 
     def to_device(self, pointer: int, source: NDArray[Any], stream: int | None) -> None:
         """Copy a contiguous array; without a stream, wait for the end."""

@@ -67,6 +67,16 @@ class CudaDriver:
     def free_host(self, buffer: HostBuffer) -> None:
         call("cuMemFreeHost", buffer.handle)
 
+    def allocate_managed(self, size: int, stream: int) -> HostBuffer:
+        array, pointer = cuda_library.allocate_managed(size, stream)
+        return HostBuffer(bytes=array, device_pointer=pointer, handle=pointer)
+
+    def free_managed(self, buffer: HostBuffer) -> None:
+        cuda_library.call("cuMemFree_v2", buffer.handle)
+
+    def concurrent_managed_access(self) -> bool:
+        return cuda_library.concurrent_managed_access()
+
     def to_device(self, pointer: int, source: NDArray[Any], stream: int | None) -> None:
         if stream is None:
             call("cuMemcpyHtoD_v2", pointer, source.ctypes.data, source.nbytes)

@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_ulonglong, c_void_p
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeopt.errors import TargetError
 
 Wait: TypeAlias = Literal["auto", "spin", "block"]
@@ -43,6 +46,10 @@ NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING."""
 MAPPED = 2
 """CU_MEMHOSTALLOC_DEVICEMAP."""
+_ATTACH_HOST, _ATTACH_SINGLE = 2, 4
+"""CU_MEM_ATTACH_HOST and CU_MEM_ATTACH_SINGLE."""
+_CONCURRENT_MANAGED_ACCESS = 89
+"""CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS."""
 _CAPTURE_THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL, as trtexec uses: other threads' CUDA calls do not spoil the capture."""
 _SCHEDULE: dict[Wait, int] = {"auto": 0, "spin": 1, "block": 4}
@@ -55,17 +62,21 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuInit": (c_uint,),
     "cuGetErrorString": (c_int, POINTER(c_char_p)),
     "cuDeviceGet": (POINTER(c_int), c_int),
+    "cuDeviceGetAttribute": (POINTER(c_int), c_int, c_int),
     "cuDevicePrimaryCtxSetFlags_v2": (c_int, c_uint),
     "cuDevicePrimaryCtxRetain": (_POINTERS, c_int),
     "cuCtxPushCurrent_v2": (c_void_p,),
     "cuCtxPopCurrent_v2": (_POINTERS,),
     "cuCtxGetCurrent": (_POINTERS,),
+    "cuCtxGetDevice": (POINTER(c_int),),
     "cuMemGetInfo_v2": (POINTER(c_size_t), POINTER(c_size_t)),
     "cuMemAlloc_v2": (POINTER(c_uint64), c_size_t),
     "cuMemFree_v2": (c_uint64,),
     "cuMemHostAlloc": (_POINTERS, c_size_t, c_uint),
     "cuMemHostGetDevicePointer_v2": (POINTER(c_uint64), c_void_p, c_uint),
     "cuMemFreeHost": (c_void_p,),
+    "cuMemAllocManaged": (POINTER(c_uint64), c_size_t, c_uint),
+    "cuStreamAttachMemAsync": (c_void_p, c_uint64, c_size_t, c_uint),
     "cuMemcpyHtoD_v2": (c_uint64, c_void_p, c_size_t),
     "cuMemcpyHtoDAsync_v2": (c_uint64, c_void_p, c_size_t, c_void_p),
     "cuMemcpyDtoHAsync_v2": (c_void_p, c_uint64, c_size_t, c_void_p),
@@ -162,6 +173,32 @@ def _handle(device: int) -> int:
     handle = c_int()
     call("cuDeviceGet", byref(handle), device)
     return handle.value
+
+
+def allocate_managed(size: int, stream: int) -> tuple[NDArray[np.uint8], int]:
+    """Return memory that processor and GPU both use in place and cache, as an array and as its address.
+
+    It belongs to a stream: the processor may use it whenever that stream is idle, whatever others do. Before Thor it
+    would otherwise have to wait for every kernel in the process; a kernel of another stream may not use it (CUDA for
+    Tegra, Effective usage of unified memory).
+    """
+    pointer = c_uint64()
+    call("cuMemAllocManaged", byref(pointer), size, _ATTACH_HOST)
+    try:
+        call("cuStreamAttachMemAsync", stream, pointer.value, 0, _ATTACH_SINGLE)
+        call("cuStreamSynchronize", stream)
+    except CudaError:
+        call("cuMemFree_v2", pointer.value)
+        raise
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer.value)), pointer.value
+
+
+def concurrent_managed_access() -> bool:
+    """Return True if the processor may use managed memory while the current device's kernels do, as from Thor on."""
+    device, value = c_int(), c_int()
+    call("cuCtxGetDevice", byref(device))
+    call("cuDeviceGetAttribute", byref(value), _CONCURRENT_MANAGED_ACCESS, device.value)
+    return bool(value.value)
 
 
 def begin_capture(stream: int) -> None:

@@ -1,7 +1,8 @@
 # ruff: noqa: D102 (the methods are documented by the Cuda protocol)
 """CUDA through pycuda.
 
-pycuda has no CUDA graphs, so those few calls go to the driver's library by ctypes, on the same stream handles.
+pycuda has no CUDA graphs, so those few calls go to the driver's library by ctypes, on the same stream handles; so do
+those of managed memory, which it has in a form of its own.
 Its exceptions hold no error number; the number is found again from the message, which is the driver's own.
 """
 
@@ -79,6 +80,16 @@ class PyCuda:
 
     def free_host(self, buffer: HostBuffer) -> None:
         buffer.handle.free()
+
+    def allocate_managed(self, size: int, stream: int) -> HostBuffer:
+        array, pointer = cuda_library.allocate_managed(size, stream)
+        return HostBuffer(bytes=array, device_pointer=pointer, handle=pointer)
+
+    def free_managed(self, buffer: HostBuffer) -> None:
+        cuda_library.call("cuMemFree_v2", buffer.handle)
+
+    def concurrent_managed_access(self) -> bool:
+        return cuda_library.concurrent_managed_access()
 
     def to_device(self, pointer: int, source: NDArray[Any], stream: int | None) -> None:
         if stream is None:

@@ -39,7 +39,7 @@ def provider(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["copied", "mapped"])
+@pytest.fixture(params=["copied", "mapped", "managed"])
 def memory(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -98,7 +98,7 @@ def test_the_letterbox_kernel_agrees_with_opencv(provider, memory, size, network
         wanted, way_back = preprocess(image, spec)
         buffer, cuda, stream = session._lanes[0].inputs[0], session._cuda, session._lanes[0].stream
         found = buffer.array
-        if not buffer.mapped:
+        if not buffer.shared:
             with cuda.current():
                 cuda.to_host(found, buffer.device, stream)
                 cuda.synchronize(stream)

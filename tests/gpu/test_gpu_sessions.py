@@ -61,7 +61,7 @@ class TestOnGpu(SessionConformance):
         return open_one
 
 
-@pytest.mark.parametrize("memory", ["copied", "mapped"])
+@pytest.mark.parametrize("memory", ["copied", "mapped", "managed"])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_graphs_and_memory_do_not_change_results(target, provider, memory, cuda_graph):
     given = settings(TO_8, cuda=provider, memory=memory, cuda_graph=cuda_graph)

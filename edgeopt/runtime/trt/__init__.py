@@ -19,7 +19,7 @@ from edgeopt.runtime.cuda import importable_providers, open_cuda
 from edgeopt.runtime.engine_cache import cache_folder, recall, store
 from edgeopt.runtime.first_load import compare
 from edgeopt.runtime.session import Availability
-from edgeopt.runtime.trt.buffers import MEMORIES, Memory
+from edgeopt.runtime.trt.buffers import Memory
 from edgeopt.runtime.trt.builder import describe
 from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import Library, load_library
@@ -30,6 +30,9 @@ from edgeopt.runtime.trt.settings import trt_settings
 FLAVOURS: dict[str, Flavour] = {"trt": "tensorrt", "trt8": "tensorrt", "rtx": "tensorrt_rtx"}
 """TensorRT's flavour by target."""
 
+_TRIED: tuple[Memory, ...] = ("copied", "mapped")
+"""Kinds of memory that are measured against each other. ``managed`` has to be asked for: it has run on no board yet,
+and a mistake there is no error but the end of the process."""
 _MEASURED_S, _WARM_UP_S = 0.5, 1.0
 """Seconds for each kind of memory, and before."""
 _WORTH_IT = 0.98
@@ -162,13 +165,13 @@ def open_fastest(open_with: Callable[[Memory], TrtSession], kept: Path) -> TrtSe
     try:
         with ExitStack() as stack:
             runs: dict[str, Callable[[], object]] = {}
-            for kind in MEMORIES:
+            for kind in _TRIED:
                 runs[kind] = _running(stack.enter_context(open_with(kind)))
             found = compare(runs, _MEASURED_S, perf_counter, warm_up_s=_WARM_UP_S)
     except TargetError as error:  # also a CudaError
         _LOG.warning("copies are used, because the engine does not fit twice to measure others: %s", error)
         return open_with("copied")
-    fastest = min(MEMORIES, key=lambda kind: _WORTH_IT if kind == "copied" else found[kind].high)
+    fastest = min(_TRIED, key=lambda kind: _WORTH_IT if kind == "copied" else found[kind].high)
     try:
         store(kept, fastest.encode())
     except StorageError as error:
@@ -181,7 +184,7 @@ def _recalled(kept: Path) -> Memory | None:
         text = recall(kept).decode(errors="replace")
     except OSError:
         return None
-    return next((kind for kind in MEMORIES if kind == text), None)
+    return next((kind for kind in _TRIED if kind == text), None)
 
 
 def _running(session: TrtSession) -> Callable[[], object]:

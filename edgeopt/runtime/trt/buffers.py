@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,29 +12,36 @@ from numpy.typing import NDArray
 from edgeopt.runtime.cuda import Cuda, HostBuffer
 from edgeopt.spec import TensorSpec
 
-Memory: TypeAlias = Literal["copied", "mapped"]
-"""``copied``: page-locked host memory and device memory, with copies between. ``mapped``: one memory that both use,
-which saves the copies where processor and GPU share their DRAM (Jetson) but is not cached by the GPU."""
-MEMORIES: tuple[Memory, ...] = get_args(Memory)
+Memory: TypeAlias = Literal["copied", "mapped", "managed"]
+"""``copied``: page-locked host memory and device memory, with copies between. ``mapped``: one page-locked memory that
+both use, which saves the copies where processor and GPU share their DRAM (Jetson) but is not cached by the GPU.
+``managed``: one memory that both use and cache; the driver sees to it that they agree."""
 Shape: TypeAlias = tuple[int, ...]
 
 
 class TensorBuffer:
     """One tensor's memory on both sides.
 
-    The host side is page-locked, so that a copy runs asynchronously; its address never changes, which a CUDA graph
-    relies on.
+    The host side is page-locked, so that a copy runs asynchronously, or managed; its address never changes, which a
+    CUDA graph relies on.
     """
 
-    def __init__(self, cuda: Cuda, spec: TensorSpec, largest: Shape, memory: Memory, resources: ExitStack) -> None:
-        """Allocate for `largest`; `resources` frees it."""
+    def __init__(
+        self, cuda: Cuda, spec: TensorSpec, largest: Shape, memory: Memory, stream: int, resources: ExitStack
+    ) -> None:
+        """Allocate for `largest`, to be used on one stream; `resources` frees it."""
         self._cuda = cuda
         self.name = spec.name
         self._dtype = np.dtype(spec.dtype)
         size = max(1, math.prod(largest) * self._dtype.itemsize)
-        self._host: HostBuffer = cuda.allocate_host(size, mapped=memory == "mapped")
-        resources.callback(cuda.free_host, self._host)
-        self.mapped = memory == "mapped"
+        self._host: HostBuffer
+        if memory == "managed":
+            self._host = cuda.allocate_managed(size, stream)
+            resources.callback(cuda.free_managed, self._host)
+        else:
+            self._host = cuda.allocate_host(size, mapped=memory == "mapped")
+            resources.callback(cuda.free_host, self._host)
+        self.shared = memory != "copied"
         if self._host.device_pointer is not None:
             self.device = self._host.device_pointer
         else:
@@ -60,10 +67,10 @@ class TensorBuffer:
 
     def upload(self, stream: int) -> None:
         """Bring `array` to the device, unless it is there already."""
-        if not self.mapped:
+        if not self.shared:
             self._cuda.to_device(self.device, self.array, stream)
 
     def download(self, stream: int) -> None:
         """Bring the device's content to `array`, unless it is there already."""
-        if not self.mapped:
+        if not self.shared:
             self._cuda.to_host(self.array, self.device, stream)

@@ -99,11 +99,12 @@ class Lane:
         resources.callback(self._drop_all)
         largest = tuple(tensor.largest for tensor in inputs)
         self._set_shapes(context, largest)
-        self.inputs = [TensorBuffer(cuda, tensor.spec, tensor.largest, memory, buffers) for tensor in inputs]
-        self.outputs = [
-            TensorBuffer(cuda, spec, self._output_shape(context, spec), memory, buffers) for spec in outputs
-        ]
+        self.inputs = [self._buffer(tensor.spec, tensor.largest, memory, buffers) for tensor in inputs]
+        self.outputs = [self._buffer(spec, self._output_shape(context, spec), memory, buffers) for spec in outputs]
         self._set_addresses(context)
+
+    def _buffer(self, spec: TensorSpec, largest: Shape, memory: Memory, buffers: ExitStack) -> TensorBuffer:
+        return TensorBuffer(self._cuda, spec, largest, memory, self.stream, buffers)
 
     def _output_shape(self, context: Any, spec: TensorSpec) -> Shape:
         largest = tuple(context.get_tensor_shape(spec.name))

@@ -93,11 +93,23 @@ class TrtSession:
         self._buffers = self._resources.enter_context(ExitStack())  # freed last: engine and graph know its addresses
         self._loaded = loaded
         self._resources.callback(self._loaded.release)
+        if self.memory == "managed":
+            self._check_streams(loaded)
         self._tensors = input_tensors(self._loaded)
         self.inputs = tuple(tensor.spec for tensor in self._tensors)
         self.outputs = output_specs(self._loaded, self._tensors)
         self._bindings = Bindings(self.inputs)
         self._add_lane(self._loaded.context)
+
+    def _check_streams(self, loaded: LoadedEngine) -> None:
+        """Refuse managed memory for an engine with streams of its own, whose kernels may not use what is ours."""
+        engine = loaded.engine
+        streams = engine.num_aux_streams if hasattr(type(engine), "num_aux_streams") else 0
+        if streams and not self._cuda.concurrent_managed_access():
+            raise TargetError(
+                f"this engine computes on {streams} more streams, and this GPU lets only one use managed memory. Take "
+                "[compile.tensorrt] run.memory = 'mapped'"
+            )
 
     def _add_lane(self, context: object) -> Lane:
         lane = Lane(
