@@ -54,6 +54,8 @@ COMES_WITH = {
     ("EngineValidity", "INVALID"): ("Runtime", "get_engine_validity"),
     ("", "EngineInvalidityDiagnostics"): ("Runtime", "get_engine_validity"),
     ("BuilderFlag", "PREFER_PRECISION_CONSTRAINTS"): ("BuilderFlag", "FP16"),
+    ("ILayer", "precision"): ("BuilderFlag", "FP16"),
+    ("ILayer", "set_output_type"): ("BuilderFlag", "FP16"),
     ("ParserError", "node_operator"): ("ParserError", "node_name"),
     ("", "CudaGraphStrategy"): ("IRuntimeConfig", "create_runtime_cache"),
     ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): ("IRuntimeConfig", "create_runtime_cache"),
