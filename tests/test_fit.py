@@ -161,6 +161,20 @@ def test_the_same_pictures_give_the_same_classifier(classifier: str) -> None:
     assert first.decoding == second.decoding
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_more_pictures_than_are_compared_in_pairs_give_a_linear_svm_too(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, truth = blobs(classes)
+    compared, _ = fit(rows, truth, classifier="svm")
+    monkeypatch.setattr("edgeopt.fit.classifiers._MOST_COMPARED", 10)
+    passed, _ = fit(rows, truth, classifier="svm")
+    for found in (compared, passed):
+        scores = run(head_alone(found.head, rows.shape[1], 18), features=rows)["scores"]
+        assert (scores.argmax(axis=1) == truth).mean() > 0.95
+    assert not np.array_equal(compared.head.weight, passed.head.weight)
+
+
 def test_gaussian_kernels_tell_what_no_plane_does() -> None:
     """Four groups at right angles, opposite ones of one class."""
     rng = np.random.default_rng(0)

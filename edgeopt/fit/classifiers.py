@@ -35,8 +35,8 @@ cosines of them lie between -1 and 1, so that the same values serve any backbone
 _TEMPERATURES = np.geomspace(0.01, 10.0, 61)
 _LONGEST_MLP = 300
 """Passes of a hidden layer's training; it ends earlier where the loss stops to fall."""
-_MOST_KERNEL_PICTURES = 10_000
-"""Pictures whose cosines with each other are held in memory: 400 MB of them."""
+_MOST_COMPARED = 10_000
+"""Pictures whose products with each other are held in memory: 800 MB of them."""
 
 
 class Estimator(Protocol):
@@ -142,9 +142,21 @@ def _fit_linear(
 
 
 def _linear(features: Array, classes: Classes, settings: Settings, *, config: FitConfig) -> tuple[Logits, Linear]:
+    if len(features) > _MOST_COMPARED:
+        return _linear_of_many(features, classes, settings, config=config)
+    models = _one_against_all(features @ features.T, classes, settings, config)
+    weight = np.stack([model.dual_coef_[0] @ features[model.support_] for model in models], axis=1)
+    bias = np.array([float(model.intercept_[0]) for model in models])
+    return lambda rows: _decided(models, rows @ features.T), Linear(weight, bias)
+
+
+def _linear_of_many(
+    features: Array, classes: Classes, settings: Settings, *, config: FitConfig
+) -> tuple[Logits, Linear]:
+    """Fit without the products of all pairs of rows, which takes a hundred times as long where features are many."""
     from sklearn.svm import LinearSVC
 
-    model = LinearSVC(C=settings["C"], class_weight=_weighting(config), dual="auto", max_iter=5000)
+    model = LinearSVC(C=settings["C"], class_weight=_weighting(config), dual=False, max_iter=5000)
     with _quiet():
         model.fit(features, classes)
     weight, bias = model.coef_.T, model.intercept_
@@ -222,10 +234,10 @@ def _fit_kernels(
     backbone_weights: int,
     targets: str,
 ) -> Fitted:
-    if len(features) > _MOST_KERNEL_PICTURES:
+    if len(features) > _MOST_COMPARED:
         raise ModelError(
             f"'rbf_svm' compares all pictures with each other, and {len(features):,} are too many (at most "
-            f'{_MOST_KERNEL_PICTURES:,}). Take [fit] classifier = "svm" or "mlp", or fewer with [data.train] limit'
+            f'{_MOST_COMPARED:,}). Take [fit] classifier = "svm" or "mlp", or fewer with [data.train] limit'
         )
     embedded = scaler.of(features)
     chosen = _validated(
@@ -259,30 +271,37 @@ def _fit_kernels(
 
 def _kernels(embedded: Array, classes: Classes, settings: Settings, *, config: FitConfig) -> tuple[Logits, Kernels]:
     """Fit one SVM a class against all others, which share their support vectors."""
-    from sklearn.svm import SVC
-
     gamma = settings["gamma"]
 
     def kernel(rows: Array) -> Array:
         return np.asarray(np.exp(2.0 * gamma * (rows @ embedded.T - 1.0)))
 
-    own = kernel(embedded)
-    models = []
-    for index in range(int(classes.max()) + 1):
-        model = SVC(C=settings["C"], kernel="precomputed", class_weight=_weighting(config))
-        models.append(model.fit(own, classes == index))
+    models = _one_against_all(kernel(embedded), classes, settings, config)
     used = np.unique(np.concatenate([model.support_ for model in models]))
     coefficients = np.zeros((len(embedded), len(models)))
     for index, model in enumerate(models):
         coefficients[model.support_, index] = model.dual_coef_[0]
-
-    def decide(rows: Array) -> Array:
-        values = kernel(rows)
-        return np.stack([model.decision_function(values) for model in models], axis=1)
-
     bias = np.array([float(model.intercept_[0]) for model in models])
     unscaled = Embedding(np.zeros(embedded.shape[1]), np.ones(embedded.shape[1]))
-    return decide, Kernels(unscaled, embedded[used], gamma, coefficients[used], bias)
+    return lambda rows: _decided(models, kernel(rows)), Kernels(
+        unscaled, embedded[used], gamma, coefficients[used], bias
+    )
+
+
+def _one_against_all(products: Array, classes: Classes, settings: Settings, config: FitConfig) -> list[Any]:
+    """Fit an SVM for each class against all others, from the (n, n) products of all rows, which they share."""
+    from sklearn.svm import SVC
+
+    models = []
+    for index in range(int(classes.max()) + 1):
+        model = SVC(C=settings["C"], kernel="precomputed", class_weight=_weighting(config))
+        models.append(model.fit(products, classes == index))
+    return models
+
+
+def _decided(models: Sequence[Any], products: Array) -> Array:
+    """Return (m, classes) decision values of rows, from their (m, n) products with those that were fitted."""
+    return np.stack([model.decision_function(products) for model in models], axis=1)
 
 
 # Prototypes
