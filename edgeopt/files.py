@@ -96,33 +96,35 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold an exclusive lock; the system lets go of it when the process ends, however it ends.
+def locked(path: Path, busy: Callable[[], None] = lambda: None, *, shared: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock, or a shared one; the system lets go of it when the process ends, however it ends.
 
     Args:
-        path: the lock file. It is made for the lock and removed after it (on Windows it stays).
+        path: the lock file. It is made for the lock and removed after it (on Windows, and after a shared one, it
+            stays).
         busy: called once where another process or thread holds the lock. It may raise, to refuse instead of waiting.
+        shared: others may hold it shared at the same time, and nobody exclusively. Windows has exclusive ones only.
 
     Raises:
         StorageError: the file system has no locks, or `path` is a link.
         OSError: the lock file cannot be made.
     """
-    descriptor = _acquire(path, busy)
+    descriptor = _acquire(path, busy, shared=shared)
     try:
         yield
     finally:
-        if sys.platform != "win32":
+        if sys.platform != "win32" and not shared:
             path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _acquire(path: Path, busy: Callable[[], None]) -> int:
+def _acquire(path: Path, busy: Callable[[], None], *, shared: bool) -> int:
     """Open and lock a lock file; return its descriptor."""
     told = False
     while True:
         descriptor = _open_lock(path)
         try:
-            _try_lock(descriptor)
+            _try_lock(descriptor, shared=shared)
             if _is_still_there(descriptor, path):
                 return descriptor
         except OSError as error:
@@ -216,11 +218,11 @@ def is_own_file(path: Path) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(descriptor: int) -> None:
+    def _try_lock(descriptor: int, *, shared: bool) -> None:  # noqa: ARG001 - has none
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def _try_lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def _try_lock(descriptor: int, *, shared: bool) -> None:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

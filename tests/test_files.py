@@ -79,6 +79,21 @@ def test_many_threads_hold_a_lock_one_after_another(tmp_path: Path) -> None:
     assert (most, turns) == (1, 30)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no shared locks: none was tested")
+def test_several_hold_a_shared_lock_and_nobody_an_exclusive_one(tmp_path: Path) -> None:
+    with locked(tmp_path / "lock", shared=True):
+        with locked(tmp_path / "lock", refuse, shared=True):
+            pass
+        with pytest.raises(StorageError, match="busy"), locked(tmp_path / "lock", refuse):
+            pass
+    with (
+        locked(tmp_path / "lock", refuse),
+        pytest.raises(StorageError, match="busy"),
+        locked(tmp_path / "lock", refuse, shared=True),
+    ):
+        pass
+
+
 def test_a_killed_process_frees_its_lock(tmp_path: Path) -> None:
     script = """
 import os, pathlib, signal, sys
@@ -101,7 +116,7 @@ def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(_: int) -> None:
+    def unsupported(*_: object, **__: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(files, "_try_lock", unsupported)

@@ -52,7 +52,16 @@ class Built:
     test: Dataset
 
 
-def build(config: Config, root: Path, out: Path, work: Path, progress: Progress, *, best_so_far: bool = False) -> Built:
+def build(
+    config: Config,
+    root: Path,
+    out: Path,
+    work: Path,
+    progress: Progress,
+    *,
+    best_so_far: bool = False,
+    shared: bool = False,
+) -> Built:
     """Make, or find unchanged, the bundle ``out/NAME.edgeopt``.
 
     Args:
@@ -62,11 +71,12 @@ def build(config: Config, root: Path, out: Path, work: Path, progress: Progress,
         work: stage results are kept here, for the next build to start from.
         progress: told about each stage.
         best_so_far: take the best weights that an unfinished training has, instead of training on.
+        shared: other builds use `work` at the same time; nothing in it is cleared away.
 
     Raises:
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
-    with _job(config, root, work, progress, out, best_so_far=best_so_far) as job:
+    with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared) as job:
         if config.trains and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
@@ -134,14 +144,16 @@ def _job(
     goal: Goal = "bundle",
     *,
     best_so_far: bool = False,
+    shared: bool = False,
 ) -> Iterator[Job]:
     with importable(root, *named_code(config)):
         progress.begin("check")
         found = preflight(config, root, (out, work), goal)
         progress.end(found.checked, reused=False)
-        with Workspace(work).held() as workspace:
+        with Workspace(work, shared=shared).held() as workspace:
             yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
-            bound(work, workspace.used)
+            if not shared:
+                bound(work, workspace.used)
 
 
 def _float_graph(job: Job) -> tuple[Artifact, float]:

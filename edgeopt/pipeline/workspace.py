@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from edgeopt.typed import from_json
 RECORD = "stage.json"
 """Name of the record in the folder of a stage's result."""
 _LOCK = ".lock"
+_KEY_LOCK = ".{}.lock"
+"""Name of the lock on one result while it is made."""
 _SCRATCH = ".scratch"
 _RESULT = re.compile(rf"[a-z][a-z0-9_-]*-[0-9a-f]{{16}}({re.escape(_SCRATCH)})?")
 
@@ -69,16 +72,23 @@ class Artifact:
 
 
 class Workspace:
-    """Stage results in `folder`, which is made when first needed. One process at a time may hold it."""
+    """Stage results in `folder`, which is made when first needed.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the folder.
+        shared: several processes hold it at once, on machines that share it too. Each result is then made by one of
+            them, for which the others wait. Otherwise one process holds it.
+    """
+
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self.folder = folder.absolute()  # its files are named in recipes' terms, whose paths start from another folder
+        self.shared = shared
         self.used: set[Path] = set()
         """Results that were made or found."""
 
     @contextmanager
     def held(self) -> Iterator[Workspace]:
-        """Keep other processes out, and clear away what a killed one left half-made.
+        """Keep other processes out, or those that do not share it, and clear away what a killed one left half-made.
 
         Raises:
             StorageError: another process holds the folder, or it cannot be written.
@@ -92,9 +102,11 @@ class Workspace:
         with ExitStack() as lock:
             with storage_errors(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                lock.enter_context(locked(self.folder / _LOCK, busy))
-            for leftover in self.folder.glob(".*.tmp"):
-                shutil.rmtree(leftover, ignore_errors=True)
+                wait = self.shared and sys.platform == "win32"  # which has no shared locks: one after the other
+                lock.enter_context(locked(self.folder / _LOCK, _wait if wait else busy, shared=self.shared))
+            # Of a shared folder's half-made results each may be another's; who makes one anew clears it away.
+            for leftover in () if self.shared else (*self.folder.glob(".*.tmp"), *self.folder.glob(".*-*.lock")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield self
 
     def produce(
@@ -116,10 +128,19 @@ class Workspace:
         key = content_key(stage, determinants)
         final = self.folder / f"{stage}-{key[:16]}"
         self.used.add(final)
-        if (record := _whole(final, key)) is not None:
-            with contextlib.suppress(OSError):  # another user's, whom it does not concern
-                final.touch()  # for who clears away what is not used
-            return Artifact(final, key, record.summary, reused=True, records=record.records)
+        if (found := _found(final, key)) is not None:
+            return found
+        if not self.shared:
+            return self._made(stage, determinants, make, after)
+        with storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder / _KEY_LOCK.format(final.name)):
+                return _found(final, key) or self._made(stage, determinants, make, after)
+
+    def _made(self, stage: str, determinants: Mapping[str, Any], make: Make, after: Artifact | None) -> Artifact:
+        """Make a result that is not there."""
+        key = content_key(stage, determinants)
+        final = self.folder / f"{stage}-{key[:16]}"
         scratch = self.scratch(stage, determinants)
         temporary = self.folder / f".{stage}-{key[:16]}.tmp"
         with storage_errors(self.folder):
@@ -169,6 +190,20 @@ class _Record(Struct):
     files: dict[str, int]
     """Sizes in bytes."""
     records: StageRecords
+
+
+def _wait() -> None:
+    """Wait for who holds a lock."""
+
+
+def _found(final: Path, key: str) -> Artifact | None:
+    """Return a finished result, noting that it was used, or None."""
+    record = _whole(final, key)
+    if record is None:
+        return None
+    with contextlib.suppress(OSError):  # another user's, whom it does not concern
+        final.touch()  # for who clears away what is not used
+    return Artifact(final, key, record.summary, reused=True, records=record.records)
 
 
 def _whole(folder: Path, key: str) -> _Record | None:

@@ -128,6 +128,44 @@ def test_two_builds_do_not_share_a_work_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_shared_folder_has_each_result_made_once(tmp_path: Path) -> None:
+    """Of several processes one makes it, and the others wait; one that was killed over it leaves it to the next."""
+    script = textwrap.dedent(
+        f"""
+        import os, pathlib, signal, time
+        from edgeopt.pipeline.workspace import Made, Workspace
+        tries = pathlib.Path({str(tmp_path / "tries")!r})
+        def make(folder, scratch):
+            with tries.open("a") as file:
+                file.write("x")
+            (folder / "out.txt").write_text("half")
+            time.sleep(0.3)
+            if tries.read_text() == "x":
+                os.kill(os.getpid(), signal.SIGKILL)
+            (folder / "out.txt").write_text("whole")
+            return Made("made")
+        with Workspace(pathlib.Path({str(tmp_path / "work")!r}), shared=True).held() as workspace:
+            print(workspace.produce("export", {{}}, make).file("out.txt").read_text())
+        """
+    )
+    started = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    said = [(each.communicate(timeout=60)[0].strip(), each.returncode) for each in started]
+    assert sorted(said) == [("", -signal.SIGKILL), *[("whole", 0)] * 3]
+    assert (tmp_path / "tries").read_text() == "xx"
+    with Workspace(tmp_path / "work").held():
+        assert not list((tmp_path / "work").glob(".*-*"))
+
+
+def test_a_shared_folder_is_closed_to_who_does_not_share_it(tmp_path: Path) -> None:
+    with (
+        Workspace(tmp_path, shared=True).held(),
+        Workspace(tmp_path, shared=True).held(),
+        pytest.raises(StorageError, match="another build"),
+        Workspace(tmp_path).held(),
+    ):
+        pass
+
+
 def test_keys_do_not_depend_on_order() -> None:
     assert content_key("s", {"a": 1, "b": (1, 2)}) == content_key("s", {"b": [1, 2], "a": 1})
 
