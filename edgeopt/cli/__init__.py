@@ -18,6 +18,7 @@ from edgeopt.cli import (
     serving,
     sets,
     shell,
+    sweeping,
     trusting,
     workstation,
 )
@@ -45,6 +46,7 @@ def main(verbose: bool, packages: tuple[str, ...]) -> None:  # noqa: FBT001 - a 
 
 _ROOMS = (
     workstation,
+    sweeping,
     recipes,
     compiling,
     diagnosing,

@@ -27,7 +27,7 @@ _SHOWN = 5
 )
 @as_json
 def splits(source: str, out: Path | None, as_json: bool) -> None:  # noqa: FBT001 - a click flag
-    """Show or write which images train, validate, test and calibrate.
+    """Show or write which images are in which set.
 
     Of a recipe, that is what a build would do. Of a bundle, it is what its build did: names and hashes come from the
     bundle; with --out its images are found through its recipe, whose relative paths start from the current folder.

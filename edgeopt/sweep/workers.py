@@ -1,0 +1,264 @@
+"""Where trials run: processes of this machine, or a Ray cluster. Both call `run_trial`, and share folders of results.
+
+A worker that dies takes one attempt at one trial with it. The next attempt finds what the trial's build has finished.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import msgspec
+
+from edgeopt.errors import ConfigError, requires_extra
+from edgeopt.hardware import machine
+from edgeopt.spec import Processor
+from edgeopt.sweep.plan import Trial
+from edgeopt.sweep.results import TrialResult, failed
+from edgeopt.sweep.trial import TRIALS, committed, run_trial
+from edgeopt.typed import from_json
+
+ATTEMPTS = 3
+"""Attempts at a trial whose worker dies, as by the system for want of memory."""
+_POLL_S = 0.05
+_STOP_S = 10.0
+"""Time that a process has to end by itself."""
+_LOG = "log.txt"
+_ENOUGH = 1e6
+"""Amount of a label that no number of trials uses up: a kind of processor is no single board."""
+
+
+class Workers(Protocol):
+    """Run trials; a context manager."""
+
+    @property
+    def capacity(self) -> int:
+        """Trials that are worth having under way."""
+
+    def __enter__(self) -> Workers: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def require(self, labels: Iterable[str]) -> None:
+        """Refuse labels that no worker has.
+
+        Raises:
+            ConfigError: there is one.
+        """
+
+    def start(self, trial: Trial) -> None:
+        """Start a trial."""
+
+    def finished(self) -> list[TrialResult]:
+        """Wait until at least one trial has ended, and return what ended."""
+
+
+def labels_here() -> tuple[str, ...]:
+    """Return the labels of this machine: its kinds of processor."""
+    cpu = machine().cpu
+    kinds: list[Processor] = []
+    if "aarch64" in cpu.architecture or "arm" in cpu.architecture:
+        kinds.append("arm")
+    else:
+        kinds.append("avx2")
+        if cpu.int8_instruction is not None:
+            kinds.append("vnni")
+    return tuple(f"processor:{kind}" for kind in kinds)
+
+
+@dataclass
+class _Running:
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    began_s: float
+    attempt: int = 1
+
+
+@dataclass
+class LocalWorkers:
+    """Processes of this machine, one a trial.
+
+    Attributes:
+        out: folder of the sweep.
+        work: folder of stage results.
+        capacity: trials at a time.
+    """
+
+    out: Path
+    work: Path
+    capacity: int = 1
+    _running: list[_Running] = field(default_factory=list)
+
+    def __enter__(self) -> LocalWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each in self._running:
+            each.process.terminate()
+        for each in self._running:
+            with suppress(subprocess.TimeoutExpired):
+                each.process.wait(_STOP_S)
+            each.process.kill()
+            each.process.wait()
+
+    def require(self, labels: Iterable[str]) -> None:
+        """Refuse labels that this machine has not; see `Workers`."""
+        _require(labels, labels_here(), "this machine has")
+
+    def start(self, trial: Trial) -> None:
+        """Start a process for a trial."""
+        self._running.append(_Running(trial, self._process(trial), time.monotonic()))
+
+    def finished(self) -> list[TrialResult]:
+        """Wait for a process; see `Workers`."""
+        while True:
+            ended = [each for each in self._running if each.process.poll() is not None]
+            found = [result for each in ended if (result := self._result(each)) is not None]
+            if found:
+                return found
+            time.sleep(_POLL_S)
+
+    def _result(self, ended: _Running) -> TrialResult | None:
+        """Return the row of a process that ended, or None where the trial was started again."""
+        self._running.remove(ended)
+        code = ended.process.returncode
+        if code == 0 and (result := committed(ended.trial, self.out)) is not None:
+            return result
+        killed = code < 0 or code > 128
+        if killed and ended.attempt < ATTEMPTS:
+            again = _Running(ended.trial, self._process(ended.trial), ended.began_s, ended.attempt + 1)
+            self._running.append(again)
+            return None
+        return failed(ended.trial, f"{_death(code)}; see {self._log(ended.trial)}")
+
+    def _process(self, trial: Trial) -> subprocess.Popen[bytes]:
+        threads = str(max(1, (os.cpu_count() or 1) // self.capacity))
+        log = self._log(trial)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgeopt.sweep.trial", str(self.out), str(self.work)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={"OMP_NUM_THREADS": threads, **os.environ},
+            )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as request:  # of a process that died at once: its code says so
+            request.write(msgspec.json.encode(trial))
+        return process
+
+    def _log(self, trial: Trial) -> Path:
+        return self.out / TRIALS / trial.key / _LOG
+
+
+class RayWorkers:
+    """Workers of a Ray cluster, which have the folders under the same paths.
+
+    Args:
+        out: folder of the sweep.
+        work: folder of stage results.
+        address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
+        count: processor cores of the one that is started. Default: all.
+        cpus: cores that a trial takes.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ConfigError: no cluster answers.
+    """
+
+    def __init__(self, out: Path, work: Path, address: str | None, count: int | None = None, cpus: float = 1.0) -> None:
+        self._ray: Any = requires_extra("ray", "sweep")
+        self._folders, self._address, self._count, self._cpus = (out, work), address, count, cpus
+        self._running: dict[Any, Trial] = {}
+
+    def __enter__(self) -> RayWorkers:
+        quiet = {"log_to_driver": False}
+        if self._address is None:
+            here = dict.fromkeys(labels_here(), _ENOUGH)
+            started = {"num_cpus": self._count, "resources": here, "include_dashboard": False}
+            self._ray.init(logging_level="error", **started, **quiet)
+        else:
+            try:
+                self._ray.init(address=self._address, logging_level="error", **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise ConfigError(
+                    f"no Ray cluster answers at '{self._address}': {error}. Start one with `ray start --head`"
+                ) from error
+        self._task = self._ray.remote(_task)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each in self._running if kind is not None else ():
+            with suppress(Exception):  # Ray may be what failed
+                self._ray.cancel(each, force=True)
+        self._ray.shutdown()
+
+    @property
+    def capacity(self) -> int:
+        """Trials that the cluster runs at once, and as many that wait for a place with their labels."""
+        return 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1.0) / self._cpus))
+
+    def require(self, labels: Iterable[str]) -> None:
+        """Refuse labels that no node of the cluster has; see `Workers`."""
+        _require(labels, self._ray.cluster_resources(), "the cluster has")
+
+    def start(self, trial: Trial) -> None:
+        """Hand a trial to Ray."""
+        needed = dict.fromkeys(trial.labels, 1)
+        task = self._task.options(num_cpus=self._cpus, resources=needed, max_retries=ATTEMPTS - 1)
+        out, work = map(str, self._folders)
+        self._running[task.remote(msgspec.json.encode(trial), out, work)] = trial
+
+    def finished(self) -> list[TrialResult]:
+        """Wait for a task; see `Workers`."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1)
+        found = []
+        for each in ready:
+            trial = self._running.pop(each)
+            try:
+                found.append(from_json(self._ray.get(each), TrialResult))
+            except self._ray.exceptions.RayError as error:
+                found.append(failed(trial, f"its worker died: {str(error).splitlines()[0]}"))
+        return found
+
+
+def _task(request: bytes, out: str, work: str) -> bytes:
+    """Run a trial in a process of Ray's."""
+    return msgspec.json.encode(run_trial(from_json(request, Trial), Path(out), Path(work)))
+
+
+def _require(labels: Iterable[str], there: Iterable[str], where: str) -> None:
+    known = sorted(label for label in there if ":" in label and not label.startswith("node:"))
+    for label in labels:
+        if label not in known:
+            raise ConfigError(
+                f"no worker has the label '{label}': {where} {', '.join(known) or 'none'}. Start a node with it, as "
+                f"in: ray start --address=HEAD:6379 --resources='{{\"{label}\": 1}}'"
+            )
+
+
+def _death(code: int) -> str:
+    """Describe how a process ended that left no result."""
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = str(-code)
+    return f"its process was killed {ATTEMPTS} times ({name})"

@@ -1,0 +1,251 @@
+"""A sweep makes each trial once, whoever is killed meanwhile, and its page says which variants no other beats."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from tiny_recipe import RECIPE
+
+from edgeopt.cli import main
+from edgeopt.errors import ConfigError
+from edgeopt.sweep import LocalWorkers, Plan, TrialResult, VariantResult, fronts, read_plan, sweep, sweep_html
+from edgeopt.sweep.plan import Trial
+from edgeopt.sweep.results import failed, write_result
+from edgeopt.sweep.trial import TRIALS, run_trial
+
+SWEEP = """
+recipe = "tiny.toml"
+targets = ["ort"]
+[models.a]
+[models.b]
+set = {"train.epochs" = 2}
+[settings]
+"quantize.repairs" = {none = [], one = ["bias_correction"]}
+"calibrate.images" = [16, 32]
+"""
+
+
+def planned(folder: Path, text: str = SWEEP) -> Plan:
+    (folder / "tiny.toml").write_text(RECIPE)
+    (folder / "sweep.toml").write_text(text)
+    return read_plan(folder / "sweep.toml")
+
+
+class Pretended:
+    """Workers that build nothing: of each trial they keep that they were given it."""
+
+    capacity = 2
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.given, self._waiting = out, [], []
+
+    def require(self, labels) -> None:
+        LocalWorkers(self.out, self.out).require(labels)
+
+    def start(self, trial: Trial) -> None:
+        self.given.append(trial)
+        self._waiting.append(trial)
+
+    def finished(self) -> list[TrialResult]:
+        trial = self._waiting.pop(0)
+        folder = self.out / TRIALS / trial.key
+        if trial.model == "b" and trial.config.calibrate.images == 16:
+            result = failed(trial, "the disk is full")
+        else:
+            (folder / "tiny.edgeopt").mkdir(parents=True)
+            bundle = f"{TRIALS}/{trial.key}/tiny.edgeopt"
+            better = 0.01 * len(trial.config.quantize.repairs)
+            variants = (
+                variant("ort-fp32", 0.9, 2.0, is_baseline=True),
+                variant("ort-int8", 0.88 + better, 1.0 + 10 * better),
+            )
+            result = msgspec.structs.replace(failed(trial, ""), bundle=bundle, variants=variants, machine="this <one>")
+        write_result(folder, result)
+        return [result]
+
+
+def variant(name: str, accuracy: float, p50_ms: float, **more) -> VariantResult:
+    return VariantResult(
+        **{"is_baseline": False, "size_bytes": 1000, "metric": "top1", "data": "same", "accepted": True, **more},
+        name=name,
+        accuracy=accuracy,
+        p50_ms=p50_ms,
+    )
+
+
+def test_every_place_of_the_grid_is_a_recipe_with_its_values(tmp_path: Path) -> None:
+    plan = planned(tmp_path)
+    trials = [plan.trial(place) for place in plan.grid()]
+    assert [trial.model for trial in trials[:2]] == ["a", "b"], "neighbours are of different models"
+    found = {
+        (trial.model, trial.config.train.epochs, trial.config.quantize.repairs, trial.config.calibrate.images)
+        for trial in trials
+    }
+    assert found == {
+        (model, epochs, repairs, images)
+        for model, epochs in (("a", 1), ("b", 2))
+        for repairs in ((), ("bias_correction",))
+        for images in (16, 32)
+    }
+    assert len({trial.key for trial in trials}) == plan.count == 8
+    assert all(trial.config.compile.targets == ("ort",) for trial in trials)
+
+
+def test_what_is_there_is_not_made_again_and_what_failed_is(tmp_path: Path) -> None:
+    plan, said = planned(tmp_path), []
+    first, again = Pretended(tmp_path / "out"), Pretended(tmp_path / "out")
+    swept = sweep(plan, tmp_path / "out", first, said.append)
+    assert len(first.given) == len(swept.results) == 8
+    assert [each.error for each in swept.results if each.error] == ["the disk is full"] * 2
+    assert said[-1].startswith("[8/8] ")
+    assert [trial.title for trial in sweep(plan, tmp_path / "out", again, said.append).results if trial.error]
+    assert {trial.key for trial in again.given} == {each.key for each in swept.results if each.error}
+    table = json.loads(swept.table.read_text())
+    assert {each["settings"]["quantize.repairs"] for each in table} == {"none", "one"}
+
+
+def test_a_value_that_makes_no_recipe_is_a_row(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SWEEP.replace("[16, 32]", "[0, 32]"))
+    workers = Pretended(tmp_path / "out")
+    swept = sweep(plan, tmp_path / "out", workers, lambda _: None)
+    assert len(workers.given) == 4
+    errors = [each.error for each in swept.results if each.settings["calibrate.images"] == "0"]
+    assert len(errors) == 4
+    assert all("calibrate.images" in error for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SWEEP.replace("calibrate.images", "calibrate.imagse"), "Did you mean 'images'"),
+        (SWEEP.replace("[16, 32]", "[]"), "has no values"),
+        (SWEEP.replace("[16, 32]", "[16, 16]"), "16 twice"),
+        (SWEEP.replace('"calibrate.images"', "calibrate.images"), "between quotation marks"),
+        (SWEEP.replace('recipe = "tiny.toml"', ""), "has no recipe"),
+        (SWEEP.replace('"tiny.toml"', '"tiny"'), "there is no recipe 'tiny'"),
+        (SWEEP.replace("targets", "target"), "Did you mean 'targets'"),
+    ],
+)
+def test_a_sweep_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        planned(tmp_path, text)
+
+
+def test_a_label_that_no_worker_has_is_refused_before_anything_is_built(tmp_path: Path) -> None:
+    plan = planned(tmp_path, SWEEP.replace('"ort"', '"ort", "ort@device:orin-nano"'))
+    workers = Pretended(tmp_path / "out")
+    with pytest.raises(ConfigError, match="no worker has the label 'device:orin-nano'"):
+        sweep(plan, tmp_path / "out", workers, lambda _: None)
+    assert workers.given == []
+
+
+def test_of_a_grid_that_is_too_large_optuna_chooses(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="Optuna is not installed: its choices were not tested")
+    plan = planned(tmp_path, SWEEP.replace("recipe =", "trials = 5\nrecipe =").replace("[16, 32]", "[20, 22, 24, 32]"))
+    workers = Pretended(tmp_path / "out")
+    swept = sweep(plan, tmp_path / "out", workers, lambda _: None)
+    assert len({each.key for each in swept.results}) == plan.count == 5
+    again = Pretended(tmp_path / "out")
+    assert sweep(plan, tmp_path / "out", again, lambda _: None).results == swept.results
+    assert again.given == []
+
+
+def test_only_what_compares_is_compared() -> None:
+    def result(key: str, machine: str, *variants: VariantResult) -> TrialResult:
+        base = TrialResult(key=key, model="m", target="ort", settings={"quantize.repairs": key}, machine=machine)
+        return msgspec.structs.replace(base, variants=variants)
+
+    float_one = variant("fp32", 0.9, 2.0, is_baseline=True)
+    fast, slow = variant("int8", 0.85, 1.0), variant("int8", 0.84, 1.5)
+    results = [result("x", "here", float_one, fast), result("y", "here", float_one, slow), result("z", "there", slow)]
+    here, there = fronts(results)
+    assert here.best == {("x", "fp32"), ("x", "int8")}
+    assert len(here.points) == 3, "the baseline that no setting changed is one point"
+    assert there.best == {("z", "int8")}
+
+
+def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
+    swept = sweep(planned(tmp_path), tmp_path / "out", Pretended(tmp_path / "out"), lambda _: None)
+    page = swept.page.read_text()
+    assert "this &lt;one&gt;" in page
+    assert "<one>" not in page
+    assert "a, repairs one, images 16, ort: ort-int8" in page, "the front is named"
+    bad = msgspec.structs.replace(swept.results[0], error="<script>alert(1)</script>", variants=())
+    assert "<script>alert" not in sweep_html("s", [bad])
+
+
+def test_an_error_that_nobody_expected_is_a_row_with_its_traceback(tmp_path: Path, monkeypatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("edgeopt.sweep.trial.build", broken)
+    result = run_trial(planned(tmp_path).trial((0, 0, 0, 0)), tmp_path / "out", tmp_path / "work")
+    assert result.error == "ZeroDivisionError: a bug"
+    assert "in broken" in result.trace
+
+
+MARK = "EDGEOPT_SWEEP_TEST"
+
+
+def processes(mark: str, name: str) -> list[int]:
+    """Numbers of our processes whose command has `name` in it."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            ours = f"{MARK}={mark}".encode() in (each / "environ").read_bytes().split(b"\0")
+            if ours and name.encode() in (each / "cmdline").read_bytes():
+                found.append(int(each.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc: no worker was killed")
+@pytest.mark.parametrize(("on", "name"), [("local", "edgeopt.sweep.trial"), ("ray", "ray::_task")])
+def test_a_worker_that_is_killed_loses_nothing(on: str, name: str, tmp_path: Path) -> None:
+    if on == "ray" and importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: no worker of it was killed")
+    planned(tmp_path, SWEEP.split("[models")[0] + SETTINGS)
+    out, mark = tmp_path / "out", f"{on}-{os.getpid()}"
+    command = [sys.executable, "-m", "edgeopt", "sweep", "sweep.toml", "--out", str(out), "--on", on, "--workers", "1"]
+    running = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, MARK: mark, "RAY_worker_niceness": "0"},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    killed = None
+    while killed is None and running.poll() is None:
+        time.sleep(0.02)
+        if list((out / ".edgeopt-work").glob("export-*[!h]")) and (workers := processes(mark, name)):
+            killed = workers[0]
+            os.kill(killed, signal.SIGKILL)
+    said = running.communicate(timeout=250)[1]
+    assert running.returncode == 0, said
+    assert killed is not None
+    rows = json.loads((out / "sweep.json").read_text())
+    assert [each["error"] for each in rows] == ["", ""], said
+    made = {each["stage"]: each["made"] for each in rows[0]["stages"]}
+    assert not made["train"], "the second attempt found what the first had finished"
+    assert made["evaluate"]
+    stages = [path.name for path in (out / ".edgeopt-work").iterdir()]
+    again = CliRunner().invoke(main, ["sweep", str(tmp_path / "sweep.toml"), "--out", str(out), "--json"])
+    assert json.loads(again.stdout) == rows
+    assert [path.name for path in (out / ".edgeopt-work").iterdir()] == stages
+
+
+SETTINGS = """[settings]
+"quantize.repairs" = {none = [], one = ["bias_correction"]}
+"""
