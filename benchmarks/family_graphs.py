@@ -242,6 +242,11 @@ def families() -> list[Family]:
             {"labels": numbers.T.copy(), "boxes": _one(final[0]), "scores": _f(final[1].T)},
             extra=size,
         ),
+        Family(
+            "RT-DETR, DEIM, DEIMv2 with one output (PINTO)",
+            "rtdetr_rows",
+            {"label_xyxy_score": _one(numbers, _corners(queries), final[1])},
+        ),
         Family("RF-DETR", "rfdetr", {"dets": _one(queries), "labels": _one(rng.normal(-2, 1, (rows, CLASSES + 1)))}),
         Family(
             "RF-DETR of COCO", "rfdetr_coco", {"dets": _one(queries), "labels": _one(rng.normal(-2, 1, (rows, 91)))}

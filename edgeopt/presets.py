@@ -119,9 +119,9 @@ PRESETS: Mapping[str, Preset] = {
         _rows(0, 4, 5, form="cxcywh", unit="unit"),
     ),
     "rtdetr_rows": Preset(
-        "RT-DETR with one output: (N, 300, 6) rows of class, x1, y1, x2, y2, score in the original image",
-        _rows(1, 5, 0, space="original"),
-        {"orig_target_sizes": _ORIGINAL_SIZE},
+        "RT-DETR, DEIM and DEIMv2 of PINTO's exporters: (N, 300, 6) rows of class, x1, y1, x2, y2, score, in shares of "
+        "the input",
+        _rows(1, 5, 0, unit="unit"),
     ),
     "deepstream": Preset(
         "DeepStream-Yolo: (N, anchors, 6) rows of x1, y1, x2, y2, score, class, before suppression",

@@ -1,11 +1,7 @@
 """Every preset beside its family's own code: what its package finds in random outputs.
 
-`data/record_decoders.py` makes the records. Each names the package, its version and what of it was run. For some
-presets no package could be run; they follow a description alone, and may be wrong where it is:
-
-* ``rtdetr_rows``: onnx2tf issue 778, rows of PINTO's RT-DETR.
-* ``tf_od_coco``: ``tf_od``, which was compared, with COCO's category identifiers, as ``torchvision_coco`` has them.
-* ``faster_rcnn``: edgeopt's own; `test_faster_rcnn.py` compares whole networks with torchvision's.
+`data/record_decoders.py` makes the records. Each names the package, its version and what of it was run. ``faster_rcnn``
+is edgeopt's own: `test_faster_rcnn.py` compares whole networks with torchvision's.
 """
 
 from __future__ import annotations
@@ -21,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.recorded_decoders import RECORDS, Recorded, packages
 from edgeopt.presets import PRESETS
 
-DESCRIBED = {"rtdetr_rows", "tf_od_coco", "faster_rcnn"}
-"""Presets that follow a description and were compared with nothing; the docstring says where it stands."""
+OWN = {"faster_rcnn"}
+"""Presets that no other package has."""
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -36,10 +32,8 @@ def test_a_preset_finds_what_its_familys_own_code_finds(name: str) -> None:
     np.testing.assert_allclose([row[2] for row in ours], [row[2] for row in expected], rtol=1e-4, atol=5e-3)
 
 
-def test_every_preset_was_compared_or_is_named_as_described() -> None:
-    compared = {Recorded(name).about["preset"] for name in RECORDS}
-    assert compared | DESCRIBED == set(PRESETS)
-    assert not compared & DESCRIBED
+def test_every_preset_was_compared() -> None:
+    assert {Recorded(name).about["preset"] for name in RECORDS} == set(PRESETS) - OWN
 
 
 def test_every_record_says_which_code_of_which_version_made_it() -> None:
@@ -52,4 +46,4 @@ def test_every_record_says_which_code_of_which_version_made_it() -> None:
 def test_the_table_of_families_says_whom_a_preset_was_compared_with() -> None:
     assert packages("rtdetr_logits") == [("RT-DETR at 068dfde", True), ("transformers 5.24.0", True)]
     assert packages("deepstream") == [("marcoslucianops/DeepStream-Yolo at 46f06c8", True)]
-    assert packages("rtdetr_rows") == []
+    assert packages("faster_rcnn") == []

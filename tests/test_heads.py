@@ -367,7 +367,7 @@ def ultralytics_rtdetr(rng: np.random.Generator) -> Case:
 @case("rtdetr_rows")
 def rtdetr_rows(rng: np.random.Generator) -> Case:
     boxes, scores, numbers = ranked(rng)
-    rows = np.concatenate([numbers[:, None], boxes, scores[:, None]], axis=1)
+    rows = np.concatenate([numbers[:, None], boxes / ([WIDTH, HEIGHT] * 2), scores[:, None]], axis=1)
     return {"output": rows[None].astype(np.float32)}, chosen(boxes, scores, numbers), 3
 
 

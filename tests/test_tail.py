@@ -190,6 +190,14 @@ def test_suppression_that_moves_classes_apart_is_cut_off(tmp_path: Path) -> None
     same(found(whole), found(cut))
 
 
+def test_classes_that_a_tail_counts_from_one_are_cut_off(tmp_path: Path) -> None:
+    tail = BY_CLASS.replace("labels = Gather", "found_labels = Gather") + "labels = Add(found_labels, one)\n"
+    path = write(tmp_path / "m.onnx", tail, "float[n, 4] boxes, float[n] score, int64[n] labels")
+    whole, cut = source(path, "keep", "torchvision"), source(path, "cut", "torchvision")
+    assert (whole.spec.decoding.numbering, cut.spec.decoding.numbering) == (1, 0)
+    same(found(whole), found(cut))
+
+
 def test_means_over_bins_are_cut_off_and_decoded_on_the_host(tmp_path: Path) -> None:
     model = ir.from_onnx_text(textwrap.dedent(BINS))
     y, x = np.mgrid[:8, :8] + 0.5

@@ -141,9 +141,8 @@ def described_rows(output: Tensor, places: Mapping[str, Any], shape: str, facts:
         facts: of the model.
         said: by its file.
     """
-    usual = (
-        _ROWS, {**_ROWS, "form": "cxcywh", "unit": "unit"}, {**_ROWS, "boxes": 1, "scores": 5, "classes": 0},
-    )  # fmt: skip
+    labels_first = {**_ROWS, "boxes": 1, "scores": 5, "classes": 0}
+    usual = (_ROWS, {**_ROWS, "form": "cxcywh", "unit": "unit"}, labels_first, {**labels_first, "unit": "unit"})
     if dict(places) in usual:
         return []
     parts = {

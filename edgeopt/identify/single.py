@@ -210,13 +210,7 @@ def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
     if places is not None and (other := described_rows(output, places, shape, facts, said)):
         return other
     if rows is not None and are_whole(rows[:, 0]) and not are_whole(rows[:, 5]):
-        return [
-            candidate(
-                "a DETR with labels first (PINTO)", "rtdetr_rows", by.STRETCHED,
-                f"{shape}, of which the first is whole: label, corners, score", facts, said,
-                roles=((output, "class, x1, y1, x2, y2 in pixels, score"),),
-            )
-        ]  # fmt: skip
+        return [_labels_first(output, rows, shape, facts, said)]
     shares = None if rows is None else are_shares(rows[:, :4])
     corners = None if rows is None else are_corners(rows[:, :4])
     if shares is True and corners is not True:
@@ -228,6 +222,19 @@ def _final_rows(output: Tensor, facts: Facts, said: Said) -> list[Candidate]:
     if said.end2end is True and said.exporter == "Ultralytics" and rows is None:
         return [end2end, rtdetr]
     return [end2end, rtdetr]
+
+
+def _labels_first(output: Tensor, rows: NDArray[Any], shape: str, facts: Facts, said: Said) -> Candidate:
+    """PINTO's exports of RT-DETR, DEIM and DEIMv2; others may give pixels."""
+    in_pixels = are_shares(rows[:, 1:5]) is False
+    sized = any(tensor.name == "orig_target_sizes" for tensor in facts.inputs)
+    keys = {"unit": "pixels", "space": "original" if sized else "network"} if in_pixels else {}
+    unit = "in pixels" if in_pixels else "as shares"
+    return candidate(
+        "a DETR with labels first (PINTO)", "rtdetr_rows", by.STRETCHED,
+        f"{shape}, of which the first is whole: label, corners {unit}, score", facts, said,
+        roles=((output, f"class, x1, y1, x2, y2 {unit}, score"),), **keys,
+    )  # fmt: skip
 
 
 def _rows(output: Tensor, facts: Facts) -> NDArray[Any] | None:

@@ -276,9 +276,11 @@ def _readings(
     """Yield specifications of the network without its tail, the likeliest first."""
     forms = dict.fromkeys([(decoding.form, decoding.axes), ("xyxy", "xy"), ("cxcywh", "xy"), ("xyxy", "yx")])
     units = dict.fromkeys([(decoding.unit, decoding.space), ("pixels", "network"), ("unit", "network")])
-    ways = itertools.product(forms, units, ("none", "sigmoid"), choices, (False, True) if iou is not None else (False,))
+    numberings = dict.fromkeys([decoding.numbering, 0])
+    together = (False, True) if iou is not None else (False,)
+    ways = itertools.product(forms, units, numberings, ("none", "sigmoid"), choices, together)
     boxes = [name for name, tensor in tensors.items() if _BOX in tensor.shape]
-    for (form, axes), (unit, space), activation, choice, together in ways:
+    for (form, axes), (unit, space), numbering, activation, choice, alike in ways:
         for box, score in itertools.product(boxes, tensors):
             rank = len(tensors[box].shape)
             if box == score or (rank == 2) != (len(tensors[score].shape) == 2):
@@ -287,9 +289,9 @@ def _readings(
                 decoding,
                 preset="", boxes=Part(output=box), scores=Part(output=score), objectness=None, classes=None, count=None,
                 image_number=None, batched=rank > 2, form=form, axes=axes, unit=unit, space=space, choice=choice,
-                activation=activation, ranked=False, nms=iou is not None or decoding.nms,
+                activation=activation, numbering=numbering, ranked=False, nms=iou is not None or decoding.nms,
                 iou_threshold=iou or decoding.iou_threshold,
-                class_agnostic=decoding.class_agnostic if iou is None else together,
+                class_agnostic=decoding.class_agnostic if iou is None else alike,
             )  # fmt: skip
             yield from _fitted(spec, described, (tensors[box], tensors[score]))
 

@@ -4,7 +4,8 @@ Each record of `decoders/` holds outputs that are random numbers, and the boxes,
 family's own package reads from them. `tests/test_decoders.py` compares edgeopt's interpreter with them. The numbers are
 ours; no code or weight of the packages is here. They need not be installed to run the tests, but to record again: each
 without its dependencies beside torch, as most need few of them, and those from repositories with their folder in
-PYTHONPATH, or in YOLOV8_TENSORRT, DAMO_YOLO, PYCORAL, PADDLEDETECTION or DEEPSTREAM_YOLO.
+PYTHONPATH, or in YOLOV8_TENSORRT, DAMO_YOLO, PYCORAL, PADDLEDETECTION, DEEPSTREAM_YOLO or PINTO_DEIM. MSCOCO_LABEL_MAP
+is the file of that name in tensorflow/models.
 """
 
 from __future__ import annotations
@@ -635,6 +636,22 @@ def rtdetr(rng: np.random.Generator) -> Record:
     return Record(outputs, *found)
 
 
+@record("rtdetr_rows", "PINTO0309/DEIMv2 at b4d8944: PostProcessor in deploy mode, with and without sizes")
+def rtdetr_rows(rng: np.random.Generator) -> Record:
+    bare("engine", Path(os.environ["PINTO_DEIM"]) / "engine")
+    bare("engine.deim", Path(os.environ["PINTO_DEIM"]) / "engine" / "deim")
+    absent("engine.core")
+    from engine.deim.postprocessor import PostProcessor
+
+    boxes, scores = _queries(rng), logits(rng, 40, LABELS)
+    raw = {"pred_logits": tensor(scores)[None], "pred_boxes": tensor(boxes)[None]}
+    decoder = PostProcessor(num_classes=LABELS, num_top_queries=40).deploy()
+    rows_ = decoder(dict(raw))
+    labels, corners, best = (each[0] for each in decoder(dict(raw), torch.tensor([[WIDTH, HEIGHT]])))
+    keep = best >= THRESHOLD
+    return Record({"label_xyxy_score": rows_}, corners[keep], best[keep], labels[keep].reshape(-1))
+
+
 @record("detr", "transformers: DetrImageProcessor.post_process_object_detection")
 def detr(rng: np.random.Generator) -> Record:
     from transformers.models.detr.image_processing_detr import DetrImageProcessor
@@ -881,6 +898,18 @@ def tf_od(rng: np.random.Generator) -> Record:
     outputs, scores, drawn = _tensorflow(rng, np.arange(40) % LABELS + 1, names)
     places = np.array([int(name.split()[1]) for _, name in drawn])
     return Record(outputs, np.float32([corners for corners, _ in drawn]), scores[: len(drawn)], places)
+
+
+@record("tf_od_coco", "object-detection-core: visualization_utils with mscoco_label_map.pbtxt")
+def tf_od_coco(rng: np.random.Generator) -> Record:
+    from edgeopt.models.class_names import COCO
+
+    text = Path(os.environ["MSCOCO_LABEL_MAP"]).read_text(encoding="utf-8")
+    names = {int(number): name for number, name in re.findall(r'id: (\d+)\s+display_name: "([^"]+)"', text)}
+    outputs, scores, drawn = _tensorflow(rng, rng.choice(list(names), 40), names)
+    places = np.array([COCO.index(name) for _, name in drawn])
+    corners = np.float32([corners for corners, _ in drawn])
+    return Record(outputs, corners, scores[: len(drawn)], places, labels=len(COCO))
 
 
 @record("deepstream", "marcoslucianops/DeepStream-Yolo at 46f06c8: NvDsInferParseYolo, before suppression")
