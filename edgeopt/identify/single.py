@@ -228,7 +228,9 @@ def _labels_first(output: Tensor, rows: NDArray[Any], shape: str, facts: Facts, 
     """PINTO's exports of RT-DETR, DEIM and DEIMv2; others may give pixels."""
     in_pixels = are_shares(rows[:, 1:5]) is False
     sized = any(tensor.name == "orig_target_sizes" for tensor in facts.inputs)
-    keys = {"unit": "pixels", "space": "original" if sized else "network"} if in_pixels else {}
+    keys: dict[str, Any] = {}
+    if in_pixels:
+        keys = {"unit": "pixels", "space": "original" if sized else "network"}
     unit = "in pixels" if in_pixels else "as shares"
     return candidate(
         "a DETR with labels first (PINTO)", "rtdetr_rows", by.STRETCHED,
