@@ -558,7 +558,7 @@ class BatchRange(Struct):
         return self.min == self.max
 
 
-CandidateName: TypeAlias = Literal["depthwise", "sums", "head", "islands"]
+CandidateName: TypeAlias = Literal["depthwise", "sums", "head", "islands", "residual", "scales"]
 """Doubts about INT8 that only a device can settle; see `passes.qdq.candidates`."""
 
 
@@ -630,9 +630,10 @@ class CompileConfig(Struct):
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
     so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
     candidates: bool = False
-    """Add up to three INT8 variants to each target's, which leave other layers float where no document says what is
-    faster: depthwise convolutions, sums of branches, products of one row, layers between float ones. `edgeopt tune`
-    measures them on a device and keeps the fastest accepted one for machines of its kind."""
+    """Add up to three INT8 variants to each target's, which differ where no document says what is faster: they leave
+    depthwise convolutions, sums of branches, products of one row or layers between float ones float, quantize both
+    branches of a sum, or do without a Mul per channel before depthwise convolutions. `edgeopt tune` measures them on a
+    device and keeps the fastest accepted one for machines of its kind."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     """Options of ``trt``, ``trt8`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.device = 1``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

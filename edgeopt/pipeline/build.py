@@ -188,7 +188,7 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
             if job.config.compile.candidates and not is_foreign:
                 engines += [
                     variants.compiled(job, _in(kept, job, other), name, "int8", scheme, candidate)
-                    for candidate, other in candidate_graphs(job, float_graph, graph, name).items()
+                    for candidate, other in candidate_graphs(job, float_graph, graph, name, calibration, scheme).items()
                 ]
     return engines, calibration
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeopt.bundle.records import CandidateOf, StageRecords
+from edgeopt.config import SchemeName
 from edgeopt.graph.operators import DEQUANTIZE
-from edgeopt.passes.qdq.candidates import candidate, left_float
+from edgeopt.passes.qdq.candidates import candidate, left_float, raises
 from edgeopt.passes.quantize.coverage import coverage
+from edgeopt.passes.quantize.scheme import VARIATIONS
+from edgeopt.pipeline import graphs
 from edgeopt.pipeline.graphs import read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact, Made
@@ -18,7 +21,14 @@ MOST = 3
 _WHY = "a candidate leaves it float, for the device to measure"
 
 
-def candidate_graphs(job: Job, baseline: Artifact, quantized: Artifact, target: str) -> dict[CandidateOf, Artifact]:
+def candidate_graphs(
+    job: Job,
+    baseline: Artifact,
+    quantized: Artifact,
+    target: str,
+    calibration: Artifact | None = None,
+    scheme: SchemeName | None = None,
+) -> dict[CandidateOf, Artifact]:
     """Return the graphs that answer a target's questions differently, as far as this network raises them.
 
     Args:
@@ -26,11 +36,21 @@ def candidate_graphs(job: Job, baseline: Artifact, quantized: Artifact, target: 
         baseline: the float graph.
         quantized: the INT8 graph of the default variant, before anything becomes FP16.
         target: whose questions.
+        calibration: that of the INT8 graph; without, or within a budget, whose search would begin again, none is
+            quantized anew.
+        scheme: that of the INT8 graph.
     """
     model, made, seen = read_graph(quantized), dict[CandidateOf, Artifact](), set[frozenset[str]]()
     if not any(node.op_type == DEQUANTIZE for node in model.graph):
         return {}  # the search within a budget left everything float
     for question in find_target(target).questions:
+        if question in VARIATIONS:
+            if calibration is None or scheme is None or job.config.budget is not None:
+                continue
+            if len(made) < MOST and raises(model, question):
+                asked = CandidateOf(of=f"{find_target(target).name}-int8", question=question, floats=())
+                made[asked] = graphs.quantized(job, baseline, calibration, scheme, question)
+            continue
         floats = left_float(model, question)
         if floats and floats not in seen and len(made) < MOST:
             seen.add(floats)

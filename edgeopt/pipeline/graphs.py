@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgeopt.bundle.records import StageRecords
 from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
 from edgeopt.calibrate.spool import spooled_images
-from edgeopt.config import QuantizeConfig, SchemeName
+from edgeopt.config import CandidateName, QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
 from edgeopt.pipeline.inputs import fitted
@@ -172,8 +172,13 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
     )
 
 
-def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
-    """Return the graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped."""
+def quantized(
+    job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeName, variation: CandidateName | None = None
+) -> Artifact:
+    """Return the graph with Q/DQ for the kernels that `scheme` stands for, and the repairs that helped.
+
+    With a `variation` it is what a candidate does otherwise (`passes.quantize.scheme.VARIATIONS`).
+    """
     dataset, config = job.split("calibration"), job.config.quantize
 
     def make(folder: Path, _scratch: Path) -> Made:
@@ -188,12 +193,14 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
             processors=job.config.compile.processors,
             table=read_table(calibration),
             progress=job.progress.update,
+            variation=variation,
         )
         write_graph(folder, result.model, spec)
         kept = ", ".join(result.helped) or "no repair"
         records = StageRecords(repairs=result.trials, coverage=result.coverage)
         sizes = f"{_size_mb(folder / MODEL):.2f} MB from {_size_mb(graph.file(MODEL)):.2f} MB"
-        return Made(f"scheme {scheme}, {sizes}; {kept}; {result.coverage.summary()}", records)
+        named = scheme if variation is None else f"{scheme}, candidate {variation}"
+        return Made(f"scheme {named}, {sizes}; {kept}; {result.coverage.summary()}", records)
 
     determinants = {
         "graph": graph.key,
@@ -203,6 +210,7 @@ def quantized(job: Job, graph: Artifact, calibration: Artifact, scheme: SchemeNa
         "named": code_of(*config.repairs),
         "data": dataset.fingerprint(),
         "timed on": timed_on(scheme),
+        **({} if variation is None else {"variation": variation}),
     }
     timing = () if scheme != "openvino" or timed_on(scheme) is None else ("openvino",)
     learns = _TORCH if "distillation" in config.repairs else ()

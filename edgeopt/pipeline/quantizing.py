@@ -10,11 +10,12 @@ import onnx_ir as ir
 
 from edgeopt.bundle.records import IntegerCoverage, RepairTrial
 from edgeopt.calibrate import CalibrationTable, calibrate
-from edgeopt.config import CalibrateConfig, QuantizeConfig, SchemeName
+from edgeopt.config import CalibrateConfig, CandidateName, QuantizeConfig, SchemeName
 from edgeopt.metrics import Discrepancy, OutputReading
 from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
+from edgeopt.passes.quantize.scheme import varied
 from edgeopt.passes.repair.activations import Images
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.observed import observed_tensors
@@ -62,6 +63,7 @@ def quantize_graph(
     table: CalibrationTable | None = None,
     progress: Update | None = None,
     begun: float | None = None,
+    variation: CandidateName | None = None,
 ) -> Quantized:
     """Calibrate a graph, quantize it, and keep the repairs that measurably help.
 
@@ -76,6 +78,7 @@ def quantize_graph(
         table: the graph's calibration on these images, where it was made before.
         progress: told how far it is.
         begun: of `time.monotonic`, from when on the time of `quantization.minutes` counts. Default: now.
+        variation: what a candidate does otherwise than the scheme (`scheme.VARIATIONS`).
 
     Raises:
         ModelError: no layer can be quantized, or an operator cannot be run.
@@ -84,13 +87,13 @@ def quantize_graph(
         MissingExtraError: distillation is asked for and torch is not installed.
     """
     begun = time.monotonic() if begun is None else begun
-    used = images[: calibration.images]
+    used, kernels = images[: calibration.images], varied(scheme_named(scheme, processors), variation)
     if table is None:
         table = calibrate(model, used, calibration, tensors=observed_tensors(model))
     repaired = repair(
         model,
         table,
-        scheme_named(scheme, processors),
+        kernels,
         used,
         Discrepancy(readings),
         quantization.repairs,
@@ -100,6 +103,6 @@ def quantize_graph(
         methods=quantization.ranges,
         slowdown=slowdown_for(scheme, used[0][1]),
     )
-    reasons = place(model, scheme_named(scheme, processors), quantization.exclude).reasons
+    reasons = place(model, kernels, quantization.exclude).reasons
     covered = coverage(repaired.model, reasons, _EXEMPT)
     return Quantized(repaired.model, table, repaired.trials, repaired.discrepancy, covered)

@@ -55,7 +55,7 @@ TARGET = Target(
     float_layers="gpu",
     fixed_shapes=True,
     options=TensorRTOptions,
-    questions=("depthwise", "sums", "head", "islands"),
+    questions=("depthwise", "residual", "scales", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt10"),
     list_layers=partial(trt.list_layers, target="trt"),
     offers=offers,

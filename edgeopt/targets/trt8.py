@@ -36,7 +36,7 @@ TARGET = Target(
     keeps_types=False,
     max_opset=17,
     options=TensorRTOptions,
-    questions=("depthwise", "sums", "head", "islands"),
+    questions=("depthwise", "residual", "scales", "sums", "head", "islands"),
     lint_rules=("tensorrt", "tensorrt8"),
     list_layers=partial(trt.list_layers, target="trt8"),
     offers=offers,

@@ -10,9 +10,10 @@ from onnx_ir.passes import common
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
-from edgeopt.passes.qdq.candidates import candidate, left_float
+from edgeopt.passes.qdq.candidates import candidate, left_float, raises
 from edgeopt.passes.quantize.insert import quantize
-from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme
+from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme, varied
+from edgeopt.passes.repair.equalize import equalize
 
 X = np.random.default_rng(0).normal(size=(4, 16, 8, 8)).astype(np.float32)
 NETWORK = """g (float[N,16,8,8] x, float[16,16,3,3] w1, float[16,1,3,3] w2, float[16,16,1,1] w3, float[16,32] w4)
@@ -100,3 +101,33 @@ def test_a_layer_between_float_ones_is_an_island():
 def test_a_network_of_nothing_else_raises_no_question():
     integers, _ = both(TENSORRT, exclude=("first", "last", "head"))
     assert left_float(integers, "depthwise") == frozenset(), "what is left would be the float network"
+
+
+def test_a_sum_of_which_one_branch_is_quantized_raises_the_question_of_the_other():
+    model = model_of(NETWORK)
+    assert raises(quantized(model, TENSORRT), "residual")
+    both_branches = quantized(model, varied(TENSORRT, "residual"))
+    assert not raises(both_branches, "residual")
+    (total,) = [node for node in both_branches.graph if node.op_type == "Add"]
+    assert {value.producer().op_type for value in total.inputs} == {"DequantizeLinear"}
+    exact = run(model, x=X)["y"]
+    assert np.abs(run(both_branches, x=X)["y"] - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_a_bias_is_no_branch():
+    text = "g (float[N,16,8,8] x, float[16,16,1,1] w1, float[1,16,1,1] w2) => (float[N,16,8,8] y)"
+    model = quantized(model_of(text + " { a = Conv(x, w1)  b = Relu(a)  y = Add(b, w2) }"), TENSORRT)
+    assert not raises(model, "residual")
+
+
+def test_a_mul_that_equalization_inserted_raises_the_question_of_scales():
+    text = """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,1,3,3] w2) => (float[N,16,8,8] y)
+    { a = Conv(x, w1)  s = Sigmoid(a)  b = Mul(a, s)  y = Conv<group=16, pads=[1,1,1,1]>(b, w2) }"""
+    model = model_of(text)
+    common.ShapeInferencePass()(model)
+    config = CalibrateConfig(method="minmax", images=4, minimum_images=1)
+    table = calibrate(model, [(str(index), {"x": X[index : index + 1]}) for index in range(4)], config)
+    for scheme in (TENSORRT, varied(TENSORRT, "scales")):
+        changed, _ = equalize(model, table, insert=scheme.fuses_scales)
+        assert raises(changed, "scales") == scheme.fuses_scales
+    assert varied(TENSORRT, None) is TENSORRT

@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import onnx_ir as ir
 
 from edgeopt.config import CandidateName
-from edgeopt.graph.edit import node_name, producer
-from edgeopt.graph.operators import LINEAR_OPS, groups
+from edgeopt.graph.edit import constant, node_name, producer
+from edgeopt.graph.operators import LINEAR_OPS, groups, is_dequantized
+from edgeopt.passes.qdq.equalized import INSERTED
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
 
@@ -39,6 +40,23 @@ def left_float(quantized: ir.Model, question: CandidateName) -> frozenset[str]:
     }
     linear = {name for name in integers if name in nodes and nodes[name].op_type in LINEAR_OPS}
     return frozenset() if linear <= dropped else frozenset(dropped)
+
+
+def raises(quantized: ir.Model, question: CandidateName) -> bool:
+    """Return True if a graph raises a question whose other answer is quantized anew (`scheme.VARIATIONS`).
+
+    Args:
+        quantized: Q/DQ.
+        question: ``residual``: it quantizes one branch of a sum; ``scales``: it has a Mul that equalization inserted.
+    """
+    if question == "scales":
+        return any(node.op_type == "Mul" and INSERTED in (node.name or "") for node in quantized.graph)
+    sums = (node for node in quantized.graph if node.op_type == "Add")
+    return any({is_dequantized(value) for value in node.inputs} == {True, False} and not _shifts(node) for node in sums)
+
+
+def _shifts(node: ir.Node) -> bool:
+    return any(constant(value) is not None for value in node.inputs)
 
 
 def candidate(quantized: ir.Model, baseline: ir.Model, floats: Collection[str]) -> ir.Model:

@@ -22,6 +22,8 @@ Side: TypeAlias = Literal["in", "out"]
 them."""
 Floats: TypeAlias = NDArray[np.float32]
 
+INSERTED = "/equalized"
+"""Part of the name of a Mul per channel that equalization put in."""
 _WEIGHT, _BIAS = 1, 2
 _DIGITS = 3
 

@@ -6,11 +6,11 @@ CPU kernels fuse for ``openvino`` and ``onnxruntime`` (u8 x s8 dot products: VNN
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from edgeopt.calibrate.ranges import Grid
-from edgeopt.config import SchemeName
+from edgeopt.config import CandidateName, SchemeName
 from edgeopt.errors import ConfigError, did_you_mean
 from edgeopt.renamed import SCHEMES as FORMER
 from edgeopt.spec import PROCESSORS, Processor, Struct, replace
@@ -71,6 +71,14 @@ ARM = QuantScheme(
     processors=("arm",),
 )
 
+VARIATIONS: Mapping[CandidateName, Mapping[str, object]] = {
+    "residual": {"residual": "both"},
+    "scales": {"fuses_scales": False},
+}
+"""Candidates that are quantized anew, by what differs in the scheme. NVIDIA's own projects disagree on the residual
+branch behind a SiLU (Model-Optimizer pull request 450, yolov7-qat); that a Mul per channel costs nothing was seen in
+TensorRT-RTX alone."""
+
 SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, OPENVINO, ONNXRUNTIME, ARM)}
 
 
@@ -85,3 +93,8 @@ def scheme(name: str, processors: Sequence[Processor] = PROCESSORS) -> QuantSche
         raise ConfigError(f"unknown quantization scheme '{name}'.{hint}")
     found = SCHEMES[name]
     return replace(found, processors=tuple(each for each in found.processors if each in processors))
+
+
+def varied(scheme: QuantScheme, question: CandidateName | None) -> QuantScheme:
+    """Return a scheme as a candidate of `VARIATIONS` has it; as it is for None."""
+    return scheme if question is None else replace(scheme, **VARIATIONS[question])

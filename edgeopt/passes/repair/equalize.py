@@ -21,7 +21,7 @@ from edgeopt.calibrate import CalibrationTable, TensorStatistics
 from edgeopt.graph.disjoint_sets import DisjointSets
 from edgeopt.graph.edit import add_initializer, free_name, given, known_constant, make_node, names_in, number
 from edgeopt.graph.operators import groups, input_axis, operator, weight_axis
-from edgeopt.passes.qdq.equalized import record, short
+from edgeopt.passes.qdq.equalized import INSERTED, record, short
 from edgeopt.passes.repair.scaled_constants import multiply
 
 Floats = NDArray[np.float32]
@@ -242,7 +242,7 @@ def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) ->
     extreme = np.maximum(-tensor.channel_minimum, tensor.channel_maximum)
     channel = np.maximum(typical, extreme / _OUTLIER)
     factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
-    name = free_name(f"{value.name}/equalized", names_in(model.graph))
+    name = free_name(f"{value.name}{INSERTED}", names_in(model.graph))
     constant = add_initializer(model.graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
     readers = [usage.node for usage in value.uses()]
     scale = make_node("Mul", [value, constant], name=name, shape=value.shape, dtype=value.dtype)
