@@ -77,6 +77,15 @@ def test_nothing_is_quantized_between_a_convolution_and_its_activation(scheme):
 
 
 @EVERY
+def test_relu6_is_part_of_the_convolution(scheme):
+    text = """
+    g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+    <float low = {0.0}, float high = {6.0}> { a = Conv(x, w1)  r = Clip(a, low, high)  y = Conv(r, w2) }
+    """
+    assert edges(text, scheme) == [("x", "a"), ("r", "y")]
+
+
+@EVERY
 def test_silu_is_part_of_the_convolution(scheme):
     text = """
     g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
