@@ -13,7 +13,7 @@ import tiny
 from click.testing import CliRunner
 
 from edgeopt.bundle import Bundle, Variant
-from edgeopt.bundle.reading import BESIDE, SIGNATURE_NAME
+from edgeopt.bundle.reading import SIGNATURE_NAME, UNSIGNED
 from edgeopt.cli import main
 from edgeopt.errors import BundleError, StorageError
 from edgeopt.files import sha256
@@ -103,13 +103,13 @@ def test_the_statement_names_every_file_as_in_toto_does(bundle: Bundle, private:
     assert statement["subject"][0]["name"] == "x.edgeopt"
     named = {each["name"]: each["digest"] for each in statement["predicate"]["resources"]}
     assert named == {name: sha256(bundle.path / name) for name in ("manifest.json", *bundle.manifest.files)}
-    assert statement["predicate"]["serialization"]["ignore_paths"] == sorted(BESIDE)
+    assert statement["predicate"]["serialization"]["ignore_paths"] == sorted(UNSIGNED)
 
 
 @pytest.mark.parametrize("curve", ["SECP256R1", "SECP384R1", "SECP521R1"])
 def test_every_curve_signs(curve: str, tmp_path: Path) -> None:
     key = read_private(write_key(tmp_path, curve=getattr(ec, curve)()))
-    text = sign("x", {"a": "0" * 64}, key, beside=BESIDE)
+    text = sign("x", {"a": "0" * 64}, key, beside=UNSIGNED)
     assert verify(text, [key.public], "x")[0] == {"a": "0" * 64}
 
 

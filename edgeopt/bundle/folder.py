@@ -21,7 +21,8 @@ from edgeopt.bundle.manifest import (
     decode,
     encode,
 )
-from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES, SIGNATURE_NAME
+from edgeopt.bundle.provenance import check_provenance, provenance_of
+from edgeopt.bundle.reading import LARGEST_MANIFEST_BYTES, PROVENANCE_NAME, SIGNATURE_NAME, UNSIGNED
 from edgeopt.bundle.recorded import RECORDED_FIELDS, RECORDED_NAME, join, split
 from edgeopt.bundle.records import Enrolled, Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
@@ -29,6 +30,8 @@ from edgeopt.errors import BundleError, storage_errors
 from edgeopt.files import sha256, sync_folder
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.trust.keys import PrivateKey, PublicKey, trusted_keys
+from edgeopt.trust.provenance import Provenance, attest, check_builder
+from edgeopt.trust.provenance import verify as verify_provenance
 from edgeopt.trust.releases import check_release
 from edgeopt.trust.sealing import new_cipher, open_cipher
 from edgeopt.trust.signature import sign
@@ -235,20 +238,42 @@ class Bundle:
             manifest = replace(current, variants=(*others, variant))
             return _write(self.path, manifest, {**files, variant.file: engine})
 
-    def sign(self, key: PrivateKey, *, release: int | None = None) -> Bundle:
+    def provenance(self) -> Provenance | None:
+        """Return who built the bundle and from what, as its signer states it.
+
+        None without such a statement, and where no key is trusted, so that nobody could tell who made it.
+
+        Raises:
+            BundleError: it was signed by somebody else, or is about another bundle.
+            StorageError: it cannot be read.
+        """
+        text = reading.read_provenance(self.path)
+        if text is None or self.signer is None:
+            return None
+        origin, bare = str(self.path / PROVENANCE_NAME), reading.read_manifest(self.path)
+        files = reading.built_files(bare, self.manifest)
+        found = verify_provenance(text, (self.signer,), files, origin)
+        check_provenance(found, self.manifest, origin)
+        return found
+
+    def sign(self, key: PrivateKey, *, release: int | None = None, builder: str | None = None) -> Bundle:
         """Sign all files but those that are recorded later, in place of an earlier signature.
 
         Args:
             key: the signer's.
             release: number of this release, for devices that refuse older ones. None keeps the bundle's.
+            builder: URI of who built it, which is stated with what it was built from (`provenance`); None: nothing is,
+                and an earlier statement is removed.
 
         Returns:
             The bundle with its new manifest.
 
         Raises:
-            BundleError: a file is not what the manifest says.
+            BundleError: a file is not what the manifest says, or nothing can be said of how it was built.
             StorageError: the disk refused.
         """
+        if builder is not None:
+            check_builder(builder)
         with storage_errors(self.path), lock(self.path):
             manifest = self._read()
             reading.check_hashes(self.path, manifest.files)
@@ -256,12 +281,18 @@ class Bundle:
                 manifest = replace(manifest, release=release)
             bare, _ = split(manifest)
             text = _text(self.path, bare)
-            if self.is_signed:  # killed from here on, the bundle is whole and unsigned
-                (self.path / SIGNATURE_NAME).unlink()
-                sync_folder(self.path)
+            stated = None
+            if builder is not None:
+                made = provenance_of(bare, builder, origin=str(self.path))
+                stated = attest(reading.built_files(text, bare), made, key)
+            for each in (SIGNATURE_NAME, PROVENANCE_NAME):  # killed from here on, the bundle is whole and unsigned
+                (self.path / each).unlink(missing_ok=True)
+            sync_folder(self.path)
             replace_file(self.path / MANIFEST_NAME, text)
-            name, files = self.path.resolve().name, reading.signed_files(text, bare)
-            replace_file(self.path / SIGNATURE_NAME, sign(name, files, key, beside=BESIDE))
+            if stated is not None:
+                replace_file(self.path / PROVENANCE_NAME, stated)
+            name, files = self.path.resolve().name, reading.signed_files(text, bare, stated)
+            replace_file(self.path / SIGNATURE_NAME, sign(name, files, key, beside=UNSIGNED))
         return Bundle(self.path, manifest, key.public)
 
     def seal(self, path: str | Path, recipients: Sequence[str]) -> Bundle:

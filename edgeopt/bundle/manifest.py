@@ -156,6 +156,8 @@ class Manifest(Struct):
     """Largest difference between the model and its exported graph."""
     datasets: dict[str, str] = msgspec.field(default_factory=dict)
     """Fingerprints by role: train, validation, test, calibration."""
+    sources: dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}(?!\n)$")]] = msgspec.field(default_factory=dict)
+    """sha256 of the files that the model came from (weights, graphs, code), by their names without folders."""
     notes: tuple[str, ...] = ()
     """Sentences about data that was smaller than the recipe asks for, or too small."""
     enrolled: tuple[Enrolled, ...] = ()

@@ -17,7 +17,11 @@ from edgeopt.trust.signature import verify
 
 SIGNATURE_NAME = "model.sig"
 """The name that model-signing gives a signature."""
-BESIDE = (RECORDED_NAME, SIGNATURE_NAME)
+PROVENANCE_NAME = "provenance.sigstore.json"
+"""Signed statement of how the bundle was built; the signature covers it, if there is one."""
+UNSIGNED = (RECORDED_NAME, SIGNATURE_NAME)
+"""Files that no signature covers."""
+BESIDE = (*UNSIGNED, PROVENANCE_NAME)
 """Files that a bundle may hold and its manifest does not name."""
 LARGEST_MANIFEST_BYTES = 64 << 20
 """Four variants that two machines evaluated on 50,000 images have about 50 MB."""
@@ -99,14 +103,25 @@ def check_signature(path: Path, manifest_text: bytes, manifest: Manifest, keys: 
             "it was built: edgeopt sign BUNDLE --key KEY"
         )
     signed, signer = verify(text, keys, origin=str(path / SIGNATURE_NAME))
-    present = signed_files(manifest_text, manifest)
+    present = signed_files(manifest_text, manifest, read_provenance(path))
     if different := sorted(name for name in {*signed, *present} if signed.get(name) != present.get(name)):
         raise BundleError(f"{path} is not what was signed: {_some(different)} changed. Copy the bundle again")
     return signer
 
 
-def signed_files(manifest_text: bytes, manifest: Manifest) -> dict[str, str]:
+def read_provenance(path: Path) -> bytes | None:
+    """Content of the statement of how a bundle was built, or None. Raises as `read_manifest`."""
+    return _read_ordinary(path / PROVENANCE_NAME, _LARGEST_SIGNATURE_BYTES)
+
+
+def signed_files(manifest_text: bytes, manifest: Manifest, provenance: bytes | None) -> dict[str, str]:
     """sha256 of all files that a signature covers, by path."""
+    files = built_files(manifest_text, manifest)
+    return files if provenance is None else {**files, PROVENANCE_NAME: sha256(provenance)}
+
+
+def built_files(manifest_text: bytes, manifest: Manifest) -> dict[str, str]:
+    """sha256 of all files that a build makes, by path."""
     return {MANIFEST_NAME: sha256(manifest_text), **{name: record.sha256 for name, record in manifest.files.items()}}
 
 

@@ -221,6 +221,9 @@ def _inspect_model(
     help="Also check that this key (PEM) signed the bundle; may be repeated, then one of them must have. Default: the "
     "keys that this device trusts, if any.",
 )
+@click.option(
+    "--builder", metavar="URI", help="Also check that its provenance names this builder (edgeopt sign --provenance)."
+)
 @threads
 @as_json
 def verify(
@@ -228,6 +231,7 @@ def verify(
     variant: str | None,
     chosen: bool,  # noqa: FBT001 - a click flag
     public_keys: tuple[Path, ...],
+    builder: str | None,
     threads: int,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
@@ -236,6 +240,7 @@ def verify(
     Checks hashes and schema, who signed it where that is asked for, and replays the golden inputs on this machine. A
     variant that does not load here is told, and is a failure if none does.
     """
+    from edgeopt.cli.views.maker import maker_lines
     from edgeopt.runtime.verify import verify as check
     from edgeopt.runtime.verify import verify_chosen
     from edgeopt.trust.keys import read_public
@@ -250,8 +255,8 @@ def verify(
     if as_json:
         print_json(verification)
     else:
-        if verification.signer:
-            echo(printable(f"signed by the key {verification.signer}, release {verification.release}"))
+        for line in maker_lines(verification.signer, verification.release, verification.provenance):
+            echo(printable(line))
         for name, replayed in verification.replayed.items():
             state = "ok" if replayed.ok else "DIFFERS"
             echo(f"{name}: {state} (differs by {replayed.difference:.2e}, allowed {replayed.tolerance:.0e})")
@@ -266,7 +271,7 @@ def verify(
             echo(f"pictures are prepared and outputs decoded as where it was built: {same}")
         if verification.processor:
             echo(printable(f"processor: {verification.processor}"))
-    verification.require()
+    verification.require(builder)
 
 
 @click.command()

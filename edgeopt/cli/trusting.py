@@ -33,19 +33,29 @@ from edgeopt.files import write_atomically
     help="Number of this release. A device that trusts keys runs none older than the newest it has run. "
     "Default: the number that the bundle has.",
 )
-def sign(bundle: Path, key: Path, passphrase: Path | None, release: int | None) -> None:
+@click.option(
+    "--provenance",
+    "builder",
+    metavar="BUILDER",
+    help="Also state from what the bundle was built (SLSA provenance), and that the builder of this URI did it, as "
+    "https://ci.example.com/edgeopt.",
+)
+def sign(bundle: Path, key: Path, passphrase: Path | None, release: int | None, builder: str | None) -> None:
     """Sign a bundle, so that devices can tell who made it.
 
     The signature is a file in the bundle, model.sig, in the format of OpenSSF's model-signing, whose own command
     verifies it as well. It covers the manifest and every file but measured.json, which holds what devices measure.
 
     A device opens signed bundles only once a public key lies in /etc/edgeopt/trusted (or $EDGEOPT_TRUSTED).
+
+    With --provenance a second file, provenance.sigstore.json, names the recipe, the data sets, the model's files and
+    the libraries by digest or version, and nothing of this machine. Without, an earlier one is removed.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.trust.keys import read_private, read_secret
 
     private = read_private(key, None if passphrase is None else read_secret(passphrase))
-    signed = Bundle.open(bundle).sign(private, release=release)
+    signed = Bundle.open(bundle).sign(private, release=release, builder=builder)
     echo(
         printable(
             f"signed {bundle}: release {signed.manifest.release}, {len(signed.manifest.files) + 1} files. "

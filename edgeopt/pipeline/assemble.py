@@ -25,6 +25,7 @@ from edgeopt.passes.rewrite.tensor_float import round_operands
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
+from edgeopt.pipeline.sources import named_hashes
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
 from edgeopt.runtime.golden import answers_difference, record_answers, record_outputs, record_picture
@@ -114,6 +115,7 @@ def assemble(
         machine=here.whole,
         parity=parity,
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
+        sources=named_hashes(job.config.model, job.root),
         notes=job.notes,
         recipe=job.config,
         build_key=key,

@@ -143,7 +143,19 @@ def is_self_telling(path: Path) -> bool:
 
 def source_hashes(model: ModelConfig, root: Path) -> list[str]:
     """Sha256 of the files that the model comes from, so that a changed file is another model."""
+    return [sha256(path) for path in _files(model, root)]
+
+
+def named_hashes(model: ModelConfig, root: Path) -> dict[str, str]:
+    """Sha256 of the files that the model comes from by their names, without the folders that they lie in."""
+    found: dict[str, str] = {}
+    for path in _files(model, root):
+        same = sum(name == path.name or name.startswith(f"{path.name} (") for name in found)
+        found[f"{path.name} ({same + 1})" if same else path.name] = sha256(path)
+    return found
+
+
+def _files(model: ModelConfig, root: Path) -> list[Path]:
     from edgeopt.source import source_files
 
-    model = model if model.backbone is None else model.frozen
-    return [sha256(path) for path in source_files(model, root)]
+    return source_files(model if model.backbone is None else model.frozen, root)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from edgeopt.bundle import MANIFEST_NAME, Bundle, Manifest, Variant
 from edgeopt.bundle.manifest import encode
+from edgeopt.bundle.provenance import package_url
 from edgeopt.bundle.recorded import split
 from edgeopt.bundle.records import Accuracy
 from edgeopt.files import sha256
@@ -147,7 +148,7 @@ def _library(name: str, version: str, prefix: str = "library-") -> dict[str, Any
         "bom-ref": f"{prefix}{name}",
         "name": name,
         "version": version,
-        "purl": f"pkg:pypi/{name.lower().replace('_', '-')}@{version.replace('+', '%2B')}",
+        "purl": package_url(name, version),
     }
 
 

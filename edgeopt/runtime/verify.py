@@ -17,6 +17,7 @@ from edgeopt.runtime.predictor import Predictor, load
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Array, Availability, availability, open_session
 from edgeopt.trust.keys import PublicKey
+from edgeopt.trust.provenance import Provenance
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Verification:
     """File of the trusted key that signed the bundle; empty where no key is trusted."""
     release: int = 0
     """Number that its signer gave it."""
+    provenance: Provenance | None = None
+    """Who built it and from what, as its signer states it."""
 
     @property
     def around_ok(self) -> bool:
@@ -65,13 +68,18 @@ class Verification:
         """True if nothing that was run differed."""
         return self.around_ok and all(replayed.ok for replayed in self.replayed.values())
 
-    def require(self) -> None:
+    def require(self, builder: str | None = None) -> None:
         """Refuse a bundle in which something differed, or of which nothing could be run.
 
+        Args:
+            builder: URI of the one that its provenance must name; None: anyone, and it may have none.
+
         Raises:
-            BundleError: naming each variant, its difference and its tolerance.
+            BundleError: naming each variant, its difference and its tolerance; or it was built by somebody else.
             TargetError: files and hashes are right, but no variant runs on this machine.
         """
+        if builder is not None:
+            self._require_builder(builder)
         if self.failed and not self.replayed:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failed.items())
             raise TargetError(f"the bundle's files are as written, but none of its variants runs here ({reasons})")
@@ -96,6 +104,15 @@ class Verification:
                     "again with this machine's library versions"
                 )
 
+    def _require_builder(self, builder: str) -> None:
+        if self.provenance is None:
+            raise BundleError(
+                f"nothing that a trusted key signed says that {builder} built this bundle. Sign it there with "
+                "--provenance, and give its --public-key here"
+            )
+        if (found := self.provenance.run_details.builder.id) != builder:
+            raise BundleError(f"this bundle was built by {found}, and {builder} is asked for. Do not use it")
+
 
 def verify(
     path: str | Path,
@@ -118,6 +135,7 @@ def verify(
         BundleError: not a whole bundle, not signed as it must be, no such variant, or a damaged file of arrays.
     """
     bundle, cpu = Bundle.open(path, keys=keys), ThisMachine().processor.cpu
+    provenance = bundle.provenance()
     kernels = integer_kernels(cpu)
     replayed, skipped, saturating, failed = {}, {}, {}, {}
     prepared: dict[str, Replayed] = {}
@@ -141,7 +159,7 @@ def verify(
         title += "; OpenVINO keeps to kernels without it, as {}={} asks".format(*onednn_limit())
     signer = "" if bundle.signer is None else bundle.signer.origin
     return Verification(
-        replayed, skipped, title, saturating, failed, prepared, decoded, signer, bundle.manifest.release
+        replayed, skipped, title, saturating, failed, prepared, decoded, signer, bundle.manifest.release, provenance
     )
 
 
