@@ -25,8 +25,10 @@ from mutation import mutations
 from targets import DATA, TARGETS, Target
 
 from edgeopt.bundle.golden import unpack
+from edgeopt.bundle.records.latency import Histogram
 from edgeopt.errors import BundleError, ModelError
-from edgeopt.source.onnx_file import read_onnx
+from edgeopt.source.identified import identify_file
+from edgeopt.source.onnx_file import external_files, read_onnx
 from edgeopt.trust.keys import read_public
 from edgeopt.trust.releases import STATE_VARIABLE
 from edgeopt.trust.sealing import IDENTITY_VARIABLE
@@ -136,6 +138,22 @@ def test_a_graph_that_breaks_the_rules_is_refused_by_name(tmp_path: Path) -> Non
     onnx.save(model, file)
     with pytest.raises(ModelError, match=r"model\.onnx"):
         read_onnx(file)
+
+
+def test_a_graph_whose_names_are_not_text_is_refused_by_every_reader(tmp_path: Path) -> None:
+    """protobuf reads them as bytes; `edgeopt inspect` takes operators that nobody knows, and came to write them."""
+    file = tmp_path / "model.onnx"
+    content = (DATA / "tiny_classifier_int8.onnx").read_bytes()
+    file.write_bytes(content.replace(b"DequantizeLinear", b"Dequant\xc1\x83eLinear"))
+    for read in (read_onnx, identify_file, external_files):
+        with pytest.raises(ModelError, match=r"model\.onnx is malformed: the op_type b'Dequant\\xc1.* is not UTF-8"):
+            read(file)
+
+
+@pytest.mark.parametrize("counts", [(), (1,), (1, 2, 3)])
+def test_a_histogram_whose_bins_and_edges_do_not_fit_is_refused(counts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="counts need one edge more"):
+        Histogram(edges_ms=(0.0, 1.0, 2.0), counts=counts)
 
 
 def test_mutations_are_the_same_every_time() -> None:

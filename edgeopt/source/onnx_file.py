@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx_ir as ir
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
@@ -27,6 +29,7 @@ from edgeopt.source.refusals import (
 from edgeopt.source.weights import check_file
 
 _LOG = logging.getLogger(__name__)
+_NAMING = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE)
 _LOWEST_IR = 4
 """IR version from which an initializer need not be an input too."""
 
@@ -141,6 +144,7 @@ def _load(path: Path) -> ir.Model:
     check_file(path, "[model] source")
     try:
         proto = onnx.load(path, load_external_data=False)
+        _require_text(proto, path)
         refuse_newer(proto, path)
         refuse_maps(proto, path)
         _densify(proto.graph)
@@ -153,6 +157,21 @@ def _load(path: Path) -> ir.Model:
             raise ModelError(f"{path} is not an ONNX model: it is {what}") from error
         cause = error if error.__cause__ is None else error.__cause__
         raise ModelError(f"{path} is not an ONNX model: {cause}. Check it with onnx.checker") from error
+
+
+def _require_text(message: Any, path: Path) -> None:
+    """Refuse names that are not UTF-8: protobuf gives them as bytes, and fails where it writes them again."""
+    if message.DESCRIPTOR is onnx.TensorProto.DESCRIPTOR:  # holds no names but its own, and many numbers
+        fields: Any = [(message.DESCRIPTOR.fields_by_name["name"], message.name)]
+    else:
+        fields = message.ListFields()
+    for field, value in fields:
+        is_one = isinstance(value, (str, bytes)) or hasattr(value, "ListFields")
+        for each in [value] if is_one else value if field.type in _NAMING else ():
+            if field.type == field.TYPE_MESSAGE:
+                _require_text(each, path)
+            elif field.type == field.TYPE_STRING and isinstance(each, bytes):
+                raise ModelError(f"{path} is malformed: the {field.name} {each[:60]!r} is not UTF-8. Export it again")
 
 
 def _complete(graph: onnx.GraphProto) -> None:

@@ -39,6 +39,11 @@ class Histogram(Struct):
     edges_ms: tuple[float, ...]
     counts: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        """Refuse bins without two edges each."""
+        if len(self.edges_ms) != len(self.counts) + 1 or not self.counts:
+            raise ValueError(f"{len(self.counts)} counts need one edge more, not {len(self.edges_ms)}")
+
 
 class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The machine during one block or run."""
