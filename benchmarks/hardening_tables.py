@@ -22,18 +22,15 @@ def fuzz(path: Path) -> str:
             f"{each['peak_mib']} MiB",
             str(len(each["failures"])),
         )
-        for name, each in found.items()
+        for name, each in found["readers"].items()
     ]
-    total = sum(each["inputs"] for each in found.values())
-    failures = sum(len(each["failures"]) for each in found.values())
-    by = " and ".join(sorted({each["by"] for each in found.values()}))
-    return "\n".join(
-        [
-            *_table(("reader", "inputs", "accepted", "slowest", "memory", "failures"), rows),
-            "",
-            f"{total:,} inputs by {by}, {failures} failures. Memory is the process's, with libraries and the fuzzer.",
-        ]
+    total = sum(each["inputs"] for each in found["readers"].values())
+    failures = sum(len(each["failures"]) for each in found["readers"].values())
+    said = (
+        f"{total:,} inputs by {found['by']} in one run, {failures} failures, on: {found['cpu']}. Memory is the "
+        "process's, with libraries and the fuzzer."
     )
+    return "\n".join([*_table(("reader", "inputs", "accepted", "slowest", "memory", "failures"), rows), "", said])
 
 
 def node_tests(path: Path) -> str:

@@ -87,6 +87,8 @@ class FileFacts:
 _facts: dict[tuple[str, int, int], FileFacts] = {}
 """Facts by path, size in bytes and modification time in ns, so that all stages of a build decode for them only once."""
 
+_FEW = 4
+
 
 def inspect(path: Path) -> FileFacts:
     """Read an image file whole and describe it. A problem is an answer, not an exception."""
@@ -102,6 +104,8 @@ def inspect(path: Path) -> FileFacts:
 
 def inspect_all(paths: Sequence[Path]) -> list[FileFacts]:
     """Run `inspect` on many files on every core; OpenCV and hashing release the interpreter lock."""
+    if len(paths) <= _FEW:  # starting threads takes longer
+        return [inspect(path) for path in paths]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return list(pool.map(inspect, paths))
 

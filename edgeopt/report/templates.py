@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from importlib.resources import files
 from typing import Any
@@ -21,6 +22,18 @@ def render(name: str, **content: Any) -> str:
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
+    style, script = _source("report.css"), _source("report.js")
+    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    template = _environment().get_template(name)
+    rendered: str = template.render(
+        style=markup(style), script=markup(script), policy=f"{policy}; base-uri 'none'; form-action 'none'", **content
+    )
+    return rendered
+
+
+@functools.cache
+def _environment() -> Any:
+    """Return jinja2's environment; there is one, so that a template is compiled once however many pages are written."""
     jinja2 = requires_extra("jinja2", "build")
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
@@ -40,12 +53,7 @@ def render(name: str, **content: Any) -> str:
         safe_svg=markup,
     )
     environment.globals.update(zip=zip, counted=figures.counted)
-    style, script = _source("report.css"), _source("report.js")
-    policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-    rendered: str = environment.get_template(name).render(
-        style=markup(style), script=markup(script), policy=f"{policy}; base-uri 'none'; form-action 'none'", **content
-    )
-    return rendered
+    return environment
 
 
 def _digest(source: str) -> str:

@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import mmap
 import os
 import resource
 import shutil
@@ -69,11 +70,7 @@ class Run:
     def fail(self, content: bytes, error: BaseException) -> None:
         where = place_of(error)
         if where not in self.failures:
-            file = (
-                self.keep / f"{self.name.replace(' ', '-').replace(',', '')}-{hashlib.sha256(content).hexdigest()[:12]}"
-            )
-            self.keep.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+            file = kept(self.keep, self.name, content)
             self.failures[where] = f"{file.name}: {type(error).__name__}: {str(error)[:200]}"
 
     def result(self) -> dict[str, Any]:
@@ -106,8 +103,19 @@ def at_most(seconds: int) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def file_name(target: str) -> str:
-    return target.replace(" ", "-").replace(",", "").replace("'", "")
+def kept(folder: Path, target: str, content: bytes) -> Path:
+    """Write an input that is no answer to the folder of such; its file."""
+    name = target.replace(" ", "-").replace(",", "").replace("'", "")
+    file = folder / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+def largest(target: str) -> int:
+    from targets import TARGETS
+
+    return TARGETS[target].largest
 
 
 def place_of(error: BaseException) -> str:
@@ -118,7 +126,31 @@ def place_of(error: BaseException) -> str:
     return f"{type(error).__name__} {'/'.join(Path(last.filename).parts[-2:])}:{last.lineno}"
 
 
-def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: float, plain: bool) -> None:
+class Last:
+    """The input that is being read, in memory that this process shares with its children: it survives their crash.
+
+    A file for each input would cost milliseconds, as file systems write one that replaces another at once.
+    """
+
+    def __init__(self, largest: int) -> None:
+        self._memory = mmap.mmap(-1, 8 + largest)
+
+    def set(self, content: bytes) -> None:
+        self._memory[8 : 8 + len(content)] = content
+        self._memory[:8] = (len(content) + 1).to_bytes(8, "little")
+
+    def clear(self) -> None:
+        self._memory[:8] = bytes(8)
+
+    def get(self) -> bytes | None:
+        """Return the input; None if none is being read."""
+        size = int.from_bytes(self._memory[:8], "little")
+        return self._memory[8 : 7 + size] if size else None
+
+
+def in_this_process(
+    name: str, keep: Path, out: Path, last: Last, *, inputs: int, seconds: float, plain: bool, seed: int
+) -> None:
     """Run one target, write its result and end the process."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -130,16 +162,16 @@ def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: f
     os.environ["EDGEOPT_LARGEST_PIXELS"] = "4000000"  # so that a picture costs milliseconds
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     run = Run(name, keep, folder, inputs=inputs, seconds=seconds)
-    last = keep / "last" / file_name(name)
-    last.parent.mkdir(parents=True, exist_ok=True)
 
     def one(content: bytes) -> None:
-        last.write_bytes(content)  # for the parent, if the process dies of it
+        content = content[: run.target.largest]
+        last.set(content)  # for the parent, if the process dies of it
+        failures = len(run.failures)
         run.one(content)
-        if run.is_over or run.inputs % 500 == 0:
+        if run.is_over or run.inputs % 500 == 0 or len(run.failures) > failures:
             out.write_text(json.dumps(run.result()))
         if run.is_over:
-            last.unlink()
+            last.clear()
             shutil.rmtree(folder, ignore_errors=True)
             os._exit(_ENDED_WELL)
 
@@ -147,21 +179,22 @@ def in_this_process(name: str, keep: Path, out: Path, *, inputs: int, seconds: f
     if plain:
         from mutation import mutations
 
-        for content in mutations(seeds, run.target.largest):
+        for content in mutations(seeds, run.target.largest, seed):
             one(content)
     import atheris
 
     place = folder / _SEEDS_NAME
     place.mkdir()
-    for index, seed in enumerate(seeds):
-        (place / f"{index}").write_bytes(seed)
-        one(seed)
+    for index, content in enumerate(seeds):
+        (place / f"{index}").write_bytes(content)
+        one(content)
     options = [
         f"-max_len={run.target.largest}",
         "-rss_limit_mb=0",
         "-timeout=600",
         "-verbosity=0",
         "-print_final_stats=0",
+        f"-seed={seed + 1}",
     ]
     atheris.Setup([sys.argv[0], *options, str(place)], one)
     atheris.Fuzz()
@@ -171,6 +204,7 @@ def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Run one target in a process of its own, again where it dies, until it has had all its inputs."""
     start, done, failures = time.monotonic(), dict[str, Any](), dict[str, str]()
     most = {"inputs": 0, "accepted": 0, "slowest_s": 0.0, "peak_mib": 0}
+    last, deaths = Last(largest(name)), 0
     while most["inputs"] < options.inputs and time.monotonic() - start < options.seconds:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "result.json"
@@ -179,7 +213,9 @@ def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
             child = os.fork()
             if child == 0:
                 try:
-                    in_this_process(name, keep, out, inputs=inputs, seconds=left, plain=options.plain)
+                    in_this_process(
+                        name, keep, out, last, inputs=inputs, seconds=left, plain=options.plain, seed=deaths
+                    )
                 finally:
                     os._exit(_DIED)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -190,14 +226,13 @@ def apart(name: str, keep: Path, options: argparse.Namespace) -> dict[str, Any]:
             most[key] = max(most[key], done.get(key, 0))
         failures |= done["failures"]
         if code != _ENDED_WELL:
-            last = keep / "last" / file_name(name)
-            said = f"ended by signal {-code}" if code < 0 else f"exit {code}"
-            if last.exists():
-                kept = last.rename(keep / f"{last.name}-{hashlib.sha256(last.read_bytes()).hexdigest()[:12]}")
-                failures[f"{said} on {kept.name}"] = said
-            else:
+            said, content = f"ended by signal {-code}" if code < 0 else f"exit {code}", last.get()
+            if content is None:
                 failures[said] = said
                 break
+            failures[f"{said} on {kept(keep, name, content).name}"] = said
+            deaths += 1
+            last.clear()
     return {**most, "seconds": round(time.monotonic() - start), "failures": failures}
 
 
@@ -207,7 +242,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=10_000, help="for each target")
     parser.add_argument("--seconds", type=float, default=3600, help="for each target at most")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder of what failed")
-    parser.add_argument("--record", type=Path, help="JSON file to which the counts are added")
+    parser.add_argument("--record", type=Path, help="JSON file for the counts of this run")
     parser.add_argument("--plain", action="store_true", help="without atheris")
     options = parser.parse_args()
     options.plain = options.plain or importlib.util.find_spec("atheris") is None
@@ -219,7 +254,7 @@ def main() -> int:
         from targets import TARGETS
 
         import_for(options.targets or TARGETS)
-    failed = 0
+    failed, counts = 0, dict[str, Any]()
     for name in options.targets or TARGETS:
         if missing := [each for each in TARGETS[name].needs if importlib.util.find_spec(each) is None]:
             sys.stdout.write(f"{name}: not tried without {', '.join(missing)}\n")
@@ -233,8 +268,9 @@ def main() -> int:
         for where, what in found["failures"].items():
             sys.stdout.write(f"    {where}: {what}\n")
         sys.stdout.flush()
+        counts[name] = found
         if options.record is not None:
-            record(options.record, name, found, plain=options.plain)
+            record(options.record, counts, plain=options.plain)
     return int(failed > 0)
 
 
@@ -242,22 +278,18 @@ def import_for(names: Iterable[str]) -> None:
     """Import here what targets import when they are first called, so that their processes begin with their inputs."""
     from targets import TARGETS
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ImportError):
+    with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            TARGETS[name](TARGETS[name].seeds()[0], Path(folder))
+            with contextlib.suppress(ImportError):
+                TARGETS[name](TARGETS[name].seeds()[0], Path(folder))
 
 
-def record(path: Path, name: str, found: dict[str, Any], *, plain: bool) -> None:
-    """Add the counts of a run to those of earlier ones of the same sources."""
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    before = kept.get(name, {"inputs": 0, "accepted": 0, "slowest_s": 0.0, "peak_mib": 0, "seconds": 0, "failures": {}})
-    kept[name] = {
-        **{key: before[key] + found[key] for key in ("inputs", "accepted", "seconds")},
-        **{key: max(before[key], found[key]) for key in ("slowest_s", "peak_mib")},
-        "failures": {**before["failures"], **found["failures"]},
-        "by": "random changes" if plain else "atheris",
-    }
-    path.write_text(json.dumps(kept, indent=2) + "\n")
+def record(path: Path, counts: dict[str, Any], *, plain: bool) -> None:
+    """Write the counts of this run, reader by reader, in place of an earlier one's."""
+    from edgeopt.hardware import machine
+
+    found = {"by": "random changes" if plain else "atheris", "cpu": machine().cpu.model, "readers": counts}
+    path.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

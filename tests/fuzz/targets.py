@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -9,7 +10,9 @@ import gzip
 import io
 import itertools
 import json
+import lzma
 import os
+import shutil
 import struct
 import sys
 import tempfile
@@ -28,18 +31,21 @@ import tiny
 
 from edgeopt import config, intervals
 from edgeopt.bundle import Bundle, golden, manifest, recorded, splits
+from edgeopt.bundle.provenance import provenance_of
 from edgeopt.cli.output import printable, printable_block
+from edgeopt.cli.views.maker import maker_lines
 from edgeopt.config import DataSource
 from edgeopt.dataset import load
 from edgeopt.dataset.survey import survey
-from edgeopt.errors import EdgeoptError
+from edgeopt.errors import DataError, EdgeoptError
 from edgeopt.postprocess.decoding import decode, require_numbers
 from edgeopt.preprocess import read_image
 from edgeopt.preprocess.image import to_bgr
-from edgeopt.runtime import engine_cache, speeds
+from edgeopt.runtime import Inferred, Predictor, engine_cache, speeds
+from edgeopt.runtime import load as open_predictor
 from edgeopt.runtime.stream import address
 from edgeopt.spec import ModelSpec, TensorSpec, preset, replace
-from edgeopt.trust import keys, releases, sealing, signature
+from edgeopt.trust import keys, provenance, releases, sealing, signature
 
 Seeds = Callable[[], Sequence[bytes]]
 Read = Callable[[bytes, Path], object]
@@ -270,6 +276,26 @@ def calibration_tables() -> list[bytes]:
         return [path.read_bytes()]
 
 
+def read_packed(content: bytes, folder: Path) -> object:
+    """Unpack a tar archive, which is compressed here: changed bytes of xz end at its checksums."""
+    from edgeopt.fleet.packed import unpack
+
+    place = folder / "unpacked"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    unpack(written(folder, "tiny.edgeopt.tar.xz", lzma.compress(content, preset=0)), place)
+    return Bundle.open(place)
+
+
+def archives() -> list[bytes]:
+    from edgeopt.fleet.packed import pack
+
+    with tempfile.TemporaryDirectory() as folder:
+        bundle, packed = tiny.write(Path(folder) / "tiny.edgeopt"), Path(folder) / "tiny.edgeopt.tar.xz"
+        pack(bundle.path, packed)
+        return [lzma.decompress(packed.read_bytes())]
+
+
 # Signatures, keys, sealed files, and what a device keeps
 
 
@@ -296,13 +322,28 @@ def read_signature(content: bytes, _: Path) -> object:
 
 
 def statements() -> list[bytes]:
-    import base64
-
     return [base64.b64decode(json.loads(signatures()[0])["dsseEnvelope"]["payload"])]
 
 
 def read_statement(content: bytes, _: Path) -> object:
     return signature._files(content, "model.sig")
+
+
+FILES = {"manifest.json": "0" * 64, "a/b.onnx": "1" * 64}
+
+
+def read_provenance(content: bytes, _: Path) -> object:
+    return list(maker_lines("key.pub", 1, provenance.read(content, FILES, "provenance.sigstore.json")))
+
+
+def provenances() -> list[bytes]:
+    made = provenance_of(
+        tiny.manifest(recipe=config.parse_config(RECIPE), versions={"edgeopt": "0.1.0"}, datasets={"test": "ab" * 32}),
+        "https://ci.example.com",
+        "tiny",
+    )
+    signed = provenance.attest(FILES, made, private_key())
+    return [base64.b64decode(json.loads(signed)["dsseEnvelope"]["payload"])]
 
 
 def read_key(content: bytes, folder: Path) -> object:
@@ -666,6 +707,44 @@ def outputs() -> list[bytes]:
     return [bytes([index]) + random.normal(0, 9, 90).astype(np.float32).tobytes() for index in range(len(OUTPUTS))]
 
 
+# Requests to the server
+
+
+@functools.cache
+def served(folder: Path) -> Predictor:
+    return open_predictor(tiny.write(folder / "served.edgeopt", tiny.DETECTOR).path, variant="ort-fp32")
+
+
+def read_request(content: bytes, folder: Path) -> object:
+    """Read a request: a byte that names the model, the header with the length of the JSON, a line feed, the body."""
+    from edgeopt.serve import limits, models, protocol
+
+    head, _, body = content.partition(b"\n")
+    model = models.models(served(folder))[(head or b"\0")[0] % 2]
+    try:
+        asked = protocol.read_request(body, text(head[1:]) or None)
+        rows = model.rows(asked, 1e9)
+    except limits.Refused as refused:
+        raise DataError(refused.message) from refused
+    answer = {spec.name: np.zeros((1, *spec.shape[1:]), np.float32) for spec in tiny.DETECTOR.outputs}
+    outputs = model.outputs(asked, [Inferred(answer, (row.geometry,)) for row in rows])
+    return protocol.write_answer(model.name, "1", asked, outputs)
+
+
+def requests() -> list[bytes]:
+    picture = cv2.imencode(".png", np.zeros((4, 5, 3), np.uint8))[1].tobytes()
+    tensor = {"name": "image", "shape": [1, 3, 16, 16], "datatype": "UINT8", "parameters": {"binary_data_size": 768}}
+    files = {"name": "image", "shape": [1], "datatype": "BYTES"}
+    binary = {**files, "parameters": {"binary_data_size": len(picture) + 4}}
+    coded = {**files, "parameters": {"content_type": "base64"}, "data": [base64.b64encode(picture).decode()]}
+    made = []
+    for name, given, data in ((b"\0", binary, struct.pack("<I", len(picture)) + picture), (b"\0", coded, b""),
+                              (b"\1", tensor, bytes(768))):  # fmt: skip
+        asked = json.dumps({"id": "a", "inputs": [given], "parameters": {"binary_data_output": True}}).encode()
+        made.append(name + (str(len(asked)).encode() if data else b"") + b"\n" + asked + data)
+    return made
+
+
 _DETECTION = {"path": "images", "labels": ("cat", "dog")}
 TARGETS: Mapping[str, Target] = {
     "recipe": Target(read_recipe, lambda: [RECIPE.encode()]),
@@ -684,12 +763,14 @@ TARGETS: Mapping[str, Target] = {
     ),
     "measured.json": Target(read_measured, measured_text, largest=1 << 15),
     "bundle": Target(read_bundle, lambda: [bytes([index]) + b"{}" for index in range(5)]),
+    "packed bundle": Target(read_packed, archives, largest=1 << 15),
     "splits.json": Target(read_splits, lambda: [b'{"train": [{"name": "a.png", "sha256": "' + b"0a" * 32 + b'"}]}']),
     "golden arrays": Target(read_arrays, arrays),
     "calibration arrays": Target(read_calibration, arrays),
     "calibration table": Target(read_calibration_table, calibration_tables),
     "signature": Target(read_signature, signatures, needs=("cryptography",)),
     "signed statement": Target(read_statement, statements, needs=("cryptography",)),
+    "provenance": Target(read_provenance, provenances, needs=("cryptography",)),
     "key": Target(read_key, pems, needs=("cryptography",)),
     "sealed file": Target(read_sealed, sealed, needs=("cryptography",)),
     "wrapped key": Target(read_wrapped_key, wrapped_keys, needs=("cryptography", "pyrage")),
@@ -702,6 +783,7 @@ TARGETS: Mapping[str, Target] = {
     "benchmark results": Target(read_results, results, largest=1 << 14),
     "board's results": Target(read_board, boards),
     "stage record": Target(read_stage, lambda: [b'{"key": "key", "summary": "", "files": {}, "records": {}}']),
+    "request to the server": Target(read_request, requests, needs=("onnxruntime",)),
     "address": Target(show_address, lambda: [b"10.0.0.1:554/live\0x", b"u:p@h/a?b#c@d", b"rtsp\0/"], largest=200),
     "text for the terminal": Target(print_text, lambda: [b"cat \x1b]0;x\x07\n\xc2\x9b\xff"], largest=200),
     "picture": Target(read_picture, pictures),
