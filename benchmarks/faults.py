@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import itertools
 import json
 import os
@@ -73,8 +74,15 @@ class Place:
         self.log = folder.parent / f"{folder.name}.log"
         self.bundle = folder / "out" / "small.edgeopt"
 
-    def start(self, *, seed: int = 0, work: str = "work", before: Callable[[], None] | None = None) -> int:
-        """Fork a build in a process group of its own; its id."""
+    def start(
+        self,
+        *,
+        seed: int = 0,
+        work: str = "work",
+        before: Callable[[], None] | None = None,
+        after: Callable[[], object] | None = None,
+    ) -> int:
+        """Fork a build in a process group of its own; its id. `before` and `after` are called in it."""
         child = os.fork()
         if child:
             return child
@@ -98,6 +106,8 @@ class Place:
 
             traceback.print_exc()
         finally:
+            if after is not None:
+                after()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
@@ -132,16 +142,18 @@ class Place:
         return {file.parent.name: file.stat().st_ino for file in self.folder.glob("work/[a-z]*/stage.json")}
 
 
-def warm_up() -> None:
-    """Import in this process what every build imports, so that a fork begins with the work."""
-    import onnx  # noqa: F401
-    import onnxruntime  # noqa: F401
-    import onnxscript.optimizer  # noqa: F401
-    import torch  # noqa: F401
+def warm_up(folder: Path) -> None:
+    """Import in this process what a build imports, as one in a child tells, so that a fork begins with the work.
 
-    import edgeopt.cli.workstation
-    import edgeopt.pipeline.build
-    import edgeopt.targets.ort  # noqa: F401
+    Nothing is built here: threads that libraries start do not survive a fork.
+    """
+    place = Place(folder / "warm")
+    listed = folder / "modules"
+    if place.build(after=lambda: listed.write_text("\n".join(sorted(sys.modules)))) != 0:
+        raise StorageError(f"the build fails without any fault:\n{place.said()[-2000:]}")
+    for name in listed.read_text().split():
+        with contextlib.suppress(Exception):  # parts of libraries that only they may import
+            importlib.import_module(name)
 
 
 def kills(folder: Path, count: int, dice: random.Random, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -290,7 +302,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
-    warm_up()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
     def keep(name: str, found: dict[str, Any]) -> None:
@@ -299,6 +310,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
+        warm_up(folder)
         faults: dict[str, Callable[[], dict[str, Any] | None]] = {
             "two builds": lambda: pairs(folder, arguments.pairs),
             "clock": lambda: clocks(folder, arguments.clocks, dice),
