@@ -31,7 +31,7 @@ class Material(msgspec.Struct, omit_defaults=True):
 
 
 class BuildDefinition(msgspec.Struct, rename="camel"):
-    """What was built: the inputs of the build."""
+    """Inputs of the build."""
 
     build_type: str
     """URI of the procedure, which says what the parameters mean."""
