@@ -7,13 +7,16 @@ The seed also orders the calibration images. What is finished is kept in the wor
 goes on from there.
 
 AP is that of OpenVINO with this processor's own kernels and, where these are VNNI's, with those of AVX2; of the graph
-as written; and, as written too, with the weights alone in INT8. Writes ``results/seeds.json``: a row for each seed and
-number of training and calibration images.
+as written; and, as written too, with the weights alone in INT8. The weights of a repaired graph are refitted to inputs
+that are quantized, so that alone they tell nothing of how much rounding them costs: the same is measured without
+repairs, and with the activations alone in INT8. Writes ``results/seeds.json``: a row for each seed and number of
+training and calibration images.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,12 @@ from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import Config, find_recipe
 from edgeopt.evaluate import Accuracy, Runner, evaluate
+from edgeopt.passes.qdq.match import match_layers, original_constants
 from edgeopt.passes.qdq.select import quantized_layers, select_quantizers
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.training import trained
-from edgeopt.pipeline.workspace import Workspace
+from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.progress import Silent
 from edgeopt.spec import ModelSpec, replace
 
@@ -90,8 +94,8 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         model, spec = graphs.read_graph(integer), graphs.read_spec(exact)
         reference = _accuracy(job, spec, compiled(graphs.read_graph(exact), "OpenVINO"))
         written = _accuracy(job, spec, _as_written(model), reference)
-        weights_alone = select_quantizers(model, [layer.name for layer in quantized_layers(model)], ())
-        half = _accuracy(job, spec, _as_written(weights_alone), reference)
+        half = _accuracy(job, spec, _as_written(_weights_alone(model)), reference)
+        plain = _unrepaired(job, exact, reference)
     files = (exact.file(graphs.MODEL), integer.file(graphs.MODEL))
     assert config.train is not None
     return {
@@ -107,11 +111,31 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         },
         "as_written": _loss(written),
         "weights_alone": _loss(half),
+        "without_repairs": plain,
         "images": reference.images,
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in integer.records.repairs],
         "seconds": round(time.perf_counter() - begun, 1),
         "processor": processor(),
     }
+
+
+def _unrepaired(job: Job, exact: Artifact, reference: Accuracy) -> dict[str, Any]:
+    """What rounding costs before any repair: all of it, that of the weights and that of the activations."""
+    config = replace(job.config, quantize=replace(job.config.quantize, repairs=()))
+    bare, spec = dataclasses.replace(job, config=config), graphs.read_spec(exact)
+    model = graphs.read_graph(graphs.quantized(bare, exact, graphs.calibrated(bare, exact), "openvino"))
+    layers = quantized_layers(model)
+    floats = original_constants(model, layers, match_layers(model, graphs.read_graph(exact)))
+    forms = {
+        "as_written": model,
+        "weights_alone": _weights_alone(model),
+        "activations_alone": select_quantizers(model, (), [each.name for each in layers], floats),
+    }
+    return {name: _loss(_accuracy(job, spec, _as_written(form), reference)) for name, form in forms.items()}
+
+
+def _weights_alone(model: ir.Model) -> ir.Model:
+    return select_quantizers(model, [layer.name for layer in quantized_layers(model)], ())
 
 
 def in_openvino(config: Config, work: Workspace, spec: ModelSpec, exact: Path, integer: Path) -> dict[str, Any]:

@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_BARE = {
+    "as_written": "without repairs, as written",
+    "weights_alone": "its weights alone",
+    "activations_alone": "its activations alone",
+}
+"""What rounding alone costs, and the columns' names."""
+
 
 def seeds(path: Path) -> str:
     """A row a seed: what INT8 costs it, and how much of that its weights alone do."""
     kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
     drops = tuple(f"drop in OpenVINO, {name}" for name in kernels)
     columns = ("seed", "start", "steps", "calibration", "FP32 on validation", "FP32 AP", *drops,
-               "as written", "weights alone", "agreement", "repairs")  # fmt: skip
+               "as written", "weights alone", "agreement", "repairs", *_BARE.values())  # fmt: skip
     rows = [
         (
             str(row["seed"]),
@@ -27,6 +34,7 @@ def seeds(path: Path) -> str:
             _drop(row["weights_alone"]),
             f"{100 * row['as_written']['agreement']:.1f} %",
             _kept(row["repairs"]),
+            *(_drop(row["without_repairs"][name]) if "without_repairs" in row else "" for name in _BARE),
         )
         for row in sorted(_rows(path), key=lambda row: (row["start"], -row["calibration_images"], row["seed"]))
     ]
