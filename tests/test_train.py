@@ -573,7 +573,7 @@ def test_augmentations_of_the_users_own_change_pictures_but_for_the_closing_epoc
     module.forward = watch  # type: ignore[method-assign]
     objective = make_objective(HALVES_SPEC, config, pictures)
     for closing in (False, True):
-        batch = objective.prepare(np.arange(2), np.random.default_rng(0), closing=closing)
+        batch = objective.prepare(np.arange(2), [np.random.default_rng(0)] * 2, closing=closing)
         objective.loss(module, batch)
     np.testing.assert_allclose(seen[0].numpy(), 1 - seen[1].numpy(), atol=1e-6)
 
@@ -582,4 +582,4 @@ def test_an_augmentation_that_changes_the_size_is_named(own_training: None):
     config = TrainConfig(augmentation=Augmentation(custom=("own_training:cropped",)))
     objective = make_objective(SPOTS_SPEC, config, Pictures(spots(1), SPOTS_SPEC.preprocessing))
     with pytest.raises(ConfigError, match="'own_training:cropped' must give a Scene of"):
-        objective.prepare(np.arange(1), np.random.default_rng(0), closing=False)
+        objective.prepare(np.arange(1), [np.random.default_rng(0)], closing=False)

@@ -107,7 +107,7 @@ def test_what_is_learnt_from_stays_within_the_radius_and_is_worse_than_the_clean
     data = sides(16)
     pictures = Pictures(data, SPEC.preprocessing)
     objective = make_objective(SPEC, replace(CONFIG, adversarial=Adversarial(method=method, radius=RADIUS)), pictures)  # type: ignore[arg-type]
-    batch = objective.prepare(np.arange(16), np.random.default_rng(0), closing=True)
+    batch = objective.prepare(np.arange(16), [np.random.default_rng(0)] * 16, closing=True)
     module.train()
     statistics = module.body[1].running_mean.clone()  # type: ignore[union-attr,operator]
     handle = module.register_forward_pre_hook(

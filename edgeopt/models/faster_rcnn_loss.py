@@ -5,7 +5,7 @@ Thresholds, shares and weights are the paper's, as torchvision has them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,7 +26,14 @@ _BEND = 1.0 / 9.0
 _BACKGROUND, _LEFT_OUT = -1, -2
 
 
-def faster_rcnn_loss(outputs: Proposed, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
+def faster_rcnn_loss(
+    outputs: Proposed,
+    boxes: Sequence[Tensor],
+    classes: Sequence[Tensor],
+    *,
+    seeds: Sequence[int] = (),
+    total: Callable[[float], float] = float,
+) -> Tensor:
     """Return the scalar loss of a batch: objectness and offsets of anchors, classes and offsets of regions.
 
     An image without boxes shows background everywhere.
@@ -35,6 +42,9 @@ def faster_rcnn_loss(outputs: Proposed, boxes: Sequence[Tensor], classes: Sequen
         outputs: of a `FasterRCNN` in training.
         boxes: of each image, (n, 4) float32 xyxy in pixels of the input.
         classes: of each image, (n,) int64.
+        seeds: of each image, for what is drawn of it; by default torch's own random numbers.
+        total: makes a number of samples of these images that of all that the loss is divided for, where other processes
+            have more.
 
     Raises:
         ModelError: the outputs are not those of a Faster R-CNN.
@@ -47,7 +57,11 @@ def faster_rcnn_loss(outputs: Proposed, boxes: Sequence[Tensor], classes: Sequen
     present = [(own[:, 2:] > own[:, :2]).all(dim=1) for own in boxes]
     boxes = [own[kept] for own, kept in zip(boxes, present, strict=True)]
     classes = [own[kept] for own, kept in zip(classes, present, strict=True)]
-    return _anchor_loss(outputs, boxes) + _region_loss(outputs, boxes, classes)
+    draws: list[torch.Generator | None] = [None] * len(boxes)
+    if seeds:
+        draws = [torch.Generator(outputs.anchors.device).manual_seed(seed) for seed in seeds]
+    of_anchors = _anchor_loss(outputs, boxes, draws, total)
+    return of_anchors + _region_loss(outputs, boxes, classes, draws, total)
 
 
 def matched(boxes: Tensor, regions: Tensor, low: float, high: float, *, best_too: bool) -> Tensor:
@@ -81,46 +95,59 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return shared / (areas[0][:, None] + areas[1][None] - shared).clamp(min=torch.finfo(shared.dtype).tiny)
 
 
-def sampled(shown: Tensor, count: int, share: float) -> Tensor:
+def sampled(shown: Tensor, count: int, share: float, draw: torch.Generator | None = None) -> Tensor:
     """Draw regions at random, objects up to a share and background for the rest; (at most `count`,) int64.
 
     Args:
         shown: (R,) result of `matched`.
         count: most regions.
         share: of objects, at most.
+        draw: source of randomness; None is torch's own.
     """
     objects, background = (shown >= 0).nonzero()[:, 0], (shown == _BACKGROUND).nonzero()[:, 0]
     most = min(len(objects), int(count * share))
-    chosen = objects[torch.randperm(len(objects), device=shown.device)[:most]]
-    rest = background[torch.randperm(len(background), device=shown.device)[: count - most]]
+    chosen = objects[torch.randperm(len(objects), device=shown.device, generator=draw)[:most]]
+    rest = background[torch.randperm(len(background), device=shown.device, generator=draw)[: count - most]]
     return torch.cat([chosen, rest])
 
 
-def _anchor_loss(outputs: Proposed, boxes: Sequence[Tensor]) -> Tensor:
+def _anchor_loss(
+    outputs: Proposed,
+    boxes: Sequence[Tensor],
+    draws: Sequence[torch.Generator | None],
+    total: Callable[[float], float],
+) -> Tensor:
     """Binary cross-entropy of objectness, and smooth L1 of offsets, over the sampled anchors."""
     count = outputs.network.regions.samples[0]
     logits, targets, offsets, wanted = [], [], [], []
-    for image, own in enumerate(boxes):
+    for image, (own, draw) in enumerate(zip(boxes, draws, strict=True)):
         shown = matched(own, outputs.anchors, *_ANCHOR_IOU, best_too=True)
-        chosen = sampled(shown, count, _ANCHOR_SHARE)
+        chosen = sampled(shown, count, _ANCHOR_SHARE, draw)
         seen = chosen[shown[chosen] >= 0]
         logits.append(outputs.objectness[image, chosen])
         targets.append((shown[chosen] >= 0).float())
         offsets.append(outputs.offsets[image, seen])
         wanted.append(encode(own[shown[seen]], outputs.anchors[seen], PROPOSAL_WEIGHTS))
-    total = sum(len(each) for each in logits)
-    box = F.smooth_l1_loss(torch.cat(offsets), torch.cat(wanted), beta=_BEND, reduction="sum") / total
-    return F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(targets)) + box
+    every = total(sum(len(each) for each in logits))
+    box = F.smooth_l1_loss(torch.cat(offsets), torch.cat(wanted), beta=_BEND, reduction="sum")
+    objectness = F.binary_cross_entropy_with_logits(torch.cat(logits), torch.cat(targets), reduction="sum")
+    return (objectness + box) / every
 
 
-def _region_loss(outputs: Proposed, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Tensor:
+def _region_loss(
+    outputs: Proposed,
+    boxes: Sequence[Tensor],
+    classes: Sequence[Tensor],
+    draws: Sequence[torch.Generator | None],
+    total: Callable[[float], float],
+) -> Tensor:
     """Cross-entropy of classes, and smooth L1 of the true class's offsets, over the sampled regions."""
     network = outputs.network
     regions, images, kinds, wanted = [], [], [], []
-    for image, (own, own_classes) in enumerate(zip(boxes, classes, strict=True)):
+    for image, (own, own_classes, draw) in enumerate(zip(boxes, classes, draws, strict=True)):
         proposed = torch.cat([outputs.boxes[image][outputs.scores[image] > 0], own])
         shown = matched(own, proposed, _REGION_IOU, _REGION_IOU, best_too=False)
-        chosen = sampled(shown, network.regions.samples[1], _REGION_SHARE)
+        chosen = sampled(shown, network.regions.samples[1], _REGION_SHARE, draw)
         shown, proposed = shown[chosen], proposed[chosen]
         is_object = shown >= 0
         kind = torch.zeros_like(shown)
@@ -130,10 +157,11 @@ def _region_loss(outputs: Proposed, boxes: Sequence[Tensor], classes: Sequence[T
         kinds.append(kind)
         wanted.append(encode(own[shown[is_object]], proposed[is_object], BOX_WEIGHTS))
     kind = torch.cat(kinds)
+    every = total(len(kind))
     if not len(kind):  # nothing was proposed, and there is nothing to find
         return outputs.objectness.sum() * 0.0
     logits, offsets = network.classify(outputs.features, torch.cat(regions), torch.cat(images), outputs.image)
     is_object = kind > 0
     moved = offsets[is_object, kind[is_object]]
-    box = F.smooth_l1_loss(moved, torch.cat(wanted), beta=_BEND, reduction="sum") / len(kind)
-    return F.cross_entropy(logits, kind) + box
+    box = F.smooth_l1_loss(moved, torch.cat(wanted), beta=_BEND, reduction="sum")
+    return (F.cross_entropy(logits, kind, reduction="sum") + box) / every

@@ -6,7 +6,7 @@ shape (N, G, A) for N images, G objects and A anchors. A padded object is a cand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,7 +120,14 @@ class LossTerms:
     l1: Tensor
 
 
-def yolox_loss(levels: Sequence[Tensor], objects: Objects, strides: Sequence[int], *, l1: bool = False) -> LossTerms:
+def yolox_loss(
+    levels: Sequence[Tensor],
+    objects: Objects,
+    strides: Sequence[int],
+    *,
+    l1: bool = False,
+    total: Callable[[float], float] = float,
+) -> LossTerms:
     """Compute the loss of a batch.
 
     Args:
@@ -128,13 +135,15 @@ def yolox_loss(levels: Sequence[Tensor], objects: Objects, strides: Sequence[int
         objects: the true objects.
         strides: pixels between anchors, one for each level.
         l1: add the L1 term on raw offsets, which sharpens boxes in the last epochs.
+        total: makes the positives of these images those of all that the loss is divided for, where other processes have
+            more.
     """
     predictions = Predictions.flatten(levels, strides)
     assignment = assign(predictions, objects)
     image, anchor = assignment.positive.nonzero(as_tuple=True)
     chosen = assignment.objects[image, anchor]
     target_boxes, target_classes = objects.boxes[image, chosen], objects.classes[image, chosen]
-    count = max(1, len(image))
+    count = max(1.0, total(len(image)))
 
     iou = paired_iou(predictions.boxes[image, anchor], target_boxes)
     box = BOX_WEIGHT * (1.0 - iou.square()).sum() / count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -37,9 +37,9 @@ class Hardened:
     def __init__(self, inner: Classify, settings: Adversarial, pictures: Pictures) -> None:
         self._inner, self._settings, self._preprocessing = inner, settings, pictures.finish
 
-    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+    def prepare(self, indices: Indices, draws: Sequence[Generator], *, closing: bool) -> Batch:
         """Return clean images with their classes; only the network as it is at the step can say how to change them."""
-        return self._inner.prepare(indices, rng, closing=closing)
+        return self._inner.prepare(indices, draws, closing=closing)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Return the loss on changed images, or with ``trades`` that on clean ones and the distance of the answers."""

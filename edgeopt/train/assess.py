@@ -9,7 +9,7 @@ from torch import nn
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
 from edgeopt.spec import ModelSpec
-from edgeopt.train.objective import Taught
+from edgeopt.train.objective import Indices, Taught
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.tasks import make_objective
 from edgeopt.train.teacher import as_learnt
@@ -39,7 +39,7 @@ def put_gradients(module: nn.Module, spec: ModelSpec, train: Dataset, config: Tr
     module.requires_grad_(requires_grad=True).zero_grad(set_to_none=True)
     for start in range(0, count, config.batch_size):
         indices = chosen[start : start + config.batch_size]
-        loss = objective.loss(module, objective.prepare(indices, np.random.default_rng(config.seed), closing=True))
+        loss = objective.loss(module, objective.prepare(indices, _draws(indices, config), closing=True))
         torch.autograd.backward(loss)
     module.train(was_training)
 
@@ -64,14 +64,18 @@ def validation_loss(
     """
     pictures = Pictures(images, spec.preprocessing)
     objective = make_objective(spec, config, pictures, teacher)
-    was_training, total, rng = module.training, 0.0, np.random.default_rng(config.seed)
+    was_training, total = module.training, 0.0
     as_learnt(module)
     for start in range(0, len(pictures), config.batch_size):
         indices = np.arange(start, min(start + config.batch_size, len(pictures)))
-        batch = objective.prepare(indices, rng, closing=True)
+        batch = objective.prepare(indices, _draws(indices, config), closing=True)
         total += len(indices) * float(objective.loss(module, batch))
     module.train(was_training)
     return total / len(pictures)
+
+
+def _draws(indices: Indices, config: TrainConfig) -> list[np.random.Generator]:
+    return [np.random.default_rng((config.seed, int(index))) for index in indices]
 
 
 def measure(module: nn.Module, spec: ModelSpec, images: Dataset, config: TrainConfig) -> tuple[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -30,6 +31,7 @@ from edgeopt.train.optimizer import Average, freeze, learning_rate, make_optimiz
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.sampling import epoch_order
 from edgeopt.train.tasks import make_objective
+from edgeopt.train.together import ALONE, Group, device_of_rank, joined
 from edgeopt.train.unfold import restore_batchnorm
 
 _LOG = logging.getLogger(__name__)
@@ -143,8 +145,29 @@ def train(
     datasets = [train] if validation is None else [train, validation]
     _check(spec, datasets)
     place = place_of(config)
+    several = config.processes > 1 and not best_so_far
+    if several and teacher is not None:
+        raise ConfigError("[train] processes train by labels alone, and here is a teacher. Remove processes")
     with moved([module] if teacher is None else [module, teacher[0]], place.device):
-        return _train(module, spec, datasets, config, place, work, progress, teacher, best_so_far=best_so_far)
+        if not several:
+            return _train(module, spec, datasets, config, place, work, progress, teacher, best_so_far=best_so_far)
+        if len(train) < config.processes:
+            raise ConfigError(
+                f"{train.origin} has fewer images ({len(train)}) than [train] processes = {config.processes}, which "
+                "share each batch. Set fewer"
+            )
+        with joined(config.processes, place.device, _follow, module.cpu(), spec, datasets, config) as group:
+            here = dataclasses.replace(place, device=device_of_rank(place.device, group))
+            module.to(here.device)
+            return _train(module, spec, datasets, config, here, work, progress, None, group=group)
+
+
+def _follow(group: Group, module: nn.Module, spec: ModelSpec, datasets: list[Dataset], config: TrainConfig) -> None:
+    """Train beside the first process, which alone saves, validates and tells of its progress."""
+    place = place_of(config)
+    place = dataclasses.replace(place, device=device_of_rank(place.device, group))
+    module.to(place.device)
+    _train(module, spec, datasets, config, place, Path(), lambda _: None, None, group=group)
 
 
 def _train(
@@ -157,12 +180,13 @@ def _train(
     progress: Callable[[TrainProgress], None],
     teacher: Taught | None,
     *,
-    best_so_far: bool,
+    best_so_far: bool = False,
+    group: Group = ALONE,
 ) -> Trained:
     """Do what `train` does, with all networks in their place."""
     identity = checkpoint.fingerprint(config, spec, datasets, module, teacher)
     pictures = [Pictures(dataset, spec.preprocessing) for dataset in datasets]
-    objective = make_objective(spec, config, pictures[0], teacher)
+    objective = make_objective(spec, config, pictures[0], teacher, group)
 
     unfolded = 0 if config.freeze_batchnorm else restore_batchnorm(module, pictures[0], config)
     freeze(module, config.freeze)
@@ -170,13 +194,16 @@ def _train(
     average = Average(module, config.ema) if config.ema else None
     scaler = torch.amp.GradScaler(place.device.type) if place.scales_loss else None
     state = State(module, make_optimizer(module, config), average.module if average else None, scaler=scaler)
-    restored = checkpoint.restore(state, work, identity)
+    restored = checkpoint.restore(state, work, identity) if group.leads else False
+    if group.count > 1:
+        checkpoint.put_back(state, group.first(checkpoint.copied(state) if group.leads else None))
     resumed_from = len(state.history)
     if best_so_far:
         _keep_what_there_is(state, work, restored=restored)
     else:
-        save = functools.partial(checkpoint.save, state, work, identity)
-        _Run(state, average, objective, pictures, config, place, progress, save).to_the_end()
+        save = functools.partial(checkpoint.save, state, work, identity) if group.leads else lambda: None
+        with group.normalizing(module):
+            _Run(state, average, objective, pictures, config, place, progress, save, group).to_the_end()
 
     module.load_state_dict(state.best)
     module.to(memory_format=torch.contiguous_format).eval().requires_grad_(requires_grad=True)  # type: ignore[call-overload]
@@ -201,7 +228,9 @@ class _Run:
         place: Place,
         progress: Callable[[TrainProgress], None],
         save: Callable[[], None],
+        group: Group,
     ) -> None:
+        self._group = group
         self._state, self._objective, self._config, self._place = state, objective, config, place
         self._network = place.runs(state.module)
         self._pictures, self._validation = pictures[0], pictures[1] if len(pictures) == 2 else None
@@ -243,7 +272,9 @@ class _Run:
 
     def _finish_epoch(self, epoch: int, loss: float) -> None:
         due = (epoch + 1) % self._config.validate_every == 0 or epoch + 1 == self._config.epochs
-        metric = self._validate(self._validation, epoch) if due and self._validation is not None else None
+        metric = None
+        if due and self._validation is not None:
+            metric = self._group.first(self._validate(self._validation, epoch) if self._group.leads else None)
         self._state.history.append(EpochResult(epoch + 1, loss, metric))
         self._state.losses.clear()
         if metric is not None or self._validation is None:
@@ -259,13 +290,17 @@ class _Run:
         return self._objective.metric(module.eval(), validation, self._config.batch_size, watch)
 
     def _prepared(self, epoch: int, order: Indices, number: int, size: int | None = None) -> tuple[int, Batch]:
-        """Return a step's seed for torch and its batch, or `size` of its images; its random numbers are its own."""
-        rng = np.random.default_rng((self._config.seed, epoch, number))
-        seed = int(rng.integers(2**62))
-        start = number * self._config.batch_size
-        indices = order[start : start + (size or self._config.batch_size)]
+        """Return a step's seed for torch and this process's part of its batch, or `size` of its images.
+
+        Each image has random numbers of its own, so that it does not matter which process sees it.
+        """
+        first = number * self._config.batch_size
+        last = min(first + (size or self._config.batch_size), len(order))
+        places = self._group.share(np.arange(first, last))
+        draws = [np.random.default_rng((self._config.seed, epoch, int(place))) for place in places]
         closing = epoch >= self._config.epochs - self._config.no_augmentation_epochs
-        return seed, self._objective.prepare(indices, rng, closing=closing)
+        seed = np.random.SeedSequence((self._config.seed, epoch, number, self._group.rank)).generate_state(1)
+        return int(seed[0]), self._objective.prepare(order[places], draws, closing=closing)
 
     def _step(self, epoch: int, order: Indices, batches: Ahead[tuple[int, Batch]]) -> None:
         """Move the weights by the loss of the next batch."""
@@ -294,7 +329,7 @@ class _Run:
     def _learnt(self, batch: Batch, rate: float) -> bool:
         """Move the weights by a batch's loss; return False, and move nothing, if that is no number."""
         loss = self._objective.loss(self._network, batch)
-        self._latest = (loss.item(), rate)
+        self._latest = (self._group.total(loss.item()), rate)
         if not math.isfinite(self._latest[0]):
             return False
         self._move(loss, rate)
@@ -308,11 +343,11 @@ class _Run:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
+        torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+        self._group.sum_gradients(self._state.module)
         if scaler is None:
-            torch.autograd.backward(loss)
             optimizer.step()
         else:  # a step whose scaled gradients overflow is left out, and the next one is scaled less
-            torch.autograd.backward(scaler.scale(loss))
             scaler.step(optimizer)
             scaler.update()
 
@@ -321,6 +356,11 @@ class _Run:
         self._state.optimizer.zero_grad()
         size = self._config.batch_size
         where = memory_of(self._place.device)
+        if self._group.count > 1:
+            return ConfigError(
+                f"a batch of {size} images in {self._group.count} processes does not fit into the memory of {where}. "
+                f"Set [train] batch_size = {size // 2}, and lower learning_rate about as much"
+            )
         while (size := size // 2) and not self._fits(epoch, order, number, size):
             pass
         advice = (

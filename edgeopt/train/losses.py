@@ -24,17 +24,20 @@ class ClassBalanced:
     """Cross-entropy weighted by one over the effective number of a class's images (Cui et al. 2019).
 
     That number is (1 - beta^n) / (1 - beta): of n images much alike, further ones add less and less.
+
+    Attributes:
+        weights: (classes,) float32.
     """
 
     def __init__(self, counts: NDArray[np.int64]) -> None:
         present = counts > 0
         effective = (1.0 - _BETA ** np.maximum(counts, 1)) / (1.0 - _BETA)
         weights = np.where(present, 1.0 / effective, 0.0)
-        self._weights = torch.tensor(weights / weights[present].mean(), dtype=torch.float32)
+        self.weights = torch.tensor(weights / weights[present].mean(), dtype=torch.float32)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the mean, weighted as cross-entropy is."""
-        return F.cross_entropy(logits, labels, weight=self._weights.to(logits.device))
+        return F.cross_entropy(logits, labels, weight=self.weights.to(logits.device))
 
 
 class LogitAdjusted:

@@ -16,14 +16,17 @@ from edgeopt import metrics
 from edgeopt.config import TrainConfig
 from edgeopt.doors import LOSSES
 from edgeopt.errors import ConfigError, ModelError
+from edgeopt.models.faster_rcnn_loss import faster_rcnn_loss
 from edgeopt.models.yolox_loss import Objects, yolox_loss
 from edgeopt.postprocess import Detections, decode
 from edgeopt.preprocess import Geometry, Image, batch
 from edgeopt.references import resolve
 from edgeopt.spec import ClassificationDecoding, DetectionDecoding, ModelSpec, replace
 from edgeopt.train.augment import Scene, augment_image, augment_scene
+from edgeopt.train.losses import ClassBalanced
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.teacher import Teacher
+from edgeopt.train.together import ALONE, Group
 
 Indices: TypeAlias = NDArray[np.int64]
 Taught: TypeAlias = tuple[nn.Module, float]
@@ -73,6 +76,8 @@ class Batch(NamedTuple):
     """(n,) int64 of each image; of a classifier one (N,) tensor."""
     closing: bool
     """True in the last epochs, which do not augment."""
+    seeds: tuple[int, ...] = ()
+    """Each image's, for what a loss draws of it."""
 
 
 class Objective(Protocol):
@@ -80,8 +85,11 @@ class Objective(Protocol):
 
     metric_name: str
 
-    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
-        """Return training images `indices`, augmented unless `closing`; several threads may call it."""
+    def prepare(self, indices: Indices, draws: Sequence[Generator], *, closing: bool) -> Batch:
+        """Return training images `indices`, augmented unless `closing`; several threads may call it.
+
+        Each image has random numbers of its own, so that they do not depend on the others of the batch.
+        """
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Return the scalar loss of a batch."""
@@ -95,26 +103,31 @@ class Classify:
 
     metric_name = "top-1"
 
-    def __init__(self, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None, group: Group = ALONE
+    ) -> None:
         if config.augmentation.mosaic:
             raise ConfigError(
                 "[train.augmentation] mosaic is for detection; a classified image cannot be joined of four"
             )
         self._config = config
-        self._pictures = pictures
+        self._pictures, self._group = pictures, group
         self._weights = class_weights(pictures.dataset.class_counts()) if config.class_weights == "balanced" else None
         self._name = config.loss or CLASSES
         if self._name in (BOXES, TWO_STAGES):
             raise ConfigError(f"[train] loss = '{self._name}' is for detection. Remove it")
         loss: Any = resolve(self._name, LOSSES, "loss")
         self._loss: ClassLoss = loss(pictures.dataset.class_counts()) if self._name in COUNTING else loss
+        if isinstance(self._loss, ClassBalanced):
+            self._weights = self._loss.weights
         self._teacher = None if teacher is None else Teacher(*teacher, "classes")
 
-    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+    def prepare(self, indices: Indices, draws: Sequence[Generator], *, closing: bool) -> Batch:
         """Return images with their classes."""
         images = [self._pictures.pixels(int(index))[0] for index in indices]
         if not closing:
-            images = [augment_image(pixels, self._config.augmentation, rng) for pixels in images]
+            changes = self._config.augmentation
+            images = [augment_image(pixels, changes, rng) for pixels, rng in zip(images, draws, strict=True)]
         labels = torch.tensor([self._pictures.label(int(index)) for index in indices])
         return Batch(to_tensor(images, self._pictures), [], [labels], closing)
 
@@ -129,6 +142,7 @@ class Classify:
             loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self._config.label_smoothing)
         else:
             loss = _scalar(self._loss(logits, labels), self._name)
+        loss = _part(loss, len(labels) if weights is None else float(weights[labels].sum()), self._group)
         return loss if self._teacher is None else self._teacher.taught(loss, tensor, logits)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
@@ -146,7 +160,14 @@ class Detect:
 
     metric_name = "AP50"
 
-    def __init__(self, spec: ModelSpec, config: TrainConfig, pictures: Pictures, teacher: Taught | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        config: TrainConfig,
+        pictures: Pictures,
+        teacher: Taught | None = None,
+        group: Group = ALONE,
+    ) -> None:
         self._name = config.loss or (TWO_STAGES if is_two_stage(spec) else BOXES)
         if self._name in OF_CLASSES:
             raise ConfigError(f"[train] loss = '{self._name}' is for classification. Remove it")
@@ -168,19 +189,20 @@ class Detect:
             )
         self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation
-        self._pictures = pictures
+        self._pictures, self._group = pictures, group
         self._validation_spec = replace(
             spec,
             decoding=replace(spec.decoding, score_threshold=VALIDATION_SCORE, iou_threshold=VALIDATION_IOU),
         )
 
-    def prepare(self, indices: Indices, rng: Generator, *, closing: bool) -> Batch:
+    def prepare(self, indices: Indices, draws: Sequence[Generator], *, closing: bool) -> Batch:
         """Return scenes with their boxes."""
-        scenes = [self._scene(int(index), rng, closing=closing) for index in indices]
+        scenes = [self._scene(int(index), rng, closing=closing) for index, rng in zip(indices, draws, strict=True)]
+        seeds = tuple(int(rng.integers(2**62)) for rng in draws)
         tensor = to_tensor([scene.pixels for scene in scenes], self._pictures)
         boxes = [torch.from_numpy(scene.boxes) for scene in scenes]
         classes = [torch.from_numpy(scene.classes) for scene in scenes]
-        return Batch(tensor, boxes, classes, closing)
+        return Batch(tensor, boxes, classes, closing, seeds)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """Return the loss. YOLOX's is summed, and the closing epochs add its L1 term (Ge et al. 2021)."""
@@ -189,11 +211,14 @@ class Detect:
         levels = module(tensor)
         if self._name == BOXES:
             objects = Objects.pad(batch.boxes, batch.classes).to(device)
-            loss = yolox_loss(levels, objects, self._strides, l1=batch.closing).total
+            loss = yolox_loss(levels, objects, self._strides, l1=batch.closing, total=self._group.total).total
         else:
             boxes, classes = ([each.to(device) for each in some] for some in (batch.boxes, batch.classes))
-            own = self._loss(levels, boxes, classes)
-            loss = _scalar(own, self._name)
+            if self._name == TWO_STAGES:
+                loss = faster_rcnn_loss(levels, boxes, classes, seeds=batch.seeds, total=self._group.total)
+            else:
+                own = _scalar(self._loss(levels, boxes, classes), self._name)
+                loss = _part(own, len(boxes), self._group)
         return loss if self._teacher is None else self._teacher.taught(loss, tensor, levels)
 
     def metric(self, module: nn.Module, validation: Pictures, batch_size: int, watch: Callable[[int], None]) -> float:
@@ -232,6 +257,11 @@ def yolox_strides(spec: ModelSpec) -> tuple[int, ...]:
     """Strides of the head's levels in pixels, none if it has no grid."""
     grid = spec.decoding.grid if isinstance(spec.decoding, DetectionDecoding) else None
     return () if grid is None else tuple(int(stride) for stride in grid.strides)
+
+
+def _part(loss: Tensor, weight: float, group: Group) -> Tensor:
+    """Return a process's part of the mean over all images, from the mean over its own, and what these weigh in it."""
+    return loss if group.count == 1 else loss * (weight / group.total(weight))
 
 
 def _scalar(loss: Any, name: str) -> Tensor:
