@@ -67,6 +67,42 @@ def judging(path: Path) -> str:
     return "\n".join([*_header(columns, 3), *lines, "", note])
 
 
+def sweeping(path: Path) -> str:
+    """A sweep that was killed and run again, and the simulation."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.sweeping`."
+    found = json.loads(path.read_text(encoding="utf-8"))
+    runs = found["runs"]
+    lines = _header(("run", "seconds", "rows before", "rows after"), 1)
+    titles = {"killed": "a worker is killed, then everything", "completed": "again", "found": "again, all is there"}
+    for name, title in titles.items():
+        run = runs[name]
+        lines.append(f"| {title} | {run['seconds']:.0f} | {run['there_before']} | {run['there_after']} |")
+    columns = ("network", "settings", "seconds", "stages made", "found", "accuracy", "change", "p50 ms")
+    lines += ["", *_header(columns, 2)]
+    for row in found["trials"]:
+        made = sum(stage["made"] for stage in row["stages"])
+        drop = "–" if row["drop"] is None else f"{-100 * row['drop']:+.2f}"
+        cells = [
+            row["model"], ", ".join(row["settings"].values()), f"{row['seconds']:.0f}", str(made),
+            str(len(row["stages"]) - made), f"{100 * row['accuracy']:.2f} %", drop, f"{row['p50_ms']:.2f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    columns = ("workers", "bytes a build", "hours", "workers busy", "waiting for another", "network", "driver")
+    lines += ["", *_header(columns, 0)]
+    for row in found["simulated"]:
+        shares = (f"{row[key]:.1%}" for key in ("busy", "waiting_for_another", "network", "driver"))
+        cells = [str(row["workers"]), f"{row['bytes_per_build'] / 1e6:.1f} MB", f"{row['seconds'] / 3600:.2f}", *shares]
+        lines.append(f"| {' | '.join(cells)} |")
+    costs = found["costs"]
+    note = (
+        f"Measured on: {found['cpu']}, {found['workers']} workers, among other work. The simulation takes from it "
+        f"{1000 * costs['planning_s']:.1f} + {1000 * costs['dispatch_s']:.1f} ms of the driver a trial (planning it, "
+        f"and Ray's empty task), and the seconds of each network's own and shared stages."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _zoo_row(row: dict[str, Any]) -> str:
     tool = f"{row['tool']}, {row['scheme']}" if row["scheme"] else row["tool"]
     if row.get("choice") not in ("", "all", None):
