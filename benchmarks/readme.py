@@ -357,6 +357,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "search": search,
     "seeds": lambda: training_tables.seeds(RESULTS / "seeds.json"),
     "serving": lambda: device_tables.serving(RESULTS / "serving.json"),
+    "sharding": lambda: scaling_tables.sharding(RESULTS / "sharding.json"),
     "sweeping": lambda: scaling_tables.sweeping(RESULTS / "sweeping.json"),
     "tiles": lambda: file_tables.tiles(RESULTS / "tiles.json"),
     "tracks": lambda: file_tables.tracks(RESULTS / "tracks.json"),

@@ -103,6 +103,29 @@ def sweeping(path: Path) -> str:
     return "\n".join([*lines, "", note])
 
 
+def sharding(path: Path) -> str:
+    """Evaluations in shards: a row for each number of images and way to run."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.sharding`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    columns = ("run", "images", "shards", "of them there", "seconds", "peak memory", "kept on disk", "top-1 of INT8")
+    lines = _header(columns, 1)
+    for row in rows:
+        cells = [
+            row["how"], f"{row['images']:,}", str(row["shards"]), str(row["there_before"]),
+            f"{row['wall_seconds']:.0f}", f"{row['peak_memory_mb']} MiB", f"{row['bytes_kept'] / 1e6:.2f} MB", f"{100 * row['top1']:.3f} %",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    first = next(row for row in rows if "equal_to_one_run" in row)
+    state = "equal" if first["equal_to_one_run"] else "NOT equal"
+    note = (
+        f"The figures of {first['images']:,} images are {state} to those of one run without shards, which took "
+        f"{first['one_run_wall_seconds']:.0f} s and {first['one_run_peak_memory_mb']} MiB; the divergence from FP32 "
+        f"differs by {first['largest_kl_gap']:.0e} at most. {_processors(rows)}"
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _zoo_row(row: dict[str, Any]) -> str:
     tool = f"{row['tool']}, {row['scheme']}" if row["scheme"] else row["tool"]
     if row.get("choice") not in ("", "all", None):

@@ -8,7 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgeopt.bundle.records.accuracy import Accuracy, ClassChange, ClassificationOutcomes, Values
+from edgeopt.bundle.records.accuracy import (
+    Accuracy,
+    ClassChange,
+    ClassificationOutcomes,
+    CountedOutcomes,
+    Values,
+    f1_of_counts,
+)
 from edgeopt.intervals import Indices, Interval, bootstrap_draws, interval
 from edgeopt.metrics import ClassificationMetrics
 
@@ -26,7 +33,7 @@ def class_changes(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) 
         other: of another variant, on the same images.
         labels: the model's.
     """
-    before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
+    before, after = _paired_draws(baseline, other, len(labels))
     return changes(baseline, other, labels, after.classes - before.classes)
 
 
@@ -56,9 +63,31 @@ def metric_draws(accuracy: Accuracy, classes: int) -> Draws:
     return Draws(found.get("main", np.nansum(by_class, axis=1) / seen), by_class)
 
 
+def _paired_draws(baseline: Accuracy, other: Accuracy, classes: int) -> tuple[Draws, Draws]:
+    """Return the `metric_draws` of both, of the same images."""
+    if isinstance(other.outcomes, CountedOutcomes):
+        return _counted_draws(other.outcomes, classes)
+    return metric_draws(baseline, classes), metric_draws(other, classes)
+
+
+def _counted_draws(outcomes: CountedOutcomes, classes: int) -> tuple[Draws, Draws]:
+    """Draw numbers of images for all different answers at once: their time does not grow with the images."""
+    (true, reference, best), counts = outcomes.answers.unpack().T, outcomes.counts.unpack()
+    images, resamples = int(counts.sum()), RESAMPLES["classification"]
+    generator, shares = np.random.default_rng(0), counts / counts.sum()
+    found: dict[str, list[float | Values]] = {"before": [], "after": [], "class before": [], "class after": []}
+    for _ in range(resamples):
+        drawn = generator.multinomial(images, shares)
+        for name, answer in (("before", reference), ("after", best)):
+            found[name].append(float(drawn[answer == true].sum() / images))
+            found[f"class {name}"].append(f1_of_counts(true, answer, drawn, classes))
+    before, after, class_before, class_after = (np.array(each, np.float64) for each in found.values())
+    return Draws(before, class_before), Draws(after, class_after)
+
+
 def compare(baseline: Accuracy, other: Accuracy, labels: tuple[str, ...]) -> tuple[Interval, tuple[ClassChange, ...]]:
     """Return the loss of the main metric with its paired interval, and the classes that lost much, worst first."""
-    before, after = (metric_draws(each, len(labels)) for each in (baseline, other))
+    before, after = _paired_draws(baseline, other, len(labels))
     drop = interval(baseline.value - other.value, before.main - after.main)
     found = changes(baseline, other, labels, after.classes - before.classes)
     return drop, tuple(each for each in found if each.lost_much)

@@ -13,13 +13,15 @@ from edgeopt.cli.pictures import images_of_user
 from edgeopt.doors import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from edgeopt.benchmark import ScenarioName
     from edgeopt.bundle import Bundle
     from edgeopt.bundle.records import Measured
+    from edgeopt.config import EvaluateConfig
     from edgeopt.dataset import Dataset
-    from edgeopt.evaluate import Accuracy
+    from edgeopt.evaluate import Accuracy, ImageResult
+    from edgeopt.evaluate.shards import Shards
     from edgeopt.gate import Verdict
     from edgeopt.preprocess import Image
 
@@ -70,7 +72,8 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 @click.option(
     "--shards",
     type=click.IntRange(1),
-    help="Evaluate in so many pieces, each kept as it is done: a run that was killed goes on, with the same figures.",
+    help="Evaluate in so many pieces, each kept as it is done: a run that was killed goes on, with the same figures. "
+    "For many images: memory hardly grows with them. Nothing is told of single images, and the bundle keeps nothing.",
 )
 @click.option(
     "--shard", type=click.IntRange(0), help="Evaluate this piece only, from 0, for a run elsewhere that has the folder."
@@ -78,8 +81,16 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 @click.option(
     "--shard-folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the pieces' answers. Default: NAME.shards beside the bundle.",
+    help="Folder of what the pieces say. Default: NAME.shards beside the bundle.",
 )
+@click.option(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="local|ray|ray://HOST:PORT",
+    help="Where --shards are evaluated: here, on a Ray cluster that is started here, or on one that runs.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes of Ray's. Default: one for each core.")
 @as_json
 def evaluate(
     bundle: Path,
@@ -96,6 +107,8 @@ def evaluate(
     shards: int | None,
     shard: int | None,
     shard_folder: Path | None,
+    on: str,
+    workers: int | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Measure a bundle's accuracy beside FP32.
@@ -106,11 +119,9 @@ def evaluate(
     this kind alone.
     """
     from edgeopt.bundle import Bundle
-    from edgeopt.cli.console import StageDisplay, console
-    from edgeopt.cli.views.answers import answers_view
-    from edgeopt.cli.views.tables import accuracy_table
+    from edgeopt.cli.console import StageDisplay
     from edgeopt.config import EvaluateConfig
-    from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant, results_json
+    from edgeopt.evaluate import evaluate_bundle, found_here, images_csv, results_by_variant
     from edgeopt.evaluate.mistakes import write_mistakes
     from edgeopt.evaluate.shards import Shards
     from edgeopt.spec import replace
@@ -121,17 +132,24 @@ def evaluate(
     cut = tiles_of(tiles, overlap) or config.tiles
     config = replace(config, metrics=tuple(dict.fromkeys((*config.metrics, *metrics))), tiles=cut)
     dataset = images_of_user(opened, data)
-    if shards is None and (shard is not None or shard_folder is not None):
-        raise click.UsageError("--shard and --shard-folder go with --shards")
-    folder = shard_folder or bundle.with_name(f"{bundle.name.removesuffix('.edgeopt')}.shards")
-    pieces = None if shards is None else Shards(folder, shards, shard)
-    with StageDisplay() as display:
-        results = evaluate_bundle(
-            opened, dataset, config, variant=variant, threads=threads, shards=pieces, progress=display
+    if shards is not None:
+        if csv_file is not None or mistakes is not None:
+            raise click.UsageError("--csv and --mistakes tell of single images, which --shards keeps nothing of")
+        pieces = Shards(
+            shard_folder or bundle.with_name(f"{bundle.name.removesuffix('.edgeopt')}.shards"), shards, shard
         )
-    if pieces is not None and pieces.only is not None:
-        echo(printable(f"shard {pieces.only} of {pieces.count} is in {pieces.folder}"))
+        results = _in_shards(opened, dataset, config, pieces, variant, threads, on, workers)
+        if pieces.only is None:
+            if confusion is not None:
+                _write_confusions(confusion, results, dataset, opened.manifest.baseline)
+            _print_accuracy(results, {}, opened, worst, as_json=as_json)
+        else:
+            echo(printable(f"shard {pieces.only} of {pieces.count} is in {pieces.folder}"))
         return
+    if shard is not None or shard_folder is not None or on != "local" or workers is not None:
+        raise click.UsageError("--shard, --shard-folder, --on and --workers go with --shards")
+    with StageDisplay() as display:
+        results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
     manifest = opened.manifest
     images = results_by_variant(results, dataset, manifest.baseline)
     if csv_file is not None:
@@ -141,11 +159,7 @@ def evaluate(
     if mistakes is not None:
         count = write_mistakes(mistakes, results, images, dataset, opened.manifest.baseline, worst)
         echo(f"wrote {count} pictures that are wrong to {mistakes}", err=True)
-    if as_json:
-        print_json(results_json(results, images, manifest.baseline, manifest.spec.labels))
-    else:
-        console().print(accuracy_table(results))
-        console().print(answers_view(results, images, manifest, worst))
+    _print_accuracy(results, images, opened, worst, as_json=as_json)
     as_built = cut == (None if recipe is None else recipe.evaluate.tiles)
     if as_built and (found := found_here(results, manifest)):
         for name, each in found.items():
@@ -156,6 +170,61 @@ def evaluate(
     else:
         other = "these are not the images" if as_built else "these are not the tiles"
         echo(f"nothing was recorded: {other} that the bundle was built with", err=True)
+
+
+def _in_shards(
+    bundle: Bundle,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    shards: Shards,
+    variant: str | None,
+    threads: int,
+    on: str,
+    workers: int | None,
+) -> dict[str, Accuracy]:
+    """Evaluate piece by piece, here or on a cluster."""
+    from contextlib import ExitStack
+
+    from edgeopt.cli.console import StageDisplay
+    from edgeopt.evaluate.cluster import RayEvaluation
+    from edgeopt.evaluate.shards import evaluate_in_shards
+
+    if on != "local" and on not in ("ray", "auto") and not on.startswith("ray://"):
+        raise click.UsageError(f"--on is '{on}'; give local, ray or ray://HOST:PORT")
+    with ExitStack() as stack:
+        elsewhere = None
+        if on != "local":
+            address = None if on == "ray" else on
+            cluster = RayEvaluation(bundle.path, config, variant, threads, address, workers)
+            elsewhere = stack.enter_context(cluster).evaluate
+        elif workers is not None:
+            raise click.UsageError("--workers goes with --on ray")
+        display = stack.enter_context(StageDisplay())
+        return evaluate_in_shards(
+            bundle, dataset, config, shards, variant=variant, threads=threads, evaluate=elsewhere, progress=display
+        )
+
+
+def _print_accuracy(
+    results: Mapping[str, Accuracy],
+    images: Mapping[str, Sequence[ImageResult]],
+    bundle: Bundle,
+    worst: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the figures, and what `images` say."""
+    from edgeopt.cli.console import console
+    from edgeopt.cli.views.answers import answers_view
+    from edgeopt.cli.views.tables import accuracy_table
+    from edgeopt.evaluate import results_json
+
+    manifest = bundle.manifest
+    if as_json:
+        print_json(results_json(results, images, manifest.baseline, manifest.spec.labels))
+    else:
+        console().print(accuracy_table(results))
+        console().print(answers_view(results, images, manifest, worst))
 
 
 def _record(bundle: Bundle, found: Mapping[str, Measured]) -> None:

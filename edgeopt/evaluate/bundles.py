@@ -9,11 +9,10 @@ from edgeopt.bundle import Bundle, Manifest
 from edgeopt.bundle.records import Accuracy, Measured, now
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
-from edgeopt.errors import DataError, MissingExtraError, TargetError
+from edgeopt.errors import MissingExtraError, TargetError
 from edgeopt.evaluate.acceptance import accept
 from edgeopt.evaluate.corruptions import Corruption
-from edgeopt.evaluate.run import evaluate
-from edgeopt.evaluate.shards import ShardedEvaluation, Shards
+from edgeopt.evaluate.run import evaluate, refuse_calibrated
 from edgeopt.hardware import ThisMachine
 from edgeopt.progress import Progress, Silent
 from edgeopt.runtime import open_variant
@@ -30,7 +29,6 @@ def evaluate_bundle(
     variant: str | None = None,
     threads: int = 0,
     corruption: Corruption | None = None,
-    shards: Shards | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
     """Evaluate the variants of a bundle, its baseline first.
@@ -43,7 +41,6 @@ def evaluate_bundle(
         variant: only this one and the baseline. Default: all that run here.
         threads: threads of the engines; 0 keeps the bundle's setting.
         corruption: done to each image before it is preprocessed.
-        shards: evaluate piece by piece, and keep what was answered; with `Shards.only` nothing is returned.
         progress: told which variant it is at.
 
     Returns:
@@ -56,13 +53,12 @@ def evaluate_bundle(
         TargetError: the variant that was asked for does not run here, or none does.
         MissingExtraError: the library of the variant that was asked for is not installed.
     """
-    _refuse_calibrated(bundle, dataset)
+    refuse_calibrated(bundle, dataset)
     config = config or (bundle.manifest.recipe.evaluate if bundle.manifest.recipe is not None else None)
     display = progress or Silent()
     wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
     baseline = bundle.variant(bundle.manifest.baseline)
     results: dict[str, Accuracy] = {}
-    sharded = None if shards is None else ShardedEvaluation(bundle, dataset, config or EvaluateConfig(), shards)
     for each in (baseline, *(other for other in wanted if other is not baseline)):
         try:
             predictor = open_variant(bundle, each, threads=threads)
@@ -74,18 +70,12 @@ def evaluate_bundle(
         display.begin(each.name)
         with predictor:
             reference = results.get(baseline.name)
-            if sharded is None:
-                accuracy = evaluate(
-                    predictor, dataset, config, baseline=reference, corruption=corruption, progress=display.update
-                )
-            elif (found := sharded.evaluate(each, predictor, reference, display.update)) is None:
-                display.end("its shard is kept", reused=False)
-                continue
-            else:
-                accuracy = found
+            accuracy = evaluate(
+                predictor, dataset, config, baseline=reference, corruption=corruption, progress=display.update
+            )
         display.end(accuracy.summary(), reused=False)
         results[each.name] = accuracy
-    if not results and (shards is None or shards.only is None):
+    if not results:
         names = ", ".join(each.name for each in bundle.manifest.variants)
         raise TargetError(f"no variant of {bundle.path} runs here ({names}). See: edgeopt inspect {bundle.path}")
     return results
@@ -118,21 +108,3 @@ def found_here(
 
     same = {name: each for name, each in results.items() if baseline is None or baseline.data == each.data}
     return {name: found(name, each) for name, each in same.items()}
-
-
-def _refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:
-    """Refuse images that the ranges were fitted to, because accuracy on them says too little about others."""
-    calibration = bundle.manifest.calibration
-    if calibration is None or not calibration.hashes:
-        return
-    used = dict(zip(calibration.hashes, calibration.names, strict=False))
-    shared = [
-        f"{sample.name} is the calibration image {used[dataset.content_hash(index)]}"
-        for index, sample in enumerate(dataset)
-        if dataset.content_hash(index) in used
-    ]
-    if shared:
-        raise DataError(
-            f"{len(shared)} of {len(dataset)} images of {dataset.origin} were calibrated on ({'; '.join(shared[:3])}): "
-            "accuracy on them would flatter the quantized variants. Leave them out with `exclude`, or give other images"
-        )

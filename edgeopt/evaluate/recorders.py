@@ -79,13 +79,9 @@ class ClassificationRecorder:
         }
         return {**found, "at_reference": np.concatenate(self._at_reference)} if self._at_reference else found
 
-    def restore(self, rows: Rows, targets: Sequence[Target]) -> None:
-        """Record what `rows` gave for images with these targets."""
-        self._true += [_class_of(target) for target in targets]
-        self._top.append(rows["top"])
-        self._scores.append(rows["scores"])
-        if "at_reference" in rows:
-            self._at_reference.append(rows["at_reference"])
+    def truths(self) -> NDArray[np.int64]:
+        """Return the (n,) true classes of what was recorded."""
+        return np.array(self._true, np.int64)
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
         """Compute top-1, top-5, and the table of classes."""
@@ -124,7 +120,7 @@ class ClassificationRecorder:
         return Comparison(
             metric_drop=self._baseline.value - found.value,
             agreement=metrics.agreement(self._reference_top[:, 0], predicted),
-            kl=_divergence(expected, own, self._spec),
+            kl=None if (each := divergences(expected, own, self._spec)) is None else float(each.mean()),
             drop=drop,
             lost=lost,
         )
@@ -235,8 +231,8 @@ def recorder(spec: ModelSpec, config: EvaluateConfig, baseline: Accuracy | None)
     return DetectionRecorder(spec, config, baseline)
 
 
-def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: ModelSpec) -> float | None:
-    """Mean over images of (n, k) scores of some classes, after their activation; None where they are no probabilities.
+def divergences(expected: NDArray[np.float32], own: NDArray[np.float32], spec: ModelSpec) -> NDArray[np.float64] | None:
+    """(n,) of (n, k) scores of some classes, after their activation; None where they are no probabilities.
 
     What is left for all others is one class more where classes exclude each other.
     """
@@ -244,7 +240,8 @@ def _divergence(expected: NDArray[np.float32], own: NDArray[np.float32], spec: M
     if reading is None:
         return None
     first, second = (_with_rest(each) if reading.exclusive else each.astype(np.float64) for each in (expected, own))
-    return float(metrics.divergence(first, second, "none", reading.exclusive).mean())
+    found: NDArray[np.float64] = metrics.divergence(first, second, "none", reading.exclusive)
+    return found
 
 
 def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle import Bundle
 from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Boxes, Dataset
@@ -132,6 +133,28 @@ def check_data(dataset: Dataset, spec: ModelSpec) -> None:
         raise DataError(
             f"the classes of {dataset.origin} are not those of '{spec.name}': "
             f"{_difference(dataset.labels, spec.labels)}. Load the data with the model's labels"
+        )
+
+
+def refuse_calibrated(bundle: Bundle, dataset: Dataset) -> None:
+    """Refuse images that the ranges were fitted to, because accuracy on them says too little about others.
+
+    Raises:
+        DataError: there is one.
+    """
+    calibration = bundle.manifest.calibration
+    if calibration is None or not calibration.hashes:
+        return
+    used = dict(zip(calibration.hashes, calibration.names, strict=False))
+    shared = [
+        f"{sample.name} is the calibration image {used[dataset.content_hash(index)]}"
+        for index, sample in enumerate(dataset)
+        if dataset.content_hash(index) in used
+    ]
+    if shared:
+        raise DataError(
+            f"{len(shared)} of {len(dataset)} images of {dataset.origin} were calibrated on ({'; '.join(shared[:3])}): "
+            "accuracy on them would flatter the quantized variants. Leave them out with `exclude`, or give other images"
         )
 
 

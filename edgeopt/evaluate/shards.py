@@ -1,34 +1,45 @@
-"""Evaluate a data set piece by piece: each piece's answers are kept as they come, and all figures computed in the end.
+"""Evaluate a data set piece by piece: what each piece says is kept as it comes, and the figures computed from all.
 
-A shard holds each image's answers, not its figures, so that what is computed from all of them equals in every bit what
-one run computes. A run that was killed goes on with the next piece; machines of one kind may share the folder.
+Of classifiers a piece keeps counts, of detectors what was found. A run that was killed goes on with the next piece, and
+several machines of one kind may evaluate different pieces.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
 
 import msgspec
+import numpy as np
 
-from edgeopt.bundle import Bundle, Variant, pack, unpack
+from edgeopt.bundle import Bundle, pack, unpack
 from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
-from edgeopt.errors import BundleError, DataError, storage_errors
+from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError, storage_errors
+from edgeopt.evaluate.counts import ClassificationCounts, counted
 from edgeopt.evaluate.recorders import ClassificationRecorder, DetectionRecorder, Rows, recorder
-from edgeopt.evaluate.run import Evaluated, batch_size, check_data, chosen_images, identity
+from edgeopt.evaluate.run import Evaluated, batch_size, check_data, chosen_images, identity, refuse_calibrated
 from edgeopt.files import write_atomically
 from edgeopt.hardware import ThisMachine
-from edgeopt.progress import Update
+from edgeopt.progress import Progress, Silent
+from edgeopt.runtime import Predictor, open_variant
 from edgeopt.runtime.choice import identity_of_target
+
+_LOG = logging.getLogger(__name__)
+Evaluate: TypeAlias = Callable[[Iterable[tuple[int, Dataset]]], Iterator[tuple[int, bytes]]]
+"""Function that evaluates numbered pieces and gives the content of the file of each, as each is done."""
 
 
 @dataclass(frozen=True)
 class Shards:
-    """Pieces of a data set, and the folder that keeps their answers."""
+    """Pieces of a data set, and the folder that keeps what each says."""
 
     folder: Path
     count: int
@@ -42,6 +53,146 @@ class Shards:
     def portion(self, images: Sequence[int], number: int) -> Sequence[int]:
         """Return the images of a piece; pieces differ by one at most."""
         return images[len(images) * number // self.count : len(images) * (number + 1) // self.count]
+
+
+class ShardEvaluator:
+    """A bundle's variants, opened once, that evaluate piece after piece; a context manager.
+
+    Args:
+        bundle: the bundle.
+        config: filtering of detections.
+        variant: only this one and the baseline. Default: all that run here.
+        threads: threads of the engines; 0 keeps the bundle's setting.
+    """
+
+    def __init__(self, bundle: Bundle, config: EvaluateConfig, variant: str | None = None, threads: int = 0) -> None:
+        self._bundle, self._config, self._variant, self._threads = bundle, config, variant, threads
+        self._opened: dict[str, Predictor] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> ShardEvaluator:
+        """Open the variants.
+
+        Raises:
+            TargetError: the variant that was asked for does not run here, or none does.
+            MissingExtraError: its library is not installed.
+        """
+        for name in variants_of(self._bundle, self._variant):
+            self._open(name)
+        if not self._opened:
+            raise TargetError(f"no variant of {self._bundle.path} runs here. See: edgeopt inspect {self._bundle.path}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def _open(self, name: str) -> None:
+        try:
+            opened = open_variant(self._bundle, self._bundle.variant(name), threads=self._threads)
+            self._opened[name] = self._stack.enter_context(opened)
+        except (TargetError, MissingExtraError) as error:
+            if name == self._variant:
+                raise
+            _LOG.warning("variant '%s' is not evaluated: %s", name, error)
+
+    def evaluate(self, dataset: Dataset) -> bytes:
+        """Evaluate the images of a piece; the content of its file.
+
+        Raises:
+            DataError: as `evaluate`, or the ranges were calibrated on one of the images.
+        """
+        refuse_calibrated(self._bundle, dataset)
+        found: Rows = {"machine": np.frombuffer(_machine(self._bundle).encode(), np.uint8)}
+        reference: Rows | None = None
+        for name, model in self._opened.items():
+            check_data(dataset, model.spec)
+            part = recorder(model.spec, self._config, None)
+            assert isinstance(part, (ClassificationRecorder, DetectionRecorder))
+            part.follow(reference)
+            _record(part, model, dataset)
+            rows = counted(part, model.spec, reference) if isinstance(part, ClassificationRecorder) else part.rows()
+            if name == self._bundle.manifest.baseline:
+                reference = part.rows()
+            found |= {f"{name}/{key}": array for key, array in rows.items()}
+        return pack(found)
+
+
+def variants_of(bundle: Bundle, variant: str | None) -> list[str]:
+    """Return the names of the baseline and of what is compared with it.
+
+    Raises:
+        BundleError: there is no such variant.
+    """
+    wanted = bundle.manifest.variants if variant is None else (bundle.variant(variant),)
+    return list(dict.fromkeys((bundle.manifest.baseline, *(each.name for each in wanted))))
+
+
+def evaluate_in_shards(
+    bundle: Bundle,
+    dataset: Dataset,
+    config: EvaluateConfig | None,
+    shards: Shards,
+    *,
+    variant: str | None = None,
+    threads: int = 0,
+    evaluate: Evaluate | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Accuracy]:
+    """Evaluate the variants of a bundle piece by piece, its baseline first.
+
+    Args:
+        bundle: an opened bundle.
+        dataset: labelled images, with the model's class names.
+        config: number of images, and filtering of detections. Default: as the bundle's recipe says.
+        shards: pieces.
+        variant: only this one and the baseline. Default: all that run.
+        threads: threads of the engines; 0 keeps the bundle's setting.
+        evaluate: evaluates pieces elsewhere. Default: here, one after the other.
+        progress: told how far it is.
+
+    Returns:
+        By name of the variant, as of `evaluate_bundle`, without what each image was answered; nothing where one piece
+        only was asked for.
+
+    Raises:
+        BundleError: there is no such variant.
+        DataError: as `evaluate_bundle`; what cannot be kept piece by piece; or a file of the folder is damaged, or of
+            another kind of machine than the others.
+        TargetError: as `evaluate_bundle`.
+        StorageError: the folder cannot be written.
+    """
+    recipe = bundle.manifest.recipe
+    config = config or (EvaluateConfig() if recipe is None else recipe.evaluate)
+    refuse_shards(dataset, config)
+    check_data(dataset, bundle.manifest.spec)
+    images, display = chosen_images(len(dataset), config.limit), progress or Silent()
+    key = _key(bundle, config, variants_of(bundle, variant))
+    asked = range(shards.count) if shards.only is None else (shards.only,)
+    portions = {number: portion for number in asked if (portion := shards.portion(images, number))}
+
+    files = {
+        number: (shards.folder / f"{_digest(key, identity(dataset, portion))}-{number:05}.npz", portion)
+        for number, portion in portions.items()
+    }
+    missing = [number for number, (path, _) in files.items() if not path.exists()]
+    display.begin("shards")
+    with ExitStack() as stack:
+        if evaluate is None and missing:
+            here = stack.enter_context(ShardEvaluator(bundle, config, variant, threads))
+            evaluate = lambda parts: ((number, here.evaluate(part)) for number, part in parts)  # noqa: E731
+        parts = ((number, dataset.subset(portions[number])) for number in missing)
+        for done, (number, content) in enumerate(evaluate(parts) if evaluate is not None and missing else (), 1):
+            path, _ = files[number]
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, content)
+            display.update((len(portions) - len(missing) + done) / len(portions))
+    display.end(f"{len(missing)} of {len(portions)} were missing", reused=not missing)
+    if shards.only is not None:
+        return {}
+    return _merged(bundle, dataset, config, images, files, variants_of(bundle, variant))
 
 
 def refuse_shards(dataset: Dataset, config: EvaluateConfig) -> None:
@@ -59,100 +210,83 @@ def refuse_shards(dataset: Dataset, config: EvaluateConfig) -> None:
         raise DataError(f"{' and '.join(reasons)} cannot be evaluated in shards. Evaluate without --shards")
 
 
-class ShardedEvaluation:
-    """Evaluates the variants of a bundle on the same shards, its baseline first.
-
-    Args:
-        bundle: the bundle.
-        dataset: labelled images.
-        config: number of images, and filtering of detections.
-        shards: pieces.
-    """
-
-    def __init__(self, bundle: Bundle, dataset: Dataset, config: EvaluateConfig, shards: Shards) -> None:
-        refuse_shards(dataset, config)
-        self._bundle, self._dataset, self._config, self._shards = bundle, dataset, config, shards
-        self._images = chosen_images(len(dataset), config.limit)
-        self._data = identity(dataset, self._images)
-        self._baseline: dict[int, Rows] = {}
-        self._machine = ThisMachine()
-
-    def evaluate(
-        self, variant: Variant, model: Evaluated, baseline: Accuracy | None, progress: Update | None
-    ) -> Accuracy | None:
-        """Evaluate a variant on what is missing.
-
-        Args:
-            variant: the variant.
-            model: it, opened.
-            baseline: result of the baseline; None for it itself, or where one piece only is evaluated.
-            progress: told how far it is.
-
-        Returns:
-            Its accuracy; None where one piece only was asked for.
-
-        Raises:
-            DataError: as `evaluate`, or a file of the folder is damaged.
-            StorageError: the folder cannot be written.
-        """
-        check_data(self._dataset, model.spec)
-        is_baseline = variant.name == self._bundle.manifest.baseline
-        whole = recorder(model.spec, self._config, baseline)
-        assert isinstance(whole, (ClassificationRecorder, DetectionRecorder))
-        numbers = range(self._shards.count) if self._shards.only is None else (self._shards.only,)
-        for done, number in enumerate(numbers, 1):
-            images = self._shards.portion(self._images, number)
-            if not images:  # more pieces than images
+def _merged(
+    bundle: Bundle,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    images: Sequence[int],
+    files: Mapping[int, tuple[Path, Sequence[int]]],
+    names: Sequence[str],
+) -> dict[str, Accuracy]:
+    """Compute the figures of all pieces, one file in memory at a time."""
+    results: dict[str, Accuracy] = {}
+    data, machines = identity(dataset, images), dict[str, Path]()
+    for name in names:
+        spec = bundle.manifest.spec_of(bundle.variant(name))
+        baseline = results.get(bundle.manifest.baseline)
+        kind = ClassificationCounts if spec.task == "classification" else DetectionRecorder
+        whole = kind(spec, config, baseline)
+        there = 0
+        for path, portion in files.values():
+            kept = _kept(path)
+            machines.setdefault(bytes(kept["machine"]).decode(), path)
+            rows = {key.rpartition("/")[2]: array for key, array in kept.items() if key.startswith(f"{name}/")}
+            if not rows:
                 continue
-            file = self._shards.folder / f"{variant.name}-{self._key(variant, images)}-{number:05}.npz"
-            rows = self._kept(file, len(images))
-            if rows is None:
-                rows = self._answers(model, images, None if is_baseline else self._baseline.get(number))
-                with storage_errors(file):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    write_atomically(file, pack(rows))
-            if is_baseline:
-                self._baseline[number] = rows
-            whole.restore(rows, [self._dataset[index].target for index in images])
-            if progress is not None:
-                progress(done / len(numbers))
-        if self._shards.only is not None:
-            return None
-        return whole.result(len(self._images), len(self._dataset.skipped), self._data)
+            if rows["images"].tolist() != [len(portion)]:
+                raise DataError(
+                    f"the shard {path} has not the answers to {len(portion)} images. Remove it, and try again"
+                )
+            whole.restore(rows, [dataset[index].target for index in portion])
+            there += 1
+        if len(machines) > 1:
+            (one, _), (other, path) = list(machines.items())[:2]
+            raise DataError(
+                f"the shard {path} was evaluated on {other}, and others on {one}: their kernels differ. Evaluate all "
+                "on machines of one kind, with a folder of their own"
+            )
+        if there == len(files):
+            results[name] = whole.result(len(images), len(dataset.skipped), data)
+        elif there:
+            raise DataError(
+                f"variant '{name}' is in {there} of {len(files)} shards only. Remove {path.parent}, and try again"
+            )
+    return results
 
-    def _answers(self, model: Evaluated, images: Sequence[int], baseline: Rows | None) -> Rows:
-        part = recorder(model.spec, self._config, None)
-        assert isinstance(part, (ClassificationRecorder, DetectionRecorder))
-        part.follow(baseline)
-        size = batch_size(model.spec)
-        for start in range(0, len(images), size):
-            portion = images[start : start + size]
-            inferred = model.infer(model.prepare_batch([self._dataset.image(index) for index in portion]))
-            targets = [self._dataset[index].target for index in portion]
-            part.add(inferred.outputs, inferred.geometries, targets)
-        return part.rows()
 
-    def _key(self, variant: Variant, images: Sequence[int]) -> str:
-        """Return a hash of all that the answers to some images depend on."""
-        manifest = self._bundle.manifest
-        baseline = manifest.variant(manifest.baseline)
-        parts = (
-            manifest.files[variant.file].sha256,
-            manifest.files[baseline.file].sha256,
-            msgspec.json.encode(manifest.spec_of(variant)).decode(),
-            msgspec.json.encode(self._config).decode(),
-            identity_of_target(variant.target, self._machine).fingerprint,
-            identity(self._dataset, images),
-        )
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _key(bundle: Bundle, config: EvaluateConfig, names: Sequence[str]) -> str:
+    """Return a hash of all that the answers depend on beside the images and the machine."""
+    manifest = bundle.manifest
+    parts = [msgspec.json.encode(config).decode()]
+    for name in names:
+        variant = manifest.variant(name)
+        parts += [name, manifest.files[variant.file].sha256, msgspec.json.encode(manifest.spec_of(variant)).decode()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def _kept(self, file: Path, images: int) -> Rows | None:
-        if not file.exists():
-            return None
-        try:
-            rows = unpack(file.read_bytes(), origin=str(file))
-        except BundleError as error:
-            raise DataError(f"the shard {file} is damaged. Remove it, and evaluate again") from error
-        if rows["images"].tolist() != [images]:
-            raise DataError(f"the shard {file} has not the answers to {images} images. Remove it, and evaluate again")
-        return rows
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _machine(bundle: Bundle) -> str:
+    """Describe this machine, with the libraries of the bundle's engines."""
+    here = ThisMachine()
+    targets = dict.fromkeys(variant.target for variant in bundle.manifest.variants)
+    found = [identity_of_target(target, here) for target in targets]
+    return "; ".join(dict.fromkeys(f"{each.title} ({each.fingerprint})" for each in found))
+
+
+def _kept(path: Path) -> Rows:
+    try:
+        return unpack(path.read_bytes(), origin=str(path))
+    except BundleError as error:
+        raise DataError(f"the shard {path} is damaged. Remove it, and try again") from error
+
+
+def _record(part: ClassificationRecorder | DetectionRecorder, model: Evaluated, dataset: Dataset) -> None:
+    """Record the answers to a piece's images, a batch of them in memory at a time."""
+    size = batch_size(model.spec)
+    for start in range(0, len(dataset), size):
+        portion = range(start, min(start + size, len(dataset)))
+        inferred = model.infer(model.prepare_batch([dataset.image(index) for index in portion]))
+        part.add(inferred.outputs, inferred.geometries, [dataset[index].target for index in portion])

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.bundle.classes import class_changes
-from edgeopt.bundle.records import Accuracy, ClassificationOutcomes
+from edgeopt.bundle.records import Accuracy, ClassificationOutcomes, CountedOutcomes
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.evaluate.images import ImageResult, answers, evaluated_images
 from edgeopt.evaluate.unlabelled import with_truths
-from edgeopt.metrics import confusion_matrix, detection_confusion
+from edgeopt.metrics import ClassificationMetrics, confusion_matrix, detection_confusion
 from edgeopt.postprocess import Detections
 
 _COLUMNS = (
@@ -49,12 +49,12 @@ def images_csv(results: Mapping[str, Iterable[ImageResult]]) -> str:
 def results_json(
     results: Mapping[str, Accuracy], images: Mapping[str, Sequence[ImageResult]], baseline: str, labels: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
-    """Return all results by variant: its `Accuracy`, ``per_image``, and ``classes`` beside the baseline."""
+    """Return all results by variant: its `Accuracy`, ``per_image`` where given, and ``classes`` beside the baseline."""
     reference = results.get(baseline)
     return {
         name: {
             **msgspec.to_builtins(each),
-            "per_image": msgspec.to_builtins(images[name]),
+            **({"per_image": msgspec.to_builtins(images[name])} if name in images else {}),
             "classes": msgspec.to_builtins(
                 () if reference is None or name == baseline else class_changes(reference, each, labels)
             ),
@@ -79,6 +79,8 @@ def confusion(
         DataError: `dataset` is not what was evaluated.
     """
     outcomes = accuracy.outcomes
+    if isinstance(outcomes, CountedOutcomes) and isinstance(accuracy.metrics, ClassificationMetrics):
+        return accuracy.metrics.confusion_matrix(), dataset.labels
     if isinstance(outcomes, ClassificationOutcomes):
         matrix = confusion_matrix(outcomes.true.unpack(), outcomes.top.unpack()[:, 0], len(dataset.labels))
         return matrix, dataset.labels

@@ -9,6 +9,7 @@ from edgeopt.bundle.records.accuracy import (
     ClassChange,
     ClassificationOutcomes,
     Comparison,
+    CountedOutcomes,
     DetectionOutcomes,
     PackedArray,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Comparison",
     "Compression",
     "Conditions",
+    "CountedOutcomes",
     "DetectionOutcomes",
     "Diagnosis",
     "Distribution",

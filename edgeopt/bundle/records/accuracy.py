@@ -96,6 +96,44 @@ class ClassificationOutcomes(Struct, tag="classification"):
         return f1
 
 
+class CountedOutcomes(Struct, tag="counted"):
+    """Different answers to images, with how many images each was given to: of an evaluation in shards.
+
+    Images have no order; they are numbered answer by answer. Answers are sorted by truth and the baseline's best class
+    first, so that a number means an image of the same truth and the same answer of the baseline in all variants.
+    """
+
+    answers: PackedArray
+    """(m, 3) true class, the baseline's best class, and the best class."""
+    counts: PackedArray
+    """(m,) images."""
+
+    def statistic(self) -> Callable[[Indices], float]:
+        """Top-1 of any images, given by their numbers."""
+        (true, _, best), ends = self.answers.unpack().T, np.cumsum(self.counts.unpack())
+        right = true == best
+        return lambda images: float(right[np.searchsorted(ends, images, side="right")].mean())
+
+    def by_class(self, classes: int) -> Callable[[Indices], Values]:
+        """(classes,) F1 of any images, given by their numbers; nan for a class that they neither show nor suggest."""
+        (true, _, best), ends = self.answers.unpack().T, np.cumsum(self.counts.unpack())
+
+        def f1(images: Indices) -> Values:
+            drawn = np.bincount(np.searchsorted(ends, images, side="right"), minlength=len(ends))
+            return f1_of_counts(true, best, drawn, classes)
+
+        return f1
+
+
+def f1_of_counts(true: Indices, best: Indices, counts: Indices, classes: int) -> Values:
+    """(classes,) F1 of answers (m,) that so many images were given; nan for a class that is not among them."""
+    support, chosen = (np.bincount(each, counts, classes) for each in (true, best))
+    hits = np.bincount(true, counts * (true == best), classes)
+    total = support + chosen
+    values: Values = np.divide(2.0 * hits, total, out=np.full(classes, np.nan), where=total > 0)
+    return values
+
+
 class DetectionOutcomes(Struct, tag="detection"):
     """Detections in each image, matched with the truth."""
 
@@ -290,7 +328,7 @@ class Accuracy(Struct):
     data: str
     """Sha256 of class names, image names and truths in order: comparisons need it equal."""
     metrics: ClassificationMetrics | DetectionMetrics | AgreementMetrics
-    outcomes: ClassificationOutcomes | DetectionOutcomes | AgreementOutcomes
+    outcomes: ClassificationOutcomes | CountedOutcomes | DetectionOutcomes | AgreementOutcomes
     at_threshold: PrecisionRecall | None = None
     """Detection: of what `predict` returns, at IoU .5."""
     score_threshold: float | None = None

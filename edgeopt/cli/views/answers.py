@@ -27,13 +27,16 @@ _SHOWN_CLASSES = 8
 def answers_view(
     results: Mapping[str, Accuracy], images: Mapping[str, Sequence[ImageResult]], manifest: Manifest, worst: int
 ) -> RenderableType:
-    """Return everything below the table of `accuracy_table`, with the `worst` entries of each list of images."""
+    """Return everything below the table of `accuracy_table`, with the `worst` entries of each list of images.
+
+    An evaluation in shards has no `images`.
+    """
     baseline = results.get(manifest.baseline)
     parts: list[RenderableType] = []
     for name, accuracy in results.items():
         parts += [Text(f"\n{name}", style="bold")]
         if baseline is not None and accuracy is not baseline:
-            parts += [Text(_changed(images[name], labelled=accuracy.is_labelled))]
+            parts += [Text(_changed(images[name], labelled=accuracy.is_labelled))] if name in images else []
             parts += list(_classes(class_changes(baseline, accuracy, manifest.spec.labels), accuracy))
             parts += list(_boxes(baseline, accuracy, manifest.spec.labels))
         reference = None if accuracy is baseline else baseline
@@ -41,7 +44,7 @@ def answers_view(
         parts += [Text(line) for line in operating_point(accuracy, reference, alignment)]
         if accuracy.curve is not None:
             parts += [Text(line) for line in threshold_advice(accuracy.curve, accuracy.score_threshold)]
-        parts += [_listed(title, some, accuracy) for title, some in _worst(images[name], worst) if some]
+        parts += [_listed(title, some, accuracy) for title, some in _worst(images.get(name, ()), worst) if some]
     return Group(*parts)
 
 
