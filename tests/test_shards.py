@@ -173,8 +173,7 @@ def test_a_ray_worker_that_is_killed_loses_nothing(case: tuple[Bundle, Dataset],
     pytest.importorskip("ray", reason="Ray is not installed: shards were not evaluated on it")
     script = """
 import os, pathlib, pickle, signal, sys
-from edgeopt.bundle import Bundle, unpack
-from edgeopt.bundle.records import Accuracy, CountedOutcomes
+from edgeopt.bundle import Bundle
 from edgeopt.config import EvaluateConfig
 from edgeopt.evaluate.cluster import RayEvaluation
 from edgeopt.evaluate.shards import Shards, evaluate_in_shards
@@ -190,7 +189,7 @@ def with_a_kill(parts):
         for each in pathlib.Path("/proc").glob("[0-9]*") if not killed else ():
             try:
                 mine = b"MARK=" + sys.argv[2].encode() in (each / "environ").read_bytes()
-                if mine and b"ray::_Worker" in (each / "cmdline").read_bytes():
+                if mine and (each / "cmdline").read_bytes().startswith(b"ray::_Worker"):
                     os.kill(int(each.name), signal.SIGKILL)
                     killed.append(each.name)
             except OSError:
