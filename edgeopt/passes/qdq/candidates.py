@@ -10,12 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from edgeopt.config import CandidateName
-from edgeopt.graph.edit import constant, node_name, producer
-from edgeopt.graph.operators import LINEAR_OPS, groups, is_dequantized
-from edgeopt.passes.qdq.equalized import INSERTED
+from edgeopt.graph.edit import (
+    along,
+    bypass,
+    constant,
+    drop_unread_initializers,
+    given,
+    node_name,
+    producer,
+    replace_constant,
+)
+from edgeopt.graph.operators import LINEAR_OPS, groups, input_axis, is_dequantized
+from edgeopt.passes.qdq.equalized import INSERTED, record
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
 
@@ -70,7 +80,28 @@ def candidate(quantized: ir.Model, baseline: ir.Model, floats: Collection[str]) 
     layers = quantized_layers(quantized)
     originals = original_constants(quantized, layers, match_layers(quantized, baseline))
     kept = {layer.name for layer in layers} - set(floats)
-    return select_quantizers(quantized, kept, kept, {} if misfits(quantized, originals) else originals)
+    result = select_quantizers(quantized, kept, kept, {} if misfits(quantized, originals) else originals)
+    for node in list(result.graph):
+        _take_back(result, node)
+    return result
+
+
+def _take_back(model: ir.Model, node: ir.Node) -> None:
+    """Let weights take the factors of an inserted Mul in whose result no quantizer is left, and remove it."""
+    factors = constant(node.inputs[1]) if node.op_type == "Mul" and INSERTED in (node.name or "") else None
+    readers = [usage.node for value in node.outputs for usage in value.uses()]
+    weights = [constant(given(reader, 1)) if reader.op_type in LINEAR_OPS else None for reader in readers]
+    if factors is None or any(weight is None for weight in weights):
+        return
+    for reader, weight in zip(readers, weights, strict=True):
+        assert weight is not None
+        scaled = weight * along(factors.reshape(-1), weight.ndim, input_axis(reader))
+        replace_constant(model.graph, reader, 1, f"{node_name(reader)}/weight", scaled.astype(np.float32))
+        record(model, reader, "in", (1.0 / factors.reshape(-1)).astype(np.float32))
+    source = node.inputs[0]
+    assert source is not None
+    bypass(node.outputs[0], source)
+    drop_unread_initializers(model.graph)
 
 
 def _depthwise(nodes: Mapping[str, ir.Node], integers: Collection[str]) -> set[str]:
