@@ -24,7 +24,7 @@ from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import Config, parse_config
 from edgeopt.dataset import Dataset, load
 from edgeopt.intervals import bootstrap_draws, interval
-from edgeopt.pipeline.balancing import prior_offsets, threshold_offsets
+from edgeopt.pipeline.balancing import Goal, prior_offsets, threshold_offsets
 from edgeopt.pipeline.sources import source_to_train
 from edgeopt.train import train
 from edgeopt.train.objective import infer
@@ -45,7 +45,7 @@ TRAINED = {
     "logit-adjusted loss": 'loss = "logit_adjusted"',
 }
 """Key of ``[train]`` by method."""
-MOVED = ("logit adjustment, post hoc", "thresholds", "both, post hoc")
+MOVED = ("logit adjustment, post hoc", "thresholds", "both, post hoc", "thresholds by recalls")
 """Methods that move the logits of what was trained with nothing."""
 _FROZEN = ", ".join(f'"features.{index}."' for index in range(14))
 """The first blocks of MobileNetV2: 168 photographs do not teach them more than ImageNet did."""
@@ -138,13 +138,14 @@ def _trained(config: Config, tail: Dataset, sets: dict[str, Dataset]) -> dict[st
 
 def _offsets(method: str, logits: NDArray[Any], tail: Dataset, validation: Dataset) -> NDArray[np.float64]:
     """Return what ``[balance]`` would add to the logits."""
-    offsets = prior_offsets(tail.class_counts(), 0.0 if method == "thresholds" else 1.0)
+    offsets = prior_offsets(tail.class_counts(), 0.0 if method.startswith("thresholds") else 1.0)
     if method == "logit adjustment, post hoc":
         return offsets
     shifted = logits + offsets
     powers = np.exp(shifted - shifted.max(axis=1, keepdims=True))
     classes = np.array([sample.target for sample in validation], np.int64)
-    return offsets + threshold_offsets(powers / powers.sum(axis=1, keepdims=True), classes)
+    goal: Goal = "recalls" if method == "thresholds by recalls" else "macro_f1"
+    return offsets + threshold_offsets(powers / powers.sum(axis=1, keepdims=True), classes, goal)
 
 
 def _figures(logits: NDArray[Any], test: Dataset) -> dict[str, Any]:

@@ -700,9 +700,14 @@ class BalanceConfig(Struct):
     """Strength of post-hoc logit adjustment: so many times the logarithm of each class's share of the training images
     is taken from its logit. 1: as if all classes were equally frequent. Not for losses that do so in training."""
     thresholds: bool = False
-    """Count each class by its own threshold: that of the best F1 on the validation images."""
+    """Count each class by its own threshold: that of the best `goal` on the validation images."""
+    goal: Literal["macro_f1", "recalls"] = "macro_f1"
+    """What thresholds are best at: the mean F1 of all classes, or ``recalls``, the geometric mean of their recalls,
+    which a class that is never found ruins. The latter lifts the worst class, at the cost of the others' precision."""
 
     def __post_init__(self) -> None:
+        if not self.thresholds and self.goal != "macro_f1":
+            raise SettingError(f"[balance] goal = '{self.goal}' is of thresholds. Add thresholds = true, or remove it")
         if not self.prior and not self.thresholds:
             raise SettingError("[balance] moves nothing: give prior = 1.0 or thresholds = true, or remove it")
 

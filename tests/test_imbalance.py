@@ -180,6 +180,24 @@ def test_thresholds_win_back_a_class_whose_scores_are_low() -> None:
     assert (moved.argmax(axis=1) == truth).mean() == 1.0
 
 
+def test_thresholds_by_recalls_find_a_class_that_costs_others_more_than_it_brings() -> None:
+    """A class of 20 images that hardly differ from 400 others: its F1 is best where most of them are missed."""
+    rng = np.random.default_rng(0)
+    truth = np.tile([0] * 20 + [1], 20)
+    logits = np.where(truth == 1, 1.0, 0.0) + rng.normal(size=len(truth)) * 0.8 - 4.0
+    scores = np.stack([1.0 - 1.0 / (1.0 + np.exp(-logits)), 1.0 / (1.0 + np.exp(-logits))], axis=1)
+    worst = {}
+    for goal in ("macro_f1", "recalls"):
+        best = (np.log(scores) + threshold_offsets(scores, truth, goal)).argmax(axis=1)
+        worst[goal] = min(float((best[truth == index] == index).mean()) for index in (0, 1))
+    assert worst["recalls"] > 0.6 > worst["macro_f1"]
+
+
+def test_a_goal_without_thresholds_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"goal = 'recalls' is of thresholds\. Add thresholds = true"):
+        parse_config('name = "x"\n[model]\nsource = "edgeopt:lenet5"\n[balance]\nprior = 1.0\ngoal = "recalls"')
+
+
 def test_offsets_that_other_images_do_not_confirm_are_not_taken() -> None:
     """Scores that know nothing: whatever helps on one half is chance, and on the other it does not."""
     rng = np.random.default_rng(1)
