@@ -185,3 +185,9 @@ def test_labels_of_every_format_can_be_named_on_the_command_line(tmp_path: Path,
     dataset = load(source_of(str(tmp_path / "mine")), tmp_path, labels=("cat", "dog"))
     assert len(dataset) == (60 if name == "image_folder" else 30)
     assert dataset.class_counts()[0] > 0
+
+
+def test_a_folder_without_pictures_is_told_as_that_where_no_labels_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty holds no image\. Give a folder with pictures"):
+        source_of(str(tmp_path / "empty"), labelled=False)

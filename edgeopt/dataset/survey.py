@@ -88,6 +88,7 @@ def source_of(reference: str, *, labelled: bool = True) -> DataSource:
 
     Raises:
         ConfigError: nothing that is known, or several sets and none for tests.
+        DataError: a folder without any image, where labels are not needed.
     """
     path = Path(reference)
     if path.exists() and path.suffix != ".toml":
@@ -95,6 +96,8 @@ def source_of(reference: str, *, labelled: bool = True) -> DataSource:
             found = survey(path)
             if not (labelled and found.format == "images"):
                 return _one_set(found, reference)
+        if not labelled and path.is_dir() and not image_files(path):
+            raise DataError(f"{reference} holds no image. Give a folder with pictures, pictures, or a label file")
     return data_source(reference)
 
 
