@@ -31,6 +31,7 @@ from edgeopt.bundle import (
     golden,
     manifest,
     pack,
+    reading,
     storage,
     unpack,
     write_bundle,
@@ -552,6 +553,41 @@ for turn in range(40):
     if workers[1].returncode:  # it may have looked between two files of the old folder and the new one
         assert errors[1].strip().splitlines()[-1].startswith("edgeopt.errors.BundleError")
     assert [each.name for each in tmp_path.iterdir()] == ["x.edgeopt"]
+
+
+def test_a_bundle_that_is_replaced_while_it_is_looked_at_is_the_new_one(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update beside a service that starts; what is not replaced is refused at once."""
+    look, looks = reading.check_listing, []
+
+    def replaced(path: Path, manifest: Manifest) -> None:
+        looks.append(path)
+        if len(looks) == 1:
+            tiny.write(path, tiny.DETECTOR)
+        look(path, manifest)
+
+    monkeypatch.setattr(reading, "check_listing", replaced)
+    assert Bundle.open(bundle.path).manifest.spec == tiny.DETECTOR
+    assert len(looks) == 2
+    (bundle.path / "more").write_bytes(b"")
+    with pytest.raises(BundleError, match="which its manifest does not name"):
+        Bundle.open(bundle.path)
+    assert len(looks) == 3
+
+
+def test_a_file_that_goes_while_the_folder_is_listed_is_an_error(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = os.walk
+
+    def gone(path: Path, **options: object) -> object:
+        for parent, folders, names in walk(path, **options):
+            yield parent, folders, [*names, "gone.onnx"]
+
+    monkeypatch.setattr(os, "walk", gone)
+    with pytest.raises(StorageError, match=r"cannot read .*gone\.onnx"):
+        Bundle.open(bundle.path)
 
 
 def test_only_results_can_be_recorded(bundle: Bundle) -> None:

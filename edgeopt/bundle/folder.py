@@ -26,7 +26,7 @@ from edgeopt.bundle.reading import LARGEST_MANIFEST_BYTES, PROVENANCE_NAME, SIGN
 from edgeopt.bundle.recorded import RECORDED_FIELDS, RECORDED_NAME, join, split
 from edgeopt.bundle.records import Enrolled, Measured
 from edgeopt.bundle.storage import lock, replace_file, write_folder
-from edgeopt.errors import BundleError, storage_errors
+from edgeopt.errors import BundleError, StorageError, storage_errors
 from edgeopt.files import sha256, sync_folder
 from edgeopt.spec import ModelSpec, replace
 from edgeopt.trust.keys import PrivateKey, PublicKey, trusted_keys
@@ -59,6 +59,8 @@ class Bundle:
     def open(cls, path: str | Path, *, check_hashes: bool = True, keys: Sequence[PublicKey] | None = None) -> Bundle:
         """Check a bundle and read its manifest; no engine and no array is opened before all of it holds.
 
+        A folder that another one takes the place of meanwhile, as an update does it, is left for the new one.
+
         Args:
             path: the bundle's folder.
             check_hashes: also read every file and compare its sha256. Without, a changed byte is noticed when its file
@@ -72,6 +74,17 @@ class Bundle:
             StorageError: a file or a trusted key cannot be read.
         """
         path = Path(path)
+        for _ in range(_MOST_REPLACEMENTS):
+            folder = _folder_of(path)
+            try:
+                return cls._open(path, check_hashes=check_hashes, keys=keys)
+            except (BundleError, StorageError):
+                if _folder_of(path) == folder:
+                    raise
+        return cls._open(path, check_hashes=check_hashes, keys=keys)
+
+    @classmethod
+    def _open(cls, path: Path, *, check_hashes: bool, keys: Sequence[PublicKey] | None) -> Bundle:
         text = reading.read_manifest(path)
         manifest = decode(text, origin=str(path / MANIFEST_NAME))
         reading.check_listing(path, manifest)
@@ -352,7 +365,18 @@ class Bundle:
         return variant
 
 
+_MOST_REPLACEMENTS = 3
+"""Updates in the middle of one look at a bundle."""
 _RESULTS = frozenset({"accuracy", "accepted", "verdict", "certain", "engine", *RECORDED_FIELDS} - {"measured"})
+
+
+def _folder_of(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one in its place."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 def write_bundle(path: str | Path, manifest: Manifest, files: Mapping[str, bytes | Path]) -> Bundle:

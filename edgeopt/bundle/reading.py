@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from edgeopt.bundle.manifest import MANIFEST_NAME, FileRecord, Manifest
 from edgeopt.bundle.recorded import RECORDED_NAME
@@ -154,13 +155,16 @@ def read_checked(path: Path, record: FileRecord) -> bytes:
 def _ordinary_files(path: Path) -> Iterator[tuple[str, int]]:
     """Yield every file below `path` by its relative POSIX path, with its size; links and special files are refused."""
 
-    def refuse(error: OSError) -> None:
+    def refuse(error: OSError) -> NoReturn:
         raise StorageError(f"cannot read {error.filename}: {error.strerror}. Check that you may read it") from error
 
     for folder, folders, files in os.walk(path, onerror=refuse):
         for name in (*folders, *files):
             file = Path(folder, name)
-            state = file.lstat()
+            try:
+                state = file.lstat()
+            except OSError as error:
+                refuse(error)
             if stat.S_ISREG(state.st_mode):
                 yield file.relative_to(path).as_posix(), state.st_size
             elif not stat.S_ISDIR(state.st_mode):
