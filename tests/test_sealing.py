@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +245,71 @@ from edgeopt.runtime import load
 with load(sys.argv[1], variant=sys.argv[2]) as predictor:
     predictor.predict(np.full((8, 8, 3), 200, np.uint8))
 """
+
+
+def free_ports() -> tuple[int, int]:
+    """Return a port and the one after it, where libtss2-tcti-swtpm looks for the control channel."""
+    while True:
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            second.bind(("127.0.0.1", port + 1))
+            return port, port + 1
+
+
+@contextlib.contextmanager
+def emulated_tpm(state: Path) -> Iterator[str]:
+    """A TPM 2.0 in a process of its own, by swtpm; its name for systemd."""
+    state.mkdir(exist_ok=True)
+    port, control = free_ports()
+    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear"]
+    command += ["--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={control}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", control), 1):
+                    break
+                time.sleep(0.05)
+            yield f"swtpm:host=127.0.0.1,port={port}"
+        finally:
+            process.terminate()
+
+
+def systemd_creds(verb: str, tpm: str, *more: object) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-creds", verb, f"--tpm2-device={tpm}", "--name=edgeopt.identity", *map(str, more)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("swtpm") and shutil.which("systemd-creds")), reason="needs swtpm and systemd-creds: no TPM tested"
+)
+def test_an_identity_that_a_tpm_keeps(plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key on the disk is encrypted for the board's TPM; systemd gives it to the service, and to no other board."""
+    recipient = write_identity(tmp_path / "identity")
+    with emulated_tpm(tmp_path / "board") as tpm:
+        made = systemd_creds("encrypt", tpm, "--with-key=tpm2", tmp_path / "identity", tmp_path / "credential")
+        if made.returncode:
+            pytest.skip(f"systemd-creds cannot use swtpm here: {made.stderr.strip()[-200:]}")
+        secret = (tmp_path / "identity").read_text().split()[-1]
+        assert secret not in (tmp_path / "credential").read_text()
+        (tmp_path / "identity").unlink()
+        given = tmp_path / "given"  # what LoadCredentialEncrypted= does for a service
+        given.mkdir(mode=0o700)
+        os.close(os.open(given / "edgeopt.identity", os.O_CREAT, 0o400))
+        opened = systemd_creds("decrypt", tpm, tmp_path / "credential", given / "edgeopt.identity")
+        assert opened.returncode == 0, opened.stderr
+    (given / "edgeopt.identity").chmod(0o400)
+    sealed = plain.seal(tmp_path / "sealed.edgeopt", [recipient])
+    monkeypatch.setattr(sealing, "IDENTITY_FILE", tmp_path / "none")
+    with pytest.raises(BundleError, match="this device has no identity to open it"):
+        load(sealed.path, variant="ort-fp32")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    with load(sealed.path, variant="ort-fp32") as predictor:
+        assert predictor.predict(PICTURE).labels
+    with emulated_tpm(tmp_path / "other") as tpm:
+        stolen = systemd_creds("decrypt", tpm, tmp_path / "credential", "-")
+    assert stolen.returncode != 0
+    assert secret not in stolen.stdout
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
