@@ -9,8 +9,9 @@ goes on from there.
 AP is that of OpenVINO with this processor's own kernels and, where these are VNNI's, with those of AVX2; of the graph
 as written; and, as written too, with the weights alone in INT8. The weights of a repaired graph are refitted to inputs
 that are quantized, so that alone they tell nothing of how much rounding them costs: the same is measured without
-repairs, and with the activations alone in INT8. Writes ``results/seeds.json``: a row for each seed and number of
-training and calibration images.
+repairs, and with the activations alone in INT8; `strong_pictures` says how many pictures the network answers far more
+strongly than the rest. Writes ``results/seeds.json``: a row for each seed and number of training and calibration
+images.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import onnx_ir as ir
 from benchmarks.apart import apart, openvino_kernels
 from benchmarks.quantization import Run, compiled
 from benchmarks.recorded import changed, processor, record
+from benchmarks.strong_pictures import strengths
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import Config, find_recipe
@@ -43,6 +45,8 @@ from edgeopt.spec import ModelSpec, replace
 RESULTS = Path(__file__).resolve().parent / "results" / "seeds.json"
 SETTING = ("start", "seed", "training_images", "calibration_images")
 SEEDS = (1, 2, 3, 4, 5)
+STRENGTHS = 60
+"""Pictures of each split whose strength is measured."""
 EPOCHS = 1
 """Of the fine-tune, of 250 steps each."""
 
@@ -95,7 +99,7 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         reference = _accuracy(job, spec, compiled(graphs.read_graph(exact), "OpenVINO"))
         written = _accuracy(job, spec, _as_written(model), reference)
         half = _accuracy(job, spec, _as_written(_weights_alone(model)), reference)
-        plain = _unrepaired(job, exact, reference)
+        plain, strong = _unrepaired(job, exact, reference), strengths(job, exact, STRENGTHS)
     files = (exact.file(graphs.MODEL), integer.file(graphs.MODEL))
     assert config.train is not None
     return {
@@ -112,6 +116,7 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         "as_written": _loss(written),
         "weights_alone": _loss(half),
         "without_repairs": plain,
+        "strong_pictures": strong,
         "images": reference.images,
         "repairs": [msgspec.to_builtins(trial) | {"kept": trial.is_kept} for trial in integer.records.repairs],
         "seconds": round(time.perf_counter() - begun, 1),

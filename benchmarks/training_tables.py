@@ -1,4 +1,4 @@
-"""Tables of what training gives: seeds, pruned networks, and INT8 graphs that were trained."""
+"""Tables of what training gives: seeds, pruned networks, and INT8 graphs that were fine-tuned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def seeds(path: Path) -> str:
     kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
     drops = tuple(f"drop in OpenVINO, {name}" for name in kernels)
     columns = ("seed", "start", "steps", "calibration", "FP32 on validation", "FP32 AP", *drops,
-               "as written", "weights alone", "agreement", "repairs", *_BARE.values())  # fmt: skip
+               "as written", "weights alone", "agreement", "repairs", *_BARE.values(), "strong pictures")  # fmt: skip
     rows = [
         (
             str(row["seed"]),
@@ -35,10 +35,39 @@ def seeds(path: Path) -> str:
             f"{100 * row['as_written']['agreement']:.1f} %",
             _kept(row["repairs"]),
             *(_drop(row["without_repairs"][name]) if "without_repairs" in row else "" for name in _BARE),
+            ", ".join(
+                f"{100 * each['strong']:.0f} % of {split}" for split, each in row.get("strong_pictures", {}).items()
+            ),
         )
         for row in sorted(_rows(path), key=lambda row: (row["start"], -row["calibration_images"], row["seed"]))
     ]
     return _table(columns, rows, path, "Drops are points of AP with their 95 % intervals over images.")
+
+
+def strong_pictures(path: Path) -> str:
+    """A row for each recipe and split."""
+    if not _rows(path):
+        return "Not measured yet: run `python -m benchmarks.strong_pictures`."
+    header = [
+        "| recipe | pictures | strong | upper quartile | strongest | brightness of the strong | of the others |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    rows = [
+        f"| {row['recipe']} | {found['images']} of {split} | {100 * found['strong']:.0f} % | "
+        f"{found['upper_quartile']:.1f}× | {found['strongest']:.1f}× | {_light(found, 'strong')} | "
+        f"{_light(found, 'others')} |"
+        for row in _rows(path)
+        for split, found in row["splits"].items()
+    ]
+    processors = ", ".join(sorted({row["processor"] for row in _rows(path)}))
+    return "\n".join(
+        [*header, *rows, "", f"Times the usual magnitude; strong is more than 3×. Measured on: {processors}."]
+    )
+
+
+def _light(found: dict[str, Any], kind: str) -> str:
+    light = found["brightness"][kind]
+    return "" if light is None else f"{light:.0f} of 255"
 
 
 def compression(path: Path) -> str:
@@ -64,25 +93,27 @@ def compression(path: Path) -> str:
     return _table(columns, rows, path, note)
 
 
-def quantized_training(path: Path) -> str:
+def distillation(path: Path) -> str:
     """A row for each scheme and setting: before and after."""
-    columns = ("start", "scheme", "repairs before", "steps", "rate", "teacher", "FP32 AP", "INT8", "trained",
-               "won back", "discrepancy", "kept")  # fmt: skip
+    columns = ("recipe", "scheme", "repairs before", "calibration", "FP32", "INT8", "distilled", "distance, mean",
+               "median", "nearer on", "agreement", "as judged", "kept")  # fmt: skip
     rows = [
         (
-            "shipped" if row.get("seed") is None else f"seed {row['seed']}",
+            row["recipe"],
             row["scheme"],
             row["choice"],
-            "" if row["settings"] is None else str(row["training_images"] // 8 * row["settings"]["epochs"]),
-            *("" if row["settings"] is None else f"{row['settings'][name]:g}" for name in ("learning_rate", "teacher")),
-            *(f"{100 * row[name]:.2f} %" for name in ("fp32", "before", "after")),
-            "" if row["won_back"] is None else f"{100 * row['won_back']:.0f} %",
-            f"{row['discrepancy_before']:.4f} → {row['discrepancy_after']:.4f}",
-            "yes" if row["trials"][-1]["kept"] else f"no: {row['trials'][-1]['declined'] or 'the loss rose'}",
+            f"{row['calibration_images']} images",
+            f"{row['metric']} {100 * row['fp32']:.2f} %",
+            *(f"{100 * row[name]:.2f} %" for name in ("before", "after")),
+            *("{before:.2g} → {after:.2g}".format(**row[name]) for name in ("mean", "median")),
+            f"{100 * row['nearer']:.0f} % of the images",
+            " → ".join(f"{100 * each:.1f} %" for each in row["agreement"]),
+            "{before:.2g} → {after:.2g}".format(**row["trials"][-1]),
+            "yes" if row["trials"][-1]["kept"] else f"no: {row['trials'][-1]['declined'] or 'it is no nearer'}",
         )
-        for row in sorted(_rows(path), key=lambda row: (row.get("seed") or 0, row["scheme"], row["choice"]))
+        for row in sorted(_rows(path), key=lambda row: (row["recipe"], row["scheme"], row["choice"]))
     ]
-    return _table(columns, rows, path, "As written, on test images that nothing was trained or judged on.")
+    return _table(columns, rows, path, "As written, on test images that nothing was fitted or judged on.")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

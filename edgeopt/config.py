@@ -219,17 +219,6 @@ class Augmentation(Struct):
             check(reference, {}, "augmentation")
 
 
-class QuantizedTraining(Struct):
-    """``[train.quantize]``: training of the INT8 graph, after its repairs, averaged by `ema` of ``[train]``."""
-
-    epochs: PositiveInt = 2
-    """Passes over the training images."""
-    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.02
-    """Learning rate of AdamW, in steps of the integer weights: about how far one is moved at a time."""
-    teacher: Fraction = 0.8
-    """Weight of the float network's outputs in the loss; the labels have the rest."""
-
-
 class Adversarial(Struct):
     """``[train.adversarial]``: a classifier learns from pictures that were changed to mislead it, anew at every step.
 
@@ -251,8 +240,8 @@ class Adversarial(Struct):
 class TrainConfig(Struct):
     """``[train]``. Without this table the weights are used without training."""
 
-    epochs: Annotated[int, Meta(ge=0)] = 10
-    """Passes over the training images. 0: the weights are good already, and only `quantize` trains."""
+    epochs: PositiveInt = 10
+    """Passes over the training images."""
     batch_size: PositiveInt = 32
     """Images of one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -291,8 +280,8 @@ class TrainConfig(Struct):
     patience: PositiveInt | None = None
     """Stop early after so many validations in a row without a better one. Default: train all epochs."""
     device: Annotated[str, Meta(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """``cuda``, ``cuda:1``, ``mps`` or ``cpu``; ``auto``: a CUDA GPU if there is one, else Apple's, else the processor.
-    INT8 graphs (`quantize`) train on the processor."""
+    """``cuda``, ``cuda:1``, ``mps`` or ``cpu``; ``auto``: a CUDA GPU if there is one, else Apple's, else the
+    processor."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type that convolutions and products compute in, while weights and losses stay float32 (mixed precision).
     ``auto``: on a CUDA GPU bfloat16 if it has it, else float16 with a scaled loss; elsewhere float32."""
@@ -310,12 +299,6 @@ class TrainConfig(Struct):
     extra ``tensorboard``. Default: none are written."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout."""
-    quantize: bool | QuantizedTraining = False
-    """Train each INT8 graph after its repairs, or the settings of that: integers, scales and biases learn from the
-    labels and the float network, with this table's batch size and augmentation. Kept only if it helps on images that
-    were not trained on: if the same loss on the validation set falls and its AP or accuracy does not, or without such a
-    set if the outputs come nearer to the float network's. Repairs leave little to win: no network that gains is
-    known."""
 
     @property
     def deciding(self) -> TrainConfig:
@@ -323,8 +306,6 @@ class TrainConfig(Struct):
         return replace(self, device="auto", workers=None, tensorboard=None, processes=1)
 
     def __post_init__(self) -> None:
-        if not self.epochs and not self.quantize:
-            raise SettingError("[train] epochs = 0 trains nothing: give more, remove [train], or add quantize = true")
         if self.processes > self.batch_size:
             raise SettingError(
                 f"[train] processes = {self.processes} share each batch, and batch_size = {self.batch_size} leaves "
@@ -760,10 +741,6 @@ class Config(Struct):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def __post_init__(self) -> None:
-        if self.train is not None and self.train.quantize and not self.quantize.enabled:
-            raise SettingError("[train] quantize trains INT8 graphs, and [quantize] enabled = false makes none")
-        if self.train is not None and self.train.quantize and self.quantize.file is not None:
-            raise SettingError("[train] quantize trains what edgeopt quantized, and [quantize] file is another tool's")
         if (self.fit is not None) != (self.model.source == FEATURES):
             raise SettingError(
                 f'[fit] and [model] source = "{FEATURES}" go together. Add '
@@ -785,15 +762,10 @@ class Config(Struct):
             raise SettingError(
                 "[compress] trains with a teacher, in one process. Remove [train] processes, or give [compress.train]"
             )
-        if self.compress is not None and self.compress.train is None and not self.trains:
+        if self.compress is not None and self.compress.train is None and self.train is None:
             raise SettingError(
                 "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"
             )
-
-    @property
-    def trains(self) -> bool:
-        """True if the float network is trained before anything else."""
-        return self.train is not None and self.train.epochs > 0
 
 
 RECIPE_FILE = "edgeopt.toml"

@@ -25,7 +25,6 @@ from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
-from edgeopt.pipeline.quantized_training import quantized_and_trained
 from edgeopt.pipeline.sources import WEIGHTS
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.variants import BuiltVariant
@@ -77,7 +76,7 @@ def build(
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared) as job:
-        if config.trains and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
+        if config.train is not None and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
@@ -109,8 +108,8 @@ def train_model(
     Raises:
         ConfigError: the recipe has no ``[train]``.
     """
-    if not config.trains:
-        raise ConfigError(f"the recipe '{config.name}' trains no float network: there is nothing to train")
+    if config.train is None:
+        raise ConfigError(f"the recipe '{config.name}' has no [train]: there is nothing to train")
     with _job(config, root, work, progress, out.parent, "weights", best_so_far=best_so_far) as job:
         weights = trained(job)
         assert weights is not None
@@ -205,8 +204,7 @@ def _quantized(
     graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
     calibration = graphs.calibrated(job, float_graph)
     found = {
-        scheme: quantized_and_trained(job, float_graph, calibration, scheme)
-        for scheme in dict.fromkeys(schemes.values())
+        scheme: graphs.quantized(job, float_graph, calibration, scheme) for scheme in dict.fromkeys(schemes.values())
     }
     return found, calibration
 

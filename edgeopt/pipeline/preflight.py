@@ -276,7 +276,7 @@ def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, finding
 def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Findings) -> Source | None:
     """Return the network. Warnings of opening it are left to the stage that opens it."""
     opened: Callable[[Config, Path, tuple[str, ...]], Source]
-    opened = source_to_train if config.trains else source_to_export
+    opened = source_to_train if config.train is not None else source_to_export
     logger = logging.getLogger("edgeopt.source")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -284,11 +284,11 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
     try:
         with findings.collected():
             source = opened(config, root, labels)
-            if config.train is not None and config.trains:
+            if config.train is not None:
                 _check_training(source, config.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)
-            _check_teachers(source, config)
+                _check_teacher(source)
     finally:
         logger.setLevel(before)
     _forget_missing_labels(findings)
@@ -319,17 +319,14 @@ def _check_classes(config: FitConfig, train: Listing, labels: tuple[str, ...]) -
     require_learnable([counts[index] for index in range(len(labels))], labels, config, train.origin)
 
 
-def _check_teachers(source: Source, config: Config) -> None:
-    """Refuse what compares a detector of two stages with a teacher, which proposes other regions."""
+def _check_teacher(source: Source) -> None:
+    """Refuse to compare a detector of two stages with a teacher, which proposes other regions."""
     from edgeopt.train.objective import is_two_stage
 
-    if source.module is None or not is_two_stage(source.spec):
-        return
-    asked = {"[compress]": config.compress, "[train] quantize": config.train is not None and config.train.quantize}
-    if taught := [name for name, value in asked.items() if value]:
+    if source.module is not None and is_two_stage(source.spec):
         raise ConfigError(
-            f"'{source.spec.name}' proposes regions of its own, which cannot be compared with a teacher's: "
-            f"{' and '.join(taught)} cannot be had. Remove {'it' if len(taught) == 1 else 'them'}"
+            f"'{source.spec.name}' proposes regions of its own, which cannot be compared with a teacher's: [compress] "
+            "cannot be had. Remove it"
         )
 
 

@@ -16,18 +16,17 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import WEIGHTS, source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
-from edgeopt.spec import code_in, replace
+from edgeopt.spec import code_in
 
 if TYPE_CHECKING:
     from edgeopt.train import Trained, TrainProgress
 
 
 def trained(job: Job) -> Artifact | None:
-    """``weights.safetensors`` from the recipe's training, or None where it trains no float network."""
+    """``weights.safetensors`` from the recipe's training, or None where it trains nothing."""
     config = job.config.train
-    if config is None or not config.epochs:
+    if config is None:
         return None
-    config = replace(config, quantize=False)  # how the INT8 graph is trained later changes nothing here
     log = None if config.tensorboard is None else job.root / config.tensorboard
     train, validation = job.split("train"), job.splits.validation
 

@@ -185,7 +185,7 @@ class Detect:
         if teacher is not None and self._name == TWO_STAGES:
             raise ConfigError(
                 f"'{spec.name}' proposes other regions than a teacher does, so that their outputs cannot be compared. "
-                "Leave out what has a teacher: [compress] and [train] quantize"
+                "Leave out [compress], which has a teacher"
             )
         self._teacher = None if teacher is None else Teacher(*teacher, "yolox" if self._name == BOXES else "other")
         self._changes = config.augmentation

@@ -149,6 +149,22 @@ def test_learning_brings_the_outputs_closer_and_is_repeatable(scheme):
     assert arrays(again)["w2/int8"].tobytes() == arrays(learned)["w2/int8"].tobytes()
 
 
+@pytest.mark.parametrize("times", [10, 100])
+def test_a_few_images_far_outside_of_the_ranges_do_not_keep_the_others_from_being_learned(times):
+    model, worn = network(), network()
+    bias = worn.graph.initializers["w_b2"]
+    bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(0.2), name="w_b2")  # something to learn
+    plain = quantized(worn, OPENVINO)
+    reference = outputs_as_written(model, FEEDS[16:])
+
+    def judge(candidate: ir.Model) -> float:
+        return SCORES.mean(reference, outputs_as_written(candidate, FEEDS[16:]))
+
+    far = [{"x": feeds["x"] * np.float32(times)} for feeds in FEEDS[:4]]
+    _, lowest = distill(model, plain, OPENVINO, [*FEEDS[4:16], *far], SCORES.readings, judge, epochs=6)
+    assert lowest < 0.95 * judge(plain)
+
+
 def test_a_network_that_gets_no_better_comes_back_as_it_was():
     model = network()
     plain = quantized(model, OPENVINO)

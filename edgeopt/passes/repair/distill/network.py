@@ -7,9 +7,8 @@ small parts of their logarithm. An optimizer such as Adam, whose steps are of on
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -118,24 +117,6 @@ class LearnedNetwork:
             if node.op_type in LINEAR_OPS:
                 self._add_bias(node)
         self._interpreter = Interpreter(model.graph, replaced)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedNetwork:
-        """Copy the numbers to learn; the graph is never changed and is shared.
-
-        An average of the weights is such a copy: it has to compute with its own.
-        """
-        copied = LearnedNetwork(self._model, self._scheme)
-        memo[id(self)] = copied
-
-        def own(parameter: nn.Parameter) -> nn.Parameter:
-            return copy.deepcopy(parameter, memo)
-
-        for name, weight in self._weights.items():
-            copied._weights[name] = replace(weight, latent=own(weight.latent), gain=own(weight.gain))
-        for name, bias in self._biases.items():
-            copied._biases[name] = replace(bias, shift=own(bias.shift))
-        copied._gains = {name: own(gain) for name, gain in self._gains.items()}
-        return copied
 
     @property
     def parameters(self) -> list[nn.Parameter]:
