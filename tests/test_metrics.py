@@ -379,3 +379,34 @@ class TestDetectionAgreement:
         a = [found([[0, 0, 10, 10], [30, 30, 40, 40]], [0, 0], [0.9, 0.8])]
         b = [found([[0, 0, 10, 11]], [0], [0.7])]
         assert metrics.detection_agreement(a, b, 1) == metrics.detection_agreement(b, a, 1) == pytest.approx(2 / 3)
+
+
+def made_up_scenes(images: int, seed: int = 0) -> tuple[list[Detections], list[Boxes]]:
+    """Objects, and detections near them with few different scores, so that many are equal."""
+    rng = np.random.default_rng(seed)
+    found, truths = [], []
+    for _ in range(images):
+        count = int(rng.integers(0, 5))
+        corners = rng.uniform(0, 200, (count, 2))
+        boxes = np.concatenate([corners, corners + rng.uniform(10, 150, (count, 2))], axis=1).astype(np.float32)
+        classes = rng.integers(0, 3, count)
+        truths.append(Boxes(boxes, classes, rng.random(count) < 0.1))
+        near = np.repeat(boxes, 2, axis=0) + rng.normal(0, 8, (2 * count, 4)).astype(np.float32)
+        scores = (rng.integers(1, 6, 2 * count) / 5).astype(np.float32)
+        guessed = np.where(rng.random(2 * count) < 0.8, np.repeat(classes, 2), rng.integers(0, 3, 2 * count))
+        found.append(Detections(near, scores, guessed, tuple("abc"[index] for index in guessed)))
+    return found, truths
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_of_parts_are_those_of_all_images(seed: int) -> None:
+    found, truths = made_up_scenes(40, seed)
+    whole = metrics.match(found, truths, 3)
+    cuts = [slice(0, 7), slice(7, 8), slice(8, 40)]
+    parts = [metrics.match(found[cut], truths[cut], 3) for cut in cuts]
+    for area, expected in whole.items():
+        joined = metrics.concatenated([part[area] for part in parts])
+        for name in ("image", "category", "rank", "score", "right", "wrong", "truth_image", "truth_category"):
+            np.testing.assert_array_equal(getattr(joined, name), getattr(expected, name))
+    high = [each.above(0.6) for each in found]
+    assert metrics.precision_recall_of(whole["all"].above(0.6)) == metrics.precision_recall(high, truths, 3)

@@ -6,8 +6,6 @@ probabilities, which the confidence is rated by in their order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +13,6 @@ from edgeopt import metrics
 from edgeopt.bundle.classes import compare
 from edgeopt.bundle.records import Accuracy, Comparison, CountedOutcomes, PackedArray
 from edgeopt.config import EvaluateConfig
-from edgeopt.dataset.samples import Target
 from edgeopt.evaluate.recorders import ClassificationRecorder, Rows, divergences
 from edgeopt.spec import ModelSpec, replace
 
@@ -65,7 +62,7 @@ class ClassificationCounts:
         self._scores: list[NDArray[np.float32]] = []
         self._right: list[NDArray[np.bool_]] = []
 
-    def restore(self, rows: Rows, targets: Sequence[Target]) -> None:  # noqa: ARG002 - their counts are in the rows
+    def restore(self, rows: Rows) -> None:
         """Add a part."""
         keys, places = np.unique(np.concatenate([self._keys, rows["keys"]]), return_inverse=True)
         counts = np.zeros(len(keys), np.int64)

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.bundle.records import Accuracy, CountedOutcomes, DetectionOutcomes
+from edgeopt.bundle.records import Accuracy, CountedOutcomes, DetectionOutcomes, MatchedOutcomes
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.errors import DataError
 from edgeopt.evaluate.run import chosen_images, identity
@@ -73,10 +73,10 @@ def answers(accuracy: Accuracy, labels: tuple[str, ...]) -> Sequence[Answer]:
         DataError: it was in shards.
     """
     outcomes = accuracy.outcomes
+    if isinstance(outcomes, (CountedOutcomes, MatchedOutcomes)):
+        raise DataError("an evaluation in shards keeps no single image's answer. Evaluate without --shards")
     if isinstance(outcomes, DetectionOutcomes):
         return outcomes.shown(labels)
-    if isinstance(outcomes, CountedOutcomes):
-        raise DataError("an evaluation in shards keeps no single image's answer. Evaluate without --shards")
     rows = zip(outcomes.top.unpack(), outcomes.scores.unpack(), strict=True)
     return [Classification(top, scores, tuple(labels[index] for index in top)) for top, scores in rows]
 

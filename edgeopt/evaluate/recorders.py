@@ -22,7 +22,8 @@ from edgeopt.preprocess import Geometry
 from edgeopt.spec import ClassDecoding, ModelSpec, replace
 
 _KEPT_CLASSES = 10  # scores kept of each image, to compare distributions: all of a digit's, the head of ImageNet's
-_CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))  # score thresholds that a detector's curve is read at
+CURVE = tuple(round(0.01 * step, 2) for step in range(1, 100))
+"""Score thresholds that a detector's curve is read at."""
 _MOST_DETECTIONS = 300  # of an image while average precision is measured: COCO uses 100 of each class
 
 
@@ -150,45 +151,28 @@ class DetectionRecorder:
                 max_detections=max(spec.decoding.max_detections, _MOST_DETECTIONS),
             ),
         )
-        lowest = min(_CURVE[0], self._score_threshold)
+        lowest = min(CURVE[0], self._score_threshold)
         self._sensitive = replace(spec, decoding=replace(spec.decoding, score_threshold=lowest))
-        self._found: list[Detections] = []
-        self._likely: list[Detections] = []
-        self._truths: list[Boxes] = []
+        self.found: list[Detections] = []
+        self.likely: list[Detections] = []
+        self.truths: list[Boxes] = []
 
     def add(self, outputs: Outputs, geometries: Sequence[Geometry], targets: Sequence[Target]) -> None:
         """Decode each image twice."""
-        self._found += found_boxes(outputs, self._complete, geometries)
-        self._likely += found_boxes(outputs, self._sensitive, geometries)
-        self._truths += [_boxes_of(target) for target in targets]
+        self.found += found_boxes(outputs, self._complete, geometries)
+        self.likely += found_boxes(outputs, self._sensitive, geometries)
+        self.truths += [_boxes_of(target) for target in targets]
 
-    def follow(self, baseline: Rows | None) -> None:
-        """Record nothing of the baseline: what it found is compared in the end."""
-
-    def rows(self) -> Rows:
-        """Return what was recorded."""
-        found: Rows = {"images": np.array([len(self._truths)])}
-        for name, each in (("found", self._found), ("likely", self._likely)):
-            found |= {
-                f"{name}.count": np.array([len(one) for one in each], np.int64),
-                f"{name}.boxes": np.concatenate([one.boxes for one in each]),
-                f"{name}.scores": np.concatenate([one.scores for one in each]),
-                f"{name}.classes": np.concatenate([one.classes for one in each]),
-            }
-        return found
-
-    def restore(self, rows: Rows, targets: Sequence[Target]) -> None:
-        """Record what `rows` gave for images with these targets."""
-        self._truths += [_boxes_of(target) for target in targets]
-        self._found += _detections(rows, "found", self._spec.labels)
-        self._likely += _detections(rows, "likely", self._spec.labels)
+    def shown(self) -> list[Detections]:
+        """Return what `predict` returns."""
+        return [each.above(self._score_threshold) for each in self.likely]
 
     def result(self, images: int, unreadable: int, data: str) -> Accuracy:
         """Compute COCO's figures, and precision and recall of the detections that `predict` returns."""
         classes = len(self._spec.labels)
-        matches = metrics.match(self._found, self._truths, classes)
+        matches = metrics.match(self.found, self.truths, classes)
         report = metrics.summarize(matches)
-        shown = [each.above(self._score_threshold) for each in self._likely]
+        shown = self.shown()
         found = Accuracy(
             task="detection",
             metric="ap",
@@ -198,9 +182,9 @@ class DetectionRecorder:
             data=data,
             metrics=report,
             outcomes=DetectionOutcomes.of(matches["all"], shown),
-            at_threshold=metrics.precision_recall(shown, self._truths, classes),
+            at_threshold=metrics.precision_recall(shown, self.truths, classes),
             score_threshold=self._score_threshold,
-            curve=metrics.precision_recall_curve(metrics.match(self._likely, self._truths, classes)["all"], _CURVE),
+            curve=metrics.precision_recall_curve(metrics.match(self.likely, self.truths, classes)["all"], CURVE),
         )
         return replace(found, comparison=self._comparison(found, shown))
 
@@ -220,7 +204,7 @@ class DetectionRecorder:
 
     def _f1_drop(self, expected: list[Detections], shown: list[Detections]) -> Interval:
         """Loss of F1 at the score threshold, over the same draws of images."""
-        statistics = [metrics.f1_statistic(each, self._truths, len(self._spec.labels)) for each in (expected, shown)]
+        statistics = [metrics.f1_statistic(each, self.truths, len(self._spec.labels)) for each in (expected, shown)]
         return bootstrap_interval(len(shown), lambda images: statistics[0](images) - statistics[1](images))
 
 
@@ -253,16 +237,6 @@ def _with_rest(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 def found_boxes(outputs: Outputs, spec: ModelSpec, geometries: Sequence[Geometry]) -> list[Detections]:
     """Decode a detector's outputs."""
     return [each for each in decode_pictures(outputs, spec, geometries) if isinstance(each, Detections)]
-
-
-def _detections(rows: Rows, name: str, labels: tuple[str, ...]) -> list[Detections]:
-    """Return each image's detections."""
-    bounds = np.cumsum(rows[f"{name}.count"])[:-1]
-    columns = (np.split(rows[f"{name}.{column}"], bounds) for column in ("boxes", "scores", "classes"))
-    return [
-        Detections(boxes, scores, classes, tuple(labels[index] for index in classes))
-        for boxes, scores, classes in zip(*columns, strict=True)
-    ]
 
 
 def _class_of(target: Target) -> int:

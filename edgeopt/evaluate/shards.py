@@ -1,7 +1,7 @@
 """Evaluate a data set piece by piece: what each piece says is kept as it comes, and the figures computed from all.
 
-Of classifiers a piece keeps counts, of detectors what was found. A run that was killed goes on with the next piece, and
-several machines of one kind may evaluate different pieces.
+Of classifiers a piece keeps counts, of detectors scores and matches. A run that was killed goes on with the next piece,
+and several machines of one kind may evaluate different pieces.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError, storage_errors
 from edgeopt.evaluate.counts import ClassificationCounts, counted
+from edgeopt.evaluate.match_lists import DetectionMatches, matched
 from edgeopt.evaluate.recorders import ClassificationRecorder, DetectionRecorder, Rows, recorder
 from edgeopt.evaluate.run import Evaluated, batch_size, check_data, chosen_images, identity, refuse_calibrated
 from edgeopt.files import write_atomically
@@ -105,16 +106,14 @@ class ShardEvaluator:
         """
         refuse_calibrated(self._bundle, dataset)
         found: Rows = {"machine": np.frombuffer(_machine(self._bundle).encode(), np.uint8)}
-        reference: Rows | None = None
+        baseline: ClassificationRecorder | DetectionRecorder | None = None
         for name, model in self._opened.items():
             check_data(dataset, model.spec)
             part = recorder(model.spec, self._config, None)
             assert isinstance(part, (ClassificationRecorder, DetectionRecorder))
-            part.follow(reference)
-            _record(part, model, dataset)
-            rows = counted(part, model.spec, reference) if isinstance(part, ClassificationRecorder) else part.rows()
+            rows = _rows(part, baseline, model, dataset)
             if name == self._bundle.manifest.baseline:
-                reference = part.rows()
+                baseline = part
             found |= {f"{name}/{key}": array for key, array in rows.items()}
         return pack(found)
 
@@ -224,7 +223,7 @@ def _merged(
     for name in names:
         spec = bundle.manifest.spec_of(bundle.variant(name))
         baseline = results.get(bundle.manifest.baseline)
-        kind = ClassificationCounts if spec.task == "classification" else DetectionRecorder
+        kind = ClassificationCounts if spec.task == "classification" else DetectionMatches
         whole = kind(spec, config, baseline)
         there = 0
         for path, portion in files.values():
@@ -237,7 +236,7 @@ def _merged(
                 raise DataError(
                     f"the shard {path} has not the answers to {len(portion)} images. Remove it, and try again"
                 )
-            whole.restore(rows, [dataset[index].target for index in portion])
+            whole.restore(rows)
             there += 1
         if len(machines) > 1:
             (one, _), (other, path) = list(machines.items())[:2]
@@ -281,6 +280,24 @@ def _kept(path: Path) -> Rows:
         return unpack(path.read_bytes(), origin=str(path))
     except BundleError as error:
         raise DataError(f"the shard {path} is damaged. Remove it, and try again") from error
+
+
+def _rows(
+    part: ClassificationRecorder | DetectionRecorder,
+    baseline: ClassificationRecorder | DetectionRecorder | None,
+    model: Evaluated,
+    dataset: Dataset,
+) -> Rows:
+    """Evaluate a piece, and return what is kept of it."""
+    if isinstance(part, DetectionRecorder):
+        assert not isinstance(baseline, ClassificationRecorder)
+        _record(part, model, dataset)
+        return matched(part, model.spec, baseline)
+    assert not isinstance(baseline, DetectionRecorder)
+    reference = None if baseline is None else baseline.rows()
+    part.follow(reference)
+    _record(part, model, dataset)
+    return counted(part, model.spec, reference)
 
 
 def _record(part: ClassificationRecorder | DetectionRecorder, model: Evaluated, dataset: Dataset) -> None:

@@ -17,9 +17,12 @@ from edgeopt.metrics.detection import (
     average_precision,
     detection_agreement,
     detection_confusion,
+    detection_pairs,
+    f1_of,
     f1_statistic,
     precision_recall,
     precision_recall_curve,
+    precision_recall_of,
     summarize,
 )
 from edgeopt.metrics.discrepancy import (
@@ -30,7 +33,7 @@ from edgeopt.metrics.discrepancy import (
     divergence,
     readings_of,
 )
-from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, iou, match, pair
+from edgeopt.metrics.matching import AREAS, IOU_THRESHOLDS, NOTHING, Matches, concatenated, iou, match, pair
 from edgeopt.metrics.similarity import AgreementMetrics, agreement, kl, sqnr_db
 
 __all__ = [
@@ -52,11 +55,14 @@ __all__ = [
     "average_precision",
     "class_reading",
     "classification_report",
+    "concatenated",
     "confidence",
     "confusion_matrix",
     "detection_agreement",
     "detection_confusion",
+    "detection_pairs",
     "divergence",
+    "f1_of",
     "f1_statistic",
     "hits_in_top_k",
     "iou",
@@ -65,6 +71,7 @@ __all__ = [
     "pair",
     "precision_recall",
     "precision_recall_curve",
+    "precision_recall_of",
     "readings_of",
     "sqnr_db",
     "summarize",

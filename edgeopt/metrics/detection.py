@@ -157,7 +157,12 @@ def precision_table(matches: Matches, weights: Integers | None = None) -> Floats
 
 def precision_recall(predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int) -> PrecisionRecall:
     """Compute precision, recall and F1 at IoU .5 of detections as `predict` returns them, over all classes."""
-    matches = match(predictions, truths, n_classes)["all"]
+    return precision_recall_of(match(predictions, truths, n_classes)["all"])
+
+
+def precision_recall_of(matches: Matches) -> PrecisionRecall:
+    """Compute `precision_recall` from matches for objects of all sizes."""
+    n_classes = matches.classes
     right = np.bincount(matches.category[matches.right[0]], minlength=n_classes)
     wrong = np.bincount(matches.category[matches.wrong[0]], minlength=n_classes)
     sought = np.bincount(matches.truth_category, minlength=n_classes)
@@ -192,7 +197,12 @@ def f1_statistic(
     predictions: Sequence[Detections], truths: Sequence[Boxes], n_classes: int
 ) -> Callable[[Integers], float]:
     """Return F1 at IoU .5 as a function of image numbers (repeats count), over all classes: for a bootstrap."""
-    matches, count = match(predictions, truths, n_classes)["all"], len(truths)
+    return f1_of(match(predictions, truths, n_classes)["all"])
+
+
+def f1_of(matches: Matches) -> Callable[[Integers], float]:
+    """Return `f1_statistic` of matches for objects of all sizes."""
+    count = matches.images
     right = np.bincount(matches.image[matches.right[0]], minlength=count)
     wrong = np.bincount(matches.image[matches.wrong[0]], minlength=count)
     sought = np.bincount(matches.truth_image, minlength=count)
@@ -229,10 +239,15 @@ def detection_agreement(a: Sequence[Detections], b: Sequence[Detections], n_clas
 
     That is the F1 of one with the other as truth (Dice's coefficient); 1 where neither found anything.
     """
+    pairs, total = detection_pairs(a, b, n_classes)
+    return 2 * pairs / total if total else 1.0
+
+
+def detection_pairs(a: Sequence[Detections], b: Sequence[Detections], n_classes: int) -> tuple[int, int]:
+    """Return how many pairs of detections two detectors share (same class, IoU >= .5), and all detections of both."""
     truths = [Boxes(each.boxes, each.classes, np.zeros(len(each), np.bool_)) for each in b]
     total = sum(map(len, a)) + sum(map(len, b))
-    pairs = int(match(a, truths, n_classes)["all"].right[0].sum())
-    return 2 * pairs / total if total else 1.0
+    return int(match(a, truths, n_classes)["all"].right[0].sum()), total
 
 
 def _interpolated_precision(right: NDArray[np.int64], wrong: NDArray[np.int64], sought: int) -> Floats:

@@ -65,6 +65,35 @@ class Matches:
         outcomes = (self.right[:, keep], self.wrong[:, keep])
         return Matches(self.images, self.classes, *detections, *outcomes, self.truth_image, self.truth_category)
 
+    def above(self, score: float) -> Matches:
+        """Keep only detections with at least this score.
+
+        Matching chooses best first: it is the same as matching them without the others.
+        """
+        keep = np.flatnonzero(self.score >= float(np.float32(score)))  # scores are float32, and one may equal it
+        detections = (self.image[keep], self.category[keep], self.rank[keep], self.score[keep])
+        outcomes = (self.right[:, keep], self.wrong[:, keep])
+        return Matches(self.images, self.classes, *detections, *outcomes, self.truth_image, self.truth_category)
+
+
+def concatenated(parts: Sequence[Matches]) -> Matches:
+    """Return the matches of all images of `parts`, in order: the same as matching all images at once."""
+    first = np.cumsum([0, *(part.images for part in parts)])
+    category, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("category", "score"))
+    order = np.lexsort((-score, category))  # stable: equal scores stay in the order of the images
+    return Matches(
+        int(first[-1]),
+        parts[0].classes,
+        np.concatenate([part.image + start for part, start in zip(parts, first, strict=False)])[order],
+        category[order],
+        np.concatenate([part.rank for part in parts])[order],
+        score[order],
+        np.concatenate([part.right for part in parts], axis=1)[:, order],
+        np.concatenate([part.wrong for part in parts], axis=1)[:, order],
+        np.concatenate([part.truth_image + start for part, start in zip(parts, first, strict=False)]),
+        np.concatenate([part.truth_category for part in parts]),
+    )
+
 
 @dataclass(frozen=True, eq=False)
 class _Columns:

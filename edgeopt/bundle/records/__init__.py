@@ -11,6 +11,7 @@ from edgeopt.bundle.records.accuracy import (
     Comparison,
     CountedOutcomes,
     DetectionOutcomes,
+    MatchedOutcomes,
     PackedArray,
 )
 from edgeopt.bundle.records.attribution import Attribution, ExplainedPicture, Frame, Judged, Method, Pointing
@@ -80,6 +81,7 @@ __all__ = [
     "LatencyResult",
     "LayerDiagnosis",
     "LayerType",
+    "MatchedOutcomes",
     "Measured",
     "Method",
     "OnBadPictures",

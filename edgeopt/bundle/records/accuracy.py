@@ -216,6 +216,52 @@ class DetectionOutcomes(Struct, tag="detection"):
         return lambda images: precision_table(matches, np.bincount(images, minlength=matches.images)).mean(axis=0)
 
 
+class MatchedOutcomes(DetectionOutcomes, tag="matched"):
+    """The same of an evaluation in shards: of what `predict` returns without boxes and scores."""
+
+    shown_right: PackedArray
+    """(s,) bool, at IoU .5."""
+    shown_wrong: PackedArray
+    """(s,) the same."""
+
+    @classmethod
+    def of_matches(cls, matches: Matches, shown: Matches) -> MatchedOutcomes:
+        """Pack what average precision was computed from, and the matches of what `predict` returns."""
+        nothing = PackedArray.of(np.zeros(0, np.float32))
+        return cls(
+            images=matches.images,
+            classes=matches.classes,
+            image=PackedArray.of(matches.image),
+            category=PackedArray.of(matches.category),
+            right=PackedArray.of(matches.right),
+            wrong=PackedArray.of(matches.wrong),
+            truth_image=PackedArray.of(matches.truth_image),
+            truth_category=PackedArray.of(matches.truth_category),
+            shown_image=PackedArray.of(shown.image),
+            shown_boxes=nothing,
+            shown_scores=nothing,
+            shown_category=PackedArray.of(shown.category),
+            shown_right=PackedArray.of(shown.right[0]),
+            shown_wrong=PackedArray.of(shown.wrong[0]),
+        )
+
+    def shown_matches(self) -> Matches:
+        """Return the matches of what `predict` returns, at IoU .5, without ranks and scores."""
+        image = self.shown_image.unpack()
+        return Matches(
+            self.images,
+            self.classes,
+            image,
+            self.shown_category.unpack(),
+            np.zeros_like(image),
+            np.full(len(image), np.nan),
+            self.shown_right.unpack()[None],
+            self.shown_wrong.unpack()[None],
+            self.truth_image.unpack(),
+            self.truth_category.unpack(),
+        )
+
+
 class AgreementOutcomes(DetectionOutcomes, tag="agreement"):
     """Detections that `predict` returns, matched with those of the float model instead of with labelled objects."""
 
@@ -328,7 +374,7 @@ class Accuracy(Struct):
     data: str
     """Sha256 of class names, image names and truths in order: comparisons need it equal."""
     metrics: ClassificationMetrics | DetectionMetrics | AgreementMetrics
-    outcomes: ClassificationOutcomes | CountedOutcomes | DetectionOutcomes | AgreementOutcomes
+    outcomes: ClassificationOutcomes | CountedOutcomes | DetectionOutcomes | MatchedOutcomes | AgreementOutcomes
     at_threshold: PrecisionRecall | None = None
     """Detection: of what `predict` returns, at IoU .5."""
     score_threshold: float | None = None
