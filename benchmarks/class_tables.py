@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_DETECTORS = ("R-CNN", "Faster R-CNN", "YOLOX")
+_DETECTORS = ("R-CNN", "Faster R-CNN", "YOLOX", "Faster R-CNN, bccd", "YOLOX, bccd")
 _METHODS = ("svm", "rbf_svm", "knn", "mlp", "fine-tuning")
 
 
@@ -64,6 +64,24 @@ def detectors(path: Path) -> str:
         "preprocessing and decoding included."
     )
     return _table(columns, cells, path, note)
+
+
+def proposals(path: Path) -> str:
+    """A row for each data set and number of regions."""
+    rows = sorted(_rows(path), key=lambda row: (row["data"], row["regions"]))
+    levels = ("0.5", "0.6", "0.7")
+    cells = [
+        (
+            row["data"],
+            str(row["regions"]),
+            *(f"{100 * row['recalls'][level]:.1f} %" for level in levels),
+            f"{row['median_ms']:.0f} ms",
+        )
+        for row in rows
+    ]
+    columns = ("data", "regions", *(f"objects found at IoU {level}" for level in levels), "processor time")
+    images = "; ".join(f"{data}: {count} objects" for data, count in sorted({(r["data"], r["objects"]) for r in rows}))
+    return _table(columns, cells, path, f"{images}. Processor time of a picture, one thread.")
 
 
 def _ap(variant: dict[str, Any]) -> str:

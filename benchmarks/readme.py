@@ -326,6 +326,7 @@ def _compared(row: dict[str, Any]) -> str:
 _BLOCKS: dict[str, Callable[[], str]] = {
     "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
     "detectors": lambda: class_tables.detectors(RESULTS / "detectors.json"),
+    "proposals": lambda: class_tables.proposals(RESULTS / "proposals.json"),
     "arm": lambda: device_tables.arm(RESULTS / "arm.json"),
     "cases": lambda: hardening_tables.cases(RESULTS / "cases.json"),
     "candidates": lambda: device_tables.candidates(RESULTS / "candidates.json"),

@@ -328,7 +328,7 @@ class RegionsConfig(Struct):
     """
 
     count: PositiveInt = 150
-    """Regions of a picture, at most; OpenCV's MSER proposes them."""
+    """Regions of a picture, at most; OpenCV's MSER proposes them, and touching parts are told apart."""
     picture_size: Size = (320, 320)
     """Height and width of the network's input, to which a picture is letterboxed."""
     context: Fraction = 0.3
@@ -683,7 +683,7 @@ class BalanceConfig(Struct):
     thresholds: bool = False
     """Count each class by its own threshold: that of the best `goal` on the validation images."""
     goal: Literal["macro_f1", "recalls"] = "macro_f1"
-    """What thresholds are best at: the mean F1 of all classes, or ``recalls``, the geometric mean of their recalls,
+    """Aim of the thresholds: the mean F1 of all classes, or ``recalls``, the geometric mean of their recalls,
     which a class that is never found ruins. The latter lifts the worst class, at the cost of the others' precision."""
 
     def __post_init__(self) -> None:

@@ -79,11 +79,27 @@ def found(model: ir.Model, spec: ModelSpec, image: np.ndarray):
 
 
 def test_regions_are_found_without_a_network() -> None:
-    regions = propose(picture(), 20)
-    assert regions.shape == (20, 4)
+    regions = propose(picture(), 100)
+    assert regions.shape == (100, 4)
     for box in SQUARES:
         assert min(np.abs(regions - box).max(axis=1)) <= 2
     assert not regions[-1].any()
+
+
+def test_touching_objects_are_regions_of_their_own() -> None:
+    """Six dark discs in a chain: to MSER they are one region."""
+    image = np.full((SIDE, 3 * SIDE, 3), 200, np.uint8)
+    centres = [(30 + 38 * index, 48) for index in range(6)]
+    for centre in centres:
+        cv2.circle(image, centre, 20, (90, 60, 120), thickness=-1)
+    noise = np.random.default_rng(0).integers(-3, 4, image.shape)
+    regions = propose((image + noise).clip(0, 255).astype(np.uint8), 60)
+    for x, y in centres:
+        box = np.array([x - 20, y - 20, x + 20, y + 20], np.float64)
+        shared = np.minimum(regions[:, 2:], box[2:]) - np.maximum(regions[:, :2], box[:2])
+        area = shared.clip(0).prod(axis=1)
+        union = (regions[:, 2:] - regions[:, :2]).prod(axis=1) + 1600.0 - area
+        assert (area / union).max() > 0.7
 
 
 def test_a_plain_picture_has_no_regions_and_no_detections() -> None:

@@ -72,7 +72,7 @@ def sampled(proposed: Array, boxes: Array, classes: Array, rng: np.random.Genera
     """
     regions = proposed[(proposed[:, 2:] > proposed[:, :2]).all(axis=1)]
     regions = np.concatenate([boxes, regions]).astype(np.float32)
-    iou = _iou(boxes, regions) if len(boxes) else np.zeros((1, len(regions)))
+    iou = overlaps(boxes, regions) if len(boxes) else np.zeros((1, len(regions)))
     best, nearest = iou.max(axis=0), iou.argmax(axis=0)
     objects = rng.permutation(np.arange(len(boxes), len(regions))[best[len(boxes) :] >= MOVES])[:_POSITIVES]
     background = rng.permutation(np.flatnonzero(best < NOTHING))[:_NEGATIVES]
@@ -232,7 +232,8 @@ def _offsets(regions: Array, objects: Array) -> Array:
     return np.concatenate([(goal - centre) / size, np.log(wanted / size)], axis=1)
 
 
-def _iou(first: Array, second: Array) -> Array:
+def overlaps(first: Array, second: Array) -> Array:
+    """IoU of (n, 4) and (m, 4) xyxy boxes: (n, m)."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     shared = np.maximum(high - low, 0).prod(axis=2)
