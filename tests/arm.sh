@@ -95,6 +95,11 @@ passed=$(tail -1 "$WORK/tests.log")
 import json, sys
 rows = json.load(open(sys.argv[1]))
 worst = max(row["largest_difference"] for row in rows if row["engine"] == "ort")
-# One step of the last quantizer that falls to the other side; a kernel that saturates is far beyond.
-sys.exit(f"INT8 on arm differs from the graph as written by {worst:.1%}" if worst > 0.05 else 0)
+# One step of the last quantizer that falls to the other side; a kernel that saturates is far beyond. OpenVINO's kernels
+# round in other places, which moves an answer that is close to another.
+same = min(row["same_class"] for row in rows if row["engine"] == "ov")
+sys.exit(
+    f"INT8 on arm differs from the graph as written by {worst:.1%}" if worst > 0.05 else
+    f"OpenVINO gives the class of the graph as written for {same:.1%} of the images" if same < 0.9 else 0
+)
 CHECK

@@ -131,8 +131,8 @@ def compiled(
 
 
 def _takes_unsigned(target: Target, precision: Precision, scheme: SchemeName | None) -> bool:
-    """Return True if a graph's int8 activations have to become uint8 ones: on ARM kernels want int8."""
-    return precision == "int8" and not target.takes_signed and scheme not in ("openvino", "arm")
+    """Return True if a graph's int8 activations have to become uint8 ones, as those of OpenVINO's own scheme are."""
+    return precision == "int8" and not target.takes_signed and scheme != "openvino"
 
 
 def _in_form(graph: Path, target: Target, precision: Precision, scheme: SchemeName | None) -> bytes:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes import common
 from rich.console import Console
 from tiny_recipe import RECIPE, Watch
 
@@ -22,6 +23,7 @@ from edgeopt.hardware import machine
 from edgeopt.lint.parsers import accepted
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import TENSORRT
+from edgeopt.passes.quantize.scheme import scheme as named
 from edgeopt.pipeline import build
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.standalone import quantize_file
@@ -117,6 +119,23 @@ def test_a_transformer_for_tensorrt_8_has_no_operator_that_8_5_lacks(tmp_path: P
     ir.save(ir.from_onnx_text(text), tmp_path / "t.onnx")
     made_of = ir.from_proto(onnx.load_from_string(_in_form(tmp_path / "t.onnx", find_target("trt8"), "fp32", None)))
     assert {node.op_type for node in made_of.graph} <= accepted("8.5")
+
+
+@pytest.mark.parametrize("scheme", ["arm", "onnxruntime"])
+def test_openvino_gets_unsigned_activations_in_the_scheme_of_arm_too(tmp_path: Path, scheme: str) -> None:
+    """OpenVINO's kernels for aarch64 give wrong results of signed ones; the file for onnxruntime keeps them."""
+    weights = ", ".join(["0.5", "-1.0"] * 128)
+    text = f"""<ir_version: 10, opset_import: ["" : 20]> g (float[N,16,4,4] x) => (float[N,16,4,4] y)
+    <float[16,16,1,1] w = {{{weights}}}> {{ a = Conv(x, w)  b = Relu(a)  y = Conv(b, w) }}"""
+    model = ir.from_onnx_text(text)
+    common.ShapeInferencePass()(model)
+    images = [("one", {"x": np.random.default_rng(0).normal(size=(1, 16, 4, 4)).astype(np.float32)})]
+    table = calibrate(model, images, CalibrateConfig(method="minmax", minimum_images=1))
+    ir.save(quantize(model, table, named(scheme)), tmp_path / "int8.onnx")
+    for target, kinds in (("ov", {"UINT8"}), ("ort", {"UINT8"} if scheme == "onnxruntime" else {"INT8"})):
+        serialized = _in_form(tmp_path / "int8.onnx", find_target(target), "int8", scheme)
+        graph = ir.from_proto(onnx.load_from_string(serialized)).graph
+        assert {node.inputs[2].dtype.name for node in graph if node.op_type == "QuantizeLinear"} == kinds
 
 
 def test_tensorrt_8_stays_fp32_where_the_recipe_says_so() -> None:

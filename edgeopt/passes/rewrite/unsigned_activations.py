@@ -3,7 +3,8 @@
 OpenVINO moves int8 activations of x86 convolutions to uint8 by itself, and loses the scale where they meet in a Concat:
 what the quantized layer behind it reads is then rounded to whole numbers. Found by cutting YOLOv8n and YOLO26n that
 onnxruntime had quantized (AP of 28.8 became 15.6, of 30.6 7.2) until two quantizers, a Concat and a convolution were
-left, in OpenVINO 2026.4.1; the same graph with uint8 is exact (`tests/passes/test_unsigned_activations.py`).
+left, in OpenVINO 2026.4.1; the same graph with uint8 is exact (`tests/passes/test_unsigned_activations.py`). On an
+emulated aarch64 its results of int8 activations were wrong without any Concat (`benchmarks.arm`).
 """
 
 from __future__ import annotations
