@@ -198,7 +198,10 @@ def saturation() -> str:
     path = RESULTS / "saturation.json"
     if not path.exists():
         return "Not measured yet: run `python -m benchmarks.saturation`."
-    columns = ("network", "weights", "engine", "kernels", "accuracy", "agreement", "KL", "median KL", "latency")
+    columns = (
+        *("network", "weights", "engine", "kernels", "accuracy", "agreement"),
+        *("KL", "without the largest", "median KL", "latency"),
+    )
     rows = json.loads(path.read_text(encoding="utf-8"))
     processors = ", ".join(sorted({row["cpu"] for row in rows}))
     return "\n".join(
@@ -214,7 +217,7 @@ def saturation() -> str:
 
 def _saturation_row(row: dict[str, Any]) -> str:
     accuracy = f"{row['metric']} {100 * row['int8']:.2f} % (FP32 {100 * row['fp32']:.2f} %)"
-    distances = [f"{row[name]:.4f}" if name in row else "" for name in ("kl", "kl_median")]
+    distances = [f"{row[name]:.4f}" if name in row else "" for name in ("kl", "kl_of_others", "kl_median")]
     cells = (
         row["model"],
         row["weights"],
@@ -337,6 +340,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "families": families,
     "faults": lambda: hardening_tables.faults(RESULTS / "faults.json"),
     "flipped_bytes": lambda: hardening_tables.flipped_bytes(RESULTS / "flipped_bytes.json"),
+    "foreign": lambda: scaling_tables.foreign(RESULTS / "foreign.json"),
     "fuzz": lambda: hardening_tables.fuzz(RESULTS / "fuzz.json"),
     "gate_power": gate_power,
     "imbalance": lambda: class_tables.imbalance(RESULTS / "imbalance.json"),

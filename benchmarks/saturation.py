@@ -121,6 +121,8 @@ def _accuracy(network: Network, run: Run) -> dict[str, Any]:
         exact = network.scores(compiled(ir.load(network.graph), "OpenVINO"))
         distances = kl(exact, network.scores(run))
         row |= {"kl": float(np.mean(distances)), "kl_median": float(np.median(distances))}
+        row |= {"kl_of_others": float(np.mean(np.sort(distances)[:-1])), "kl_largest": float(distances.max())}
+        row["largest_on"] = network.test[int(distances.argmax())].name
     return row
 
 

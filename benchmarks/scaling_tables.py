@@ -127,6 +127,21 @@ def sharding(path: Path) -> str:
     return "\n".join([*lines, "", note])
 
 
+def foreign(path: Path) -> str:
+    """Latency of the INT8 file over that of the float file and of NNCF's: a row for each kind of remains."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.foreign`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        f"| {row['kind']} | {row['edgeopt_to_float']:.2f}× | "
+        + (f"{row['edgeopt_to_nncf']:.2f}×" if "edgeopt_to_nncf" in row else "–")
+        + " |"
+        for row in rows
+    ]
+    columns = ("graph", "over the float file", "over NNCF's INT8")
+    return "\n".join([*_header(columns, 1), *lines, "", f"Measured on: {', '.join(sorted({r['cpu'] for r in rows}))}."])
+
+
 def _zoo_row(row: dict[str, Any]) -> str:
     tool = f"{row['tool']}, {row['scheme']}" if row["scheme"] else row["tool"]
     if row.get("choice") not in ("", "all", None):
