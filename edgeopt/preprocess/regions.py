@@ -74,7 +74,7 @@ def _of_plane(plane: Image) -> NDArray[np.float32]:
     return boxes
 
 
-def _parted(grey: Image) -> NDArray[np.float32]:
+def _parted(grey: NDArray[Any]) -> NDArray[np.float32]:
     """(n, 4) boxes around the middles of dark and of bright parts, by the edges on their sides."""
     smooth = cv2.GaussianBlur(grey, (0, 0), _SMOOTH)
     parts = [part for level in np.quantile(smooth, _LEVELS) for part in (smooth > level, smooth <= level)]
@@ -116,11 +116,9 @@ def _ends(part: NDArray[np.uint8], axis: int) -> tuple[NDArray[np.int64], NDArra
     return before, np.flip(after, axis)
 
 
-def _edges(grey: Image, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _edges(grey: NDArray[Any], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean contrast across the second weakest side of each box, (n,): one side may touch its like."""
-    across, down = (
-        cv2.integral(np.abs(cv2.Sobel(grey, cv2.CV_32F, 1 - axis, axis)), sdepth=cv2.CV_64F) for axis in (0, 1)
-    )
+    across, down = _sums(np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))), _sums(np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1)))
     left, top, right, bottom = boxes.T
     width, height = right - left, bottom - top
     inner = left + _CORNER * width, top + _CORNER * height, right - _CORNER * width, bottom - _CORNER * height
@@ -133,6 +131,11 @@ def _edges(grey: Image, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     ]
     second: NDArray[np.float64] = np.sort(sides, axis=0)[1]
     return second
+
+
+def _sums(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Integral of an image: (H + 1, W + 1)."""
+    return cv2.integral(values, sdepth=cv2.CV_64F).astype(np.float64, copy=False)
 
 
 def _mean(
