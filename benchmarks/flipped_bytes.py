@@ -3,7 +3,7 @@
     python -m benchmarks.flipped_bytes [BUNDLE] [--every N]
 
 The bundle is copied and the copy signed with a new key, which alone is trusted, with a statement of provenance. Without
-a BUNDLE one is built: the digit classifier of `benchmarks.faults`. ``measured.json`` is left out: it holds what devices
+a BUNDLE it is the small one of the tests. ``measured.json`` is left out: it holds what devices
 measure, and nobody signs it. One bit of each byte is changed; which one depends on its place.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,11 +21,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from benchmarks.faults import Place
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.bundle.reading import PROVENANCE_NAME, SIGNATURE_NAME
 from edgeopt.bundle.recorded import RECORDED_NAME
-from edgeopt.errors import EdgeoptError, StorageError
+from edgeopt.config import Config, ModelConfig
+from edgeopt.errors import EdgeoptError
 from edgeopt.hardware import ThisMachine
 from edgeopt.trust.keys import PublicKey, read_private
 
@@ -44,12 +45,13 @@ def signed_copy(bundle: Path, folder: Path) -> tuple[Bundle, PublicKey]:
     return Bundle.open(folder / "copy.edgeopt").sign(key, builder="https://ci.example.com/edgeopt"), key.public
 
 
-def built(folder: Path) -> Path:
-    """Build a small bundle."""
-    place = Place(folder)
-    if place.build() != 0:
-        raise StorageError(f"the build fails:\n{place.said()[-2000:]}")
-    return place.bundle
+def small_bundle(folder: Path) -> Path:
+    """Write the tests' bundle: engines in FP32 and INT8 for two targets, and golden arrays, in 90 kB."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    import tiny
+
+    recipe = Config(name="tiny", model=ModelConfig(source="tiny_classifier.onnx"))
+    return tiny.write_golden(folder / "tiny.edgeopt", recipe=recipe).path
 
 
 def unnoticed(bundle: Bundle, key: PublicKey, name: str, every: int) -> Iterator[bool]:
@@ -71,13 +73,13 @@ def unnoticed(bundle: Bundle, key: PublicKey, name: str, every: int) -> Iterator
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, nargs="?", help="default: one that is built for it")
+    parser.add_argument("bundle", type=Path, nargs="?", help="default: the tests' small one")
     parser.add_argument("--every", type=int, default=1, help="change only every N-th byte of engines and arrays")
     arguments = parser.parse_args()
     start = time.monotonic()
     files = {}
     with tempfile.TemporaryDirectory() as folder:
-        original = arguments.bundle or built(Path(folder) / "built")
+        original = arguments.bundle or small_bundle(Path(folder))
         bundle, key = signed_copy(original, Path(folder))
         for name in (MANIFEST_NAME, SIGNATURE_NAME, PROVENANCE_NAME, *bundle.manifest.files):
             every = arguments.every if name in bundle.manifest.files else 1

@@ -72,7 +72,7 @@ def faults(path: Path) -> str:
 def flipped_bytes(path: Path) -> str:
     """Count changed bytes of a signed bundle that nobody noticed, file by file."""
     if not path.exists():
-        return _NOT_YET.format("python -m benchmarks.flipped_bytes BUNDLE")
+        return _NOT_YET.format("python -m benchmarks.flipped_bytes")
     found = json.loads(path.read_text(encoding="utf-8"))
     rows = [(name, f"{each['changed']:,}", str(each["unnoticed"])) for name, each in found["files"].items()]
     places = "every byte" if found["every"] == 1 else f"every {found['every']}th byte of engines and arrays, all others"

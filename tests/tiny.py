@@ -170,8 +170,8 @@ def write(path: Path, spec: ModelSpec = CLASSIFIER, **fields: object) -> Bundle:
     return write_bundle(path, described, files)
 
 
-def write_golden(path: Path, spec: ModelSpec = CLASSIFIER) -> Bundle:
-    """Write a bundle with golden arrays for every variant whose engine is here."""
+def write_golden(path: Path, spec: ModelSpec = CLASSIFIER, **fields: object) -> Bundle:
+    """Write a bundle with golden arrays for every variant whose engine is here. `fields` are of the manifest."""
     plain = write(path, spec)
     inputs = {spec.input.name: np.stack([_input(name, spec) for name in COLOURS])}
     files = {"golden/inputs.npz": pack(inputs), "golden/picture.npz": pack(record_picture(spec))}
@@ -194,7 +194,7 @@ def write_golden(path: Path, spec: ModelSpec = CLASSIFIER) -> Bundle:
             variants.append(replace(variant, golden=golden))
         else:
             variants.append(variant)
-    return write_bundle(path, manifest(spec, variants=tuple(variants)), files)
+    return write_bundle(path, manifest(spec, variants=tuple(variants), **fields), files)
 
 
 def _input(name: str, spec: ModelSpec) -> np.ndarray:
