@@ -282,7 +282,7 @@ def graph(ending: str, shape: str = "1, 10") -> ir.Model:
     ],
 )
 def test_class_scores_are_told_by_the_graph_and_said(ending, kind, why):
-    (read,) = read_outputs(graph(ending, "1, 20"), [[RANDOM.random((1, 20))]])
+    (read,) = read_outputs(graph(ending, "1, 20"), [[9 * RANDOM.random((1, 20))]])
     assert (read.output, read.kind) == ("y", kind)
     assert why in read.why
     expected = READINGS[kind]
@@ -342,6 +342,27 @@ def test_an_embedding_of_one_number_and_whole_feature_maps_are_raw():
     assert readings(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]) == (RawReading(),)
 
 
+def test_landmarks_whose_softmax_is_flat_are_judged_as_numbers_too() -> None:
+    model = graph("y = Identity(x)", "1, 136")
+    faces = [[RANDOM.uniform(0, 1, (1, 136))] for _ in range(8)]
+    read = read_outputs(model, faces)
+    assert [each.kind for each in read] == ["softmax", "raw"]
+    assert "makes all 136 as likely in every image" in read[1].why
+    moved = [faces[0][0] + RANDOM.normal(0, 0.1, (1, 136))]
+    shown = Discrepancy([each.reading for each in read])(faces[0], moved)
+    assert shown > 0.01 > Discrepancy([ClassReading()])(faces[0], moved)
+    (told,) = read_outputs(model, faces, told_kinds(["softmax"]))
+    assert told.kind == "softmax"
+
+
+def test_a_classifier_that_is_sure_of_some_images_only_gives_scores() -> None:
+    """As published ImageNet networks do: of some photographs they know nothing."""
+    unsure = [[RANDOM.normal(0, 0.2, (1, 1000))] for _ in range(12)]
+    sure = [[RANDOM.normal(0, 1.5, (1, 1000)) + 9 * (np.arange(1000) == number)] for number in range(4)]
+    (read,) = read_outputs(graph("y = Identity(x)", "1, 1000"), unsure + sure)
+    assert (read.kind, read.reading) == ("softmax", ClassReading(scores=Columns(axis=1)))
+
+
 def test_what_the_user_says_is_taken_and_what_cannot_be_is_refused():
     scores = [[RANDOM.random((1, 10))]]
     (read,) = read_outputs(graph("y = Relu(x)"), scores, told_kinds(["raw"]))
@@ -368,7 +389,7 @@ def test_kinds_of_outputs_that_nobody_knows_are_refused(options, message):
 
 def test_integers_are_not_compared():
     model = model_of("g (float[1, 20] x) => (a, b) { a = ArgMax(x)  b = Relu(x) }")
-    classes, scores = np.zeros((1, 1), np.int64), RANDOM.random((1, 20))
+    classes, scores = np.zeros((1, 1), np.int64), 9.0 * RANDOM.random((1, 20))
     (reading,) = readings(model, [[classes, scores]])
     assert reading.scores.output == 1
     with pytest.raises(ModelError, match="no floating-point output"):

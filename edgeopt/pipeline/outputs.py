@@ -40,6 +40,10 @@ _FEW = 16
 _SCORES = ("class", "cls", "logit", "prob", "score", "softmax")
 """Parts of names that are given to scores of classes."""
 
+_FLAT = 0.85
+"""A softmax whose perplexity is more than this share of its classes says next to nothing. One over any numbers between
+0 and 1 has at least .88; a trained classifier falls below for most images."""
+
 _EMBEDDED = "its numbers have the same length for every image, as embeddings have"
 _FEWEST = 4
 """Images from which on a mean over them says something."""
@@ -122,18 +126,42 @@ def read_outputs(
 
 
 def _read(index: int, output: ir.Value, reference: Images, told: Mapping[str, OutputKind]) -> list[ReadOutput]:
-    """Return what an output was taken for: two meanings where it may have either, which both count."""
+    """Return what an output was taken for: two meanings where it may have either, which both count.
+
+    What is no evidence of scores is none of numbers either: an untrained classifier gives nearly the same for all
+    images, and that is signal, too.
+    """
     name = output.name or ""
     kind = told.get(name, told.get(""))
     if kind is not None:
         return [ReadOutput(output=name, kind=kind, why="as told", reading=_as_told(kind, index, output, reference))]
     kind, why, reading = _as_seen(index, output, reference)
     read, numbers = [ReadOutput(output=name, kind=kind, why=why, reading=reading)], reference[0][index].size
+    either, also = "", RawReading(output=index)
     if kind == "softmax" and numbers <= _FEW and not any(part in name.lower() for part in _SCORES):
         either = f"so few numbers ({numbers}) may be angles or coordinates as well: --outputs softmax or raw decides"
         also = RawReading(output=index, variation=_variation(index, reference))
+    elif kind == "softmax" and numbers > _FEW and _is_flat(_vectors(index, reference)):
+        either = (
+            f"a softmax makes all {numbers} as likely in every image, as of landmarks between 0 and 1, and shows no "
+            "error: --outputs softmax or raw decides"
+        )
+    if either:
         read.append(ReadOutput(output=name, kind="raw", why=either, reading=also))
     return read
+
+
+def _vectors(index: int, reference: Images) -> NDArray[Any]:
+    """Return (images, numbers) of an output that is one vector an image."""
+    return np.stack([image[index].reshape(-1) for image in reference])
+
+
+def _is_flat(rows: NDArray[Any]) -> bool:
+    """Return True if a softmax of (images, k) numbers makes all classes about as likely, in every image."""
+    with np.errstate(invalid="ignore"):  # infinite numbers are flat nowhere
+        logarithms = rows - np.logaddexp.reduce(rows.astype(np.float64), axis=1, keepdims=True)
+        entropy = -np.sum(np.exp(logarithms) * logarithms, axis=1)
+    return bool((np.exp(entropy) > _FLAT * rows.shape[1]).all())
 
 
 def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) -> OutputReading:
@@ -172,7 +200,7 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         axis = 1 + int(np.argmax(array.shape[1:]))
         if kind == "softmax" and all(are_distributions(image[index], axis) for image in reference):
             kind, why = "probabilities", "its numbers are never negative and sum to one"
-        elif kind == "softmax" and (number := _no_scores(np.stack([image[index].reshape(-1) for image in reference]))):
+        elif kind == "softmax" and (number := _no_scores(_vectors(index, reference))):
             told = f"{number} (--outputs softmax if they are class scores all the same)"
             variation = None if number == _EMBEDDED else _variation(index, reference)
             return "raw", told, RawReading(output=index, variation=variation)
@@ -186,7 +214,7 @@ def _variation(index: int, reference: Images) -> float | None:
     array = reference[0][index]
     if len(reference) < _FEWEST or array.size != max(array.shape, default=1):
         return None
-    rows = np.stack([image[index].reshape(-1) for image in reference]).astype(np.float64)
+    rows = _vectors(index, reference).astype(np.float64)
     power = float(np.mean(np.sum(np.square(rows), axis=1)))
     variation = float(np.mean(np.sum(np.square(rows - rows.mean(axis=0)), axis=1)))
     return max(variation, _LEAST_VARIATION * power) if variation < _SHARED * power else None
