@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from pathlib import Path
 
 import cv2
@@ -14,13 +16,15 @@ from onnx import numpy_helper
 
 from edgeopt.bundle import Bundle
 from edgeopt.cli import main
+from edgeopt.lint.parsers import accepted
 from edgeopt.postprocess import Detections
 from edgeopt.runtime import load
 
 SIDE, CLASSES = 64, 3
 QUICK = (
     "--set", "benchmark.duration_s=0.05", "--set", "benchmark.warmup_s=0", "--set", "benchmark.minimum_queries=4",
-    "--set", 'compile.targets=["ort"]', "--set", "quantize.repairs=[]", "--set", "calibrate.minimum_images=4",
+    "--set", 'compile.targets=["ort", "ov", "trt"]', "--set", "quantize.repairs=[]",
+    "--set", "calibrate.minimum_images=4",
 )  # fmt: skip
 BODY = """
     a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (images, wa)  ar = Relu (a)
@@ -93,15 +97,28 @@ def built(model: Path, photos: Path, tail: str) -> Bundle:
     return Bundle.open(next(out.glob("*.edgeopt")))
 
 
-def found(bundle: Bundle, photos: Path) -> list[tuple[int, list[float]]]:
-    """Return classes and boxes that the FP32 variant finds in a picture, the best first."""
-    with load(bundle.path, variant="ort-fp32") as predictor:
+def found(bundle: Bundle, photos: Path, variant: str = "ort-fp32") -> list[tuple[int, list[float]]]:
+    """Return classes and boxes that a variant finds in a picture, the best first."""
+    with load(bundle.path, variant=variant) as predictor:
         result = predictor.predict(photos / "0.png")
     assert isinstance(result, Detections)
     rows = sorted(
         zip(result.scores.round(4), result.classes.tolist(), result.boxes.tolist(), strict=True), reverse=True
     )
     return [(number, box) for _, number, box in rows]
+
+
+def require_parsed(graph: Path) -> None:
+    """Check that TensorRT's parsers have each operator, and that the one that is installed takes the graph."""
+    network = onnx.load(graph)
+    assert {node.op_type for node in network.graph.node} <= accepted("8.5")
+    if importlib.util.find_spec("tensorrt_rtx") is None:
+        return
+    library = importlib.import_module("tensorrt_rtx")
+    log = library.Logger(library.Logger.ERROR)
+    definition = library.Builder(log).create_network(0)
+    parser = library.OnnxParser(definition, log)
+    assert parser.parse(network.SerializeToString()), parser.get_error(0).desc()
 
 
 def same(left: list[tuple[int, list[float]]], right: list[tuple[int, list[float]]]) -> None:
@@ -121,10 +138,15 @@ def test_a_tail_that_is_put_on_is_in_every_variant(
 ) -> None:
     bundle = built(write(tmp_path / "m.onnx"), photos, tail)
     variants = {variant.name: variant for variant in bundle.manifest.variants}
-    assert set(variants) == {"ort-fp32", "ort-int8"}
+    assert {"ort-fp32", "ort-int8", "ov-fp32", "ov-int8", "trt-fp32", "trt-fp16", "trt-int8"} == set(variants)
     assert all(operator in variant.nodes for variant in variants.values())
-    assert variants["ort-int8"].nodes["QuantizeLinear"] >= 3
-    same(found(bundle, photos), found(plain, photos))
+    for target in ("ort", "ov"):
+        assert variants[f"{target}-int8"].nodes["QuantizeLinear"] >= 3
+        for precision in ("fp32", "int8"):
+            name = f"{target}-{precision}"
+            same(found(bundle, photos, name), found(plain, photos, name))
+    for name in ("trt-fp16", "trt-int8"):
+        require_parsed(bundle.file(name))
 
 
 def test_a_tail_that_is_cut_off_is_in_no_variant(photos: Path, tmp_path: Path) -> None:
@@ -133,5 +155,6 @@ def test_a_tail_that_is_cut_off_is_in_no_variant(photos: Path, tmp_path: Path) -
     for variant in cut.manifest.variants:
         assert "TopK" not in variant.nodes
     assert next(each for each in cut.manifest.variants if each.precision == "int8").nodes["QuantizeLinear"] >= 3
-    best = found(whole, photos)
-    same(found(cut, photos)[: len(best)], best)
+    for target in ("ort", "ov"):
+        best = found(whole, photos, f"{target}-fp32")
+        same(found(cut, photos, f"{target}-fp32")[: len(best)], best)
