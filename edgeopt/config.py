@@ -453,7 +453,9 @@ class QuantizeConfig(Struct):
     """An ``.onnx`` file that another tool quantized, with Q/DQ in the graph: it becomes the INT8 variant of each target
     as it is, without calibration or repairs. ``[model] source`` is its float model; where there is none it is the same
     file, and the FP32 variant is that file without its quantizers. OpenVINO gets its int8 activations as uint8 of the
-    same values: it rounds int8 ones to whole numbers where a Concat joins them."""
+    same values: it rounds int8 ones to whole numbers where a Concat joins them. Where this processor's kernels add
+    products in 16 bits and its weights are too large for that, smaller ones are tried on calibration (or else test)
+    images, and kept if the outputs are then nearer to what the file says."""
     scheme: SchemeName | None = None
     """Quantization scheme. Default: the one that each target's kernels want."""
     exclude: tuple[str, ...] = ()

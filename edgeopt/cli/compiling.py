@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
@@ -88,7 +89,16 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
         settings = EngineSettings(tensorrt=TensorRTOptions(build=TensorRTBuild(batch=BatchRange(max=batch))))
     elif batch is not None:
         settings = replace(settings, batch=batch)
-    compiled = compile_file(model, target, out, settings)
+    graph = None
+    if chosen.forms and importlib.util.find_spec("onnx_ir") is not None:
+        from edgeopt.pipeline.forms import file_in_form
+
+        graph = file_in_form(model, chosen)
+    elif chosen.forms:
+        echo(f"the graph is compiled as it is: {chosen.name}'s own form needs pip install 'edgeopt[build]'")
+    if graph is not None:
+        echo(f"the graph is compiled in the form that {chosen.name} reads best, which computes the same")
+    compiled = compile_file(model, target, out, settings, graph)
     note = f"; {chosen.about_files}" if chosen.about_files else ""
     echo(f"engine {out} ({len(compiled.engine) / 1e6:.2f} MB from {model.stat().st_size / 1e6:.2f} MB of ONNX{note})")
     if compiled.arithmetic is not None:

@@ -181,6 +181,8 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
             if job.config.budget is not None:
                 graph = searched(job, job.config.budget, float_graph, graph, name)
             is_foreign = job.config.quantize.file is not None
+            if is_foreign:
+                graph = foreign.for_kernels(job, graph, name)
             kept = None if is_foreign or not find_target(name).keeps_types else reduced
             scheme = None if is_foreign else schemes[name]
             engines.append(variants.compiled(job, _in(kept, job, graph), name, "int8", scheme))

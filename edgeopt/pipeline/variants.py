@@ -20,6 +20,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.errors import TargetError
 from edgeopt.evaluate import Accuracy, evaluate
 from edgeopt.hardware import machine
+from edgeopt.pipeline.forms import forms_of, in_form
 from edgeopt.pipeline.graphs import MODEL, feeds, read_spec
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.workspace import Artifact, Made
@@ -32,10 +33,6 @@ from edgeopt.targets import Target, find_target
 from edgeopt.typed import from_json
 
 _HERE = "here.json"
-_TOKENS = "edgeopt.passes.rewrite.convolve_tokens"
-_FIXED = "edgeopt.passes.rewrite.fixed_regions"
-_UNSIGNED = "edgeopt.passes.rewrite.unsigned_activations"
-_LOWERED = ["edgeopt.passes.rewrite.lower_opset", "edgeopt.passes.rewrite.float_weights"]
 _DEVIATION_IMAGES = 16
 _DEVIATES = 0.02
 """Rounding that falls to the other side is below 1 % of the outputs; 16-bit sums that saturate give 5 to 20 %."""
@@ -118,51 +115,20 @@ def compiled(
         return Made(f"{target_name} {precision}, {size}{told}", StageRecords(arithmetic=arithmetic))
 
     determinants = {"graph": graph.key, "target": target_name, "named": code_of(target_name), "settings": settings}
-    forms = [
-        *([_TOKENS] if scheme == "openvino" else []),
-        *([_UNSIGNED] if _takes_unsigned(target, precision, scheme) else []),
-        *([_FIXED] if target.fixed_shapes else []),
-        *([] if target.max_opset is None else _LOWERED),
-    ]
-    code = (engine_code(target_name), *forms)
+    code = (engine_code(target_name), *forms_of(target, precision, scheme))
     artifact = job.stage("compile", determinants, make, target.distributions, code, after=graph)
     name = f"{target.name}-{precision}" + ("" if candidate is None else f"-{candidate.question}")
     return BuiltVariant(name, target_name, precision, scheme, graph, artifact, settings, candidate=candidate)
 
 
-def _takes_unsigned(target: Target, precision: Precision, scheme: SchemeName | None) -> bool:
-    """Return True if a graph's int8 activations have to become uint8 ones, as those of OpenVINO's own scheme are."""
-    return precision == "int8" and not target.takes_signed and scheme != "openvino"
-
-
 def _in_form(graph: Path, target: Target, precision: Precision, scheme: SchemeName | None) -> bytes:
-    """Return a graph as a target reads it, and as the engine of a scheme runs it fastest: the same numbers."""
-    unsigned = _takes_unsigned(target, precision, scheme)
-    if scheme != "openvino" and not unsigned and target.max_opset is None and not target.fixed_shapes:
+    """Return a graph as a target reads it."""
+    if not forms_of(target, precision, scheme):
         return graph.read_bytes()
     import onnx_ir as ir
 
-    from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
-    from edgeopt.passes.rewrite.fixed_regions import fixed_regions, has_regions
-    from edgeopt.passes.rewrite.float_weights import float_weights
-    from edgeopt.passes.rewrite.lower_opset import for_tensorrt_8
-    from edgeopt.passes.rewrite.unsigned_activations import unsigned_activations
-
-    model = ir.load(graph)
-    regions = target.fixed_shapes and has_regions(model)
-    if scheme != "openvino" and not unsigned and target.max_opset is None and not regions:
-        return graph.read_bytes()
-    if unsigned:
-        model = unsigned_activations(model)
-    if scheme == "openvino":
-        model = convolve_tokens(model)
-    if regions:
-        model = fixed_regions(model)
-    if target.max_opset is not None:
-        model = for_tensorrt_8(model, "the network")
-    if not target.keeps_types:
-        model = float_weights(model)
-    serialized: bytes = ir.to_proto(model).SerializeToString()
+    changed = in_form(ir.load(graph), target, precision, scheme)
+    serialized: bytes = graph.read_bytes() if changed is None else ir.to_proto(changed).SerializeToString()
     return serialized
 
 

@@ -26,6 +26,10 @@ from edgeopt.spec import Preprocessing, Processor, Struct, TensorSpec, replace
 
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
+FormName: TypeAlias = Literal[
+    "unsigned_activations", "convolve_tokens", "fixed_regions", "lower_opset", "float_weights"
+]
+"""Pass of `passes.rewrite` that brings a graph into a form that a target wants (`pipeline.forms`)."""
 Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision"]
 
 
@@ -163,12 +167,8 @@ class Target:
     keeps_types: bool = True
     """Its engines compute in the types that the graph says. False: INT8 graphs stay FP32 between the quantizers, with
     their weights in float, and the builder is told what else they may compute in."""
-    takes_signed: bool = True
-    """Its engines compute int8 activations as written. False: they are given uint8 with other zero points."""
-    max_opset: int | None = None
-    """Newest opset that its engines read, to which graphs are lowered. None: all that edgeopt writes."""
-    fixed_shapes: bool = False
-    """Its engines want every shape to be known: suppression and RoIAlign in a graph are written in other operators."""
+    forms: tuple[FormName, ...] = ()
+    """Passes that bring a graph into the form in which its engines compute what is written, in their order."""
     compile_and_tell: Callable[[bytes, EngineSettings], Compiled] | None = None
     """`compile`, with what the builder tells of the engine, if it does."""
     options: type[Struct] | None = None

@@ -16,6 +16,8 @@ from onnx import numpy_helper
 from edgeopt.bundle import Bundle
 from edgeopt.cli import main
 from edgeopt.errors import ModelError
+from edgeopt.hardware import machine
+from edgeopt.hardware.kernels import onednn_kernels
 from edgeopt.passes.qdq.release import is_quantized, release_quantizers
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.runtime.ort import OrtSession
@@ -218,3 +220,62 @@ def test_uint8_pixels_that_are_cast_stay_pixels() -> None:
     body = "f = Cast <to = 1> (x) c = Conv (f, weight) p = GlobalAveragePool (c) v = Flatten (p) y = Gemm (v, head)"
     kept = float_edges(ir.from_proto(model(body, arrays(), "uint8")))
     assert kept.graph.inputs[0].dtype == ir.DataType.UINT8
+
+
+def saturating() -> onnx.ModelProto:
+    """Two convolutions whose weights use all 8 bits, on bright activations."""
+    rng = np.random.default_rng(4)
+    integers = np.clip(np.round(rng.normal(40, 60, (32, 32, 3, 3))), -127, 127).astype(np.int8)
+    constants = {
+        "stem": rng.normal(0, 0.3, (32, 3, 3, 3)).astype(np.float32), "weight": integers,
+        "head": rng.normal(0, 0.05, (32, 3)).astype(np.float32),
+        "sx": np.float32(0.2 / 255), "zx": np.uint8(0),
+        "sw": np.full(32, 0.01, np.float32), "zw": np.zeros(32, np.int8),
+    }  # fmt: skip
+    body = """
+        s = Conv <pads = [1, 1, 1, 1]> (x, stem)
+        r = Relu (s)
+        qx = QuantizeLinear (r, sx, zx)
+        dx = DequantizeLinear (qx, sx, zx)
+        dw = DequantizeLinear <axis = 0> (weight, sw, zw)
+        c = Conv <pads = [1, 1, 1, 1]> (dx, dw)
+        p = GlobalAveragePool (c)
+        v = Flatten (p)
+        y = Gemm (v, head)
+    """
+    return model(body, constants)
+
+
+@pytest.mark.skipif(onednn_kernels(machine().cpu) != "avx2", reason="no kernels that saturate were run")
+def test_weights_that_saturate_in_these_kernels_are_bounded_where_that_is_nearer(photos: Path, tmp_path: Path) -> None:
+    onnx.save(saturating(), tmp_path / "int8.onnx")
+    command = ["build", str(tmp_path / "int8.onnx"), "--data", str(photos), "--out", str(tmp_path), *QUICK]
+    result = CliRunner().invoke(main, [*command, "--set", 'compile.targets=["ov"]'])
+    assert result.exit_code == 0, result.output
+    variant = Bundle.open(tmp_path / "int8.edgeopt").manifest.variant("ov-int8")
+    (trial,) = variant.stages.repairs
+    assert (trial.name, trial.is_kept) == ("bounded_weights", True), trial
+    assert trial.after < 0.3 * trial.before
+    assert variant.processors is not None
+    assert "avx2" in variant.processors
+
+
+def test_weights_that_saturate_nowhere_are_taken_as_they_are(photos: Path, tmp_path: Path) -> None:
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    command = ["build", str(tmp_path / "int8.onnx"), "--data", str(photos), "--out", str(tmp_path), *QUICK]
+    result = CliRunner().invoke(main, [*command, "--set", 'compile.targets=["ov"]'])
+    assert result.exit_code == 0, result.output
+    assert Bundle.open(tmp_path / "int8.edgeopt").manifest.variant("ov-int8").stages.repairs == ()
+
+
+def test_one_file_is_compiled_in_the_form_that_its_target_reads(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs openvino: what it is given was not tested")
+    onnx.save(quantized(), tmp_path / "int8.onnx")
+    types = {}
+    for target in ("ov", "ort"):
+        out = tmp_path / f"{target}.onnx"
+        result = CliRunner().invoke(main, ["compile", str(tmp_path / "int8.onnx"), "--target", target, "-o", str(out)])
+        assert result.exit_code == 0, result.output
+        assert ("in the form that" in result.output) == (target == "ov")
+        types[target] = {str(each.inputs[2].dtype) for each in ir.load(out).graph if each.op_type == "QuantizeLinear"}
+    assert types == {"ov": {"UINT8"}, "ort": {"INT8"}}

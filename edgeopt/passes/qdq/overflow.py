@@ -37,5 +37,5 @@ def _share(node: ir.Node) -> float:
     if weight is None or array is None or step is None:
         return 0.0
     if weight.shape is None:  # a DequantizeLinear keeps the shape of what it reads
-        weight.shape = ir.Shape(array.shape)
+        weight.shape, weight.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.FLOAT)
     return pair_grid(node).overflowing(weight_matrix(node, np.round(array / step)))
