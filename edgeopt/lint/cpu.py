@@ -90,7 +90,8 @@ def saturation(linted: Linted) -> Iterator[Finding]:
             "saturation", "warning", None,
             f"on x86 processors without VNNI {named} saturate, most of all '{worst}': products are added in pairs in "
             f"16 bits there, and {found[worst]:.1%} of its pairs of weights are too large",
-            "quantize with --scheme openvino or onnxruntime for processor avx2, or do not run it there",
+            "quantize with --scheme openvino or onnxruntime for processor avx2, build another tool's file ([quantize] "
+            "file) there, which bounds its weights where that is nearer, or do not run it there",
         )  # fmt: skip
 
 
