@@ -40,7 +40,7 @@ KILL_WORKER, KILL_ALL = 2, 5
 """Finished trials at which a worker, and then everything, is killed."""
 _QUICK = """
 [calibrate]
-images = 48
+images = 32
 [benchmark]
 warmup_s = 0.1
 duration_s = 0.5
@@ -71,7 +71,7 @@ input_size = [160, 160]
 [data.test]
 format = "digit_scenes"
 split = "test"
-limit = 60
+limit = 30
 [data.calibration]
 format = "digit_scenes"
 split = "calibration"
@@ -86,11 +86,11 @@ input_size = [128, 128]
 [data.train]
 format = "image_folder"
 path = "{CLOTHING / "train"}"
-limit = 200
+limit = 120
 [data.test]
 format = "image_folder"
 path = "{CLOTHING / "test"}"
-limit = 100
+limit = 60
 [fit]
 classifier = "svm"
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,29 @@ ATTEMPTS = 3
 """Attempts at a piece whose worker dies."""
 
 
+def connected(address: str | None, cores: int | None, resources: Mapping[str, float] | None = None) -> Any:
+    """Connect to a Ray cluster, or start one that ends with this process; return the module.
+
+    Args:
+        address: as ``ray://host:10001`` or ``auto``; None starts one on this machine.
+        cores: processor cores of the one that is started. Default: all.
+        resources: labels of the one that is started, with their amounts.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ConfigError: no cluster answers.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # whoever wants to report to Ray's makers says so
+    ray: Any = requires_extra("ray", "sweep")
+    here = {"num_cpus": cores, "resources": resources, "include_dashboard": False} if address is None else {}
+    try:
+        ray.init(address=address, logging_level="error", log_to_driver=False, **here)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        where = "this machine" if address is None else f"'{address}'"
+        raise ConfigError(f"no Ray cluster answers at {where}: {error}. Start one with `ray start --head`") from error
+    return ray
+
+
 class RayEvaluation:
     """Workers of a Ray cluster, which have the bundle and the images under the same paths; a context manager.
 
@@ -27,10 +51,6 @@ class RayEvaluation:
         threads: threads of the engines; 0 keeps the bundle's setting.
         address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
         count: workers. Default: as many as the cluster has processor cores.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        ConfigError: no cluster answers.
     """
 
     def __init__(
@@ -42,18 +62,12 @@ class RayEvaluation:
         address: str | None,
         count: int | None,
     ) -> None:
-        self._ray: Any = requires_extra("ray", "sweep")
         self._asked = (str(bundle.absolute()), config, variant, threads)
         self._address, self._count = address, count
 
     def __enter__(self) -> RayEvaluation:
-        started = {"num_cpus": self._count, "include_dashboard": False} if self._address is None else {}
-        try:
-            self._ray.init(address=self._address, logging_level="error", log_to_driver=False, **started)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"no Ray cluster answers at '{self._address}': {error}. Start one with `ray start --head`"
-            ) from error
+        """Connect; raises as `connected`."""
+        self._ray = connected(self._address, self._count)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from edgeopt.errors import ConfigError, requires_extra
+from edgeopt.errors import ConfigError
+from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import machine
 from edgeopt.spec import Processor
 from edgeopt.sweep.plan import Trial
@@ -174,30 +175,15 @@ class RayWorkers:
         address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
         count: processor cores of the one that is started. Default: all.
         cpus: cores that a trial takes.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        ConfigError: no cluster answers.
     """
 
     def __init__(self, out: Path, work: Path, address: str | None, count: int | None = None, cpus: float = 1.0) -> None:
-        self._ray: Any = requires_extra("ray", "sweep")
         self._folders, self._address, self._count, self._cpus = (out, work), address, count, cpus
         self._running: dict[Any, Trial] = {}
 
     def __enter__(self) -> RayWorkers:
-        quiet = {"log_to_driver": False}
-        if self._address is None:
-            here = dict.fromkeys(labels_here(), _ENOUGH)
-            started = {"num_cpus": self._count, "resources": here, "include_dashboard": False}
-            self._ray.init(logging_level="error", **started, **quiet)
-        else:
-            try:
-                self._ray.init(address=self._address, logging_level="error", **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"no Ray cluster answers at '{self._address}': {error}. Start one with `ray start --head`"
-                ) from error
+        """Connect; raises as `connected`."""
+        self._ray: Any = connected(self._address, self._count, dict.fromkeys(labels_here(), _ENOUGH))
         self._task = self._ray.remote(_task)
         return self
 
