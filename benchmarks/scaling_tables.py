@@ -113,7 +113,9 @@ def sharding(path: Path) -> str:
     for row in rows:
         cells = [
             row["how"], f"{row['images']:,}", str(row["shards"]), str(row["there_before"]),
-            f"{row.get('before_kill_s', 0.0) + row['wall_seconds']:.0f}", f"{row['peak_memory_mb']} MiB", f"{row['bytes_kept'] / 1e6:.2f} MB",
+            f"{row.get('before_kill_s', 0.0) + row['wall_seconds']:.0f}",
+            f"{row['peak_memory_mb']} MiB",
+            f"{row['bytes_kept'] / 1e6:.2f} MB",
             f"{100 * row['top1']:.3f} %",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

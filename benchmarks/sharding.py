@@ -91,6 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[10_000, 30_000, 100_000])
     counts: Sequence[int] = sorted(parser.parse_args().images)
+    if len(counts) < 2:
+        parser.error("give two numbers of images at least: the largest is killed, the others are not")
     bundle = built()
     RESULTS.unlink(missing_ok=True)
     same = apart(compared, bundle, counts[0])
