@@ -82,7 +82,7 @@ def sweeping(path: Path) -> str:
     lines += ["", *_header(columns, 2)]
     for row in found["trials"]:
         made = sum(stage["made"] for stage in row["stages"])
-        drop = "–" if row["drop"] is None else f"{-100 * row['drop']:+.2f}"
+        drop = "–" if row["drop"] is None else f"{round(-100 * row['drop'], 2) + 0.0:+.2f}"
         cells = [
             row["model"], ", ".join(row["settings"].values()), f"{row['seconds']:.0f}", str(made),
             str(len(row["stages"]) - made), f"{100 * row['accuracy']:.2f} %", drop, f"{row['p50_ms']:.2f}",
