@@ -22,6 +22,7 @@ _PASSES = "edgeopt.passes.rewrite"
 class _Form:
     """A pass, and the graphs that want it."""
 
+    module: str
     wanted: Callable[[Precision, SchemeName | None], bool] = lambda _precision, _scheme: True
     changes: Callable[[ir.Model], bool] = lambda _: True
 
@@ -34,11 +35,13 @@ def _has_regions(model: ir.Model) -> bool:
 
 _FORMS: Mapping[FormName, _Form] = {
     # OpenVINO's own scheme has uint8 already.
-    "unsigned_activations": _Form(lambda precision, scheme: precision == "int8" and scheme != "openvino"),
-    "convolve_tokens": _Form(lambda _, scheme: scheme == "openvino"),
-    "fixed_regions": _Form(changes=_has_regions),
-    "lower_opset": _Form(),
-    "float_weights": _Form(),
+    "unsigned_activations": _Form(
+        "unsigned_activations", lambda precision, scheme: precision == "int8" and scheme != "openvino"
+    ),
+    "convolve_tokens": _Form("convolve_tokens", lambda _, scheme: scheme == "openvino"),
+    "fixed_regions": _Form("fixed_regions", changes=_has_regions),
+    "for_tensorrt_8": _Form("lower_opset"),
+    "float_weights": _Form("float_weights"),
 }
 
 
@@ -50,7 +53,11 @@ def forms_of(target: Target, precision: Precision, scheme: SchemeName | None) ->
         precision: of the graph.
         scheme: that it was quantized by; None of float graphs and of those of other tools.
     """
-    return tuple(f"{_PASSES}.{name}" for name in target.forms if _FORMS[name].wanted(precision, scheme))
+    return tuple(f"{_PASSES}.{_FORMS[name].module}" for name in _wanted(target, precision, scheme))
+
+
+def _wanted(target: Target, precision: Precision, scheme: SchemeName | None) -> list[FormName]:
+    return [name for name in target.forms if _FORMS[name].wanted(precision, scheme)]
 
 
 def in_form(model: ir.Model, target: Target, precision: Precision, scheme: SchemeName | None) -> ir.Model | None:
@@ -66,10 +73,9 @@ def in_form(model: ir.Model, target: Target, precision: Precision, scheme: Schem
         ModelError: it has an operator that the target's releases cannot express.
     """
     result = model
-    for module in forms_of(target, precision, scheme):
-        name = module.rpartition(".")[2]
-        if _FORMS[name].changes(result):  # type: ignore[index]
-            result = getattr(import_module(module), name)(result)
+    for name in _wanted(target, precision, scheme):
+        if _FORMS[name].changes(result):
+            result = getattr(import_module(f"{_PASSES}.{_FORMS[name].module}"), name)(result)
     return None if result is model else result
 
 
