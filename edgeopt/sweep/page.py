@@ -31,7 +31,7 @@ def sweep_html(name: str, results: Sequence[TrialResult]) -> str:
         title=name,
         trials=len(results),
         failed=[(each.title, each.error) for each in results if each.error],
-        plots=[(each.machine, _plot(each)) for each in groups if len(each.points) > 1],
+        plots=[(each.machine, *_plot(each)) for each in groups if len(each.points) > 1],
         columns=COLUMNS,
         rows=[{"cells": row} for row in table(results)],
     )
@@ -50,7 +50,7 @@ def table(results: Sequence[TrialResult]) -> list[list[str]]:
 
 def _figures(result: TrialResult, best: set[tuple[str, str]], plotted: set[tuple[str, str]]) -> Iterator[list[str]]:
     if result.error:
-        yield ["–", "–", "–", "–", "–", "–", f"failed: {result.error.splitlines()[0]}"]
+        yield ["–", "–", "–", "–", "–", "–", "failed"]
     for each in result.variants:
         if each.is_baseline and each.p50_ms is not None and (result.key, each.name) not in plotted:
             continue
@@ -71,12 +71,14 @@ def _state(result: TrialResult, variant: VariantResult, best: set[tuple[str, str
     return ", ".join(each for each in (BEST if (result.key, variant.name) in best else "", refused) if each)
 
 
-def _plot(front: Front) -> str:
-    drawn = []
-    for result, variant in front.points:
+def _plot(front: Front) -> tuple[str, list[str]]:
+    """Draw the variants, those that no other beats by number; and what the numbers stand for, the fastest first."""
+    drawn, names = [], []
+    for result, variant in sorted(front.points, key=lambda each: each[1].p50_ms or 0.0):
         is_best = (result.key, variant.name) in front.best
         assert variant.p50_ms is not None
         assert variant.accuracy is not None
-        label = f"{result.title}: {variant.name}" if is_best else ""
-        drawn.append(Point(label, variant.p50_ms, 100.0 * variant.accuracy, is_best))
-    return scatter(drawn, "median latency, ms", f"{_METRICS.get(front.metric, front.metric)}, %")
+        if is_best:
+            names.append(f"{result.title}: {variant.name}")
+        drawn.append(Point(str(len(names)) if is_best else "", variant.p50_ms, 100.0 * variant.accuracy, is_best))
+    return scatter(drawn, "median latency, ms", f"{_METRICS.get(front.metric, front.metric)}, %"), names
