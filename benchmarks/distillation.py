@@ -1,10 +1,11 @@
 """The repair `distillation`: how much nearer to FP32 it brings an INT8 graph that all other repairs have been tried on.
 
 Run as ``python -m benchmarks.distillation [--recipe NAME…] [--scheme NAME…] [--repairs all|none] [--calibration N]
-[--epochs N] [--work DIR]``, of recipes that ship or lie in a file. The graph learns from the float network's answers on
-the calibration images, without labels. Accuracy and distance from FP32's outputs are those of the graph as written, on
-test images, which neither the repairs nor their judge see; where the repair was not kept, those of the graph before it.
-What is finished is kept in the work folder. Writes ``results/distillation.json``: a row for each setting.
+[--epochs N] [--train-epochs N] [--work DIR]``, of recipes that ship or lie in a file. The graph learns from the float
+network's answers on the calibration images, without labels. Accuracy and distance from FP32's outputs are those of the
+graph as written, on test images, which neither the repairs nor their judge see; where the repair was not kept, those of
+the graph before it. What is finished is kept in the work folder. Writes ``results/distillation.json``: a row for each
+setting.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from edgeopt.spec import replace
 
 RESULTS = Path(__file__).resolve().parent / "results" / "distillation.json"
 SCHEMES: tuple[SchemeName, ...] = ("openvino", "onnxruntime", "tensorrt")
-SETTING = ("recipe", "scheme", "choice", "epochs", "calibration_images")
+SETTING = ("recipe", "train_epochs", "scheme", "choice", "epochs", "calibration_images")
 RECIPES = ("digits", "digit-scenes")
 CHOICES = {"none": (), "all": REPAIRS}
 
@@ -47,14 +48,23 @@ def main() -> None:
     parser.add_argument("--scheme", choices=SCHEMES, action="append")
     parser.add_argument("--repairs", choices=sorted(CHOICES), default="all", help="those before it")
     parser.add_argument("--epochs", type=int, default=QuantizeConfig().distillation_epochs)
+    parser.add_argument("--train-epochs", type=int, help="of the float network; default: the recipe's own")
     parser.add_argument("--calibration", type=int, default=100, help="calibration images")
     parser.add_argument("--work", type=Path, default=Path("build/distillation"))
     arguments = parser.parse_args()
     for name, scheme in itertools.product(arguments.recipe or RECIPES, arguments.scheme or SCHEMES):
         config = find_recipe(name)[0]
         config = replace(config, calibrate=replace(config.calibrate, images=arguments.calibration))
+        if config.train is not None and arguments.train_epochs is not None:
+            config = replace(config, train=replace(config.train, epochs=arguments.train_epochs))
         measured = _measured(config, scheme, CHOICES[arguments.repairs], arguments.epochs, arguments.work)
-        setting = {"recipe": name, "scheme": scheme, "choice": arguments.repairs, "epochs": arguments.epochs}
+        setting = {
+            "recipe": name,
+            "train_epochs": None if config.train is None else config.train.epochs,
+            "scheme": scheme,
+            "choice": arguments.repairs,
+            "epochs": arguments.epochs,
+        }
         record(RESULTS, setting | measured, SETTING)
 
 

@@ -95,11 +95,12 @@ def compression(path: Path) -> str:
 
 def distillation(path: Path) -> str:
     """A row for each scheme and setting: before and after."""
-    columns = ("recipe", "scheme", "repairs before", "calibration", "FP32", "INT8", "distilled", "distance, mean",
-               "median", "nearer on", "agreement", "as judged", "kept")  # fmt: skip
+    columns = ("recipe", "trained for", "scheme", "repairs before", "calibration", "FP32", "INT8", "distilled",
+               "distance, mean", "median", "nearer on", "agreement", "as judged", "kept")  # fmt: skip
     rows = [
         (
             row["recipe"],
+            "" if row["train_epochs"] is None else f"{row['train_epochs']} epochs",
             row["scheme"],
             row["choice"],
             f"{row['calibration_images']} images",
