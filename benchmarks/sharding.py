@@ -89,7 +89,7 @@ class Copy:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 30_000, 100_000])
+    parser.add_argument("--images", type=int, nargs="+", default=[5_000, 20_000, 100_000])
     counts: Sequence[int] = sorted(parser.parse_args().images)
     if len(counts) < 2:
         parser.error("give two numbers of images at least: the largest is killed, the others are not")
