@@ -1,9 +1,11 @@
-"""Which family's files are identified, and decoded as by the family's own code: a row a family.
+"""Which family's files are identified, decoded as by the family's own code, quantized, and cut: a row a family.
 
-Files are small networks of each family's layout; decoding is compared with what the families' packages made of random
-outputs, which `tests/data/record_decoders.py` recorded.
+Files are small networks of each family's layout with seeded weights. Decoding is compared with what the families'
+packages made of random outputs, which `tests/data/record_decoders.py` recorded. INT8 is compared with FP32 in OpenVINO
+and in ONNX Runtime, and the file with its tail cut off, or one put on, with the file as it is, by the objects that are
+found in pictures of soft spots.
 
-python -m benchmarks.families
+python -m benchmarks.families [FAMILY...]
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from benchmarks.family_graphs import Family, families, network
+from benchmarks.family_graphs import Family, families
+from benchmarks.family_judging import judge
+from benchmarks.family_networks import seeded_network
 from benchmarks.recorded_decoders import packages
+from edgeopt.hardware import machine
+from edgeopt.identify import Identification
 from edgeopt.identify.identifying import identify
 from edgeopt.identify.reading import facts_of
 
@@ -47,7 +53,8 @@ class Row:
 
 
 def row(family: Family) -> Row:
-    found = identify(facts_of(ir.from_proto(network(family))))
+    """Identify a family's file, by a network of its layout."""
+    found = _identified(family)
     names = sorted(candidate.name for candidate in found.candidates)
     right = names == sorted(family.preset.split(" or "))
     identified = ("yes" if len(names) == 1 else "asks") if right else f"no: {' or '.join(names) or 'nothing'}"
@@ -62,15 +69,29 @@ def row(family: Family) -> Row:
     )
 
 
+def _identified(family: Family) -> Identification:
+    return identify(facts_of(ir.from_proto(seeded_network(family))))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", nargs="*", help="part of names. Default: all")
     parser.add_argument("--out", type=Path, default=RESULT)
-    rows: list[dict[str, Any]] = [vars(row(family)) for family in families()]
-    out = parser.parse_args().out
-    out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    for each in rows:
-        decodes = ", ".join(each["decodes"]) or "nobody yet"
-        print(f"{each['family']:<46} {each['preset']:<28} {each['identified']:<8} {decodes}")
+    arguments = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if arguments.family and arguments.out.is_file():
+        rows = json.loads(arguments.out.read_text(encoding="utf-8"))["rows"]
+    for family in families():
+        if arguments.family and not any(part in family.name for part in arguments.family):
+            continue
+        made = {**vars(row(family)), **vars(judge(family, _identified(family))), "cpu": machine().cpu.model}
+        rows = [each for each in rows if each["family"] != family.name] + [made]
+        int8 = ", ".join(f"{engine} {share:.1%}" for engine, share in made["int8"].items())
+        tails = ", ".join(f"{tail} {share:.1%}" for tail, share in made["tails"].items())
+        print(f"{family.name:<46} {family.preset:<28} {made['identified']:<8} {int8}; {tails or 'no tail'}", flush=True)
+    order = [family.name for family in families()]
+    rows = sorted((each for each in rows if each["family"] in order), key=lambda each: order.index(each["family"]))
+    arguments.out.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(f"{sum(each['identified'] in ('yes', 'asks') for each in rows)} of {len(rows)} as they should be")
 
 

@@ -309,15 +309,31 @@ def gate_power() -> str:
 
 
 def families() -> str:
-    """A row a family: the reading of its file, and whose code decodes the same."""
+    """A row a family: the reading of its file, whose code decodes the same, INT8, and its tail."""
     path = RESULTS / "families.json"
     found = json.loads(path.read_text(encoding="utf-8"))
-    header = ["| family, exporter | presets | identified | decodes as |", "| --- | --- | --- | --- |"]
+    header = [
+        "| family, exporter | presets | identified | decodes as | INT8: OpenVINO, ONNX Runtime | tail equals whole |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     rows = [
-        f"| {row['family']} | `{row['preset'].replace(' or ', '` or `')}` | {row['identified']} | {_compared(row)} |"
+        f"| {row['family']} | `{row['preset'].replace(' or ', '` or `')}` | {row['identified']} | {_compared(row)} | "
+        f"{_agrees(row)} | {_tails(row)} |"
         for row in found["rows"]
     ]
-    return "\n".join([*header, *rows])
+    processors = ", ".join(sorted({row["cpu"] for row in found["rows"]}))
+    return "\n".join([*header, *rows, "", f"Measured on: {processors}."])
+
+
+def _agrees(row: dict[str, Any]) -> str:
+    """Say how many detections are the same in INT8, engine by engine."""
+    shares = ", ".join(f"{share:.1%}" for share in row["int8"].values())
+    return shares if row["quantized"] == "keep" else f"{shares} ({row['quantized']})"
+
+
+def _tails(row: dict[str, Any]) -> str:
+    """Say how many detections are the same with each tail that the file can have."""
+    return ", ".join(f"{tail} {share:.1%}" for tail, share in row["tails"].items()) or "no tail; rows have one class"
 
 
 def _compared(row: dict[str, Any]) -> str:

@@ -48,8 +48,8 @@ def preprocessing(found: Identification) -> Preprocessing:
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_each_family_is_told_or_its_readings_are_named(family: Family) -> None:
-    found = row(family)
-    assert found.identified == ("asks" if " or " in family.preset else "yes")
+    assert row(family).identified == ("asks" if " or " in family.preset else "yes")
+    assert sorted(each.name for each in identified(family).candidates) == sorted(family.preset.split(" or "))
 
 
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
