@@ -16,7 +16,8 @@ from edgeopt.errors import DataError, storage_errors
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
-_COLUMNS = ("variant", "accuracy", "golden", "p50 ms", "trtexec ms", "network / trtexec", "among candidates")
+_COLUMNS = ("variant", "accuracy", "golden", "p50 ms", "trtexec ms", "× trtexec", "choice")
+"""The last but one: of the stage that runs the network; the last: of the default's latency, and what runs."""
 
 
 _LARGEST = 1e300
@@ -60,6 +61,11 @@ class BoardRow(Struct):
     candidate: str = ""
     """Latency as a multiple of the default's, and whether it runs from now on, of `edgeopt tune`; or why it was not
     measured there."""
+
+    @property
+    def choice(self) -> str:
+        """The same without a reason."""
+        return self.candidate.partition(":")[0]
 
     @property
     def ratio(self) -> float | None:
@@ -142,7 +148,8 @@ def board_to_terminal(board: BoardReport) -> Group:
     """Return a table of the variants, and the steps that failed with the end of their logs."""
     table = Table(title=board.bundle.get("name", ""), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(_COLUMNS):
-        table.add_column(column, justify="right" if index > 1 else "left", no_wrap=True)
+        is_figure = 1 < index < len(_COLUMNS) - 1
+        table.add_column(column, justify="right" if is_figure else "left", no_wrap=index == 0)
     for row in board_rows(board):
         table.add_row(*(Text(cell) for cell in _cells(row)))
     return Group(table, *(Text(line, style="red") for line in _failures(board)))
@@ -160,10 +167,13 @@ def board_to_markdown(board: BoardReport) -> str:
 def _cells(row: BoardRow) -> tuple[str, ...]:
     figures = (row.p50_ms, row.trtexec_ms, row.ratio)
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.4f}"
-    return (row.name, accuracy, row.golden, *("" if each is None else f"{each:.3g}" for each in figures), row.candidate)
+    return (row.name, accuracy, row.golden, *("" if each is None else f"{each:.3g}" for each in figures), row.choice)
 
 
 def _failures(board: BoardReport) -> Iterator[str]:
+    for row in board_rows(board):
+        if row.choice != row.candidate:
+            yield f"{row.name} {row.candidate}"
     for name, step in board.steps.items():
         if step.exit_status:
             yield f"{name} failed with exit status {step.exit_status}: {' '.join(step.log[-1:]) or 'it said nothing'}"
