@@ -31,7 +31,7 @@ from edgeopt.runtime import Availability, availability
 from edgeopt.runtime.choice import choose, measured_here
 from edgeopt.spec import Struct
 
-_METRIC_NAMES = {
+METRIC_NAMES = {
     "agreement": "agreement with FP32, no labels",
     "top1": "top-1",
     "top5": "top-5",
@@ -349,7 +349,7 @@ def _candidate(rows: tuple[Row, ...], runs: str | None) -> str | None:
 def _metric_rows(accuracies: Mapping[str, Accuracy]) -> tuple[MetricRow, ...]:
     rows = [
         MetricRow(name=title, values={name: getattr(each.metrics, field, None) for name, each in accuracies.items()})
-        for field, title in _METRIC_NAMES.items()
+        for field, title in METRIC_NAMES.items()
     ]
     for title, read in _AT_THRESHOLD.items():
         rows.append(MetricRow(name=title, values={name: read(each) for name, each in accuracies.items()}))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from edgeopt.bundle.records import Beside, OnBadPictures, UnderAttack
-from edgeopt.report.content import Report
+from edgeopt.report.content import METRIC_NAMES, Report
 from edgeopt.report.figures import counted, points, share
 
 
@@ -31,15 +31,16 @@ def robustness_cards(report: Report) -> list[Card]:
 def _bad(name: str, found: OnBadPictures) -> Card:
     named = {"clean": found.clean} | {kind.replace("_", " "): each for kind, each in found.kinds.items()}
     severities = ", ".join(map(str, found.severities))
+    metric = METRIC_NAMES.get(found.metric, found.metric)
     told = (
-        f"{found.metric} on {counted(found.images, 'image', 'images')}, mean of severities {severities} of 5; over all "
-        f"kinds {points(-found.drop)} points"
+        f"{metric} on {counted(found.images, 'image', 'images')}, mean of severities {severities} of 5; over all kinds "
+        f"{points(-found.drop)} points"
     )
     return Card(f"{name} on bad pictures", ("pictures", found.baseline, name, "change"), list(_rows(named)), told)
 
 
 def _attacked(name: str, found: UnderAttack) -> Card:
-    named = {"clean": found.clean} | {f"{radius}/255": each for radius, each in found.worst.items()}
+    named = {"clean": found.clean} | {f"{radius}/255": found.worst[radius] for radius in sorted(found.worst, key=int)}
     if found.patch is not None:
         named[f"patch {found.patch_share:.0%}"] = found.patch
     told = (

@@ -55,11 +55,10 @@ def attack_table(found: Attacked) -> RenderableType:
             )
     if (patch := found.patch) is not None:
         table.add_section()
+        nothing = [""] * (1 + len(found.attacks))
         for name in found.clean:
-            made = (patch.made.get(name), patch.adaptive.get(name))
-            best = min(value for value in made if value is not None) if name in patch.made else None
-            grey = f"grey {share(patch.grey[name], 1)}"
-            table.add_row(name, f"patch {patch.share:.0%}", grey, *[""] * len(found.attacks), share(best, 1))
+            table.add_row(name, f"grey {patch.share:.0%}", *nothing, share(patch.grey[name], 1))
+            table.add_row(name, f"patch {patch.share:.0%}", *nothing, share(found.behind_patch(name), 1))
     told = "fgsm, pgd and apgd were made on the float network: on INT8 they show what transfers. Believe the worst"
     if found.metric == "AP":
         told = "pgd was made on the float network: on INT8 it shows what transfers. Believe the worst"
