@@ -1,7 +1,7 @@
-"""What quantization costs: accuracy of all-INT8 networks against FP32, scheme by scheme, with and without fine-tuning.
+"""What quantization costs: accuracy of all-INT8 networks against FP32, scheme by scheme, with and without repairs.
 
 Run as ``python -m benchmarks.quantization [--model NAME] [--scheme NAME] [--repairs CHOICE] [--method NAME]``; a choice
-is none, fast, all or distillation.
+is none, fast or all.
 Networks and images are those of `RECIPES`; where they are not beside the checkout, the model is left out and that is
 said. Scheme ``openvino`` runs in OpenVINO with float32 between the integer layers, so that bfloat16 does not blur the
 comparison; the others, whose own engines need other hardware, in ONNX Runtime on the same Q/DQ file. Each network is
@@ -40,7 +40,7 @@ from edgeopt.graph.edit import producer
 from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, macs
 from edgeopt.metrics import OutputReading, kl, readings_of
 from edgeopt.passes.repair.activations import Images
-from edgeopt.passes.repair.trials import DISTILLATION, REPAIRS
+from edgeopt.passes.repair.trials import REPAIRS
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import open_job
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -53,7 +53,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "quantization.json"
 WORK = Path("build/quantization")
 RECIPES = {"mobilenet_v2": "mobilenet-v2.toml", "yolox_nano": "yolox-nano-coco.toml"}
-CHOICES = {"none": (), "fast": FAST_REPAIRS, "all": REPAIRS, "distillation": (*REPAIRS, DISTILLATION)}
+CHOICES = {"none": (), "fast": FAST_REPAIRS, "all": REPAIRS}
 """Repairs by the name of the choice."""
 ENGINES: dict[SchemeName, Literal["OpenVINO", "ONNX Runtime"]] = {
     "openvino": "OpenVINO",
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=sorted(RECIPES), action="append")
     parser.add_argument("--scheme", choices=sorted(ENGINES), action="append")
-    parser.add_argument("--repairs", choices=sorted(CHOICES), action="append", help="default: all and distillation")
+    parser.add_argument("--repairs", choices=sorted(CHOICES), action="append", help="default: all")
     parser.add_argument("--method", default="mean_minmax")
     arguments = parser.parse_args()
     for model in arguments.model or RECIPES:
@@ -93,7 +93,7 @@ def main() -> None:
             print(f"{model}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         for scheme in arguments.scheme or ("openvino", "tensorrt"):
-            for choice in arguments.repairs or ("all", "distillation"):
+            for choice in arguments.repairs or ("all",):
                 row = measure(network, scheme, arguments.method, choice)
                 record(RESULTS, row, ("model", "scheme", "method", "choice"))
 

@@ -369,7 +369,6 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers,
     "protection": lambda: hardening_tables.protection(RESULTS / "protection.json"),
     "quantization": quantization,
-    "distillation": lambda: training_tables.distillation(RESULTS / "distillation.json"),
     "real_files": lambda: file_tables.real_files(RESULTS / "real_files.json"),
     "recipes": recipes,
     "rtx_types": lambda: rtx_table.rtx_types(RESULTS / "rtx_types.json"),

@@ -1,4 +1,4 @@
-"""Tables of what training gives: seeds, pruned networks, and INT8 graphs that were fine-tuned."""
+"""Tables of what training gives: seeds, strong pictures, and pruned networks."""
 
 from __future__ import annotations
 
@@ -91,30 +91,6 @@ def compression(path: Path) -> str:
     ]  # fmt: skip
     note = "Latencies are those of one interleaved run beside the unpruned network's engine of the same precision."
     return _table(columns, rows, path, note)
-
-
-def distillation(path: Path) -> str:
-    """A row for each scheme and setting: before and after."""
-    columns = ("recipe", "trained for", "scheme", "repairs before", "calibration", "FP32", "INT8", "distilled",
-               "distance, mean", "median", "nearer on", "agreement", "as judged", "kept")  # fmt: skip
-    rows = [
-        (
-            row["recipe"],
-            "" if row["train_epochs"] is None else f"{row['train_epochs']} epochs",
-            row["scheme"],
-            row["choice"],
-            f"{row['calibration_images']} images",
-            f"{row['metric']} {100 * row['fp32']:.2f} %",
-            *(f"{100 * row[name]:.2f} %" for name in ("before", "after")),
-            *("{before:.2g} → {after:.2g}".format(**row[name]) for name in ("mean", "median")),
-            f"{100 * row['nearer']:.0f} % of the images",
-            " → ".join(f"{100 * each:.1f} %" for each in row["agreement"]),
-            "{before:.2g} → {after:.2g}".format(**row["trials"][-1]),
-            "yes" if row["trials"][-1]["kept"] else f"no: {row['trials'][-1]['declined'] or 'it is no nearer'}",
-        )
-        for row in sorted(_rows(path), key=lambda row: (row["recipe"], row["scheme"], row["choice"]))
-    ]
-    return _table(columns, rows, path, "As written, on test images that nothing was fitted or judged on.")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -480,15 +480,12 @@ class QuantizeConfig(Struct):
     ``smoothing`` is for LayerNorms, and not tried without (SmoothQuant). The repair ``ranges`` chooses ranges anew,
     by their effect on the outputs, and so may replace those of ``[calibrate] method``. ``exemption`` keeps small
     layers float whose input does most of the harm, at most 5 % of the multiplications. Those two take most of the
-    time, for they search; the others run the network on each image a few times. ``distillation``, which is not among
-    the defaults, fine-tunes against the float network; it takes minutes, and needs torch. Your own is a
+    time, for they search; the others run the network on each image a few times. Your own is a
     `passes.repair.trials.Repair`."""
     minutes: Annotated[float, Meta(gt=0.0)] | None = None
     """Most minutes that the repairs of one graph may take; for ``edgeopt quantize`` its calibration too. A repair that
     would take longer than what is left is not tried, and the report says what it would have needed. Results then depend
     on how fast the machine is. Default: as long as they need."""
-    distillation_epochs: PositiveInt = 12
-    """Passes of ``distillation`` over the calibration images; its time is proportional to them."""
 
     def __post_init__(self) -> None:
         for repair in self.repairs:

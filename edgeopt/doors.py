@@ -62,7 +62,6 @@ REPAIRS: Mapping[str, str] = {
     "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",
     "weight_clipping": "edgeopt.passes.repair.reconstruct:reconstruct",
     "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",
-    "distillation": "edgeopt.passes.repair.distill:distill",
 }
 """Values of ``[quantize] repairs``: `passes.repair.trials` gives each of these what it needs. Any other is a
 `trials.Repair`."""

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from click.testing import CliRunner
 
-from edgeopt.bundle.manifest import decode, encode
+from edgeopt.bundle.manifest import decode, encode, with_checksum
 from edgeopt.cli import main
 from edgeopt.config import parse_config
 from edgeopt.errors import BundleError, ConfigError
@@ -67,6 +67,22 @@ def test_a_bundle_with_former_names_opens(tmp_path: Path) -> None:
     assert read.stages.helped == ("bias_correction+gptq",)
     assert read.stages.kept_float32 == {"node": "reason"}
     assert (again.recipe.quantize.scheme, again.recipe.quantize.repairs) == ("openvino", ("ranges", "gptq"))
+
+
+def test_a_bundle_whose_recipe_fine_tuned_int8_graphs_opens_without_these_settings(tmp_path: Path) -> None:
+    document = json.loads(encode(tiny.write(tmp_path / "old").manifest))
+    del document["checksum"]
+    document["recipe"] = {
+        "name": "old",
+        "model": {"source": "edgeopt:lenet5"},
+        "train": {"epochs": 0, "quantize": {"epochs": 2, "teacher": 0.8}},
+        "compress": {"parameters": 0.5, "train": {"epochs": 3, "quantize": False}},
+        "quantize": {"repairs": ["ranges", "distillation"], "distillation_epochs": 12},
+    }
+    recipe = decode(with_checksum(json.dumps(document, indent=2).encode()), "manifest.json").recipe
+    assert recipe.train is None
+    assert recipe.compress.train.epochs == 3
+    assert recipe.quantize.repairs == ("ranges",)
 
 
 @pytest.mark.parametrize("document", ["[]", "3", '{"schema_version": 1, "variants": 3}', '{"schema_version": 1}'])

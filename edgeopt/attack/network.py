@@ -12,9 +12,9 @@ from torch import Tensor
 
 from edgeopt.bundle import Bundle, Variant
 from edgeopt.errors import ModelError
-from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
-from edgeopt.passes.repair.distill.interpreter import Interpreter
-from edgeopt.passes.repair.distill.straight_through import quantizers_by_node
+from edgeopt.passes.gradients.attributes import UnsupportedOperatorError
+from edgeopt.passes.gradients.interpreter import Interpreter
+from edgeopt.passes.gradients.straight_through import quantizers_by_node
 from edgeopt.passes.rewrite.put_tail import put_scores
 from edgeopt.perturb.ascent import Loss
 from edgeopt.perturb.pixels import to_network

@@ -28,8 +28,12 @@ _DISTRIBUTIONS = {"ort": "onnxruntime", "ov": "openvino", "trt": "tensorrt", "rt
 _ACCELERATED = ("trt", "rtx")
 
 
+FINE_TUNED = b'"distillation_epochs"'
+"""In every manifest that was written while INT8 graphs could be fine-tuned, up to schema version 4."""
+
+
 def in_present_form(text: bytes, version: int) -> bytes:
-    """Return a manifest of an earlier schema version as one of today's.
+    """Return a manifest of an earlier schema version, or with settings that are no more, as one of today's.
 
     Raises:
         msgspec.DecodeError: not JSON.
@@ -39,8 +43,25 @@ def in_present_form(text: bytes, version: int) -> bytes:
         _from_version_1(manifest)
     if version <= 2:
         _from_version_2(manifest)
+    _forget_fine_tuning(manifest.get("recipe"))
     manifest["schema_version"] = 4  # 3 held in the manifest what is recorded beside it since
     return msgspec.json.encode(manifest)
+
+
+def _forget_fine_tuning(recipe: Any) -> None:
+    """Leave out the settings of fine-tuning, which nothing reads any more: the graphs are in the bundle."""
+    if not isinstance(recipe, dict):
+        return
+    compress = recipe.get("compress")
+    for holder in (recipe, compress if isinstance(compress, dict) else {}):
+        if isinstance(train := holder.get("train"), dict):
+            train.pop("quantize", None)
+            if train.get("epochs") == 0:  # only the INT8 graph was trained
+                holder["train"] = None
+    if isinstance(quantize := recipe.get("quantize"), dict):
+        quantize.pop("distillation_epochs", None)
+        if isinstance(repairs := quantize.get("repairs"), list):
+            quantize["repairs"] = [name for name in repairs if name != "distillation"]
 
 
 def _from_version_2(manifest: dict[str, Any]) -> None:

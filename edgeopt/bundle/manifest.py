@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from edgeopt import __version__
 from edgeopt.bundle.calibration import Calibration, Count
-from edgeopt.bundle.earlier import in_present_form
+from edgeopt.bundle.earlier import FINE_TUNED, in_present_form
 from edgeopt.bundle.records import (
     Accuracy,
     Attribution,
@@ -255,7 +255,7 @@ def decode(text: bytes, origin: str) -> Manifest:
                 f"{origin} has schema version {written.schema_version}; this edgeopt reads versions 1 to "
                 f"{SCHEMA_VERSION}. Rebuild the bundle, or install the edgeopt that wrote it"
             )
-        if written.schema_version < SCHEMA_VERSION:
+        if written.schema_version < SCHEMA_VERSION or FINE_TUNED in text:
             text = in_present_form(text, written.schema_version)
         manifest = from_json(text, Manifest)
     except msgspec.DecodeError as error:

@@ -314,14 +314,6 @@ def _produce(
     "needed is said. Default: as long as they need.",
 )
 @click.option(
-    "--distill",
-    type=click.IntRange(0),
-    default=0,
-    metavar="EPOCHS",
-    help="Fine-tune against the float network for this many passes over the images. 12 is a good number; it takes "
-    "minutes, and needs torch.",
-)
-@click.option(
     "--float",
     "float_rest",
     type=click.Choice(["fp32", "fp16"]),
@@ -351,7 +343,6 @@ def quantize(
     outputs: tuple[str, ...],
     repairs: str | None,
     minutes: float | None,
-    distill: int,
     float_rest: Literal["fp32", "fp16"],
     max_discrepancy: float | None,
     out: Path,
@@ -372,11 +363,7 @@ def quantize(
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
     wanted: dict[str, object] = {"minutes": minutes, "scheme": scheme, "exclude": exclude, "ranges": _methods(ranges)}
-    chosen = QuantizeConfig().repairs if repairs is None else _repairs(repairs)
-    if distill:
-        wanted["distillation_epochs"] = distill
-        chosen = (*(name for name in chosen if name != "distillation"), "distillation")
-    wanted["repairs"] = chosen
+    wanted["repairs"] = QuantizeConfig().repairs if repairs is None else _repairs(repairs)
     quantize_config = convert(wanted, QuantizeConfig)
     with StageDisplay() as display:
         result = quantize_file(

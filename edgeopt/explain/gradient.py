@@ -12,9 +12,9 @@ from torch import Tensor
 
 from edgeopt.errors import ModelError
 from edgeopt.explain.features import FeatureMap
-from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
-from edgeopt.passes.repair.distill.interpreter import Interpreter
-from edgeopt.passes.repair.distill.straight_through import quantizers_by_node
+from edgeopt.passes.gradients.attributes import UnsupportedOperatorError
+from edgeopt.passes.gradients.interpreter import Interpreter
+from edgeopt.passes.gradients.straight_through import quantizers_by_node
 from edgeopt.postprocess.parts import named_output
 from edgeopt.spec import ClassificationDecoding, ModelSpec
 

@@ -4,7 +4,7 @@ What an output means decides how its error counts. Class scores are compared as 
 candidates of a detector by what their scores let through, and any other tensor by its relative squared error. What an
 output means is no guess from its shape: it follows from the model's specification (`readings_of`), or someone says it.
 
-The arithmetic is written over an array namespace, so that a fine-tune in torch descends on what judges it in numpy.
+The arithmetic is written over an array namespace, so that torch can take gradients of what judges in numpy.
 """
 
 from __future__ import annotations
@@ -229,16 +229,6 @@ class Discrepancy:
         found = [self._distance(reading, *pairs) for reading in classes]
         return float(sum(found)) / len(found) if found else None
 
-    def score_error(self, reference: Sequence[Any], values: Sequence[Any]) -> Any:
-        """Return the relative squared error of the classes' logits, mean over all readings; 0 without classes.
-
-        The divergence says next to nothing about classes that the reference is certain of, and these are most: a
-        fine-tune needs this too.
-        """
-        pairs = self._wide(reference), self._wide(values)
-        errors = [self._logit_error(each, *pairs) for each in self.readings if isinstance(each, ClassReading)]
-        return sum(errors) / len(self.readings)
-
     def _wide(self, outputs: Sequence[Any]) -> list[Any]:
         return [np.asarray(each, np.float64) if self._xp is np else each for each in outputs]
 
@@ -272,18 +262,6 @@ class Discrepancy:
         if isinstance(reading, ClassReading):
             return self._relative_error(*(self._columns(reading.scores, each) for each in (reference, values)))
         return self._distance(reading, reference, values)
-
-    def _logit_error(self, reading: ClassReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
-        parts = [self._columns(reading.scores, each) for each in (reference, values)]
-        first, second = (self._logits(part, reading) for part in parts)
-        return self._relative_error(first, second)
-
-    def _logits(self, scores: Any, reading: ClassReading) -> Any:
-        """Scores before their activation; exclusive ones less their mean, which means nothing."""
-        if reading.activation == "none":
-            logarithms = _logarithms(scores, "none", reading.exclusive, self._xp)
-            scores = logarithms[0] if reading.exclusive else logarithms[0] - logarithms[1]
-        return scores - self._xp.mean(scores, axis=-1, keepdims=True) if reading.exclusive else scores
 
     def _detector_error(self, reading: DetectionReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
         scores = [self._probabilities(reading, each) for each in (reference, values)]

@@ -213,9 +213,8 @@ def quantized(
         **({} if variation is None else {"variation": variation}),
     }
     timing = () if scheme != "openvino" or timed_on(scheme) is None else ("openvino",)
-    learns = _TORCH if "distillation" in config.repairs else ()
     code = ("edgeopt.pipeline.quantizing", *FEEDS)
-    return job.stage("quantize", determinants, make, (*learns, *_GRAPH, *timing), code, after=graph)
+    return job.stage("quantize", determinants, make, (*_GRAPH, *timing), code, after=graph)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:

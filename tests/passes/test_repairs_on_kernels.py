@@ -20,8 +20,8 @@ from edgeopt.graph.edit import known_constant, producer
 from edgeopt.graph.operators import DEQUANTIZE, groups
 from edgeopt.metrics import Discrepancy
 from edgeopt.metrics.discrepancy import RawReading
+from edgeopt.passes.gradients.interpreter import Interpreter
 from edgeopt.passes.quantize.scheme import ONNXRUNTIME, OPENVINO, QuantScheme, scheme
-from edgeopt.passes.repair.distill import Interpreter
 from edgeopt.passes.repair.judge import JUDGES, typical
 from edgeopt.passes.repair.split import Split
 from edgeopt.passes.repair.trials import REPAIRS, repair

@@ -21,7 +21,7 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.calibrate.spool import feeds_of
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.doors import REPAIRS as PLACES
-from edgeopt.errors import ModelError, requires_extra
+from edgeopt.errors import ModelError
 from edgeopt.graph.operators import QUANTIZE
 from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import Methods, quantize
@@ -42,20 +42,16 @@ from edgeopt.passes.repair.ranges import METHODS, expected_runs
 from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
 from edgeopt.passes.repair.smooth import STRENGTHS, smoothable
 from edgeopt.passes.repair.split import Split, spread
-from edgeopt.passes.repair.standing import Standing, compared
+from edgeopt.passes.repair.standing import Standing
 from edgeopt.references import resolve
 
 REPAIRS = (METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
-DISTILLATION = "distillation"
-"""The one that takes longest: asked for by name, tried last."""
 Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
 """Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
 quantized one. The graphs are its own to change."""
 _OBSERVING = 4.0
 """Time of calibrating on an image, about, in that of running the network on it."""
-_LEARNING = 8.0
-"""The same of fine-tuning on it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,6 @@ def repair(
     repairs: Sequence[str] = REPAIRS,
     exclude: tuple[str, ...] = (),
     allowance: Allowance | None = None,
-    distillation_epochs: int = 12,
     methods: Methods | None = None,
     slowdown: Slowdown | None = None,
 ) -> Repaired:
@@ -89,12 +84,11 @@ def repair(
         scheme: number formats and placement.
         images: calibration images, readable more than once: name and network inputs, batch 1.
         discrepancy: cost of an error of the outputs.
-        repairs: which to try, of `REPAIRS`, `DISTILLATION` and others, each a `Repair`. The last three of `REPAIRS`
-            refit layers one after another and are tried as one, since each layer takes of them what helps it.
+        repairs: which to try, of `REPAIRS` and others, each a `Repair`. The last three of `REPAIRS` refit layers one
+            after another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.
         allowance: the time that they may take, and what is told how far they are. A repair that would take longer is
             not begun, and one that takes longer than was expected ends with what it has.
-        distillation_epochs: passes of the fine-tune over the images that are not held out.
         methods: how the ranges of some layers' inputs are found, as in `quantize`; no repair changes them.
         slowdown: how many times as long the second of two Q/DQ graphs takes in the engine. With it, equalization may
             insert what the scheme does not call free, where it turns out to be.
@@ -103,7 +97,6 @@ def repair(
         The best network found, never worse on the held-out images than plain `quantize`.
 
     Raises:
-        MissingExtraError: distillation is asked for and torch is not installed.
         ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
     allowance = allowance or Allowance()
@@ -113,7 +106,7 @@ def repair(
     begun = time.perf_counter()
     now = Standing(model, table, exclude, plain, judge.measure(plain))
     run_s = (time.perf_counter() - begun) / len(split.judge)
-    allowance.plan(_expected(repairs, now, images, run_s, distillation_epochs))
+    allowance.plan(_expected(repairs, now, images, run_s))
     first, trials = now.distances, list[RepairTrial]()
     fit = feeds_of(split.fit)
     if not {METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION}.isdisjoint(repairs):
@@ -125,12 +118,10 @@ def repair(
     if steps.any and not now.declines(steps.name, allowance, trials):
         every = feeds_of(images) if _refits(repairs, images) else None
         trials.append(_reconstructed(now, scheme, fit, every, judge, steps, allowance))
-    for name in (each for each in repairs if each not in (*REPAIRS, DISTILLATION)):
+    for name in (each for each in repairs if each not in REPAIRS):
         if not now.declines(name, allowance, trials):
             allowance.step(name)
             trials.append(now.try_instead(name, now.requantized(_repaired_by(name, now, scheme, fit), judge)))
-    if DISTILLATION in repairs and not now.declines(DISTILLATION, allowance, trials):
-        trials.append(_distill(now, scheme, fit, judge, distillation_epochs, allowance))
     if typical(now.distances) > typical(first):
         undone = "the repairs that helped one by one did not together"
         declined = [msgspec.structs.replace(trial, declined=trial.declined or undone) for trial in trials]
@@ -138,9 +129,7 @@ def repair(
     return Repaired(now.quantized, typical(now.distances), tuple(trials))
 
 
-def _expected(
-    repairs: Sequence[str], now: Standing, images: Images, run_s: float, distillation_epochs: int
-) -> dict[str, float]:
+def _expected(repairs: Sequence[str], now: Standing, images: Images, run_s: float) -> dict[str, float]:
     """Estimate the seconds that each repair takes, in the order in which they are tried.
 
     Args:
@@ -148,7 +137,6 @@ def _expected(
         now: the network as it is quantized first.
         images: for calibration.
         run_s: time of one image.
-        distillation_epochs: as in `repair`.
     """
     fitted = min(FITTED_IMAGES, len(images))
     quantizers = sum(node.op_type == QUANTIZE for node in now.quantized.graph)
@@ -162,11 +150,9 @@ def _expected(
         work = expected_multiplications(now.quantized, fitted)
         refitting = 3.0 * fitted * run_s + work / multiplications_per_second()
         refitting *= 2.0 if _refits(repairs, images) else 1.0
-    learning = distillation_epochs * len(images) * run_s * _LEARNING
     expected = {name: known[name] for name in REPAIRS if name in known and name in repairs}
     expected |= {steps.name: refitting} if steps.any else {}
-    expected |= {name: len(images) * run_s for name in repairs if name not in (*REPAIRS, DISTILLATION)}
-    expected |= {DISTILLATION: learning} if DISTILLATION in repairs else {}
+    expected |= {name: len(images) * run_s for name in repairs if name not in REPAIRS}
     return expected
 
 
@@ -215,29 +201,3 @@ def _repaired_by(name: str, now: Standing, scheme: QuantScheme, fit: Sequence[Fe
     if not isinstance(made, ir.Model):
         raise ModelError(f"the repair '{name}' must give an onnx_ir.Model, and gave {made!r:.100}")
     return made
-
-
-def _distill(
-    now: Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: Judge, epochs: int, allowance: Allowance
-) -> RepairTrial:
-    """Fine-tune where that helps; say why not where an operator does not let it."""
-    requires_extra("torch", "build")
-    from edgeopt.passes.repair.distill import UnsupportedOperatorError, distill
-
-    before = now.distances
-    try:
-        now.quantized, _ = distill(
-            now.base,
-            now.quantized,
-            scheme,
-            fit,
-            judge.discrepancy.readings,
-            lambda model: typical(judge.measure(model)),
-            epochs,
-            progress=allowance.step(DISTILLATION),
-            is_over=lambda: allowance.is_over,
-        )
-    except UnsupportedOperatorError as error:
-        return compared(DISTILLATION, before, before, f"the network cannot be fine-tuned through {error}")
-    now.distances = judge.measure(now.quantized)
-    return compared(DISTILLATION, before, now.distances)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeopt.passes.repair.distill.attributes import Attributes
-from edgeopt.passes.repair.distill.layout import integers
+from edgeopt.passes.gradients.attributes import Attributes
+from edgeopt.passes.gradients.layout import integers
 
 
 def gemm(attributes: Attributes, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:

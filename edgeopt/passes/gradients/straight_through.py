@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
-from edgeopt.passes.repair.distill.attributes import Attributes
-from edgeopt.passes.repair.distill.operators import Operator
+from edgeopt.passes.gradients.attributes import Attributes
+from edgeopt.passes.gradients.operators import Operator
 
 
 def quantizers_by_node(graph: ir.Graph) -> dict[str, Operator]:

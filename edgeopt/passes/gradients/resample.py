@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeopt.passes.repair.distill.attributes import Attributes, UnsupportedOperatorError
-from edgeopt.passes.repair.distill.layout import integers
+from edgeopt.passes.gradients.attributes import Attributes, UnsupportedOperatorError
+from edgeopt.passes.gradients.layout import integers
 
 
 def resize(

@@ -7,8 +7,8 @@ import pytest
 import torch
 from graphs import model_of, run
 
-from edgeopt.passes.repair.distill.attributes import UnsupportedOperatorError
-from edgeopt.passes.repair.distill.interpreter import Interpreter
+from edgeopt.passes.gradients.attributes import UnsupportedOperatorError
+from edgeopt.passes.gradients.interpreter import Interpreter
 
 X = np.random.default_rng(0).normal(size=(1, 8, 9, 7)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeopt.passes.repair.distill.attributes import Attributes, UnsupportedOperatorError
+from edgeopt.passes.gradients.attributes import Attributes, UnsupportedOperatorError
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "replicate"}
 

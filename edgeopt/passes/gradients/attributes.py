@@ -12,7 +12,7 @@ Attributes: TypeAlias = Mapping[str, Any]
 
 
 class UnsupportedOperatorError(Exception):
-    """An operator, or a setting of one, that has no torch function here: the network cannot be fine-tuned."""
+    """An operator, or a setting of one, that has no torch function here: no gradient flows through the network."""
 
 
 def attributes_of(node: ir.Node) -> Attributes:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from edgeopt.passes.repair.distill.attributes import Attributes, UnsupportedOperatorError, attributes_of
-from edgeopt.passes.repair.distill.operators import OPERATORS, Operator
+from edgeopt.passes.gradients.attributes import Attributes, UnsupportedOperatorError, attributes_of
+from edgeopt.passes.gradients.operators import OPERATORS, Operator
 
 _DOMAINS = ("", "ai.onnx")
 

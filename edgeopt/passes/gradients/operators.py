@@ -1,4 +1,4 @@
-"""Every ONNX operator that can be fine-tuned through, with the torch function that computes it."""
+"""Every ONNX operator that gradients flow through, with the torch function that computes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgeopt.passes.repair.distill import arithmetic, layout, resample, windows
-from edgeopt.passes.repair.distill.attributes import Attributes
+from edgeopt.passes.gradients import arithmetic, layout, resample, windows
+from edgeopt.passes.gradients.attributes import Attributes
 
 Operator: TypeAlias = Callable[..., Any]
 """Function of attributes and the inputs (None for an omitted one) to a tensor, or a tuple of them."""
