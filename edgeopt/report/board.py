@@ -149,7 +149,8 @@ def board_to_terminal(board: BoardReport) -> Group:
     table = Table(title=board.bundle.get("name", ""), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(_COLUMNS):
         is_figure = 1 < index < len(_COLUMNS) - 1
-        table.add_column(column, justify="right" if is_figure else "left", no_wrap=index == 0)
+        widest = max(map(len, column.split()))
+        table.add_column(column, justify="right" if is_figure else "left", no_wrap=index == 0, min_width=widest)
     for row in board_rows(board):
         table.add_row(*(Text(cell) for cell in _cells(row)))
     return Group(table, *(Text(line, style="red") for line in _failures(board)))
