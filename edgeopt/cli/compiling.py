@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import click
@@ -90,11 +89,14 @@ def _plain(model: Path, target: str, out: Path, batch: int | None) -> None:
     elif batch is not None:
         settings = replace(settings, batch=batch)
     graph = None
-    if chosen.forms and importlib.util.find_spec("onnx_ir") is not None:
-        from edgeopt.pipeline.forms import file_in_form
+    try:
+        if chosen.forms:
+            from edgeopt.pipeline.forms import file_in_form
 
-        graph = file_in_form(model, chosen)
-    elif chosen.forms:
+            graph = file_in_form(model, chosen)
+    except ModuleNotFoundError as error:  # a device: a bundle's graphs have their form already
+        if error.name not in ("onnx", "onnx_ir"):
+            raise
         echo(f"the graph is compiled as it is: {chosen.name}'s own form needs pip install 'edgeopt[build]'")
     if graph is not None:
         echo(f"the graph is compiled in the form that {chosen.name} reads best, which computes the same")
