@@ -15,6 +15,7 @@ import struct
 import sys
 import tempfile
 import time
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ except ImportError:  # a Python that was built without it
 
 UNREADABLE_ARRAYS = (
     OSError, ValueError, EOFError, KeyError, IndexError, TypeError, SyntaxError, MemoryError, OverflowError,
-    RuntimeError, struct.error, zipfile.BadZipFile, zlib.error, *((lzma.LZMAError,) if lzma else ()),
+    RuntimeError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    *((lzma.LZMAError,) if lzma else ()),
 )  # fmt: skip
 """Errors of numpy and zipfile for a damaged ``.npz``; NotImplementedError and RecursionError are RuntimeErrors."""
 _CHUNK_BYTES = 1 << 20

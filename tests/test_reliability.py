@@ -11,6 +11,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from click.testing import CliRunner
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.manifest import with_checksum
 from edgeopt.cli import main
-from edgeopt.errors import BundleError, DataError
+from edgeopt.config import DataSource
+from edgeopt.dataset import load
+from edgeopt.dataset.arrays import read_arrays
+from edgeopt.errors import BundleError, DataError, EdgeoptError
 from edgeopt.runtime.engine_cache import Built, obtain
 from edgeopt.runtime.stream import VideoWriter
 
@@ -249,3 +253,20 @@ def test_an_engine_of_another_user_is_not_loaded(tmp_path: Path, mode: int) -> N
     found = obtain(cache, "slot", {"gpu": "Orin"}, lambda *_: Built(b"own"))
     assert found.plan == b"own"
     assert cache.stat().st_mode & 0o022 == 0
+
+
+def test_a_list_that_names_the_root_folder_is_refused_by_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("/\n")
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: train.txt\nnames: [a]\n")
+    with pytest.raises(EdgeoptError):
+        load(DataSource(format="yolo", path=str(tmp_path / "data.yaml")), tmp_path)
+
+
+def test_an_array_whose_header_does_not_end_is_refused_by_an_error_of_ours(tmp_path: Path) -> None:
+    """numpy reads an old header again by Python's tokenizer, which has an error of its own."""
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1,".ljust(117) + b"\n"
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", array)
+    with pytest.raises(DataError):
+        read_arrays(tmp_path / "a.npz")

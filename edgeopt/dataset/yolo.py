@@ -122,6 +122,8 @@ def _listed(file: Path) -> list[Path]:
 
 def text_beside(image: Path) -> Path:
     """Map ``…/images/train/a.jpg`` to ``…/labels/train/a.txt``, or to ``a.txt`` beside it."""
+    if not image.name:  # a list names the root folder, which is no image: whoever looks for it says so
+        return image
     parts = image.parts
     for index in range(len(parts) - 2, -1, -1):
         if parts[index].lower() in ("images", "jpegimages", "img", "imgs"):
