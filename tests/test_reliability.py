@@ -270,3 +270,11 @@ def test_an_array_whose_header_does_not_end_is_refused_by_an_error_of_ours(tmp_p
         archive.writestr("x.npy", array)
     with pytest.raises(DataError):
         read_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("command", ["inspect", "lint"])
+@pytest.mark.parametrize("name", ["not_serialized", "node_without_outputs"])
+def test_damaged_graphs_of_our_own_end_in_an_answer(name: str, command: str) -> None:
+    """Found by the fuzzer: a graph that onnx_ir reads and cannot write, and a layer that gives nothing."""
+    result = CliRunner().invoke(main, [command, str(Path(__file__).parent / "data" / "damaged" / f"{name}.onnx")])
+    assert result.exception is None or isinstance(result.exception, SystemExit)

@@ -163,6 +163,8 @@ def macs(node: ir.Node) -> int:
     """
     if node.op_type == "Einsum":
         return _einsum_macs(node)
+    if not node.outputs:  # a damaged file's
+        return 0
     weight, output = _sizes(given(node, 1)), _sizes(node.outputs[0])
     if not weight or not output or not operator(node).linear:
         return 0

@@ -126,7 +126,7 @@ def _run(network: ir.Model, facts: Facts) -> Facts:
     try:
         with OrtSession(ir.to_proto(network).SerializeToString()) as session:
             values = session.run({name: array for name, array in feeds.items() if array is not None})
-    except (TargetError, DataError, ValueError) as error:
+    except (TargetError, DataError, ValueError, ir.serde.SerdeError) as error:
         return replace(facts, why_not_run=f"it could not be run: {_first_line(error)}")
     outputs = tuple(
         replace(tensor, shape=values[tensor.name].shape, dtype=str(values[tensor.name].dtype))

@@ -142,7 +142,7 @@ def find_outputs(
         with OrtSession(ir.to_proto(network).SerializeToString()) as session:
             runs = [session.run(_sample(network_input, auxiliary, count, seed)) for seed in (0, 1)]
             more = _of_two(session, network_input, auxiliary) if isinstance(batch, str) else None
-    except TargetError as error:
+    except (TargetError, ir.serde.SerdeError) as error:
         raise ModelError(f"{path} cannot be run: {error}. Check it with onnx.checker") from error
     shapes = {
         value.name: _shape(value, [run[str(value.name)].shape for run in runs]) for value in network.graph.outputs
