@@ -47,8 +47,7 @@ def pgd(loss: Loss, pixels: Tensor, radius: float, *, steps: int, random: torch.
     Returns:
         (N, ...) changed pixels.
     """
-    start = torch.rand(pixels.shape, generator=random).to(pixels.device) * 2.0 - 1.0
-    current = _within(pixels + radius * start, pixels, radius)
+    current = _start(pixels, radius, random)
     best = _Best(pixels)
     for _ in range(steps):
         value, gradient = _with_gradient(loss, current)
@@ -74,8 +73,7 @@ def apgd(loss: Loss, pixels: Tensor, radius: float, *, steps: int, random: torch
     Returns:
         (N, ...) changed pixels.
     """
-    start = torch.rand(pixels.shape, generator=random).to(pixels.device) * 2.0 - 1.0
-    current = previous = _within(pixels + radius * start, pixels, radius)
+    current = previous = _start(pixels, radius, random)
     per_image = (len(pixels), *[1] * (pixels.dim() - 1))
     step = torch.full(per_image, 2.0 * radius, device=pixels.device)
     best = _Best(pixels)
@@ -120,6 +118,11 @@ class _Best:
         better = value > self.value
         self.value = torch.where(better, value, self.value)
         self.pixels[better] = pixels[better]
+
+
+def _start(pixels: Tensor, radius: float, random: torch.Generator) -> Tensor:
+    start = torch.rand(pixels.shape, generator=random).to(pixels.device) * 2.0 - 1.0
+    return _within(pixels + radius * start, pixels, radius)
 
 
 def _within(changed: Tensor, pixels: Tensor, radius: float) -> Tensor:
