@@ -60,17 +60,17 @@ class Matches:
 
     def best(self, count: int) -> Matches:
         """Keep only the `count` best detections of each class in each image."""
-        keep = np.flatnonzero(self.rank < count)
-        detections = (self.image[keep], self.category[keep], self.rank[keep], self.score[keep])
-        outcomes = (self.right[:, keep], self.wrong[:, keep])
-        return Matches(self.images, self.classes, *detections, *outcomes, self.truth_image, self.truth_category)
+        return self._kept(self.rank < count)
 
     def above(self, score: float) -> Matches:
         """Keep only detections with at least this score.
 
         Matching chooses best first: it is the same as matching them without the others.
         """
-        keep = np.flatnonzero(self.score >= float(np.float32(score)))  # scores are float32, and one may equal it
+        return self._kept(self.score >= float(np.float32(score)))  # scores are float32, and one may equal it
+
+    def _kept(self, wanted: Flags) -> Matches:
+        keep = np.flatnonzero(wanted)
         detections = (self.image[keep], self.category[keep], self.rank[keep], self.score[keep])
         outcomes = (self.right[:, keep], self.wrong[:, keep])
         return Matches(self.images, self.classes, *detections, *outcomes, self.truth_image, self.truth_category)

@@ -27,6 +27,7 @@ from edgeopt.spec import Struct, Task
 
 Indices: TypeAlias = NDArray[np.int64]
 Values: TypeAlias = NDArray[np.float64]
+Flags: TypeAlias = NDArray[np.bool_]
 SCHEMA_VERSION = 1
 LOSS = 0.05
 """Smallest loss of a class that is reported, if its interval leaves no doubt of it."""
@@ -134,6 +135,13 @@ def f1_of_counts(true: Indices, best: Indices, counts: Indices, classes: int) ->
     return values
 
 
+def _packed(matches: Matches) -> dict[str, Any]:
+    """Return the fields of `DetectionOutcomes` that average precision is computed from."""
+    columns = ("image", "category", "right", "wrong", "truth_image", "truth_category")
+    packed = {name: PackedArray.of(getattr(matches, name)) for name in columns}
+    return {"images": matches.images, "classes": matches.classes, **packed}
+
+
 class DetectionOutcomes(Struct, tag="detection"):
     """Detections in each image, matched with the truth."""
 
@@ -159,14 +167,7 @@ class DetectionOutcomes(Struct, tag="detection"):
     def of(cls, matches: Matches, shown: list[Detections]) -> DetectionOutcomes:
         """Pack what average precision was computed from, and what `predict` returns for each image."""
         return cls(
-            images=matches.images,
-            classes=matches.classes,
-            image=PackedArray.of(matches.image),
-            category=PackedArray.of(matches.category),
-            right=PackedArray.of(matches.right),
-            wrong=PackedArray.of(matches.wrong),
-            truth_image=PackedArray.of(matches.truth_image),
-            truth_category=PackedArray.of(matches.truth_category),
+            **_packed(matches),
             shown_image=PackedArray.of(np.repeat(np.arange(len(shown)), [len(each) for each in shown])),
             shown_boxes=PackedArray.of(np.concatenate([each.boxes for each in shown])),
             shown_scores=PackedArray.of(np.concatenate([each.scores for each in shown])),
@@ -175,16 +176,20 @@ class DetectionOutcomes(Struct, tag="detection"):
 
     def matches(self) -> Matches:
         """Return the matches for objects of all sizes. The ranks within an image and the scores are not kept."""
-        image = self.image.unpack()
+        return self._matches(self.image, self.category, self.right.unpack(), self.wrong.unpack())
+
+    def _matches(self, image: PackedArray, category: PackedArray, right: Flags, wrong: Flags) -> Matches:
+        """Return matches with the objects, without ranks and scores."""
+        images = image.unpack()
         return Matches(
             self.images,
             self.classes,
-            image,
-            self.category.unpack(),
-            np.zeros_like(image),
-            np.full(len(image), np.nan),
-            self.right.unpack(),
-            self.wrong.unpack(),
+            images,
+            category.unpack(),
+            np.zeros_like(images),
+            np.full(len(images), np.nan),
+            right,
+            wrong,
             self.truth_image.unpack(),
             self.truth_category.unpack(),
         )
@@ -229,14 +234,7 @@ class MatchedOutcomes(DetectionOutcomes, tag="matched"):
         """Pack what average precision was computed from, and the matches of what `predict` returns."""
         nothing = PackedArray.of(np.zeros(0, np.float32))
         return cls(
-            images=matches.images,
-            classes=matches.classes,
-            image=PackedArray.of(matches.image),
-            category=PackedArray.of(matches.category),
-            right=PackedArray.of(matches.right),
-            wrong=PackedArray.of(matches.wrong),
-            truth_image=PackedArray.of(matches.truth_image),
-            truth_category=PackedArray.of(matches.truth_category),
+            **_packed(matches),
             shown_image=PackedArray.of(shown.image),
             shown_boxes=nothing,
             shown_scores=nothing,
@@ -247,19 +245,8 @@ class MatchedOutcomes(DetectionOutcomes, tag="matched"):
 
     def shown_matches(self) -> Matches:
         """Return the matches of what `predict` returns, at IoU .5, without ranks and scores."""
-        image = self.shown_image.unpack()
-        return Matches(
-            self.images,
-            self.classes,
-            image,
-            self.shown_category.unpack(),
-            np.zeros_like(image),
-            np.full(len(image), np.nan),
-            self.shown_right.unpack()[None],
-            self.shown_wrong.unpack()[None],
-            self.truth_image.unpack(),
-            self.truth_category.unpack(),
-        )
+        right, wrong = (each.unpack()[None] for each in (self.shown_right, self.shown_wrong))
+        return self._matches(self.shown_image, self.shown_category, right, wrong)
 
 
 class AgreementOutcomes(DetectionOutcomes, tag="agreement"):
