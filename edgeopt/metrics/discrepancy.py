@@ -3,8 +3,6 @@
 What an output means decides how its error counts. Class scores are compared as the probabilities that they stand for,
 candidates of a detector by what their scores let through, and any other tensor by its relative squared error. What an
 output means is no guess from its shape: it follows from the model's specification (`readings_of`), or someone says it.
-
-The arithmetic is written over an array namespace, so that torch can take gradients of what judges in numpy.
 """
 
 from __future__ import annotations
@@ -187,14 +185,12 @@ class Discrepancy:
 
     Args:
         readings: meaning of the outputs; what none of them reads does not count.
-        namespace: whose arrays the outputs are: numpy, or torch, whose result has gradients.
     """
 
-    def __init__(self, readings: Sequence[OutputReading], namespace: Any = np) -> None:
+    def __init__(self, readings: Sequence[OutputReading]) -> None:
         if not readings:
             raise ValueError("a discrepancy needs to know what at least one output means")
         self.readings = tuple(readings)
-        self._xp = namespace
 
     def __call__(self, reference: Sequence[Any], values: Sequence[Any]) -> Any:
         """Mean over what is read of one image's outputs (each of batch 1); 0 where they are equal.
@@ -230,12 +226,12 @@ class Discrepancy:
         return float(sum(found)) / len(found) if found else None
 
     def _wide(self, outputs: Sequence[Any]) -> list[Any]:
-        return [np.asarray(each, np.float64) if self._xp is np else each for each in outputs]
+        return [np.asarray(each, np.float64) for each in outputs]
 
     def _distance(self, reading: OutputReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
         if isinstance(reading, ClassReading):
             first, second = (self._columns(reading.scores, each) for each in (reference, values))
-            return self._xp.mean(divergence(first, second, reading.activation, reading.exclusive, self._xp))
+            return np.mean(divergence(first, second, reading.activation, reading.exclusive))
         if isinstance(reading, DetectionReading):
             return self._detector_error(reading, reference, values)
         if reading.rows_vary:
@@ -243,7 +239,7 @@ class Discrepancy:
         exact, other = reference[reading.output], values[reading.output]
         if reading.variation is None:
             return self._relative_error(exact, other)
-        return self._xp.sum(self._xp.square(other - exact)) / max(reading.variation, _LEAST_SIGNAL)
+        return np.sum(np.square(other - exact)) / max(reading.variation, _LEAST_SIGNAL)
 
     def _rows_error(self, reference: Any, values: Any) -> Any:
         """Relative squared error of rows of any number from the nearest of the other model, there and back."""
@@ -252,10 +248,10 @@ class Discrepancy:
         ]
         if len(differing) > 1 or not (reference.size and values.size):
             return float(reference.shape != values.shape)
-        moved = [self._xp.moveaxis(each, differing[0] if differing else 0, 0) for each in (reference, values)]
+        moved = [np.moveaxis(each, differing[0] if differing else 0, 0) for each in (reference, values)]
         first, second = (each.reshape(len(each), -1) for each in moved)
         apart = self._squares_apart(first, second)
-        there, back = self._xp.argmin(apart, axis=1), self._xp.argmin(apart, axis=0)
+        there, back = np.argmin(apart, axis=1), np.argmin(apart, axis=0)
         return (self._relative_error(first, second[there]) + self._relative_error(first[back], second)) / 2
 
     def _noise(self, reading: OutputReading, reference: Sequence[Any], values: Sequence[Any]) -> Any:
@@ -285,10 +281,7 @@ class Discrepancy:
     def _with_nothing(self, candidates: _Candidates) -> _Candidates:
         """Add a candidate without any score: what the network found nothing beside is compared with that."""
         scores, boxes = (
-            self._xp.concatenate([each, self._xp.zeros_like(each, shape=(1, 1, each.shape[2]))], axis=1)
-            if self._xp is np
-            else self._xp.cat([each, each.new_zeros((1, 1, each.shape[2]))], 1)
-            for each in candidates
+            np.concatenate([each, np.zeros_like(each, shape=(1, 1, each.shape[2]))], axis=1) for each in candidates
         )
         return scores, boxes
 
@@ -298,33 +291,33 @@ class Discrepancy:
             return boxes
         bins = boxes.reshape(1, boxes.shape[1], _BOX, -1)
         shares = self._activated(bins, "softmax")
-        numbers = self._xp.arange(bins.shape[-1])
+        numbers = np.arange(bins.shape[-1])
         return (shares * numbers).sum(-1)
 
     def _candidates_error(self, reference: _Candidates, values: _Candidates) -> Any:
         """Return the error of the scores and of the boxes, row by row."""
         (exact, boxes), (other, moved) = reference, values
-        salience = self._xp.amax(exact, axis=-1, keepdims=True)
+        salience = np.amax(exact, axis=-1, keepdims=True)
         return self._relative_error(exact, other, _LEAST_SCORES) + self._relative_error(
             boxes * salience, moved * salience
         )
 
     def _nearest(self, reference: _Candidates, values: _Candidates) -> tuple[Any, Any]:
         """Rows of `values` that each of `reference` is nearest to, and the reverse, by scores and relative boxes."""
-        size = self._xp.clip(self._xp.mean(self._xp.square(reference[1])) * _BOX, _LEAST_SIGNAL, None)
+        size = np.clip(np.mean(np.square(reference[1])) * _BOX, _LEAST_SIGNAL, None)
         apart = self._squares_apart(reference[0][0], values[0][0])
         apart = apart + self._squares_apart(reference[1][0], values[1][0]) / size
-        return self._xp.argmin(apart, axis=1), self._xp.argmin(apart, axis=0)
+        return np.argmin(apart, axis=1), np.argmin(apart, axis=0)
 
     def _squares_apart(self, first: Any, second: Any) -> Any:
         """(n, m) squared distances of the rows."""
-        squares = [self._xp.sum(self._xp.square(each), axis=1) for each in (first, second)]
+        squares = [np.sum(np.square(each), axis=1) for each in (first, second)]
         return squares[0][:, None] + squares[1][None, :] - 2.0 * (first @ second.T)
 
     def _of_their_class(self, scores: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
         """(1, candidates, classes) scores from those of one class each."""
-        count = int(max((self._xp.amax(each).item() for each in classes if each.shape[1]), default=0)) + 1
-        return [each * (index == self._xp.arange(count)) for each, index in zip(scores, classes, strict=True)]
+        count = int(max((np.amax(each).item() for each in classes if each.shape[1]), default=0)) + 1
+        return [each * (index == np.arange(count)) for each, index in zip(scores, classes, strict=True)]
 
     def _probabilities(self, reading: DetectionReading, outputs: Sequence[Any]) -> Any:
         """(1, candidates, classes) of what the decoding compares with its threshold."""
@@ -334,12 +327,12 @@ class Discrepancy:
         if reading.objectness is None:
             return found
         found = found * self._activated(self._rows(reading.objectness, outputs), reading.activation)
-        return self._xp.sqrt(self._xp.clip(found, 0.0, None)) if reading.is_root else found
+        return np.sqrt(np.clip(found, 0.0, None)) if reading.is_root else found
 
     def _activated(self, scores: Any, activation: Activation) -> Any:
         if activation == "none":
             return scores
-        return self._xp.exp(_logarithms(scores, activation, activation == "softmax", self._xp)[0])
+        return np.exp(_logarithms(scores, activation, activation == "softmax")[0])
 
     def _columns(self, columns: Columns, outputs: Sequence[Any]) -> Any:
         """Return the part that `columns` names, with its axis last."""
@@ -347,7 +340,7 @@ class Discrepancy:
         output = outputs[columns.output]
         if columns.axis is None:
             return output[..., None]
-        return self._xp.moveaxis(output, columns.axis, -1)[..., columns.start : columns.stop]
+        return np.moveaxis(output, columns.axis, -1)[..., columns.start : columns.stop]
 
     def _rows(self, columns: Columns, outputs: Sequence[Any]) -> Any:
         """(1, candidates, columns) of what `columns` names, level after level."""
@@ -355,14 +348,14 @@ class Discrepancy:
         levels = []
         for place, per_cell in zip(places, columns.per_cell, strict=True):
             array = outputs[place] if columns.batched else outputs[place][None]
-            array = array[..., None] if columns.axis is None else self._xp.moveaxis(array, columns.axis, -1)
+            array = array[..., None] if columns.axis is None else np.moveaxis(array, columns.axis, -1)
             levels.append(array.reshape(1, -1, array.shape[-1] // (1 if array.shape[-1] % per_cell else per_cell)))
-        rows = levels[0] if len(levels) == 1 else self._xp.concatenate(levels, 1)
+        rows = levels[0] if len(levels) == 1 else np.concatenate(levels, 1)
         return rows[..., columns.start : columns.stop]
 
     def _relative_error(self, reference: Any, values: Any, least: float = _LEAST_SIGNAL) -> Any:
-        signal = self._xp.sum(self._xp.square(reference))
-        return self._xp.sum(self._xp.square(values - reference)) / self._xp.clip(signal, least, None)
+        signal = np.sum(np.square(reference))
+        return np.sum(np.square(values - reference)) / np.clip(signal, least, None)
 
 
 def _rows(candidates: _Candidates, rows: Any) -> _Candidates:
@@ -370,7 +363,7 @@ def _rows(candidates: _Candidates, rows: Any) -> _Candidates:
     return scores[:, rows], boxes[:, rows]
 
 
-def divergence(reference: Any, values: Any, activation: Activation, exclusive: bool = True, namespace: Any = np) -> Any:  # noqa: FBT001, FBT002 - as the fields of `ClassReading`
+def divergence(reference: Any, values: Any, activation: Activation, exclusive: bool = True) -> Any:  # noqa: FBT001, FBT002 - as the fields of `ClassReading`
     """KL divergence of the classes' probabilities from the reference's, in nats; never negative.
 
     Args:
@@ -380,28 +373,27 @@ def divergence(reference: Any, values: Any, activation: Activation, exclusive: b
         exclusive: see `ClassReading`. Otherwise each class is a distribution of its own over yes and no, and the
             divergences are summed. Probabilities that do not sum to one, such as rounded ones, count by how far they
             fail to (the generalized divergence, which is the same where they do).
-        namespace: whose arrays these are.
 
     Returns:
         (...), of the type of `values`.
     """
-    pairs = zip(*(_logarithms(each, activation, exclusive, namespace) for each in (reference, values)), strict=True)
-    return sum(_generalized(first, second, namespace) for first, second in pairs)
+    pairs = zip(*(_logarithms(each, activation, exclusive) for each in (reference, values)), strict=True)
+    return sum(_generalized(first, second) for first, second in pairs)
 
 
-def _generalized(reference: Any, values: Any, xp: Any) -> Any:
+def _generalized(reference: Any, values: Any) -> Any:
     """Compute ``sum(p log(p / q) - p + q)`` from logarithms; no term of it is negative."""
-    p, q = xp.exp(reference), xp.exp(values)
-    return xp.sum(xp.clip(p * (reference - values) - p + q, 0.0, None), axis=-1)
+    p, q = np.exp(reference), np.exp(values)
+    return np.sum(np.clip(p * (reference - values) - p + q, 0.0, None), axis=-1)
 
 
-def _logarithms(scores: Any, activation: Activation, exclusive: bool, xp: Any) -> list[Any]:  # noqa: FBT001
+def _logarithms(scores: Any, activation: Activation, exclusive: bool) -> list[Any]:  # noqa: FBT001
     """Logarithms of the probabilities; where classes do not exclude each other those of their complements besides."""
     if activation == "softmax":
-        shifted = scores - xp.amax(scores, axis=-1, keepdims=True)
-        return [shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))]
+        shifted = scores - np.amax(scores, axis=-1, keepdims=True)
+        return [shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))]
     if activation == "sigmoid":
-        zeros = xp.zeros_like(scores)
-        return [-xp.logaddexp(zeros, -scores), -xp.logaddexp(zeros, scores)]
+        zeros = np.zeros_like(scores)
+        return [-np.logaddexp(zeros, -scores), -np.logaddexp(zeros, scores)]
     sides = [scores] if exclusive else [scores, 1.0 - scores]
-    return [xp.log(xp.clip(each, _TINY, None)) for each in sides]
+    return [np.log(np.clip(each, _TINY, None)) for each in sides]
