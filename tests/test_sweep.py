@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
@@ -17,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from tiny_recipe import RECIPE
 
+from benchmarks.sweeping import MARK, processes
 from edgeopt.cli import main
 from edgeopt.errors import ConfigError
 from edgeopt.sweep import LocalWorkers, Plan, TrialResult, VariantResult, fronts, read_plan, sweep, sweep_html
@@ -193,20 +193,6 @@ def test_an_error_that_nobody_expected_is_a_row_with_its_traceback(tmp_path: Pat
     result = run_trial(planned(tmp_path).trial((0, 0, 0, 0)), tmp_path / "out", tmp_path / "work")
     assert result.error == "ZeroDivisionError: a bug"
     assert "in broken" in result.trace
-
-
-MARK = "EDGEOPT_SWEEP_TEST"
-
-
-def processes(mark: str, name: str) -> list[int]:
-    """Numbers of our processes whose command has `name` in it."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
-            ours = f"{MARK}={mark}".encode() in (each / "environ").read_bytes().split(b"\0")
-            if ours and name.encode() in (each / "cmdline").read_bytes():
-                found.append(int(each.name))
-    return found
 
 
 @pytest.mark.slow
