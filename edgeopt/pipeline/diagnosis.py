@@ -62,9 +62,9 @@ from edgeopt.passes.quantize.insert import quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
-from edgeopt.passes.rewrite.unsigned_activations import unsigned_activations
 from edgeopt.pipeline.anew import quantized_anew
 from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
+from edgeopt.pipeline.forms import in_form
 from edgeopt.pipeline.graphs import feeds as image_feeds
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.standalone import network_feeds
@@ -245,7 +245,8 @@ class _Pair:
     def _without_vnni(self) -> Outputs:
         """Outputs of OpenVINO with the kernels of an x86 processor that has no VNNI."""
         # As `edgeopt build` gives it to OpenVINO, so that saturation is all that differs.
-        onnx = ir.to_proto(unsigned_activations(self._quantized)).SerializeToString()
+        graph = in_form(self._quantized, find_target("ov"), "int8", None) or self._quantized
+        onnx = ir.to_proto(graph).SerializeToString()
         found = outputs_without_vnni(onnx, [feeds for _, feeds in self._feeds])
         names = [value.name or "" for value in self._quantized.graph.outputs]
         return [[outputs[name] for name in names] for outputs in found]
