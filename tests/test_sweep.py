@@ -19,10 +19,13 @@ from tiny_recipe import RECIPE
 from benchmarks.sweeping import MARK, processes
 from edgeopt.cli import main
 from edgeopt.errors import ConfigError
+from edgeopt.hardware import Cpu, machine
+from edgeopt.spec import replace
 from edgeopt.sweep import LocalWorkers, Plan, TrialResult, VariantResult, fronts, read_plan, sweep, sweep_html
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import failed, write_result
 from edgeopt.sweep.trial import TRIALS, run_trial
+from edgeopt.sweep.workers import labels_here
 
 SWEEP = """
 recipe = "tiny.toml"
@@ -148,6 +151,23 @@ def test_a_label_that_no_worker_has_is_refused_before_anything_is_built(tmp_path
     with pytest.raises(ConfigError, match="no worker has the label 'device:orin-nano'"):
         sweep(plan, tmp_path / "out", workers, lambda _: None)
     assert workers.given == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "features", "labels"),
+    [
+        ("x86_64", ("avx2",), ("processor:avx2",)),
+        ("AMD64", ("avx2", "avx_vnni"), ("processor:vnni",)),
+        ("aarch64", (), ("processor:arm",)),
+        ("riscv64", (), ()),
+    ],
+)
+def test_a_worker_has_the_label_of_its_own_kernels_alone(
+    architecture: str, features: tuple[str, ...], labels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = Cpu(model="", architecture=architecture, cores=1, features=features)
+    monkeypatch.setattr("edgeopt.sweep.workers.machine", lambda: replace(machine(), cpu=cpu))
+    assert labels_here() == labels
 
 
 def test_of_a_grid_that_is_too_large_optuna_chooses(tmp_path: Path) -> None:

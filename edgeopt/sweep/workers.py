@@ -22,7 +22,7 @@ import msgspec
 from edgeopt.errors import ConfigError
 from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import machine
-from edgeopt.spec import Processor
+from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import TrialResult, failed
 from edgeopt.sweep.trial import TRIALS, committed, run_trial
@@ -66,16 +66,9 @@ class Workers(Protocol):
 
 
 def labels_here() -> tuple[str, ...]:
-    """Return the labels of this machine: its kinds of processor."""
-    cpu = machine().cpu
-    kinds: list[Processor] = []
-    if "aarch64" in cpu.architecture or "arm" in cpu.architecture:
-        kinds.append("arm")
-    else:
-        kinds.append("avx2")
-        if cpu.int8_instruction is not None:
-            kinds.append("vnni")
-    return tuple(f"processor:{kind}" for kind in kinds)
+    """Return the labels of this machine: the kind of its integer kernels, where that is known."""
+    kind = integer_kernels(machine().cpu)
+    return () if kind is None else (f"processor:{kind}",)
 
 
 @dataclass
