@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import tiny
 from click.testing import CliRunner
@@ -278,3 +279,55 @@ def test_damaged_graphs_of_our_own_end_in_an_answer(name: str, command: str) -> 
     """Found by the fuzzer: a graph that onnx_ir reads and cannot write, and a layer that gives nothing."""
     result = CliRunner().invoke(main, [command, str(Path(__file__).parent / "data" / "damaged" / f"{name}.onnx")])
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def _with_weight(path: Path, weight: onnx.TensorProto) -> Path:
+    """Write a network of one MatMul with this weight of shape (8, 4), an initializer or a Constant node."""
+    text = """<ir_version: 10, opset_import: ["": 21]> g (float[1, 8] x) => (float[1, 4] y) {
+        w = Constant <value = float {0}> ()
+        y = MatMul(x, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    if path.stem == "node":
+        model.graph.node[0].attribute[0].t.CopyFrom(weight)
+    else:
+        del model.graph.node[0]
+        model.graph.initializer.add().CopyFrom(weight)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["inspect", "lint"])
+@pytest.mark.parametrize("place", ["initializer", "node"])
+@pytest.mark.parametrize(
+    ("kind", "held", "says"),
+    [
+        ("INT8", {"raw_data": bytes(3)}, "int8 [8, 4], has 3 bytes of data where 32 fill it"),
+        ("INT4", {"raw_data": bytes(3)}, "int4 [8, 4], has 3 bytes of data where 16 fill it"),
+        ("UINT4", {"raw_data": bytes(17)}, "has 17 bytes of data where 16 fill it"),
+        ("FLOAT", {"raw_data": b""}, "has 0 bytes of data where 128 fill it"),
+        ("FLOAT", {}, "has no data"),
+        ("FLOAT", {"float_data": [0.0] * 5}, "cannot be read"),
+        ("INT8", {"float_data": [0.0] * 32}, "cannot be read"),
+        ("FLOAT", {"file": bytes(3)}, "ends at byte 128 of w.bin, which has 3"),
+    ],
+)
+def test_a_constant_that_its_data_do_not_fill_is_refused_where_its_file_is_read(
+    tmp_path: Path, command: str, place: str, kind: str, held: dict[str, Any], says: str
+) -> None:
+    """Lint ended in numpy's traceback, at the first rule that looked at the constant."""
+    weight = onnx.TensorProto(name="w", data_type=onnx.TensorProto.DataType.Value(kind), dims=[8, 4])
+    for field, value in held.items():
+        if field == "file":
+            (tmp_path / "w.bin").write_bytes(value)
+            weight.data_location = onnx.TensorProto.EXTERNAL
+            weight.external_data.add(key="location", value="w.bin")
+        elif field == "raw_data":
+            weight.raw_data = value
+        else:
+            getattr(weight, field).extend(value)
+    result = run(command, _with_weight(tmp_path / f"{place}.onnx", weight))
+    assert isinstance(result.exception, SystemExit)
+    output = " ".join(result.output.split())
+    assert f"{place}.onnx is malformed: its constant " in output
+    assert says in output

@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from edgeopt.errors import ModelError
+from edgeopt.errors import EdgeoptError, ModelError
+from edgeopt.graph.constants import refuse_unfilled
 from edgeopt.graph.other_files import other_file
 from edgeopt.lint import cpu, parsers, rejected, slow
 from edgeopt.lint.findings import Finding
@@ -100,9 +101,12 @@ def _read(path: Path) -> tuple[ir.Model, str]:
     """Return a file's graph with the types and shapes that can be inferred, and the inconsistencies in them."""
     try:
         model = ir.load(path)
+        refuse_unfilled(model, path)
         ir.external_data.load_to_model(model)
         common.InlinePass()(model)
         return _with_types(model)
+    except EdgeoptError:
+        raise
     except Exception as error:  # protobuf's and onnx_ir's errors share no base
         what = other_file(path) if path.is_file() else None
         cause = error if error.__cause__ is None else error.__cause__

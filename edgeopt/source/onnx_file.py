@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.passes import common
 
 from edgeopt.errors import EdgeoptError, ModelError
+from edgeopt.graph.constants import refuse_unfilled
 from edgeopt.graph.other_files import other_file
 from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
@@ -151,6 +152,7 @@ def _load(path: Path) -> ir.Model:
         _complete(proto.graph)
         network = ir.from_proto(proto)
         ir.external_data.set_base_dir(network.graph, path.parent)
+        refuse_unfilled(network, path)
         return network
     except (DecodeError, ValueError, TypeError, ir.serde.SerdeError) as error:
         if (what := other_file(path)) is not None:
