@@ -212,7 +212,7 @@ def cells() -> Dataset:
 
 def test_a_detector_under_attack_no_longer_finds_what_it_found(tmp_path: Path, cells: Dataset) -> None:
     found = measure_attacks(tiny.write(tmp_path / "d.edgeopt", tiny.DETECTOR), cells, radii=(2, 90), queries=20)
-    assert found.metric == "AP"
+    assert found.metric == "ap"
     assert set(found.attacks) == {"pgd", "square"}
     assert found.clean["ort-fp32"] == found.attacks["pgd"]["ort-fp32"][2] == 1.0
     assert found.attacks["pgd"]["ort-fp32"][90] == found.worst("ort-fp32", 90) == 0.0
@@ -299,6 +299,7 @@ def test_a_bundle_keeps_what_was_measured_beside_its_float_variant(measured: Bun
     assert hostile.worst.keys() == {"2", "16"}
     assert hostile.patch_share == 0.4
     assert hostile.drop >= max(each.drop for each in hostile.worst.values())
+    assert bad.metric == hostile.metric == "top1"
     assert measured.variant("ort-fp32").under_attack is None
 
 

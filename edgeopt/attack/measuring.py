@@ -62,7 +62,7 @@ class Patched:
 
 @dataclass
 class Attacked:
-    """Main metric of each variant, top-1 or AP: clean, and under each attack by radius."""
+    """Main metric of each variant, named as in `Accuracy.metric`: clean, and under each attack by radius."""
 
     metric: str
     images: int
@@ -145,7 +145,7 @@ def measure_attacks(
         first = models[baseline.name]
         scenes = _Scenes.of(first, dataset, chosen_images(len(dataset), limit))
         clean = {name: model.metric(scenes, scenes.pixels) for name, model in models.items()}
-        metric = "top-1" if bundle.manifest.spec.task == "classification" else "AP"
+        metric = "top1" if bundle.manifest.spec.task == "classification" else "ap"
         result = Attacked(metric, len(scenes.pixels), baseline.name, tuple(radii), clean, skipped=skipped)
         aims = _aims(result, bundle, baseline, models)
         _transferred(result, aims[baseline.name], models, scenes, display)

@@ -43,8 +43,9 @@ def _attacked(name: str, found: UnderAttack) -> Card:
     named = {"clean": found.clean} | {f"{radius}/255": found.worst[radius] for radius in sorted(found.worst, key=int)}
     if found.patch is not None:
         named[f"patch {found.patch_share:.0%}"] = found.patch
+    metric = METRIC_NAMES.get(found.metric, found.metric)
     told = (
-        f"{found.metric} on {counted(found.images, 'image', 'images')}, under the attack that lowers it most, by "
+        f"{metric} on {counted(found.images, 'image', 'images')}, under the attack that lowers it most, by "
         "largest change of a pixel; each network is attacked by its own gradient, too"
     )
     return Card(f"{name} under attack", ("change of a pixel", found.baseline, name, "change"), list(_rows(named)), told)

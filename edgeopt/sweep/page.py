@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from edgeopt.report.content import METRIC_NAMES
 from edgeopt.report.figures import milliseconds, points, share, size
 from edgeopt.report.latency_plots import Point, scatter
 from edgeopt.report.templates import render
 from edgeopt.sweep.results import Front, TrialResult, VariantResult, fronts
 
-_METRICS = {"top1": "top-1", "ap": "AP", "agreement": "agreement with FP32"}
 COLUMNS = ("trial", "variant", "accuracy", "change", "95 %", "p50 ms", "size", "")
 INVALID, BEST = "*", "▲"
 """Marks of a latency that something disturbed, and of a variant that no other beats."""
@@ -81,4 +81,4 @@ def _plot(front: Front) -> tuple[str, list[str]]:
         if is_best:
             names.append(f"{result.title}: {variant.name}")
         drawn.append(Point(str(len(names)) if is_best else "", variant.p50_ms, 100.0 * variant.accuracy, is_best))
-    return scatter(drawn, "median latency, ms", f"{_METRICS.get(front.metric, front.metric)}, %"), names
+    return scatter(drawn, "median latency, ms", f"{METRIC_NAMES.get(front.metric, front.metric)}, %"), names

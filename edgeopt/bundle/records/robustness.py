@@ -26,6 +26,7 @@ class OnBadPictures(Struct):
     """On noisy, blurred, dark and compressed pictures."""
 
     metric: str
+    """As in `Accuracy.metric`."""
     images: int
     baseline: str
     severities: tuple[int, ...]
@@ -43,6 +44,7 @@ class UnderAttack(Struct):
     """On pictures that were changed to mislead it."""
 
     metric: str
+    """As in `Accuracy.metric`."""
     images: int
     baseline: str
     clean: Beside

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edgeopt.cli.views.tables import new_table
+from edgeopt.cli.views.tables import METRIC_TITLES, new_table
 from edgeopt.report.figures import points, share
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def robustness_table(found: Robustness) -> RenderableType:
         )
     mean = found.mean(found.baseline)
     table.add_row("mean of kinds", share(mean, 2), *(_change(found.mean(name), mean) for name in others))
-    notes = [f"{found.images} images, {found.metric}; variants: change from {found.baseline} on the same pictures"]
+    metric = METRIC_TITLES.get(found.metric, found.metric)
+    notes = [f"{found.images} images, {metric}; variants: change from {found.baseline} on the same pictures"]
     for name in others:
         kind, lost = next(iter(found.drops(name).items()))
         more = lost - ((clean or 0.0) - found.clean[name])
@@ -60,8 +61,8 @@ def attack_table(found: Attacked) -> RenderableType:
             table.add_row(name, f"grey {patch.share:.0%}", *nothing, share(patch.grey[name], 1))
             table.add_row(name, f"patch {patch.share:.0%}", *nothing, share(found.behind_patch(name), 1))
     told = "fgsm, pgd and apgd were made on the float network: on INT8 they show what transfers. Believe the worst"
-    if found.metric == "AP":
+    if found.metric == "ap":
         told = "pgd was made on the float network: on INT8 it shows what transfers. Believe the worst"
-    notes = [f"{found.images} images, {found.metric}", told]
+    notes = [f"{found.images} images, {METRIC_TITLES.get(found.metric, found.metric)}", told]
     notes += [f"{name}: {reason}" for name, reason in found.skipped.items()]
     return Group(table, Text("\n".join(notes), style="dim"))

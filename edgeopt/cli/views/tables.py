@@ -27,7 +27,8 @@ _SHOWN_NODES = 5
 _SHOWN_CLASSES = 3
 _STAGES = {"preprocess": "pre", "network": "net", "postprocess": "post"}
 """Headings of columns, where 80 have to hold the table."""
-_METRICS = {"top1": "top-1", "ap": "AP", "agreement": "answers"}
+METRIC_TITLES = {"top1": "top-1", "ap": "AP", "agreement": "answers"}
+"""Main metrics by `Accuracy.metric`."""
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -136,7 +137,7 @@ def _latency_notes(results: Mapping[str, LatencyResult]) -> Iterator[str]:
         yield f"{', '.join(_STAGES.get(stage, stage) for stage in stages)}: medians of {', '.join(stages)}, ms"
     for name, result in results.items():
         if result.accuracy is not None and result.accuracy.kept is not None:
-            metric = _METRICS.get(result.accuracy.metric, result.accuracy.metric)
+            metric = METRIC_TITLES.get(result.accuracy.metric, result.accuracy.metric)
             yield f"{name}: keeps {share(result.accuracy.kept, 2)} of FP32's {metric}"
         faults = [*(["interrupted, partial"] if result.partial else []), *result.invalid]
         if faults:
