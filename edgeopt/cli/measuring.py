@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeopt.cli.options import Named, as_json, bundle, data, overlap, pictures, threads, tiles, tiles_of, variant
+from edgeopt.cli.options import (
+    LOCAL,
+    Named,
+    as_json,
+    bundle,
+    cluster_address,
+    data,
+    on_cluster,
+    overlap,
+    pictures,
+    threads,
+    tiles,
+    tiles_of,
+    variant,
+)
 from edgeopt.cli.output import echo, print_json, printable
 from edgeopt.cli.pictures import images_of_user
 from edgeopt.doors import METRICS
@@ -83,13 +97,7 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of what the pieces say. Default: NAME.shards beside the bundle.",
 )
-@click.option(
-    "--on",
-    default="local",
-    show_default=True,
-    metavar="local|ray|ray://HOST:PORT",
-    help="Where --shards are evaluated: here, on a Ray cluster that is started here, or on one that runs.",
-)
+@on_cluster("Where --shards are evaluated: here, on a Ray cluster that is started here, or on one that runs.")
 @click.option("--workers", type=click.IntRange(1), help="Processes of Ray's. Default: one for each core.")
 @as_json
 def evaluate(
@@ -146,7 +154,7 @@ def evaluate(
         else:
             echo(printable(f"shard {pieces.only} of {pieces.count} is in {pieces.folder}"))
         return
-    if shard is not None or shard_folder is not None or on != "local" or workers is not None:
+    if shard is not None or shard_folder is not None or on != LOCAL or workers is not None:
         raise click.UsageError("--shard, --shard-folder, --on and --workers go with --shards")
     with StageDisplay() as display:
         results = evaluate_bundle(opened, dataset, config, variant=variant, threads=threads, progress=display)
@@ -189,13 +197,10 @@ def _in_shards(
     from edgeopt.evaluate.cluster import RayEvaluation
     from edgeopt.evaluate.shards import evaluate_in_shards
 
-    if on != "local" and on not in ("ray", "auto") and not on.startswith("ray://"):
-        raise click.UsageError(f"--on is '{on}'; give local, ray or ray://HOST:PORT")
     with ExitStack() as stack:
         elsewhere = None
-        if on != "local":
-            address = None if on == "ray" else on
-            cluster = RayEvaluation(bundle.path, config, variant, threads, address, workers)
+        if on != LOCAL:
+            cluster = RayEvaluation(bundle.path, config, variant, threads, cluster_address(on), workers)
             elsewhere = stack.enter_context(cluster).evaluate
         elif workers is not None:
             raise click.UsageError("--workers goes with --on ray")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from edgeopt.spec import Tiles
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releases only
@@ -41,6 +43,8 @@ class Named(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
 OUT = "build"
 """The folder that bundles go to."""
 WORK = ".edgeopt-work"
+LOCAL = "local"
+"""Value of ``--on`` for this machine without Ray."""
 
 recipe = click.argument("recipe", default="edgeopt.toml")
 bundle = click.argument("bundle", type=click.Path(path_type=Path))
@@ -133,3 +137,21 @@ def tiles_of(pixels: int | None, overlap: float | None) -> Tiles | None:
             raise click.UsageError("--overlap goes with --tiles")
         return None
     return Tiles(size=pixels or None, overlap=Tiles().overlap if overlap is None else overlap)
+
+
+def on_cluster(help_text: str) -> Callable[[Command], Command]:
+    """Return the option that says where work is done."""
+    return click.option("--on", default=LOCAL, show_default=True, metavar="local|ray|ray://HOST:PORT", help=help_text)
+
+
+def cluster_address(on: str) -> str | None:
+    """Return the address of the Ray cluster that ``--on`` names; None of one that is to be started here.
+
+    Raises:
+        click.UsageError: it names none.
+    """
+    if on == "ray":
+        return None
+    if on == "auto" or on.startswith("ray://"):
+        return on
+    raise click.UsageError(f"--on is '{on}'; give local, ray or ray://HOST:PORT")

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import click
 
-from edgeopt.cli.options import OUT, WORK, as_json
+from edgeopt.cli.options import LOCAL, OUT, WORK, as_json, cluster_address, on_cluster
 from edgeopt.cli.output import echo, print_json, printable
-
-_RAY = "ray"
 
 
 @click.command()
@@ -25,13 +23,7 @@ _RAY = "ray"
     type=click.Path(file_okay=False, path_type=Path),
     help=f"Folder of stage results, which all workers share. Default: {WORK} in --out.",
 )
-@click.option(
-    "--on",
-    default="local",
-    show_default=True,
-    metavar="local|ray|ray://HOST:PORT",
-    help="Processes of this machine, a Ray cluster that is started on it, or one that runs.",
-)
+@on_cluster("Processes of this machine, a Ray cluster that is started on it, or one that runs.")
 @click.option(
     "--workers", type=click.IntRange(1), help="Trials at a time on this machine. Default: 1; with ray, its cores."
 )
@@ -71,14 +63,10 @@ def sweep(
     folder = (out or Path(OUT) / plan.name).absolute()
     store = (work or folder / WORK).absolute()
     chosen: Workers
-    if on == "local":
+    if on == LOCAL:
         chosen = LocalWorkers(folder, store, workers or 1)
-    elif on == _RAY:
-        chosen = RayWorkers(folder, store, None, workers, plan.config.cpus)
-    elif on.startswith("ray://") or on == "auto":
-        chosen = RayWorkers(folder, store, on, None, plan.config.cpus)
     else:
-        raise click.UsageError(f"--on is '{on}'; give local, ray or ray://HOST:PORT")
+        chosen = RayWorkers(folder, store, cluster_address(on), workers, plan.config.cpus)
     with chosen as entered:
         swept = run(plan, folder, entered, lambda line: echo(printable(line), err=True))
     if as_json:
