@@ -21,7 +21,17 @@ from edgeopt.cli import main
 from edgeopt.errors import ConfigError
 from edgeopt.hardware import Cpu, machine
 from edgeopt.spec import replace
-from edgeopt.sweep import LocalWorkers, Plan, TrialResult, VariantResult, fronts, read_plan, sweep, sweep_html
+from edgeopt.sweep import (
+    LocalWorkers,
+    Plan,
+    RayWorkers,
+    TrialResult,
+    VariantResult,
+    fronts,
+    read_plan,
+    sweep,
+    sweep_html,
+)
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import failed, write_result
 from edgeopt.sweep.trial import TRIALS, run_trial
@@ -213,6 +223,37 @@ def test_an_error_that_nobody_expected_is_a_row_with_its_traceback(tmp_path: Pat
     result = run_trial(planned(tmp_path).trial((0, 0, 0, 0)), tmp_path / "out", tmp_path / "work")
     assert result.error == "ZeroDivisionError: a bug"
     assert "in broken" in result.trace
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_error(tmp_path: Path) -> None:
+    """A read-only one ended in a traceback."""
+    planned(tmp_path)
+    (tmp_path / "out").write_text("no folder")
+    result = CliRunner().invoke(main, ["sweep", str(tmp_path / "sweep.toml"), "--out", str(tmp_path / "out" / "in")])
+    assert isinstance(result.exception, SystemExit)
+    assert f"error: cannot write {tmp_path / 'out' / 'in'}" in " ".join(result.output.split())
+
+
+class SmallCluster:
+    """Ray's answers of a cluster whose larger node has two cores, and of one that has gone."""
+
+    def nodes(self):
+        return [
+            {"Alive": alive, "Resources": {"CPU": cores}} for alive, cores in ((True, 1.0), (True, 2.0), (False, 64.0))
+        ]
+
+    def cluster_resources(self):
+        return {"CPU": 3.0}
+
+
+def test_trials_of_more_cores_than_any_node_has_are_refused(tmp_path: Path) -> None:
+    """Ray waited for such a node for ever, and said nothing."""
+    fitting, larger = (RayWorkers(tmp_path, tmp_path, None, cpus=cpus) for cpus in (2.0, 3.0))
+    fitting._ray = larger._ray = SmallCluster()
+    fitting.require(())
+    with pytest.raises(ConfigError, match="takes 3 processor cores") as raised:
+        larger.require(())
+    assert "largest node has 2. Give fewer" in str(raised.value)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from edgeopt.errors import ConfigError
+from edgeopt.errors import ConfigError, storage_errors
 from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
@@ -52,7 +52,7 @@ class Workers(Protocol):
     ) -> None: ...
 
     def require(self, labels: Iterable[str]) -> None:
-        """Refuse labels that no worker has.
+        """Refuse labels that no worker has, and trials that are too large for every worker.
 
         Raises:
             ConfigError: there is one.
@@ -141,8 +141,10 @@ class LocalWorkers:
     def _process(self, trial: Trial) -> subprocess.Popen[bytes]:
         threads = str(max(1, (os.cpu_count() or 1) // self.capacity))
         log = self._log(trial)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with storage_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("ab")
+        with output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "edgeopt.sweep.trial", str(self.out), str(self.work)],
                 stdin=subprocess.PIPE,
@@ -194,7 +196,14 @@ class RayWorkers:
         return 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1.0) / self._cpus))
 
     def require(self, labels: Iterable[str]) -> None:
-        """Refuse labels that no node of the cluster has; see `Workers`."""
+        """Refuse labels that no node of the cluster has, and more cores than its largest; see `Workers`."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
+        if self._cpus > most:  # Ray would wait for such a node for ever
+            raise ConfigError(
+                f"a trial takes {self._cpus:g} processor cores (cpus), and the cluster's largest node has {most:g}. "
+                "Give fewer, or start a larger node"
+            )
         _require(labels, self._ray.cluster_resources(), "the cluster has")
 
     def start(self, trial: Trial) -> None:
