@@ -22,8 +22,11 @@ from edgeopt.evaluate import Runner, evaluate
 from edgeopt.intervals import Interval
 from edgeopt.measure.sensors import Sensors
 from edgeopt.report import content, write_page
+from edgeopt.report.explained import explanation
+from edgeopt.report.templates import render
 from edgeopt.spec import TensorSpec, preset
 from edgeopt.spec import replace as changed
+from edgeopt.sweep import TrialResult, VariantResult, sweep_html
 
 pytestmark = [
     pytest.mark.slow,
@@ -193,6 +196,45 @@ def test_no_cell_is_cut(window: Browser, page: Path, width: int) -> None:
         "each.scrollWidth > each.clientWidth + 1).map((each) => each.textContent.slice(0, 80))"
     )
     assert cut == []
+
+
+BEYOND_CARDS = """
+return [...document.querySelectorAll(".card table:not(.scroll table)")].filter((table) => {
+  const card = table.closest(".card"), edge = parseFloat(getComputedStyle(card).paddingRight);
+  return table.checkVisibility() && table.getBoundingClientRect().right > card.getBoundingClientRect().right - edge + 1;
+}).map((table) => table.textContent.slice(0, 80));
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_sweep_whose_settings_have_long_values_fits(window: Browser, tmp_path: Path, width: int) -> None:
+    variants = tuple(
+        VariantResult(
+            name=name, is_baseline=False, accepted=True, accuracy=0.9, p50_ms=p50, size_bytes=1000, metric="top1",
+            data="same",
+        )
+        for name, p50 in (("ov-int8", 5.0), ("ov-int8-fast", 6.0))
+    )  # fmt: skip
+    trial = TrialResult(
+        key="0",
+        model="mobilenet_v2",
+        target="ov",
+        settings={"source.weights": f"{'a/long/path' * 6}.pt"},
+        machine="this machine",
+        variants=variants,
+    )
+    (tmp_path / "sweep.html").write_text(sweep_html("nightly", [trial]), encoding="utf-8")
+    window.open(tmp_path / "sweep.html", width)
+    assert window.run(OVERFLOWING) == [False, []]
+    assert window.messages() == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tables_stay_in_their_cards(window: Browser, tmp_path: Path, width: int) -> None:
+    explained = render("explained.html", title="pets", explanations=[explanation("ov-int8", shifted(), [])])
+    (tmp_path / "explained.html").write_text(explained, encoding="utf-8")
+    window.open(tmp_path / "explained.html", width)
+    assert window.run(BEYOND_CARDS) == []
 
 
 def test_the_variant_switch_changes_what_is_shown(window: Browser, page: Path) -> None:
