@@ -13,11 +13,12 @@ from edgeopt.bundle import Bundle, Manifest, write_bundle
 from edgeopt.bundle.records import Acceptance
 from edgeopt.config import parse_config
 from edgeopt.doctor import doctor
-from edgeopt.errors import ConfigError
+from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import Cpu, ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels
 from edgeopt.runtime import load
 from edgeopt.runtime.choice import choose
+from edgeopt.runtime.ov import OvSession
 from edgeopt.runtime.saturation import may_saturate
 from edgeopt.runtime.session import Availability
 from edgeopt.runtime.verify import verify
@@ -94,6 +95,17 @@ def test_openvino_with_older_kernels_saturates_and_onnxruntime_does_not(monkeypa
     )
     assert may_saturate(described("ort-int8", processors=("vnni",)).variant("ort-int8"), NEW) == ""
     assert may_saturate(variant(processors=PROCESSORS), NEW) == ""
+
+
+def test_a_graph_that_older_kernels_refuse_names_who_asked_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO 2026.4 loads float graphs of detectors with AVX2, and with SSE41 says "bad combination" of them."""
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    with pytest.raises(TargetError, match=r"with ONEDNN_MAX_CPU_ISA=SSE41: .*\. Unset ONEDNN_MAX_CPU_ISA, or look at"):
+        OvSession(b"no graph")
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    with pytest.raises(TargetError, match=r"\. Look at the graph with: edgeopt lint$"):
+        OvSession(b"no graph")
 
 
 def test_what_is_measured_with_older_kernels_is_not_kept_as_the_processors_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
+from edgeopt.hardware.kernels import onednn_limit
 from edgeopt.runtime.bindings import Bindings, rows_vary
 from edgeopt.runtime.ov_streams import Streams
 from edgeopt.runtime.session import Array, Availability, Tensors
@@ -231,9 +232,11 @@ def _refusals(openvino: Any, origin: str) -> Iterator[None]:
     except RuntimeError as error:
         # It names its own source files first and the cause last.
         causes = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+        variable, limit = onednn_limit()
+        limited, cure = (f" with {variable}={limit}", f"Unset {variable}, or look") if variable else ("", "Look")
         raise TargetError(
-            f"openvino {openvino.__version__} cannot load {origin}: {' '.join(causes or [str(error)]).rstrip('.')}. "
-            "Look at the graph with: edgeopt lint"
+            f"openvino {openvino.__version__} cannot load {origin}{limited}: "
+            f"{' '.join(causes or [str(error)]).rstrip('.')}. {cure} at the graph with: edgeopt lint"
         ) from error
 
 
