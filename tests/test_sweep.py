@@ -234,6 +234,12 @@ def test_a_folder_that_cannot_be_written_is_named_in_one_error(tmp_path: Path) -
     assert f"error: cannot write {tmp_path / 'out' / 'in'}" in " ".join(result.output.split())
 
 
+def test_the_example_in_its_help_fits_into_80_columns() -> None:
+    text = CliRunner().invoke(main, ["sweep", "--help"], terminal_width=80).output
+    assert "[models.small]" in text
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
 class SmallCluster:
     """Ray's answers of a cluster whose larger node has two cores, and of one that has gone."""
 

@@ -43,11 +43,11 @@ def sweep(
 
     \b
     recipe = "edgeopt.toml"
-    targets = ["ort", "trt@device:orin-nano"]    # the label is a resource of a Ray node
-    trials = 40                                  # of a larger grid Optuna chooses
-    [models.small]                               # recipe = "…" where it has one of its own
+    targets = ["ort", "trt@device:orin-nano"]  # label: a Ray node's resource
+    trials = 40                                # of a larger grid Optuna chooses
+    [models.small]                             # recipe = "…" for one of its own
     set = {"model.input_size" = [160, 160]}
-    [settings]                                   # lists of values, or named ones
+    [settings]                                 # lists of values, or named ones
     "calibrate.method" = ["minmax", "mse"]
     "quantize.repairs" = {none = [], one = ["bias_correction"]}
 
