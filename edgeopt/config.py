@@ -884,17 +884,17 @@ def read_toml(path: Path, kind: type[_T]) -> _T:
     Raises:
         ConfigError: it cannot be read, or as `parse_toml`.
     """
-    return parse_toml(_read(path), kind, origin=str(path))
+    return parse_toml(_read(path, advice="Check the path"), kind, origin=str(path))
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, advice: str = "Write a starter recipe with: edgeopt init") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no {path}. Write a starter recipe with: edgeopt init") from error
+        raise ConfigError(f"there is no {path}. {advice}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise ConfigError(f"cannot read {path}: {reason}. Write a starter recipe with: edgeopt init") from error
+        raise ConfigError(f"cannot read {path}: {reason}. {advice}") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:

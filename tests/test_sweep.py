@@ -18,7 +18,8 @@ from tiny_recipe import RECIPE
 
 from benchmarks.sweeping import MARK, processes
 from edgeopt.cli import main
-from edgeopt.errors import ConfigError
+from edgeopt.errors import ConfigError, MissingExtraError
+from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import Cpu, machine
 from edgeopt.spec import replace
 from edgeopt.sweep import (
@@ -238,6 +239,68 @@ def test_the_example_in_its_help_fits_into_80_columns() -> None:
     text = CliRunner().invoke(main, ["sweep", "--help"], terminal_width=80).output
     assert "[models.small]" in text
     assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+def commanded(folder: Path, *options: str):
+    return CliRunner().invoke(main, ["sweep", str(folder / "sweep.toml"), "--out", str(folder / "out"), *options])
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_sweep_of_which_nothing_was_built_does_not_end_as_if_it_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    """It ended with 0, so that CI took it for a sweep."""
+    monkeypatch.setattr("edgeopt.sweep.LocalWorkers", lambda out, *_: Entered(out))
+    planned(tmp_path, SWEEP.replace("[16, 32]", "[16]").replace("[models.a]", ""))
+    failing = commanded(tmp_path, *form)
+    assert failing.exit_code == 1, failing.output
+    assert "the disk is full" in failing.output
+    planned(tmp_path)
+    assert commanded(tmp_path, *form).exit_code == 0, "some were built"
+
+
+class Entered(Pretended):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("on", ["auto", "ray://head:10001"])
+def test_workers_that_a_running_cluster_would_not_get_are_refused(tmp_path: Path, on: str) -> None:
+    """They were ignored."""
+    planned(tmp_path)
+    result = commanded(tmp_path, "--on", on, "--workers", "4")
+    assert result.exit_code == 2
+    assert "--workers goes with --on local or ray" in " ".join(result.output.split())
+
+
+def test_a_file_that_cannot_be_read_is_no_reason_to_write_a_recipe(tmp_path: Path) -> None:
+    """It suggested `edgeopt init`, which writes no sweep."""
+    with pytest.raises(ConfigError, match=r"there is no .*sweep\.toml\. Check the path$"):
+        read_plan(tmp_path / "sweep.toml")
+
+
+class Refusing:
+    """Ray where no cluster answers."""
+
+    def init(self, **_: object) -> None:
+        raise ConnectionError("nobody is there.\n")
+
+
+def test_a_cluster_that_does_not_answer_is_said_in_whole_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own full stop stood before ours."""
+    monkeypatch.setitem(sys.modules, "ray", Refusing())
+    with pytest.raises(ConfigError, match=r"at 'auto': nobody is there\. Start one with `ray start --head`$"):
+        connected("auto", None)
+
+
+def test_ray_without_its_client_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", Refusing())
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'edgeopt\[sweep\]'"):
+        connected("ray://head:10001", None)
 
 
 class SmallCluster:

@@ -25,10 +25,14 @@ from edgeopt.cli.output import echo, print_json, printable
 )
 @on_cluster("Processes of this machine, a Ray cluster that is started on it, or one that runs.")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Trials at a time on this machine. Default: 1; with ray, its cores."
+    "--workers",
+    type=click.IntRange(1),
+    help="Trials at a time on this machine. Default: 1; with ray, its cores. A cluster that runs has its own.",
 )
 @as_json
+@click.pass_context
 def sweep(
+    context: click.Context,
     sweep: Path,
     out: Path | None,
     work: Path | None,
@@ -39,7 +43,7 @@ def sweep(
     """Build models × settings × targets.
 
     Each trial is a build. Trials share what they have in common, and what is there is not made again: run it again to
-    go on. A trial that fails is a row with its error. SWEEP.TOML:
+    go on. A trial that fails is a row with its error; the exit code is 1 if all do. SWEEP.TOML:
 
     \b
     recipe = "edgeopt.toml"
@@ -63,19 +67,22 @@ def sweep(
     folder = (out or Path(OUT) / plan.name).absolute()
     store = (work or folder / WORK).absolute()
     chosen: Workers
+    if workers is not None and on not in (LOCAL, "ray"):
+        raise click.UsageError(f"--workers goes with --on local or ray: '{on}' has the workers that its nodes give it")
     if on == LOCAL:
         chosen = LocalWorkers(folder, store, workers or 1)
     else:
         chosen = RayWorkers(folder, store, cluster_address(on), workers, plan.config.cpus)
     with chosen as entered:
         swept = run(plan, folder, entered, lambda line: echo(printable(line), err=True))
+    bad = sum(bool(each.error) for each in swept.results)
     if as_json:
         print_json(swept.results)
-        return
-    console().print(sweep_table(swept.results))
-    bad = sum(bool(each.error) for each in swept.results)
-    echo(printable(f"{len(swept.results)} trials, {swept.found} there before, {bad} failed"))
-    echo(f"page   {swept.page}\ntable  {swept.table}")
+    else:
+        console().print(sweep_table(swept.results))
+        echo(printable(f"{len(swept.results)} trials, {swept.found} there before, {bad} failed"))
+        echo(f"page   {swept.page}\ntable  {swept.table}")
+    context.exit(int(bad == len(swept.results)))
 
 
 COMMANDS = (sweep,)

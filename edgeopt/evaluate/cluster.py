@@ -27,17 +27,20 @@ def connected(address: str | None, cores: int | None, resources: Mapping[str, fl
         resources: labels of the one that is started, with their amounts.
 
     Raises:
-        MissingExtraError: Ray is not installed.
+        MissingExtraError: Ray is not installed, or its client.
         ConfigError: no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # whoever wants to report to Ray's makers says so
     ray: Any = requires_extra("ray", "sweep")
+    if address is not None and address.startswith("ray://"):
+        requires_extra("grpc", "sweep")  # Ray's client speaks by it, and Ray alone does not bring it
     here = {"num_cpus": cores, "resources": resources, "include_dashboard": False} if address is None else {}
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = "this machine" if address is None else f"'{address}'"
-        raise ConfigError(f"no Ray cluster answers at {where}: {error}. Start one with `ray start --head`") from error
+        reason = str(error).strip().rstrip(".")
+        raise ConfigError(f"no Ray cluster answers at {where}: {reason}. Start one with `ray start --head`") from error
     return ray
 
 
