@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 from torch import nn
 
 from edgeopt.attack import measure_attacks
-from edgeopt.attack.measuring import from_pixels, to_pixels
+from edgeopt.attack.measuring import Attacked, Patched, from_pixels, to_pixels
 from edgeopt.attack.square import square
 from edgeopt.boxes import Boxes
 from edgeopt.bundle import Bundle
 from edgeopt.cli import main
+from edgeopt.cli.views.robustness import attack_table, robustness_table
 from edgeopt.config import DataSource, EvaluateConfig
 from edgeopt.dataset import Dataset, load
 from edgeopt.dataset.samples import ArrayPicture, Sample
@@ -268,6 +271,33 @@ def test_severities_that_there_are_not(wrong: str, bundle: Bundle) -> None:
     result = CliRunner().invoke(main, ["robustness", str(bundle.path), "--severity", wrong])
     assert result.exit_code == 2
     assert "whole numbers from 1 to 5" in result.output.replace("\n", " ")
+
+
+def test_the_table_of_all_attacks_fits_into_80_columns() -> None:
+    """With a patch's rows, variants' names were cut to "ort-in…" and shares to "100.0…"."""
+    whole = {"ort-fp32": {128: 1.0}, "ort-int8": {128: 1.0}}
+    attacks = dict.fromkeys(("fgsm", "pgd", "apgd", "square", "adaptive"), whole)
+    found = Attacked("top-1", 18, "ort-fp32", (128,), dict.fromkeys(whole, 1.0), attacks)
+    found.patch = Patched(0.2, dict.fromkeys(whole, 1.0), dict.fromkeys(whole, 1.0))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(attack_table(found))
+    text = console.export_text()
+    assert "…" not in text
+    assert "ort-int8" in text
+    assert "patch 20%" in text
+
+
+def test_a_variant_that_loses_nowhere_loses_nothing() -> None:
+    """The largest of losses that are none was told as "loses most on gaussian noise: +0.00"."""
+    noise = {"gaussian_noise": {1: 0.5}, "jpeg": {1: 0.25}}
+    found = Robustness(
+        "top1", 18, "ort-fp32", {"ort-fp32": 1.0, "ort-int8": 1.0}, {"ort-fp32": noise, "ort-int8": noise}
+    )
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(robustness_table(found))
+    text = console.export_text()
+    assert "ort-int8 loses nothing on any kind" in text
+    assert "loses most" not in text
 
 
 # What a bundle keeps

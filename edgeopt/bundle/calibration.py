@@ -99,8 +99,8 @@ class Likeness(Struct):
 
     def summary(self) -> str:
         """One line for people."""
-        times = f"{self.ratio:.2g} times as far from FP32 as on calibration images"
-        found = f"INT8 is {times} (95 % interval {self.low:.2g} to {self.high:.2g})"
+        times = f"{self.ratio:.2f} times as far from FP32 as on calibration images"
+        found = f"INT8 is {times} (95 % interval {self.low:.2f} to {self.high:.2f})"
         if self.is_alike:
             return found
         return f"unlike the calibration images: {found}. Calibrate on images like those that it will see"

@@ -134,7 +134,8 @@ def robustness(
     "--patch",
     type=click.IntRange(0, 100),
     default=0,
-    help="Also fill a square at the picture's top left, with a side of so many percent of the network's shorter one.",
+    help="Also fill a square at the picture's top left, with a side of so many percent of the network's "
+    "shorter one. Default: 0, none.",
 )
 @as_json
 def attack(

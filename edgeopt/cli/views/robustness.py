@@ -32,6 +32,9 @@ def robustness_table(found: Robustness) -> RenderableType:
     notes = [f"{found.images} images, {metric}; variants: change from {found.baseline} on the same pictures"]
     for name in others:
         kind, lost = next(iter(found.drops(name).items()))
+        if lost <= 0.0:
+            notes.append(f"{name} loses nothing on any kind")
+            continue
         more = lost - ((clean or 0.0) - found.clean[name])
         notes.append(f"{name} loses most on {kind.replace('_', ' ')}: {points(-lost)}, {points(-more)} beyond clean")
     return Group(table, Text("\n".join(notes), style="dim"))
@@ -44,6 +47,8 @@ def _change(value: float, baseline: float | None) -> str:
 def attack_table(found: Attacked) -> RenderableType:
     """Return a row for each variant and radius: accuracy under each attack, and the worst of them."""
     table = new_table("variant", "radius", "clean", *found.attacks, "worst")
+    table.padding = 0  # nine columns take 80 characters; a longer variant's name is broken
+    table.columns[0].no_wrap, table.columns[0].overflow = False, "fold"
     for name, clean in found.clean.items():
         for radius in found.radii:
             cells = [attack.get(name, {}).get(radius) for attack in found.attacks.values()]
