@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from edgeopt.pipeline.budget import searched
 from edgeopt.pipeline.candidates import candidate_graphs
 from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
+from edgeopt.pipeline.degenerate import degenerate
 from edgeopt.pipeline.fitting import fitted
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.precision import in_float16
@@ -32,6 +34,8 @@ from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
 from edgeopt.references import importable
 from edgeopt.targets import find_target
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,8 @@ def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Result], list
     """Every engine with its accuracy and latency, the baseline first; and the keys of all that went into them."""
     baseline, *_ = engines
     reference = variants.evaluated(job, baseline, None)
+    if useless := degenerate(variants.read_accuracy(reference).metrics):
+        _LOG.warning("%s", useless)
     accuracies = [reference, *(variants.evaluated(job, engine, reference) for engine in engines[1:])]
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
