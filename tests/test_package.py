@@ -290,7 +290,7 @@ NVINFER = {
     "custom-lib-path", "cluster-mode", "net-scale-factor", "offsets", "model-color-format", "maintain-aspect-ratio",
     "symmetric-padding", "pre-cluster-threshold", "topk", "nms-iou-threshold",
 }  # fmt: skip
-"""Keys of nvinfer that NVIDIA documents, of those that are used."""
+"""Keys that are used; each is one of gstnvinfer_property_parser.h, whose parser calls any other one unknown."""
 NVDSPREPROCESS = {
     "enable", "target-unique-ids", "network-input-order", "process-on-frame", "unique-id", "gpu-id",
     "maintain-aspect-ratio", "symmetric-padding", "processing-width", "processing-height", "scaling-buf-pool-size",
@@ -299,6 +299,7 @@ NVDSPREPROCESS = {
     "custom-tensor-preparation-function", "src-ids", "custom-input-transformation-function", "process-on-roi",
     "pixel-normalization-factor",
 }  # fmt: skip
+"""Likewise of nvdspreprocess_property_parser.h; the last one is read by the library that comes with DeepStream."""
 
 
 def test_deepstream_gets_labels_thresholds_and_how_pictures_are_prepared(rows: Bundle, caplog) -> None:
