@@ -20,6 +20,7 @@ from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import MeasurementError, TargetError
 from edgeopt.runtime import load
 from edgeopt.runtime.choice import choose
+from edgeopt.runtime.session import open_session
 from edgeopt.spec import replace
 
 pytest.importorskip("onnxruntime", reason="opens real engines")
@@ -53,8 +54,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             found = {first: tiny.latency(10.0, **fields)}
             return found | {name: tiny.latency(10.0 * estimate, ratio=ratio, **fields) for name in others}
 
-        monkeypatch.setattr("edgeopt.benchmark.candidates.benchmark_scenario", measured)
-        monkeypatch.setattr("edgeopt.benchmark.bundles.benchmark_scenario", measured)
+        for module in ("candidates", "bundles", "tuning"):
+            monkeypatch.setattr(f"edgeopt.benchmark.{module}.benchmark_scenario", measured)
 
     return script
 
@@ -115,18 +116,58 @@ def test_a_variant_without_candidates_says_how_to_get_some(bundle: Bundle) -> No
         benchmark.tune_candidates(bundle, IMAGES, CONFIG, variant="ort-fp32")
 
 
+def test_a_candidate_takes_the_place_of_a_default_that_does_not_load(bundle: Bundle, timed, monkeypatch) -> None:
+    """As TensorRT builds some graphs with FP32 scales alone (NVIDIA/TensorRT issue 4832)."""
+
+    def opened(path: Path, *arguments, **options):
+        if path.parent.name == "ort-int8":
+            raise TargetError("could not infer output types")
+        return open_session(path, *arguments, **options)
+
+    monkeypatch.setattr("edgeopt.runtime.predictor.open_session", opened)
+    timed(0.5, 0.6)
+    after, tuning = benchmark.tune_candidates(bundle, IMAGES, CONFIG, variant="ort-int8")
+    assert tuning.choice.chosen == "ort-int8-sums"
+    assert tuning.left_out["ort-int8"] == "it does not load here: could not infer output types"
+    assert "ort-int8-sums runs here from now on: ort-int8 does not load" in " ".join(shown(tuning))
+    assert "'ort-int8-sums' was chosen among the candidates here" in choose(after.manifest).rejected["ort-int8"]
+
+
+def test_where_neither_loads_each_reason_is_said(bundle: Bundle, monkeypatch) -> None:
+    def refused(*arguments, **options):
+        raise TargetError("no GPU")
+
+    monkeypatch.setattr("edgeopt.runtime.predictor.open_session", refused)
+    reasons = "neither variant 'ort-int8' nor a candidate of it runs here: .*no GPU.*lost 9"
+    with pytest.raises(TargetError, match=reasons):
+        benchmark.tune_candidates(bundle, IMAGES, CONFIG, variant="ort-int8")
+
+
+def test_candidates_are_measured_where_another_variant_runs_so_far(bundle: Bundle, tmp_path: Path, timed) -> None:
+    """On a GPU FP16 goes first until INT8 was measured to be faster: `edgeopt tune BUNDLE` is to find out."""
+    assert choose(bundle.manifest).name == "ort-fp32"
+    assert benchmark.with_candidates(bundle.manifest, "ort-fp32") == "ort-int8"
+    timed(0.5, 0.6)
+    result = CliRunner().invoke(main, ["tune", str(bundle.path), "--data", photos(tmp_path)], catch_exceptions=False)
+    assert "ort-int8-sums runs here from now on, 2.00 times as fast as ort-int8" in " ".join(result.output.split())
+
+
 def test_the_command_measures_them_for_real(bundle: Bundle, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in tiny.COLOURS:
-        cv2.imwrite(str(photos / f"{name}.png"), tiny.colour(name))
-    arguments = ["tune", str(bundle.path), "--variant", "ort-int8", "--duration", "0.2", "--data", str(photos)]
+    arguments = ["tune", str(bundle.path), "--variant", "ort-int8", "--duration", "0.2", "--data", photos(tmp_path)]
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     if "not valid" in result.output:
         pytest.skip("other processes disturbed the measurement: the command was not tested to its end")
     assert result.exit_code == 0
     assert "ort-int8-sums" in result.output
     assert Bundle.open(bundle.path).variant("ort-int8").choices
+
+
+def photos(folder: Path) -> str:
+    """A folder with a picture of each colour."""
+    for name in tiny.COLOURS:
+        (folder / "photos").mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / "photos" / f"{name}.png"), tiny.colour(name))
+    return str(folder / "photos")
 
 
 def shown(tuning: benchmark.CandidateTuning) -> list[str]:

@@ -7,7 +7,7 @@ device) and postprocess, each apart and their sum end to end. Reading and decodi
 from __future__ import annotations
 
 from edgeopt.benchmark.bundles import benchmark_bundle, found_here
-from edgeopt.benchmark.candidates import CandidateTuning, candidates_of, tune_candidates
+from edgeopt.benchmark.candidates import CandidateTuning, candidates_of, tune_candidates, with_candidates
 from edgeopt.benchmark.images import golden_pictures
 from edgeopt.benchmark.results import (
     json_schema,
@@ -42,5 +42,6 @@ __all__ = [
     "require_valid",
     "tune",
     "tune_candidates",
+    "with_candidates",
     "write_results",
 ]

@@ -424,7 +424,7 @@ def tune(
     The default stays unless another is faster by more than 2 % with the whole interval. bf16 is tried where the
     processor has it and answers stay the same.
     """
-    from edgeopt.benchmark import candidates_of, tune_candidates
+    from edgeopt.benchmark import candidates_of, tune_candidates, with_candidates
     from edgeopt.benchmark import tune as choose_settings
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay, console
@@ -434,8 +434,12 @@ def tune(
     from edgeopt.runtime.session import find_target
 
     opened = Bundle.open(bundle)
-    with load(bundle, variant=variant) as predictor:
-        name = predictor.variant.name
+    if variant is None:
+        with load(bundle) as predictor:
+            name = predictor.variant.name
+        name = with_candidates(opened.manifest, name)
+    else:
+        name = opened.variant(variant).name
     config = BenchmarkConfig(duration_s=duration or BenchmarkConfig().duration_s)
     images = _images(opened, data, _TUNING_IMAGES)
     found: dict[str, Any] = {}

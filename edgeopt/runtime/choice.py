@@ -163,7 +163,7 @@ class Candidates:
         if variant.name == chosen.name:
             return ""
         ratio = choice.ratios.get(chosen.name)
-        faster = f", at {ratio.estimate:.2f}× the latency of '{default.name}'" if ratio is not None else ""
+        faster = f", at {ratio.estimate:.2f}× the latency of '{ratio.baseline}'" if ratio is not None else ""
         return f"'{chosen.name}' was chosen among the candidates here{faster}"
 
     def speed(self, variant: Variant) -> Speed | None:

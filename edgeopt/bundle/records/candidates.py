@@ -30,4 +30,5 @@ class CandidateChoice(Struct):
     """The variant that runs there."""
     recorded: Annotated[datetime.datetime, Meta(tz=True)]
     ratios: dict[str, Ratio]
-    """Latency of each candidate over the default's, measured in alternation."""
+    """Latency of each candidate over the default's, or where that does not load over the first one's, measured in
+    alternation."""

@@ -102,10 +102,7 @@ def candidates_table(tuning: CandidateTuning) -> RenderableType:
     for name, result in tuning.tried.items():
         mark = "chosen" if name == tuning.choice.chosen else ""
         table.add_row(name, milliseconds(result.end_to_end.p50_ms), _ratio(result), mark)
-    chosen, default = tuning.choice.chosen, tuning.variant
-    beyond = f"{chosen} runs here from now on, {tuning.speedup:.2f} times as fast as {default}"
-    stays = f"{default} stays: no candidate is faster beyond doubt"
-    notes = [f"{tuning.machine}: {stays if chosen == default else beyond}"]
+    notes = [f"{tuning.machine}: {tuning.summary}"]
     notes += [f"{name} was not measured: {reason}" for name, reason in tuning.left_out.items()]
     return Group(table, Text("\n".join(notes), style="dim"))
 
