@@ -549,7 +549,9 @@ class BatchRange(Struct):
         return self.min == self.max
 
 
-CandidateName: TypeAlias = Literal["depthwise", "sums", "head", "islands", "residual", "scales"]
+CandidateName: TypeAlias = Literal[
+    "depthwise", "sums", "head", "islands", "residual", "gates", "hardswish", "scales", "resizes", "float32"
+]
 """Doubts about INT8 that only a device can settle; see `passes.qdq.candidates`."""
 
 
@@ -620,11 +622,14 @@ class CompileConfig(Struct):
     """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
     without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
     so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
-    candidates: bool = False
-    """Add up to three INT8 variants to each target's, which differ where no document says what is faster: they leave
-    depthwise convolutions, sums of branches, products of one row or layers between float ones float, quantize both
-    branches of a sum, or do without a Mul per channel before depthwise convolutions. `edgeopt tune` measures them on a
-    device and keeps the fastest accepted one for machines of its kind."""
+    candidates: bool | tuple[CandidateName, ...] = False
+    """Add up to three INT8 variants to each target's, which differ where no document says what is faster, or those of
+    a list that the network raises. They leave float: ``depthwise`` convolutions, ``sums`` of branches, products of one
+    row (``head``), layers between float ones (``islands``); quantize more: both branches of a sum (``residual``), a
+    product with a squeeze-and-excite gate (``gates``), what goes into ``hardswish`` or into ``resizes`` that
+    interpolate; do without a Mul per channel before depthwise convolutions (``scales``); or have scales and all that
+    is not INT8 in ``float32``. `edgeopt tune` measures them on a device and keeps the fastest accepted one for machines
+    of its kind."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     """Options of ``trt``, ``trt8`` and ``rtx``: ``build.batch.max = 8``, ``build.dla_core = 0``, ``run.device = 1``…"""
     options: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)

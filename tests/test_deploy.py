@@ -561,13 +561,13 @@ def test_the_readme_names_every_file():
 
 def audit() -> dict[str, list[str]]:
     """Cells of the README's table by the audit's item."""
-    rows = re.findall(r"^\| ([ABD]\d+b?) \|(.*)\|$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| ([ABD]\d+b?|FP16) \|(.*)\|$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     return {item: [cell.strip() for cell in cells.split("|")] for item, cells in rows}
 
 
 def test_the_table_has_every_item_of_the_audit():
     numbers = {"A": range(16), "B": range(1, 14), "D": range(1, 12)}
-    assert set(audit()) == {"A0b", *(f"{kind}{n}" for kind, several in numbers.items() for n in several)}
+    assert set(audit()) == {"A0b", "FP16", *(f"{kind}{n}" for kind, several in numbers.items() for n in several)}
 
 
 @pytest.mark.parametrize("item", [item for item, cells in audit().items() if not cells[1].startswith("open")])

@@ -92,7 +92,12 @@ def carries_scale(node: ir.Node) -> bool:
     """
     if not operator(node).carries_scale or _moves_constant(node):
         return False
-    return not (_interpolates(node) or _joins_constant(node) or _pads_number(node))
+    return not (interpolates(node) or _joins_constant(node) or _pads_number(node))
+
+
+def interpolates(node: ir.Node) -> bool:
+    """Return True for a Resize that computes values in between."""
+    return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest"
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
@@ -217,7 +222,3 @@ def _pads_number(node: ir.Node) -> bool:
     if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
         return False
     return given(node, 2) is not None and number(given(node, 2)) != 0.0
-
-
-def _interpolates(node: ir.Node) -> bool:
-    return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest"

@@ -18,7 +18,7 @@ from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
 from edgeopt.pipeline.balancing import balanced
 from edgeopt.pipeline.budget import searched
-from edgeopt.pipeline.candidates import candidate_graphs
+from edgeopt.pipeline.candidates import FLOAT32, candidate_graphs
 from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.degenerate import degenerate
@@ -190,11 +190,11 @@ def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artif
             kept = None if is_foreign or not find_target(name).keeps_types else reduced
             scheme = None if is_foreign else schemes[name]
             engines.append(variants.compiled(job, _in(kept, job, graph), name, "int8", scheme))
-            if job.config.compile.candidates and not is_foreign:
-                engines += [
-                    variants.compiled(job, _in(kept, job, other), name, "int8", scheme, candidate)
-                    for candidate, other in candidate_graphs(job, float_graph, graph, name, calibration, scheme).items()
-                ]
+            if job.config.compile.candidates and calibration is not None and scheme is not None:
+                others = candidate_graphs(job, float_graph, graph, calibration, scheme, name)
+                for candidate, other in others.items():
+                    typed = _in(None if candidate.question == FLOAT32 else kept, job, other)
+                    engines.append(variants.compiled(job, typed, name, "int8", scheme, candidate))
     return engines, calibration
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from edgeopt.bundle.records import CandidateOf, StageRecords
-from edgeopt.config import SchemeName
+from edgeopt.config import CandidateName, SchemeName
 from edgeopt.graph.operators import DEQUANTIZE
 from edgeopt.passes.qdq.candidates import candidate, left_float, raises
 from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.scheme import VARIATIONS
+from edgeopt.passes.quantize.scheme import scheme as named
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.graphs import read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
@@ -17,49 +19,56 @@ from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.targets import find_target
 
 MOST = 3
-"""Candidates of one variant: each is a file in the bundle, an evaluation, and an engine to build on the device."""
+"""Candidates of one variant, unless a recipe names them: each is a file in the bundle, an evaluation, and an engine to
+build on the device."""
+FLOAT32: CandidateName = "float32"
+"""The one whose float part, scales included, does not become float16."""
+_LOG = logging.getLogger(__name__)
 _WHY = "a candidate leaves it float, for the device to measure"
 
 
 def candidate_graphs(
-    job: Job,
-    baseline: Artifact,
-    quantized: Artifact,
-    target: str,
-    calibration: Artifact | None = None,
-    scheme: SchemeName | None = None,
+    job: Job, baseline: Artifact, quantized: Artifact, calibration: Artifact, scheme: SchemeName, target: str
 ) -> dict[CandidateOf, Artifact]:
     """Return the graphs that answer a target's questions differently, as far as this network raises them.
 
     Args:
-        job: the build.
+        job: the build. Within a budget, whose search would begin again, none is quantized anew.
         baseline: the float graph.
         quantized: the INT8 graph of the default variant, before anything becomes FP16.
-        target: whose questions.
-        calibration: that of the INT8 graph; without, or within a budget, whose search would begin again, none is
-            quantized anew.
+        calibration: that of the INT8 graph.
         scheme: that of the INT8 graph.
+        target: whose questions.
     """
-    model, made, seen = read_graph(quantized), dict[CandidateOf, Artifact](), set[frozenset[str]]()
+    model, float_model = read_graph(quantized), read_graph(baseline)
     if not any(node.op_type == DEQUANTIZE for node in model.graph):
         return {}  # the search within a budget left everything float
-    for question in find_target(target).questions:
-        if question in VARIATIONS:
-            if calibration is None or scheme is None or job.config.budget is not None:
-                continue
-            if len(made) < MOST and raises(model, question):
-                asked = CandidateOf(of=f"{find_target(target).name}-int8", question=question, floats=())
-                made[asked] = graphs.quantized(job, baseline, calibration, scheme, question)
-            continue
-        floats = left_float(model, question)
-        if floats and floats not in seen and len(made) < MOST:
+    found, config, asked = find_target(target), job.config, job.config.compile.candidates
+    made, seen = dict[CandidateOf, Artifact](), set[frozenset[str]]()
+    for question in found.questions if asked is True else (name for name in asked or () if name in found.questions):
+        floats = frozenset[str]() if question in (FLOAT32, *VARIATIONS) else left_float(model, question)
+        if question == FLOAT32:
+            is_raised = found.reduced(config.precision) == "fp16"
+        elif question in VARIATIONS:
+            exclude = config.quantize.exclude
+            is_raised = config.budget is None and raises(model, float_model, named(scheme), question, exclude)
+        else:
+            is_raised = bool(floats) and floats not in seen
+        if is_raised and (asked is not True or len(made) < MOST):
             seen.add(floats)
-            asked = CandidateOf(of=f"{find_target(target).name}-int8", question=question, floats=tuple(sorted(floats)))
-            made[asked] = _made(job, baseline, quantized, asked)
+            difference = CandidateOf(of=f"{found.name}-int8", question=question, floats=tuple(sorted(floats)))
+            if question == FLOAT32:
+                made[difference] = quantized
+            elif question in VARIATIONS:
+                made[difference] = graphs.quantized(job, baseline, calibration, scheme, question)
+            else:
+                made[difference] = _left_float(job, baseline, quantized, difference)
+        elif asked is not True:
+            _LOG.warning("'%s' has no candidate '%s': the network does not raise that question", target, question)
     return made
 
 
-def _made(job: Job, baseline: Artifact, quantized: Artifact, asked: CandidateOf) -> Artifact:
+def _left_float(job: Job, baseline: Artifact, quantized: Artifact, asked: CandidateOf) -> Artifact:
     def make(folder: Path, _scratch: Path) -> Made:
         graph = candidate(read_graph(quantized), read_graph(baseline), asked.floats)
         write_graph(folder, graph, read_spec(quantized))

@@ -19,6 +19,7 @@ from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import CandidateName, QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
+from edgeopt.passes.quantize.scheme import ADDITIONAL
 from edgeopt.pipeline.inputs import fitted
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
@@ -144,6 +145,7 @@ def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: Q
 def calibrated(job: Job, graph: Artifact) -> Artifact:
     """Stage: observe the float network's activations on the calibration images."""
     dataset = job.split("calibration")
+    also = ADDITIONAL if job.config.compile.candidates else ()
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.passes.repair.observed import observed_tensors
@@ -155,7 +157,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
             fitted(model, feeds(dataset, read_spec(graph)), "[data.calibration]", _LOG.warning),
             job.config.calibrate,
             lambda done, *_: job.progress.update(done, images),
-            observed_tensors(model),
+            observed_tensors(model, also),
         )
         table.save(folder / _TABLE)
         seen = f"{len(table.tensors)} tensors on {len(table.images)} images"
@@ -166,6 +168,7 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
         "calibrate": job.config.calibrate,
         "data": dataset.fingerprint(),
         "schema": TABLE_SCHEMA,
+        **({"also": also} if also else {}),
     }
     return job.stage(
         "calibrate", determinants, make, _GRAPH, ("edgeopt.calibrate", "edgeopt.passes.repair.observed", *FEEDS)

@@ -120,6 +120,8 @@ def preflight(config: Config, root: Path, folders: tuple[Path, ...], goal: Goal 
         for name in config.compile.targets:
             with findings.collected():
                 _check_target(config, name)
+        with findings.collected():
+            _check_candidates(config)
     if config.compress is not None and config.compress.latency is not None and goal != "weights":
         with findings.collected():
             require_measurable(config.compress.target or config.compile.targets[0])
@@ -229,6 +231,25 @@ def _check_target(config: Config, name: str) -> None:
     for precision in ("fp32", target.reduced(config.precision)):
         if precision is not None:
             target.check(engine_settings(config, name, precision))
+
+
+def _check_candidates(config: Config) -> None:
+    """Refuse candidates by name that no target of the recipe has a question for, or that cannot be had."""
+    from edgeopt.passes.quantize.scheme import VARIATIONS
+
+    asked, targets = config.compile.candidates, config.compile.targets
+    known = {question for name in targets for question in find_target(name).questions}
+    for question in () if isinstance(asked, bool) else asked:
+        if question not in known:
+            raise ConfigError(
+                f"[compile] candidates has '{question}', which is no question of {', '.join(targets)}. Name others "
+                f"({', '.join(sorted(known)) or 'there are none'}), or write true"
+            )
+        if question in VARIATIONS and config.budget is not None:
+            raise ConfigError(
+                f"[compile] candidates has '{question}', for which the network is quantized anew, and the search of "
+                "[budget] would begin again. Leave one of the two out"
+            )
 
 
 def _listings(config: Config, root: Path, labels: tuple[str, ...] | None, findings: _Findings) -> dict[str, Listing]:

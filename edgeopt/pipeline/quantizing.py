@@ -88,7 +88,7 @@ def quantize_graph(
     begun = time.monotonic() if begun is None else begun
     used, kernels = images[: calibration.images], varied(scheme_named(scheme, processors), variation)
     if table is None:
-        table = calibrate(model, used, calibration, tensors=observed_tensors(model))
+        table = calibrate(model, used, calibration, tensors=observed_tensors(model, kernels.also))
     repaired = repair(
         model,
         table,

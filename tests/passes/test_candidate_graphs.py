@@ -14,6 +14,7 @@ from edgeopt.passes.qdq.candidates import candidate, left_float, raises
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme, varied
 from edgeopt.passes.repair.equalize import equalize
+from edgeopt.passes.repair.observed import observed_tensors
 
 X = np.random.default_rng(0).normal(size=(4, 16, 8, 8)).astype(np.float32)
 FEEDS = [(str(index), {"x": X[index : index + 1]}) for index in range(4)]
@@ -106,9 +107,9 @@ def test_a_network_of_nothing_else_raises_no_question():
 
 def test_a_sum_of_which_one_branch_is_quantized_raises_the_question_of_the_other():
     model = model_of(NETWORK)
-    assert raises(quantized(model, TENSORRT), "residual")
+    assert raises(quantized(model, TENSORRT), model, TENSORRT, "residual")
     both_branches = quantized(model, varied(TENSORRT, "residual"))
-    assert not raises(both_branches, "residual")
+    assert not raises(both_branches, model, OPENVINO, "residual"), "its kernels quantize both in the first place"
     (total,) = [node for node in both_branches.graph if node.op_type == "Add"]
     assert {value.producer().op_type for value in total.inputs} == {"DequantizeLinear"}
     exact = run(model, x=X)["y"]
@@ -117,8 +118,8 @@ def test_a_sum_of_which_one_branch_is_quantized_raises_the_question_of_the_other
 
 def test_a_bias_is_no_branch():
     text = "g (float[N,16,8,8] x, float[16,16,1,1] w1, float[1,16,1,1] w2) => (float[N,16,8,8] y)"
-    model = quantized(model_of(text + " { a = Conv(x, w1)  b = Relu(a)  y = Add(b, w2) }"), TENSORRT)
-    assert not raises(model, "residual")
+    model = model_of(text + " { a = Conv(x, w1)  b = Relu(a)  y = Add(b, w2) }")
+    assert not raises(quantized(model, TENSORRT), model, TENSORRT, "residual")
 
 
 SCALED = """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,1,3,3] w2, float[16,16,1,1] w3)
@@ -135,11 +136,12 @@ def test_a_mul_goes_with_the_quantizer_that_it_was_for():
     scaled, _ = equalize(model, calibrate(model, FEEDS, config))
     integers = quantize(scaled, calibrate(scaled, FEEDS, config), TENSORRT)
     other = candidate(integers, model, left_float(integers, "depthwise"))
-    assert raises(integers, "scales")
-    assert not raises(other, "scales")
+    assert raises(integers, model, TENSORRT, "scales")
+    assert not raises(other, model, TENSORRT, "scales")
     exact = run(model, x=X)["y"]
     assert np.abs(run(other, x=X)["y"] - exact).max() < 0.05 * np.abs(exact).max()
-    assert raises(candidate(integers, model, {"last"}), "scales"), "it stays before a layer that stays quantized"
+    stays = candidate(integers, model, {"last"})
+    assert raises(stays, model, TENSORRT, "scales"), "it stays before a layer that stays quantized"
 
 
 def test_a_mul_that_equalization_inserted_raises_the_question_of_scales():
@@ -148,5 +150,31 @@ def test_a_mul_that_equalization_inserted_raises_the_question_of_scales():
     table = calibrate(model, FEEDS, CalibrateConfig(method="minmax", images=4, minimum_images=1))
     for scheme in (TENSORRT, varied(TENSORRT, "scales")):
         changed, _ = equalize(model, table, insert=scheme.fuses_scales)
-        assert raises(changed, "scales") == scheme.fuses_scales
+        assert raises(changed, model, scheme, "scales") == scheme.fuses_scales
     assert varied(TENSORRT, None) is TENSORRT
+
+
+PLACES = """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2, float[16,16,1,1] w3, float[16,16,1,1] w4)
+=> (float[N,16,16,16] y) <float[4] scales = {1.0, 1.0, 2.0, 2.0}> {
+    [first] a = Conv(x, w1)  [swish] b = HardSwish(a)
+    [pool] p = GlobalAveragePool(b)  [squeeze] c = Conv(p, w2)  [sigmoid] h = Sigmoid(c)  [gate] m = Mul(b, h)
+    [last] d = Conv(m, w3)  [resize] r = Resize<mode="linear">(d, , scales)  [end] y = Conv(r, w4) }"""
+
+
+@pytest.mark.parametrize(
+    ("question", "reads"), [("gates", {"gate"}), ("hardswish", {"swish"}), ("resizes", {"resize"})]
+)
+def test_what_a_candidate_quantizes_beside_the_rest_is_calibrated_and_near_the_float_network(question, reads):
+    model = model_of(PLACES)
+    common.ShapeInferencePass()(model)
+    kernels = varied(TENSORRT, question)
+    config = CalibrateConfig(method="minmax", images=4, minimum_images=1)
+    observed = observed_tensors(model, kernels.also)
+    assert observed > observed_tensors(model)
+    integers = quantize(model, calibrate(model, FEEDS, config, tensors=observed), kernels)
+    assert raises(integers, model, TENSORRT, question)
+    default = quantize(model, calibrate(model, FEEDS, config), TENSORRT)
+    assert read_integers(integers) - read_integers(default) == reads
+    exact, outputs = run(model, x=X)["y"], run(integers, x=X)["y"]
+    assert np.abs(outputs - exact).max() < 0.05 * np.abs(exact).max()
+    assert not np.array_equal(outputs, run(default, x=X)["y"])

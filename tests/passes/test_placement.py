@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 from graphs import model_of
+from onnx_ir.passes import common
 
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.passes.quantize.placement import place
-from edgeopt.passes.quantize.scheme import ARM, OPENVINO, SCHEMES, TENSORRT, scheme
+from edgeopt.passes.quantize.scheme import ARM, OPENVINO, SCHEMES, TENSORRT, scheme, varied
 
 EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
@@ -243,3 +244,52 @@ def test_a_pad_by_a_number_that_no_grid_has_is_not_quantized():
     <int64[8] pads = {0, 0, 1, 1, 0, 0, 1, 1}> { p = Pad(x, pads, w2)  y = Conv(p, w1) }
     """
     assert edges(text, TENSORRT) == [("p", "y")]
+
+
+ADDITIONAL = {
+    "hardswish": (
+        """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,8,8] y)
+        { a = Conv(x, w1)  h = HardSwish(a)  y = Conv(h, w2) }""",
+        [("x", "a"), ("a", "h"), ("h", "y")],
+    ),
+    "gates": (
+        """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2, float[16,16,1,1] w3) => (float[N,16,8,8] y)
+        { a = Conv(x, w1)  r = Relu(a)  p = GlobalAveragePool(r)  c = Conv(p, w2)  h = HardSigmoid(c)
+          m = Mul(r, h)  y = Conv(m, w3) }""",
+        [("x", "a"), ("p", "c"), ("r", "m"), ("h", "m"), ("m", "y")],
+    ),
+    "resizes": (
+        """g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (float[N,16,16,16] y)
+        <float[4] scales = {1.0, 1.0, 2.0, 2.0}>
+        { a = Conv(x, w1)  p = Resize<mode="linear">(a, , scales)  y = Conv(p, w2) }""",
+        [("x", "a"), ("a", "p"), ("p", "y")],
+    ),
+}
+
+
+@pytest.mark.parametrize("question", ADDITIONAL)
+def test_a_candidate_quantizes_what_modelopt_does_beside_the_rest(question):
+    """The three places where no document says what TensorRT makes of either."""
+    text, expected = ADDITIONAL[question]
+    for asked in ADDITIONAL:
+        model = named(model_of(text))
+        common.ShapeInferencePass()(model)
+        found = [(edge.tensor, edge.node.name) for edge in place(model, varied(TENSORRT, asked)).edges]
+        assert (found == expected) == (asked == question), asked
+
+
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("gates", "{ a = Conv(x, w1)  s = Sigmoid(a)  m = Mul(a, s)  y = Conv(m, w2) }"),  # SiLU
+        ("gates", "{ p = GlobalAveragePool(x)  c = Conv(p, w1)  h = Sigmoid(c)  m = Mul(x, h)  y = Relu(m) }"),
+        ("hardswish", "{ h = HardSwish(x)  a = Conv(h, w1)  y = Conv(a, w2) }"),
+        ("resizes", """<float[4] scales = {1.0, 1.0, 2.0, 2.0}>
+        { a = Conv(x, w1)  r = Conv(a, w2)  y = Resize<mode="linear">(r, , scales) }"""),
+    ],
+)  # fmt: skip
+def test_what_is_no_such_place_stays_as_it_is(question, text):
+    head = "g (float[N,16,8,8] x, float[16,16,1,1] w1, float[16,16,1,1] w2) => (y)"
+    model = named(model_of(head + text))
+    common.ShapeInferencePass()(model)
+    assert place(model, varied(TENSORRT, question)).edges == place(model, TENSORRT).edges

@@ -4,6 +4,8 @@ Each question has one answer in a scheme and another here, which a device can me
 ModelOpt and TensorRT's forum disagree about depthwise INT8 (its kernels fuse no SiLU), about the sums of residual
 branches and about a product of one row; and a float layer between INT8 ones costs two conversions, so that the
 layers around it may be faster in float too. The quantizers that stay keep their scales and their repaired weights.
+Candidates that are quantized anew are in `scheme.VARIATIONS`; one that only keeps its float part, scales included, from
+becoming float16 needs no pass (`pipeline.candidates`).
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from edgeopt.graph.edit import (
     producer,
     replace_constant,
 )
-from edgeopt.graph.operators import LINEAR_OPS, groups, input_axis, is_dequantized
+from edgeopt.graph.operators import LINEAR_OPS, groups, input_axis
 from edgeopt.passes.qdq.equalized import INSERTED, record
 from edgeopt.passes.qdq.match import match_layers, misfits, original_constants
 from edgeopt.passes.qdq.select import movable_groups, quantized_layers, select_quantizers
+from edgeopt.passes.quantize.placement import place
+from edgeopt.passes.quantize.scheme import QuantScheme, varied
 
 
 def left_float(quantized: ir.Model, question: CandidateName) -> frozenset[str]:
@@ -52,21 +56,26 @@ def left_float(quantized: ir.Model, question: CandidateName) -> frozenset[str]:
     return frozenset() if linear <= dropped else frozenset(dropped)
 
 
-def raises(quantized: ir.Model, question: CandidateName) -> bool:
+def raises(
+    quantized: ir.Model,
+    baseline: ir.Model,
+    scheme: QuantScheme,
+    question: CandidateName,
+    exclude: tuple[str, ...] = (),
+) -> bool:
     """Return True if a graph raises a question whose other answer is quantized anew (`scheme.VARIATIONS`).
 
     Args:
         quantized: Q/DQ.
-        question: ``residual``: it quantizes one branch of a sum; ``scales``: it has a Mul that equalization inserted.
+        baseline: the float graph that it was made from.
+        scheme: by which it was made.
+        question: ``scales``: the graph has a Mul that equalization inserted. Others: quantizers are placed elsewhere.
+        exclude: glob patterns of names of layers that stay float.
     """
     if question == "scales":
         return any(node.op_type == "Mul" and INSERTED in (node.name or "") for node in quantized.graph)
-    sums = (node for node in quantized.graph if node.op_type == "Add")
-    return any({is_dequantized(value) for value in node.inputs} == {True, False} and not _shifts(node) for node in sums)
-
-
-def _shifts(node: ir.Node) -> bool:
-    return any(constant(value) is not None for value in node.inputs)
+    default, other = (place(baseline, each, exclude).edges for each in (scheme, varied(scheme, question)))
+    return default != other
 
 
 def candidate(quantized: ir.Model, baseline: ir.Model, floats: Collection[str]) -> ir.Model:

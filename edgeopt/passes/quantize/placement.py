@@ -16,6 +16,7 @@ from edgeopt.errors import ModelError
 from edgeopt.graph.disjoint_sets import DisjointSets
 from edgeopt.graph.edit import node_name, producer
 from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, carries_scale, data_inputs, operator
+from edgeopt.passes.quantize.additional import additional_inputs
 from edgeopt.passes.quantize.eligibility import eligible
 from edgeopt.passes.quantize.moves import quantized_before
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -81,6 +82,10 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
         chosen.add(node, 0)
     for node in model.graph:
         for index in _residual_inputs(node, layers, scheme):
+            chosen.add(node, index)
+    needed = chosen.tensors
+    for node in model.graph:
+        for index in additional_inputs(node, layers, needed, scheme):
             chosen.add(node, index)
     edges = chosen.in_order(model.graph)
     kept = tuple(edge for edge in edges if not _repeats(edge) or _wants_repeat(edge, scheme))
@@ -172,6 +177,11 @@ class _Edges:
                     self._scales.join(edge.tensor, Edge(before, source).tensor)
         elif operator(before).averages and self._is_alone(before):
             self.add(before, 0)
+
+    @property
+    def tensors(self) -> frozenset[str]:
+        """Names of the tensors so far."""
+        return frozenset(edge.tensor for edge in self._edges)
 
     def in_order(self, graph: ir.Graph) -> tuple[Edge, ...]:
         """Return all edges so far, in graph order."""

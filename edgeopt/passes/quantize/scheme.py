@@ -7,13 +7,17 @@ CPU kernels fuse for ``openvino`` and ``onnxruntime`` (u8 x s8 dot products: VNN
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from edgeopt.calibrate.ranges import Grid
 from edgeopt.config import CandidateName, SchemeName
 from edgeopt.errors import ConfigError, did_you_mean
 from edgeopt.renamed import SCHEMES as FORMER
 from edgeopt.spec import PROCESSORS, Processor, Struct, replace
+
+Additional: TypeAlias = Literal["gates", "hardswish", "resizes"]
+"""Inputs that a candidate may quantize beside those that a scheme's kernels need (see `additional`)."""
+ADDITIONAL: tuple[Additional, ...] = get_args(Additional)
 
 
 class QuantScheme(Struct):
@@ -39,6 +43,8 @@ class QuantScheme(Struct):
     fuses_scales: bool = True
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
     which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
+    also: tuple[Additional, ...] = ()
+    """Inputs that are quantized beside those that the kernels need."""
     processors: tuple[Processor, ...] = ()
     """Processors on which integers must be safe, besides GPUs."""
     minimum_channels: int = 0
@@ -73,11 +79,15 @@ ARM = QuantScheme(
 
 VARIATIONS: Mapping[CandidateName, Mapping[str, object]] = {
     "residual": {"residual": "both"},
+    "gates": {"also": ("gates",)},
+    "hardswish": {"also": ("hardswish",)},
     "scales": {"fuses_scales": False},
+    "resizes": {"also": ("resizes",)},
 }
 """Candidates that are quantized anew, by what differs in the scheme. NVIDIA's own projects disagree on the residual
 branch behind a SiLU (Model-Optimizer pull request 450, yolov7-qat); that a Mul per channel costs nothing was seen in
-TensorRT-RTX alone."""
+TensorRT-RTX alone; ModelOpt quantizes both inputs of a product with a gate, what a convolution gives to HardSwish, and
+what a Resize interpolates."""
 
 SCHEMES: dict[str, QuantScheme] = {scheme.name: scheme for scheme in (TENSORRT, OPENVINO, ONNXRUNTIME, ARM)}
 

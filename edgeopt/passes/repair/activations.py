@@ -164,7 +164,7 @@ class ActivationTrials:
         update: Update | None = None,
     ) -> CalibrationTable:
         """Calibrate on some images, all tensors that can be quantized or those of `tensors` among them."""
-        names = observed_tensors(model)
+        names = observed_tensors(model, self.scheme.also)
         config = replace(config, images=max(1, len(images)), minimum_images=1)
         return calibrate(model, images, config, update, names if tensors is None else names & tensors)
 

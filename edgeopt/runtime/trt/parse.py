@@ -9,6 +9,10 @@ from edgeopt.errors import ModelError, TargetError
 from edgeopt.runtime.trt.library import Library, Messages, the_logger
 from edgeopt.runtime.trt.onnx_header import read_header
 
+_MOVED_SCALES = (
+    "it moves FP16 scales across shapes wrongly (issue 4832): run `edgeopt tune` on a bundle with [compile] "
+    'candidates = ["float32"], build with [precision] gpu = "fp32", or run trt-fp16'
+)
 _FIXES = (
     ("has type Int32 but must have type", "keep the bias in float: quantize with --scheme tensorrt"),
     ("Non-zero zero point", "TensorRT quantizes symmetrically: quantize with --scheme tensorrt"),
@@ -28,10 +32,7 @@ _FIXES = (
     ("Failed to open file", "the weights are in a second file, which has to lie beside the model"),
     ("(Constant): Invalid Node", "it has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
     ("nitializer", "a constant has a type that TensorRT lacks; of a quantizer: quantize with --scheme tensorrt"),
-    (
-        "for operation: dequantize",
-        'it moves FP16 scales across shapes wrongly (issue 4832): build with [precision] gpu = "fp32", or run trt-fp16',
-    ),
+    ("for operation: dequantize", _MOVED_SCALES),
     ("FP32 GEMM is not supported", "that GPU runs FP16 only in TensorRT-RTX: leave SM75 out or build from FP16"),
 )
 """(part of TensorRT's message, what to do); the first match counts. Messages as TensorRT-RTX 1.7 prints them."""
