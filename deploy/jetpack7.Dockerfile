@@ -12,7 +12,7 @@ RUN python3 -c "import sys, tensorrt; needed = {'7.0': (10, 13), '7.1': (10, 13)
 found = tuple(int(part) for part in tensorrt.__version__.split('.')[:2]); \
 sys.exit(0 if found >= needed else f'JetPack ${JETPACK} needs TensorRT {needed}, and this image has {found}: set BASE')"
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3-venv libgl1 libglib2.0-0 \
+ && apt-get install -y --no-install-recommends python3-venv libgl1 libglib2.0-0t64 \
  && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml README.md LICENSE /src/
 COPY edgeopt /src/edgeopt

@@ -484,6 +484,39 @@ def test_no_image_installs_a_cuda_package(path):
     assert "pycuda" not in path.read_text()
 
 
+def published(generation: str) -> set[str]:
+    """Names of packages that are published for a JetPack, and for the Ubuntu that it is, by recorded lists.
+
+    NVIDIA's lists are whole; of Ubuntu's 30,000 names those are recorded that we install, each with the page (of any
+    language) whose line of releases has the one that counts.
+    """
+    lists = json.loads((Path(__file__).parent / "data" / "apt_packages.json").read_text())[generation]
+    assert all(each["source"] for each in lists)
+    return {name for each in lists for line in each["names"] for name in line.split()}
+
+
+def installed_by_apt(text: str) -> set[str]:
+    """Names behind each `apt-get install` of a Dockerfile or a script."""
+    commands = re.findall(r"apt-get install((?: +[\w.+-]+)+)", text.replace("\\\n", " "))
+    return {word for command in commands for word in command.split() if not word.startswith("-")}
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_every_package_of_an_image_is_published_for_its_release(path):
+    """libglib2.0-0 is not in Ubuntu 24.04 any more: it is called libglib2.0-0t64 there."""
+    names = installed_by_apt(path.read_text())
+    assert "libgl1" in names
+    assert names <= published(path.name.partition(".")[0])
+
+
+@pytest.mark.parametrize("generation", ["jetpack6", "jetpack7"])
+def test_every_package_that_a_script_names_is_published(generation):
+    """`first_run.sh` runs on boards whose own Python is new enough, which JetPack 5's is not."""
+    names = {name for path in SCRIPTS for name in installed_by_apt(path.read_text())}
+    assert names == {"python3-libnvinfer"}
+    assert names <= published(generation)
+
+
 def test_python_of_jetpack_5_comes_from_where_it_still_is():
     """deadsnakes removed it for Ubuntu 20.04; and the bindings are of the TensorRT that JetPack carries."""
     text = (DEPLOY / "jetpack5.Dockerfile").read_text()
