@@ -16,12 +16,12 @@ from edgeopt.cli.output import echo, print_json, printable
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     help=f"Folder of the bundles, the page and the table. Default: {OUT}/NAME of the sweep's file. Workers on other "
-    "machines have it under the same path.",
+    "machines have it under the same path, but for a sweep with a store.",
 )
 @click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
-    help=f"Folder of stage results, which all workers share. Default: {WORK} in --out.",
+    help=f"Folder of stage results, which all workers share but for a sweep with a store. Default: {WORK} in --out.",
 )
 @on_cluster("Processes of this machine, a Ray cluster that is started on it, or one that runs.")
 @click.option(
@@ -49,6 +49,7 @@ def sweep(
     recipe = "edgeopt.toml"
     targets = ["ort", "trt@device:orin-nano"]  # label: a Ray node's resource
     trials = 40                                # of a larger grid Optuna chooses
+    store = "s3://bucket/sweeps"               # where no folder is shared
     [models.small]                             # recipe = "…" for one of its own
     set = {"model.input_size" = [160, 160]}
     [settings]                                 # lists of values, or named ones

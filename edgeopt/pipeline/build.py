@@ -28,6 +28,7 @@ from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.sources import WEIGHTS
+from edgeopt.pipeline.store import Store
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
@@ -64,6 +65,7 @@ def build(
     *,
     best_so_far: bool = False,
     shared: bool = False,
+    store: Store | None = None,
 ) -> Built:
     """Make, or find unchanged, the bundle ``out/NAME.edgeopt``.
 
@@ -75,11 +77,12 @@ def build(
         progress: told about each stage.
         best_so_far: take the best weights that an unfinished training has, instead of training on.
         shared: other builds use `work` at the same time; nothing in it is cleared away.
+        store: stage results that builds on other machines share.
 
     Raises:
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
-    with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared) as job:
+    with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared, store=store) as job:
         if config.train is not None and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
@@ -148,12 +151,13 @@ def _job(
     *,
     best_so_far: bool = False,
     shared: bool = False,
+    store: Store | None = None,
 ) -> Iterator[Job]:
     with importable(root, *named_code(config)):
         progress.begin("check")
         found = preflight(config, root, (out, work), goal)
         progress.end(found.checked, reused=False)
-        with Workspace(work, shared=shared).held() as workspace:
+        with Workspace(work, shared=shared, store=store).held() as workspace:
             yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
             if not shared:
                 bound(work, workspace.used)

@@ -21,6 +21,7 @@ import msgspec
 from edgeopt.bundle.records import NO_RECORDS, StageRecords
 from edgeopt.errors import StorageError, storage_errors
 from edgeopt.files import locked, sha256
+from edgeopt.pipeline.store import Store
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
@@ -78,11 +79,13 @@ class Workspace:
         folder: the folder.
         shared: several processes hold it at once, on machines that share it too. Each result is then made by one of
             them, for which the others wait. Otherwise one process holds it.
+        store: machines that share no folder share results through it: what it has is not made, and what is made is
+            put there.
     """
 
-    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False, store: Store | None = None) -> None:
         self.folder = folder.absolute()  # its files are named in recipes' terms, whose paths start from another folder
-        self.shared = shared
+        self.shared, self.store = shared, store
         self.used: set[Path] = set()
         """Results that were made or found."""
 
@@ -123,19 +126,24 @@ class Workspace:
                 determinants.
 
         Raises:
-            StorageError: the disk is full, read-only or otherwise not writable.
+            StorageError: the disk is full, read-only or otherwise not writable, or the store cannot be reached.
         """
         key = content_key(stage, determinants)
-        final = self.folder / f"{stage}-{key[:16]}"
+        final, name = self.folder / f"{stage}-{key[:16]}", f"{stage}-{key}.zip"
         self.used.add(final)
-        if (found := _found(final, key)) is not None:
-            return found
-        if not self.shared:
-            return self._made(stage, determinants, make, after)
-        with storage_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder / _KEY_LOCK.format(final.name)):
-                return _found(final, key) or self._made(stage, determinants, make, after)
+        artifact = _found(final, key)
+        if artifact is None:
+            with storage_errors(self.folder), ExitStack() as lock:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if self.shared:
+                    lock.enter_context(locked(self.folder / _KEY_LOCK.format(final.name)))
+                artifact = _found(final, key)
+                if artifact is None and self.store is not None and self.store.get(name, final):
+                    artifact = _found(final, key)
+                artifact = artifact or self._made(stage, determinants, make, after)
+        if self.store is not None and not (artifact.reused and self.store.has(name)):
+            self.store.put(name, artifact.folder)
+        return artifact
 
     def _made(self, stage: str, determinants: Mapping[str, Any], make: Make, after: Artifact | None) -> Artifact:
         """Make a result that is not there."""

@@ -49,6 +49,9 @@ class SweepConfig(Struct):
     """Processor cores that a trial takes of a Ray cluster."""
     seed: Annotated[int, Meta(ge=0)] = 0
     """Seed of Optuna's choices."""
+    store: str | None = None
+    """Address of finished stages and bundles for workers that share no folder, as ``s3://bucket/sweeps`` or another
+    that fsspec knows. Credentials are those of the environment. Default: all workers share the folders of the sweep."""
 
 
 class Trial(Struct):
@@ -67,6 +70,8 @@ class Trial(Struct):
     """Folder that its relative paths start from."""
     problem: str = ""
     """Reason why there is no recipe."""
+    store: str | None = None
+    """Address of the sweep's store."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -156,6 +161,7 @@ class Plan:
             config=config,
             root=str(root),
             problem=problem,
+            store=self.config.store,
         )
 
     def _reference(self, model: SweptModel) -> str:

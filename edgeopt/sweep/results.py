@@ -74,6 +74,8 @@ class TrialResult(Struct):
     stages: tuple[StageTime, ...] = ()
     bundle: str = ""
     """Its folder, from the sweep's."""
+    build_key: str = ""
+    """Its content key, under which the sweep's store has it."""
 
     @property
     def title(self) -> str:

@@ -9,12 +9,13 @@ import msgspec
 
 from edgeopt.errors import storage_errors
 from edgeopt.files import write_atomically
+from edgeopt.pipeline.store import Store
 from edgeopt.progress import Tell
 from edgeopt.sweep.choosing import chooser
 from edgeopt.sweep.page import sweep_html
 from edgeopt.sweep.plan import Indices, Plan
 from edgeopt.sweep.results import TrialResult, failed, write_result
-from edgeopt.sweep.trial import TRIALS, finished
+from edgeopt.sweep.trial import TRIALS, brought, finished
 from edgeopt.sweep.workers import Workers
 
 
@@ -50,8 +51,11 @@ def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
     Raises:
         ConfigError: no worker has a label that a target asks for.
         MissingExtraError: Optuna is not installed, and the grid is too large.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the store cannot be reached.
     """
+    store = None if plan.config.store is None else Store(plan.config.store)
+    if store is not None:
+        store.check()
     workers.require(label for target in plan.targets for label in target.split("@")[1:])
     choices, rows, found, running = chooser(plan), dict[Indices, TrialResult](), 0, dict[str, Indices]()
 
@@ -78,7 +82,8 @@ def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
             else:
                 running[trial.key] = place
                 workers.start(trial)
-        for result in workers.finished() if running else ():
+        for ended in workers.finished() if running else ():
+            result = ended if store is None else brought(ended, out, store)
             done(running.pop(result.key), result, result.error or _work(result))
     results = tuple(rows[place] for place in sorted(rows))
     return Swept(

@@ -15,6 +15,7 @@ import msgspec
 from edgeopt.errors import EdgeoptError
 from edgeopt.hardware import ThisMachine
 from edgeopt.pipeline import build
+from edgeopt.pipeline.store import Store
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import StageTime, TrialResult, failed, read_result, variant_results, write_result
 from edgeopt.typed import from_json
@@ -48,8 +49,8 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
 
     Args:
         trial: it.
-        out: folder of the sweep, the same for all workers.
-        work: folder of stage results, which all workers share.
+        out: folder of the sweep; without a store the same for all workers.
+        work: folder of stage results, which all workers share that have no store.
 
     Raises:
         StorageError: the row cannot be written.
@@ -60,7 +61,11 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
         result = failed(trial, trial.problem)
     else:
         try:
-            built = build(trial.config, Path(trial.root), folder, work, stages, shared=True)
+            store = None if trial.store is None else Store(trial.store)
+            built = build(trial.config, Path(trial.root), folder, work, stages, shared=True, store=store)
+            build_key = built.bundle.manifest.build_key
+            if store is not None and not (built.unchanged and store.has(_object(build_key))):
+                store.put(_object(build_key), built.path)
         except EdgeoptError as error:
             result = failed(trial, str(error), machine=machine)
         except Exception as error:  # noqa: BLE001 - one bad trial does not end the sweep, and its row has all of it
@@ -74,6 +79,7 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
                 variants=variant_results(built.bundle.manifest),
                 machine=machine,
                 bundle=built.path.relative_to(out).as_posix(),
+                build_key=build_key,
             )
     seconds = round(time.perf_counter() - began_s, 3)
     result = msgspec.structs.replace(result, seconds=seconds, stages=tuple(stages.times))  # type: ignore[type-var]
@@ -90,6 +96,26 @@ def finished(trial: Trial, out: Path) -> TrialResult | None:
 def committed(trial: Trial, out: Path) -> TrialResult | None:
     """Return the row of a trial, also one with an error, or None."""
     return read_result(out / TRIALS / trial.key, trial.key)
+
+
+def brought(result: TrialResult, out: Path, store: Store) -> TrialResult:
+    """Bring the bundle of a trial whose worker shares no folder with this process, and commit its row.
+
+    Raises:
+        StorageError: the store cannot be read, or the folder cannot be written.
+    """
+    folder = out / TRIALS / result.key
+    if not result.bundle or read_result(folder, result.key) == result:
+        return result
+    if not store.get(_object(result.build_key), out / result.bundle):
+        return msgspec.structs.replace(result, bundle="", error=f"its bundle is not in the store {store.url} any more")
+    write_result(folder, result)
+    return result
+
+
+def _object(build_key: str) -> str:
+    """Name a bundle in the store."""
+    return f"bundle-{build_key}.zip"
 
 
 if __name__ == "__main__":
