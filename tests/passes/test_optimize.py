@@ -71,6 +71,13 @@ def test_a_malformed_graph_is_an_error():
         optimize(model_of(text))
 
 
+@pytest.mark.parametrize("number", [0, 99])
+def test_a_cast_to_a_type_that_there_is_not_is_an_error(number):
+    """ONNX's checker raises a ValueError for 0, which the fuzzer found."""
+    with pytest.raises(ModelError, match=r"the model is malformed .*[^.]\. Export it again"):
+        optimize(model_of(f"g (float[1,4] x) => (float[1,4] y) {{ y = Cast<to = {number}>(x) }}"))
+
+
 def test_yolox_nano_keeps_its_outputs(shared):
     model = ir.load(shared / "model_yolox_nano" / "yolox_nano.onnx")
     x = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)

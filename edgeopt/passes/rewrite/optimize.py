@@ -72,7 +72,7 @@ def optimize(model: ir.Model) -> ir.Model:
     known = {node.name for node in model.graph if node.name}
     interface = _interface(model)
     try:
-        common.CheckerPass(full_check=True)(model)
+        _check(model)
         result = model.clone()
         passed_on = _take_passed_on(result.graph)
         _compute_ahead(result)
@@ -94,6 +94,14 @@ def optimize(model: ir.Model) -> ir.Model:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
     return result
+
+
+def _check(model: ir.Model) -> None:
+    """Raise what ONNX's checker finds; of a type that there is not it raises an error like any other code."""
+    try:
+        common.CheckerPass(full_check=True)(model)
+    except ValueError as error:
+        raise onnx.checker.ValidationError(str(error)) from error
 
 
 def _take_passed_on(graph: ir.Graph) -> list[tuple[int, ir.Value]]:
@@ -138,7 +146,7 @@ def _first_cause(error: BaseException) -> str:
     """Return what an error came from in the first place; passes and rewrites wrap it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+    return str(error).strip().removesuffix(".") or type(error).__name__
 
 
 def _interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None]]:
