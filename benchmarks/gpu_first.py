@@ -148,7 +148,7 @@ def times() -> dict[str, Any]:
 
 
 def _one_way(provider: str, memory: str, graph: bool, kernels: int) -> dict[str, Any]:  # noqa: FBT001
-    from engine import launch_of, open_session
+    from engine import back_to_back_us, launch_of, open_session
     from session_conformance import images
 
     with open_session(provider, memory=memory, cuda_graph=graph, kernels=kernels)[0] as session:
@@ -160,6 +160,7 @@ def _one_way(provider: str, memory: str, graph: bool, kernels: int) -> dict[str,
         if (launch := launch_of(session)) is not None:
             found["launch_us"] = _timed_us(launch)
             found["beyond_the_launch_us"] = round(found["run_us"]["p50"] - found["launch_us"]["p50"], 2)
+            found["back_to_back_us"] = round(back_to_back_us(session, _RUNS) or 0.0, 2)
     return found
 
 

@@ -64,7 +64,10 @@ def test_a_step_of_our_own_gives_json(driver, step):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     if step.name == "times":
-        assert {"run_us", "launch_us", "beyond_the_launch_us"} <= set(found["libcuda, copied, graph, 30 kernels"])
+        graph = found["libcuda, copied, graph, 30 kernels"]
+        assert {"run_us", "launch_us", "beyond_the_launch_us", "two_on_their_way_us"} <= set(graph)
+        assert graph["back_to_back_us"] > 0
+        assert "back_to_back_us" not in found["libcuda, copied, enqueued, 30 kernels"]
     if step.name.startswith("waiting"):
         assert found["run_us"]["p50"] > 0
 

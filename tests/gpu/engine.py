@@ -73,6 +73,28 @@ def launch_of(session: TrtSession) -> Callable[[], None] | None:
     return launch
 
 
+def back_to_back_us(session: TrtSession, launches: int) -> float | None:
+    """Microseconds a launch of the session's graph among many that follow each other, by events; None if it has none.
+
+    A single launch between two events includes the gap before it, and the clocks of a GPU that was idle.
+    """
+    cuda, lane = session._cuda, session._lanes[0]
+    graph = lane._now.whole.get(None)
+    if graph is None:
+        return None
+    with cuda.current():
+        start, end = cuda.create_event(), cuda.create_event()
+        cuda.record(start, lane.stream)
+        for _ in range(launches):
+            cuda.launch(graph, lane.stream)
+        cuda.record(end, lane.stream)
+        cuda.synchronize(lane.stream)
+        taken = cuda.elapsed_ms(start, end) * 1e3 / launches
+        cuda.destroy_event(start)
+        cuda.destroy_event(end)
+    return taken
+
+
 def current_context() -> int:
     """Address of the context that is current on this thread; 0 if there is none."""
     found = c_void_p()
