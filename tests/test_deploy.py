@@ -526,6 +526,29 @@ def test_python_of_jetpack_5_comes_from_where_it_still_is():
     assert tag == jetpack_of("35.4.1").tensorrt
 
 
+def test_uv_finds_python_3_10_and_its_headers_go_where_the_bindings_want_them(tmp_path):
+    """The image's own lines, on a Python 3.10 of this machine: uv's download of one is what does not run here."""
+    folders = [*Path.home().glob(".pyenv/versions/3.10.*/bin"), *map(Path, os.environ["PATH"].split(os.pathsep))]
+    python = next((folder for folder in folders if (folder / "python3.10").exists()), None)
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if python is None or uv is None:
+        pytest.skip("uv or Python 3.10 is not installed: these lines of the image were read only")
+    text = (DEPLOY / "jetpack5.Dockerfile").read_text().replace("\\\n", "")
+    link = re.search(r'ln -s "\$\(uv python find .*?\)" \S+', text).group()
+    headers = re.search(r'mkdir -p "/ext/python.*?include"$', text, re.MULTILINE).group()
+    assert "uv python install" in text[: text.index(link)]
+    (tmp_path / "bin").mkdir()
+    script = f"set -eu\n{link}\n{headers}\npython3-edgeopt -m venv --without-pip /opt/edgeopt\n"
+    for place in ("/usr/local/bin", "/ext", "/opt/edgeopt"):
+        script = script.replace(place, str(tmp_path / place.rpartition("/")[2]))
+    path = os.pathsep.join([str(tmp_path / "bin"), str(Path(uv).parent), str(python), "/usr/bin", "/bin"])
+    environment = {"PATH": path, "PYTHON": "3.10", "UV_PYTHON_DOWNLOADS": "never", "HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ext" / "python3.10" / "include" / "Python.h").is_file()
+    assert "version = 3.10" in (tmp_path / "edgeopt" / "pyvenv.cfg").read_text()
+
+
 def test_the_default_of_jetpack_6_and_what_to_name_for_6_0():
     text = (DEPLOY / "jetpack6.Dockerfile").read_text()
     named = re.findall(r"l4t-jetpack:r([\d.]+\d)", text)
@@ -594,13 +617,19 @@ def test_the_readme_names_every_file():
 
 def audit() -> dict[str, list[str]]:
     """Cells of the README's table by the audit's item."""
-    rows = re.findall(r"^\| ([ABD]\d+b?|FP16) \|(.*)\|$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| ([ABCD]\d+b?|E|F|FP16) \|(.*)\|$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
     return {item: [cell.strip() for cell in cells.split("|")] for item, cells in rows}
 
 
 def test_the_table_has_every_item_of_the_audit():
-    numbers = {"A": range(16), "B": range(1, 14), "D": range(1, 12)}
-    assert set(audit()) == {"A0b", "FP16", *(f"{kind}{n}" for kind, several in numbers.items() for n in several)}
+    numbers = {"A": range(16), "B": range(1, 14), "C": range(13), "D": range(1, 12)}
+    assert set(audit()) == {
+        "A0b",
+        "E",
+        "F",
+        "FP16",
+        *(f"{kind}{n}" for kind, several in numbers.items() for n in several),
+    }
 
 
 @pytest.mark.parametrize("item", [item for item, cells in audit().items() if not cells[1].startswith("open")])
