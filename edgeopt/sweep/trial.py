@@ -10,12 +10,11 @@ import time
 import traceback
 from pathlib import Path
 
-import msgspec
-
 from edgeopt.errors import EdgeoptError
 from edgeopt.hardware import ThisMachine
 from edgeopt.pipeline import build
 from edgeopt.pipeline.store import Store
+from edgeopt.spec import replace
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import StageTime, TrialResult, failed, read_result, variant_results, write_result
 from edgeopt.typed import from_json
@@ -82,7 +81,7 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
                 build_key=build_key,
             )
     seconds = round(time.perf_counter() - began_s, 3)
-    result = msgspec.structs.replace(result, seconds=seconds, stages=tuple(stages.times))  # type: ignore[type-var]
+    result = replace(result, seconds=seconds, stages=tuple(stages.times))
     write_result(folder, result)
     return result
 
@@ -108,7 +107,7 @@ def brought(result: TrialResult, out: Path, store: Store) -> TrialResult:
     if not result.bundle or read_result(folder, result.key) == result:
         return result
     if not store.get(_object(result.build_key), out / result.bundle):
-        return msgspec.structs.replace(result, bundle="", error=f"its bundle is not in the store {store.url} any more")
+        return replace(result, bundle="", error=f"its bundle is not in the store {store.url} any more")
     write_result(folder, result)
     return result
 
