@@ -418,8 +418,9 @@ def tune(
 ) -> None:
     """Choose among candidates and settings by measurement.
 
-    INT8 candidates ([compile] candidates = true) are measured beside their default first, then the chosen variant's
-    threads, streams, hint and bf16. What is chosen is kept in the bundle for machines of this kind.
+    INT8 candidates ([compile] candidates = true) are measured beside their default first, whatever variant runs so far,
+    then the chosen variant's threads, streams, hint and bf16. What is chosen is kept in the bundle for machines of this
+    kind.
 
     The default stays unless another is faster by more than 2 % with the whole interval. bf16 is tried where the
     processor has it and answers stay the same.

@@ -8,6 +8,8 @@ import pytest
 from graphs import model_of, run
 from onnx_ir.passes import common
 
+from edgeopt.bundle import EngineSettings
+from edgeopt.bundle.records import Arithmetic
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.passes.qdq.candidates import candidate, left_float, raises
@@ -15,6 +17,8 @@ from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT, QuantScheme, varied
 from edgeopt.passes.repair.equalize import equalize
 from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.pipeline.precision import to_float16
+from edgeopt.targets import rtx
 
 X = np.random.default_rng(0).normal(size=(4, 16, 8, 8)).astype(np.float32)
 FEEDS = [(str(index), {"x": X[index : index + 1]}) for index in range(4)]
@@ -178,3 +182,24 @@ def test_what_a_candidate_quantizes_beside_the_rest_is_calibrated_and_near_the_f
     exact, outputs = run(model, x=X)["y"], run(integers, x=X)["y"]
     assert np.abs(outputs - exact).max() < 0.05 * np.abs(exact).max()
     assert not np.array_equal(outputs, run(default, x=X)["y"])
+
+
+def built(kernels: QuantScheme) -> Arithmetic:
+    """What TensorRT-RTX makes of `PLACES`, float16 between its quantizers."""
+    model = model_of(PLACES)
+    common.ShapeInferencePass()(model)
+    config = CalibrateConfig(method="minmax", images=4, minimum_images=1)
+    integers = quantize(model, calibrate(model, FEEDS, config, tensors=observed_tensors(model, kernels.also)), kernels)
+    half = to_float16(integers, FEEDS, config).model
+    return rtx.compile_and_tell(ir.to_proto(half).SerializeToString(), EngineSettings()).arithmetic
+
+
+@pytest.mark.skipif(not rtx.is_available().ok, reason="no engine was built of a candidate: no tensorrt-rtx")
+def test_tensorrt_rtx_builds_candidates_with_their_layers_in_int8():
+    """From SM80 on, and each into as many kernels as the default: there a pair costs no launch."""
+    default = built(TENSORRT)
+    for question in ("gates", "hardswish", "resizes"):
+        told = built(varied(TENSORRT, question))
+        layers = ("first", "squeeze", "last", "end")
+        assert {layer.name: layer.runs_in for layer in told.layers} == dict.fromkeys(layers, "int8")
+        assert told.kernels == default.kernels, question
