@@ -295,15 +295,18 @@ class TrainConfig(Struct):
     adversarial: Adversarial | None = None
     """Train a classifier against attacks; see the table."""
     tensorboard: str | None = None
-    """Folder for TensorBoard's event files with loss, learning rate and metric, from the recipe's folder. Needs the
-    extra ``tensorboard``. Default: none are written."""
+    """Folder for TensorBoard's event files with loss, learning rate and metric, from the recipe's folder: in ``train``,
+    and in ``compress`` of a pruned network. Needs the extra ``tensorboard``. Default: none are written."""
+    mlflow: str | None = None
+    """Where MLflow keeps the same, as runs of an experiment with the recipe's name: a file from the recipe's folder
+    (``mlflow.db``), or the URI of a server. Needs the extra ``mlflow``. Default: nowhere."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout."""
 
     @property
     def deciding(self) -> TrainConfig:
         """The settings without those that say where it runs, which decide nothing but roundings of the result."""
-        return replace(self, device="auto", workers=None, tensorboard=None, processes=1)
+        return replace(self, device="auto", workers=None, tensorboard=None, mlflow=None, processes=1)
 
     def __post_init__(self) -> None:
         if self.processes > self.batch_size:

@@ -1,4 +1,4 @@
-"""Training on whatever hardware there is: devices, reduced types, threads, full memory, early stops and logs."""
+"""Training on whatever hardware there is: devices, reduced types, threads, full memory and early stops."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_auto_takes_the_processor_where_there_is_no_gpu_and_others_are_refused(t
 
 
 def test_where_a_training_runs_does_not_make_it_another_training() -> None:
-    assert TrainConfig(device="cpu", workers=3, tensorboard="runs").deciding == TrainConfig().deciding
+    assert TrainConfig(device="cpu", workers=3, tensorboard="runs", mlflow="m.db").deciding == TrainConfig().deciding
     assert TrainConfig(precision="bf16").deciding != TrainConfig().deciding
 
 
@@ -168,7 +168,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
-# Early stops and logs
+# Early stops
 
 
 class Stuck(Brighter):
@@ -186,23 +186,6 @@ def test_a_training_that_gets_no_better_stops_and_stays_stopped(tmp_path: Path) 
     _, result = trained(tmp_path / "all", seeded(Stuck), epochs=4)
     assert not result.stopped_early
     assert len(result.history) == 4
-
-
-def test_tensorboard_reads_what_was_trained(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed: no event file was written")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    from edgeopt.train.logs import TensorBoardLog
-
-    seen: list[object] = []
-    log = TensorBoardLog(tmp_path / "runs", seen.append)
-    result = train(seeded(Brighter), HALVES_SPEC, halves(40), halves(16, seed=1), CONFIG, tmp_path / "work", log)
-    log.close(result.history, result.metric_name)
-    events = EventAccumulator(str(tmp_path / "runs"))
-    events.Reload()
-    assert {"loss", "learning_rate", "epoch/loss", "epoch/top-1"} <= set(events.Tags()["scalars"])
-    assert [each.step for each in events.Scalars("epoch/loss")] == [one.epoch for one in result.history]
-    assert seen
 
 
 def test_an_early_stop_is_told() -> None:

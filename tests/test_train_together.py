@@ -47,6 +47,30 @@ class Unlike(Steady):
         return super().forward(images)
 
 
+class Full(Steady):
+    """A network for which the memory of all processes holds no more than two images each."""
+
+    ranks = (0, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and len(images) > 2 and torch.distributed.get_rank() in self.ranks:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super().forward(images)
+
+
+class FullElsewhere(Full):
+    """The memory of the process that did not start the training is the smaller one."""
+
+    ranks = (1,)
+
+
+class FullOfOne(Steady):
+    """Memory holds no image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
 def trained(
     work: Path, kind: type[nn.Module], spec: ModelSpec, data: Dataset, held_out: Dataset | None, **settings: object
 ) -> tuple[nn.Module, Trained]:
@@ -106,6 +130,23 @@ def test_a_process_that_ends_ends_the_training_with_what_it_said(tmp_path: Path)
         trained(tmp_path / "a", Unlike, *given, processes=2)
     with pytest.raises(ModelError, match=r"another process of the training failed: it ended with 3\. Train in one"):
         trained(tmp_path / "b", Leaving, *given, processes=2)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "advice"),
+    [
+        (Full, 16, r"Try \[train\] batch_size = 8"),
+        (FullElsewhere, 16, r"Try \[train\] batch_size = 8"),
+        (FullOfOne, 2, "That is one image each. Take a smaller"),
+    ],
+)
+def test_a_batch_that_does_not_fit_in_several_processes(
+    kind: type[nn.Module], size: int, advice: str, tmp_path: Path
+) -> None:
+    message = rf"a batch of {size} images in 2 processes does not fit into the memory of cpu\. {advice}"
+    with pytest.raises(ConfigError, match=message):
+        trained(tmp_path, kind, HALVES_SPEC, halves(16), None, batch_size=size, processes=2)
     assert not torch.distributed.is_initialized()
 
 

@@ -176,13 +176,17 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
 
         from edgeopt.train import measure
         from edgeopt.train import train as run
+        from edgeopt.train.logs import TrainingLog, writers_of
 
         teacher, student = _unpruned(job, weights), compressed_source(_unpruned(job, weights), pruned)
         assert teacher.module is not None
         assert student.module is not None
-        arguments = (student.module, student.spec, train, validation, finetune, scratch, watch_training(job))
+        writers = writers_of(finetune, job.root, job.config.name, "compress")
         try:
-            result = run(*arguments, teacher=(teacher.module, config.teacher))
+            with TrainingLog(writers, watch_training(job)) as log:
+                arguments = (student.module, student.spec, train, validation, finetune, scratch, log)
+                result = run(*arguments, teacher=(teacher.module, config.teacher))
+                log.add_epochs(result.history, result.metric_name)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt("the training was saved where it stopped; run it again to go on.") from stop
         save_file({name: value.contiguous() for name, value in student.module.state_dict().items()}, folder / WEIGHTS)

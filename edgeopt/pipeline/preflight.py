@@ -29,7 +29,6 @@ from edgeopt.errors import (
     ModelError,
     StorageError,
     TargetError,
-    requires_extra,
 )
 from edgeopt.files import require_writable
 from edgeopt.pipeline.balancing import require_classes
@@ -307,6 +306,8 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
             source = opened(config, root, labels)
             if config.train is not None:
                 _check_training(source, config.train)
+            if config.compress is not None and config.compress.train is not None:
+                _check_training(source, config.compress.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)
                 _check_teacher(source)
@@ -354,12 +355,12 @@ def _check_teacher(source: Source) -> None:
 def _check_training(source: Source, config: TrainConfig) -> None:
     """Look for the device, and freeze what training will freeze, in a module that nobody trains."""
     from edgeopt.train.device import place_of
+    from edgeopt.train.logs import require_writers
     from edgeopt.train.optimizer import freeze
 
     assert source.module is not None
     place_of(config)
-    if config.tensorboard is not None:
-        requires_extra("tensorboard", "tensorboard")
+    require_writers(config)
     freeze(source.module, config.freeze)
 
 

@@ -27,28 +27,26 @@ def trained(job: Job) -> Artifact | None:
     config = job.config.train
     if config is None:
         return None
-    log = None if config.tensorboard is None else job.root / config.tensorboard
     train, validation = job.split("train"), job.splits.validation
 
     def make(folder: Path, scratch: Path) -> Made:
         from safetensors.torch import save_file
 
         from edgeopt.train import train as run
-        from edgeopt.train.logs import TensorBoardLog
+        from edgeopt.train.logs import TrainingLog, writers_of
 
         source = source_to_train(job.config, job.root, job.labels)
         assert source.module is not None
-        watch = watch_training(job)
-        written = None if log is None else TensorBoardLog(log, watch)
-        arguments = (source.module, source.spec, train, validation, config, scratch, written or watch)
+        writers = writers_of(config, job.root, job.config.name, "train")
         try:
-            result = run(*arguments, best_so_far=job.best_so_far)
+            with TrainingLog(writers, watch_training(job)) as log:
+                arguments = (source.module, source.spec, train, validation, config, scratch, log)
+                result = run(*arguments, best_so_far=job.best_so_far)
+                log.add_epochs(result.history, result.metric_name)
         except KeyboardInterrupt as stop:
             raise KeyboardInterrupt(
                 "the training was saved where it stopped; run it again to go on, or with --best-so-far to use it as is."
             ) from stop
-        if written is not None:
-            written.close(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
         return Made(described(result, config.epochs, len(train), fresh=len(source.untrained)))

@@ -356,10 +356,14 @@ class _Run:
         self._state.optimizer.zero_grad()
         size = self._config.batch_size
         where = memory_of(self._place.device)
-        if self._group.count > 1:
+        if (count := self._group.count) > 1:  # the others may be in the middle of a step
+            advice = (
+                f"Try [train] batch_size = {max(size // 2, count)}, and lower learning_rate about as much"
+                if size > count
+                else "That is one image each. Take a smaller input_size or network"
+            )
             return ConfigError(
-                f"a batch of {size} images in {self._group.count} processes does not fit into the memory of {where}. "
-                f"Set [train] batch_size = {size // 2}, and lower learning_rate about as much"
+                f"a batch of {size} images in {count} processes does not fit into the memory of {where}. {advice}"
             )
         while (size := size // 2) and not self._fits(epoch, order, number, size):
             pass
