@@ -351,6 +351,9 @@ class FitConfig(Struct):
     features: str = "auto"
     """Tensor of the backbone's graph that is classified. ``auto``: what its last linear layer reads, or its output if
     it ends in none; maps are averaged over their places."""
+    grid: PositiveInt = 1
+    """Cells of each side of such a map, over each of which it is averaged by itself. With more than 1 it is also known
+    where something is, which shapes that are unlike photographs' need; early maps tell them best."""
     class_weights: Literal["balanced", "none"] = "balanced"
     """``balanced``: rare classes weigh as much as frequent ones. Prototypes do anyway."""
     folds: Annotated[int, Meta(ge=2)] = 5

@@ -105,6 +105,32 @@ def test_a_named_map_is_averaged_over_its_places() -> None:
     np.testing.assert_allclose(run(cut, x=images)["features"], run(automatic, x=images)["features"], atol=1e-6)
 
 
+def relu_of(model: ir.Model) -> str:
+    return next(node.outputs[0].name or "" for node in model.graph if node.op_type == "Relu")
+
+
+def test_a_grid_keeps_where_something_is() -> None:
+    model = network("gemm")
+    name = relu_of(model)
+    images = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    every = {}
+    for grid in (1, 2, 4, 8):
+        cut, output = cut_at_features(model, "y", name, grid)
+        assert output.shape == ("N", 6 * grid * grid)
+        every[grid] = run(cut, x=images)["features"].reshape(2, 6, grid, grid)
+    for grid in (1, 2, 4):
+        cells = every[8].reshape(2, 6, grid, 8 // grid, grid, 8 // grid).mean(axis=(3, 5))
+        np.testing.assert_allclose(every[grid], cells, atol=1e-6)
+
+
+@pytest.mark.parametrize(("features", "grid"), [("relu", 3), ("auto", 2)])
+def test_a_grid_that_does_not_part_the_map_is_refused(features: str, grid: int) -> None:
+    model = network("gemm")
+    name = relu_of(model) if features == "relu" else features
+    with pytest.raises(ConfigError, match=rf"grid = {grid} parts each side of a map .* Name a map"):
+        cut_at_features(model, "y", name, grid)
+
+
 def test_tokens_are_averaged() -> None:
     model = optimize(
         ir.from_onnx_text("""<ir_version: 8, opset_import: ["" : 18]>

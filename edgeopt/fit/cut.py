@@ -17,21 +17,22 @@ _PASSED = ("Cast", "Dropout", "Flatten", "Identity", "LogSoftmax", "Reshape", "S
 _MAP_RANK, _TOKENS_RANK = 4, 3
 
 
-def cut_at_features(model: ir.Model, output: str, features: str) -> tuple[ir.Model, TensorSpec]:
+def cut_at_features(model: ir.Model, output: str, features: str, grid: int = 1) -> tuple[ir.Model, TensorSpec]:
     """Return the part of a graph that makes its features, with one output (N, F) float32.
 
     Args:
         model: an optimized graph, with shapes; it is not modified.
         output: name of the output that its classes are decoded from.
         features: name of a tensor; ``auto``: what the last linear layer reads, or the output itself.
+        grid: cells of each side of a map, whose means are the features.
 
     Raises:
-        ConfigError: there is no such tensor.
+        ConfigError: there is no such tensor, or it has no map of such a grid.
         ModelError: the tensor cannot be features of an image.
     """
     cut = model.clone()
     found = _found(cut.graph, output) if features == "auto" else _named(cut.graph, features)
-    pooled = _pooled(cut.graph, found)
+    pooled = _pooled(cut.graph, found, grid)
     cut.graph.outputs.clear()
     cut.graph.outputs.append(pooled)
     for tidy in (common.RemoveUnusedNodesPass(), common.ShapeInferencePass()):
@@ -80,15 +81,17 @@ def _named(graph: ir.Graph, name: str) -> ir.Value:
     return values[name]
 
 
-def _pooled(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """Return (N, F): the mean over the places of a map (N, F, H, W) or over tokens (N, T, F)."""
+def _pooled(graph: ir.Graph, value: ir.Value, grid: int) -> ir.Value:
+    """Return (N, F): means over a map (N, F, H, W), or the cells of a grid on it, or over tokens (N, T, F)."""
     rank = None if value.shape is None else len(value.shape)
     if value.dtype != ir.DataType.FLOAT or rank not in (2, _TOKENS_RANK, _MAP_RANK):
         raise ModelError(
             f"'{value.name}' {value.dtype} {value.shape} cannot be features of an image, which are float32 (N, F), "
             "(N, tokens, F) or (N, F, H, W). Name another tensor with [fit] features"
         )
-    if rank == _MAP_RANK:
+    if grid > 1:
+        value = _of_cells(graph, value, grid)
+    elif rank == _MAP_RANK:
         value = _added(graph, "GlobalAveragePool", value, {})
     elif rank == _TOKENS_RANK:  # as a map of one row, which every version of the operators pools alike
         value = _added(graph, "Transpose", value, {"perm": [0, 2, 1]})
@@ -100,6 +103,20 @@ def _pooled(graph: ir.Graph, value: ir.Value) -> ir.Value:
     result = flat.outputs[0]
     result.type = ir.TensorType(ir.DataType.FLOAT)
     return result
+
+
+def _of_cells(graph: ir.Graph, value: ir.Value, grid: int) -> ir.Value:
+    """Return a map (N, F, grid, grid) of means."""
+    shape = value.shape
+    assert shape is not None
+    sides = [int(side) for side in list(shape)[2:] if isinstance(side, int) and side % grid == 0]
+    if len(sides) != 2:
+        raise ConfigError(
+            f"[fit] grid = {grid} parts each side of a map into as many cells, and '{value.name}' is {shape}. Name a "
+            "map (N, F, H, W) with [fit] features whose sides it divides, or another grid"
+        )
+    cell = [side // grid for side in sides]
+    return value if cell == [1, 1] else _added(graph, "AveragePool", value, {"kernel_shape": cell, "strides": cell})
 
 
 def _added(graph: ir.Graph, kind: str, value: ir.Value, attributes: dict[str, list[int]], *more: ir.Value) -> ir.Value:

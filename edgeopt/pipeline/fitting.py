@@ -97,7 +97,7 @@ def _backbone(job: Job) -> Artifact:
         decoding = result.spec.decoding
         assert isinstance(decoding, NeighborsDecoding)
         place = output_name(decoding.output, result.spec.outputs)
-        model, output = cut_at_features(optimize(result.model), place, config.features)
+        model, output = cut_at_features(optimize(result.model), place, config.features, config.grid)
         write_graph(folder, model, replace(result.spec, outputs=(output,)))
         (folder / "parity.json").write_bytes(msgspec.json.encode(result.parity))
         return Made(f"{len(model.graph)} nodes give {output.shape[1]} features, frozen")
@@ -107,6 +107,7 @@ def _backbone(job: Job) -> Artifact:
         "files": source_hashes(job.config.model, job.root),
         "export": job.config.export,
         "features": config.features,
+        "grid": config.grid,
     }
     code = ("edgeopt.pipeline.sources", "edgeopt.export", "edgeopt.fit.cut", "edgeopt.passes.rewrite.optimize")
     return job.stage("backbone", determinants, make, ("torch", "onnx-ir", "onnxruntime"), code)
