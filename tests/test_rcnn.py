@@ -14,12 +14,13 @@ from edgeopt.config import FitConfig, RegionsConfig, parse_config
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.fit import require_learnable
 from edgeopt.fit.heads import Linear
-from edgeopt.fit.regions import REGIONS, fit_boxes, on_regions, sampled, with_detections
+from edgeopt.fit.regions import REGIONS, fit_boxes, mistaken, on_regions, sampled, with_detections
 from edgeopt.passes.rewrite.fixed_regions import fixed_regions
 from edgeopt.postprocess import decode
 from edgeopt.preprocess import feed, preprocess
 from edgeopt.preprocess.regions import propose
 from edgeopt.runtime.ort import OrtSession
+from edgeopt.runtime.session import EngineSettings
 from edgeopt.spec import (
     CenterCrop,
     ClassificationDecoding,
@@ -29,6 +30,7 @@ from edgeopt.spec import (
     TensorSpec,
     replace,
 )
+from edgeopt.targets import rtx
 
 SIDE = 96
 SQUARES = [(10, 12, 34, 40), (50, 55, 86, 80)]
@@ -142,6 +144,25 @@ def test_the_graph_is_onnx_s_own_and_can_be_written_in_fixed_shapes() -> None:
     assert "RoiAlign" not in {node.op_type for node in fixed_regions(model).graph}
 
 
+def test_openvino_finds_the_same() -> None:
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed: R-CNN ran in onnxruntime alone")
+    model, spec = detector()
+    pixels, geometry = preprocess(picture(), spec.preprocessing)
+    feeds = feed(spec, pixels[None], [geometry])
+    compiled = openvino.Core().compile_model(
+        openvino.Core().read_model(ir.to_proto(model).SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    _, expected = found(model, spec, picture())
+    rows = compiled(feeds)[0]
+    np.testing.assert_allclose(rows[..., 4], expected[..., 4], atol=1e-4)
+
+
+def test_tensorrt_rtx_builds_it_in_one_engine() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: no engine of R-CNN was built")
+    model, _ = detector()
+    assert len(rtx.compile(ir.to_proto(fixed_regions(model)).SerializeToString(), EngineSettings())) > 10_000
+
+
 def test_regions_are_read_from_pixels_alone() -> None:
     _, spec = detector()
     geometry = Geometry(1, 1, 0, 0, SIDE, SIDE)
@@ -168,6 +189,28 @@ def test_objects_what_overlaps_them_and_background_are_learnt_from() -> None:
     assert samples.classes[known[60, 60, 90, 90]] == samples.classes[known[12, 12, 22, 22]] == 0
     assert (0, 0, 0, 0) not in known
     np.testing.assert_allclose(samples.offsets[known[10, 10, 30, 24]], [0, 3 / 14, 0, np.log(20 / 14)], atol=1e-6)
+
+
+def test_more_background_is_kept_in_case_that_it_is_mistaken() -> None:
+    boxes = np.array([[10.0, 10, 30, 30]], np.float32)
+    corners = np.arange(40, 80, dtype=np.float32)
+    far = np.stack([corners, corners, corners + 8, corners + 8], axis=1)
+    rng = np.random.default_rng(0)
+    samples = sampled(far, boxes, np.array([4]), rng)
+    assert (len(samples.boxes), int(samples.spare.sum())) == (41, 28)
+    assert not samples.classes[samples.spare].any()
+    assert samples.classes[~samples.spare].tolist() == [5, *[0] * 12]
+    among_many = sampled(far, boxes, np.array([4]), rng, pictures=5000)
+    assert (len(among_many.boxes), int(among_many.spare.sum())) == (15, 2)
+
+
+def test_the_background_that_is_mistaken_most_is_learnt_from() -> None:
+    logits = np.array([[9.0, 0], [0, 1], [0, 5], [0, 3], [9, 0], [1, 1]])
+    assert mistaken(logits, np.array([0, 0, 0, 0, 1, 1])).tolist() == [2, 3, 1, 5]
+    many = mistaken(np.zeros((50, 3)), np.repeat([0, 1], 25))
+    assert np.bincount(many // 25).tolist() == [12, 12]
+    assert mistaken(logits[[0, 4]], np.array([0, 1])).tolist() == []
+    assert mistaken(np.zeros((0, 3)), np.zeros(0, np.int64)).tolist() == []
 
 
 def test_a_picture_without_boxes_shows_background() -> None:

@@ -35,7 +35,11 @@ REGIONS, PREDICTIONS = "regions", "predictions"
 SHOWS, MOVES, NOTHING = 0.7, 0.6, 0.3
 """IoU with an object from which a region shows it, from which its box is moved, and up to which it shows nothing."""
 _POSITIVES, _NEGATIVES = 12, 12
-"""Regions of a picture that are learnt from, at most."""
+"""Regions of a picture that are learnt from at first, at most, and so many more of its background if it is mistaken."""
+_SPARE = 10_000
+"""Regions of background in all pictures that are looked through for such, at most: more hardly find others."""
+_DOUBT = 0.95
+"""Probability of the background below which a region of it is learnt from, too."""
 _PENALTIES = (10.0, 100.0, 1000.0, 10_000.0)
 _FEWEST = 10
 """Regions of a class, at least, that its boxes are learnt from; with fewer they stay where they are."""
@@ -53,15 +57,17 @@ class Samples:
         classes: (n,) int64: 0 of the background, -1 of a region that only says how boxes are moved.
         objects: (n,) int64 class from 1 of the object that a box is moved to, 0 of none.
         offsets: (n, 4) float64 from the region to the object.
+        spare: (n,) bool: background that is learnt from only where it is mistaken for an object.
     """
 
     boxes: Array
     classes: Array
     objects: Array
     offsets: Array
+    spare: Array
 
 
-def sampled(proposed: Array, boxes: Array, classes: Array, rng: np.random.Generator) -> Samples:
+def sampled(proposed: Array, boxes: Array, classes: Array, rng: np.random.Generator, pictures: int = 1) -> Samples:
     """Choose regions of one picture: all objects, what overlaps them, and background.
 
     Args:
@@ -69,13 +75,14 @@ def sampled(proposed: Array, boxes: Array, classes: Array, rng: np.random.Genera
         boxes: (G, 4) objects, in the same pixels.
         classes: (G,) their classes.
         rng: chooses where there are many.
+        pictures: number of all, which share the memory for what is spare.
     """
     regions = proposed[(proposed[:, 2:] > proposed[:, :2]).all(axis=1)]
     regions = np.concatenate([boxes, regions]).astype(np.float32)
     iou = overlaps(boxes, regions) if len(boxes) else np.zeros((1, len(regions)))
     best, nearest = iou.max(axis=0), iou.argmax(axis=0)
     objects = rng.permutation(np.arange(len(boxes), len(regions))[best[len(boxes) :] >= MOVES])[:_POSITIVES]
-    background = rng.permutation(np.flatnonzero(best < NOTHING))[:_NEGATIVES]
+    background = rng.permutation(np.flatnonzero(best < NOTHING))[: _NEGATIVES + _SPARE // pictures]
     chosen = np.concatenate([np.arange(len(boxes)), objects, background]).astype(np.int64)
     kinds = np.where(best[chosen] >= SHOWS, 1, np.where(best[chosen] < NOTHING, 0, -1))
     of_object = classes[nearest[chosen]] + 1 if len(boxes) else np.zeros(len(chosen), np.int64)
@@ -86,7 +93,28 @@ def sampled(proposed: Array, boxes: Array, classes: Array, rng: np.random.Genera
         np.where(kinds == 1, of_object, np.where(kinds == 0, 0, -1)),
         np.where(moved, of_object, 0),
         _offsets(regions[chosen].astype(np.float64), targets.astype(np.float64)),
+        np.arange(len(chosen)) >= len(boxes) + len(objects) + _NEGATIVES,
     )
+
+
+def mistaken(logits: Array, pictures: Array) -> Array:
+    """Find the background that a classifier takes for objects, the worst of each picture first.
+
+    One such round is what R-CNN's authors found to be enough.
+
+    Args:
+        logits: (n, 1 + classes) of regions of background.
+        pictures: (n,) which picture each is of.
+
+    Returns:
+        (m,) int64 places.
+    """
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    background = powers[:, 0] / powers.sum(axis=1)
+    order = np.argsort(background, kind="stable")
+    order = order[background[order] < _DOUBT]
+    chosen = [order[pictures[order] == each][:_NEGATIVES] for each in np.unique(pictures[order])]
+    return np.concatenate(chosen) if chosen else order
 
 
 def fit_boxes(features: Array, objects: Array, offsets: Array, classes: int) -> Linear:

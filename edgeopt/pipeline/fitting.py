@@ -6,7 +6,9 @@ They have a module of their own because its source is part of their keys.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +21,7 @@ from edgeopt.config import RegionsConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, ParityError
 from edgeopt.fit import Fitted, appended, cut_at_features, fit_classifier, head_alone
-from edgeopt.fit.regions import BACKGROUND, REGIONS, fit_boxes, on_regions, sampled, with_detections
+from edgeopt.fit.regions import BACKGROUND, REGIONS, fit_boxes, mistaken, on_regions, sampled, with_detections
 from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_parity, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_export
@@ -42,21 +44,28 @@ def fitted(job: Job) -> Artifact:
 
     def make(folder: Path, _scratch: Path) -> Made:
         started = time.monotonic()
-        with np.load(features.file(_FEATURES)) as kept:
-            every, kinds = kept["features"], kept["classes"]
-            moved = None if config.regions is None else (kept["objects"], kept["offsets"])
-        rows, classes = every[kinds >= 0], kinds[kinds >= 0]
+        with np.load(features.file(_FEATURES)) as file:
+            kept = dict(file)
         labels = job.labels if config.regions is None else (BACKGROUND, *job.labels)
         graph, spec = read_graph(backbone), read_spec(backbone)
         weights = sum(int(value.const_value.size) for value in graph.graph.initializers.values() if value.const_value)
-        found = fit_classifier(rows, classes, labels, config, weights, ", ".join(job.config.compile.targets))
+
+        def fit(rows: NDArray[np.float32], classes: NDArray[np.int64]) -> Fitted:
+            return fit_classifier(rows, classes, labels, config, weights, ", ".join(job.config.compile.targets))
+
+        if config.regions is None:
+            rows, notes = kept["features"], []
+            found = fit(rows, kept["classes"])
+        else:
+            found, rows, notes = _fit_on_regions(kept, fit)
         opset = graph.opset_imports[""]
         parity = max(read_parity(backbone), _difference(found, rows, opset, job.config.export.tolerance))
-        if config.regions is None or moved is None:
+        if config.regions is None:
             model, output = appended(graph, found.head)
             spec = replace(spec, outputs=(output,), decoding=found.decoding, labels=job.labels)
         else:
-            boxes = fit_boxes(every, *moved, len(job.labels))
+            moved = kept["objects"] > 0
+            boxes = fit_boxes(*(kept[name][moved] for name in ("features", "objects", "offsets")), len(job.labels))
             model, spec = with_detections(*on_regions(graph, spec, config.regions), found.head, boxes, job.labels)
         spec = replace(spec, name=job.config.name)
         write_graph(folder, model, spec)
@@ -74,14 +83,37 @@ def fitted(job: Job) -> Artifact:
             fit_s=time.monotonic() - started,
             of_regions=config.regions is not None,
         )
-        notes = "".join(f"; {note}" for note in found.notes)
-        return Made(f"{record.summary()}{notes}", StageRecords(fit=record))
+        told = "".join(f"; {note}" for note in (*found.notes, *notes))
+        return Made(f"{record.summary()}{told}", StageRecords(fit=record))
 
     determinants = {"features": features.key, "fit": config, "labels": job.labels, "name": job.config.name}
     determinants["tolerance"] = job.config.export.tolerance
     determinants["targets"] = job.config.compile.targets  # they are named in the message that refuses a classifier
     code = ("edgeopt.fit", "edgeopt.pipeline.graphs")
     return job.stage("fit", determinants, make, ("scikit-learn", "numpy", "onnx-ir", "onnxruntime"), code)
+
+
+def _fit_on_regions(
+    kept: Mapping[str, NDArray[Any]], fit: Callable[[NDArray[np.float32], NDArray[np.int64]], Fitted]
+) -> tuple[Fitted, NDArray[np.float32], list[str]]:
+    """Fit a classifier on regions; once more with the background that it took for objects.
+
+    Args:
+        kept: what `_of_regions` returned.
+        fit: fits one on (n, F) features and (n,) classes.
+
+    Returns:
+        It, the features that it learnt from, and what is to be told of it.
+    """
+    every, classes, spare = kept["features"], kept["classes"], np.flatnonzero(kept["spare"])
+    learnt = (classes >= 0) & ~kept["spare"]
+    found = fit(every[learnt], classes[learnt])
+    hard = spare[mistaken(found.expected(every[spare].astype(np.float64)), kept["pictures"][spare])]
+    if not len(hard):
+        return found, every[learnt], []
+    learnt[hard] = True
+    told = f"once more with {len(hard)} regions of background that it took for objects"
+    return fit(every[learnt], classes[learnt]), every[learnt], [told]
 
 
 def _backbone(job: Job) -> Artifact:
@@ -158,16 +190,17 @@ def _of_regions(
             pixels, geometry = preprocess(train.image(index), spec.preprocessing)
             inputs = feed(spec, pixels[None], [geometry])
             single = target.keep(~target.crowd)
-            found = sampled(inputs[REGIONS][0], geometry.to_network(single.boxes), single.classes, rng)
+            found = sampled(inputs[REGIONS][0], geometry.to_network(single.boxes), single.classes, rng, len(train))
             rows = []
             for start in range(0, len(found.boxes), config.count):
                 given = np.zeros_like(inputs[REGIONS])
                 part = found.boxes[start : start + config.count]
                 given[0, : len(part)] = part
                 rows.append(session.run({**inputs, REGIONS: given})[output][: len(part)].copy())
-            parts.append((np.concatenate(rows), found.classes, found.objects, found.offsets))
+            pictures = np.full(len(found.boxes), index)
+            parts.append((np.concatenate(rows), found.classes, found.objects, found.offsets, found.spare, pictures))
             job.progress.update(index + 1, len(train))
-    names = ("features", "classes", "objects", "offsets")
+    names = ("features", "classes", "objects", "offsets", "spare", "pictures")
     return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
 
 
