@@ -16,7 +16,7 @@ from edgeopt.train.checkpoint import EpochResult
 from edgeopt.train.loop import TrainProgress
 
 Outcome: TypeAlias = Literal["FINISHED", "KILLED", "FAILED"]
-"""How a training ended: whole, by its user, or by an error."""
+"""Ends of a training: whole, by its user, or by an error."""
 
 _AT_ONCE = 200
 """Figures that MLflow is sent together; a server takes a thousand at most."""
