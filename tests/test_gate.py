@@ -38,6 +38,7 @@ from edgeopt.gate import (
 from edgeopt.gate.bundles import launch_workers
 from edgeopt.gate.decide import FIRST_LOOK, Launch, compare, decide
 from edgeopt.gate.rounds import Rounds
+from edgeopt.gate.run import _settled
 from edgeopt.gate.verdict import LatencyFinding, Verdict
 from edgeopt.intervals import Interval
 from edgeopt.measure import worker as worker_module
@@ -172,6 +173,41 @@ class TestOutcomes:
     def test_other_subjects(self):
         with pytest.raises(MeasurementError, match="baseline, twin, candidate, not a"):
             gate(lambda _: nullcontext(Opened({"a": Machine(0).subject(1.0)}, NOWHERE)), CONFIG)
+
+
+def fails(random: np.random.Generator, boards: int, config: GateConfig) -> bool:
+    """Gate equal models on so many boards, looking after every launch as the gate does; True if any board fails."""
+
+    def failed() -> bool:
+        launches: list[Launch] = []
+        while len(launches) < config.maximum_launches and not _settled(launches, config):
+            first, twin, candidate = random.normal(0.0, 0.02, 3)
+            launches.append(_launch(float(np.exp(candidate - (first + twin) / 2)), float(np.exp(twin - first))))
+        return decide(compare(launches, config), None, (), config)[0] == "fail"
+
+    return any(failed() for _ in range(boards))
+
+
+def test_many_boards_fail_an_equal_candidate_as_rarely_as_one_does():
+    """Eight boards at 95 % each would fail one in six families; the floors, which make it rarer still, are off."""
+    config = GateConfig(relative_floor=0.0, absolute_floor_ms=0.0, maximum_launches=8, minimum_launches=5)
+    loose = [fails(np.random.default_rng(seed), 8, config) for seed in range(200)]
+    strict = [fails(np.random.default_rng(seed), 8, replace(config, boards=8)) for seed in range(200)]
+    assert np.mean(strict) <= 0.025 + 2 * np.sqrt(0.025 / 200)
+    assert np.mean(loose) > np.mean(strict)
+    slowed = [_launch(1.2 + 0.01 * (-1) ** number, 1.0) for number in range(5)]
+    outcome, reasons = decide(compare(slowed, replace(config, boards=8)), None, (), replace(config, boards=8))
+    assert outcome == "fail"
+    assert "as one of 8 boards at least 1.1" in reasons[0]
+
+
+def test_a_pass_of_several_boards_needs_no_wider_interval():
+    launches = [_launch(1.0 + 0.01 * (-1) ** number, 1.0) for number in range(5)]
+    one, many = (compare(launches, GateConfig(boards=boards)) for boards in (1, 20))
+    assert one.low_of_boards is None
+    assert many.low_of_boards < many.ratio.low
+    assert one.ratio == many.ratio
+    assert decide(many, None, (), GateConfig(boards=20))[0] == "pass"
 
 
 class _AlwaysBusy(Sensors):

@@ -506,6 +506,12 @@ def tune(
 @click.option(
     "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
 )
+@click.option(
+    "--boards",
+    type=click.IntRange(1),
+    help="Number of boards whose gates make one verdict, as in `edgeopt farm gate`: a failure has to be surer by that. "
+    "Default: 1.",
+)
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary.")
 @as_json
@@ -524,6 +530,7 @@ def gate(
     max_attribution_shift: float | None,
     max_robustness_drop: float | None,
     maximum_s: float | None,
+    boards: int | None,
     junit: Path | None,
     markdown: Path | None,
     as_json: bool,  # noqa: FBT001 - a click flag
@@ -540,6 +547,8 @@ def gate(
 
     if (candidate is None) == (baseline_file is None):
         raise click.UsageError("give BASELINE and CANDIDATE, or --baseline-file and one bundle")
+    if boards is not None and baseline_file is not None:
+        raise click.UsageError("--boards goes with two bundles, not with --baseline-file")
     given = {
         "tolerance": tolerance,
         "accuracy_drop": accuracy_drop,
@@ -548,6 +557,7 @@ def gate(
         "attribution_shift": max_attribution_shift,
         "robustness_drop": max_robustness_drop,
         "maximum_s": maximum_s,
+        "boards": boards,
     }
     config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
     side = Side.parse(candidate or baseline)

@@ -6,6 +6,12 @@ excludes the slowdown that must not go through. What lies between was not measur
 Who looks at the decision again and again and stops when he likes it decides wrongly more often than the interval says.
 So looks before the end use an interval of 99.9 % (Haybittle 1971, Peto et al. 1976), whose few looks together err less
 often than one look at the 95 % that the end uses; what it decides, the narrower one decides as well.
+
+Where one verdict covers several boards, each of which can fail it, chance has as many tries. So a failure needs an
+interval whose error is divided by their number (Bonferroni), at early looks too: all boards together fail an equal
+candidate as rarely as one does. Holm's procedure (1979) begins with the same step, so that its verdict is the same. A
+pass needs every board to pass, which errs no more often than a single one (intersection-union test, Berger 1982): its
+interval stays as it is.
 """
 
 from __future__ import annotations
@@ -61,7 +67,7 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
 
     Args:
         launches: at least two.
-        config: the floors' least values.
+        config: the floors' least values, and the number of boards that the verdict covers.
         confidence: confidence of both intervals.
     """
     ratios = np.log([launch.ratio for launch in launches])
@@ -69,7 +75,9 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
     count = len(launches)
     freedom = 2 * count - 1
     variance = (float((noises**2).sum()) / 2.0 + float(((ratios - ratios.mean()) ** 2).sum()) / 1.5) / freedom
-    reach = intervals.student_quantile((1.0 + confidence) / 2.0, freedom) * math.sqrt(variance / count)
+    error = math.sqrt(variance / count)
+    reach = intervals.student_quantile((1.0 + confidence) / 2.0, freedom) * error
+    of_all = intervals.student_quantile(1.0 - (1.0 - confidence) / 2.0 / config.boards, freedom) * error
     baseline = float(np.median([launch.baseline_ms for launch in launches]))
     noise = _around(float(noises.mean()), math.sqrt(2.0) * reach)
     spread = abs(noise.estimate - 1.0)
@@ -77,6 +85,7 @@ def compare(launches: Sequence[Launch], config: GateConfig, confidence: float = 
         baseline_ms=baseline,
         candidate_ms=float(np.median([launch.candidate_ms for launch in launches])),
         ratio=_around(float(ratios.mean()), math.sqrt(1.5) * reach),
+        low_of_boards=None if config.boards == 1 else _around(float(ratios.mean()), math.sqrt(1.5) * of_all).low,
         noise=noise,
         relative_floor=max(config.relative_floor, spread),
         absolute_floor_ms=max(config.absolute_floor_ms, spread * baseline),
@@ -133,9 +142,12 @@ def decide(
         f"[{ratio.low:.3f}, {ratio.high:.3f}]"
     )
     baseline = latency.baseline_ms
-    if _beyond(ratio.low, baseline, latency.relative_floor, latency.absolute_floor_ms):
+    low, among = ratio.low, ""
+    if latency.low_of_boards is not None:
+        low, among = latency.low_of_boards, f", as one of {config.boards} boards at least {latency.low_of_boards:.3f}"
+    if _beyond(low, baseline, latency.relative_floor, latency.absolute_floor_ms):
         floors = f"{latency.relative_floor:.1%} and {latency.absolute_floor_ms:.3f} ms"
-        return "fail", (f"slower, {measured}, beyond the floors of {floors}",)
+        return "fail", (f"slower, {measured}{among}, beyond the floors of {floors}",)
     # The floors that noise raised excuse no one here: a run too noisy to see a slowdown must not pass.
     if _beyond(ratio.high, baseline, config.tolerance, config.absolute_floor_ms):
         advice = "Measure longer or on a quieter machine"

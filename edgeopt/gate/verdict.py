@@ -53,6 +53,9 @@ class GateConfig(Struct):
     """A round is not counted if other processes took more than this share of the processors."""
     steal: Fraction = 0.05
     """A round is not counted if the hypervisor took more than this share."""
+    boards: PositiveInt = 1
+    """Number of boards that one verdict covers (`edgeopt farm gate`), each of which can fail it: the error of a failure
+    is divided by it."""
     seed: int = 0
 
 
@@ -73,6 +76,8 @@ class LatencyFinding(Struct):
     rounds: int
     """Undisturbed rounds."""
     disturbed_rounds: int
+    low_of_boards: float | None = None
+    """Lower end of the ratio's wider interval, which a failure needs where the verdict covers several boards."""
 
 
 class OperatingFinding(Struct):
