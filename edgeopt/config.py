@@ -1063,7 +1063,7 @@ def _in_words(types: str) -> str:
 def _tables(root: type, where: str) -> list[Any]:
     """Return the structs that may stand at the dotted path `where` of a `root`."""
     found: list[Any] = [root]
-    for part in [part.split("[")[0] for part in where.split(".") if part]:
+    for part in [part.split("[")[0] for part in where.replace("[...]", "").split(".") if part]:
         found = [struct for kind in found for field in _fields(kind, part) for struct in _structs_in(field.type)]
     return found
 

@@ -149,6 +149,7 @@ def test_a_value_that_makes_no_recipe_is_a_row(tmp_path: Path) -> None:
         (SWEEP.replace('recipe = "tiny.toml"', ""), "has no recipe"),
         (SWEEP.replace('"tiny.toml"', '"tiny"'), "there is no recipe 'tiny'"),
         (SWEEP.replace("targets", "target"), "Did you mean 'targets'"),
+        (SWEEP.replace("[models.a]", '[models.a]\nrecip = "x"'), "Did you mean 'recipe'"),
     ],
 )
 def test_a_sweep_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
