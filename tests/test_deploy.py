@@ -30,7 +30,7 @@ from edgeopt.spec import replace
 DEPLOY = Path(__file__).parents[1] / "deploy"
 SCRIPTS = sorted(DEPLOY.glob("*.sh"))
 OURS = [Path(__file__).with_name(name) for name in ("arm.sh", "device_pythons.sh", "newcomer.sh")]
-CHECKED = [*SCRIPTS, *OURS, DEPLOY.parent / ".ci" / "run"]
+CHECKED = [*SCRIPTS, *OURS, DEPLOY.parent / ".ci" / "run", DEPLOY.parent / "edgeopt" / "farm" / "board.sh"]
 DOCKERFILES = sorted(DEPLOY.glob("*.Dockerfile"))
 
 EDGEOPT = """#!/bin/sh

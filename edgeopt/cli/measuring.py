@@ -504,7 +504,7 @@ def tune(
     "kept it in the bundle. Default: not checked.",
 )
 @click.option(
-    "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 60."
+    "--maximum-s", type=click.FloatRange(1.0), help="Time limit in seconds, after which the gate decides. Default: 120."
 )
 @click.option(
     "--boards",

@@ -52,8 +52,8 @@ def to_junit(verdict: Verdict) -> bytes:
 def to_markdown(verdict: Verdict) -> str:
     """Return a summary for a pull request (``>> $GITHUB_STEP_SUMMARY``)."""
     lines = [f"### Latency gate: {_SIGNS[verdict.outcome]}", ""]
-    lines += [f"- {_cell(reason)}" for reason in verdict.reasons]
-    lines += ["", f"| | {_cell(verdict.baseline)} | {_cell(verdict.candidate)} | change | allowed |", "|-|-:|-:|-:|-:|"]
+    lines += [f"- {cell(reason)}" for reason in verdict.reasons]
+    lines += ["", f"| | {cell(verdict.baseline)} | {cell(verdict.candidate)} | change | allowed |", "|-|-:|-:|-:|-:|"]
     if (latency := verdict.latency) is not None:
         ratio = latency.ratio
         lines.append(
@@ -68,18 +68,18 @@ def to_markdown(verdict: Verdict) -> str:
             )
     if (accuracy := verdict.accuracy) is not None:
         lines.append(
-            f"| {_cell(accuracy.metric)} (%) | {100.0 * accuracy.baseline:.2f} | {100.0 * accuracy.candidate:.2f} | "
+            f"| {cell(accuracy.metric)} (%) | {100.0 * accuracy.baseline:.2f} | {100.0 * accuracy.candidate:.2f} | "
             f"{_points(-accuracy.drop)} | {_points(-accuracy.allowed_drop)} |"
         )
         lines += _more(accuracy)
     if (shift := verdict.attribution) is not None:
-        lines.append(f"| shift of {_cell(shift.method)} maps from FP32 | | {shift.shift:.3f} | | {shift.allowed:.3f} |")
+        lines.append(f"| shift of {cell(shift.method)} maps from FP32 | | {shift.shift:.3f} | | {shift.allowed:.3f} |")
     lines += [
-        f"| {_cell(each.metric)} on {each.pictures}, from FP32 | | {_points(-each.drop)} | | {_points(-each.allowed)} |"
+        f"| {cell(each.metric)} on {each.pictures}, from FP32 | | {_points(-each.drop)} | | {_points(-each.allowed)} |"
         for each in verdict.robustness
     ]
     here = verdict.environment
-    lines += ["", f"{_cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
+    lines += ["", f"{cell(here.machine.cpu.model)}, {here.machine.cpu.cores} cores, `{here.fingerprint}`"]
     if latency is not None:
         lines[-1] += f"; {latency.rounds} rounds in {latency.launches} launches, {latency.disturbed_rounds} disturbed"
     return "\n".join(lines) + "\n"
@@ -96,7 +96,7 @@ def _more(accuracy: AccuracyFinding) -> Iterator[str]:
     for each in accuracy.classes[:_SHOWN]:
         doubt = "" if each.beyond_chance else " (may be chance)"
         yield (
-            f"| class {_cell(each.label)} (%) | {100.0 * each.before:.2f} | {100.0 * each.after:.2f} | "
+            f"| class {cell(each.label)} (%) | {100.0 * each.before:.2f} | {100.0 * each.after:.2f} | "
             f"{_points(each.change)} [{_points(each.low)}, {_points(each.high)}]{doubt} | {allowed} |"
         )
 
@@ -111,7 +111,7 @@ def _xml(text: str) -> str:
     return _NOT_XML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Escape text so that it cannot break out of a table cell, become markup or command a terminal."""
     text = _xml(text)
     for character in "\\|<>`*_[]":
