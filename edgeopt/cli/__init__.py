@@ -10,6 +10,7 @@ from edgeopt.cli import (
     device,
     diagnosing,
     explaining,
+    farming,
     fleet,
     machine,
     measuring,
@@ -60,6 +61,7 @@ _ROOMS = (
     trusting,
     serving,
     fleet,
+    farming,
 )
 for _command in (command for room in _ROOMS for command in room.COMMANDS):
     main.add_command(_command)
