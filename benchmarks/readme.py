@@ -356,6 +356,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "families": families,
     "faults": lambda: hardening_tables.faults(RESULTS / "faults.json"),
     "flipped_bytes": lambda: hardening_tables.flipped_bytes(RESULTS / "flipped_bytes.json"),
+    "farm": lambda: scaling_tables.farm(RESULTS / "farm.json"),
     "foreign": lambda: scaling_tables.foreign(RESULTS / "foreign.json"),
     "fuzz": lambda: hardening_tables.fuzz(RESULTS / "fuzz.json"),
     "gate_power": gate_power,

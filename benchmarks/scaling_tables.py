@@ -129,6 +129,26 @@ def sharding(path: Path) -> str:
     return "\n".join([*lines, "", note])
 
 
+def farm(path: Path) -> str:
+    """Boards of which one was unplugged: a row for each run of the command."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.farm`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = _header(("run", "exit code", "seconds", "results", "not measured again", "without result"), 1)
+    for row in rows:
+        for name, title in (("unplugged", "one unplugged in the middle"), ("plugged_in", "again, plugged in")):
+            run = row[name]
+            lacking = "; ".join(f"{board}: {reason}" for board, reason in run["missing"].items()) or "–"
+            counts = (str(run["exit_code"]), f"{run['seconds']:.0f}", str(len(run["results"])), str(len(run["before"])))
+            lines.append(f"| {row['bundle']}: {title} | {' | '.join(counts)} | {lacking} |")
+    notes = [
+        f"It was told {row['unplugged']['told_after_s']:.0f} s after the link went down, and the board could be "
+        f"measured on {row['free_after_s']:.0f} s after it came back. Measured on: {row['cpu']}, among other work."
+        for row in rows
+    ]
+    return "\n".join([*lines, "", *notes])
+
+
 def foreign(path: Path) -> str:
     """Latency of the INT8 file over that of the float file and of NNCF's: a row for each kind of remains."""
     if not path.exists():
