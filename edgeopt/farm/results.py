@@ -1,4 +1,4 @@
-"""What a board measured, in a file of its own."""
+"""Results of a board, in a file of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIX = ".json"
 
 
 class Asked(Struct):
-    """What was to be measured: results hold for nothing else."""
+    """Everything that was asked for: results hold for nothing else."""
 
     bundle: str
     """Digest of the bundle as it was built and signed."""

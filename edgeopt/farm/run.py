@@ -32,7 +32,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Terms:
-    """How boards are visited.
+    """Terms of visits to boards.
 
     Attributes:
         timeout_s: longest time that one command may take on a board.
