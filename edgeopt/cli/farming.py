@@ -69,7 +69,7 @@ def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
 def farm() -> None:
     """Measure a bundle on many boards.
 
-    Boards are reached by OpenSSH's own client, with the keys, agent and configuration that you have; nothing is asked.
+    Boards are reached by OpenSSH's own client, with the keys, ssh-agent and settings that you have; nothing is asked.
     Each needs this very edgeopt. A farm.toml names them:
 
     \b

@@ -1,4 +1,4 @@
-"""OpenSSH's own client as transport: keys, agent, jump hosts and names are those of the user's configuration.
+"""OpenSSH's own client as transport: keys, ssh-agent, jump hosts and names are as the user set them up.
 
 Nothing is asked (BatchMode), and a board that is switched off or unplugged ends every command within `_SILENCE_S`.
 """
