@@ -54,8 +54,8 @@ def fitted(job: Job) -> Artifact:
             return fit_classifier(rows, classes, labels, config, weights, ", ".join(job.config.compile.targets))
 
         if config.regions is None:
-            rows, notes = kept["features"], []
-            found = fit(rows, kept["classes"])
+            rows = kept["features"]
+            found, notes = fit(rows, kept["classes"]), list[str]()
         else:
             found, rows, notes = _fit_on_regions(kept, fit)
         opset = graph.opset_imports[""]
@@ -65,7 +65,8 @@ def fitted(job: Job) -> Artifact:
             spec = replace(spec, outputs=(output,), decoding=found.decoding, labels=job.labels)
         else:
             moved = kept["objects"] > 0
-            boxes = fit_boxes(*(kept[name][moved] for name in ("features", "objects", "offsets")), len(job.labels))
+            shown, objects, offsets = (kept[name][moved] for name in ("features", "objects", "offsets"))
+            boxes = fit_boxes(shown, objects, offsets, len(job.labels))
             model, spec = with_detections(*on_regions(graph, spec, config.regions), found.head, boxes, job.labels)
         spec = replace(spec, name=job.config.name)
         write_graph(folder, model, spec)
