@@ -5,6 +5,7 @@ Calibration only decides; quantization only applies. What is observed is kept in
 
 from edgeopt.calibrate.histogram import Histogram
 from edgeopt.calibrate.observe import calibrate, tensor_hash
+from edgeopt.calibrate.pieces import calibrate_in_pieces
 from edgeopt.calibrate.ranges import Range, find_range
 from edgeopt.calibrate.table import SCHEMA as TABLE_SCHEMA
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
@@ -17,6 +18,7 @@ __all__ = [
     "Range",
     "TensorStatistics",
     "calibrate",
+    "calibrate_in_pieces",
     "find_range",
     "tensor_hash",
 ]

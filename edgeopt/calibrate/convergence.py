@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +14,13 @@ from edgeopt.bundle import Convergence
 from edgeopt.calibrate.ranges import Grid, find_range
 from edgeopt.calibrate.table import TensorStatistics
 from edgeopt.config import CalibrateConfig, CalibrationMethod
+from edgeopt.errors import DataError
+from edgeopt.files import UNREADABLE_ARRAYS
 
 _CHEAP: tuple[CalibrationMethod, ...] = ("minmax", "mean_minmax", "percentile")
 _LARGEST = 0.95
+NO_CURVE = Convergence(images=(), mean=(), largest=())
+"""Curve of a piece, whose ranges are looked at with the others'."""
 
 
 class RangeTrack:
@@ -55,6 +61,24 @@ class RangeTrack:
             mean=tuple(round(float(each.mean()), 5) for each in moved),
             largest=tuple(round(float(np.quantile(each, _LARGEST)), 5) for each in moved),
         )
+
+    def save(self, file: IO[bytes]) -> None:
+        """Write what was recorded, for another run to go on from."""
+        np.savez(file, allow_pickle=False, **{str(images): ranges for images, ranges in self._looks.items()})
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            DataError: the file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                self._looks = {int(images): arrays[images] for images in arrays.files}
+        except UNREADABLE_ARRAYS as error:
+            raise DataError(
+                f"cannot read the ranges in {path}: {error}. Remove {path.parent}, and calibrate again"
+            ) from error
 
     def _range(self, tensor: TensorStatistics, images: int) -> tuple[float, float]:
         so_far = dataclasses.replace(

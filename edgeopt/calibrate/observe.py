@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -50,24 +51,62 @@ def calibrate(
         DataError: fewer than `config.minimum_images` images, or an activation is NaN or infinite.
         ModelError: onnxruntime cannot run the model.
     """
-    observer, track = _Observer(model, tensors), RangeTrack(config)
+    track = RangeTrack(config)
+
+    def told(images: int, sums: Mapping[str, TensorStatistics]) -> None:
+        track.look(images, sums)
+        if progress is not None:
+            progress(images, config.images)
+
+    sums, images = observed(Observer(model, tensors), itertools.islice(batches, config.images), told)
+    refuse_few(len(images), config)
+    track.look(len(images), sums, is_last=True)
+    return CalibrationTable(means(sums, len(images)), images, config, track.result())
+
+
+def observed(
+    observer: Observer,
+    batches: Iterable[tuple[str, Feeds]],
+    told: Callable[[int, Mapping[str, TensorStatistics]], None],
+) -> tuple[dict[str, TensorStatistics], tuple[CalibratedImage, ...]]:
+    """Observe images with sessions that are open.
+
+    Args:
+        observer: the sessions; it begins anew afterwards.
+        batches: as of `calibrate`.
+        told: told the number of images and the sums after each.
+
+    Returns:
+        Statistics by tensor, their means still sums over the images; and the images.
+
+    Raises:
+        DataError: an activation is NaN or infinite.
+    """
     images: list[CalibratedImage] = []
     with ThreadPoolExecutor(2) as threads:
         for name, feeds in batches:
-            if len(images) == config.images:
-                break
             observer.observe(name, feeds, threads)
             images.append(CalibratedImage(name, tensor_hash(feeds)))
-            track.look(len(images), observer.sums)
-            if progress is not None:
-                progress(len(images), config.images)
-    if len(images) < config.minimum_images:
+            told(len(images), observer.sums)
+    return observer.finish(), tuple(images)
+
+
+def means(sums: Mapping[str, TensorStatistics], images: int) -> dict[str, TensorStatistics]:
+    """Turn sums over so many images into means."""
+    return {name: tensor.divided(images) for name, tensor in sums.items()}
+
+
+def refuse_few(images: int, config: CalibrateConfig) -> None:
+    """Refuse to calibrate on too few images.
+
+    Raises:
+        DataError: there are fewer than `config.minimum_images`.
+    """
+    if images < config.minimum_images:
         raise DataError(
-            f"{len(images)} calibration images, but at least {config.minimum_images} are needed "
+            f"{images} calibration images, but at least {config.minimum_images} are needed "
             "([calibrate] minimum_images). Give more images: ranges from so few do not hold for others"
         )
-    track.look(len(images), observer.sums, is_last=True)
-    return CalibrationTable(observer.finish(len(images)), tuple(images), config, track.result())
 
 
 def tensor_hash(feeds: Feeds) -> str:
@@ -79,22 +118,28 @@ def tensor_hash(feeds: Feeds) -> str:
     return digest.hexdigest()
 
 
-class _Observer:
-    """The statistics so far, and the sessions that compute the tensors."""
+class Observer:
+    """The statistics so far, and the sessions that compute the tensors.
+
+    Args:
+        model: the network.
+        tensors: as of `calibrate`.
+
+    Raises:
+        ModelError: it has no such tensor, or onnxruntime cannot run it.
+    """
 
     def __init__(self, model: ir.Model, tensors: Collection[str] | None) -> None:
         values = list(_observed(model.graph, tensors))
-        limits = bounds(model.graph)
+        self._bounds = bounds(model.graph)
+        self._names = [value.name or "" for value in values]
         self._has_masks = any(_is_mask(value) for value in _constants(model.graph))
         self._flat = {value.name for value in values if value.shape is not None and _varies(value.shape)}
         self._inputs = [value.name for value in values if value.is_graph_input()]
         computed = [value for value in values if not value.is_graph_input()]
         self._tap = Tap(model, [value.name or "" for value in computed])
-        self.sums: dict[str, TensorStatistics] = {}
-        """Sums over the images so far; `finish` turns them into means."""
-        for value in values:
-            low, high = limits.get(value.name or "", (-math.inf, math.inf))
-            self.sums[value.name or ""] = TensorStatistics(lower_bound=low, upper_bound=high)
+        self.sums = self._nothing()
+        """Statistics so far, their means still sums over the images."""
 
     def observe(self, image: str, feeds: Feeds, threads: ThreadPoolExecutor) -> None:
         """Add one image."""
@@ -103,15 +148,17 @@ class _Observer:
         for names, arrays in self._tap.run(feeds):
             list(threads.map(self._update, [image] * len(names), names, arrays))
 
-    def finish(self, images: int) -> dict[str, TensorStatistics]:
-        """Turn the sums over images into means."""
-        for tensor in self.sums.values():
-            tensor.mean_minimum /= max(1, images)
-            tensor.mean_maximum /= max(1, images)
-            tensor.channel_mean_minimum = tensor.channel_mean_minimum / max(1, images)
-            tensor.channel_mean_maximum = tensor.channel_mean_maximum / max(1, images)
-            tensor.channel_mean = tensor.channel_mean / max(1, images)
-        return self.sums
+    def finish(self) -> dict[str, TensorStatistics]:
+        """Return the sums, and begin anew."""
+        sums, self.sums = self.sums, self._nothing()
+        return sums
+
+    def _nothing(self) -> dict[str, TensorStatistics]:
+        limits = (self._bounds.get(name, (-math.inf, math.inf)) for name in self._names)
+        return {
+            name: TensorStatistics(lower_bound=low, upper_bound=high)
+            for name, (low, high) in zip(self._names, limits, strict=True)
+        }
 
     def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
         if not array.size:  # where a detector finds nothing

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -21,7 +21,8 @@ from edgeopt.typed import from_json
 
 SCHEMA = 2
 _SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
-_ARRAYS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channel_mean_maximum", "channel_mean")
+CHANNELS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channel_mean_maximum", "channel_mean")
+"""Names of the statistics that a tensor has of each channel."""
 
 
 class CalibratedImage(msgspec.Struct, frozen=True):
@@ -54,6 +55,17 @@ class TensorStatistics:
     channel_mean_maximum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
 
+    def divided(self, images: int) -> TensorStatistics:
+        """Return a copy of sums over so many images with their means."""
+        return replace(
+            self,
+            mean_minimum=self.mean_minimum / max(1, images),
+            mean_maximum=self.mean_maximum / max(1, images),
+            channel_mean_minimum=self.channel_mean_minimum / max(1, images),
+            channel_mean_maximum=self.channel_mean_maximum / max(1, images),
+            channel_mean=self.channel_mean / max(1, images),
+        )
+
 
 @dataclass(frozen=True)
 class CalibrationTable:
@@ -79,7 +91,7 @@ class CalibrationTable:
                 "graph. Calibrate this one"
             ) from None
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | IO[bytes]) -> None:
         """Write an ``.npz`` that `load` reads back exactly."""
         header = _Header(SCHEMA, list(self.tensors), self.images, self.config, self.convergence)
         arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(msgspec.json.encode(header), np.uint8)}
@@ -89,7 +101,7 @@ class CalibrationTable:
         arrays["width"] = np.array([tensor.histogram.width for tensor in statistics], np.float64)
         for index, tensor in enumerate(statistics):
             arrays[f"counts.{index}"] = tensor.histogram.counts
-            arrays |= {f"{name}.{index}": getattr(tensor, name) for name in _ARRAYS}
+            arrays |= {f"{name}.{index}": getattr(tensor, name) for name in CHANNELS}
         np.savez_compressed(path, allow_pickle=False, **arrays)
 
     @classmethod
@@ -100,7 +112,10 @@ class CalibrationTable:
             DataError: the file is missing, damaged or of another version.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with (
+                path.open("rb") as file,
+                np.load(file, allow_pickle=False) as arrays,
+            ):  # numpy leaves a damaged one open
                 text = arrays["header"].tobytes()
                 schema = from_json(text, _Versioned).schema
                 if schema != SCHEMA:
@@ -130,7 +145,7 @@ def _statistics(arrays: Mapping[str, NDArray[Any]], index: int) -> TensorStatist
     tensor = TensorStatistics(histogram=Histogram(float(arrays["width"][index]), arrays[f"counts.{index}"]))
     for name in _SCALARS:
         setattr(tensor, name, float(arrays[name][index]))
-    for name in _ARRAYS:
+    for name in CHANNELS:
         setattr(tensor, name, arrays[f"{name}.{index}"])
     return tensor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.bundle.records import StageRecords
-from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate
+from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate_in_pieces
 from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import CandidateName, QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
@@ -147,16 +148,17 @@ def calibrated(job: Job, graph: Artifact) -> Artifact:
     dataset = job.split("calibration")
     also = ADDITIONAL if job.config.compile.candidates else ()
 
-    def make(folder: Path, _scratch: Path) -> Made:
+    def make(folder: Path, scratch: Path) -> Made:
         from edgeopt.passes.repair.observed import observed_tensors
 
-        images = min(job.config.calibrate.images, len(dataset))
-        model = read_graph(graph)
-        table = calibrate(
+        model, spec, note = read_graph(graph), read_spec(graph), cache(_LOG.warning)
+        table = calibrate_in_pieces(
             model,
-            fitted(model, feeds(dataset, read_spec(graph)), "[data.calibration]", _LOG.warning),
+            min(job.config.calibrate.images, len(dataset)),
+            lambda portion: fitted(model, feeds(dataset.subset(portion), spec), "[data.calibration]", note),
             job.config.calibrate,
-            lambda done, *_: job.progress.update(done, images),
+            scratch,
+            job.progress.update,
             observed_tensors(model, also),
         )
         table.save(folder / _TABLE)

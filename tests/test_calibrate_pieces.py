@@ -1,0 +1,176 @@
+"""Calibration in pieces finds what one run finds, and a run that was killed goes on with the next piece."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from edgeopt.calibrate import CalibrationTable, Histogram, calibrate, calibrate_in_pieces, find_range
+from edgeopt.calibrate.convergence import NO_CURVE
+from edgeopt.calibrate.observe import Observer, means, observed
+from edgeopt.calibrate.pieces import Sums, pieces
+from edgeopt.calibrate.ranges import Grid
+from edgeopt.calibrate.table import CHANNELS
+from edgeopt.config import CalibrateConfig
+from edgeopt.errors import DataError
+
+TEXT = """
+<ir_version: 10, opset_import: ["" : 18]>
+g (float[N,2,4,4] x) => (float[N,2,4,4] y)
+<float[1] two = {2.0}, float low = {0.0}, float high = {6.0}>
+{ d = Mul(x, two)  c = Clip(d, low, high)  y = Sigmoid(c) }
+"""
+CONFIG = CalibrateConfig(images=1000)
+
+
+def model() -> ir.Model:
+    result = ir.from_onnx_text(TEXT)
+    for node in result.graph:
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        node.outputs[0].shape = ir.Shape(["N", 2, 4, 4])
+    return result
+
+
+def images(count: int) -> list[tuple[str, dict[str, np.ndarray]]]:
+    random = np.random.default_rng(0)
+    return [
+        (f"{i}.png", {"x": random.normal(scale=1 + i % 5, size=(1, 2, 4, 4)).astype(np.float32)}) for i in range(count)
+    ]
+
+
+def in_pieces(folder: Path, count: int, dies_at: int | None = None) -> tuple[CalibrationTable, list[int]]:
+    """Calibrate, and list the images that were read; the run ends as if killed at one of them."""
+    data, read = images(count), []
+
+    def batches(portion: range):
+        for index in portion:
+            if index == dies_at:
+                raise KeyboardInterrupt
+            read.append(index)
+            yield data[index]
+
+    try:
+        return calibrate_in_pieces(model(), count, batches, CONFIG, folder), read
+    except KeyboardInterrupt:
+        return None, read
+
+
+def equal(one: CalibrationTable, other: CalibrationTable, tolerance: float = 0.0) -> None:
+    """Compare all: extremes and histograms in every bit, means to a share of the largest value."""
+    assert one.images == other.images
+    assert one.convergence == other.convergence
+    assert list(one.tensors) == list(other.tensors)
+    for name, tensor in one.tensors.items():
+        same = other[name]
+        assert (tensor.minimum, tensor.maximum) == (same.minimum, same.maximum)
+        assert (tensor.lower_bound, tensor.upper_bound) == (same.lower_bound, same.upper_bound)
+        assert tensor.histogram.width == same.histogram.width
+        np.testing.assert_array_equal(tensor.histogram.counts, same.histogram.counts)
+        most = tolerance * max(abs(tensor.minimum), abs(tensor.maximum))
+        for channel in CHANNELS:
+            allowed = most if "mean" in channel else 0.0
+            np.testing.assert_allclose(getattr(tensor, channel), getattr(same, channel), rtol=0, atol=allowed)
+            assert getattr(tensor, channel).dtype == getattr(same, channel).dtype
+        for scalar in ("mean_minimum", "mean_maximum"):
+            assert abs(getattr(tensor, scalar) - getattr(same, scalar)) <= most
+
+
+@pytest.mark.parametrize("count", [16, 64, 65, 100, 128, 200])
+def test_pieces_find_what_one_run_finds(tmp_path: Path, count: int) -> None:
+    whole = calibrate(model(), images(count), CONFIG)
+    table, _ = in_pieces(tmp_path, count)
+    equal(table, whole, 0.0 if count <= 64 else 1e-13)
+
+
+@pytest.mark.parametrize("dies_at", [0, 40, 64, 100, 149])
+def test_a_run_that_was_killed_goes_on_and_finds_the_same(tmp_path: Path, dies_at: int) -> None:
+    whole, _ = in_pieces(tmp_path_of(tmp_path, "whole"), 150)
+    folder = tmp_path_of(tmp_path, "killed")
+    nothing, _ = in_pieces(folder, 150, dies_at)
+    assert nothing is None
+    table, read = in_pieces(folder, 150)
+    equal(table, whole)
+    done = max((each.stop for each in pieces(150) if each.stop <= dies_at), default=0)
+    assert read == list(range(done, 150))
+
+
+def tmp_path_of(folder: Path, name: str) -> Path:
+    (folder / name).mkdir()
+    return folder / name
+
+
+def test_a_damaged_piece_is_observed_again(tmp_path: Path, caplog) -> None:
+    whole, _ = in_pieces(tmp_path, 100)
+    damaged = tmp_path / "00000064.npz"
+    damaged.write_bytes(damaged.read_bytes()[:-50])
+    table, read = in_pieces(tmp_path, 100)
+    equal(table, whole)
+    assert read == list(range(64, 96))
+    assert "observed again" in caplog.text
+
+
+def test_pieces_cover_the_images_once() -> None:
+    for count in (0, 1, 63, 64, 65, 96, 97, 1000):
+        assert [index for piece in pieces(count) for index in piece] == list(range(count))
+        assert all(pieces(count))
+
+
+def test_too_few_images_are_refused_in_pieces_too(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="3 calibration images, but at least 16 are needed"):
+        in_pieces(tmp_path, 3)
+    with pytest.raises(DataError, match="0 calibration images"):
+        in_pieces(tmp_path, 0)
+
+
+@cache
+def opened() -> Observer:
+    return Observer(model(), None)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(arrays(np.float32, (1, 2, 4, 4), elements=st.floats(-1e6, 1e6, width=32)), min_size=2, max_size=9),
+    st.data(),
+)
+def test_statistics_add_up_whichever_way_they_are_cut(values, data) -> None:
+    samples = [(str(index), {"x": value}) for index, value in enumerate(values)]
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(samples) - 1))))
+    observer, total = opened(), Sums()
+    for start, end in zip([0, *cuts], [*cuts, len(samples)], strict=True):
+        total.add(CalibrationTable(*observed(observer, samples[start:end], lambda *_: None), CONFIG, NO_CURVE))
+    whole, seen = observed(observer, samples, lambda *_: None)
+    assert tuple(total.images) == seen
+    added = CalibrationTable(means(total.tensors, len(seen)), seen, CONFIG, NO_CURVE)
+    one = CalibrationTable(means(whole, len(seen)), seen, CONFIG, NO_CURVE)
+    equal(added, one, 1e-13)
+    for name in one.tensors:
+        low, high = find_range(added[name], "mean_minmax", Grid())  # the only method that reads means
+        same = find_range(one[name], "mean_minmax", Grid())
+        assert abs(low - same[0]) + abs(high - same[1]) <= 1e-9 * (same[1] - same[0])
+
+
+@given(st.lists(arrays(np.float32, st.integers(0, 9), elements=st.floats(-1e9, 1e9, width=32)), max_size=6))
+def test_histograms_add_exactly_in_any_order_and_grouping(values) -> None:
+    def counted(parts) -> Histogram:
+        found = Histogram()
+        for part in parts:
+            found.add(part)
+        return found
+
+    def added(parts) -> Histogram:
+        found = Histogram()
+        for part in parts:
+            found.merge(part)
+        return found
+
+    whole, each = counted(values), [counted([value]) for value in values]
+    for total in (added(each), added(each[::-1]), added([added(each[:2]), added(each[2:])])):
+        assert total.width == whole.width
+        np.testing.assert_array_equal(total.counts, whole.counts)
