@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from edgeopt.cli import main
 from edgeopt.errors import BundleError, StorageError
 from edgeopt.files import sha256
 from edgeopt.runtime import load
+from edgeopt.trust import keys
 from edgeopt.trust.keys import PrivateKey, read_private, read_public
 from edgeopt.trust.signature import sign, verify
 
@@ -26,7 +28,7 @@ ec = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ec")
 
 SIGNED = tiny.DATA / "signed"
 MODEL_SIGNING = os.environ.get("EDGEOPT_MODEL_SIGNING", "")
-"""Python of an environment with OpenSSF's model-signing."""
+"""Python of an environment with OpenSSF's model-signing, and pyOpenSSL, which model-signing 1.1.1 imports unasked."""
 
 
 def write_key(folder: Path, name: str = "key", *, curve: object = None, passphrase: bytes | None = None) -> Path:
@@ -92,6 +94,23 @@ def test_model_signing_verifies_what_edgeopt_signed(bundle: Bundle, private: Pri
     engine = bundle.file("ort-fp32")
     engine.write_bytes(engine.read_bytes() + b"x")
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.skipif(not MODEL_SIGNING, reason="set EDGEOPT_MODEL_SIGNING to a Python that has model-signing")
+def test_a_device_opens_what_model_signing_signed(bundle: Bundle, device: Path, tmp_path: Path) -> None:
+    signature = bundle.path / SIGNATURE_NAME
+    command = [MODEL_SIGNING, "-m", "model_signing", "sign", "key", bundle.path]
+    command += ["--private_key", tmp_path / "key.pem", "--signature", signature]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert Bundle.open(bundle.path).signer.origin == str(device / "maker.pub")
+    Bundle.open(bundle.path).record("ort-fp32", tuned={"0123456789abcdef": {}})
+    load(bundle.path).close()
+    engine = bundle.file("ort-fp32")
+    engine.write_bytes(bytes([engine.read_bytes()[0] ^ 1]) + engine.read_bytes()[1:])
+    with pytest.raises(BundleError, match="was changed"):
+        load(bundle.path)
 
 
 def test_the_statement_names_every_file_as_in_toto_does(bundle: Bundle, private: PrivateKey) -> None:
@@ -252,6 +271,39 @@ def test_keys_that_others_may_change_or_read_are_refused(
     (tmp_path / "key.pem").chmod(0o644)
     with pytest.raises(StorageError, match=r"private key that other users may read. .* chmod 600"):
         read_private(tmp_path / "key.pem")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("what", ["folder", "key"])
+def test_keys_of_another_user_are_refused(bundle: Bundle, private: PrivateKey, device: Path, what: str) -> None:
+    """Who owns a folder or a key may open it to himself at any time, whatever its mode is now."""
+    bundle.sign(private)
+    os.chown(device if what == "folder" else device / "maker.pub", 12345, -1)
+    with pytest.raises(StorageError, match="belongs to the user with number 12345, who may change it"):
+        Bundle.open(bundle.path)
+
+
+def test_a_folder_of_keys_that_cannot_be_looked_for_opens_nothing(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link to nothing, or /etc/edgeopt closed to the service's user, is no device without keys."""
+    monkeypatch.delenv("EDGEOPT_TRUSTED", raising=False)
+    link = tmp_path / "etc" / "trusted"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "unmounted")
+    monkeypatch.setattr(keys, "TRUSTED_FOLDER", link)
+    with pytest.raises(StorageError, match="No bundle is opened without it"):
+        Bundle.open(bundle.path)
+    link.unlink()
+    assert Bundle.open(bundle.path).signer is None
+
+    def closed(path: Path) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", closed)
+        with pytest.raises(StorageError, match="cannot look for .*: Permission denied"):
+            keys.trusted_keys()
 
 
 # The commands

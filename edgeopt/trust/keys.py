@@ -132,7 +132,7 @@ def trusted_keys() -> tuple[PublicKey, ...] | None:
     """
     named = os.environ.get(TRUSTED_VARIABLE)
     folder = Path(named) if named else TRUSTED_FOLDER
-    if not named and not folder.exists():
+    if not named and not present(folder):
         return None
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
@@ -146,11 +146,39 @@ def trusted_keys() -> tuple[PublicKey, ...] | None:
             "trusted. Put the public key there, or remove the folder"
         )
     for each in (folder, *files):
-        if sys.platform != "win32" and each.stat().st_mode & _OTHERS_WRITE:
-            raise StorageError(
-                f"other users may change {each}, which says whom to trust. Close it with: chmod go-w {each}"
-            )
+        _require_protected(each)
     return tuple(read_public(file) for file in files)
+
+
+def present(path: Path) -> bool:
+    """Return True if there is something of this name, be it a link to nothing.
+
+    Raises:
+        StorageError: a folder above it may not be looked into, so that nobody can tell.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot look for {path}: {error.strerror}. Let this user read the folder above it") from error
+    return True
+
+
+def _require_protected(path: Path) -> None:
+    """Refuse what other users than root and this one may change, and so say whom to trust."""
+    if sys.platform == "win32":
+        return
+    found = path.stat()
+    if found.st_mode & _OTHERS_WRITE:
+        raise StorageError(
+            f"other users may change {path}, which says whom to trust. Close it with: chmod go-w {path}"
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise StorageError(
+            f"{path} says whom to trust, and belongs to the user with number {found.st_uid}, who may change it. Give it "
+            f"to root with: chown root {path}"
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeopt.errors import BundleError, requires_extra
-from edgeopt.trust.keys import read_private_file
+from edgeopt.trust.keys import present, read_private_file
 
 IDENTITY_VARIABLE: Final = "EDGEOPT_IDENTITY"
 """Environment variable with the file of this device's age identity. Never the identity itself: other processes of the
@@ -178,9 +178,9 @@ def _identity_file() -> Path | None:
     """Return the file of this device's identity: what the environment names, systemd's credential, or the usual one."""
     if named := os.environ.get(IDENTITY_VARIABLE):
         return Path(named)
-    if (folder := os.environ.get("CREDENTIALS_DIRECTORY")) and (Path(folder) / CREDENTIAL).exists():
+    if (folder := os.environ.get("CREDENTIALS_DIRECTORY")) and present(Path(folder) / CREDENTIAL):
         return Path(folder) / CREDENTIAL
-    return IDENTITY_FILE if IDENTITY_FILE.exists() else None
+    return IDENTITY_FILE if present(IDENTITY_FILE) else None
 
 
 def _nonce(number: int, *, last: bool) -> bytes:
