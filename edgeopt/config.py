@@ -138,7 +138,7 @@ class DataSource(Struct):
     """A built-in format, or ``package.module:callable``: a `dataset.listing.Reader`."""
     path: str | None = None
     """Folder of images; for ``csv`` the file, for ``idx`` the image file, for ``images`` and ``yolo`` also a text file
-    with a path a line. Built-in sets take none."""
+    with a path a line. Built-in sets take none. ``~`` is the user's folder."""
     annotations: str | None = None
     """Label file of COCO, CVAT, Create ML, WIDER FACE or IDX; for VOC, YOLO, KITTI and labelme the folder of label
     files. Default, but for COCO, WIDER FACE and IDX: found beside or among the images."""

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnx.numpy_helper import to_array
+from tiny import DATA
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -21,6 +24,7 @@ from edgeopt.calibrate.tap import onnx_session
 from edgeopt.config import ExportConfig
 from edgeopt.errors import ModelError, ParityError
 from edgeopt.export import Exported, export
+from edgeopt.export.clean import clean
 from edgeopt.export.parity import difference, sample_inputs
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.spec import (
@@ -336,3 +340,17 @@ def test_sample_inputs_look_like_images() -> None:
     assert images.shape == (2, 3, 8, 8)
     assert 0.0 <= images.min() < 0.3 < 0.7 < images.max() <= 1.0
     assert not np.array_equal(images[0], images[1])
+
+
+def test_notes_of_the_exporter_that_name_files_of_its_machine_are_left_out() -> None:
+    """torch writes the stack of Python calls, with the paths of their files, into the graphs that it exports."""
+    model, note = onnx.load(DATA / "tiny_classifier_int8.onnx"), "/home/somebody/net.py:7"
+    graph = model.graph
+    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        each.doc_string = note
+        each.metadata_props.add(key="pkg.torch.onnx.stack_trace", value=note)
+    kept = ir.to_proto(clean(ir.from_proto(model), "x"))
+    assert note.encode() not in kept.SerializeToString()
+    assert [(each.name, *to_array(each).ravel()) for each in kept.graph.initializer] == [
+        (each.name, *to_array(each).ravel()) for each in graph.initializer
+    ]

@@ -302,7 +302,7 @@ def test_a_folder_of_keys_that_cannot_be_looked_for_opens_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "lstat", closed)
-        with pytest.raises(StorageError, match="cannot look for .*: Permission denied"):
+        with pytest.raises(StorageError, match=r"cannot look for .*: Permission denied"):
             keys.trusted_keys()
 
 

@@ -11,6 +11,7 @@ from edgeopt.bundle.folder import Bundle
 from edgeopt.bundle.splits import SplitImage, changes, recorded_splits
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, load, load_splits
+from edgeopt.dataset.listing import start
 from edgeopt.dataset.splits import given_sources
 from edgeopt.errors import ConfigError, DataError
 
@@ -29,13 +30,15 @@ def images_of(bundle: Bundle, role: Role, root: Path) -> Dataset:
     Args:
         bundle: an opened bundle.
         role: of the set.
-        root: the folder that the recipe's relative paths start from.
+        root: the folder that the recipe's relative paths start from; where they lead to nothing from there, the
+            nearest one above the bundle is tried from which they lead to something.
 
     Raises:
         ConfigError: the recipe names no such set, and none to hold it out from.
         DataError: as `load_splits`; or images of a held-out set are gone, or other ones would be held out today.
     """
     recipe = bundle.manifest.recipe
+    root = root if recipe is None else _start(recipe, bundle.path, root)
     if recipe is None or (getattr(recipe.data, role) is None and recipe.data.train is None):
         raise ConfigError(f"the recipe of {bundle.path} names no {role} set, and none to hold it out from")
     labels = bundle.manifest.spec.labels
@@ -54,6 +57,15 @@ def images_of(bundle: Bundle, role: Role, root: Path) -> Dataset:
         assert recipe.data.train is not None
         return _recorded(bundle, load(recipe.data.train, root, labels=labels), recorded, role)
     return _held_out_again(bundle, recipe, role, root)
+
+
+def _start(recipe: Config, bundle: Path, root: Path) -> Path:
+    """Return the folder that the relative paths of a bundle's recipe start from."""
+    data = recipe.data
+    sources = [each for each in (data.train, data.validation, data.test, data.calibration) if each is not None]
+    paths = [each.path for each in sources if each.path is not None]
+    above = (root, *bundle.resolve().parents)
+    return next((folder for folder in above if all(start(folder, path).exists() for path in paths)), root)
 
 
 def _recorded(bundle: Bundle, train: Dataset, recorded: Sequence[SplitImage], role: Role) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -29,8 +29,16 @@ def clean(model: ir.Model, name: str) -> ir.Model:
         common.ClearMetadataAndDocStringPass(),
     ):
         tidy(result)
+    result.doc_string = result.graph.doc_string = None
     result.metadata_props.clear()
     result.graph.metadata_props.clear()
+    for value in _values(result):  # which the pass leaves, with notes that may name files of the exporter's machine
+        value.doc_string = None
+        value.metadata_props.clear()
+    for initializer in result.graph.initializers.values():
+        tensor = initializer.const_value
+        if tensor is not None and (tensor.doc_string or tensor.metadata_props) and tensor.dtype != ir.DataType.STRING:
+            initializer.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
     result.graph.name, result.producer_name, result.producer_version = name, "edgeopt", None
     return result
 
@@ -74,6 +82,13 @@ def _name_values(graph: ir.Graph) -> None:
         for i, value in enumerate(node.outputs):
             if not value.is_graph_output():
                 value.name = _unique(f"{node.name}_output{f'_{i}' if i else ''}", kept)
+
+
+def _values(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        yield from (*graph.inputs, *graph.initializers.values())
+        for node in graph:
+            yield from node.outputs
 
 
 def _names(values: Iterable[ir.Value]) -> list[str]:

@@ -25,6 +25,7 @@ from edgeopt.passes.rewrite.tensor_float import round_operands
 from edgeopt.pipeline.calibration_check import examined
 from edgeopt.pipeline.graphs import feeds, read_graph, read_spec
 from edgeopt.pipeline.job import Job, version
+from edgeopt.pipeline.published import published
 from edgeopt.pipeline.sources import named_hashes
 from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.runtime.choice import identity_of_target
@@ -117,7 +118,7 @@ def assemble(
         datasets={name: dataset.fingerprint() for name, dataset in job.splits.present().items()},
         sources=named_hashes(job.config.model, job.root),
         notes=job.notes,
-        recipe=job.config,
+        recipe=published(job.config, job.root),
         build_key=key,
     )
     return write_bundle(path, manifest, files)

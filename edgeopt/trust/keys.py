@@ -161,7 +161,9 @@ def present(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise StorageError(f"cannot look for {path}: {error.strerror}. Let this user read the folder above it") from error
+        raise StorageError(
+            f"cannot look for {path}: {error.strerror}. Let this user read the folder above it"
+        ) from error
     return True
 
 
@@ -171,13 +173,11 @@ def _require_protected(path: Path) -> None:
         return
     found = path.stat()
     if found.st_mode & _OTHERS_WRITE:
-        raise StorageError(
-            f"other users may change {path}, which says whom to trust. Close it with: chmod go-w {path}"
-        )
+        raise StorageError(f"other users may change {path}, which says whom to trust. Close it with: chmod go-w {path}")
     if found.st_uid not in (0, os.geteuid()):
         raise StorageError(
-            f"{path} says whom to trust, and belongs to the user with number {found.st_uid}, who may change it. Give it "
-            f"to root with: chown root {path}"
+            f"{path} says whom to trust, and belongs to the user with number {found.st_uid}, who may change it. Give "
+            f"it to root with: chown root {path}"
         )
 
 
