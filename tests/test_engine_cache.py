@@ -315,6 +315,21 @@ def test_a_timing_cache_that_was_changed_is_not_used(tmp_path, caplog):
     assert cache.write(b"") == "none"
 
 
+def test_a_timing_cache_whose_pin_is_damaged_or_anothers_is_not_used(tmp_path, caplog):
+    """One byte that is no ASCII once stopped a device at every start."""
+    cache = TimingCache(tmp_path, board(), engine_key(library(World()), MODEL, TensorRTBuild(), board(), 0))
+    cache.write(b"measured")
+    (pin,) = tmp_path.glob("*.sha256")
+    kept = pin.read_bytes()
+    pin.write_bytes(b"\xff" + kept[1:])
+    assert cache.read() == b""
+    pin.write_bytes(kept)
+    assert cache.read() == b"measured"
+    pin.chmod(0o666)
+    assert cache.read() == b""
+    assert "is not a file that only you may write" in caplog.text
+
+
 def test_progress_is_said_now_and_then(caplog, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("edgeopt.runtime.trt.on_device.time.monotonic", lambda: now[0])

@@ -202,6 +202,14 @@ def test_a_trial_that_was_cut_short_is_judged_at_the_next_start(files: dict[int,
     assert not (slots.folder / TRIAL_NAME).exists()
 
 
+def test_a_damaged_mark_of_a_trial_does_not_stop_the_device(files: dict[int, Path], tmp_path: Path) -> None:
+    slots = Slots(tmp_path / "slots", NOTHING)
+    slots.install(files[1])
+    (slots.folder / TRIAL_NAME).write_bytes(b"\xff\0\x80")
+    assert slots.recover() == "a"
+    assert not (slots.folder / TRIAL_NAME).exists()
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

@@ -99,6 +99,8 @@ COCO = TARGETS["coco"].seeds()[0]
     ("target", "content"),
     [
         ("override", b'train.epochs="\xbb"'),
+        ("checkpoint", b"archive"),
+        ("exported program", TARGETS["exported program"].seeds()[0].replace(b"/version", b"/v\xa9rsion")),
         ("csv", b""),
         ("csv", b"sep=,\n"),
         ("csv", b"\n\n"),

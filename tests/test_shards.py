@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 
-from edgeopt.bundle import Bundle, unpack
+from edgeopt.bundle import Bundle, pack, unpack
 from edgeopt.bundle.records import Accuracy, CountedOutcomes, MatchedOutcomes
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Boxes, Dataset
@@ -226,6 +226,24 @@ def test_other_settings_and_damaged_files_are_not_taken(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(DataError, match=r"damaged\. Remove it"):
         evaluate_in_shards(bundle, dataset, None, Shards(tmp_path / "shards", 2))
+
+
+@pytest.mark.parametrize("wrong", [None, np.zeros(0, np.int64), np.full(3, 2**62), np.array([b"x"])])
+def test_a_shard_that_no_evaluation_wrote_is_refused(tmp_path: Path, wrong: np.ndarray | None) -> None:
+    """Whole as a file, and each of its arrays missing, empty, absurd or of another kind."""
+    bundle, dataset = written(tmp_path), classes()
+    evaluate_in_shards(bundle, dataset, None, Shards(tmp_path / "shards", 1))
+    (file,) = (tmp_path / "shards").iterdir()
+    arrays, refused = unpack(file.read_bytes(), "shard"), 0
+    for name in arrays:
+        changed = {key: array for key, array in arrays.items() if key != name or wrong is not None}
+        file.write_bytes(pack({**changed, **({} if wrong is None else {name: wrong})}))
+        try:
+            evaluate_in_shards(bundle, dataset, None, Shards(tmp_path / "shards", 1))
+        except DataError as error:
+            refused += 1
+            assert "Remove" in str(error)  # noqa: PT017 - not all are wrong: some are left out where there are none
+    assert refused >= len(arrays) // 2
 
 
 def test_what_cannot_be_kept_in_pieces_is_refused(tmp_path: Path) -> None:

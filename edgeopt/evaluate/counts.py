@@ -63,7 +63,13 @@ class ClassificationCounts:
         self._right: list[NDArray[np.bool_]] = []
 
     def restore(self, rows: Rows) -> None:
-        """Add a part."""
+        """Add a part.
+
+        Raises:
+            ValueError: it does not count each of its images once.
+        """
+        if (rows["counts"] < 0).any() or sum(rows["counts"].tolist()) != int(rows["images"][0]):
+            raise ValueError("the counts are not those of the part's images")
         keys, places = np.unique(np.concatenate([self._keys, rows["keys"]]), return_inverse=True)
         counts = np.zeros(len(keys), np.int64)
         np.add.at(counts, places, np.concatenate([self._counts, rows["counts"]]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -227,17 +227,18 @@ def _merged(
         whole = kind(spec, config, baseline)
         there = 0
         for path, portion in files.values():
-            kept = _kept(path)
-            machines.setdefault(bytes(kept["machine"]).decode(), path)
-            rows = {key.rpartition("/")[2]: array for key, array in kept.items() if key.startswith(f"{name}/")}
-            if not rows:
-                continue
-            if rows["images"].tolist() != [len(portion)]:
-                raise DataError(
-                    f"the shard {path} has not the answers to {len(portion)} images. Remove it, and try again"
-                )
-            whole.restore(rows)
-            there += 1
+            with storage_errors(path), _intact(f"the shard {path} is damaged. Remove it"):
+                kept = unpack(path.read_bytes(), origin=str(path))
+                machines.setdefault(bytes(kept["machine"]).decode(), path)
+                rows = {key.rpartition("/")[2]: array for key, array in kept.items() if key.startswith(f"{name}/")}
+                if not rows:
+                    continue
+                if rows["images"].tolist() != [len(portion)]:
+                    raise DataError(
+                        f"the shard {path} has not the answers to {len(portion)} images. Remove it, and try again"
+                    )
+                whole.restore(rows)
+                there += 1
         if len(machines) > 1:
             (one, _), (other, path) = list(machines.items())[:2]
             raise DataError(
@@ -245,7 +246,8 @@ def _merged(
                 "on machines of one kind, with a folder of their own"
             )
         if there == len(files):
-            results[name] = whole.result(len(images), len(dataset.skipped), data)
+            with _intact(f"the shards in {path.parent} do not fit together. Remove the folder"):
+                results[name] = whole.result(len(images), len(dataset.skipped), data)
         elif there:
             raise DataError(
                 f"variant '{name}' is in {there} of {len(files)} shards only. Remove {path.parent}, and try again"
@@ -275,11 +277,13 @@ def _machine(bundle: Bundle) -> str:
     return "; ".join(dict.fromkeys(f"{each.title} ({each.fingerprint})" for each in found))
 
 
-def _kept(path: Path) -> Rows:
+@contextmanager
+def _intact(problem: str) -> Iterator[None]:
+    """Refuse arrays that no evaluation wrote: a shard may come from another machine or a damaged disk."""
     try:
-        return unpack(path.read_bytes(), origin=str(path))
-    except BundleError as error:
-        raise DataError(f"the shard {path} is damaged. Remove it, and try again") from error
+        yield
+    except (BundleError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        raise DataError(f"{problem}, and try again") from error
 
 
 def _rows(

@@ -148,7 +148,7 @@ class Slots:
         trial = self.folder / TRIAL_NAME
         if not trial.exists():
             return
-        before, current = trial.read_text(encoding="ascii").strip(), self.current
+        before, current = trial.read_text(encoding="ascii", errors="replace").strip(), self.current
         if current is not None and before in SLOTS and current != before:
             try:
                 self.test(self.folder / current)

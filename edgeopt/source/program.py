@@ -47,7 +47,7 @@ def _load(path: Path) -> ExportedProgram:
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = [name for name in archive.namelist() if name.rpartition("/")[2].startswith(_PICKLED)]
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:  # of a damaged directory, too
         raise ModelError(f"{path} is not a torch.export program: {error}. Write one with torch.export.save") from error
     if pickled:
         raise ModelError(f"{path} holds a pickled object ({pickled[0]}) that could run any code; it is not opened")

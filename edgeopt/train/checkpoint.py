@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -159,7 +158,7 @@ def _read(path: Path) -> Content:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(f"the checkpoint {path} cannot be read: {error}. Delete it to start anew") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise ModelError(
             f"the checkpoint {path} cannot be read: it is damaged, or holds more than tensors and numbers. "
             "Delete it to start anew"

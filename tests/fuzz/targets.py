@@ -16,6 +16,7 @@ import shutil
 import struct
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -745,6 +746,220 @@ def requests() -> list[bytes]:
     return made
 
 
+# Sweeps, shards, updates, and pages that are written again
+
+
+SWEEP = """
+recipe = "digits"
+[models.small]
+set = {"train.epochs" = 1}
+[settings]
+"quantize.repairs" = [["equalization"], []]
+"""
+
+
+def read_sweep(content: bytes, folder: Path) -> object:
+    from edgeopt.sweep.plan import read_plan
+
+    plan = read_plan(written(folder, "sweep.toml", content))
+    return [plan.trial(indices).key for indices in itertools.islice(plan.grid(), 3)]
+
+
+def read_trial(content: bytes, folder: Path) -> object:
+    """Read what another machine wrote of a trial, and show it on the sweep's page; anything else counts as absent."""
+    from edgeopt.sweep.page import sweep_html, table
+    from edgeopt.sweep.results import RESULT, read_result
+
+    written(folder, RESULT, content)
+    found = read_result(folder, "key")
+    if found is None:
+        raise DataError("there is no row")
+    return table([found]), sweep_html("tiny", [found])
+
+
+def trials() -> list[bytes]:
+    from edgeopt.sweep.results import TrialResult, variant_results
+
+    found = variant_results(manifest.decode(manifest_text(), "manifest.json"))
+    return [msgspec.json.encode(TrialResult(key="key", model="a", target="ort", settings={}, variants=found))]
+
+
+def shards() -> list[bytes]:
+    from edgeopt.evaluate.shards import Shards, evaluate_in_shards
+
+    with tempfile.TemporaryDirectory() as name:
+        bundle, dataset = sharded(Path(name))
+        evaluate_in_shards(bundle, dataset, None, Shards(Path(name) / "shards", 1))
+        (shard,) = (Path(name) / "shards").glob("*.npz")
+        arrays = golden.unpack(shard.read_bytes(), "shard")
+    return [golden.pack(arrays), *(golden.pack({**arrays, name: array[:0]}) for name, array in arrays.items())]
+
+
+@functools.cache
+def sharded(folder: Path) -> tuple[Bundle, Any]:
+    """Return a bundle and its labelled pictures."""
+    for index, label in enumerate(tiny.CLASSIFIER.labels):
+        file = folder / "labelled" / label / f"{index}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(cv2.imencode(".png", tiny.colour(label))[1].tobytes())
+    data = load(DataSource(format="image_folder", path="labelled"), folder, labels=tiny.CLASSIFIER.labels)
+    return tiny.write(folder / "sharded.edgeopt"), data
+
+
+def read_shard(content: bytes, folder: Path) -> object:
+    """Evaluate from a shard that is there, which another machine may have written."""
+    from edgeopt.evaluate.shards import Shards, evaluate_in_shards
+
+    bundle, dataset = sharded(folder)
+    place = Shards(folder / "shards", 1)
+    if not (files := list(place.folder.glob("*.npz"))):
+        evaluate_in_shards(bundle, dataset, None, place)
+        files = list(place.folder.glob("*.npz"))
+    files[0].write_bytes(content)
+    return evaluate_in_shards(bundle, dataset, None, place)
+
+
+def read_page(content: bytes, folder: Path) -> object:
+    """Take over the pictures of a report's earlier page."""
+    from edgeopt.report.kept import pictures_of
+
+    return pictures_of(written(folder, "x.html", content), page_report())
+
+
+@functools.cache
+def page_report() -> Any:
+    from edgeopt.report.content import content as report
+
+    with few_resamples():
+        return report(manifest.decode(manifest_text(), "manifest.json"))
+
+
+def pages() -> list[bytes]:
+    from edgeopt.report.kept import evidence
+
+    stored = json.dumps({"evidence": evidence(page_report()), "shots": []})
+    return [f'<img src="data:image/"><script type="application/json" id="shots">{stored}</script>'.encode()]
+
+
+def read_mark(content: bytes, folder: Path) -> object:
+    """Start a device whose update was cut short, with the mark that it left."""
+    from edgeopt.fleet import Slots
+    from edgeopt.trust.releases import TRIAL_NAME
+
+    slots = folder / "slots"
+    slots.mkdir(exist_ok=True)
+    written(slots, TRIAL_NAME, content)
+    return Slots(slots, lambda _: None).recover()
+
+
+def read_timings(content: bytes, folder: Path) -> object:
+    """Read a timing cache and its pin: any damage means to measure again."""
+    from edgeopt.runtime.trt.on_device import TimingCache
+
+    pin, _, timings = content.partition(b"\n")
+    cache = TimingCache.__new__(TimingCache)
+    cache._path, cache._pin = folder / "timing" / "x.cache", folder / "timing" / "x.sha256"
+    for path, part in ((cache._path, timings), (cache._pin, pin)):
+        written(path.parent, path.name, part).chmod(0o600)
+    return cache.read()
+
+
+def timings() -> list[bytes]:
+    from edgeopt.files import sha256
+
+    return [sha256(b"timings").encode() + b"\ntimings"]
+
+
+def read_onnx_header(content: bytes, _: Path) -> object:
+    """Read an engine's graph as a device without onnx does."""
+    from edgeopt.runtime.trt.onnx_header import read_header
+
+    return read_header(content)
+
+
+# Weights, checkpoints and programs
+
+
+def read_weights(content: bytes, folder: Path) -> object:
+    """Read weights; the byte that they begin with says in which form."""
+    from edgeopt.source.weights import read_weights
+
+    name = ("x.pth", "x.safetensors")[(content or b"\0")[0] % 2]
+    return read_weights(written(folder, name, content[1:]))
+
+
+@functools.cache
+def pickled() -> bytes:
+    import torch
+
+    made = io.BytesIO()
+    torch.save({"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)}, made)
+    return made.getvalue()
+
+
+def weights() -> list[bytes]:
+    import torch
+    from safetensors.torch import save
+
+    return [b"\0" + pickled(), b"\1" + save({"fc.weight": torch.zeros(2, 2)})]
+
+
+def read_checkpoint(content: bytes, folder: Path) -> object:
+    from edgeopt.train.checkpoint import _read
+
+    return _read(written(folder, "checkpoint.pt", content))
+
+
+def read_program(content: bytes, folder: Path) -> object:
+    from edgeopt.source.program import _load
+
+    return _load(written(folder, "x.pt2", content))
+
+
+@functools.cache
+def programs() -> list[bytes]:
+    import torch
+
+    made = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.ReLU(), (torch.zeros(1, 3, 4, 4),)), made)
+    return [made.getvalue()]
+
+
+def read_input_spec(content: bytes, folder: Path) -> object:
+    """Read how `edgeopt quantize` prepares pictures."""
+    from edgeopt.pipeline.standalone import InputSpec
+
+    return config.read_toml(written(folder, "spec.toml", content), InputSpec)
+
+
+INPUT_SPEC = """
+[preprocessing]
+channels = "RGB"
+[[preprocessing.steps]]
+type = "resize"
+size = [8, 8]
+"""
+
+
+def read_video(content: bytes, folder: Path) -> object:
+    """Read all frames of a video."""
+    from edgeopt.runtime.stream.sources import open_source
+
+    source = open_source(str(written(folder, "x.avi", content)))
+    with contextlib.closing(source):
+        return [frame.name for frame in itertools.islice(source.frames(threading.Event()), 20)]
+
+
+def videos() -> list[bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.avi"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (16, 16))
+        for value in range(3):
+            writer.write(np.full((16, 16, 3), value * 100, np.uint8))
+        writer.release()
+        return [path.read_bytes()]
+
+
 _DETECTION = {"path": "images", "labels": ("cat", "dog")}
 TARGETS: Mapping[str, Target] = {
     "recipe": Target(read_recipe, lambda: [RECIPE.encode()]),
@@ -839,5 +1054,17 @@ TARGETS: Mapping[str, Target] = {
     "onnx, optimized": Target(optimize_graph, graphs, needs=("onnx",), largest=1 << 14),
     "onnx, linted": Target(lint, graphs, needs=("onnx",), largest=1 << 14),
     "onnx, inspected": Target(inspect, graphs, needs=("onnx", "torch"), largest=1 << 14),
+    "sweep": Target(read_sweep, lambda: [SWEEP.encode()]),
+    "trial's row": Target(read_trial, trials),
+    "shard": Target(read_shard, shards, needs=("onnxruntime",), largest=1 << 15),
+    "earlier page": Target(read_page, pages, needs=("jinja2",)),
+    "mark of an update": Target(read_mark, lambda: [b"a\n", b"b"], largest=100),
+    "timing cache": Target(read_timings, timings, largest=500),
+    "onnx, header": Target(read_onnx_header, graphs, largest=1 << 14),
+    "weights": Target(read_weights, weights, needs=("torch", "safetensors")),
+    "checkpoint": Target(read_checkpoint, lambda: [pickled()], needs=("torch",)),
+    "exported program": Target(read_program, programs, needs=("torch",), largest=1 << 15),
+    "input specification": Target(read_input_spec, lambda: [INPUT_SPEC.encode()]),
+    "video": Target(read_video, videos, largest=1 << 14),
     "outputs of a network": Target(read_outputs, outputs, largest=1024),
 }

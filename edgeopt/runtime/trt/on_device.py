@@ -16,7 +16,7 @@ from edgeopt.errors import ConfigError, TargetError, storage_errors
 from edgeopt.files import locked, private_folder, sha256
 from edgeopt.hardware import Machine, power_mode_reader
 from edgeopt.runtime.cuda import Cuda
-from edgeopt.runtime.engine_cache import Built, Cached, obtain, store
+from edgeopt.runtime.engine_cache import Built, Cached, obtain, recall, store
 from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.calibrator import Batch, Feed, calibration_cache_path, make_calibrator
 from edgeopt.runtime.trt.library import Library
@@ -216,8 +216,12 @@ class TimingCache:
         """Return the content; nothing if there is none, or if it is not what was written."""
         if not (self._path.is_file() and self._pin.is_file()):
             return b""
-        content = self._path.read_bytes()
-        if sha256(content) != self._pin.read_text(encoding="ascii").strip():
+        try:
+            content, pin = recall(self._path), recall(self._pin)
+        except OSError as error:
+            _LOG.warning("the timing cache cannot be used: %s", error)
+            return b""
+        if sha256(content).encode() != pin.strip():
             _LOG.warning("the timing cache %s is not what was written and is not used", self._path)
             return b""
         return content
