@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import http.client
+import json
 import signal
 import socket
 import struct
@@ -471,3 +474,45 @@ def test_a_classifiers_results_as_arrays(tmp_path: Path) -> None:
     assert found["labels"][:, 0].tolist() == [b"red", b"green", b"blue"]
     assert set(found) == {"labels", "classes", "scores"}
     assert found["scores"].shape == (3, 3)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_of_requests_that_are_answered_nothing_stays(bundle: Path, batch: int) -> None:
+    from edgeopt.serve.app import Server
+
+    with load(bundle) as predictor:
+        health = Health(Bundle.open(bundle), predictor)
+        health.require()
+        app = Server(predictor, "1", health, Limits(largest_batch=batch)).app()
+
+        async def alive(requests: int) -> int:
+            for number in range(0, requests, 4):
+                files = (jpeg(scene("red", 40 + number, 60)), b"no picture", jpeg(scene("blue")), b"")
+                assert await asyncio.gather(*(posted(app, file) for file in files)) == [200, 400, 200, 400]
+            gc.collect()
+            return len(gc.get_objects())
+
+        async def grown() -> int:
+            await alive(100)
+            return await alive(200) - await alive(100)
+
+        assert abs(asyncio.run(grown())) < 50, "one object of each request would be 100 or 200"
+
+
+async def posted(app: Any, file: bytes) -> int:
+    """Post a picture to the application in this process, and return the status."""
+    entry = picture_input(1, len(file) + 4)
+    text = json.dumps({"inputs": [{**entry, "name": "image"}]}).encode()
+    waiting = [{"type": "http.request", "body": text + struct.pack("<I", len(file)) + file, "more_body": False}]
+    told: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return waiting.pop()
+
+    async def send(message: dict[str, Any]) -> None:
+        told.append(message.get("status", 0))
+
+    path = f"/v2/models/{NAME}/infer"
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "client": None}
+    await app({**scope, "headers": [(HEADER.lower().encode(), str(len(text)).encode())]}, receive, send)
+    return told[0]
