@@ -281,7 +281,8 @@ def _machine(bundle: Bundle) -> str:
 def _intact(problem: str) -> Iterator[None]:
     """Refuse arrays that no evaluation wrote: a shard may come from another machine or a damaged disk."""
     try:
-        yield
+        with np.errstate(invalid="raise"):  # figures of counts that cannot be
+            yield
     except (BundleError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         raise DataError(f"{problem}, and try again") from error
 
