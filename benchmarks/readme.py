@@ -355,6 +355,7 @@ _BLOCKS: dict[str, Callable[[], str]] = {
     "explaining": lambda: explaining_table.explaining(RESULTS / "explaining.json"),
     "families": families,
     "faults": lambda: hardening_tables.faults(RESULTS / "faults.json"),
+    "fine_tuning": lambda: training_tables.fine_tuning(RESULTS / "fine_tuning.json"),
     "flipped_bytes": lambda: hardening_tables.flipped_bytes(RESULTS / "flipped_bytes.json"),
     "farm": lambda: scaling_tables.farm(RESULTS / "farm.json"),
     "foreign": lambda: scaling_tables.foreign(RESULTS / "foreign.json"),

@@ -1,4 +1,4 @@
-"""Tables of what training gives: seeds, strong pictures, and pruned networks."""
+"""Tables of what training gives: seeds, strong pictures, pruned networks, and INT8 graphs that were fine-tuned."""
 
 from __future__ import annotations
 
@@ -91,6 +91,33 @@ def compression(path: Path) -> str:
     ]  # fmt: skip
     note = "Latencies are those of one interleaved run beside the unpruned network's engine of the same precision."
     return _table(columns, rows, path, note)
+
+
+def fine_tuning(path: Path) -> str:
+    """A row for each recipe, scheme and seed: before and after."""
+    columns = ("recipe", "scheme", "seed", "FP32", "INT8, as written", "in the engine", "agreement there",
+               "typical distance", "change of the mean", "nearer on", "kept", "processor time")  # fmt: skip
+    rows = [
+        (
+            row["recipe"],
+            row["scheme"],
+            str(row["seed"]),
+            f"{row['metric']} {100 * row['fp32']:.2f} %",
+            *(_to(row[form]["accuracy"]) for form in ("as_written", "kernels")),
+            _to(row["kernels"]["agreement"]),
+            "{:.2g} → {:.2g}".format(*row["kernels"]["typical"]),
+            "[{:+.2g}, {:+.2g}]".format(*row["kernels"]["change"]),
+            f"{100 * row['kernels']['nearer']:.0f} % of the images",
+            "not asked" if row["kept"] is None else "yes" if row["kept"] else "no",
+            f"{row['processor_seconds'] / 60:.1f} minutes",
+        )
+        for row in sorted(_rows(path), key=lambda row: (row["recipe"], row["scheme"], row["seed"]))
+    ]
+    return _table(columns, rows, path, "Distances are those in the engine; intervals hold 95 % over images.")
+
+
+def _to(pair: Sequence[float]) -> str:
+    return " → ".join(f"{100 * each:.2f} %" for each in pair)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

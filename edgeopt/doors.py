@@ -62,6 +62,7 @@ REPAIRS: Mapping[str, str] = {
     "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",
     "weight_clipping": "edgeopt.passes.repair.reconstruct:reconstruct",
     "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",
+    "fine_tuning": "edgeopt.passes.repair.fine_tune.run:fine_tune",
 }
 """Values of ``[quantize] repairs``: `passes.repair.trials` gives each of these what it needs. Any other is a
 `trials.Repair`."""

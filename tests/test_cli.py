@@ -441,6 +441,9 @@ def test_quantize_tries_the_repairs_that_it_is_told(graph: Path, tmp_path: Path)
     assert [trial["name"] for trial in some["tried"]] == ["ranges", "bias_correction"]
     assert all(trial["before"] > 0.0 < trial["after"] for trial in some["tried"])
     assert some["repairs"] == [trial["name"] for trial in some["tried"] if trial["kept"]]
+    assert {"ranges", "range_method", "equalization"} <= {
+        trial["name"].split()[0] for trial in json.loads(run(*command, "--repairs", "fast,ranges").stdout)["tried"]
+    }
     wrong = run(*command, "--repairs", "range")
     assert wrong.exit_code == ConfigError.exit_code
     assert "Did you mean 'ranges'" in " ".join(wrong.output.split())

@@ -304,8 +304,9 @@ def _produce(
     "--repairs",
     metavar="NAMES",
     help="Which repairs to try: none, fast (those that run the network on each image a few times), all (these and the "
-    "searches ranges,exemption, the default), or names separated by commas. Each is kept only where it helps on images "
-    "that it was not fitted on. One of your own is named as package.module:callable.",
+    "searches ranges,exemption, the default), or names separated by commas, as in all,fine_tuning, which also trains "
+    "the graph, for minutes to hours. Each is kept only where it helps on images that it was not fitted on. One of "
+    "your own is named as package.module:callable.",
 )
 @click.option(
     "--minutes",
@@ -416,14 +417,14 @@ def _methods(options: tuple[str, ...]) -> dict[str, str]:
 
 
 def _repairs(listed: str) -> tuple[str, ...]:
-    """Return the repairs that a choice or a list with commas names."""
+    """Return the repairs that a list with commas names, or choices among them."""
     from edgeopt import doors
     from edgeopt.config import FAST_REPAIRS, QuantizeConfig
     from edgeopt.references import check, importable
 
     choices = {"none": (), "fast": FAST_REPAIRS, "all": QuantizeConfig().repairs}
-    listed_names = choices.get(listed.strip(), listed.split(","))
-    names = tuple(present_name(name.strip(), REPAIRS, "--repairs") for name in listed_names)
+    listed_names = [name for each in listed.split(",") for name in choices.get(each.strip(), (each.strip(),))]
+    names = tuple(present_name(name, REPAIRS, "--repairs") for name in dict.fromkeys(listed_names))
     for name in names:
         check(name, doors.REPAIRS, "repair")
     click.get_current_context().with_resource(importable(Path.cwd(), *names))  # it is the user who names this code

@@ -365,7 +365,8 @@ def _anew(remade: Tried) -> str:
     if remade.gain_db < _WORTHWHILE_DB:
         return (
             f"edgeopt's own repairs gain no more ({remade.gain_db:+.1f} dB). What is left are layers in float "
-            "([quantize] exclude, or a [budget] that chooses them), and more calibration images"
+            "([quantize] exclude, or a [budget] that chooses them), more calibration images, and training the integers "
+            '([quantize] repairs with "fine_tuning")'
         )
     return (
         f"Quantized anew by edgeopt with {remade.repair}, the outputs reach {after:.1f} instead of "

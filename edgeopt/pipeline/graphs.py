@@ -218,8 +218,9 @@ def quantized(
         **({} if variation is None else {"variation": variation}),
     }
     timing = () if scheme != "openvino" or timed_on(scheme) is None else ("openvino",)
+    learning = _TORCH if "fine_tuning" in config.repairs else ()
     code = ("edgeopt.pipeline.quantizing", *FEEDS)
-    return job.stage("quantize", determinants, make, (*_GRAPH, *timing), code, after=graph)
+    return job.stage("quantize", determinants, make, (*learning, *_GRAPH, *timing), code, after=graph)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:

@@ -84,6 +84,7 @@ def quantize_graph(
         ModelError: no layer can be quantized, or an operator cannot be run.
         DataError: too few images, or an activation that is not finite.
         ConfigError: a pattern of `exclude`, or a layer of `ranges`, that is not in the graph.
+        MissingExtraError: fine-tuning is asked for and torch is not installed.
     """
     begun = time.monotonic() if begun is None else begun
     used, kernels = images[: calibration.images], varied(scheme_named(scheme, processors), variation)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,22 +33,28 @@ class Interpreter:
     Args:
         graph: in topological order; its weights are copied.
         replaced: for nodes by name, the function to call instead of the operator's; it gets the attributes and inputs.
+        outputs: names of the tensors that `run` returns. Default: the graph's outputs.
 
     Raises:
         UnsupportedOperatorError: an operator that `OPERATORS` lacks.
     """
 
-    def __init__(self, graph: ir.Graph, replaced: Mapping[str, Operator] | None = None) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        replaced: Mapping[str, Operator] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> None:
         self.constants: dict[str, Tensor] = {
             name: torch.from_numpy(np.array(value.const_value.numpy()))
             for name, value in graph.initializers.items()
             if value.const_value is not None
         }
         self._steps = [_step(node, replaced or {}) for node in graph]
-        self._outputs = [value.name or "" for value in graph.outputs]
+        self._outputs = [value.name or "" for value in graph.outputs] if outputs is None else list(outputs)
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the graph's outputs.
+        """Return the outputs.
 
         Args:
             feeds: its inputs by name; a value named as an initializer takes that one's place.

@@ -21,7 +21,7 @@ from edgeopt.calibrate import CalibrationTable
 from edgeopt.calibrate.spool import feeds_of
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.doors import REPAIRS as PLACES
-from edgeopt.errors import ModelError
+from edgeopt.errors import ModelError, requires_extra
 from edgeopt.graph.operators import QUANTIZE
 from edgeopt.metrics import Discrepancy
 from edgeopt.passes.quantize.insert import Methods, quantize
@@ -36,22 +36,27 @@ from edgeopt.passes.repair.activations import (
     Slowdown,
 )
 from edgeopt.passes.repair.allowance import Allowance, multiplications_per_second
+from edgeopt.passes.repair.fine_tune import BATCH, STEPS
 from edgeopt.passes.repair.judge import JUDGES, Judge, typical
 from edgeopt.passes.repair.layers.refit import Steps
 from edgeopt.passes.repair.ranges import METHODS, expected_runs
 from edgeopt.passes.repair.reconstruct import expected_multiplications, reconstruct
 from edgeopt.passes.repair.smooth import STRENGTHS, smoothable
 from edgeopt.passes.repair.split import Split, spread
-from edgeopt.passes.repair.standing import Standing
+from edgeopt.passes.repair.standing import Standing, compared
 from edgeopt.references import resolve
 
 REPAIRS = (METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
 """The repairs that are tried by default, in this order."""
+FINE_TUNING = "fine_tuning"
+"""The one that takes longest: asked for by name, tried last."""
 Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]], ir.Model]
 """Any other: (float network, its best quantized form so far, scheme, network inputs that it may fit on) to a better
 quantized one. The graphs are its own to change."""
 _OBSERVING = 4.0
 """Time of calibrating on an image, about, in that of running the network on it."""
+_LEARNING = 8.0
+"""The same of fine-tuning on it."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,8 @@ def repair(
         scheme: number formats and placement.
         images: calibration images, readable more than once: name and network inputs, batch 1.
         discrepancy: cost of an error of the outputs.
-        repairs: which to try, of `REPAIRS` and others, each a `Repair`. The last three of `REPAIRS` refit layers one
-            after another and are tried as one, since each layer takes of them what helps it.
+        repairs: which to try, of `REPAIRS`, `FINE_TUNING` and others, each a `Repair`. The last three of `REPAIRS`
+            refit layers one after another and are tried as one, since each layer takes of them what helps it.
         exclude: glob patterns of names of layers that stay float.
         allowance: the time that they may take, and what is told how far they are. A repair that would take longer is
             not begun, and one that takes longer than was expected ends with what it has.
@@ -97,6 +102,7 @@ def repair(
         The best network found, never worse on the held-out images than plain `quantize`.
 
     Raises:
+        MissingExtraError: fine-tuning is asked for and torch is not installed.
         ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
     allowance = allowance or Allowance()
@@ -118,10 +124,12 @@ def repair(
     if steps.any and not now.declines(steps.name, allowance, trials):
         every = feeds_of(images) if _refits(repairs, images) else None
         trials.append(_reconstructed(now, scheme, fit, every, judge, steps, allowance))
-    for name in (each for each in repairs if each not in REPAIRS):
+    for name in (each for each in repairs if each not in (*REPAIRS, FINE_TUNING)):
         if not now.declines(name, allowance, trials):
             allowance.step(name)
             trials.append(now.try_instead(name, now.requantized(_repaired_by(name, now, scheme, fit), judge)))
+    if FINE_TUNING in repairs and not now.declines(FINE_TUNING, allowance, trials):
+        trials.append(_fine_tuned(now, scheme, fit, judge, allowance))
     if typical(now.distances) > typical(first):
         undone = "the repairs that helped one by one did not together"
         declined = [msgspec.structs.replace(trial, declined=trial.declined or undone) for trial in trials]
@@ -152,7 +160,8 @@ def _expected(repairs: Sequence[str], now: Standing, images: Images, run_s: floa
         refitting *= 2.0 if _refits(repairs, images) else 1.0
     expected = {name: known[name] for name in REPAIRS if name in known and name in repairs}
     expected |= {steps.name: refitting} if steps.any else {}
-    expected |= {name: len(images) * run_s for name in repairs if name not in REPAIRS}
+    expected |= {name: len(images) * run_s for name in repairs if name not in (*REPAIRS, FINE_TUNING)}
+    expected |= {FINE_TUNING: STEPS * BATCH * _LEARNING * run_s} if FINE_TUNING in repairs else {}
     return expected
 
 
@@ -201,3 +210,20 @@ def _repaired_by(name: str, now: Standing, scheme: QuantScheme, fit: Sequence[Fe
     if not isinstance(made, ir.Model):
         raise ModelError(f"the repair '{name}' must give an onnx_ir.Model, and gave {made!r:.100}")
     return made
+
+
+def _fine_tuned(
+    now: Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: Judge, allowance: Allowance
+) -> RepairTrial:
+    """Fine-tune the network, or say which operator does not let it."""
+    requires_extra("torch", "build")
+    from edgeopt.passes.gradients.attributes import UnsupportedOperatorError
+    from edgeopt.passes.repair.fine_tune.run import fine_tune
+
+    update = allowance.step(FINE_TUNING)
+    try:
+        made = fine_tune(now.base, now.quantized, scheme, fit, progress=update, is_over=lambda: allowance.is_over)
+    except UnsupportedOperatorError as error:
+        reason = f"no gradient flows through its operator {error}"
+        return compared(FINE_TUNING, now.distances, now.distances, reason)
+    return now.try_instead(FINE_TUNING, now.requantized(made, judge))
