@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import tiny
@@ -22,7 +23,8 @@ from hypothesis import strategies as st
 from test_first_load import Board
 from test_trust import write_key
 
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, write_bundle
+from edgeopt.bundle.splits import SPLITS_FILE, recorded_splits
 from edgeopt.cli import main
 from edgeopt.errors import BundleError, StorageError
 from edgeopt.runtime import load
@@ -139,6 +141,16 @@ def test_a_sealed_bundle_answers_as_the_plain_one(plain: Bundle, recipient: str,
         assert np.array_equal(one.predict(PICTURE).scores, two.predict(PICTURE).scores)
     assert verify(sealed.path).ok
     assert verify(sealed.path).replayed.keys() == verify(plain.path).replayed.keys()
+
+
+def test_a_sealed_bundle_tells_which_images_it_was_built_with(plain: Bundle, recipient: str, tmp_path: Path) -> None:
+    """Its record was read as if it were not sealed, and `edgeopt attack` and `evaluate` ended with an error."""
+    record = msgspec.json.encode({"test": [{"sha256": "0" * 64, "name": "a.png"}]})
+    files: dict[str, bytes | Path] = {name: plain.path / name for name in plain.manifest.files}
+    kept = write_bundle(tmp_path / "kept.edgeopt", plain.manifest, {**files, SPLITS_FILE: record})
+    sealed = kept.seal(tmp_path / "sealed.edgeopt", [recipient])
+    assert recorded_splits(sealed) == recorded_splits(kept)
+    assert [image.name for image in recorded_splits(sealed)["test"]] == ["a.png"]
 
 
 def test_other_devices_cannot_open_it_and_see_why(
@@ -357,7 +369,8 @@ def test_the_trace_would_show_an_engine_that_is_written(
     plain: Bundle, recipient: str, tmp_path: Path, monkeypatch
 ) -> None:
     kept = f"""
-from edgeopt.bundle import Bundle
+from edgeopt.bundle import Bundle, write_bundle
+from edgeopt.bundle.splits import SPLITS_FILE, recorded_splits
 open({str(tmp_path / "kept")!r}, "wb").write(Bundle.open(sys.argv[1]).engine(sys.argv[2]))
 """
     monkeypatch.setitem(globals(), "SCRIPT", SCRIPT + kept)

@@ -132,10 +132,10 @@ class Bundle:
             BundleError: the file is not what the manifest says, or it is sealed and not for this device.
             StorageError: it cannot be read.
         """
-        return self._content(self.variant(variant).file)
+        return self.content(self.variant(variant).file)
 
-    def _content(self, name: str) -> bytes:
-        """A file as it was before it was sealed, read once and checked."""
+    def content(self, name: str) -> bytes:
+        """Return a file of the manifest as it was before it was sealed, read once and checked. Raises as `engine`."""
         content = reading.read_checked(self.path / name, self.manifest.files[name])
         sealed = self.manifest.sealed
         if sealed is None or name not in sealed.files:
@@ -163,7 +163,7 @@ class Bundle:
         return GoldenPicture(self._arrays(golden.picture), self._arrays(golden.outputs), self._arrays(golden.answers))
 
     def _arrays(self, name: str) -> dict[str, NDArray[Any]]:
-        return unpack(self._content(name), origin=str(self.path / name))
+        return unpack(self.content(name), origin=str(self.path / name))
 
     def record(self, variant: str, **results: Any) -> Bundle:
         """Replace results of a variant, atomically and whatever else records at the same time.
@@ -324,7 +324,7 @@ class Bundle:
         if self.manifest.sealed is not None:
             raise BundleError(f"{self.path} is sealed already. Seal the bundle that it was made from for all devices")
         cipher, wrapped = new_cipher(recipients, origin=str(self.path))
-        sealed = {name: cipher.seal(self._content(name), name) for name in self.manifest.files}
+        sealed = {name: cipher.seal(self.content(name), name) for name in self.manifest.files}
         key = "sealed/key.age"
         manifest = replace(self.manifest, sealed=Sealed(key=key, files=tuple(sealed)))
         return write_bundle(path, manifest, {**sealed, key: wrapped})

@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from edgeopt.bundle.folder import Bundle
 from edgeopt.dataset import Dataset
-from edgeopt.errors import BundleError, StorageError
+from edgeopt.errors import BundleError
 from edgeopt.spec import Struct
 from edgeopt.typed import from_json
 
@@ -56,17 +56,15 @@ def recorded_splits(bundle: Bundle) -> SplitRecord:
     """Return what the bundle keeps of its sets; nothing where the recipe said so, or an earlier edgeopt built it.
 
     Raises:
-        BundleError: the file is no such record.
+        BundleError: the file is no such record, was changed, or is sealed and not for this machine.
         StorageError: it cannot be read.
     """
     if SPLITS_FILE not in bundle.manifest.files:
         return {}
-    file = bundle.path / SPLITS_FILE
     try:
-        return from_json(file.read_bytes(), SplitRecord)
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror}. Check that you may read it") from error
+        return from_json(bundle.content(SPLITS_FILE), SplitRecord)
     except msgspec.DecodeError as error:
+        file = bundle.path / SPLITS_FILE
         raise BundleError(f"{file} is not a record of splits: {error}. Copy or build the bundle again") from error
 
 
