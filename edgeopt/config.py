@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from edgeopt.doors import DATA_FORMATS, DECODINGS, LOSSES, METRICS, REPAIRS, TARGETS
 from edgeopt.errors import ConfigError, SettingError, did_you_mean, storage_errors
+from edgeopt.files import is_file, is_folder
 from edgeopt.presets import expand
 from edgeopt.references import check, is_code, named
 from edgeopt.renamed import use_present_names
@@ -811,18 +812,17 @@ def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, 
         ConfigError: nothing of that name, not TOML, an unknown key or a value out of range.
     """
     path = Path(reference)
-    if path.is_dir():
+    if is_folder(path):
         path /= RECIPE_FILE
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or is_file(path):
         return parse_config(_read(path), origin=str(path), overrides=overrides), path.resolve().parent
-    shipped = resources.files("edgeopt") / "recipes" / f"{reference}.toml"
-    if not shipped.is_file():
-        known = shipped_recipes()
+    known = shipped_recipes()
+    if reference not in known:
         raise ConfigError(
             f"there is no recipe '{reference}'."
             + did_you_mean(reference, known, "Give a .toml file, or write a starter one with: edgeopt init")
         )
-    text = shipped.read_text(encoding="utf-8")
+    text = (resources.files("edgeopt") / "recipes" / f"{reference}.toml").read_text(encoding="utf-8")
     return parse_config(text, origin=f"recipe {reference}", overrides=overrides), Path.cwd()
 
 

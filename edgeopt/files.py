@@ -167,6 +167,11 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an OSError for such names
 
 
+def is_folder(path: Path) -> bool:
+    """Return True for a folder; False also for a name that none can have, as `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112 - as above
+
+
 def require_writable(folder: Path) -> Path:
     """Check that files can be put into a folder, or that it can be made; nothing is written.
 

@@ -283,6 +283,13 @@ def test_a_file_that_cannot_be_read_is_no_reason_to_write_a_recipe(tmp_path: Pat
         read_plan(tmp_path / "sweep.toml")
 
 
+def test_a_recipe_whose_name_no_file_can_have(tmp_path: Path) -> None:
+    """It ended in a traceback, as a fuzzer found."""
+    (tmp_path / "sweep.toml").write_text(f'recipe = "{"a" * 300}"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="there is no recipe 'aaa"):
+        read_plan(tmp_path / "sweep.toml")
+
+
 class Refusing:
     """Ray where no cluster answers."""
 

@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from edgeopt.config import Config, find_recipe, read_toml, toml_value
 from edgeopt.errors import ConfigError, EdgeoptError
+from edgeopt.files import is_file, is_folder
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.workspace import content_key
 from edgeopt.spec import PositiveInt, Struct
@@ -169,7 +170,7 @@ class Plan:
         reference = model.recipe or self.config.recipe
         assert reference is not None
         there = self.root / reference
-        return str(there) if there.exists() else reference
+        return str(there) if is_file(there) or is_folder(there) else reference
 
 
 def read_plan(path: Path) -> Plan:
