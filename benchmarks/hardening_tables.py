@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.recorded import rows as recorded
+from edgeopt.bundle import MANIFEST_NAME
+from edgeopt.bundle.reading import PROVENANCE_NAME, SIGNATURE_NAME
+
 _NOT_YET = "Not run yet: `{}`."
 
 
@@ -70,20 +74,19 @@ def faults(path: Path) -> str:
 
 
 def flipped_bytes(path: Path) -> str:
-    """Count changed bytes of a signed bundle that nobody noticed, file by file."""
-    if not path.exists():
+    """Count changed bytes of signed bundles that nobody noticed."""
+    found = recorded(path)
+    if not found:
         return _NOT_YET.format("python -m benchmarks.flipped_bytes")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    rows = [(name, f"{each['changed']:,}", str(each["unnoticed"])) for name, each in found["files"].items()]
-    places = "every byte" if found["every"] == 1 else f"every {found['every']}th byte of engines and arrays, all others"
-    rows.append(("all", f"{found['changed']:,}", str(found["unnoticed"])))
-    return "\n".join(
-        [
-            *_table(("file", "bytes changed", "unnoticed"), rows),
-            "",
-            f"Bundle of `{found['bundle'].removesuffix('.edgeopt')}`, signed; {places}.",
-        ]
-    )
+    lines = []
+    for each in sorted(found, key=lambda row: str(row["bundle"])):
+        counts = {name: count["changed"] for name, count in each["files"].items()}
+        told = sum(counts.get(name, 0) for name in (MANIFEST_NAME, SIGNATURE_NAME, PROVENANCE_NAME))
+        places = "every" if each["every"] == 1 else f"every {each['every']}th"
+        others = f"{each['changed'] - told:,} ({places})"
+        lines.append((each["bundle"].removesuffix(".edgeopt"), f"{told:,} (every)", others, str(each["unnoticed"])))
+    titles = ("bundle", "bytes of manifest, signature and provenance", "of engines, arrays and lists", "unnoticed")
+    return "\n".join([*_table(titles, lines), "", f"On: {', '.join(sorted({each['processor'] for each in found}))}."])
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]], *, right: bool = True) -> list[str]:
