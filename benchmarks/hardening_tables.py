@@ -136,18 +136,16 @@ def hardening(path: Path) -> str:
             each["bundle"],
             each["trained"] or "plainly",
             each["variant"],
+            str(each["images"]),
             f"{100.0 * each['clean']:.1f} %",
             ", ".join(f"{radius}: {100.0 * value:.1f} %" for radius, value in each["worst"].items()),
             f"{100.0 * each['bad_pictures']:.1f} %",
         )
-        for each in found
+        for each in sorted(found, key=lambda row: str(row["bundle"]))
     ]
-    images = ", ".join(sorted({str(each["images"]) for each in found}))
     processors = ", ".join(sorted({each["processor"] for each in found}))
-    columns = ("bundle", "trained", "variant", "clean", "worst attack, by change of 255", "bad pictures")
-    return "\n".join(
-        [*_table(columns, rows), "", f"Main metric (top-1, or AP) on {images} test images. Measured on: {processors}."]
-    )
+    columns = ("bundle", "trained", "variant", "images", "clean", "worst attack, by change of 255", "bad pictures")
+    return "\n".join([*_table(columns, rows), "", f"Main metric: top-1, or AP. Measured on: {processors}."])
 
 
 def protection(path: Path) -> str:
