@@ -124,6 +124,7 @@ def _started(stack: contextlib.ExitStack, folder: Path, number: int, environ: Ma
     _ip("netns", "add", board.name)
     stack.callback(_ip, "netns", "del", board.name)
     _ip("link", "add", board.name, "type", "veth", "peer", "name", "eth0", "netns", board.name)
+    stack.callback(_ip, "link", "del", board.name)  # of itself it goes with the namespace, but some time later
     _ip("addr", "add", f"10.213.{number}.1/24", "dev", board.name)
     _ip("netns", "exec", board.name, "ip", "addr", "add", f"{board.address}/24", "dev", "eth0")
     _ip("netns", "exec", board.name, "ip", "link", "set", "eth0", "up")

@@ -85,7 +85,21 @@ def test_a_wheel_holds_every_module_and_the_data(wheel: Path) -> None:
     assert wheel.name == f"edgeopt-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("edgeopt/")}
-    kept = {".py", ".typed", ".toml", ".html", ".css", ".js", ".npz", ".safetensors", ".json", ".cpp", ".cu", ".ptx"}
+    kept = {
+        ".py",
+        ".typed",
+        ".toml",
+        ".html",
+        ".css",
+        ".js",
+        ".npz",
+        ".safetensors",
+        ".json",
+        ".cpp",
+        ".cu",
+        ".ptx",
+        ".sh",
+    }
     here = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "edgeopt").rglob("*")

@@ -155,7 +155,7 @@ def test_classes_that_lost_are_found_in_counts(tmp_path: Path) -> None:
         whole = ClassificationCounts(spec, EvaluateConfig(), results[0] if results else None)
         for part in np.array_split(each, 7):
             found, counts = np.unique(part, return_counts=True)
-            whole.restore({"keys": found, "counts": counts})
+            whole.restore({"keys": found, "counts": counts, "images": np.array([len(part)])})
         results.append(whole.result(600, 0, "data"))
     comparison = results[1].comparison
     assert results[1].value == pytest.approx(0.75)

@@ -241,7 +241,7 @@ def _check_candidates(config: Config) -> None:
     for question in () if isinstance(asked, bool) else asked:
         if question not in known:
             raise ConfigError(
-                f"[compile] candidates has '{question}', which is no question of {', '.join(targets)}. Name others "
+                f"[compile] candidates has '{question}', which {', '.join(targets)} cannot be asked. Name others "
                 f"({', '.join(sorted(known)) or 'there are none'}), or write true"
             )
         if question in VARIATIONS and config.budget is not None:

@@ -48,8 +48,8 @@ class Store:
         protocol, separator, _ = url.partition("://")
         if not separator:
             raise ConfigError(
-                f"the store '{url}' is no address. Write one, as s3://bucket/folder; a folder that all machines share "
-                "needs no store: name it with --work"
+                f"the store '{url}' has no protocol, as s3://bucket/folder has one. Write it so; a folder that all "
+                "machines share is not a store: name it with --work"
             )
         if urlsplit(url).password is not None:
             raise ConfigError(

@@ -195,7 +195,7 @@ def test_the_command_checks_and_builds_nothing(own: Path, monkeypatch: pytest.Mo
 
 def test_a_candidate_that_cannot_be_had_is_refused_by_name(tmp_path: Path) -> None:
     unasked = problems(recipe(RECIPE, 'compile.candidates=["float32", "sums"]'), tmp_path)
-    assert "candidates has 'float32', which is no question of ort" in unasked
+    assert "candidates has 'float32', which ort cannot be asked" in unasked
     assert "depthwise, islands, sums" in unasked
     anew = recipe(RECIPE, 'compile.candidates=["residual"]', 'compile.targets=["trt"]', "budget.max_drop=0.01")
     assert "for which the network is quantized anew" in problems(anew, tmp_path)

@@ -148,7 +148,7 @@ def test_a_worker_killed_in_an_upload_leaves_nothing_that_counts(tmp_path: Path)
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("/shared/results", "is no address. Write one, as s3://bucket/folder"),
+        ("/shared/results", "has no protocol, as s3://bucket/folder has one"),
         ("s3://key:secret@bucket/folder", "holds a password, which a file should not"),
         ("s4://bucket", "Protocol not known: s4. Write an address that fsspec knows"),
     ],
