@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeopt.cli.options import as_json, bundle, threads, variant
+from edgeopt.cli.options import append, as_json, bundle, gate_config, gate_limits, summary, threads, variant
 from edgeopt.cli.output import echo, print_json, printable
 
 if TYPE_CHECKING:
@@ -166,26 +166,13 @@ def run(
 @click.option("--baseline", required=True, help="Bundle that ships today, or BUNDLE@VARIANT.")
 @_shared
 @threads
-@click.option("--tolerance", type=click.FloatRange(0.0, 1.0), help="Slowdown that a pass rules out. Default: 0.05.")
-@click.option(
-    "--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Largest drop of the main metric. Default: 0.01."
-)
-@click.option(
-    "--f1-drop",
-    type=click.FloatRange(0.0, 1.0),
-    help="Largest drop of a detector's F1 at the score threshold. Default: 0.02.",
-)
-@click.option(
-    "--max-class-drop",
-    type=click.FloatRange(0.0, 1.0),
-    help="Largest drop of a class's AP, or F1 of classifiers, that is beyond chance. Default: not checked.",
-)
+@gate_limits
 @click.option(
     "--maximum-s",
     type=click.FloatRange(1.0),
     help="Time limit of each board in seconds, after which its gate decides. Default: 120.",
 )
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary.")
+@summary
 @as_json
 @click.pass_context
 def gate(
@@ -214,29 +201,24 @@ def gate(
     equal candidate as rarely as one does. What is the same on every board (shift of maps, bad pictures) is for `edgeopt
     gate`. Exit code 0: pass, 1: fail, 3: a board was too disturbed to tell, or gave no answer.
     """
-    from edgeopt.errors import storage_errors
     from edgeopt.farm import gate_farm, verdict_to_markdown
-    from edgeopt.gate import GateConfig, Side
-    from edgeopt.spec import replace
+    from edgeopt.gate import Side
 
     boards, terms = _boards(references, farm_file), _terms(data, timeout, wait, power_cycle=power_cycle)
-    given = {
-        "tolerance": tolerance,
-        "accuracy_drop": accuracy_drop,
-        "f1_drop": f1_drop,
-        "class_drop": max_class_drop,
-        "maximum_s": maximum_s,
-    }
-    config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
+    config = gate_config(
+        tolerance=tolerance,
+        accuracy_drop=accuracy_drop,
+        f1_drop=f1_drop,
+        class_drop=max_class_drop,
+        maximum_s=maximum_s,
+    )
     verdict = gate_farm(Side.parse(baseline), Side.parse(candidate), boards, config, terms, threads=threads, data=data)
     text = verdict_to_markdown(verdict)
     if as_json:
         print_json(verdict)
     else:
         echo(text)
-    if markdown is not None:
-        with storage_errors(markdown), markdown.open("a", encoding="utf-8") as file:
-            file.write(text)
+    append(text, markdown)
     context.exit(verdict.exit_code)
 
 

@@ -10,13 +10,17 @@ import click
 from edgeopt.cli.options import (
     LOCAL,
     Named,
+    append,
     as_json,
     bundle,
     cluster_address,
     data,
+    gate_config,
+    gate_limits,
     on_cluster,
     overlap,
     pictures,
+    summary,
     threads,
     tiles,
     tiles_of,
@@ -477,20 +481,7 @@ def tune(
 )
 @pictures
 @threads
-@click.option("--tolerance", type=click.FloatRange(0.0, 1.0), help="Slowdown that a pass rules out. Default: 0.05.")
-@click.option(
-    "--accuracy-drop", type=click.FloatRange(0.0, 1.0), help="Largest drop of the main metric. Default: 0.01."
-)
-@click.option(
-    "--f1-drop",
-    type=click.FloatRange(0.0, 1.0),
-    help="Largest drop of a detector's F1 at the score threshold. Default: 0.02.",
-)
-@click.option(
-    "--max-class-drop",
-    type=click.FloatRange(0.0, 1.0),
-    help="Largest drop of a class's AP, or F1 of classifiers, that is beyond chance. Default: not checked.",
-)
+@gate_limits
 @click.option(
     "--max-attribution-shift",
     type=click.FloatRange(0.0, 1.0),
@@ -513,7 +504,7 @@ def tune(
     "Default: 1.",
 )
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Also write JUnit XML.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary.")
+@summary
 @as_json
 @click.pass_context
 def gate(
@@ -542,24 +533,22 @@ def gate(
     """
     from edgeopt.bundle import Bundle
     from edgeopt.cli.console import StageDisplay
-    from edgeopt.gate import GateConfig, Side, gate_bundles, gate_file, read_stored, to_json, to_markdown
-    from edgeopt.spec import replace
+    from edgeopt.gate import Side, gate_bundles, gate_file, read_stored, to_json, to_markdown
 
     if (candidate is None) == (baseline_file is None):
         raise click.UsageError("give BASELINE and CANDIDATE, or --baseline-file and one bundle")
     if boards is not None and baseline_file is not None:
         raise click.UsageError("--boards goes with two bundles, not with --baseline-file")
-    given = {
-        "tolerance": tolerance,
-        "accuracy_drop": accuracy_drop,
-        "f1_drop": f1_drop,
-        "class_drop": max_class_drop,
-        "attribution_shift": max_attribution_shift,
-        "robustness_drop": max_robustness_drop,
-        "maximum_s": maximum_s,
-        "boards": boards,
-    }
-    config = replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
+    config = gate_config(
+        tolerance=tolerance,
+        accuracy_drop=accuracy_drop,
+        f1_drop=f1_drop,
+        class_drop=max_class_drop,
+        attribution_shift=max_attribution_shift,
+        robustness_drop=max_robustness_drop,
+        maximum_s=maximum_s,
+        boards=boards,
+    )
     side = Side.parse(candidate or baseline)
     images = _images(Bundle.open(side.path), data)
     with StageDisplay() as display:
@@ -582,9 +571,7 @@ def _write_summaries(verdict: Verdict, junit: Path | None, markdown: Path | None
     if junit is not None:
         with storage_errors(junit):
             junit.write_bytes(to_junit(verdict))
-    if markdown is not None:
-        with storage_errors(markdown), markdown.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(verdict))
+    append(to_markdown(verdict), markdown)
 
 
 @click.command()

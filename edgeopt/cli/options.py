@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from edgeopt.gate import GateConfig
     from edgeopt.spec import Tiles
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -109,6 +110,9 @@ outputs = click.option(
     "(scores of several labels before it), independent (after it), detection (boxes and scores from 0 to 1) or "
     "raw (anything else). Errors are weighted by it. Default: a guess from their values, which is printed.",
 )
+summary = click.option(
+    "--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Also append a Markdown summary."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 best_so_far = click.option(
     "--best-so-far", is_flag=True, help="Use the best weights of a training that was interrupted, and do not train on."
@@ -122,6 +126,35 @@ tiles = click.option(
 overlap = click.option(
     "--overlap", type=click.FloatRange(0.0, 0.9), help="Share of a tile that the next one sees too. Default: 0.2."
 )
+
+
+def gate_limits(command: Command) -> Command:
+    """Give a gate the limits that hold on one machine and on many."""
+    share = click.FloatRange(0.0, 1.0)
+    for name, text in (
+        ("max-class-drop", "drop of a class's AP, or F1 of classifiers, that is beyond chance. Default: not checked."),
+        ("f1-drop", "drop of a detector's F1 at the score threshold. Default: 0.02."),
+        ("accuracy-drop", "drop of the main metric. Default: 0.01."),
+    ):
+        command = click.option(f"--{name}", type=share, help=f"Largest {text}")(command)
+    return click.option("--tolerance", type=share, help="Slowdown that a pass rules out. Default: 0.05.")(command)
+
+
+def gate_config(**given: float | None) -> GateConfig:
+    """Return a gate's settings, the default of each that is None."""
+    from edgeopt.gate import GateConfig
+    from edgeopt.spec import replace
+
+    return replace(GateConfig(), **{name: value for name, value in given.items() if value is not None})
+
+
+def append(text: str, file: Path | None) -> None:
+    """Append to the file of `summary`, if there is one. Raises StorageError."""
+    from edgeopt.errors import storage_errors
+
+    if file is not None:
+        with storage_errors(file), file.open("a", encoding="utf-8") as opened:
+            opened.write(text)
 
 
 def tiles_of(pixels: int | None, overlap: float | None) -> Tiles | None:
