@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from graphs import model_of, run
 from edgeopt.calibrate import calibrate
 from edgeopt.calibrate.tap import outputs_as_written
 from edgeopt.config import CalibrateConfig
+from edgeopt.errors import MissingExtraError
 from edgeopt.metrics import Discrepancy
 from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.qdq.ties import tied_scales
@@ -21,13 +23,14 @@ from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.matrix import weight_matrix
 from edgeopt.passes.quantize.saturation import pair_grid
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, TENSORRT, QuantScheme
+from edgeopt.passes.repair import trials
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.fine_tune import run as fine_tuning
 from edgeopt.passes.repair.fine_tune.fake_quantize import fake_quantize
 from edgeopt.passes.repair.fine_tune.network import LearnedNetwork, Rates
 from edgeopt.passes.repair.fine_tune.run import compared_layers, fine_tune
 from edgeopt.passes.repair.judge import typical
-from edgeopt.passes.repair.trials import repair
+from edgeopt.passes.repair.trials import REPAIRS, repair
 from edgeopt.passes.rewrite.optimize import optimize
 
 SCHEMES = pytest.mark.parametrize("scheme", [OPENVINO, ARM, TENSORRT], ids=["openvino", "arm", "tensorrt"])
@@ -210,6 +213,14 @@ def test_a_network_that_learned_the_wrong_thing_is_declined(monkeypatch):
     (trial,) = repair(model, table, OPENVINO, IMAGES, RAW, ("fine_tuning",)).trials
     assert not trial.is_kept
     assert trial.after > trial.before
+
+
+def test_torch_is_missed_before_the_other_repairs_take_their_time(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(trials, "quantize", None)  # nothing has begun
+    table = calibrate(network(), IMAGES, CalibrateConfig(method="minmax"))
+    with pytest.raises(MissingExtraError, match="torch"):
+        repair(network(), table, OPENVINO, IMAGES, RAW, (*REPAIRS, "fine_tuning"))
 
 
 def test_it_is_not_begun_without_the_time_for_it():

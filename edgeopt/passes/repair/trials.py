@@ -105,6 +105,8 @@ def repair(
         MissingExtraError: fine-tuning is asked for and torch is not installed.
         ModelError: a repair of the user's cannot be imported, or makes no network that can be run.
     """
+    if FINE_TUNING in repairs:
+        requires_extra("torch", "build")  # before the others have taken their time
     allowance = allowance or Allowance()
     split = Split.of(images, JUDGES)
     judge = Judge(model, feeds_of(split.judge), discrepancy)
@@ -124,7 +126,7 @@ def repair(
     if steps.any and not now.declines(steps.name, allowance, trials):
         every = feeds_of(images) if _refits(repairs, images) else None
         trials.append(_reconstructed(now, scheme, fit, every, judge, steps, allowance))
-    for name in (each for each in repairs if each not in (*REPAIRS, FINE_TUNING)):
+    for name in (each for each in repairs if each not in PLACES):
         if not now.declines(name, allowance, trials):
             allowance.step(name)
             trials.append(now.try_instead(name, now.requantized(_repaired_by(name, now, scheme, fit), judge)))
@@ -160,7 +162,7 @@ def _expected(repairs: Sequence[str], now: Standing, images: Images, run_s: floa
         refitting *= 2.0 if _refits(repairs, images) else 1.0
     expected = {name: known[name] for name in REPAIRS if name in known and name in repairs}
     expected |= {steps.name: refitting} if steps.any else {}
-    expected |= {name: len(images) * run_s for name in repairs if name not in (*REPAIRS, FINE_TUNING)}
+    expected |= {name: len(images) * run_s for name in repairs if name not in PLACES}
     expected |= {FINE_TUNING: STEPS * BATCH * _LEARNING * run_s} if FINE_TUNING in repairs else {}
     return expected
 
@@ -216,7 +218,6 @@ def _fine_tuned(
     now: Standing, scheme: QuantScheme, fit: Sequence[Feeds], judge: Judge, allowance: Allowance
 ) -> RepairTrial:
     """Fine-tune the network, or say which operator does not let it."""
-    requires_extra("torch", "build")
     from edgeopt.passes.gradients.attributes import UnsupportedOperatorError
     from edgeopt.passes.repair.fine_tune.run import fine_tune
 
