@@ -23,11 +23,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from benchmarks.quantization import ENGINES, HERE, RECIPES, Run, compiled
+from benchmarks.quantization import ENGINES, HERE, RECIPES, Run, as_written, compiled
 from benchmarks.recorded import Row, processor, record
 from edgeopt.bundle.records import Accuracy
 from edgeopt.calibrate.spool import spooled_images
-from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import SchemeName, find_recipe
 from edgeopt.evaluate import Runner, evaluate
@@ -87,7 +86,7 @@ def measured(name: str, job: Job, scheme: SchemeName, seeds: tuple[int, ...]) ->
     with patch.object(fine_tuning, "fine_tune", tuned):
         result = quantize_graph(model, images, calibration, quantize, scheme, readings_of(spec))
     trial = result.trials[-1]
-    reference = Seen.of(job, spec, _as_written(model))
+    reference = Seen.of(job, spec, as_written(model))
     before = _forms(job, spec, taken[0][1], scheme, reference)
     for seed in seeds:
         made = result.model if seed == seeds[0] and trial.is_kept else tuned(*taken[0], seed=seed)
@@ -131,13 +130,8 @@ class Seen:
 
 
 def _forms(job: Job, spec: ModelSpec, model: ir.Model, scheme: SchemeName, reference: Seen) -> dict[str, Seen]:
-    runs = {"as_written": _as_written(model), "kernels": compiled(model, ENGINES[scheme])}
+    runs = {"as_written": as_written(model), "kernels": compiled(model, ENGINES[scheme])}
     return {name: Seen.of(job, spec, run, reference) for name, run in runs.items()}
-
-
-def _as_written(model: ir.Model) -> Run:
-    session, names = onnx_session(model, fused=False), [value.name or "" for value in model.graph.outputs]
-    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def _compared(before: Seen, after: Seen, reference: Seen, spec: ModelSpec) -> Row:

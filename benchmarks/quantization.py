@@ -140,6 +140,12 @@ def prepare(name: str) -> Network:
     return Network(name, config, graph, spec, images, test, baseline)
 
 
+def as_written(model: ir.Model) -> Run:
+    """The network as it is written, with no kernel that a graph optimizer chose, as a function of its inputs."""
+    session, names = onnx_session(model, fused=False), [value.name or "" for value in model.graph.outputs]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
 def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Run:
     """The network in an engine, as a function of its inputs."""
     names = [value.name or "" for value in model.graph.outputs]

@@ -26,10 +26,9 @@ import msgspec
 import onnx_ir as ir
 
 from benchmarks.apart import apart, openvino_kernels
-from benchmarks.quantization import Run, compiled
+from benchmarks.quantization import Run, as_written, compiled
 from benchmarks.recorded import changed, processor, record
 from benchmarks.strong_pictures import strengths
-from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import Config, find_recipe
 from edgeopt.evaluate import Accuracy, Runner, evaluate
@@ -97,8 +96,8 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         integer = graphs.quantized(job, exact, graphs.calibrated(job, exact), "openvino")
         model, spec = graphs.read_graph(integer), graphs.read_spec(exact)
         reference = _accuracy(job, spec, compiled(graphs.read_graph(exact), "OpenVINO"))
-        written = _accuracy(job, spec, _as_written(model), reference)
-        half = _accuracy(job, spec, _as_written(_weights_alone(model)), reference)
+        written = _accuracy(job, spec, as_written(model), reference)
+        half = _accuracy(job, spec, as_written(_weights_alone(model)), reference)
         plain, strong = _unrepaired(job, exact, reference), strengths(job, exact, STRENGTHS)
     files = (exact.file(graphs.MODEL), integer.file(graphs.MODEL))
     assert config.train is not None
@@ -136,7 +135,7 @@ def _unrepaired(job: Job, exact: Artifact, reference: Accuracy) -> dict[str, Any
         "weights_alone": _weights_alone(model),
         "activations_alone": select_quantizers(model, (), [each.name for each in layers], floats),
     }
-    return {name: _loss(_accuracy(job, spec, _as_written(form), reference)) for name, form in forms.items()}
+    return {name: _loss(_accuracy(job, spec, as_written(form), reference)) for name, form in forms.items()}
 
 
 def _weights_alone(model: ir.Model) -> ir.Model:
@@ -161,11 +160,6 @@ def _loss(accuracy: Accuracy) -> dict[str, Any]:
         "interval": [compared.drop.low, compared.drop.high],
         "agreement": compared.agreement,
     }
-
-
-def _as_written(model: ir.Model) -> Run:
-    session, names = onnx_session(model, fused=False), [value.name or "" for value in model.graph.outputs]
-    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def _accuracy(job: Job, spec: ModelSpec, run: Run, reference: Accuracy | None = None) -> Accuracy:

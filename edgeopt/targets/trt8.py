@@ -14,6 +14,7 @@ from edgeopt.config import TensorRTOptions
 from edgeopt.hardware import Machine
 from edgeopt.runtime import trt
 from edgeopt.runtime.session import Target
+from edgeopt.targets.trt import TARGET as NEWER
 from edgeopt.targets.trt import compile, is_available  # noqa: A004 (the verb of every target)
 
 
@@ -35,17 +36,7 @@ TARGET = Target(
     forms=("fixed_regions", "for_tensorrt_8", "float_weights"),
     keeps_types=False,
     options=TensorRTOptions,
-    questions=(
-        "depthwise",
-        "residual",
-        "gates",
-        "hardswish",
-        "scales",
-        "resizes",
-        "sums",
-        "head",
-        "islands",
-    ),
+    questions=tuple(each for each in NEWER.questions if each != "float32"),  # all its scales are float32
     lint_rules=("tensorrt", "tensorrt8"),
     list_layers=partial(trt.list_layers, target="trt8"),
     offers=offers,
