@@ -131,7 +131,7 @@ class Workspace:
         key = content_key(stage, determinants)
         final, name = self.folder / f"{stage}-{key[:16]}", f"{stage}-{key}.zip"
         self.used.add(final)
-        artifact = _found(final, key)
+        artifact, fetched = _found(final, key), False
         if artifact is None:
             with storage_errors(self.folder), ExitStack() as lock:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -140,8 +140,9 @@ class Workspace:
                 artifact = _found(final, key)
                 if artifact is None and self.store is not None and self.store.get(name, final):
                     artifact = _found(final, key)
+                    fetched = artifact is not None
                 artifact = artifact or self._made(stage, determinants, make, after)
-        if self.store is not None and not (artifact.reused and self.store.has(name)):
+        if self.store is not None and not fetched and not (artifact.reused and self.store.has(name)):
             self.store.put(name, artifact.folder)
         return artifact
 
