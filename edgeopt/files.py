@@ -167,6 +167,11 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises an OSError for such names
 
 
+def named_path(root: Path, name: str) -> Path:
+    """Return the file or folder that a recipe names: below `root`, below the user's folder with ``~``, or absolute."""
+    return root / os.path.expanduser(name)  # noqa: PTH111 - Path.expanduser raises an error for a user that is not there
+
+
 def is_folder(path: Path) -> bool:
     """Return True for a folder; False also for a name that none can have, as `is_file`."""
     return os.path.isdir(path)  # noqa: PTH112 - as above

@@ -11,9 +11,9 @@ from edgeopt.bundle.folder import Bundle
 from edgeopt.bundle.splits import SplitImage, changes, recorded_splits
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, load, load_splits
-from edgeopt.dataset.listing import start
 from edgeopt.dataset.splits import given_sources
 from edgeopt.errors import ConfigError, DataError
+from edgeopt.files import is_file, is_folder, named_path
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,12 @@ def _start(recipe: Config, bundle: Path, root: Path) -> Path:
     sources = [each for each in (data.train, data.validation, data.test, data.calibration) if each is not None]
     paths = [each.path for each in sources if each.path is not None]
     above = (root, *bundle.resolve().parents)
-    return next((folder for folder in above if all(start(folder, path).exists() for path in paths)), root)
+    return next((folder for folder in above if all(_exists(named_path(folder, path)) for path in paths)), root)
+
+
+def _exists(path: Path) -> bool:
+    """Return False, too, for a name that nothing can have: it comes from whoever made the bundle."""
+    return is_file(path) or is_folder(path)
 
 
 def _recorded(bundle: Bundle, train: Dataset, recorded: Sequence[SplitImage], role: Role) -> Dataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TypeAlias
 from edgeopt.config import DataSource
 from edgeopt.dataset.samples import FilePicture, Picture, Target
 from edgeopt.errors import ConfigError, DataError, did_you_mean
+from edgeopt.files import named_path
 from edgeopt.spec import Task
 
 Labels: TypeAlias = tuple[str, ...]
@@ -138,7 +138,7 @@ def path_of(source: DataSource, root: Path) -> Path:
     """
     if source.path is None:
         raise ConfigError(f"data of format '{source.format}' needs `path`. Set it in the recipe's [data] table")
-    return _existing(start(root, source.path), "path")
+    return _existing(named_path(root, source.path), "path")
 
 
 def annotations_of(source: DataSource, root: Path, default: Path | None = None) -> Path:
@@ -151,14 +151,9 @@ def annotations_of(source: DataSource, root: Path, default: Path | None = None) 
     if source.annotations is None and (default is None or not default.exists()):
         where = "" if default is None else f" (there is no {default})"
         raise ConfigError(f"data of format '{source.format}' needs `annotations`{where}. Set it in the [data] table")
-    path = default if source.annotations is None else start(root, source.annotations)
+    path = default if source.annotations is None else named_path(root, source.annotations)
     assert path is not None
     return _existing(path, "annotations")
-
-
-def start(root: Path, path: str) -> Path:
-    """Return the file or folder that a recipe names: below `root`, below the user's folder with ``~``, or absolute."""
-    return root / os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises an error for a user that is not there
 
 
 def _existing(path: Path, key: str) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgeopt.bundle.records import RepairTrial, StageRecords
 from edgeopt.config import TargetName
 from edgeopt.dataset import Dataset
-from edgeopt.files import sha256
+from edgeopt.files import named_path, sha256
 from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.qdq.bounded import bounded_weights
@@ -60,7 +60,7 @@ def taken_over(job: Job, float_graph: Artifact) -> Artifact:
     """
     file = job.config.quantize.file
     assert file is not None
-    path = job.root / file
+    path = named_path(job.root, file)
 
     def make(folder: Path, _scratch: Path) -> Made:
         from edgeopt.export import export

@@ -16,6 +16,7 @@ from edgeopt.dataset.loading import checked, listed
 from edgeopt.dataset.starter import relative_source
 from edgeopt.dataset.survey import Role, survey
 from edgeopt.errors import ConfigError, DataError
+from edgeopt.files import named_path
 from edgeopt.identify import Identification, Question
 from edgeopt.pipeline.deciding import IMAGES, Decision, decide
 from edgeopt.pipeline.recipe_text import Key, recipe_text
@@ -115,7 +116,7 @@ def _written(model: _Model, wanted: Wanted, sets: dict[Role, DataSource], root: 
     found = decision = None
     if wanted.is_file:
         data_labels = () if given is None else _labels_of(given)
-        found = identify_file(root / model.config.source, model.config.input_size, data_labels)
+        found = identify_file(named_path(root, model.config.source), model.config.input_size, data_labels)
         decision = _complete(model, found, wanted, given, root)
         sets = _fitting(model.config, sets, data_labels)
     elif given is None:

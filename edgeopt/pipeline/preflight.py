@@ -30,7 +30,7 @@ from edgeopt.errors import (
     StorageError,
     TargetError,
 )
-from edgeopt.files import require_writable
+from edgeopt.files import named_path, require_writable
 from edgeopt.pipeline.balancing import require_classes
 from edgeopt.pipeline.compression import require_measurable, require_prunable
 from edgeopt.pipeline.job import missing_split
@@ -211,7 +211,7 @@ def _check_quantized(config: Config, root: Path) -> None:
     from edgeopt.source.tensorflow_models import as_onnx
 
     assert config.quantize.file is not None
-    path = root / config.quantize.file
+    path = named_path(root, config.quantize.file)
     if not is_quantized(read_onnx(as_onnx(path))):
         raise ModelError(f"[quantize] file = '{config.quantize.file}' has no Q/DQ in its graph: it is a float model")
     if config.budget is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgeopt.config import Config
-from edgeopt.dataset.listing import start
+from edgeopt.files import named_path
 from edgeopt.typed import convert
 
 
@@ -23,7 +23,7 @@ def published(config: Config, root: Path) -> Config:
         root: the folder that its relative paths start from.
     """
     folders = [(folder, "") for folder in (root.absolute(), root.resolve())]
-    home = start(Path(), "~")
+    home = named_path(Path(), "~")
     folders += [(folder, "~/") for folder in (home, home.resolve()) if home.is_absolute()]  # not every user has one
     known = [(folder, shown) for folder, shown in folders if folder != Path(folder.anchor)]
     shown: Config = convert(_shortened(msgspec.to_builtins(config), known), Config)

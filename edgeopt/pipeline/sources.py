@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeopt.config import Config, ModelConfig
 from edgeopt.errors import ModelError
-from edgeopt.files import sha256
+from edgeopt.files import named_path, sha256
 from edgeopt.spec import replace
 from edgeopt.typed import from_json
 
@@ -58,7 +58,7 @@ def source_to_export(config: Config, root: Path, labels: tuple[str, ...], weight
     if config.fit is not None:
         return _backbone(config, root)
     model = config.model if weights is None else replace(config.model, weights=str(weights))
-    is_file = model.source.endswith(".pt2") or is_self_telling(root / model.source)
+    is_file = model.source.endswith(".pt2") or is_self_telling(named_path(root, model.source))
     source = resolve(model, root, () if is_published(config, root) and not is_file else labels)
     if not source.has_weights:
         raise ModelError(f"'{model.source}' has no weights: give [model] weights, or add a [train] table to train it")
@@ -108,10 +108,10 @@ def class_names(config: Config, root: Path) -> tuple[str, ...] | None:
         from edgeopt.models import network
 
         return network(config.model.source.removeprefix("edgeopt:")).labels
-    if is_self_telling(root / config.model.source):
+    if is_self_telling(named_path(root, config.model.source)):
         from edgeopt.source.identified import labels_in_file
 
-        return labels_in_file(root / config.model.source)
+        return labels_in_file(named_path(root, config.model.source))
     return None
 
 

@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.files import named_path
 from edgeopt.models import network
 from edgeopt.source import graph, networks, onnx_file, program
 from edgeopt.source.identified import completed
@@ -57,7 +58,7 @@ def resolve(model: ModelConfig, root: Path, labels: tuple[str, ...] = ()) -> Sou
         MissingExtraError: a library that the reference needs is not installed.
     """
     suffix = Path(model.source).suffix.lower()
-    if suffix in (".onnx", ".pt2") or is_tensorflow(root / model.source):
+    if suffix in (".onnx", ".pt2") or is_tensorflow(named_path(root, model.source)):
         return _from_file(model, root, labels, suffix)
     _refuse_tail(model)
     network = networks.build(model, root, labels)
@@ -99,7 +100,7 @@ def source_files(model: ModelConfig, root: Path) -> list[Path]:
     Raises:
         ModelError: one is missing.
     """
-    path = root / model.source
+    path = named_path(root, model.source)
     match path.suffix.lower():
         case _ if is_tensorflow(path):
             files = tensorflow_files(path)
@@ -129,7 +130,7 @@ def _from_file(model: ModelConfig, root: Path, labels: tuple[str, ...], suffix: 
     for key, value in (("weights", model.weights), ("arguments", model.arguments)):
         if value:
             raise ModelError(f"{model.source} contains its own weights. Remove [model] {key}")
-    path = root / model.source
+    path = named_path(root, model.source)
     if suffix != ".pt2":
         path = as_onnx(path)
         model, labels = completed(path, model, root, labels)

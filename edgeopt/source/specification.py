@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeopt.config import ModelConfig
 from edgeopt.errors import ModelError
+from edgeopt.files import named_path
 from edgeopt.identify import Facts, Tensor
 from edgeopt.identify.identifying import identify
 from edgeopt.models.class_names import COCO, DIGITS, IMAGENET
@@ -60,7 +61,7 @@ class UnnamedClassesError(ModelError):
 def label_file(model: ModelConfig, root: Path) -> Path | None:
     """Return the file that ``[model] labels`` names, if it names one."""
     labels = model.labels
-    return root / labels if isinstance(labels, str) and labels not in PUBLISHED_LABELS else None
+    return named_path(root, labels) if isinstance(labels, str) and labels not in PUBLISHED_LABELS else None
 
 
 def read_labels(model: ModelConfig, root: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeopt.errors import ModelError, requires_extra
+from edgeopt.files import named_path
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def find_weights(reference: str, root: Path) -> Path:
         ModelError: no such package or file, or a path that leaves the package.
     """
     if not reference.startswith("package:"):
-        return check_file(root / reference, "[model] weights")
+        return check_file(named_path(root, reference), "[model] weights")
     name, _, inside = reference.removeprefix("package:").partition("/")
     folder = _package_folder(name)
     path = (folder / inside).resolve()

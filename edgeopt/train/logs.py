@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from edgeopt.config import TrainConfig
 from edgeopt.errors import ConfigError, requires_extra
+from edgeopt.files import named_path
 from edgeopt.train.checkpoint import EpochResult
 from edgeopt.train.loop import TrainProgress
 
@@ -89,7 +90,7 @@ def writers_of(config: TrainConfig, root: Path, name: str, stage: str) -> list[W
     """
     writers: list[Writer] = []
     if config.tensorboard is not None:
-        writers.append(TensorBoard(root / config.tensorboard / stage))
+        writers.append(TensorBoard(named_path(root, config.tensorboard) / stage))
     if config.mlflow is not None:
         settings = {key: str(getattr(config, key)) for key in config.__struct_fields__}
         writers.append(MLflow(config.mlflow, root, name, stage, settings))
@@ -212,6 +213,6 @@ def _uri(place: str, root: Path) -> str:
     """
     if "://" in place:
         return place
-    file = (root / place).resolve()
+    file = named_path(root, place).resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{file.as_posix()}"

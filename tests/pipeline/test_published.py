@@ -16,10 +16,11 @@ from tiny_recipe import RECIPE
 from edgeopt.bundle.images import images_of
 from edgeopt.cli import main
 from edgeopt.config import parse_config
-from edgeopt.dataset.listing import start
+from edgeopt.files import named_path
 from edgeopt.pipeline import build
 from edgeopt.pipeline.published import published
 from edgeopt.progress import Silent
+from edgeopt.source.weights import find_weights
 
 DATA = '[data.{role}]\nformat = "image_folder"\npath = "{path}"\n'
 
@@ -51,8 +52,18 @@ def test_paths_of_a_recipe_begin_at_its_folder_or_at_the_users(monkeypatch: pyte
     assert [found.data.calibration.path, found.data.validation.path] == [str(elsewhere), "kept/as/it/is"]
     assert found.model.weights == "~/w.safetensors"
     assert published(found, project) == found
-    assert start(project, found.data.test.path) == home / "photos" / "test"
-    assert start(project, "~nobody-of-this-name/x") == project / "~nobody-of-this-name/x"
+    assert named_path(project, found.data.test.path) == home / "photos" / "test"
+    assert named_path(project, "~nobody-of-this-name/x") == project / "~nobody-of-this-name/x"
+
+
+def test_a_recipe_out_of_a_bundle_finds_what_lies_in_the_users_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Only data were looked for there: weights ended with "there is no file .../~/w.safetensors"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"weights")
+    assert find_weights("~/w.safetensors", tmp_path / "elsewhere") == file
 
 
 def test_nothing_that_is_made_of_a_bundle_names_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
