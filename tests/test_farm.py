@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 import edgeopt
 from edgeopt.bundle.records import LatencyResult
 from edgeopt.cli import main
-from edgeopt.errors import ConfigError
+from edgeopt.errors import BundleError, ConfigError
 from edgeopt.farm import Board, boards_of, read_farm
 from edgeopt.farm.boards import Address
 from edgeopt.farm.gating import together
@@ -211,6 +211,13 @@ def test_a_bundle_that_is_refused_is_copied_again(boards: Boards) -> None:
     result = boards.run(on=("ssh://two",))
     assert result.exit_code == 0
     assert "] copied" in result.output
+
+
+def test_a_bundle_with_a_path_too_long_for_an_archive_is_refused(boards: Boards) -> None:
+    boards.bundle = tiny.write_long(boards.folder / "long.edgeopt").path
+    for result in (boards.run(), boards.gate()):
+        assert result.exit_code == BundleError.exit_code, result.output
+        assert "long.edgeopt cannot be packed" in said(result)
 
 
 def test_a_board_without_edgeopt_says_what_to_install(boards: Boards) -> None:

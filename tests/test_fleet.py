@@ -70,6 +70,13 @@ def test_a_packed_bundle_is_the_bundle(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "out").manifest == Bundle.open(bundle.path).manifest
 
 
+def test_a_path_too_long_for_an_archive_is_refused(tmp_path: Path) -> None:
+    bundle = tiny.write_long(tmp_path / "long.edgeopt")
+    with pytest.raises(BundleError, match="cannot be packed"):
+        pack(bundle.path, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
 def rewritten(file: Path, change: Any) -> None:
     """Change the members of a packed bundle: a list of (TarInfo, bytes)."""
     with tarfile.open(file, "r:xz") as archive:

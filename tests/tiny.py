@@ -170,6 +170,14 @@ def write(path: Path, spec: ModelSpec = CLASSIFIER, **fields: object) -> Bundle:
     return write_bundle(path, described, files)
 
 
+def write_long(path: Path) -> Bundle:
+    """Write a bundle with one file, whose path is legal and too long for a tar archive."""
+    variant, engine = engines()[0]
+    file = f"variants/{'x' * 200}/model.onnx"
+    described = manifest(variants=(replace(variant, file=file),), baseline=variant.name)
+    return write_bundle(path, described, {file: engine})
+
+
 def write_golden(path: Path, spec: ModelSpec = CLASSIFIER, **fields: object) -> Bundle:
     """Write a bundle with golden arrays for every variant whose engine is here. `fields` are of the manifest."""
     plain = write(path, spec)

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import edgeopt
 from edgeopt.bundle import MANIFEST_NAME, Bundle
-from edgeopt.bundle.reading import BESIDE
-from edgeopt.bundle.recorded import RECORDED_NAME
+from edgeopt.bundle.archive import FORMAT, add_files, beside
 from edgeopt.errors import storage_errors
 from edgeopt.farm import labgrid
 from edgeopt.farm.boards import Address, Board, with_address
@@ -53,17 +52,13 @@ def copied(bundle: Bundle, archive: Path) -> Copy:
     """Write a bundle's files into an archive to copy.
 
     Raises:
+        BundleError: the path of a file is too long for an archive.
         StorageError: the disk refused.
     """
-    beside = [name for name in BESIDE if name != RECORDED_NAME and (bundle.path / name).exists()]
-    heads = [MANIFEST_NAME, *beside]
+    heads = [MANIFEST_NAME, *beside(bundle, recorded=False)]
     digest = sha256("\n".join(f"{name} {sha256(bundle.path / name)}" for name in heads).encode())
-    with storage_errors(archive), tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as out:
-        for name in (*heads, *sorted(bundle.manifest.files)):
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = (bundle.path / name).stat().st_size, 0o644
-            with (bundle.path / name).open("rb") as source:
-                out.addfile(info, source)
+    with storage_errors(archive), tarfile.open(archive, "w", format=FORMAT) as out:
+        add_files(out, bundle, recorded=False)
     return Copy(digest, archive)
 
 

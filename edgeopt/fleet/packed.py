@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from edgeopt.bundle import MANIFEST_NAME, Bundle
+from edgeopt.bundle.archive import FORMAT, add_files
 from edgeopt.bundle.manifest import Manifest, decode
 from edgeopt.bundle.reading import BESIDE, LARGEST_MANIFEST_BYTES
 from edgeopt.errors import BundleError, StorageError, storage_errors
@@ -23,7 +24,6 @@ SUFFIX = ".edgeopt.tar.xz"
 _BLOCK = tarfile.BLOCKSIZE
 _CHUNK_BYTES = 1 << 20
 _AGAIN = "Copy it again, or pack the bundle again"
-_MODE = 0o644
 
 
 def pack(path: Path, out: Path) -> int:
@@ -40,32 +40,21 @@ def pack(path: Path, out: Path) -> int:
         Its size in bytes.
 
     Raises:
-        BundleError: not a whole bundle.
+        BundleError: not a whole bundle, or one with a path too long for an archive.
         StorageError: the disk refused.
     """
     bundle = Bundle.open(path)
-    beside = [name for name in BESIDE if (path / name).exists()]
-    names = [MANIFEST_NAME, *sorted((*bundle.manifest.files, *beside))]
-    created = int(bundle.manifest.created.timestamp())
 
     def write(file: IO[bytes]) -> None:
         with (
             lzma.open(file, "wb", preset=6, check=lzma.CHECK_SHA256) as compressed,
-            tarfile.open(fileobj=compressed, mode="w", format=tarfile.USTAR_FORMAT) as archive,
+            tarfile.open(fileobj=compressed, mode="w", format=FORMAT) as archive,
         ):
-            for name in names:
-                content = path / name
-                info = tarfile.TarInfo(name)
-                info.size, info.mtime, info.mode = content.stat().st_size, created, _MODE
-                with content.open("rb") as source:
-                    archive.addfile(info, source)
+            add_files(archive, bundle, recorded=True)
 
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_atomically(out, write)
-        except ValueError as error:  # a name that ustar has no room for
-            raise BundleError(f"{path} cannot be packed: {error}. Give its variants shorter names") from error
+        write_atomically(out, write)
         return out.stat().st_size
 
 
