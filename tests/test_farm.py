@@ -146,6 +146,13 @@ def test_a_board_that_is_done_is_not_measured_again_unless_asked(boards: Boards)
     assert boards.commands("one").count("benchmark") == 3, "asked for again, and asked for something else"
 
 
+def test_nothing_is_copied_where_all_is_done(boards: Boards, monkeypatch: pytest.MonkeyPatch) -> None:
+    boards.run(on=("ssh://one",))
+    monkeypatch.delattr("edgeopt.farm.run.copied")
+    assert boards.run(on=("ssh://one",)).exit_code == 0
+    assert boards.run(on=("ssh://two",)).exit_code != 0, "one that is new needs the copy"
+
+
 def test_a_disturbed_measurement_is_marked_and_measured_again(boards: Boards) -> None:
     boards.measured(tiny.latency(2.0, invalid=("other processes took 40% of the processors",)), tiny.latency(1.0))
     result = boards.run(on=("ssh://one",))

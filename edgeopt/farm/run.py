@@ -20,7 +20,7 @@ from edgeopt.farm.boards import Board
 from edgeopt.farm.errors import BoardError, Stopped
 from edgeopt.farm.processes import Stop
 from edgeopt.farm.results import Asked, BoardResult, read_result, remove_result, write_result
-from edgeopt.farm.visiting import Copy, Visit, copied, visiting
+from edgeopt.farm.visiting import Copy, Visit, copied, digest_of, visiting
 from edgeopt.progress import Tell
 from edgeopt.typed import from_json
 
@@ -103,25 +103,26 @@ def run_farm(
         StorageError: results cannot be written.
     """
     opened = Bundle.open(bundle)
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = copied(opened, Path(scratch) / "bundle.tar")
-        question = asked(copy.digest)
-        found: dict[str, Measured] = {}
-        for board in boards:
-            known = read_result(out, board.name, question)
-            if known is None:
-                remove_result(out, board.name)
-            elif not again and (allow_invalid or not known.invalid):
-                found[board.name] = Measured(known, found=True)
-                terms.tell(f"[{board.name}] measured before")
+    question = asked(digest_of(opened))
+    found: dict[str, Measured] = {}
+    for board in boards:
+        known = read_result(out, board.name, question)
+        if known is None:
+            remove_result(out, board.name)
+        elif not again and (allow_invalid or not known.invalid):
+            found[board.name] = Measured(known, found=True)
+            terms.tell(f"[{board.name}] measured before")
+    answers: dict[str, BoardResult | Missing] = {}
+    if rest := [board for board in boards if board.name not in found]:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = copied(opened, Path(scratch) / "bundle.tar")
 
-        def measure(board: Board, visit: Visit, say: Tell) -> BoardResult:
-            result = _measured(board, visit, copy, link_name(opened), question, say)
-            write_result(out, result)
-            return result
+            def measure(board: Board, visit: Visit, say: Tell) -> BoardResult:
+                result = _measured(board, visit, copy, link_name(opened), question, say)
+                write_result(out, result)
+                return result
 
-        rest = [board for board in boards if board.name not in found]
-        answers = everywhere(rest, measure, terms)
+            answers = everywhere(rest, measure, terms)
     rows: list[Measured | Missing] = []
     for board in boards:
         answer = found.get(board.name) or answers[board.name]

@@ -40,12 +40,18 @@ class Copy:
     """A bundle as it is copied: what was built and signed, without what machines measured.
 
     Attributes:
-        digest: of manifest and signature, which name and hash all the rest.
+        digest: its `digest_of`.
         archive: its files as a tar archive.
     """
 
     digest: str
     archive: Path
+
+
+def digest_of(bundle: Bundle) -> str:
+    """Return the digest of manifest and signature, which name and hash all the rest."""
+    heads = [MANIFEST_NAME, *beside(bundle, recorded=False)]
+    return sha256("\n".join(f"{name} {sha256(bundle.path / name)}" for name in heads).encode())
 
 
 def copied(bundle: Bundle, archive: Path) -> Copy:
@@ -55,11 +61,9 @@ def copied(bundle: Bundle, archive: Path) -> Copy:
         BundleError: the path of a file is too long for an archive.
         StorageError: the disk refused.
     """
-    heads = [MANIFEST_NAME, *beside(bundle, recorded=False)]
-    digest = sha256("\n".join(f"{name} {sha256(bundle.path / name)}" for name in heads).encode())
     with storage_errors(archive), tarfile.open(archive, "w", format=FORMAT) as out:
         add_files(out, bundle, recorded=False)
-    return Copy(digest, archive)
+    return Copy(digest_of(bundle), archive)
 
 
 class Visit:
