@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from edgeopt.farm import Board
     from edgeopt.farm.run import Terms
 
-_INVALID = 3
-"""Exit code where nothing failed, and not everything is known."""
-
 
 def _shared(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say which boards there are, and how they are visited."""
@@ -128,6 +125,7 @@ def run(
     """
     from edgeopt.cli.console import console
     from edgeopt.cli.views.farms import farm_table
+    from edgeopt.errors import MeasurementError
     from edgeopt.farm import Asked, Measured, Missing, run_farm
 
     boards, terms = _boards(references, farm_file), _terms(data, timeout, wait, power_cycle=power_cycle)
@@ -158,7 +156,7 @@ def run(
         console().print(farm_table(rows))
         echo(printable(f"{len(measured)} of {len(rows)} boards have results, in {folder}"))
     invalid = any(each.result.invalid for each in measured) and not allow_invalid
-    context.exit(1 if missing else _INVALID if invalid else 0)
+    context.exit(1 if missing else MeasurementError.exit_code if invalid else 0)
 
 
 @farm.command("gate")

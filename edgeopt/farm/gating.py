@@ -16,7 +16,7 @@ from edgeopt.farm.results import machine_of
 from edgeopt.farm.run import Missing, Terms, brought, everywhere, read
 from edgeopt.farm.visiting import Visit, copied
 from edgeopt.gate import EXIT_CODES, GateConfig, Side, Verdict
-from edgeopt.gate.outputs import cell
+from edgeopt.gate.outputs import SIGNS, cell
 from edgeopt.gate.verdict import Outcome
 from edgeopt.progress import Tell
 from edgeopt.spec import Struct
@@ -24,7 +24,6 @@ from edgeopt.spec import Struct
 _GATE = "gate"
 _BASELINE, _CANDIDATE = "baseline.edgeopt", "candidate.edgeopt"
 """Names of the bundles on a board."""
-_SIGNS: Mapping[Outcome, str] = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 
 
 class FarmVerdict(Struct):
@@ -120,7 +119,7 @@ def together(verdicts: Mapping[str, Verdict], missing: Mapping[str, str]) -> tup
 
 def verdict_to_markdown(verdict: FarmVerdict) -> str:
     """Return a summary for a pull request: a row for each board."""
-    lines = [f"### Gate on {len(verdict.boards) + len(verdict.missing)} boards: {_SIGNS[verdict.outcome]}", ""]
+    lines = [f"### Gate on {len(verdict.boards) + len(verdict.missing)} boards: {SIGNS[verdict.outcome]}", ""]
     lines += [f"- {cell(reason)}" for reason in verdict.reasons]
     lines += ["", f"| board | machine | {cell(verdict.baseline)} | {cell(verdict.candidate)} | ratio | |"]
     lines.append("| --- | --- | ---: | ---: | ---: | --- |")
@@ -135,7 +134,7 @@ def verdict_to_markdown(verdict: FarmVerdict) -> str:
                 f"{ratio.estimate:.3f} \\[{ratio.low:.3f}, {ratio.high:.3f}\\]",
             ]
         mode = None if each.conditions is None else each.conditions.power_mode
-        cells = (cell(name), cell(machine_of(each.environment, mode)), *figures, _SIGNS[each.outcome])
+        cells = (cell(name), cell(machine_of(each.environment, mode)), *figures, SIGNS[each.outcome])
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"| {cell(name)} | | – | – | – | no result: {cell(reason)} |" for name, reason in verdict.missing.items()]
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +24,6 @@ from edgeopt.farm.visiting import Copy, Visit, copied, digest_of, visiting
 from edgeopt.progress import Tell
 from edgeopt.typed import from_json
 
-TIMEOUT_S = 7200.0
-WAIT_S = 600.0
 BENCHMARK = "benchmark"
 _Result = TypeVar("_Result")
 
@@ -41,10 +39,10 @@ class Terms:
         tell: told what each board does.
     """
 
-    timeout_s: float = TIMEOUT_S
-    wait_s: float = WAIT_S
-    power_cycle: bool = False
-    tell: Tell = field(default=lambda _: None)
+    timeout_s: float
+    wait_s: float
+    power_cycle: bool
+    tell: Tell
 
 
 @dataclass(frozen=True)

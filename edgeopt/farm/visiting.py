@@ -14,7 +14,7 @@ from pathlib import Path
 import edgeopt
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.bundle.archive import FORMAT, add_files, beside
-from edgeopt.errors import storage_errors
+from edgeopt.errors import BundleError, storage_errors
 from edgeopt.farm import labgrid
 from edgeopt.farm.boards import Address, Board, with_address
 from edgeopt.farm.errors import BoardError, Stopped
@@ -30,7 +30,6 @@ _BOOT_S = 300.0
 _AGAIN_S = 3.0
 _MORE_S = 60.0
 """Time that a connection has beyond the limit that the board itself keeps."""
-_BUNDLE_ERROR = 16
 _SECONDS_A_BYTE = 1e-4
 """Slowest copying that is waited for: 10 kB a second."""
 
@@ -116,7 +115,7 @@ class Visit:
             BoardError: the bundle is refused there, or as of `edgeopt`.
         """
         done = self._step({name: copy}, "verify", name, "--json")
-        if done.code == _BUNDLE_ERROR:
+        if done.code == BundleError.exit_code:
             self._ssh.run(["drop", copy.digest], _SHORT_S)
             raise BoardError(f"the bundle is refused there: {_last_words(done.errors)}")
         self._check(done, "verify")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from xml.etree import ElementTree
 
 import msgspec
 
-from edgeopt.gate.verdict import AccuracyFinding, Verdict
+from edgeopt.gate.verdict import AccuracyFinding, Outcome, Verdict
 
-_SIGNS = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
-
-
+SIGNS: Mapping[Outcome, str] = {"pass": "✅ pass", "fail": "❌ fail", "invalid": "⚠️ invalid"}
 _NOT_XML = re.compile("[^\\t\\n\\r\\x20-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 """Characters that XML 1.0 cannot hold (section 2.2), not even escaped; labels and names may."""
 _SHOWN = 5
@@ -51,7 +49,7 @@ def to_junit(verdict: Verdict) -> bytes:
 
 def to_markdown(verdict: Verdict) -> str:
     """Return a summary for a pull request (``>> $GITHUB_STEP_SUMMARY``)."""
-    lines = [f"### Latency gate: {_SIGNS[verdict.outcome]}", ""]
+    lines = [f"### Latency gate: {SIGNS[verdict.outcome]}", ""]
     lines += [f"- {cell(reason)}" for reason in verdict.reasons]
     lines += ["", f"| | {cell(verdict.baseline)} | {cell(verdict.candidate)} | change | allowed |", "|-|-:|-:|-:|-:|"]
     if (latency := verdict.latency) is not None:
