@@ -416,6 +416,22 @@ def test_any_place_with_a_tag_is_reserved_switched_on_and_given_back(places: Boa
     ]
 
 
+def test_a_place_may_have_an_address_of_ipv6(places: Boards) -> None:
+    (places.folder / "address").write_text("fe80::7")
+    result = places.run(on=("orin-7",))
+    assert result.exit_code == 0, result.output
+    assert "-l root -- fe80::7" in (places.folder / "ssh.log").read_text()
+
+
+def test_an_address_of_labgrids_that_is_none_stops_no_other_board(places: Boards) -> None:
+    (places.folder / "address").write_text("-oProxyCommand=x")
+    result = places.run(on=("orin-7", "ssh://one"))
+    assert result.exit_code == 1
+    assert "the address of a board is 'ssh://root@-oProxyCommand=x'" in said(result)
+    assert (places.out / "one.json").exists()
+    assert asked_of_labgrid(places)[-1] == "-p orin-7 release"
+
+
 def test_a_place_is_released_when_the_board_fails(places: Boards) -> None:
     (places.home("orin-7") / "broken").write_text("ssh: connect to host orin-7 port 22: No route to host\n")
     assert places.run(on=("orin-7",)).exit_code == 1

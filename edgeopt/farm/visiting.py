@@ -14,7 +14,7 @@ from pathlib import Path
 import edgeopt
 from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.bundle.archive import FORMAT, add_files, beside
-from edgeopt.errors import BundleError, storage_errors
+from edgeopt.errors import BundleError, ConfigError, storage_errors
 from edgeopt.farm import labgrid
 from edgeopt.farm.boards import Address, Board, with_address
 from edgeopt.farm.errors import BoardError, Stopped
@@ -30,6 +30,7 @@ _BOOT_S = 300.0
 _AGAIN_S = 3.0
 _MORE_S = 60.0
 """Time that a connection has beyond the limit that the board itself keeps."""
+_SSH_PORT = 22
 _SECONDS_A_BYTE = 1e-4
 """Slowest copying that is waited for: 10 kB a second."""
 
@@ -192,7 +193,7 @@ def visiting(board: Board, limit_s: float, wait_s: float, stop: Stop, *, power_c
                     f"labgrid's place '{place.name}' has no NetworkService, which says its address. Export one, or "
                     "give `address` and `place` in farm.toml"
                 )
-            board = with_address(board, _address(place.service))
+            board = with_address(board, _address(place.name, place.service))
         with _held(board, limit_s, stop, wait_s=_BOOT_S if power_cycle else 0.0) as visit:
             yield visit
 
@@ -226,12 +227,18 @@ def _refusal(refused: RefusedError) -> BoardError:
     return BoardError(f"it cannot be used: {_last_words(refused.errors) or refused.said or refused.code}")
 
 
-def _address(service: Mapping[str, object]) -> Address:
-    port = service.get("port")
-    user = service.get("username")
-    return Address.parse(
-        f"ssh://{f'{user}@' if user else ''}{service['address']}{f':{port}' if port and port != 22 else ''}"
+def _address(place: str, service: Mapping[str, object]) -> Address:
+    """Return the address of a place's NetworkService, which is checked as a user's is."""
+    user, port = service.get("username"), service.get("port")
+    address = Address(
+        host=str(service["address"]),
+        user=str(user) if user else None,
+        port=port if isinstance(port, int) and port != _SSH_PORT else None,
     )
+    try:
+        return Address.parse(str(address))
+    except ConfigError as error:
+        raise BoardError(f"labgrid's place '{place}': {error}") from error
 
 
 def _who() -> str:
