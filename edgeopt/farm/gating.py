@@ -61,7 +61,8 @@ def gate_farm(
         baseline: the shipped side.
         candidate: the side that would replace it.
         boards: to gate on.
-        config: floors, tolerance and time of each board's gate.
+        config: of each board's gate, which is told its tolerance, its drops of accuracy, F1 and classes, and its time
+            limit; all else is the board's default.
         terms: of the visits.
         threads: threads of the engines; 0 keeps the bundle's setting.
         data: images, as the boards know them.
