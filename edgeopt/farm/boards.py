@@ -14,7 +14,7 @@ from msgspec import Meta, field
 from edgeopt.config import read_toml
 from edgeopt.errors import ConfigError, did_you_mean
 from edgeopt.farm import labgrid
-from edgeopt.spec import Struct, replace
+from edgeopt.spec import Struct
 
 FARM_FILE = "farm.toml"
 SCHEME = "ssh://"
@@ -171,8 +171,3 @@ def _board(name: str, entry: BoardEntry) -> Board:
 
 def _file_name(text: str) -> str:
     return _NOT_IN_NAMES.sub("-", text).strip("-.")
-
-
-def with_address(board: Board, address: Address) -> Board:
-    """Return a board with the address that labgrid knows, unless it has one."""
-    return board if board.address is not None else replace(board, address=address)

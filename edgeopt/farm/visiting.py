@@ -16,11 +16,12 @@ from edgeopt.bundle import MANIFEST_NAME, Bundle
 from edgeopt.bundle.archive import FORMAT, add_files, beside
 from edgeopt.errors import BundleError, ConfigError, storage_errors
 from edgeopt.farm import labgrid
-from edgeopt.farm.boards import Address, Board, with_address
+from edgeopt.farm.boards import Address, Board
 from edgeopt.farm.errors import BoardError, Stopped
 from edgeopt.farm.processes import Finished, Stop
 from edgeopt.farm.ssh import RefusedError, Ssh
 from edgeopt.files import sha256
+from edgeopt.spec import replace
 
 _BUSY, _NO_EDGEOPT, _NO_DISK, _TOO_LONG, _LOST, _NO_FLOCK = range(90, 96)
 """Exit codes of ``board.sh``."""
@@ -193,7 +194,7 @@ def visiting(board: Board, limit_s: float, wait_s: float, stop: Stop, *, power_c
                     f"labgrid's place '{place.name}' has no NetworkService, which says its address. Export one, or "
                     "give `address` and `place` in farm.toml"
                 )
-            board = with_address(board, _address(place.name, place.service))
+            board = replace(board, address=_address(place.name, place.service))
         with _held(board, limit_s, stop, wait_s=_BOOT_S if power_cycle else 0.0) as visit:
             yield visit
 
