@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BOARDS = 3
 UNPLUGGED = 1
 """Number of the board that loses its link."""
+_NAMES = "farm"
 _IN_TIME_S = 300.0
 OWN = f"{sys.executable} -m edgeopt"
 HERE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -40,9 +41,9 @@ def missing() -> str:
     """Return what this machine lacks for boards of its own, or nothing."""
     if os.geteuid() != 0:
         return "root is needed for network namespaces"
-    absent = [name for name in ("ip", "sshd", "ssh", "ssh-keygen", "flock") if shutil.which(name) is None]
+    absent = [name for name in ("ip", "sshd", "ssh", "ssh-keygen", "flock", "setpriv") if shutil.which(name) is None]
     if absent:
-        return f"{', '.join(absent)} not installed (apt-get install iproute2 openssh-server)"
+        return f"{', '.join(absent)} not installed (apt-get install iproute2 openssh-server util-linux)"
     tried = subprocess.run(["ip", "netns", "add", _name(99)], capture_output=True, text=True, check=False)
     if tried.returncode:
         return f"network namespaces are not allowed here: {tried.stderr.strip()}"
@@ -51,7 +52,28 @@ def missing() -> str:
 
 
 def _name(number: int) -> str:
-    return f"farm{os.getpid() % 10000}-{number}"
+    return f"{_NAMES}{os.getpid()}-{number}"
+
+
+def _remove_left() -> None:
+    """Remove the namespaces of runs that were killed; their links and addresses go with them."""
+    for line in _ip("netns", "list").splitlines():
+        name = line.split()[0]
+        process = name.removeprefix(_NAMES).partition("-")[0]
+        if name.startswith(_NAMES) and process.isdecimal() and not Path("/proc", process).exists():
+            _ip("netns", "del", name)
+
+
+def _free_block() -> str:
+    """Return the first two numbers of addresses that no link of this machine has: of another run, or of a network."""
+    taken = {
+        address["local"].rpartition(".")[0].rpartition(".")[0]
+        for link in json.loads(_ip("-4", "-json", "addr"))
+        for address in link["addr_info"]
+    }
+    blocks = [f"10.{number}" for number in range(128, 256)]
+    first = os.getpid() % len(blocks)  # two runs that begin at once begin elsewhere
+    return next(block for block in blocks[first:] + blocks[:first] if block not in taken)
 
 
 @dataclass(frozen=True)
@@ -60,10 +82,12 @@ class Board:
 
     Attributes:
         number: of the board.
+        block: first two numbers of the addresses.
         home: of who logs in there.
     """
 
     number: int
+    block: str
     home: Path
 
     @property
@@ -74,15 +98,20 @@ class Board:
     @property
     def address(self) -> str:
         """Address at the board's end."""
-        return f"10.213.{self.number}.2"
+        return f"{self.block}.{self.number}.2"
+
+    @property
+    def gateway(self) -> str:
+        """Address at this end."""
+        return f"{self.block}.{self.number}.1"
 
     def plug(self, state: str) -> None:
         """Set the link ``up`` or ``down``."""
         _ip("link", "set", self.name, state)
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+def _ip(*arguments: str) -> str:
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True).stdout
 
 
 @contextlib.contextmanager
@@ -98,11 +127,15 @@ def farm(folder: Path, edgeopt: str, environ: Mapping[str, str]) -> Iterator[lis
         for key in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
         shutil.copy(folder / "user.pub", folder / "authorized_keys")
-        boards = [_started(stack, folder, number, environ) for number in range(BOARDS)]
+        _remove_left()
+        block = _free_block()
+        boards = [Board(number, block, folder / f"home-{number}") for number in range(BOARDS)]
+        for board in boards:
+            _start(stack, folder, board, environ)
         key = (folder / "host.pub").read_text().split()[:2]
         (folder / "known_hosts").write_text("".join(f"{board.address} {' '.join(key)}\n" for board in boards))
         (folder / "config").write_text(
-            f"Host 10.213.*\n  IdentityFile {folder / 'user'}\n  IdentitiesOnly yes\n"
+            f"Host {block}.*\n  IdentityFile {folder / 'user'}\n  IdentitiesOnly yes\n"
             f"  UserKnownHostsFile {folder / 'known_hosts'}\n"
         )
         (folder / "bin").mkdir()
@@ -118,29 +151,26 @@ def farm(folder: Path, edgeopt: str, environ: Mapping[str, str]) -> Iterator[lis
         yield boards
 
 
-def _started(stack: contextlib.ExitStack, folder: Path, number: int, environ: Mapping[str, str]) -> Board:
-    board = Board(number, folder / f"home-{number}")
+def _start(stack: contextlib.ExitStack, folder: Path, board: Board, environ: Mapping[str, str]) -> None:
     board.home.mkdir(exist_ok=True)
     _ip("netns", "add", board.name)
     stack.callback(_ip, "netns", "del", board.name)
     _ip("link", "add", board.name, "type", "veth", "peer", "name", "eth0", "netns", board.name)
     stack.callback(_ip, "link", "del", board.name)  # of itself it goes with the namespace, but some time later
-    _ip("addr", "add", f"10.213.{number}.1/24", "dev", board.name)
+    _ip("addr", "add", f"{board.gateway}/24", "dev", board.name)
     _ip("netns", "exec", board.name, "ip", "addr", "add", f"{board.address}/24", "dev", "eth0")
     _ip("netns", "exec", board.name, "ip", "link", "set", "eth0", "up")
     board.plug("up")
     Path("/run/sshd").mkdir(exist_ok=True)
-    (folder / f"sshd-{number}").write_text(
+    (folder / f"sshd-{board.number}").write_text(
         f"HostKey {folder / 'host'}\nListenAddress {board.address}\nAuthorizedKeysFile {folder / 'authorized_keys'}\n"
         "StrictModes no\nUsePAM no\nPermitRootLogin prohibit-password\nPidFile none\n"
         f"SetEnv {' '.join(f'{name}={value}' for name, value in {'HOME': board.home, **environ}.items())}\n"
     )
-    server = subprocess.Popen(
-        ["ip", "netns", "exec", board.name, str(shutil.which("sshd")), "-D", "-f", folder / f"sshd-{number}"]
-    )
+    inside = ["ip", "netns", "exec", board.name, "setpriv", "--pdeathsig", "TERM"]  # it does not outlive a killed run
+    server = subprocess.Popen([*inside, str(shutil.which("sshd")), "-D", "-f", folder / f"sshd-{board.number}"])
     stack.callback(server.wait)
     stack.callback(server.terminate)
-    return board
 
 
 def measured(folder: Path, bundle: Path, boards: list[Board], *, unplug: bool) -> dict[str, Any]:

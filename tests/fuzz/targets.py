@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import gzip
+import hashlib
 import io
 import itertools
 import json
@@ -233,7 +234,7 @@ def read_bundle(content: bytes, folder: Path) -> object:
 def read_splits(content: bytes, folder: Path) -> object:
     written(folder, splits.SPLITS_FILE, content)
     named = manifest.decode(manifest_text(), "manifest.json")
-    record = manifest.FileRecord(size=len(content), sha256="0" * 64)
+    record = manifest.FileRecord(size=len(content), sha256=hashlib.sha256(content).hexdigest())
     return splits.recorded_splits(Bundle(folder, replace(named, files={splits.SPLITS_FILE: record})))
 
 
