@@ -30,6 +30,7 @@ from edgeopt.evaluate import Runner, evaluate
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.progress import Silent
@@ -123,7 +124,7 @@ def measured(config: Config, root: Path, share: float, work: Path) -> dict[str, 
 def _both(job: Job, export: Artifact) -> dict[str, Artifact]:
     """The float and the quantized graph."""
     exact = graphs.optimized(job, export)
-    return {"fp32": exact, "int8": graphs.quantized(job, exact, graphs.calibrated(job, exact), "openvino")}
+    return {"fp32": exact, "int8": graphs.quantized(job, exact, calibrated(job, exact), "openvino")}
 
 
 def _figures(job: Job, whole: dict[str, Artifact], made: dict[str, Artifact]) -> dict[str, Any]:

@@ -28,12 +28,13 @@ from benchmarks.apart import Meter, apart
 from benchmarks.recorded import processor, record
 from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
+from edgeopt.cluster import Cluster
 from edgeopt.config import EvaluateConfig, data_source, parse_config
 from edgeopt.dataset import Dataset, load
 from edgeopt.dataset.samples import Sample
 from edgeopt.evaluate import evaluate_bundle
-from edgeopt.evaluate.cluster import RayEvaluation
 from edgeopt.evaluate.shards import Shards, evaluate_in_shards
+from edgeopt.evaluate.spread import SpreadEvaluation
 from edgeopt.preprocess import Image
 from edgeopt.progress import Silent
 
@@ -136,9 +137,10 @@ def evaluated(bundle: Path, count: int, folder: Path, on: str) -> dict[str, Any]
     meter, began = Meter(), time.perf_counter()
     if on == RAY:
         os.environ[NICENESS] = "0"
-        with RayEvaluation(bundle, EvaluateConfig(), None, 1, None, WORKERS) as cluster:
+        with Cluster(None, WORKERS) as cluster:
             ready = time.perf_counter() - began
-            found = evaluate_in_shards(opened, dataset, None, shards, threads=1, evaluate=cluster.evaluate)
+            elsewhere = SpreadEvaluation(cluster, bundle, EvaluateConfig(), threads=1)
+            found = evaluate_in_shards(opened, dataset, None, shards, threads=1, evaluate=elsewhere)
     else:
         ready = 0.0
         found = evaluate_in_shards(opened, dataset, None, shards, threads=1)

@@ -438,7 +438,8 @@ class CalibrateConfig(Struct):
     """Method of choosing ranges. The repair ``ranges`` then gives single tensors another one where that measurably
     helps, and ``[quantize.ranges]`` settles the method of single layers."""
     images: PositiveInt = 200
-    """Number of calibration images. If there are fewer, the build says so."""
+    """Number of calibration images. If there are fewer, the build says so. Thousands can be observed by many workers:
+    ``edgeopt build --on``."""
     percentile: Annotated[float, Meta(gt=50.0, le=100.0)] = 99.99
     """Share of values inside the range, in percent, of the method ``percentile``."""
     minimum_images: PositiveInt = 16

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edgeopt.calibrate import CalibrationTable, Histogram, calibrate, calibrate_in_pieces, find_range
+from edgeopt.calibrate import CalibrationTable, Histogram, PieceObserver, calibrate, calibrate_in_pieces, find_range
 from edgeopt.calibrate.convergence import NO_CURVE
 from edgeopt.calibrate.observe import Observer, means, observed
 from edgeopt.calibrate.pieces import Sums, pieces
@@ -174,3 +178,68 @@ def test_histograms_add_exactly_in_any_order_and_grouping(values) -> None:
     for total in (added(each), added(each[::-1]), added([added(each[:2]), added(each[2:])])):
         assert total.width == whole.width
         np.testing.assert_array_equal(total.counts, whole.counts)
+
+
+@pytest.mark.parametrize("there", [0, 1, 3])
+def test_pieces_that_others_observe_are_those_that_are_not_there(tmp_path: Path, there: int) -> None:
+    """In any order, with every bit as here."""
+    whole, _ = in_pieces(tmp_path_of(tmp_path, "whole"), 200)
+    folder, data, told = tmp_path_of(tmp_path, "spread"), images(200), []
+    for portion in pieces(200)[:there]:
+        for name in (f"{portion.start:08}.npz", "looks.npz"):
+            shutil.copy(tmp_path / "whole" / name, folder / name)
+
+    def elsewhere(portions):
+        assert portions == pieces(200)[there:]
+        for portion in reversed(portions):
+            yield PieceObserver(model(), CONFIG, None).observe(portion, data[portion.start : portion.stop])
+
+    def unread(_: range):
+        raise AssertionError("an image was read here")
+
+    table = calibrate_in_pieces(
+        model(), 200, unread, CONFIG, folder, lambda done, _: told.append(done), elsewhere=elsewhere
+    )
+    equal(table, whole)
+    assert told == sorted(told)
+    assert told[-1] == 200
+
+
+ON_RAY = """
+import dataclasses, pathlib, sys
+from edgeopt.cluster import Cluster
+from edgeopt.config import parse_config
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import open_job
+from edgeopt.pipeline.observing import calibrated
+from edgeopt.pipeline.workspace import Workspace
+import tiny_recipe
+
+folder = pathlib.Path(sys.argv[1])
+text = tiny_recipe.RECIPE.replace("limit = 32", "limit = 150") + "[calibrate]\\nimages = 150\\n"
+config = parse_config(text)
+
+def observed(name, cluster):
+    job = open_job(config, folder, Workspace(folder / name), tiny_recipe.Watch())
+    calibrated(dataclasses.replace(job, cluster=cluster), graphs.untrained(job))
+
+observed("here", None)
+with Cluster(None, 2) as cluster:
+    observed("there", cluster)
+"""
+
+
+@pytest.mark.slow
+def test_workers_of_ray_observe_what_one_process_does(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: nothing was calibrated on it")
+    modules = os.pathsep.join((str(Path.cwd()), str(Path(__file__).parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", ON_RAY, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "RAY_worker_niceness": "0", "PYTHONPATH": modules},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (there,), (here,) = ((tmp_path / work).glob("calibrate-*/calibration.npz") for work in ("there", "here"))
+    equal(CalibrationTable.load(there), CalibrationTable.load(here))

@@ -176,8 +176,9 @@ def test_a_ray_worker_that_is_killed_loses_nothing(case: tuple[Bundle, Dataset],
 import os, pathlib, pickle, signal, sys
 from edgeopt.bundle import Bundle
 from edgeopt.config import EvaluateConfig
-from edgeopt.evaluate.cluster import RayEvaluation
+from edgeopt.cluster import Cluster
 from edgeopt.evaluate.shards import Shards, evaluate_in_shards
+from edgeopt.evaluate.spread import SpreadEvaluation
 
 folder = pathlib.Path(sys.argv[1])
 dataset = pickle.loads((folder / "data").read_bytes())
@@ -185,7 +186,7 @@ bundle = Bundle.open(folder / "tiny.edgeopt")
 killed = []
 
 def with_a_kill(parts):
-    for number, content in cluster.evaluate(parts):
+    for number, content in evaluate(parts):
         yield number, content
         for each in pathlib.Path("/proc").glob("[0-9]*") if not killed else ():
             try:
@@ -196,7 +197,8 @@ def with_a_kill(parts):
             except OSError:
                 pass
 
-with RayEvaluation(bundle.path, EvaluateConfig(), None, 0, None, 1) as cluster:
+with Cluster(None, 1) as cluster:
+    evaluate = SpreadEvaluation(cluster, bundle.path, EvaluateConfig())
     found = evaluate_in_shards(bundle, dataset, None, Shards(folder / "shards", 6), evaluate=with_a_kill)
 assert killed
 (folder / "found").write_bytes(pickle.dumps(found))

@@ -18,8 +18,8 @@ from tiny_recipe import RECIPE
 
 from benchmarks.sweeping import MARK, processes
 from edgeopt.cli import main
+from edgeopt.cluster import connected
 from edgeopt.errors import ConfigError, MissingExtraError
-from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import Cpu, machine
 from edgeopt.spec import replace
 from edgeopt.sweep import (
@@ -275,6 +275,12 @@ def test_workers_that_a_running_cluster_would_not_get_are_refused(tmp_path: Path
     result = commanded(tmp_path, "--on", on, "--workers", "4")
     assert result.exit_code == 2
     assert "--workers goes with --on local or ray" in " ".join(result.output.split())
+
+
+def test_workers_without_a_cluster_are_refused_by_a_build() -> None:
+    result = CliRunner().invoke(main, ["build", "digits", "--workers", "4"])
+    assert result.exit_code == 2
+    assert "--workers goes with --on ray" in " ".join(result.output.split())
 
 
 def test_a_file_that_cannot_be_read_is_no_reason_to_write_a_recipe(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ Calibration only decides; quantization only applies. What is observed is kept in
 
 from edgeopt.calibrate.histogram import Histogram
 from edgeopt.calibrate.observe import calibrate, tensor_hash
-from edgeopt.calibrate.pieces import calibrate_in_pieces
+from edgeopt.calibrate.pieces import PieceObserver, calibrate_in_pieces
 from edgeopt.calibrate.ranges import Range, find_range
 from edgeopt.calibrate.table import SCHEMA as TABLE_SCHEMA
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
@@ -15,6 +15,7 @@ __all__ = [
     "CalibratedImage",
     "CalibrationTable",
     "Histogram",
+    "PieceObserver",
     "Range",
     "TensorStatistics",
     "calibrate",

@@ -6,10 +6,11 @@ are those of `calibrate` exactly too; means are summed in another order, and dif
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +29,48 @@ FIRST, FURTHER = 64, 32
 """Images of the first piece and of each further one: `RangeTrack` looks at no number beyond the first piece that is not
 the end of another."""
 _LOOKS = "looks.npz"
+Files: TypeAlias = Mapping[str, bytes]
+"""Content of files by name, which keep a piece."""
+Told: TypeAlias = Callable[[int], object]
+
+
+class PieceObserver:
+    """Observes pieces with sessions that are opened once.
+
+    Args:
+        model: as of `calibrate`.
+        config: the settings that the tables carry.
+        tensors: names to observe, as of `calibrate`.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model.
+    """
+
+    def __init__(self, model: ir.Model, config: CalibrateConfig, tensors: Collection[str] | None) -> None:
+        self._observer, self._config = Observer(model, tensors), config
+
+    def observe(self, piece: range, batches: Iterable[tuple[str, Feeds]], told: Told | None = None) -> Files:
+        """Observe a piece.
+
+        Args:
+            piece: its images' numbers.
+            batches: as of `calibrate`, of these images.
+            told: told the number of images so far, after each.
+
+        Raises:
+            DataError: an activation is NaN or infinite.
+        """
+        track = RangeTrack(self._config)
+
+        def look(done: int, sums: Mapping[str, TensorStatistics]) -> None:
+            if piece.start == 0:  # of which ranges are looked at after each image
+                track.look(done, sums)
+            if told is not None:
+                told(piece.start + done)
+
+        table = CalibrationTable(*observed(self._observer, batches, look), self._config, NO_CURVE)
+        looks = {_LOOKS: _saved(track.save)} if piece.start == 0 else {}
+        return {**looks, _name(piece): _saved(table.save)}  # in this order: who has the table has the looks
 
 
 def calibrate_in_pieces(
@@ -38,6 +81,7 @@ def calibrate_in_pieces(
     folder: Path,
     progress: Update | None = None,
     tensors: Collection[str] | None = None,
+    elsewhere: Callable[[Sequence[range]], Iterable[Files]] | None = None,
 ) -> CalibrationTable:
     """Observe the activations of `model` on images of which an earlier run may have observed some.
 
@@ -47,33 +91,50 @@ def calibrate_in_pieces(
         batches: image name and the network's inputs for each image of a range.
         config: the settings that the table carries.
         folder: where pieces are kept, of these images and this network only.
-        progress: told how far it is, after each image.
+        progress: told how far it is, after each image; of pieces observed elsewhere, after each piece.
         tensors: names to observe, as of `calibrate`.
+        elsewhere: gives what `PieceObserver.observe` does of each of these pieces, in any order. Default: here.
 
     Raises:
         DataError: as of `calibrate`.
         ModelError: onnxruntime cannot run the model.
         OSError: the disk refused.
     """
-    observer: Observer | None = None
+    portions = pieces(images)
+    absent = [portion for portion in portions if _kept(folder / _name(portion)) is None]
+    if elsewhere is None:
+        elsewhere = _here(model, batches, config, tensors, progress and (lambda done: progress(done, images)))
+    done = images - sum(map(len, absent))
+    for files in elsewhere(absent) if absent else ():
+        for name, content in files.items():
+            write_atomically(folder / name, content)
+        done += sum(len(portion) for portion in absent if _name(portion) in files)
+        if progress is not None:
+            progress(done, images)
+
     track, total = RangeTrack(config), Sums()
-    for portion in pieces(images):
-        path = folder / f"{portion.start:08}.npz"
-        piece = _kept(path)
-        if piece is None:
-            observer = observer or Observer(model, tensors)
-            told = _Told(portion.start, images, track, progress)
-            piece = CalibrationTable(*observed(observer, batches(portion), told), config, NO_CURVE)
-            if portion.start == 0:
-                write_atomically(folder / _LOOKS, track.save)
-            write_atomically(path, piece.save)
-        elif portion.start == 0:
+    for portion in portions:
+        if portion.start == 0:
             track.load(folder / _LOOKS)
-        total.add(piece)
+        total.add(CalibrationTable.load(folder / _name(portion)))
         track.look(len(total.images), total.tensors)
     refuse_few(len(total.images), config)
     track.look(len(total.images), total.tensors, is_last=True)
     return CalibrationTable(means(total.tensors, len(total.images)), tuple(total.images), config, track.result())
+
+
+def _here(
+    model: ir.Model,
+    batches: Callable[[range], Iterable[tuple[str, Feeds]]],
+    config: CalibrateConfig,
+    tensors: Collection[str] | None,
+    told: Told | None,
+) -> Callable[[Sequence[range]], Iterable[Files]]:
+    def observe(portions: Sequence[range]) -> Iterable[Files]:
+        observer = PieceObserver(model, config, tensors)
+        return (observer.observe(portion, batches(portion), told) for portion in portions)
+
+    return observe
 
 
 def pieces(images: int) -> list[range]:
@@ -120,20 +181,15 @@ def _add(sums: TensorStatistics, tensor: TensorStatistics) -> None:
     sums.channel_mean = sums.channel_mean + tensor.channel_mean
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Passes on how far a piece is, and lets the first one's ranges be looked at after each image."""
+def _name(piece: range) -> str:
+    """Return the name of a piece's file."""
+    return f"{piece.start:08}.npz"
 
-    start: int
-    images: int
-    track: RangeTrack
-    progress: Update | None
 
-    def __call__(self, done: int, sums: Mapping[str, TensorStatistics]) -> None:
-        if self.start == 0:
-            self.track.look(done, sums)
-        if self.progress is not None:
-            self.progress(self.start + done, self.images)
+def _saved(save: Callable[[IO[bytes]], object]) -> bytes:
+    file = io.BytesIO()
+    save(file)
+    return file.getvalue()
 
 
 def _kept(path: Path) -> CalibrationTable | None:

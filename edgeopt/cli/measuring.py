@@ -13,7 +13,8 @@ from edgeopt.cli.options import (
     append,
     as_json,
     bundle,
-    cluster_address,
+    cluster,
+    cluster_workers,
     data,
     gate_config,
     gate_limits,
@@ -102,7 +103,7 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
     help="Folder of what the pieces say. Default: NAME.shards beside the bundle.",
 )
 @on_cluster("Where --shards are evaluated: here, on a Ray cluster that is started here, or on one that runs.")
-@click.option("--workers", type=click.IntRange(1), help="Processes of Ray's. Default: one for each core.")
+@cluster_workers
 @as_json
 def evaluate(
     bundle: Path,
@@ -198,16 +199,12 @@ def _in_shards(
     from contextlib import ExitStack
 
     from edgeopt.cli.console import StageDisplay
-    from edgeopt.evaluate.cluster import RayEvaluation
     from edgeopt.evaluate.shards import evaluate_in_shards
+    from edgeopt.evaluate.spread import SpreadEvaluation
 
     with ExitStack() as stack:
-        elsewhere = None
-        if on != LOCAL:
-            cluster = RayEvaluation(bundle.path, config, variant, threads, cluster_address(on), workers)
-            elsewhere = stack.enter_context(cluster).evaluate
-        elif workers is not None:
-            raise click.UsageError("--workers goes with --on ray")
+        there = stack.enter_context(cluster(on, workers))
+        elsewhere = None if there is None else SpreadEvaluation(there, bundle.path, config, variant, threads)
         display = stack.enter_context(StageDisplay())
         return evaluate_in_shards(
             bundle, dataset, config, shards, variant=variant, threads=threads, evaluate=elsewhere, progress=display

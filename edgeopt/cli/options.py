@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from edgeopt.cluster import Cluster
     from edgeopt.gate import GateConfig
     from edgeopt.spec import Tiles
 
@@ -175,6 +177,26 @@ def tiles_of(pixels: int | None, overlap: float | None) -> Tiles | None:
 def on_cluster(help_text: str) -> Callable[[Command], Command]:
     """Return the option that says where work is done."""
     return click.option("--on", default=LOCAL, show_default=True, metavar="local|ray|ray://HOST:PORT", help=help_text)
+
+
+cluster_workers = click.option(
+    "--workers", type=click.IntRange(1), help="Processes of Ray's. Default: one for each core."
+)
+
+
+def cluster(on: str, workers: int | None) -> AbstractContextManager[Cluster | None]:
+    """Return the cluster that ``--on`` and ``--workers`` name, to be entered; one of None for this machine alone.
+
+    Raises:
+        click.UsageError: they name none.
+    """
+    from edgeopt.cluster import Cluster
+
+    if on != LOCAL:
+        return Cluster(cluster_address(on), workers)
+    if workers is not None:
+        raise click.UsageError("--workers goes with --on ray")
+    return nullcontext()
 
 
 def cluster_address(on: str) -> str | None:

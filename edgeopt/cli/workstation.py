@@ -16,9 +16,12 @@ from edgeopt.cli.options import (
     as_json,
     best_so_far,
     calibration_images,
+    cluster,
+    cluster_workers,
     labels,
     model_data,
     normalization,
+    on_cluster,
     out_folder,
     outputs,
     overrides,
@@ -111,6 +114,8 @@ def _init_for(data: Path, data_format: str | None, out: Path, model: str | None,
 @normalization
 @click.option("--check", "only_check", is_flag=True, help="Only check for what would stop the build. Nothing is made.")
 @best_so_far
+@on_cluster("Where calibration images are observed: here, on a Ray cluster that is started here, or on one that runs.")
+@cluster_workers
 @as_json
 def build(
     recipe: str,
@@ -123,6 +128,8 @@ def build(
     normalization: str | None,
     only_check: bool,  # noqa: FBT001 - a click flag
     best_so_far: bool,  # noqa: FBT001 - a click flag
+    on: str,
+    workers: int | None,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
     """Build a verified bundle, FP32 beside INT8, from a recipe or a model.
@@ -146,8 +153,8 @@ def build(
     from edgeopt.pipeline import build as run
     from edgeopt.report import content, summary, to_json, to_terminal, write_page
 
-    with StageDisplay() as display:
-        built = run(config, root, out, work or out / WORK, display, best_so_far=best_so_far)
+    with cluster(on, workers) as there, StageDisplay() as display:
+        built = run(config, root, out, work or out / WORK, display, best_so_far=best_so_far, cluster=there)
         display.begin("report")
         report = content(built.bundle.manifest)
         page = write_page(report, built.path.with_suffix(".html"), built.test)

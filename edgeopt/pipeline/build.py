@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, Precision
+from edgeopt.cluster import Cluster
 from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, storage_errors
@@ -24,6 +25,7 @@ from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.degenerate import degenerate
 from edgeopt.pipeline.fitting import fitted
 from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
@@ -66,6 +68,7 @@ def build(
     best_so_far: bool = False,
     shared: bool = False,
     store: Store | None = None,
+    cluster: Cluster | None = None,
 ) -> Built:
     """Make, or find unchanged, the bundle ``out/NAME.edgeopt``.
 
@@ -78,11 +81,13 @@ def build(
         best_so_far: take the best weights that an unfinished training has, instead of training on.
         shared: other builds use `work` at the same time; nothing in it is cleared away.
         store: stage results that builds on other machines share.
+        cluster: observes the calibration images; it has them under the same paths.
 
     Raises:
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
-    with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared, store=store) as job:
+    with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared, store=store) as opened:
+        job = replace(opened, cluster=cluster)
         if config.train is not None and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
@@ -212,7 +217,7 @@ def _quantized(
     if quantize.file is not None:
         return dict.fromkeys(schemes.values(), foreign.taken_over(job, float_graph)), None
     graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
-    calibration = graphs.calibrated(job, float_graph)
+    calibration = calibrated(job, float_graph)
     found = {
         scheme: graphs.quantized(job, float_graph, calibration, scheme) for scheme in dict.fromkeys(schemes.values())
     }

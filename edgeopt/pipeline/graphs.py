@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.bundle.records import StageRecords
-from edgeopt.calibrate import TABLE_SCHEMA, CalibrationTable, calibrate_in_pieces
+from edgeopt.calibrate import CalibrationTable
 from edgeopt.calibrate.spool import spooled_images
 from edgeopt.config import CandidateName, QuantizeConfig, SchemeName
 from edgeopt.dataset import Dataset
 from edgeopt.metrics import readings_of
-from edgeopt.passes.quantize.scheme import ADDITIONAL
-from edgeopt.pipeline.inputs import fitted
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.slowdown import timed_on
@@ -35,9 +32,9 @@ from edgeopt.typed import from_json
 _LOG = logging.getLogger(__name__)
 MODEL = "model.onnx"
 _SPEC = "spec.json"
-_TABLE = "calibration.npz"
+TABLE = "calibration.npz"
 _TORCH = ("torch",)
-_GRAPH = ("onnx-ir", "onnxruntime")
+GRAPH_LIBRARIES = ("onnx-ir", "onnxruntime")
 FEEDS = ("edgeopt.dataset", "edgeopt.preprocess")
 """The code that `feeds` stands on."""
 
@@ -61,7 +58,7 @@ def untrained(job: Job) -> Artifact:
         "labels": job.labels,
     }
     code = ("edgeopt.pipeline.sources", "edgeopt.export", "edgeopt.passes.rewrite.optimize")
-    return job.stage("layers", determinants, make, (*_TORCH, *_GRAPH), code)
+    return job.stage("layers", determinants, make, (*_TORCH, *GRAPH_LIBRARIES), code)
 
 
 def exported(job: Job, weights: Artifact | None, pruned: Artifact | None = None) -> Artifact:
@@ -96,7 +93,7 @@ def exported(job: Job, weights: Artifact | None, pruned: Artifact | None = None)
         "labels": job.labels,
     }
     code = ("edgeopt.pipeline.sources", "edgeopt.export")
-    return job.stage("export", determinants, make, (*_TORCH, *_GRAPH), code, after=pruned)
+    return job.stage("export", determinants, make, (*_TORCH, *GRAPH_LIBRARIES), code, after=pruned)
 
 
 def optimized(job: Job, export: Artifact) -> Artifact:
@@ -124,7 +121,7 @@ def optimized(job: Job, export: Artifact) -> Artifact:
         "tolerance": job.config.export.tolerance,
     }
     code = ("edgeopt.passes.rewrite.optimize", "edgeopt.passes.rewrite.fold_normalization", "edgeopt.export.parity")
-    return job.stage("optimize", determinants, make, _GRAPH, code, after=export)
+    return job.stage("optimize", determinants, make, GRAPH_LIBRARIES, code, after=export)
 
 
 def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: QuantizeConfig) -> None:
@@ -141,40 +138,6 @@ def refuse_unplaceable(graph: Artifact, schemes: Iterable[SchemeName], config: Q
     model = read_graph(graph)
     for scheme in dict.fromkeys(schemes):
         told_methods(place(model, named(scheme), config.exclude), config.ranges)
-
-
-def calibrated(job: Job, graph: Artifact) -> Artifact:
-    """Stage: observe the float network's activations on the calibration images."""
-    dataset = job.split("calibration")
-    also = ADDITIONAL if job.config.compile.candidates else ()
-
-    def make(folder: Path, scratch: Path) -> Made:
-        from edgeopt.passes.repair.observed import observed_tensors
-
-        model, spec, note = read_graph(graph), read_spec(graph), cache(_LOG.warning)
-        table = calibrate_in_pieces(
-            model,
-            min(job.config.calibrate.images, len(dataset)),
-            lambda portion: fitted(model, feeds(dataset.subset(portion), spec), "[data.calibration]", note),
-            job.config.calibrate,
-            scratch,
-            job.progress.update,
-            observed_tensors(model, also),
-        )
-        table.save(folder / _TABLE)
-        seen = f"{len(table.tensors)} tensors on {len(table.images)} images"
-        return Made(f"{seen}; ranges {table.convergence.summary()}")
-
-    determinants = {
-        "graph": graph.key,
-        "calibrate": job.config.calibrate,
-        "data": dataset.fingerprint(),
-        "schema": TABLE_SCHEMA,
-        **({"also": also} if also else {}),
-    }
-    return job.stage(
-        "calibrate", determinants, make, _GRAPH, ("edgeopt.calibrate", "edgeopt.passes.repair.observed", *FEEDS)
-    )
 
 
 def quantized(
@@ -220,7 +183,7 @@ def quantized(
     timing = () if scheme != "openvino" or timed_on(scheme) is None else ("openvino",)
     learning = _TORCH if "fine_tuning" in config.repairs else ()
     code = ("edgeopt.pipeline.quantizing", *FEEDS)
-    return job.stage("quantize", determinants, make, (*learning, *_GRAPH, *timing), code, after=graph)
+    return job.stage("quantize", determinants, make, (*learning, *GRAPH_LIBRARIES, *timing), code, after=graph)
 
 
 def read_graph(artifact: Artifact) -> ir.Model:
@@ -239,8 +202,8 @@ def read_parity(artifact: Artifact) -> float:
 
 
 def read_table(artifact: Artifact) -> CalibrationTable:
-    """Return the result of `calibrated`."""
-    return CalibrationTable.load(artifact.file(_TABLE))
+    """Return what the stage `calibrate` observed."""
+    return CalibrationTable.load(artifact.file(TABLE))
 
 
 def feeds(dataset: Dataset, spec: ModelSpec) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgeopt.cluster import Cluster
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset, Splits, load_splits
 from edgeopt.dataset.listing import Listing
@@ -38,6 +39,8 @@ class Job:
     notes: tuple[str, ...] = ()
     best_so_far: bool = False
     """Settle for what an unfinished training has."""
+    cluster: Cluster | None = None
+    """Workers that observe the calibration images; None: they are observed here."""
 
     def stage(
         self,

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from edgeopt.cluster import connected
 from edgeopt.errors import ConfigError, storage_errors
-from edgeopt.evaluate.cluster import connected
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.sweep.plan import Trial

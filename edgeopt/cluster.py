@@ -1,21 +1,22 @@
-"""Evaluate shards on a Ray cluster: each worker opens the bundle once, and gets one piece of the data after another."""
+"""A Ray cluster: connecting to it, and giving one piece of work after another to workers that are opened once."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from edgeopt.bundle import Bundle
-from edgeopt.config import EvaluateConfig
-from edgeopt.dataset import Dataset
 from edgeopt.errors import ConfigError, DataError, EdgeoptError, requires_extra
-from edgeopt.evaluate.shards import ShardEvaluator
 
 ATTEMPTS = 3
 """Attempts at a piece whose worker dies."""
+
+
+class Worker(Protocol):
+    """Work in a process of Ray's, which is opened once."""
+
+    def work(self, piece: Any, /) -> Any:
+        """Return what came of a piece."""
 
 
 def connected(address: str | None, cores: int | None, resources: Mapping[str, float] | None = None) -> Any:
@@ -44,31 +45,18 @@ def connected(address: str | None, cores: int | None, resources: Mapping[str, fl
     return ray
 
 
-class RayEvaluation:
-    """Workers of a Ray cluster, which have the bundle and the images under the same paths; a context manager.
+class Cluster:
+    """Workers of a Ray cluster; a context manager.
 
     Args:
-        bundle: path of the bundle.
-        config: filtering of detections.
-        variant: only this one and the baseline. Default: all that run on the workers.
-        threads: threads of the engines; 0 keeps the bundle's setting.
         address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
         count: workers. Default: as many as the cluster has processor cores.
     """
 
-    def __init__(
-        self,
-        bundle: Path,
-        config: EvaluateConfig,
-        variant: str | None,
-        threads: int,
-        address: str | None,
-        count: int | None,
-    ) -> None:
-        self._asked = (str(bundle.absolute()), config, variant, threads)
+    def __init__(self, address: str | None, count: int | None) -> None:
         self._address, self._count = address, count
 
-    def __enter__(self) -> RayEvaluation:
+    def __enter__(self) -> Cluster:
         """Connect; raises as `connected`."""
         self._ray = connected(self._address, self._count)
         return self
@@ -76,51 +64,48 @@ class RayEvaluation:
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
-    def evaluate(self, parts: Iterable[tuple[int, Dataset]]) -> Iterator[tuple[int, bytes]]:
-        """Evaluate numbered pieces; a worker that dies is started anew, and its piece given to it again.
+    def spread(
+        self, kind: type[Worker], arguments: tuple[Any, ...], pieces: Iterable[tuple[int, Any]], named: str
+    ) -> Iterator[tuple[int, Any]]:
+        """Give numbered pieces to workers, and return what came of each as it is done.
+
+        A worker that dies is started anew, and its piece given to it again.
+
+        Args:
+            kind: class of the workers.
+            arguments: what each is opened with.
+            pieces: read as workers are free.
+            named: word for a piece, for messages.
 
         Raises:
-            EdgeoptError: as of `ShardEvaluator`, from a worker.
+            EdgeoptError: from a worker.
             DataError: workers died over a piece again and again.
         """
         count = self._count or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Worker)
-        idle = [actor.remote(*self._asked) for _ in range(count)]
-        waiting, busy = iter(parts), dict[Any, tuple[int, Any]]()
+        actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(kind)
+        shared = [self._ray.put(argument) for argument in arguments]  # once a machine, not once a worker
+        idle = [actor.remote(*shared) for _ in range(count)]
+        waiting, busy = iter(pieces), dict[Any, tuple[int, Any]]()
         while True:
-            while idle and (part := next(waiting, None)) is not None:
-                number, dataset = part
+            while idle and (next_one := next(waiting, None)) is not None:
+                number, piece = next_one
                 worker = idle.pop()
-                busy[worker.evaluate.remote(dataset)] = (number, worker)
+                busy[worker.work.remote(piece)] = (number, worker)
             if not busy:
                 return
             (ready, *_), _ = self._ray.wait(list(busy), num_returns=1)
             number, worker = busy.pop(ready)
-            yield number, self._answer(ready, number)
+            yield number, self._answer(ready, f"{named} {number}")
             idle.append(worker)
 
-    def _answer(self, ready: Any, number: int) -> bytes:
+    def _answer(self, ready: Any, piece: str) -> Any:
         try:
-            content: bytes = self._ray.get(ready)
+            return self._ray.get(ready)
         except self._ray.exceptions.RayTaskError as error:
             cause = error.cause
             raise (cause if isinstance(cause, EdgeoptError) else error) from error
         except self._ray.exceptions.RayError as error:
             raise DataError(
-                f"no worker evaluated shard {number}: {str(error).strip().splitlines()[-1]}. What is done is kept; "
-                "take smaller shards where memory ran out"
+                f"no worker finished {piece}: {str(error).strip().splitlines()[-1]}. What is done is kept; take "
+                "smaller pieces, or fewer workers, where memory ran out"
             ) from error
-        return content
-
-
-class _Worker:
-    """A process of Ray's with the bundle's variants open."""
-
-    def __init__(self, bundle: str, config: EvaluateConfig, variant: str | None, threads: int) -> None:
-        self._stack = ExitStack()
-        evaluator = ShardEvaluator(Bundle.open(Path(bundle)), config, variant, threads)
-        self._evaluator = self._stack.enter_context(evaluator)
-
-    def evaluate(self, dataset: Dataset) -> bytes:
-        """Return the content of a piece's file."""
-        return self._evaluator.evaluate(dataset)
