@@ -30,8 +30,10 @@ from edgeopt.gate.decide import with_attribution
 from edgeopt.gate.run import verdict_of
 from edgeopt.gate.verdict import AttributionFinding
 from edgeopt.heads import Part
+from edgeopt.intervals import Interval
 from edgeopt.report import content as read_report
 from edgeopt.report import write_page
+from edgeopt.report.explained import worth
 from edgeopt.spec import (
     DetectionDecoding,
     Letterbox,
@@ -350,8 +352,21 @@ def test_each_method_finds_the_half_that_the_answer_comes_from(bundle: Bundle, m
     if method != "eigen_cam":
         assert result.own.insertion > result.noise.insertion
         assert result.own.deletion < result.noise.deletion
+        assert result.gain is not None
+        assert result.gain.low > 0.0
+        assert worth(result).startswith("These maps say more than noise: insertion minus deletion +")
     assert [each.shift for each in result.pictures] == sorted((each.shift for each in result.pictures), reverse=True)
     assert sum(each.maps is not None for each in result.pictures) == 12
+
+
+def test_maps_that_say_no_more_than_noise_are_no_reasons(bundle: Bundle) -> None:
+    """They were shown beside the scores of noise, and which of both was better was left to the reader."""
+    result, _ = found(bundle, "grad_cam")
+    for low, high, said in ((-0.1, 0.1, "nothing that noise does not"), (-0.2, -0.1, "less than noise")):
+        doubtful = worth(replace(result, gain=Interval(estimate=(low + high) / 2, low=low, high=high)))
+        assert doubtful.startswith(f"These maps say {said}: ")
+        assert doubtful.endswith("Do not read reasons into them; try --method eigen_cam or --method rise")
+    assert worth(replace(result, gain=None)) == ""
 
 
 EQUALIZED = CLASSIFIER.replace(

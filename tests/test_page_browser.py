@@ -78,7 +78,7 @@ def shifted() -> Attribution:
     return Attribution(
         method="eigen_cam", baseline="ov-fp32", images=20, without_answer=1, same_answer=19, cosine=alike, rank=alike,
         overlap=alike, own=scores, floats=scores, noise=scores, judged=20, pictures=(picture,),
-        pointing=Pointing(baseline=0.9, variant=0.8, chance=0.4, images=20),
+        gain=Interval(-0.1, -0.2, 0.1), pointing=Pointing(baseline=0.9, variant=0.8, chance=0.4, images=20),
         tapped=(f"head{'.cls_convs.0.1.pconv.act' * 3}/Mul_output (52 x 52)",),
     )  # fmt: skip
 

@@ -63,6 +63,11 @@ class Faithfulness(NamedTuple):
     deletion: float
     """The same while they are hidden first: low is good."""
 
+    @property
+    def contrast(self) -> float:
+        """Insertion minus deletion: high is good."""
+        return self.insertion - self.deletion
+
 
 def faithfulness(view: View, predictor: Predictor, goal: Goal, values: Map) -> Faithfulness | None:
     """Return insertion and deletion scores (RISE, section 4.2), of equal steps of the picture's area.

@@ -384,6 +384,7 @@ class _Collected:
             floats=floats,
             noise=noise,
             judged=len(self.judged),
+            gain=self._mean([own.contrast - noise.contrast for own, _, noise in self.judged]) if self.judged else None,
             pointing=self._pointing(),
             pictures=tuple(
                 picture if place < _KEPT_MAPS else _without_maps(picture) for place, picture in enumerate(pictures)

@@ -112,6 +112,7 @@ def explanation(name: str, found: Attribution, shown: Sequence[Shown]) -> dict[s
         "told": TOLD[found.method],
         "verdict": verdict(found),
         "judged": judged(found),
+        "worth": worth(found),
         "pointing": pointing(found),
     }
 
@@ -130,6 +131,19 @@ def judged(found: Attribution) -> list[tuple[str, str, str]]:
     """Return rows of map, insertion and deletion; none where no map could be judged."""
     rows = (("its own maps", found.own), ("FP32's maps", found.floats), ("noise, which says nothing", found.noise))
     return [(name, f"{each.insertion:.3f}", f"{each.deletion:.3f}") for name, each in rows if each is not None]
+
+
+def worth(found: Attribution) -> str:
+    """Return in a sentence or two if the maps say more than noise; empty where no map could be judged."""
+    gain = found.gain
+    if gain is None:
+        return ""
+    figures = f"insertion minus deletion {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over noise's"
+    if gain.low > 0.0:
+        return f"These maps say more than noise: {figures}"
+    others = " or ".join(f"--method {name}" for name in METHODS if name != found.method)
+    doubt = "less than noise" if gain.high < 0.0 else "nothing that noise does not"
+    return f"These maps say {doubt}: {figures}. Do not read reasons into them; try {others}"
 
 
 def pointing(found: Attribution) -> str:

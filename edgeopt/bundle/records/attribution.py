@@ -99,6 +99,9 @@ class Attribution(Struct):
     """None without labelled boxes."""
     pictures: tuple[ExplainedPicture, ...]
     """The most shifted first."""
+    gain: Interval | None = None
+    """Insertion minus deletion of the variant's maps, less that of noise, picture by picture: maps say more than noise
+    where it is above 0. None where no map could be judged."""
     tapped: tuple[str, ...] = ()
     """Feature maps, in words; none where the network is a black box."""
 

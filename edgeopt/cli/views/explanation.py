@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from edgeopt.cli.views.tables import new_table
-from edgeopt.report.explained import METHODS, judged, pointing, verdict
+from edgeopt.report.explained import METHODS, judged, pointing, verdict, worth
 from edgeopt.report.figures import share
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ def explanation_view(variant: str, found: Attribution) -> RenderableType:
         for row in rows:
             table.add_row(*row)
         parts += [table, Text(f"Share of the answer that is left on {variant}: insertion high, deletion low is good")]
+    if conclusion := worth(found):
+        parts.append(Text(conclusion))
     if sentence := pointing(found):
         parts.append(Text(sentence))
     shifted = new_table("most shifted", "rank correlation", "in common")
