@@ -141,9 +141,8 @@ def worth(found: Attribution) -> str:
     figures = f"insertion minus deletion {gain.estimate:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over noise's"
     if gain.low > 0.0:
         return f"These maps say more than noise: {figures}"
-    others = " or ".join(f"--method {name}" for name in METHODS if name != found.method)
     doubt = "less than noise" if gain.high < 0.0 else "nothing that noise does not"
-    return f"These maps say {doubt}: {figures}. Do not read reasons into them; try {others}"
+    return f"These maps say {doubt}: {figures}. Do not read reasons into them; another --method may say more"
 
 
 def pointing(found: Attribution) -> str:
