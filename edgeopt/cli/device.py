@@ -304,8 +304,8 @@ def enroll(
     """Add a class to a bundle on the device.
 
     For bundles whose classifier is "knn" ([fit]). NEW_CLASS is a folder of pictures, two at least; nothing is
-    trained or compiled. Nothing is written unless pictures that were left out are recognized, and the other classes
-    keep theirs.
+    trained or compiled. Nothing is written unless pictures that were left out are recognized, and the pictures of the
+    other classes as well as before.
     """
     from edgeopt.cli.console import StageDisplay
     from edgeopt.runtime.enroll import enroll as add

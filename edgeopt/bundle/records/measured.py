@@ -103,6 +103,6 @@ class Enrolled(Struct):
         found = ", ".join(f"{name} {count}" for name, count in self.recognized.items())
         return (
             f"'{self.label}' from {self.prototypes} pictures by {self.variant}; of {self.validation} others recognized "
-            f"{found}; prototypes of other classes that keep theirs {100 * self.kept_before:.1f} → "
-            f"{100 * self.kept_after:.1f} %"
+            f"{found}; the pictures that the other classes were made from, each judged by all others: "
+            f"{100 * self.kept_before:.1f} → {100 * self.kept_after:.1f} % recognized"
         )
