@@ -224,7 +224,7 @@ NAMED_ELSEWHERE = {
     "bundle/earlier.py",  # bundles of earlier versions
     "calibrate/tap.py",  # onnxruntime's extra has the name of its target
     "cli/machine.py",  # a default
-    "config.py",  # a default
+    "config/engines.py",  # a default
     "lint/linting.py",  # a default
     "pipeline/deciding.py",  # which compares readings of a file where every workstation can run it
     "pipeline/diagnosis.py",  # which runs what it diagnoses with OpenVINO's kernels

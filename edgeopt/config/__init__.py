@@ -1,0 +1,92 @@
+"""The recipe edgeopt.toml as frozen structs: one table a verb, validated once, unknown keys with "did you mean"."""
+
+from edgeopt.config.data import DataConfig, DataFormat, DataSource, data_source, data_table
+from edgeopt.config.engines import (
+    BatchRange,
+    CandidateName,
+    CompileConfig,
+    TargetName,
+    TensorRTBuild,
+    TensorRTOptions,
+    TensorRTRun,
+)
+from edgeopt.config.fitting import FitConfig, RegionsConfig
+from edgeopt.config.measuring import AlignConfig, BalanceConfig, BenchmarkConfig, EvaluateConfig, Seconds
+from edgeopt.config.model import FEATURES, ModelConfig
+from edgeopt.config.quantization import (
+    FAST_REPAIRS,
+    BudgetConfig,
+    CalibrateConfig,
+    CalibrationMethod,
+    ExportConfig,
+    PrecisionConfig,
+    QuantizeConfig,
+    Repair,
+    SchemeName,
+)
+from edgeopt.config.recipe import (
+    RECIPE_FILE,
+    Config,
+    find_recipe,
+    json_schema,
+    named_code,
+    parse_config,
+    shipped_recipes,
+    training_code,
+    write_recipe,
+    write_starter,
+)
+from edgeopt.config.toml import checked_table, parse_toml, read_toml, toml_value
+from edgeopt.config.training import Adversarial, Augmentation, CompressConfig, Sampling, TrainConfig
+
+__all__ = [
+    "FAST_REPAIRS",
+    "FEATURES",
+    "RECIPE_FILE",
+    "Adversarial",
+    "AlignConfig",
+    "Augmentation",
+    "BalanceConfig",
+    "BatchRange",
+    "BenchmarkConfig",
+    "BudgetConfig",
+    "CalibrateConfig",
+    "CalibrationMethod",
+    "CandidateName",
+    "CompileConfig",
+    "CompressConfig",
+    "Config",
+    "DataConfig",
+    "DataFormat",
+    "DataSource",
+    "EvaluateConfig",
+    "ExportConfig",
+    "FitConfig",
+    "ModelConfig",
+    "PrecisionConfig",
+    "QuantizeConfig",
+    "RegionsConfig",
+    "Repair",
+    "Sampling",
+    "SchemeName",
+    "Seconds",
+    "TargetName",
+    "TensorRTBuild",
+    "TensorRTOptions",
+    "TensorRTRun",
+    "TrainConfig",
+    "checked_table",
+    "data_source",
+    "data_table",
+    "find_recipe",
+    "json_schema",
+    "named_code",
+    "parse_config",
+    "parse_toml",
+    "read_toml",
+    "shipped_recipes",
+    "toml_value",
+    "training_code",
+    "write_recipe",
+    "write_starter",
+]
