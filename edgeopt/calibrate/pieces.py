@@ -12,12 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TypeAlias
 
-import numpy as np
 import onnx_ir as ir
 
 from edgeopt.calibrate.convergence import NO_CURVE, RangeTrack
 from edgeopt.calibrate.observe import Observer, means, observed, refuse_few
-from edgeopt.calibrate.table import CHANNELS, CalibratedImage, CalibrationTable, TensorStatistics
+from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
@@ -159,26 +158,8 @@ class Sums:
         """Add what other images showed of the same network; the piece's means are sums."""
         for name, tensor in piece.tensors.items():
             nothing = TensorStatistics(lower_bound=tensor.lower_bound, upper_bound=tensor.upper_bound)
-            _add(self.tensors.setdefault(name, nothing), tensor)
+            self.tensors.setdefault(name, nothing).add(tensor)
         self.images += piece.images
-
-
-def _add(sums: TensorStatistics, tensor: TensorStatistics) -> None:
-    sums.histogram.merge(tensor.histogram)
-    sums.minimum, sums.maximum = min(sums.minimum, tensor.minimum), max(sums.maximum, tensor.maximum)
-    sums.mean_minimum += tensor.mean_minimum
-    sums.mean_maximum += tensor.mean_maximum
-    if not tensor.channel_mean.size:  # no image of the piece had such a tensor, as where a detector finds nothing
-        return
-    if not sums.channel_mean.size:
-        for name in CHANNELS:
-            setattr(sums, name, getattr(tensor, name))
-        return
-    sums.channel_minimum = np.minimum(sums.channel_minimum, tensor.channel_minimum)
-    sums.channel_maximum = np.maximum(sums.channel_maximum, tensor.channel_maximum)
-    sums.channel_mean_minimum = sums.channel_mean_minimum + tensor.channel_mean_minimum
-    sums.channel_mean_maximum = sums.channel_mean_maximum + tensor.channel_mean_maximum
-    sums.channel_mean = sums.channel_mean + tensor.channel_mean
 
 
 def _name(piece: range) -> str:

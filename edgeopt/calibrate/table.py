@@ -55,6 +55,24 @@ class TensorStatistics:
     channel_mean_maximum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
 
+    def add(self, other: TensorStatistics) -> None:
+        """Add what other images showed of the same tensor; the means of both are sums."""
+        self.histogram.merge(other.histogram)
+        self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
+        self.mean_minimum += other.mean_minimum
+        self.mean_maximum += other.mean_maximum
+        if not other.channel_mean.size:  # none of the images had such a tensor, as where a detector finds nothing
+            return
+        if not self.channel_mean.size:
+            for name in CHANNELS:
+                setattr(self, name, getattr(other, name))
+            return
+        self.channel_minimum = np.minimum(self.channel_minimum, other.channel_minimum)
+        self.channel_maximum = np.maximum(self.channel_maximum, other.channel_maximum)
+        self.channel_mean_minimum = self.channel_mean_minimum + other.channel_mean_minimum
+        self.channel_mean_maximum = self.channel_mean_maximum + other.channel_mean_maximum
+        self.channel_mean = self.channel_mean + other.channel_mean
+
     def divided(self, images: int) -> TensorStatistics:
         """Return a copy of sums over so many images with their means."""
         return replace(

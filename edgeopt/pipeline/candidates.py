@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from edgeopt.bundle.records import CandidateOf, StageRecords
@@ -46,26 +48,31 @@ def candidate_graphs(
     found, config, asked = find_target(target), job.config, job.config.compile.candidates
     made, seen = dict[CandidateOf, Artifact](), set[frozenset[str]]()
     for question in found.questions if asked is True else (name for name in asked or () if name in found.questions):
-        floats = frozenset[str]() if question in (FLOAT32, *VARIATIONS) else left_float(model, question)
+        floats = frozenset[str]()
+        make: Callable[[CandidateOf], Artifact] = lambda _: quantized  # noqa: E731
         if question == FLOAT32:
             is_raised = found.reduced(config.precision) == "fp16"
         elif question in VARIATIONS:
             exclude = config.quantize.exclude
             is_raised = config.budget is None and raises(model, float_model, named(scheme), question, exclude)
+            make = partial(_quantized_anew, job, baseline, calibration, scheme)
         else:
+            floats = left_float(model, question)
             is_raised = bool(floats) and floats not in seen
+            make = partial(_left_float, job, baseline, quantized)
         if is_raised and (asked is not True or len(made) < MOST):
             seen.add(floats)
             difference = CandidateOf(of=f"{found.name}-int8", question=question, floats=tuple(sorted(floats)))
-            if question == FLOAT32:
-                made[difference] = quantized
-            elif question in VARIATIONS:
-                made[difference] = graphs.quantized(job, baseline, calibration, scheme, question)
-            else:
-                made[difference] = _left_float(job, baseline, quantized, difference)
+            made[difference] = make(difference)
         elif asked is not True:
             _LOG.warning("'%s' has no candidate '%s': the network does not raise that question", target, question)
     return made
+
+
+def _quantized_anew(
+    job: Job, baseline: Artifact, calibration: Artifact, scheme: SchemeName, asked: CandidateOf
+) -> Artifact:
+    return graphs.quantized(job, baseline, calibration, scheme, asked.question)
 
 
 def _left_float(job: Job, baseline: Artifact, quantized: Artifact, asked: CandidateOf) -> Artifact:

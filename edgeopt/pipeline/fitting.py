@@ -109,9 +109,9 @@ def _fit_on_regions(
     every, classes, spare = kept["features"], kept["classes"], np.flatnonzero(kept["spare"])
     learnt = (classes >= 0) & ~kept["spare"]
     found = fit(every[learnt], classes[learnt])
-    if not len(spare):
-        return found, every[learnt], []
-    hard = spare[mistaken(found.expected(every[spare].astype(np.float64)), kept["pictures"][spare])]
+    hard = spare
+    if len(spare):
+        hard = spare[mistaken(found.expected(every[spare].astype(np.float64)), kept["pictures"][spare])]
     if not len(hard):
         return found, every[learnt], []
     learnt[hard] = True
