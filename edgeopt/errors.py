@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -168,3 +169,14 @@ def storage_errors(path: Path) -> Iterator[None]:
         if advice is None:
             raise
         raise StorageError(f"cannot write {error.filename or path}: {advice}") from error
+
+
+def ending(status: int | None) -> str:
+    """Return how a process ended, by its exit status as Python gives it: after "it "."""
+    if status is None or status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"was killed ({name})" if name != "SIGKILL" else "was killed (SIGKILL, as by the system for want of memory)"

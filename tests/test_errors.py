@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 import edgeopt
 from edgeopt import errors
-from edgeopt.errors import EdgeoptError, did_you_mean
+from edgeopt.errors import EdgeoptError, did_you_mean, ending
 
 SOURCES = sorted(Path(edgeopt.__file__).parent.rglob("*.py"))
 KINDS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, EdgeoptError)}
@@ -56,3 +57,17 @@ def test_the_scan_finds_messages() -> None:
 )
 def test_what_was_meant_is_suggested(wrong: str, advice: str, said: str) -> None:
     assert did_you_mean(wrong, ["seed", "epochs"], advice) == said
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (3, "ended with exit code 3"),
+        (-signal.SIGKILL, "was killed (SIGKILL, as by the system for want of memory)"),
+        (-signal.SIGSEGV, "was killed (SIGSEGV)"),
+        (-200, "was killed (signal 200)"),
+    ],
+)
+def test_how_a_process_ended_is_told_by_the_signals_name(status: int, told: str) -> None:
+    """`-9` was all that was said."""
+    assert ending(status) == told

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.errors import EdgeoptError, MeasurementError
+from edgeopt.errors import EdgeoptError, MeasurementError, ending
 from edgeopt.measure.subject import Nanoseconds, Subject
 
 _IDLE_S = 600.0
@@ -122,8 +122,8 @@ class Worker:
     def _died(self) -> MeasurementError:
         self._process.join(_STOPPING_S)
         return MeasurementError(
-            f"a measured process ended with exit code {self._process.exitcode} while it was measured. "
-            "Out of memory? Try the model alone with: edgeopt benchmark"
+            f"a measured process {ending(self._process.exitcode)} while it was measured. Try the model alone with: "
+            "edgeopt benchmark"
         )
 
     def stop(self) -> None:

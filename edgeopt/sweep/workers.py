@@ -6,7 +6,6 @@ A worker that dies takes one attempt at one trial with it. The next attempt find
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from edgeopt.cluster import connected
-from edgeopt.errors import ConfigError, storage_errors
+from edgeopt.errors import ConfigError, ending, storage_errors
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.sweep.plan import Trial
@@ -136,7 +135,8 @@ class LocalWorkers:
             again = _Running(ended.trial, self._process(ended.trial), ended.began_s, ended.attempt + 1)
             self._running.append(again)
             return None
-        return failed(ended.trial, f"{_death(code)}; see {self._log(ended.trial)}")
+        often = f", {ATTEMPTS} times" if killed else ""
+        return failed(ended.trial, f"its process {ending(code)}{often}; see {self._log(ended.trial)}")
 
     def _process(self, trial: Trial) -> subprocess.Popen[bytes]:
         threads = str(max(1, (os.cpu_count() or 1) // self.capacity))
@@ -239,14 +239,3 @@ def _require(labels: Iterable[str], there: Iterable[str], where: str) -> None:
                 f"no worker has the label '{label}': {where} {', '.join(known) or 'none'}. Start a node with it, as "
                 f"in: ray start --address=HEAD:6379 --resources='{{\"{label}\": 1}}'"
             )
-
-
-def _death(code: int) -> str:
-    """Describe how a process ended that left no result."""
-    if code >= 0:
-        return f"its process ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = str(-code)
-    return f"its process was killed {ATTEMPTS} times ({name})"

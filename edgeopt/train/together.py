@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
-from edgeopt.errors import ConfigError, EdgeoptError, ModelError
+from edgeopt.errors import ConfigError, EdgeoptError, ModelError, ending
 
 _LONGEST = timedelta(hours=6)
 """Time that processes wait for each other: the first one validates alone."""
@@ -212,7 +212,7 @@ def _cause(others: list[_Other], error: RuntimeError) -> Exception:
             if told.poll():
                 return _failure(told.recv())
         except EOFError:
-            return _failure(f"it ended with {process.exitcode}")
+            return _failure(f"it {ending(process.exitcode)}")
     return error
 
 

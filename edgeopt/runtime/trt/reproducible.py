@@ -23,7 +23,7 @@ import edgeopt
 from edgeopt import errors
 from edgeopt.bundle.records import Arithmetic
 from edgeopt.config import TensorRTBuild
-from edgeopt.errors import EdgeoptError, TargetError
+from edgeopt.errors import EdgeoptError, TargetError, ending
 from edgeopt.runtime.trt.builder import Engine, build_engine
 from edgeopt.runtime.trt.capabilities import Flavour
 from edgeopt.runtime.trt.library import load_library
@@ -101,7 +101,7 @@ def _run(folder: Path) -> None:
     )
     if not (folder / _ANSWER).exists():
         raise TargetError(
-            f"TensorRT ended its process with status {done.returncode} while it built: "
+            f"the process in which TensorRT built {ending(done.returncode)}: "
             f"{done.stderr.strip()[-500:] or 'nothing was said'}"
         )
 
