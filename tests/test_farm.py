@@ -340,6 +340,8 @@ def test_boards_are_found_by_address_name_and_tag(tmp_path: Path, monkeypatch: p
     assert boards_of(["ssh://me@Box.local:23"], farm) == (
         Board(name="me@Box.local-23", address=Address(host="Box.local", user="me", port=23)),
     )
+    for address in ("ssh://[::1]", "ssh://me@[fe80::7]:23"):
+        assert str(boards_of([address], farm)[0].address) == address
     assert boards_of(["rack-7"], farm)[0].place == "orin-7"
     assert boards_of(["shelf"], farm)[0].place == "shelf", "a place of labgrid's"
     assert boards_of(["tag:board=orin"], farm)[0].reserved

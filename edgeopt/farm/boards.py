@@ -19,7 +19,7 @@ from edgeopt.spec import Struct
 FARM_FILE = "farm.toml"
 SCHEME = "ssh://"
 TAG = "tag:"
-_WORD = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:%@-]*")
+_WORD = re.compile(r"[A-Za-z0-9_.:][A-Za-z0-9_.:%@-]*")
 """Users and hosts: none begins as an option of ssh does."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.@-]+")
 
