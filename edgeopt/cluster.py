@@ -48,6 +48,8 @@ def connected(address: str | None, cores: int | None, resources: Mapping[str, fl
 class Cluster:
     """Workers of a Ray cluster; a context manager.
 
+    One that is started on this machine runs only while it has work: it would disturb what is measured afterwards.
+
     Args:
         address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
         count: workers. Default: as many as the cluster has processor cores.
@@ -55,14 +57,24 @@ class Cluster:
 
     def __init__(self, address: str | None, count: int | None) -> None:
         self._address, self._count = address, count
+        self._ray: Any = None
 
     def __enter__(self) -> Cluster:
-        """Connect; raises as `connected`."""
-        self._ray = connected(self._address, self._count)
+        """Connect, or see that one can be started.
+
+        Raises:
+            MissingExtraError: as of `connected`.
+            ConfigError: no cluster answers.
+        """
+        if self._address is None:
+            requires_extra("ray", "sweep")
+        else:
+            self._ray = connected(self._address, self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()
+        if self._ray is not None:
+            self._ray.shutdown()
 
     def spread(
         self, kind: type[Worker], arguments: tuple[Any, ...], pieces: Iterable[tuple[int, Any]], named: str
@@ -80,7 +92,21 @@ class Cluster:
         Raises:
             EdgeoptError: from a worker.
             DataError: workers died over a piece again and again.
+            ConfigError: none can be started here.
         """
+        if self._address is not None:
+            yield from self._spread(kind, arguments, pieces, named)
+            return
+        self._ray = connected(None, self._count)
+        try:
+            yield from self._spread(kind, arguments, pieces, named)
+        finally:
+            self._ray.shutdown()
+            self._ray = None
+
+    def _spread(
+        self, kind: type[Worker], arguments: tuple[Any, ...], pieces: Iterable[tuple[int, Any]], named: str
+    ) -> Iterator[tuple[int, Any]]:
         count = self._count or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(kind)
         shared = [self._ray.put(argument) for argument in arguments]  # once a machine, not once a worker
