@@ -76,3 +76,18 @@ def test_the_layers_hold() -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint()"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
+
+
+AS_THEY_LIE = {"edgeopt/farm/visiting.py"}
+"""It hashes what signs all the rest."""
+
+
+def test_only_the_bundle_reads_its_files() -> None:
+    """What a bundle gives is checked and unsealed; a file that is opened by its path is neither."""
+    opened = re.compile(r"\b(?:bundle|opened)\.path(?: /|\.joinpath)")
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "edgeopt").rglob("*.py")
+        if path.parent.name != "bundle" and opened.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == AS_THEY_LIE, "read it by Bundle.content"
