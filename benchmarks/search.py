@@ -30,6 +30,7 @@ from edgeopt.dataset import Dataset
 from edgeopt.hardware import machine
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.plans import SearchedModel, search_plan
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
@@ -83,7 +84,7 @@ def _prepare(job: Job) -> _Prepared:
     name = job.config.compile.targets[0]
     baseline = graphs.optimized(job, graphs.exported(job, trained(job)))
     start = time.perf_counter()
-    calibration = graphs.calibrated(job, baseline)
+    calibration = calibrated(job, baseline)
     quantized = graphs.quantized(job, baseline, calibration, find_target(name).scheme)
     seconds = None if calibration.reused or quantized.reused else time.perf_counter() - start
     return _Prepared(baseline, quantized, graphs.read_spec(baseline), name, seconds)

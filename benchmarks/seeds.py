@@ -36,6 +36,7 @@ from edgeopt.passes.qdq.match import match_layers, original_constants
 from edgeopt.passes.qdq.select import quantized_layers, select_quantizers
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job, open_job
+from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.progress import Silent
@@ -93,7 +94,7 @@ def measured(config: Config, work: Path) -> dict[str, Any]:
         job = open_job(config, Path.cwd(), workspace, Silent())
         weights = trained(job)
         exact = graphs.optimized(job, graphs.exported(job, weights))
-        integer = graphs.quantized(job, exact, graphs.calibrated(job, exact), "openvino")
+        integer = graphs.quantized(job, exact, calibrated(job, exact), "openvino")
         model, spec = graphs.read_graph(integer), graphs.read_spec(exact)
         reference = _accuracy(job, spec, compiled(graphs.read_graph(exact), "OpenVINO"))
         written = _accuracy(job, spec, as_written(model), reference)
@@ -127,7 +128,7 @@ def _unrepaired(job: Job, exact: Artifact, reference: Accuracy) -> dict[str, Any
     """What rounding costs before any repair: all of it, that of the weights and that of the activations."""
     config = replace(job.config, quantize=replace(job.config.quantize, repairs=()))
     bare, spec = dataclasses.replace(job, config=config), graphs.read_spec(exact)
-    model = graphs.read_graph(graphs.quantized(bare, exact, graphs.calibrated(bare, exact), "openvino"))
+    model = graphs.read_graph(graphs.quantized(bare, exact, calibrated(bare, exact), "openvino"))
     layers = quantized_layers(model)
     floats = original_constants(model, layers, match_layers(model, graphs.read_graph(exact)))
     forms = {

@@ -18,6 +18,7 @@ from edgeopt.config import TargetName
 from edgeopt.files import sha256
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.spec import ModelSpec
@@ -70,7 +71,7 @@ def candidates(job: Job, peers: Sequence[Peer], folder: Path, *, latency_only: b
 
 def _ours(job: Job, exported: Artifact) -> Candidate:
     optimized = graphs.optimized(job, exported)
-    quantized = graphs.quantized(job, optimized, graphs.calibrated(job, optimized), "openvino")
+    quantized = graphs.quantized(job, optimized, calibrated(job, optimized), "openvino")
     return Candidate(OURS, quantized.file(graphs.MODEL), graphs.read_spec(quantized))
 
 
