@@ -37,11 +37,17 @@ def connected(address: str | None, cores: int | None, resources: Mapping[str, fl
         requires_extra("grpc", "sweep")  # Ray's client speaks by it, and Ray alone does not bring it
     here = {"num_cpus": cores, "resources": resources, "include_dashboard": False} if address is None else {}
     try:
-        ray.init(address=address, logging_level="error", log_to_driver=False, **here)
+        # Without an address Ray would join a cluster that happens to run here.
+        ray.init(address=address or "local", logging_level="error", log_to_driver=False, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = "this machine" if address is None else f"'{address}'"
         reason = str(error).strip().rstrip(".")
-        raise ConfigError(f"no Ray cluster answers at {where}: {reason}. Start one with `ray start --head`") from error
+        if address is None:
+            raise ConfigError(
+                f"Ray cannot be started on this machine: {reason}. Work without it: --on local"
+            ) from error
+        raise ConfigError(
+            f"no Ray cluster answers at '{address}': {reason}. Start one with `ray start --head`"
+        ) from error
     return ray
 
 
@@ -52,7 +58,7 @@ class Cluster:
 
     Args:
         address: of the cluster, as ``ray://host:10001`` or ``auto``; None starts one on this machine.
-        count: workers. Default: as many as the cluster has processor cores.
+        count: most workers. Default, and never more: as many as the cluster has processor cores.
     """
 
     def __init__(self, address: str | None, count: int | None) -> None:
@@ -107,14 +113,18 @@ class Cluster:
     def _spread(
         self, kind: type[Worker], arguments: tuple[Any, ...], pieces: Iterable[tuple[int, Any]], named: str
     ) -> Iterator[tuple[int, Any]]:
-        count = self._count or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(kind)
+        cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        free = min(self._count or cores, cores)  # one more would wait for a core, and its piece with it
+        actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Worker)
         shared = [self._ray.put(argument) for argument in arguments]  # once a machine, not once a worker
-        idle = [actor.remote(*shared) for _ in range(count)]
+        idle: list[Any] = []
         waiting, busy = iter(pieces), dict[Any, tuple[int, Any]]()
         while True:
-            while idle and (next_one := next(waiting, None)) is not None:
+            while (idle or free) and (next_one := next(waiting, None)) is not None:
                 number, piece = next_one
+                if not idle:
+                    idle.append(actor.remote(kind, *shared))
+                    free -= 1
                 worker = idle.pop()
                 busy[worker.work.remote(piece)] = (number, worker)
             if not busy:
@@ -135,3 +145,17 @@ class Cluster:
                 f"no worker finished {piece}: {str(error).strip().splitlines()[-1]}. What is done is kept; take "
                 "smaller pieces, or fewer workers, where memory ran out"
             ) from error
+
+
+class _Worker:
+    """A process of Ray's. It opens with its first piece, whose error tells what is wrong; its start tells nothing."""
+
+    def __init__(self, kind: type[Worker], *arguments: Any) -> None:
+        self._kind, self._arguments = kind, arguments
+        self._opened: Worker | None = None
+
+    def work(self, piece: Any) -> Any:
+        """Return what came of a piece."""
+        if self._opened is None:
+            self._opened = self._kind(*self._arguments)
+        return self._opened.work(piece)

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import importlib
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,8 @@ _STORAGE_ERRNOS = {
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
     errno.EIO: "the disk reports an input/output error; check it",
 }
+
+_WHOLE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class EdgeoptError(Exception):
@@ -160,15 +163,24 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn a disk's errors while `path` is written into a `StorageError` that names it and what to do.
 
     Raises:
-        StorageError: an OSError of a full, read-only, forbidden or failing disk; any other OSError passes unchanged.
+        StorageError: an OSError of a full, read-only, forbidden or failing disk. Any other OSError passes unchanged,
+            and so does one about a file elsewhere, which is not what was written.
     """
     try:
         yield
     except OSError as error:
         advice = _STORAGE_ERRNOS.get(error.errno or 0)
-        if advice is None:
+        if advice is None or not _concerns(error, path):
             raise
         raise StorageError(f"cannot write {error.filename or path}: {advice}") from error
+
+
+def _concerns(error: OSError, path: Path) -> bool:
+    """Return True if an error names no file, one beside `path` or in it, or a folder that it is in."""
+    if not isinstance(error.filename, (str, bytes)) or error.errno in _WHOLE_DISK:
+        return True
+    found, wanted = (Path(os.path.abspath(os.fsdecode(each))) for each in (error.filename, path))  # noqa: PTH100
+    return wanted.is_relative_to(found) or found.is_relative_to(wanted) or found.parent == wanted.parent
 
 
 def ending(status: int | None) -> str:

@@ -168,6 +168,16 @@ def test_classes_that_lost_are_found_in_counts(tmp_path: Path) -> None:
     assert results[1].outcomes.by_class(3)(images).tolist() == [each.f1 for each in results[1].metrics.per_class]
 
 
+def test_pictures_that_were_replaced_under_their_names_are_evaluated_anew(tmp_path: Path) -> None:
+    bundle, data, shards = written(tmp_path), classes(), Shards(tmp_path / "shards", 3)
+    evaluate_in_shards(bundle, data, None, shards)
+    there = set(shards.folder.iterdir())
+    replaced = list(data.samples)
+    replaced[2] = Sample(replaced[2].name, replaced[2].target, ArrayPicture(tiny.colour(tiny.COLOURS[0])))
+    evaluate_in_shards(bundle, Dataset(data.task, data.labels, replaced), None, shards)
+    assert len(set(shards.folder.iterdir()) - there) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc: no worker was killed")
 def test_a_ray_worker_that_is_killed_loses_nothing(case: tuple[Bundle, Dataset], tmp_path: Path) -> None:

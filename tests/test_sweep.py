@@ -310,6 +310,24 @@ def test_a_cluster_that_does_not_answer_is_said_in_whole_sentences(monkeypatch: 
         connected("auto", None)
 
 
+def test_a_cluster_that_happens_to_run_here_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an address Ray looks for one; what it then refused was told as "no cluster answers at this machine"."""
+    asked: list[object] = []
+
+    class Started:
+        def init(self, **options: object) -> None:
+            asked.append(options["address"])
+
+    monkeypatch.setitem(sys.modules, "ray", Started())
+    connected(None, 2)
+    assert asked == ["local"]
+    monkeypatch.setitem(sys.modules, "ray", Refusing())
+    with pytest.raises(
+        ConfigError, match=r"Ray cannot be started on this machine: nobody is there\. Work without it: --on local$"
+    ):
+        connected(None, 2)
+
+
 def test_ray_without_its_client_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", Refusing())
     monkeypatch.setitem(sys.modules, "grpc", None)

@@ -124,12 +124,13 @@ class Observer:
     Args:
         model: the network.
         tensors: as of `calibrate`.
+        threads: as of `onnx_session`.
 
     Raises:
         ModelError: it has no such tensor, or onnxruntime cannot run it.
     """
 
-    def __init__(self, model: ir.Model, tensors: Collection[str] | None) -> None:
+    def __init__(self, model: ir.Model, tensors: Collection[str] | None, threads: int = 0) -> None:
         values = list(_observed(model.graph, tensors))
         self._bounds = bounds(model.graph)
         self._names = [value.name or "" for value in values]
@@ -137,7 +138,7 @@ class Observer:
         self._flat = {value.name for value in values if value.shape is not None and _varies(value.shape)}
         self._inputs = [value.name for value in values if value.is_graph_input()]
         computed = [value for value in values if not value.is_graph_input()]
-        self._tap = Tap(model, [value.name or "" for value in computed])
+        self._tap = Tap(model, [value.name or "" for value in computed], threads=threads)
         self.sums = self._nothing()
         """Statistics so far, their means still sums over the images."""
 

@@ -40,13 +40,16 @@ class PieceObserver:
         model: as of `calibrate`.
         config: the settings that the tables carry.
         tensors: names to observe, as of `calibrate`.
+        threads: as of `onnx_session`.
 
     Raises:
         ModelError: onnxruntime cannot run the model.
     """
 
-    def __init__(self, model: ir.Model, config: CalibrateConfig, tensors: Collection[str] | None) -> None:
-        self._observer, self._config = Observer(model, tensors), config
+    def __init__(
+        self, model: ir.Model, config: CalibrateConfig, tensors: Collection[str] | None, threads: int = 0
+    ) -> None:
+        self._observer, self._config = Observer(model, tensors, threads), config
 
     def observe(self, piece: range, batches: Iterable[tuple[str, Feeds]], told: Told | None = None) -> Files:
         """Observe a piece.

@@ -23,13 +23,15 @@ Outputs = Sequence[list[NDArray[Any]]]
 class Tap:
     """A network that returns the tensors `names`, in chunks of bounded memory."""
 
-    def __init__(self, model: ir.Model, names: Sequence[str], *, fused: bool = True) -> None:
+    def __init__(self, model: ir.Model, names: Sequence[str], *, fused: bool = True, threads: int = 0) -> None:
         values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
         missing = [name for name in names if name not in values]
         if missing:
             raise ModelError(f"the model has no tensor {missing[:5]}. Optimize and calibrate the same graph")
         chunks = _chunks([values[name] for name in names])
-        self._parts = [(onnx_session(_with_outputs(model, chunk), fused=fused), chunk) for chunk in chunks]
+        self._parts = [
+            (onnx_session(_with_outputs(model, chunk), fused=fused, threads=threads), chunk) for chunk in chunks
+        ]
 
     def run(self, feeds: Feeds) -> Iterator[tuple[list[str], list[NDArray[Any]]]]:
         """Yield names and arrays of each chunk."""
@@ -37,18 +39,20 @@ class Tap:
             yield names, session.run(names, dict(feeds))
 
 
-def onnx_session(model: ir.Model, *, fused: bool = True) -> Any:
+def onnx_session(model: ir.Model, *, fused: bool = True, threads: int = 0) -> Any:
     """Open an onnxruntime session: on a GPU where the installed onnxruntime has CUDA, else on the CPU.
 
     Args:
         model: the model to run.
         fused: let onnxruntime replace Q/DQ patterns by integer kernels. Without, they run as written.
+        threads: of one operator; 0 leaves the choice to onnxruntime.
 
     Raises:
         ModelError: onnxruntime cannot run it.
     """
     ort = requires_extra("onnxruntime", "ort")
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: initializers that a part does not use are no news
     if not fused:
         options.add_session_config_entry("session.disable_quant_qdq", "1")

@@ -45,7 +45,8 @@ class CalibrateConfig(Struct):
     minimum_images: PositiveInt = 16
     """Fewest readable images; fewer is an error."""
     seed: int = 0
-    """Seed of the order of the images."""
+    """Seed of the order of the images, and so of which of them repairs are fitted and which they are judged on. 0: the
+    order of the set."""
 
 
 class QuantizeConfig(Struct):

@@ -18,6 +18,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
+import edgeopt
 from edgeopt.bundle import Bundle, pack, unpack
 from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
@@ -78,10 +79,13 @@ class ShardEvaluator:
             TargetError: the variant that was asked for does not run here, or none does.
             MissingExtraError: its library is not installed.
         """
-        for name in variants_of(self._bundle, self._variant):
-            self._open(name)
-        if not self._opened:
-            raise TargetError(f"no variant of {self._bundle.path} runs here. See: edgeopt inspect {self._bundle.path}")
+        with ExitStack() as stack:
+            for name in variants_of(self._bundle, self._variant):
+                self._open(name, stack)
+            if not self._opened:
+                path = self._bundle.path
+                raise TargetError(f"no variant of {path} runs here. See: edgeopt inspect {path}")
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -89,10 +93,10 @@ class ShardEvaluator:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, stack: ExitStack) -> None:
         try:
             opened = open_variant(self._bundle, self._bundle.variant(name), threads=self._threads)
-            self._opened[name] = self._stack.enter_context(opened)
+            self._opened[name] = stack.enter_context(opened)
         except (TargetError, MissingExtraError) as error:
             if name == self._variant:
                 raise
@@ -172,7 +176,7 @@ def evaluate_in_shards(
     portions = {number: portion for number in asked if (portion := shards.portion(images, number))}
 
     files = {
-        number: (shards.folder / f"{_digest(key, identity(dataset, portion))}-{number:05}.npz", portion)
+        number: (shards.folder / f"{_digest(key, *_contents(dataset, portion))}-{number:05}.npz", portion)
         for number, portion in portions.items()
     }
     missing = [number for number, (path, _) in files.items() if not path.exists()]
@@ -256,13 +260,18 @@ def _merged(
 
 
 def _key(bundle: Bundle, config: EvaluateConfig, names: Sequence[str]) -> str:
-    """Return a hash of all that the answers depend on beside the images and the machine."""
+    """Return a hash of all that the answers depend on beside the images and the machine, which the file tells."""
     manifest = bundle.manifest
-    parts = [msgspec.json.encode(config).decode()]
+    parts = [edgeopt.__version__, msgspec.json.encode(config).decode()]
     for name in names:
         variant = manifest.variant(name)
         parts += [name, manifest.files[variant.file].sha256, msgspec.json.encode(manifest.spec_of(variant)).decode()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _contents(dataset: Dataset, portion: Sequence[int]) -> list[str]:
+    """Return what tells the images of a piece from others: names, truths and pixels."""
+    return [identity(dataset, portion), *(dataset.content_hash(index) for index in portion)]
 
 
 def _digest(*parts: str) -> str:

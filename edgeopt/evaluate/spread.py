@@ -23,7 +23,7 @@ class SpreadEvaluation:
         bundle: path of the bundle.
         config: filtering of detections.
         variant: only this one and the baseline; None: all that run on the workers.
-        threads: threads of the engines; 0 keeps the bundle's setting.
+        threads: threads of the engines; 0: one, as a worker has one core.
     """
 
     cluster: Cluster
@@ -34,7 +34,7 @@ class SpreadEvaluation:
 
     def __call__(self, parts: Iterable[tuple[int, Dataset]]) -> Iterator[tuple[int, bytes]]:
         """Evaluate numbered pieces; raises as of `Cluster.spread` and `ShardEvaluator`."""
-        arguments = (str(self.bundle.absolute()), self.config, self.variant, self.threads)
+        arguments = (str(self.bundle.absolute()), self.config, self.variant, self.threads or 1)
         return self.cluster.spread(_Worker, arguments, parts, "shard")
 
 

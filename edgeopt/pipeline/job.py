@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgeopt.cluster import Cluster
 from edgeopt.config import Config
@@ -129,6 +131,7 @@ def open_job(
         labels=labels,
         listings=listings,
     )
+    splits = _ordered(splits, config.calibrate.seed)
     present = splits.present()
     found = labels or next((dataset.labels for dataset in present.values() if dataset.labels), ())
     counts = {name: len(dataset) for name, dataset in present.items()}
@@ -137,6 +140,14 @@ def open_job(
     listed = ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
     progress.end("\n".join((f"{listed} images, {len(found)} classes", *notes)), reused=False)
     return Job(config, root, workspace, progress, splits, found, notes)
+
+
+def _ordered(splits: Splits, seed: int) -> Splits:
+    """Return the sets with the calibration images in the order of a seed."""
+    if not seed or splits.calibration is None:
+        return splits
+    order = np.random.default_rng(seed).permutation(len(splits.calibration))
+    return replace(splits, calibration=splits.calibration.subset(order.tolist()))
 
 
 def version(distribution: str) -> str:

@@ -24,6 +24,8 @@ from edgeopt.spec import ModelSpec
 
 _LOG = logging.getLogger(__name__)
 _SET = "[data.calibration]"
+_THREADS = 1
+"""Of a worker, which has one core."""
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:
@@ -91,7 +93,7 @@ class _Worker:
             path.write_bytes(graph)
             self._model = ir.load(path)
         self._spec = spec
-        self._observer = PieceObserver(self._model, config, observed_tensors(self._model, also))
+        self._observer = PieceObserver(self._model, config, observed_tensors(self._model, also), _THREADS)
 
     def work(self, piece: tuple[range, Dataset], /) -> tuple[Files, list[str]]:
         """Return the files of a piece, and what had to be changed for the images to be the network's inputs."""

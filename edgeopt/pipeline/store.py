@@ -113,7 +113,7 @@ class Store:
         """
         with _beside(folder) as scratch:
             packed, whole = scratch / "packed.zip", scratch / folder.name
-            with self._reached("read"):
+            with self._reached("read"), storage_errors(packed):  # inner: the disk here, which may be full
                 try:
                     self._files.get_file(self._path(name), str(packed))
                 except FileNotFoundError:
@@ -137,7 +137,7 @@ class Store:
         """Turn the errors of any library behind fsspec, which have no base class, into ours."""
         try:
             yield
-        except (ConfigError, MissingExtraError):
+        except (ConfigError, MissingExtraError, StorageError):
             raise
         except Exception as error:
             raise StorageError(f"cannot {doing} the store {self.url}: {_sentence(error)}. {_advice(error)}") from error

@@ -15,7 +15,10 @@ from edgeopt.cli.views.tables import bundle_tables
 from edgeopt.config import BatchRange, parse_config
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.pipeline import build, export_model, train_model
+from edgeopt.pipeline.job import open_job
+from edgeopt.pipeline.workspace import Workspace
 from edgeopt.preprocess import preprocess
+from edgeopt.progress import Silent
 from edgeopt.report import content, to_json, to_markdown, to_terminal, write_page
 from edgeopt.runtime import availability, load, verify
 from edgeopt.runtime.choice import Choice
@@ -108,6 +111,18 @@ def test_nothing_is_made_twice(copy: Path, watch: Watch) -> None:
     result = rebuild(copy, watch)
     assert result.unchanged
     assert watch.made == ["check", "data"]
+
+
+def test_a_seed_orders_the_calibration_images(tmp_path: Path) -> None:
+    """It was a key that redid the calibration, and changed nothing."""
+    orders = []
+    for seed in (0, 0, 1):
+        config = parse_config(RECIPE, overrides=[f"calibrate.seed={seed}"])
+        with Workspace(tmp_path).held() as workspace:
+            job = open_job(config, tmp_path, workspace, Silent())
+        orders.append([sample.name for sample in job.split("calibration")])
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
 
 
 def test_a_calibration_setting_redoes_from_calibration_on(copy: Path, watch: Watch) -> None:

@@ -175,3 +175,13 @@ def test_read_only_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="permission denied"):
         Workspace(tmp_path / "work").produce("export", {}, write("a"))
+
+
+def test_a_file_that_a_stage_does_not_find_elsewhere_is_no_fault_of_the_work_folder(tmp_path: Path) -> None:
+    """A network's own code read a file that was not there: "cannot write /data/anchors.npy", and the cause was lost."""
+    workspace = Workspace(tmp_path / "work")
+    missing = tmp_path / "data" / "anchors.npy"
+    with pytest.raises(FileNotFoundError):
+        workspace.produce("export", {}, lambda *_: missing.read_bytes())
+    with pytest.raises(StorageError, match="cannot write"):
+        workspace.produce("export", {}, lambda folder, _: (folder / "no" / "such").write_bytes(b""))
