@@ -89,7 +89,8 @@ def _ap(variant: dict[str, Any]) -> str:
 
 def _milliseconds(variant: dict[str, Any]) -> str:
     """Latency; with a mark where other processes had their share of it, so that its size counts and no digit."""
-    return f"{float(f'{variant["p50_ms"]:.2g}'):g} ms" + ("" if variant["valid"] else "\\*")
+    rounded = float(f"{variant['p50_ms']:.2g}")
+    return f"{rounded:g} ms" + ("" if variant["valid"] else "\\*")
 
 
 def imbalance(path: Path) -> str:
