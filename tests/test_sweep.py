@@ -145,6 +145,10 @@ def test_a_value_that_makes_no_recipe_is_a_row(tmp_path: Path) -> None:
         (SWEEP.replace("calibrate.images", "calibrate.imagse"), "Did you mean 'images'"),
         (SWEEP.replace("[16, 32]", "[]"), "has no values"),
         (SWEEP.replace("[16, 32]", "[16, 16]"), "16 twice"),
+        (SWEEP.replace('["bias_correction"]', "[]"), r"'none' and 'one' are one value, \[\]\. Remove one of them"),
+        (SWEEP + '"compile.targets" = [["ort"], ["ov"]]', "compile.targets is lost: `targets` sets"),
+        (SWEEP + '"train.epochs" = [1, 3]', r"\[models.b\] train.epochs is lost: \[settings\] train.epochs sets"),
+        (SWEEP + '"calibrate" = [{images = 8}]', r"calibrate.images is lost: \[settings\] calibrate sets"),
         (SWEEP.replace('"calibrate.images"', "calibrate.images"), "between quotation marks"),
         (SWEEP.replace('recipe = "tiny.toml"', ""), "has no recipe"),
         (SWEEP.replace('"tiny.toml"', '"tiny"'), "there is no recipe 'tiny'"),
@@ -155,6 +159,31 @@ def test_a_value_that_makes_no_recipe_is_a_row(tmp_path: Path) -> None:
 def test_a_sweep_that_cannot_be_meant_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         planned(tmp_path, text)
+
+
+def test_a_recipe_that_is_not_beside_the_sweep_is_not_taken_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another project's edgeopt.toml was swept."""
+    elsewhere = tmp_path / "another"
+    for folder in (elsewhere, elsewhere / "digits"):
+        folder.mkdir()
+        (folder / "edgeopt.toml").write_text(RECIPE)
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(ConfigError, match=f"there is no {tmp_path / 'edgeopt.toml'}"):
+        planned(tmp_path, 'recipe = "edgeopt.toml"')
+    trial = planned(tmp_path, 'recipe = "digits"').trial((0, 0))
+    assert (trial.config.name, trial.root) == ("digits", str(tmp_path)), "the shipped one"
+
+
+def test_a_value_that_was_renamed_has_its_new_name_in_rows_that_were_there(tmp_path: Path) -> None:
+    """Rows kept the old one, which another value may have now."""
+    sweep(planned(tmp_path), tmp_path / "out", Pretended(tmp_path / "out"), lambda _: None)
+    swapped = SWEEP.replace('none = [], one = ["bias_correction"]', 'one = [], none = ["bias_correction"]')
+    again = sweep(planned(tmp_path, swapped), tmp_path / "out", Pretended(tmp_path / "out"), lambda _: None)
+    assert again.found == 6
+    accuracies = {each.settings["quantize.repairs"]: each.best.accuracy for each in again.results if each.variants}
+    assert accuracies == {"one": 0.88, "none": 0.89}
 
 
 def test_a_label_that_no_worker_has_is_refused_before_anything_is_built(tmp_path: Path) -> None:

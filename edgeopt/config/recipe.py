@@ -93,18 +93,19 @@ def training_code(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in named for name in names if name is not None))
 
 
-def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
+def find_recipe(reference: str, overrides: Sequence[str] = (), root: Path = Path()) -> tuple[Config, Path]:
     """Find the recipe that a user means, and the folder that its relative paths start from.
 
     Args:
         reference: a ``.toml`` file, a folder with an ``edgeopt.toml``, or the name of a shipped recipe (whose relative
-            paths start from the current folder).
+            paths start from `root`).
         overrides: ``KEY=VALUE`` with a dotted key and a TOML value; a value that is not TOML counts as text.
+        root: folder that the reference starts from. Default: the current one.
 
     Raises:
         ConfigError: nothing of that name, not TOML, an unknown key or a value out of range.
     """
-    path = Path(reference)
+    path = root / reference
     if is_folder(path):
         path /= RECIPE_FILE
     if path.suffix == ".toml" or is_file(path):
@@ -116,7 +117,7 @@ def find_recipe(reference: str, overrides: Sequence[str] = ()) -> tuple[Config, 
             + did_you_mean(reference, known, "Give a .toml file, or write a starter one with: edgeopt init")
         )
     text = (resources.files("edgeopt") / "recipes" / f"{reference}.toml").read_text(encoding="utf-8")
-    return parse_config(text, origin=f"recipe {reference}", overrides=overrides), Path.cwd()
+    return parse_config(text, origin=f"recipe {reference}", overrides=overrides), root.resolve()
 
 
 def shipped_recipes() -> list[str]:

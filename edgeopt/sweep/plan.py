@@ -14,11 +14,11 @@ from msgspec import Meta, field
 
 from edgeopt.config import Config, find_recipe, read_toml, toml_value
 from edgeopt.errors import ConfigError, EdgeoptError
-from edgeopt.files import is_file, is_folder
 from edgeopt.pipeline.provenance import code_hash
 from edgeopt.pipeline.workspace import content_key
 from edgeopt.spec import PositiveInt, Struct
 
+_TARGETS = "compile.targets"
 Indices = tuple[int, ...]
 """A trial's place on each axis: model, target, then the settings in their order."""
 
@@ -139,12 +139,12 @@ class Plan:
         model = self.models[model_name]
         changes = {**model.set, **{key: value for key, (_, value) in zip(self.settings, chosen, strict=True)}}
         if target:
-            changes["compile.targets"] = [target.partition("@")[0]]
+            changes[_TARGETS] = [target.partition("@")[0]]
         overrides = [f"{key}={toml_value(value)}" for key, value in changes.items()]
         config: Config | None = None
         root, problem = self.root, ""
         try:
-            config, root = find_recipe(self._reference(model), overrides)
+            config, root = find_recipe(_recipe(model, self.config), overrides, self.root)
         except EdgeoptError as error:
             problem = str(error)
         determinants = {
@@ -165,19 +165,13 @@ class Plan:
             store=self.config.store,
         )
 
-    def _reference(self, model: SweptModel) -> str:
-        """Return the model's recipe as `find_recipe` takes it; paths start from the sweep file's folder."""
-        reference = model.recipe or self.config.recipe
-        assert reference is not None
-        there = self.root / reference
-        return str(there) if is_file(there) or is_folder(there) else reference
-
 
 def read_plan(path: Path) -> Plan:
     """Read a sweep file.
 
     Raises:
-        ConfigError: it cannot be read, an axis is empty, a model has no recipe, or no trial at all makes one.
+        ConfigError: it cannot be read, an axis is empty or has a value twice, one key's value is lost to another's, a
+            model has no recipe, or no trial at all makes one.
     """
     config = read_toml(path, SweepConfig)
     for key, values in config.settings.items():
@@ -194,12 +188,38 @@ def read_plan(path: Path) -> Plan:
     ):
         if doubled := [name for name in names if list(names).count(name) > 1]:
             raise ConfigError(f"{path}: {axis} has {doubled[0]} twice. Remove one of them")
+    for key, values in config.settings.items():
+        seen = dict[str, str]()
+        for name, value in _named(values):
+            if (first := seen.setdefault(text := toml_value(value), name)) != name:
+                raise ConfigError(
+                    f"{path}: [settings] {key}: '{first}' and '{name}' are one value, {text}. Remove one of them"
+                )
     models = config.models or {path.stem if config.recipe is None else Path(config.recipe).stem: SweptModel()}
     if missing := [name for name, model in models.items() if model.recipe is None and config.recipe is None]:
         raise ConfigError(f"{path}: model '{missing[0]}' has no recipe. Give one with `recipe`")
+    _refuse_lost(path, config, models)
     plan = Plan(path.stem, path.resolve().parent, config, models)
     _refuse_hopeless(plan)
     return plan
+
+
+def _recipe(model: SweptModel, config: SweepConfig) -> str:
+    reference = config.recipe if model.recipe is None else model.recipe
+    assert reference is not None
+    return reference
+
+
+def _refuse_lost(path: Path, config: SweepConfig, models: Mapping[str, SweptModel]) -> None:
+    """Refuse a key whose value never counts, since a later one sets it or the table that it is in."""
+    later = [(key, f"[settings] {key}") for key in config.settings]
+    if config.targets:
+        later.append((_TARGETS, "`targets`"))
+    for name, model in models.items():
+        changed = [*((key, f"[models.{name}] {key}") for key in model.set), *later]
+        for (early, lost), (late, setter) in itertools.combinations(changed, 2):
+            if f"{early}.".startswith(f"{late}."):
+                raise ConfigError(f"{path}: {lost} is lost: {setter} sets it in each trial. Remove one of them")
 
 
 def _refuse_hopeless(plan: Plan) -> None:

@@ -87,9 +87,9 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
 
 
 def finished(trial: Trial, out: Path) -> TrialResult | None:
-    """Return the row of a trial that has a bundle, or None."""
-    result = read_result(out / TRIALS / trial.key, trial.key)
-    return result if result is not None and not result.error else None
+    """Return the row of a trial that has a bundle, with the names that its values have now; or None."""
+    result = committed(trial, out)
+    return replace(result, settings=trial.settings) if result is not None and not result.error else None
 
 
 def committed(trial: Trial, out: Path) -> TrialResult | None:
