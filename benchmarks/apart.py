@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
+from edgeopt.measure.environment import peak_memory_mib
 
 _LIMIT = "ONEDNN_MAX_CPU_ISA"
 """Environment variable by which oneDNN, and so OpenVINO, leaves newer instructions alone; it is read once a process."""
@@ -68,7 +68,7 @@ class Meter:
         return {
             "seconds": round(time.perf_counter() - self._begun, 1),
             "processor_seconds": round(time.process_time() - self._processor, 1),
-            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_memory_mb": int(peak_memory_mib()),
         }
 
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recorded import processor
 from edgeopt.benchmark import LatencyResult, measure
 from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
@@ -96,7 +97,7 @@ def row(result: LatencyResult) -> dict[str, Any]:
         "speedup": speedups[0],
         "speedup_interval": list(speedups[1:]),
         "threads": result.environment.threads,
-        "cpu": result.environment.machine.cpu.model,
+        "cpu": processor(),
         "invalid": list(result.invalid),
     }
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from benchmarks.recorded import record
 from edgeopt.bundle import Bundle
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.hardware import machine
+from edgeopt.measure.environment import peak_memory_mib
 from edgeopt.runtime import load
 from edgeopt.trust.keys import TRUSTED_VARIABLE, read_private
 from edgeopt.trust.releases import STATE_VARIABLE
@@ -71,8 +71,7 @@ def loaded(path: str, variant: str, trusted: str | None) -> dict[str, float]:
         opened = time.process_time()
         predictor.predict(image)
     end = time.process_time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"load_ms": 1e3 * (opened - start), "first_ms": 1e3 * (end - opened), "peak_mib": peak}
+    return {"load_ms": 1e3 * (opened - start), "first_ms": 1e3 * (end - opened), "peak_mib": peak_memory_mib()}
 
 
 def main() -> None:

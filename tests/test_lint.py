@@ -275,6 +275,14 @@ def test_a_bundle_is_linted_variant_by_variant(tmp_path):
     assert all(finding.variant for finding in report.findings)
 
 
+def test_a_target_of_a_bundle_is_one_that_it_has(tmp_path):
+    tiny.write(tmp_path / "tiny.edgeopt")
+    report = lint(tmp_path / "tiny.edgeopt", "ort")
+    assert report.target == "ort"
+    with pytest.raises(ConfigError, match=r"no variant of target 'trt8', only of .*ort.*\[compile\] targets"):
+        lint(tmp_path / "tiny.edgeopt", "trt8")
+
+
 def test_the_table_shows_the_worst_first(tmp_path):
     report = LintReport(
         path="model.onnx",

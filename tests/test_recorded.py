@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.apart import Meter, apart
 from benchmarks.recorded import changed, record, rows
 from edgeopt.config import TrainConfig
+from edgeopt.measure.environment import peak_memory_mib
 
 LIMIT = "ONEDNN_MAX_CPU_ISA"
 
@@ -55,6 +56,18 @@ def test_a_meter_counts_what_was_spent_since() -> None:
     assert cost["seconds"] >= 0
     assert cost["processor_seconds"] >= 0
     assert cost["peak_memory_mb"] > 1
+
+
+def test_a_process_apart_does_not_count_the_memory_of_its_parent() -> None:
+    pytest.importorskip("resource")
+    if not (Path("/proc/self/status").exists() and "VmHWM" in Path("/proc/self/status").read_text(encoding="ascii")):
+        pytest.skip("this system does not tell a program's own peak")
+    mib = 256
+    held = bytearray(mib << 20)
+    held[:: 1 << 12] = b"\1" * (mib << 8)  # touches each page
+    assert peak_memory_mib() > mib
+    assert apart(peak_memory_mib) < mib
+    assert len(held) == mib << 20
 
 
 def test_only_what_differs_from_the_defaults_is_said() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeopt.cli.options import append, as_json, bundle, gate_config, gate_limits, summary, threads, variant
+from edgeopt.cli.options import append, as_json, bundle, gate_config, gate_limits, only_variant, summary, threads
 from edgeopt.cli.output import echo, print_json, printable
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def farm() -> None:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the results, BOARD.json each. Default: NAME.farm beside the bundle.",
 )
-@variant
+@only_variant
 @threads
 @click.option("--quick", is_flag=True, help="Run a few seconds per variant instead of MLPerf's 600 s.")
 @click.option("--duration", type=click.FloatRange(0.1), help="Duration of a quick run in seconds. Default: 3.")

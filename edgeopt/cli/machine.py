@@ -30,7 +30,9 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 @click.command()
 @click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="MODEL|ENGINE|BUNDLE")
 @click.option(
-    "--target", type=Named(TARGETS, "target"), default="trt", show_default=True, help="Target whose rules apply."
+    "--target",
+    type=Named(TARGETS, "target"),
+    help="Target whose rules apply. Default: trt. Of a BUNDLE: only its variants of this target. Default: all.",
 )
 @click.option("--device", help="Board for estimates of cost, such as orin-nano-8gb.")
 @click.option(
@@ -44,7 +46,7 @@ def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001 - a click
 def lint(
     context: click.Context,
     path: Path,
-    target: str,
+    target: str | None,
     device: str | None,
     rules: tuple[str, ...],
     as_json: bool,  # noqa: FBT001 - a click flag

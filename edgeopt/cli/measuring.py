@@ -19,6 +19,7 @@ from edgeopt.cli.options import (
     gate_config,
     gate_limits,
     on_cluster,
+    only_variant,
     overlap,
     pictures,
     summary,
@@ -54,7 +55,7 @@ _SCENARIOS = click.Choice(["singlestream", "multistream", "offline", "server"])
 @click.command()
 @bundle
 @data
-@variant
+@only_variant
 @threads
 @click.option(
     "--csv",
@@ -278,7 +279,7 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @click.command()
 @bundle
 @pictures
-@variant
+@only_variant
 @threads
 @click.option(
     "--scenario", type=_SCENARIOS, default="singlestream", show_default=True, help="Scenario as MLPerf defines it."

@@ -101,6 +101,7 @@ normalization = click.option(
     "255; of images with red first, or blue. Default: what is right most often on --data.",
 )
 variant = click.option("--variant", help="Variant to use. Default: the best one that this machine can run.")
+only_variant = click.option("--variant", help="Measure this variant beside FP32. Default: all that run here.")
 threads = click.option(
     "--threads", type=click.IntRange(0), default=0, help="Threads of the engine. 0 leaves the choice to the engine."
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edgeopt.cli.options import as_json, bundle, data, threads, variant
+from edgeopt.cli.options import as_json, bundle, data, only_variant, threads
 from edgeopt.cli.output import echo, print_json
 from edgeopt.cli.pictures import images_of_user
 
@@ -42,7 +42,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new rel
 @click.command()
 @bundle
 @data
-@variant
+@only_variant
 @threads
 @click.option(
     "--corruption",
@@ -110,7 +110,7 @@ def robustness(
 @click.command()
 @bundle
 @data
-@variant
+@only_variant
 @threads
 @click.option(
     "--radius",

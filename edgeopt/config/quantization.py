@@ -110,8 +110,8 @@ class PrecisionConfig(Struct):
 
     gpu: Literal["fp16", "fp32"] = "fp16"
     """Precision in the graph of ``trt`` and ``rtx``. Nodes whose tensors exceed 512 on calibration images, with
-    constants beyond 65504 or sums of more than 4096 products stay FP32. TensorRT 8 (JetPack 5 and 6.0) takes no FP16
-    scales; with it, ``fp32`` keeps INT8 variants loadable."""
+    constants beyond 65504 or sums of more than 4096 products stay FP32. TensorRT 8 (JetPack 5.1 and 6.0) reads no
+    FP16 scales: those of target ``trt8`` are FP32 with either."""
     cpu: Literal["bf16", "fp32"] = "fp32"
     """Precision of ``ov``, as a setting of the engine. bf16 needs a processor that has it (avx512_bf16, amx_bf16 or
     Arm's)."""

@@ -18,19 +18,22 @@ from edgeopt.runtime.session import Compiled, availability, find_target, known_t
 from edgeopt.spec import replace
 
 _UNREAD, _BATCH, _UNLOADED, _FLOAT_KERNEL = "not-read", "dynamic-batch", "not-loaded", "float-kernel"
+_DEFAULT_TARGET = "trt"
 _NAMED = 3
 _TOLERATED = 0.2
 """Share of the layers that repairs leave float now and then, which is no warning."""
 
 
-def lint(path: Path, target: TargetName = "trt", device: str | None = None, rules: Sequence[str] = ()) -> LintReport:
+def lint(
+    path: Path, target: TargetName | None = None, device: str | None = None, rules: Sequence[str] = ()
+) -> LintReport:
     """Find what a target rejects or runs badly.
 
     Args:
         path: an ``.onnx`` graph; a bundle's folder (each variant's graph, and the engines of those that run on this
             machine's TensorRT); an engine (``.plan``, ``.engine``; needs a GPU that runs it); or
             the inspector's layer list of one (``.json``).
-        target: whose rules apply; a bundle's variants each have their own.
+        target: whose rules apply; ``trt`` if None. Of a bundle: only the variants of this target; all if None.
         device: a board's name, for estimates from its memory bandwidth.
         rules: more rules on graphs, of the user's own, as ``package.module:callable``: each is a `lint.graphs.Rule`.
 
@@ -38,12 +41,14 @@ def lint(path: Path, target: TargetName = "trt", device: str | None = None, rule
         ModelError: the file cannot be read as any of these.
         MissingExtraError: a graph, where onnx is not installed.
         TargetError: an engine that does not run here.
-        ConfigError: no such device, no such rule, or rules for something that is no graph.
+        ConfigError: no such device, no such rule, rules for something that is no graph, or a bundle without a variant
+            of the target.
         BundleError: the bundle is not whole.
     """
     bandwidth = board(device).bandwidth_gb_s if device else None
     if path.is_dir():
-        return _lint_bundle(path, bandwidth, rules)
+        return _lint_bundle(path, target, bandwidth, rules)
+    target = target or _DEFAULT_TARGET
     if rules and path.suffix in (".json", ".plan", ".engine"):
         raise ConfigError(
             f"rules of your own are for graphs, and {path} is not one: leave them out, or lint its ONNX file"
@@ -123,15 +128,21 @@ def _layer_findings(text: str, bandwidth_gb_s: float | None) -> list[Finding]:
     return [found for rule in engine_rules.RULES.values() for found in rule(layers, bandwidth_gb_s)]
 
 
-def _lint_bundle(path: Path, bandwidth_gb_s: float | None, own: Sequence[str]) -> LintReport:
+def _lint_bundle(path: Path, target: str | None, bandwidth_gb_s: float | None, own: Sequence[str]) -> LintReport:
     bundle = Bundle.open(path)
-    findings = list(measured.findings(bundle.manifest))
+    variants = {each.name: each for each in bundle.manifest.variants if target in (None, each.target)}
+    targets = ", ".join(sorted({each.target for each in variants.values() or bundle.manifest.variants}))
+    if not variants:
+        raise ConfigError(
+            f"bundle '{bundle.manifest.name}' has no variant of target '{target}', only of {targets}. Add it "
+            "to [compile] targets and build again, or lint an ONNX file"
+        )
+    findings = [each for each in measured.findings(bundle.manifest) if each.variant in variants]
     rules: dict[str, None] = dict.fromkeys(measured.RULES)
-    for variant in bundle.manifest.variants:
+    for variant in variants.values():
         found, looked_for = _lint_variant(bundle.plain_file(variant.name), variant, bandwidth_gb_s, own)
         findings += [replace(one, variant=variant.name) for one in found]
         rules |= dict.fromkeys(looked_for)
-    targets = ", ".join(sorted({variant.target for variant in bundle.manifest.variants}))
     return _report(path, targets, findings, tuple(rules))
 
 

@@ -47,7 +47,7 @@ def offers(here: Machine, kernels: Callable[[Cpu], Processor | None] = integer_k
     if int8 and kernels(here.cpu) != "avx2":
         return f"INT8 by {int8}"
     none = f"{onednn_limit()[0]} keeps it from {int8}" if int8 else "this processor has no INT8 dot product"
-    slow = f"{none}: INT8 saves memory, hardly time"
+    slow = f"{none}: INT8 saves memory, and time with some networks only (edgeopt benchmark BUNDLE)"
     if kernels(here.cpu) != "avx2":
         return slow
     return f"{slow}; weights of all 8 bits saturate (those of scheme tensorrt do, those for processor avx2 do not)"

@@ -21,7 +21,8 @@ def doctor_tables(report: DoctorReport) -> RenderableType:
         parts += ["", f"[bold]{escape(report.device.title)}[/]", _device_table(report.device), ""]
         parts += ["[bold]What its JetPacks offer[/]", _jetpack_table(report.device, report.jetpacks)]
         if any(not jetpack.float16_scales and jetpack.supported for jetpack in report.jetpacks):
-            parts += [escape('TensorRT 8 takes no FP16 scales: build for it with [precision] gpu = "fp32".')]
+            older = ", ".join(each.version for each in report.jetpacks if not each.float16_scales and each.supported)
+            parts += [escape(f'TensorRT 8 (JetPack {older}): name "trt8" in [compile] targets.')]
     return Group(*parts)
 
 
