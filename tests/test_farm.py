@@ -411,6 +411,8 @@ def test_any_place_with_a_tag_is_reserved_switched_on_and_given_back(places: Boa
         "reserve --shell board=orin",
         "wait T0K3N",
         "-p +T0K3N acquire",
+        ("ssh://user@[::1", "the address of a board is"),
+        ("ssh://[x]/", "the address of a board is"),
         "-p orin-7 show",
         "-p orin-7 power cycle",
         "-p orin-7 release",

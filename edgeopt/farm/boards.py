@@ -40,18 +40,19 @@ class Address(Struct):
         Raises:
             ConfigError: it is none.
         """
+        refused = ConfigError(f"the address of a board is '{text}'; give it as ssh://user@host or ssh://user@host:port")
         try:
             parts = urlsplit(text)
             host, user, port = parts.hostname or "", parts.username, parts.port
-        except ValueError:
-            host, user, port = "", None, None
+        except ValueError as error:
+            raise refused from error
         kept = parts.netloc.rpartition("@")[2].partition(":")[0] if host else ""
         host = kept if kept.lower() == host else host  # names in ~/.ssh/config may have capitals
         bare = text.startswith(SCHEME) and not (
             parts.path.strip("/") or parts.query or parts.fragment or parts.password
         )
         if not bare or not all(_WORD.fullmatch(word) for word in (host, *([user] if user is not None else []))):
-            raise ConfigError(f"the address of a board is '{text}'; give it as ssh://user@host or ssh://user@host:port")
+            raise refused
         return cls(host=host, user=user, port=port)
 
     def __str__(self) -> str:
