@@ -533,3 +533,14 @@ def test_a_board_without_an_answer_leaves_the_verdict_open(boards: Boards) -> No
     failing = {"one": verdict("fail", 1.3)}
     assert together(failing, found["missing"])[0] == "fail", "one that fails is enough"
     assert together({}, {})[0] == "invalid"
+
+
+@pytest.mark.parametrize("code", [1, 3])
+def test_a_gate_that_fails_on_a_board_gives_its_own_words(boards: Boards, code: int) -> None:
+    home = boards.home("one")
+    (home / "verdict.json").touch()
+    (home / "code").write_text(str(code))
+    (home / "words").write_text("error: no variant runs here. Install onnxruntime\n")
+    result = boards.gate(on=("ssh://one",))
+    assert result.exit_code == 3
+    assert "one: no result: 'gate' failed there: no variant runs here. Install onnxruntime" in said(result)

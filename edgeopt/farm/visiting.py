@@ -138,7 +138,7 @@ class Visit:
             BoardError: it failed, with its last words, or took too long.
         """
         done = self._step(links, *arguments)
-        if done.code not in codes:
+        if done.code not in codes or not done.output:  # one that failed may have such a code, too
             self._check(done, arguments[0])
         return done.output
 
