@@ -241,12 +241,38 @@ def test_what_takes_too_long_is_ended_there(boards: Boards) -> None:
     assert (boards.out / "one.json").exists()
 
 
-def test_an_older_result_is_not_left_for_that_of_another_bundle(boards: Boards) -> None:
+def test_an_older_result_stays_until_there_is_another(boards: Boards) -> None:
     boards.run(on=("ssh://one",))
-    (boards.home("one") / "broken").write_text("ssh: connect to host one port 22: No route to host\n")
+    broken, file = boards.home("one") / "broken", boards.out / "one.json"
+    broken.write_text("ssh: connect to host one port 22: No route to host\n")
+    older = file.read_bytes()
     assert boards.run(on=("ssh://one",)).exit_code == 0, "it is there"
-    assert boards.run("--quick", on=("ssh://one",)).exit_code == 1
-    assert not (boards.out / "one.json").exists()
+    result = boards.run("--quick", on=("ssh://one",))
+    assert result.exit_code == 1, "it answers another question"
+    assert "0 of 1 boards have results" in result.output
+    assert file.read_bytes() == older
+    broken.unlink()
+    assert boards.run("--quick", on=("ssh://one",)).exit_code == 0
+    assert json.loads(file.read_text())["asked"]["quick"], "and it is replaced"
+
+
+def test_a_name_with_another_address_is_another_board(boards: Boards) -> None:
+    for host in ("one", "two"):
+        (boards.folder / "farm.toml").write_text(f'[boards.orin]\naddress = "ssh://{host}"\n')
+        result = boards.run(on=("orin",))
+        assert "measured before" not in result.output
+        assert json.loads((boards.out / "orin.json").read_text())["address"] == f"ssh://{host}"
+
+
+def test_a_file_that_is_no_result_is_left_alone(boards: Boards) -> None:
+    boards.out.mkdir()
+    foreign = boards.out / "two.json"
+    foreign.write_text('{"mine": true}')
+    result = boards.run("--again")
+    assert result.exit_code == ConfigError.exit_code
+    assert "two.json, where the results of the board 'two' belong, holds something else" in said(result)
+    assert foreign.read_text() == '{"mine": true}'
+    assert boards.commands("one") == [], "it is said before anything is measured"
 
 
 def test_two_do_not_measure_on_one_board(boards: Boards) -> None:
@@ -356,6 +382,8 @@ def test_boards_are_found_by_address_name_and_tag(tmp_path: Path, monkeypatch: p
         ("ssh://host/path", "the address of a board is"),
         ("ssh://user:secret@host", "the address of a board is"),
         ("ssh://host:99999", "the address of a board is"),
+        ("ssh://user@[::1", "the address of a board is"),
+        ("ssh://[x]/", "the address of a board is"),
         ("tag:board=orin", "labgrid-client is not installed"),
     ],
 )
@@ -411,8 +439,6 @@ def test_any_place_with_a_tag_is_reserved_switched_on_and_given_back(places: Boa
         "reserve --shell board=orin",
         "wait T0K3N",
         "-p +T0K3N acquire",
-        ("ssh://user@[::1", "the address of a board is"),
-        ("ssh://[x]/", "the address of a board is"),
         "-p orin-7 show",
         "-p orin-7 power cycle",
         "-p orin-7 release",

@@ -91,6 +91,11 @@ class Board(Struct):
     """labgrid's place, or ``KEY=VALUE`` of a reservation, where `reserved` is true."""
     reserved: bool = False
 
+    @property
+    def where(self) -> str:
+        """Its SSH address, or place of labgrid's."""
+        return str(self.address or self.place)
+
 
 def read_farm(path: Path | None) -> Farm:
     """Read a ``farm.toml``; without one asked for, that of the current folder, or nothing.

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from edgeopt.bundle.records import Environment, LatencyResult
-from edgeopt.errors import storage_errors
+from edgeopt.errors import ConfigError, storage_errors
+from edgeopt.farm.boards import Board
 from edgeopt.files import write_atomically
 from edgeopt.hardware.fingerprint import identity_of
 from edgeopt.spec import Struct
@@ -38,7 +39,7 @@ class BoardResult(Struct):
 
     board: str
     address: str
-    """SSH address, or place of labgrid's."""
+    """`Board.where`: the same name may be another board's later."""
     asked: Asked
     recorded: Annotated[datetime.datetime, Meta(tz=True)]
     seconds: float
@@ -81,21 +82,21 @@ def write_result(folder: Path, result: BoardResult) -> Path:
     return path
 
 
-def read_result(folder: Path, board: str, asked: Asked) -> BoardResult | None:
-    """Return what a board measured of just this, or None."""
-    try:
-        result = from_json((folder / f"{board}{SUFFIX}").read_bytes(), BoardResult)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return result if result.asked == asked else None
-
-
-def remove_result(folder: Path, board: str) -> None:
-    """Remove a board's file, which is of another bundle or question.
+def read_result(folder: Path, board: Board, asked: Asked) -> BoardResult | None:
+    """Return what a board measured of just this, or None.
 
     Raises:
-        StorageError: it cannot be removed.
+        ConfigError: its file is something else, which results must not replace.
     """
-    path = folder / f"{board}{SUFFIX}"
-    with storage_errors(path):
-        path.unlink(missing_ok=True)
+    path = folder / f"{board.name}{SUFFIX}"
+    try:
+        result = from_json(path.read_bytes(), BoardResult)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"{path}, where the results of the board '{board.name}' belong, holds something else: {reason}. Move it, "
+            "or choose another folder with --out"
+        ) from error
+    return result if (result.address, result.asked) == (board.where, asked) else None

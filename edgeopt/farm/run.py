@@ -19,7 +19,7 @@ from edgeopt.bundle.records import LatencyResult, now
 from edgeopt.farm.boards import Board
 from edgeopt.farm.errors import BoardError, Stopped
 from edgeopt.farm.processes import Stop
-from edgeopt.farm.results import Asked, BoardResult, read_result, remove_result, write_result
+from edgeopt.farm.results import Asked, BoardResult, read_result, write_result
 from edgeopt.farm.visiting import Copy, Visit, copied, digest_of, visiting
 from edgeopt.progress import Tell
 from edgeopt.typed import from_json
@@ -97,17 +97,15 @@ def run_farm(
 
     Raises:
         BundleError: not a whole bundle.
-        ConfigError: a program is not installed.
+        ConfigError: a program is not installed, or a file that is no result is in the way of one.
         StorageError: results cannot be written.
     """
     opened = Bundle.open(bundle)
     question = asked(digest_of(opened))
     found: dict[str, Measured] = {}
     for board in boards:
-        known = read_result(out, board.name, question)
-        if known is None:
-            remove_result(out, board.name)
-        elif not again and (allow_invalid or not known.invalid):
+        known = read_result(out, board, question)
+        if known is not None and not again and (allow_invalid or not known.invalid):
             found[board.name] = Measured(known, found=True)
             terms.tell(f"[{board.name}] measured before")
     answers: dict[str, BoardResult | Missing] = {}
@@ -240,7 +238,7 @@ def _measured(board: Board, visit: Visit, copy: Copy, name: str, asked: Asked, s
     say("done")
     return BoardResult(
         board=board.name,
-        address=str(board.address or board.place),
+        address=board.where,
         asked=asked,
         recorded=now(),
         seconds=round(time.monotonic() - began, 1),
