@@ -9,7 +9,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,9 +23,11 @@ import edgeopt
 from edgeopt.bundle.records import LatencyResult
 from edgeopt.cli import main
 from edgeopt.errors import BundleError, ConfigError
-from edgeopt.farm import Board, boards_of, read_farm
+from edgeopt.farm import Board, boards_of, labgrid, read_farm
 from edgeopt.farm.boards import Address
+from edgeopt.farm.errors import Stopped
 from edgeopt.farm.gating import together
+from edgeopt.farm.processes import Finished, finish
 from edgeopt.farm.ssh import Ssh
 from edgeopt.gate import GateConfig, Verdict
 from edgeopt.gate.verdict import LatencyFinding
@@ -92,6 +97,16 @@ def boards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boards:
 
 def said(result: Result) -> str:
     return " ".join(result.output.split())
+
+
+def never_ending(words: str) -> Callable[..., Finished]:
+    """Return what runs programs as `finish` does, but takes those with these words for too long after they have run."""
+
+    def run(command: Sequence[str], *rest: Any) -> Finished:
+        done = finish(command, *rest)
+        return Finished(None, b"", "") if words in " ".join(command) else done
+
+    return run
 
 
 # Measuring
@@ -239,6 +254,20 @@ def test_what_takes_too_long_is_ended_there(boards: Boards) -> None:
     result = boards.run("--timeout", "1")
     assert "'benchmark' did not end within 1 s" in said(result)
     assert (boards.out / "one.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ("probe", "'probe' did not end within 60 s. Check the board and its network, and run again"),
+        ("step", "'verify' did not end within 67 s. Give more with --timeout"),
+    ],
+)
+def test_a_board_that_never_ends_a_command_says_what_helps(
+    boards: Boards, monkeypatch: pytest.MonkeyPatch, action: str, message: str
+) -> None:
+    monkeypatch.setattr("edgeopt.farm.ssh.finish", never_ending(f"edgeopt-farm {action}"))
+    assert message in said(boards.run("--timeout", "7", on=("ssh://one",)))
 
 
 def test_an_older_result_stays_until_there_is_another(boards: Boards) -> None:
@@ -490,6 +519,45 @@ def test_a_reservation_that_nobody_gives_ends(places: Boards) -> None:
     result = places.run("--wait", "1", on=("tag:board=orin",))
     assert "did not end within 1 s. Wait longer with --wait" in said(result)
     assert asked_of_labgrid(places)[-1] == "cancel-reservation T0K3N"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("acquire", "acquire did not end within 60 s. Check labgrid's coordinator, and run again"),
+        ("show", "show did not end within 60 s. Check labgrid's coordinator, and run again"),
+        ("power cycle", "power cycle did not end within 60 s. Check its power switch, and run again"),
+    ],
+)
+def test_a_place_whose_coordinator_hangs_says_what_helps_and_is_released(
+    places: Boards, monkeypatch: pytest.MonkeyPatch, command: str, message: str
+) -> None:
+    monkeypatch.setattr("edgeopt.farm.labgrid.finish", never_ending(command))
+    assert message in said(places.run("--power-cycle", on=("orin-7",)))
+    assert asked_of_labgrid(places)[-1] == "-p orin-7 release"
+
+
+def test_a_place_that_was_granted_during_ctrl_c_is_released(places: Boards) -> None:
+    (places.folder / "slow").touch()
+    stop, granted = threading.Event(), places.folder / "granted"
+
+    def ctrl_c() -> None:
+        while not granted.exists():
+            time.sleep(0.01)
+        stop.set()
+
+    user = threading.Thread(target=ctrl_c)
+    user.start()
+    with suppress(Stopped), labgrid.held("orin-7", reserved=False, wait_s=1.0, stop=stop):
+        pass
+    user.join()
+    assert (places.folder / "places" / "orin-7").read_text() == ""
+
+
+def test_a_place_that_the_user_holds_already_is_not_taken_from_them(places: Boards) -> None:
+    (places.folder / "places" / "orin-7").write_text("ours")
+    assert places.run(on=("orin-7",)).exit_code == 1
+    assert asked_of_labgrid(places) == ["-p orin-7 acquire"], "labgrid releases for the same user from everywhere"
 
 
 # Gating

@@ -75,9 +75,9 @@ def held(place: str, *, reserved: bool, wait_s: float, stop: Stop) -> Iterator[H
             if found is None:
                 raise BoardError(f"{CLIENT} gave no reservation of {place}: {answer.strip()!r:.200}. Is it labgrid 26?")
             token = found[1]
-            _client(["wait", token], stop, wait_s)
+            _client(["wait", token], stop, wait_s, advice="Wait longer with --wait")
             place = f"+{token}"
-        name = _acquired(place, stop)
+        name = _acquired(place)
         try:
             yield Held(name, _service(_client(["-p", name, "show"], stop)))
         finally:
@@ -93,18 +93,38 @@ def cycle_power(place: str, stop: Stop) -> None:
     Raises:
         BoardError: it has no switch, or the switch does not answer.
     """
-    _client(["-p", place, "power", "cycle"], stop)
+    _client(["-p", place, "power", "cycle"], stop, advice="Check its power switch, and run again")
 
 
-def _acquired(place: str, stop: Stop) -> str:
-    found = _ACQUIRED.search(_client(["-p", place, "acquire"], stop))
+def _acquired(place: str) -> str:
+    """Acquire a place, and return its name.
+
+    Nothing but its time limit ends this: of a client that was cut off nobody knows if the place is ours, and labgrid
+    also releases one that the same user holds elsewhere.
+    """
+    try:
+        answer = _client(["-p", place, "acquire"], Stop())
+    except _TooLongError:  # the coordinator may have granted it
+        _undone(["-p", place, "release"])
+        raise
+    found = _ACQUIRED.search(answer)
     return place if found is None else found[1].strip()
 
 
-def _client(arguments: list[str], stop: Stop, limit_s: float = _ANSWER_S) -> str:
+class _TooLongError(BoardError):
+    """labgrid's client was ended, and nobody knows what it has done."""
+
+
+def _client(
+    arguments: list[str],
+    stop: Stop,
+    limit_s: float = _ANSWER_S,
+    *,
+    advice: str = "Check labgrid's coordinator, and run again",
+) -> str:
     done = finish([CLIENT, *arguments], stop, limit_s)
     if done.code is None:
-        raise BoardError(f"{CLIENT} {' '.join(arguments)} did not end within {limit_s:.0f} s. Wait longer with --wait")
+        raise _TooLongError(f"{CLIENT} {' '.join(arguments)} did not end within {limit_s:.0f} s. {advice}")
     if done.code:
         words = done.errors.strip().splitlines() or [f"exit status {done.code}"]
         raise BoardError(f"{CLIENT} {' '.join(arguments)}: {words[-1].strip().rstrip('.')}")

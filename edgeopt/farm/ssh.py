@@ -67,13 +67,23 @@ class Ssh:
     def __init__(self, address: Address, stop: Stop) -> None:
         self._address, self._stop = address, stop
 
-    def run(self, action: Sequence[str], limit_s: float, source: IO[bytes] | None = None) -> Finished:
+    def run(
+        self,
+        action: Sequence[str],
+        limit_s: float,
+        source: IO[bytes] | None = None,
+        *,
+        command: str | None = None,
+        advice: str = "Check the board and its network, and run again",
+    ) -> Finished:
         """Do something on the board.
 
         Args:
             action: of ``board.sh``, with its arguments.
             limit_s: longest time that it may take.
             source: file of its standard input.
+            command: what the user knows it by. Default: the action's name.
+            advice: what to do where time is up.
 
         Raises:
             BoardError: the board cannot be reached, the connection broke, or time is up.
@@ -82,7 +92,7 @@ class Ssh:
         """
         done = finish(self._command(action), self._stop, limit_s, source)
         if done.code is None:
-            raise BoardError(f"'{action[0]}' did not end within {limit_s:.0f} s. Give more with --timeout")
+            raise BoardError(f"'{command or action[0]}' did not end within {limit_s:.0f} s. {advice}")
         if done.code == _FAILED:
             raise BoardError(self._reason(done.errors))
         return done

@@ -31,6 +31,7 @@ _BOOT_S = 300.0
 _AGAIN_S = 3.0
 _MORE_S = 60.0
 """Time that a connection has beyond the limit that the board itself keeps."""
+_GIVE_MORE = "Give more with --timeout"
 _SSH_PORT = 22
 _SECONDS_A_BYTE = 1e-4
 """Slowest copying that is waited for: 10 kB a second."""
@@ -145,7 +146,7 @@ class Visit:
     def _step(self, links: Mapping[str, Copy], *arguments: str) -> Finished:
         names = " ".join(f"{name}={copy.digest}" for name, copy in links.items())
         action = ["step", str(self._pid), f"{self._limit_s:.0f}", names, *self._words, *arguments]
-        return self._ssh.run(action, self._limit_s + _MORE_S)
+        return self._ssh.run(action, self._limit_s + _MORE_S, command=arguments[0], advice=_GIVE_MORE)
 
     def _check(self, done: Finished, command: str) -> None:
         """Raise what an exit code means."""
@@ -157,7 +158,7 @@ class Visit:
         if done.code == _NO_DISK:
             raise BoardError(f"its disk refused: {words}. Check its folder ~/.cache/edgeopt/farm")
         if done.code == _TOO_LONG:
-            raise BoardError(f"'{command}' did not end within {self._limit_s:.0f} s. Give more with --timeout")
+            raise BoardError(f"'{command}' did not end within {self._limit_s:.0f} s. {_GIVE_MORE}")
         if done.code == _LOST:
             raise BoardError(f"the connection that held it broke during '{command}'. Look at the board, and run again")
         raise BoardError(f"'{command}' failed there: {words}")
