@@ -210,8 +210,8 @@ return [...document.querySelectorAll(".card table:not(.scroll table)")].filter((
 def test_a_sweep_whose_settings_have_long_values_fits(window: Browser, tmp_path: Path, width: int) -> None:
     variants = tuple(
         VariantResult(
-            name=name, is_baseline=False, accepted=True, accuracy=0.9, p50_ms=p50, size_bytes=1000, metric="top1",
-            data="same",
+            name=name, is_baseline=False, precision="int8", engine=name, accepted=True, accuracy=0.9, p50_ms=p50,
+            size_bytes=1000, metric="top1", data="same",
         )
         for name, p50 in (("ov-int8", 5.0), ("ov-int8-fast", 6.0))
     )  # fmt: skip

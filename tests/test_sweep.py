@@ -13,10 +13,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import tiny
 from click.testing import CliRunner
 from tiny_recipe import RECIPE
 
 from benchmarks.sweeping import MARK, processes
+from edgeopt.bundle import EngineSettings
+from edgeopt.bundle.records import CandidateOf
 from edgeopt.cli import main
 from edgeopt.cluster import connected
 from edgeopt.errors import ConfigError, MissingExtraError
@@ -33,8 +36,9 @@ from edgeopt.sweep import (
     sweep,
     sweep_html,
 )
+from edgeopt.sweep.page import table
 from edgeopt.sweep.plan import Trial
-from edgeopt.sweep.results import failed, write_result
+from edgeopt.sweep.results import failed, variant_results, write_result
 from edgeopt.sweep.trial import TRIALS, run_trial
 from edgeopt.sweep.workers import labels_here
 
@@ -93,6 +97,8 @@ def variant(name: str, accuracy: float, p50_ms: float, **more) -> VariantResult:
     return VariantResult(
         **{"is_baseline": False, "size_bytes": 1000, "metric": "top1", "data": "same", "accepted": True, **more},
         name=name,
+        precision=name.split("-")[-1],
+        engine="of this network",
         accuracy=accuracy,
         p50_ms=p50_ms,
     )
@@ -222,18 +228,77 @@ def test_of_a_grid_that_is_too_large_optuna_chooses(tmp_path: Path) -> None:
     assert again.given == []
 
 
-def test_only_what_compares_is_compared() -> None:
-    def result(key: str, machine: str, *variants: VariantResult) -> TrialResult:
-        base = TrialResult(key=key, model="m", target="ort", settings={"quantize.repairs": key}, machine=machine)
-        return msgspec.structs.replace(base, variants=variants)
+def measured(key: str, machine: str, *variants: VariantResult, setting: str = "quantize.repairs") -> TrialResult:
+    base = TrialResult(key=key, model="m", target="ort", settings={setting: key}, machine=machine)
+    return replace(base, variants=variants)
 
+
+def test_only_what_compares_is_compared() -> None:
     float_one = variant("fp32", 0.9, 2.0, is_baseline=True)
     fast, slow = variant("int8", 0.85, 1.0), variant("int8", 0.84, 1.5)
-    results = [result("x", "here", float_one, fast), result("y", "here", float_one, slow), result("z", "there", slow)]
+    results = [
+        measured("x", "here", float_one, fast),
+        measured("y", "here", float_one, slow),
+        measured("z", "there", slow),
+    ]
     here, there = fronts(results)
     assert here.best == {("x", "fp32"), ("x", "int8")}
     assert len(here.points) == 3, "the baseline that no setting changed is one point"
     assert there.best == {("z", "int8")}
+
+
+@pytest.mark.parametrize(
+    ("machine", "setting", "changes"),
+    [
+        ("there", "quantize.repairs", {}),
+        ("here", "benchmark.threads", {}),
+        ("here", "evaluate.limit", {"data": "others"}),
+        ("here", "evaluate.metrics", {"metric": "f1"}),
+        ("here", "model.input_size", {"engine": "of a larger network"}),
+    ],
+)
+def test_a_baseline_that_was_measured_otherwise_keeps_its_row(
+    machine: str, setting: str, changes: dict[str, str]
+) -> None:
+    """One as accurate and as large was dropped, so that INT8 had nothing beside it."""
+    first, second = variant("ort-fp32", 0.9, 2.0, is_baseline=True), variant("ort-fp32", 0.9, 1.5, is_baseline=True)
+    results = [
+        measured("x", "here", first, setting=setting),
+        measured("y", machine, replace(second, **changes), setting=setting),
+    ]
+    assert sum(len(front.points) for front in fronts(results)) == len(table(results)) == 2
+
+
+def test_a_baseline_without_labels_has_a_row_and_its_repeats_none() -> None:
+    """It had none at all."""
+    alone = replace(variant("ort-fp32", 0.0, 2.0, is_baseline=True), accuracy=None)
+    assert [row[1] for row in table([measured(key, "here", alone) for key in "xy"])] == ["ort-fp32"]
+
+
+def test_a_trial_is_judged_by_what_would_run_in_another_precision() -> None:
+    """Another target's float variant, or a candidate, which only `edgeopt tune` chooses, was what Optuna improved."""
+    baseline, other = variant("ov-fp32", 0.9, 2.0, is_baseline=True), variant("ort-fp32", 0.9, 3.0)
+    quantized, candidate = variant("ov-int8", 0.89, 1.0), replace(variant("ov-int8", 0.7, 0.9), is_candidate=True)
+
+    def best(*variants: VariantResult) -> VariantResult | None:
+        return measured("x", "here", *variants).best
+
+    assert best(baseline, other) is baseline
+    assert best(baseline, quantized, candidate, other) is quantized
+    assert best() is None
+
+
+def test_figures_say_which_program_they_are_of(tmp_path: Path) -> None:
+    manifest = tiny.write(tmp_path / "tiny.edgeopt").manifest
+    default = manifest.variant("ort-int8")
+    asked = CandidateOf(of="ort-int8", question="sums", floats=())
+    extended = replace(manifest, variants=(*manifest.variants, replace(default, name="ort-int8-sums", candidate=asked)))
+    first, again = ({each.name: each for each in variant_results(found)} for found in (manifest, extended))
+    assert first["ort-int8"].precision == "int8"
+    assert [each.name for each in again.values() if each.is_candidate] == ["ort-int8-sums"]
+    assert first["ort-int8"].engine != first["ort-fp32"].engine == again["ort-fp32"].engine
+    threads = replace(manifest.variant("ort-fp32"), engine=EngineSettings(threads=2))
+    assert variant_results(manifest.with_variant(threads))[0].engine != first["ort-fp32"].engine
 
 
 def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:

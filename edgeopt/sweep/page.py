@@ -8,7 +8,7 @@ from edgeopt.report.content import METRIC_NAMES
 from edgeopt.report.figures import milliseconds, points, share, size
 from edgeopt.report.latency_plots import Point, scatter
 from edgeopt.report.templates import render
-from edgeopt.sweep.results import Front, TrialResult, VariantResult, fronts
+from edgeopt.sweep.results import Front, TrialResult, VariantResult, fronts, repeats
 
 COLUMNS = ("trial", "variant", "accuracy", "change", "95 %", "p50 ms", "size", "")
 INVALID, BEST = "*", "▲"
@@ -40,19 +40,18 @@ def sweep_html(name: str, results: Sequence[TrialResult]) -> str:
 def table(results: Sequence[TrialResult]) -> list[list[str]]:
     """Return `COLUMNS` of each variant of each trial, those that no other beats marked.
 
-    A float variant that no setting changed has one row.
+    A baseline that no setting changed has one row (`repeats`).
     """
-    groups = fronts(results)
-    best = {pair for front in groups for pair in front.best}
-    plotted = {(result.key, variant.name) for front in groups for result, variant in front.points}
-    return [[result.title, *figures] for result in results for figures in _figures(result, best, plotted)]
+    best = {pair for front in fronts(results) for pair in front.best}
+    left_out = repeats(results)
+    return [[result.title, *figures] for result in results for figures in _figures(result, best, left_out)]
 
 
-def _figures(result: TrialResult, best: set[tuple[str, str]], plotted: set[tuple[str, str]]) -> Iterator[list[str]]:
+def _figures(result: TrialResult, best: set[tuple[str, str]], left_out: set[tuple[str, str]]) -> Iterator[list[str]]:
     if result.error:
         yield ["–", "–", "–", "–", "–", "–", "failed"]
     for each in result.variants:
-        if each.is_baseline and each.p50_ms is not None and (result.key, each.name) not in plotted:
+        if (result.key, each.name) in left_out:
             continue
         low, high = each.drop_low, each.drop_high
         yield [

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
-from edgeopt.bundle import Manifest
+from edgeopt.bundle import Manifest, Precision, Variant
 from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.bundle.figures import acceptance
 from edgeopt.errors import storage_errors
 from edgeopt.files import write_atomically
+from edgeopt.pipeline.workspace import content_key
 from edgeopt.runtime.choice import measured_here
 from edgeopt.spec import Struct
 from edgeopt.sweep.plan import Trial
@@ -36,7 +37,12 @@ class VariantResult(Struct):
 
     name: str
     is_baseline: bool
+    precision: Precision
+    engine: str
+    """Hash of its file, settings and specification: what has the same one is the same program."""
     size_bytes: int
+    is_candidate: bool = False
+    """True of one that only `edgeopt tune` may choose."""
     metric: str = ""
     """Main metric, as in `Accuracy.metric`."""
     accuracy: float | None = None
@@ -68,6 +74,7 @@ class TrialResult(Struct):
     trace: str = ""
     """Traceback of an error that nobody expected: a bug, or another program's."""
     variants: tuple[VariantResult, ...] = ()
+    """The baseline first."""
     machine: str = ""
     """Title of the machine that built and measured it."""
     seconds: float = 0.0
@@ -85,8 +92,14 @@ class TrialResult(Struct):
 
     @property
     def best(self) -> VariantResult | None:
-        """The variant that the trial is judged by: the last in another precision than the baseline's, or that."""
-        return self.variants[-1] if self.variants else None
+        """The variant that the trial is judged by: the last in another precision than the baseline's, or that.
+
+        Candidates do not count.
+        """
+        for each in reversed(self.variants):
+            if not each.is_candidate and each.precision != self.variants[0].precision:
+                return each
+        return self.variants[0] if self.variants else None
 
 
 def failed(trial: Trial, error: str, trace: str = "", *, seconds: float = 0.0, machine: str = "") -> TrialResult:
@@ -117,6 +130,9 @@ def variant_results(manifest: Manifest) -> tuple[VariantResult, ...]:
             VariantResult(
                 name=variant.name,
                 is_baseline=variant.name == manifest.baseline,
+                precision=variant.precision,
+                engine=_engine(manifest, variant),
+                is_candidate=variant.candidate is not None,
                 size_bytes=manifest.size_bytes(variant),
                 metric="" if accuracy is None else accuracy.metric,
                 accuracy=None if accuracy is None else accuracy.value,
@@ -131,6 +147,11 @@ def variant_results(manifest: Manifest) -> tuple[VariantResult, ...]:
             )
         )
     return tuple(found)
+
+
+def _engine(manifest: Manifest, variant: Variant) -> str:
+    file, spec = manifest.files[variant.file], manifest.spec_of(variant)
+    return content_key("engine", {"file": file, "settings": variant.engine, "spec": spec})
 
 
 def write_result(folder: Path, result: TrialResult) -> None:
@@ -160,28 +181,43 @@ class Front(Struct):
     machine: str
     metric: str
     points: tuple[tuple[TrialResult, VariantResult], ...]
-    """Variants with accuracy and latency, each with its trial; of each model and target one baseline."""
+    """Variants with accuracy and latency, each with its trial; without `repeats`."""
     best: frozenset[tuple[str, str]]
     """Key of the trial and name of the variant of each that no other beats in accuracy and latency together."""
 
 
-def fronts(results: Iterable[TrialResult]) -> tuple[Front, ...]:
+def fronts(results: Sequence[TrialResult]) -> tuple[Front, ...]:
     """Group the variants that compare, and find in each group those that no other beats."""
     groups: dict[tuple[str, str, str], list[tuple[TrialResult, VariantResult]]] = {}
-    baselines: set[tuple[str, str, str, float, int]] = set()
+    left_out = repeats(results)
     for result in results:
         for variant in result.variants:
-            if variant.accuracy is None or variant.p50_ms is None:
+            if variant.accuracy is None or variant.p50_ms is None or (result.key, variant.name) in left_out:
                 continue
-            same = (result.model, result.target, variant.name, variant.accuracy, variant.size_bytes)
-            if variant.is_baseline and same in baselines:  # no setting changed it
-                continue
-            baselines.add(same)
             groups.setdefault((result.machine, variant.metric, variant.data), []).append((result, variant))
     return tuple(
         Front(machine=machine, metric=metric, points=tuple(points), best=frozenset(_unbeaten(points)))
         for (machine, metric, _), points in groups.items()
     )
+
+
+def repeats(results: Iterable[TrialResult]) -> set[tuple[str, str]]:
+    """Return key of the trial and name of each baseline that an earlier trial of the model measured already.
+
+    It is the same program, evaluated on the same images, and timed on the same machine in the same way.
+    """
+    seen, found = set[object](), set[tuple[str, str]]()
+    for result in results:
+        timed = tuple(setting for setting in result.settings.items() if f"{setting[0]}.".startswith("benchmark."))
+        for each in result.variants:
+            same = (
+                *(result.model, result.target, result.machine, timed),
+                *(each.name, each.engine, each.metric, each.data, each.accuracy, each.p50_ms is None),
+            )
+            if each.is_baseline and same in seen:
+                found.add((result.key, each.name))
+            seen.add(same)
+    return found
 
 
 def _unbeaten(points: list[tuple[TrialResult, VariantResult]]) -> list[tuple[str, str]]:
