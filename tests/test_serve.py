@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -430,6 +431,32 @@ def test_a_server_is_not_ready_once_its_engine_answers_otherwise(bundle: Path, m
             health.require()
         monkeypatch.undo()
         assert health.check()
+
+
+def test_a_server_is_not_ready_once_its_engine_breaks(bundle: Path, monkeypatch, caplog) -> None:
+    with load(bundle) as predictor:
+        health = Health(Bundle.open(bundle), predictor)
+        health.require()
+
+        def broken(_: Any) -> Any:
+            raise RuntimeError("out of order")
+
+        monkeypatch.setattr(predictor._session, "run", broken)
+        assert not health.check()
+        assert not health.check()
+        assert caplog.text.count("not ready: out of order") == 1
+        monkeypatch.undo()
+        assert health.check()
+        assert "ready again" in caplog.text
+
+
+def test_that_nothing_can_be_checked_is_said_once(tmp_path: Path, caplog) -> None:
+    bundle = tiny.write(tmp_path / "tiny.edgeopt")
+    health = Health(bundle, SimpleNamespace(variant=bundle.variant("ort-fp32")))
+    health.require()
+    assert health.check()
+    assert health.check()
+    assert caplog.text.count("has no golden inputs") == 1
 
 
 def test_a_port_that_is_taken_is_named(bundle: Path) -> None:

@@ -39,14 +39,16 @@ class Health:
         self.ready = True
 
     def check(self) -> bool:
-        """Run them again; the result is kept, and logged where it changes."""
+        """Run them again, if there are any; the result is kept, and logged where it changes."""
+        if not self.has_golden:
+            return self.ready
         before = self.ready
         try:
             self.require()
-        except EdgeoptError as error:
+        except Exception as error:  # noqa: BLE001 - also of a user's target: whatever it is, nothing is answered right
             self.ready = False
             if before:
-                _LOG.error("not ready: %s", error)
+                _LOG.error("not ready: %s", error, exc_info=not isinstance(error, EdgeoptError))
         else:
             if not before:
                 _LOG.warning("ready again: the golden inputs are answered as recorded")
