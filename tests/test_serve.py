@@ -459,6 +459,30 @@ def test_that_nothing_can_be_checked_is_said_once(tmp_path: Path, caplog) -> Non
     assert caplog.text.count("has no golden inputs") == 1
 
 
+def test_a_request_that_fails_is_answered_and_counted_with_an_older_starlette(bundle: Path, monkeypatch) -> None:
+    from starlette.routing import Route
+
+    from edgeopt.serve.app import Server
+
+    handle = Route.handle
+
+    async def older(self: Route, scope: Any, receive: Any, send: Any) -> None:
+        scope.pop("route", None)  # which 0.40 does not set
+        await handle(self, scope, receive, send)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Route, "handle", older)
+    with load(bundle) as predictor:
+        health = Health(Bundle.open(bundle), predictor)
+        health.require()
+        server = Server(predictor, "1", health, Limits())
+        monkeypatch.setattr(predictor, "infer", broken)
+        assert asyncio.run(posted(server.app(), GOOD)) == 500
+        assert f'edgeopt_requests_total{{model="{NAME}",status="500"}} 1.0' in server._metrics.text()[0].decode()
+
+
 def test_a_port_that_is_taken_is_named(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -121,7 +121,7 @@ class Server:
             except ClientDisconnect:
                 response = _error(_CLIENT_LEFT, "the client left")
             except Exception:  # noqa: BLE001 - what happened is for the log, not for the client
-                _LOG.exception("a request to %s failed", request.scope["route"].path)
+                _LOG.exception("a request to %r failed", request.scope["path"])
                 response = _error(500, "the request failed; the server's log says why")
             if handler == self._infer:
                 name = request.path_params["model"]
