@@ -483,6 +483,15 @@ def test_a_request_that_fails_is_answered_and_counted_with_an_older_starlette(bu
         assert f'edgeopt_requests_total{{model="{NAME}",status="500"}} 1.0' in server._metrics.text()[0].decode()
 
 
+def test_as_many_connections_are_answered_as_are_allowed(bundle: Path) -> None:
+    with served(bundle, "--connections", "1") as running:
+        only = http.client.HTTPConnection("127.0.0.1", running.port, timeout=30)
+        only.request("GET", "/v2")
+        assert only.getresponse().status == 200
+        assert running.get("/v2").status == 503, "one more than is allowed"
+        only.close()
+
+
 def test_a_port_that_is_taken_is_named(bundle: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

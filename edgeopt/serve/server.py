@@ -71,7 +71,7 @@ def serve(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=limits.connections,
+            limit_concurrency=limits.connections + 1,  # uvicorn refuses the connection that makes it so many
             timeout_graceful_shutdown=math.ceil(limits.timeout_s) + 1,
         )
         taken.listen(_BACKLOG)
