@@ -20,7 +20,7 @@ from edgeopt.cli import main
 from edgeopt.config import DataSource
 from edgeopt.dataset import Dataset, load
 from edgeopt.dataset.samples import ArrayPicture, Sample
-from edgeopt.errors import BundleError, MeasurementError, ModelError
+from edgeopt.errors import BundleError, MeasurementError, MissingExtraError, ModelError
 from edgeopt.explain import Settings, explain, variants_to_compare
 from edgeopt.explain.compare import likeness, points_at
 from edgeopt.explain.features import FeatureMap, with_feature_maps
@@ -448,6 +448,18 @@ def test_one_picture_is_explained_and_not_kept(bundle: Bundle, pictures: Path, t
     text = run("explain", bundle.path, one, "--out", tmp_path / "out", "--variant", "ort-int8", "--quick")
     assert "fewer than 16" in text
     assert Bundle.open(bundle.path).variant("ort-int8").attribution is None
+
+
+def test_a_page_that_cannot_be_written_is_said_before_anything_is_explained(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    out = tmp_path / "out"
+    options = ["--out", str(out), "--variant", "ort-int8", "--method", "rise", "--masks", "10", "--quick"]
+    result = CliRunner().invoke(main, ["explain", str(bundle.path), str(next(pictures.rglob("*.png"))), *options])
+    assert result.exit_code == MissingExtraError.exit_code
+    assert "edgeopt[explain]" in result.output
+    assert not out.exists()
 
 
 def test_the_bundles_page_shows_the_most_shifted_pictures_that_it_finds(bundle: Bundle, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def explain(
     often they point at an object. The most shifted pictures come first.
 
     Of 16 pictures or more the bundle keeps the figures, for `edgeopt report` and `edgeopt gate
-    --max-attribution-shift`. Needs the extra 'explain'; rise needs none.
+    --max-attribution-shift`. Needs the extra 'explain'.
     """
     from edgeopt.bundle import Bundle
     from edgeopt.bundle.records.attribution import FEWEST

@@ -15,7 +15,7 @@ import numpy as np
 from edgeopt.bundle.records import Attribution, ExplainedPicture, PackedArray
 from edgeopt.dataset import Dataset
 from edgeopt.draw import write_image
-from edgeopt.errors import storage_errors
+from edgeopt.errors import requires_extra, storage_errors
 from edgeopt.explain import Explained
 from edgeopt.explain.maps import Map, resized
 from edgeopt.explain.overlay import overlaid, side_by_side
@@ -48,9 +48,14 @@ class Shown:
 
 
 class ExplainedFolder:
-    """Folder with painted pictures, a page and all figures."""
+    """Folder with painted pictures, a page and all figures.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed: pictures that are explained would have no page.
+    """
 
     def __init__(self, path: Path) -> None:
+        requires_extra("jinja2", "explain")
         self.path = path
 
     def painter(self, method: str) -> Callable[[Explained], None]:
@@ -77,7 +82,6 @@ class ExplainedFolder:
             The page.
 
         Raises:
-            MissingExtraError: jinja2 is not installed.
             StorageError: the disk refused.
         """
         content = msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n"
