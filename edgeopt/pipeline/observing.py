@@ -25,7 +25,7 @@ from edgeopt.spec import ModelSpec
 _LOG = logging.getLogger(__name__)
 _SET = "[data.calibration]"
 _THREADS = 1
-"""Of a worker, which has one core."""
+"""Threads of a worker, which has one core."""
 
 
 def calibrated(job: Job, graph: Artifact) -> Artifact:
