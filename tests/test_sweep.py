@@ -22,7 +22,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.bundle.records import CandidateOf
 from edgeopt.cli import main
 from edgeopt.cluster import connected
-from edgeopt.errors import ConfigError, MissingExtraError
+from edgeopt.errors import ConfigError, MissingExtraError, StorageError
 from edgeopt.hardware import Cpu, machine
 from edgeopt.spec import replace
 from edgeopt.sweep import (
@@ -68,8 +68,8 @@ class Pretended:
     def __init__(self, out: Path) -> None:
         self.out, self.given, self._waiting = out, [], []
 
-    def require(self, labels) -> None:
-        LocalWorkers(self.out, self.out).require(labels)
+    def require(self, needs) -> None:
+        LocalWorkers(self.out, self.out).require(needs)
 
     def start(self, trial: Trial) -> None:
         self.given.append(trial)
@@ -433,22 +433,96 @@ class SmallCluster:
     """Ray's answers of a cluster whose larger node has two cores, and of one that has gone."""
 
     def nodes(self):
-        return [
-            {"Alive": alive, "Resources": {"CPU": cores}} for alive, cores in ((True, 1.0), (True, 2.0), (False, 64.0))
-        ]
+        small = {"CPU": 1.0, "memory": 1e9, "node:10.0.0.5": 1.0, "orin": 1.0, "half": 0.5}
+        large = {"CPU": 2.0, "memory": 1e9, "processor:vnni": 1e6}
+        gone = {"CPU": 64.0, "gone": 1.0}
+        return [{"Alive": node is not gone, "Resources": node} for node in (small, large, gone)]
 
     def cluster_resources(self):
-        return {"CPU": 3.0}
+        return {"CPU": 3.0, "memory": 2e9, "node:10.0.0.5": 1.0, "orin": 1.0, "half": 0.5, "processor:vnni": 1e6}
+
+
+def on_small_cluster(folder: Path, cpus: float = 1.0) -> RayWorkers:
+    workers = RayWorkers(folder, folder, None, cpus=cpus)
+    workers._ray = SmallCluster()
+    return workers
 
 
 def test_trials_of_more_cores_than_any_node_has_are_refused(tmp_path: Path) -> None:
     """Ray waited for such a node for ever, and said nothing."""
-    fitting, larger = (RayWorkers(tmp_path, tmp_path, None, cpus=cpus) for cpus in (2.0, 3.0))
-    fitting._ray = larger._ray = SmallCluster()
-    fitting.require(())
+    on_small_cluster(tmp_path, 2.0).require([()])
     with pytest.raises(ConfigError, match="takes 3 processor cores") as raised:
-        larger.require(())
+        on_small_cluster(tmp_path, 3.0).require([()])
     assert "largest node has 2. Give fewer" in str(raised.value)
+
+
+def test_a_label_may_be_any_word_that_a_node_has(tmp_path: Path) -> None:
+    """Labels without a colon were refused, though a node had them."""
+    on_small_cluster(tmp_path).require([("orin", "node:10.0.0.5"), ("processor:vnni",)])
+    there = "the cluster has half, orin, processor:vnni"
+    with pytest.raises(ConfigError, match=rf"no worker has the label 'nano': {there}\. "):
+        on_small_cluster(tmp_path).require([("orin",), ("nano",)])
+
+
+@pytest.mark.parametrize("label", ["CPU", "memory"])
+def test_what_ray_itself_counts_is_no_label(tmp_path: Path, label: str) -> None:
+    with pytest.raises(ConfigError, match=f"no worker has the label '{label}'"):
+        on_small_cluster(tmp_path).require([(label,)])
+
+
+@pytest.mark.parametrize(
+    ("labels", "cpus"), [(("orin", "processor:vnni"), 1.0), (("orin",), 2.0), (("half",), 1.0)], ids=str
+)
+def test_what_no_single_node_has_is_refused(tmp_path: Path, labels: tuple[str, ...], cpus: float) -> None:
+    """Ray waited for such a node for ever: the cluster had it all, on several."""
+    with pytest.raises(ConfigError, match="and no node of the cluster has them together"):
+        on_small_cluster(tmp_path, cpus).require([labels])
+
+
+class RayError(Exception):
+    """As Ray's, which take ten seconds to import."""
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"\x1b[36mray::_task()\x1b[39m (pid=7)\n  File ...\n{type(cause).__name__}: {cause}")
+        self.cause = cause
+
+
+class Ended:
+    """Ray whose only task ended with an exception."""
+
+    exceptions = sys.modules[__name__]
+
+    def __init__(self, error: RayError) -> None:
+        self._error = error
+
+    def wait(self, tasks, num_returns: int):
+        return tasks[:num_returns], tasks[num_returns:]
+
+    def get(self, _task: object):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RayTaskError(StorageError("cannot write /shared: the disk is full")),
+            "cannot write /shared: the disk is full",
+        ),
+        (RayTaskError(ZeroDivisionError("a bug")), "ZeroDivisionError: a bug"),
+        (RayError("Task was killed.\nMemory on the node: …"), "its worker died: Task was killed"),
+    ],
+)
+def test_a_task_that_failed_says_why(error: RayError, said: str, tmp_path: Path) -> None:
+    """`its worker died: \\x1b[36mray::_task()` was all, of a full disk."""
+    workers = RayWorkers(tmp_path, tmp_path, None)
+    workers._ray, workers._running = Ended(error), {"task": planned(tmp_path).trial((0, 0, 0, 0))}
+    (row,) = workers.finished()
+    assert row.error == said
+    assert ("File ..." in row.trace) == ("bug" in said)
+    assert "\x1b" not in row.trace
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ class Machines:
     def __init__(self, folder: Path) -> None:
         self._folder, self._waiting = folder, []
 
-    def require(self, labels) -> None:
-        LocalWorkers(self._folder, self._folder).require(labels)
+    def require(self, needs) -> None:
+        LocalWorkers(self._folder, self._folder).require(needs)
 
     def start(self, trial: Trial) -> None:
         self._waiting.append(trial)

@@ -77,7 +77,12 @@ class Trial(Struct):
     @property
     def labels(self) -> tuple[str, ...]:
         """Labels that a worker must have."""
-        return tuple(self.target.split("@")[1:])
+        return labels_of(self.target)
+
+
+def labels_of(target: str) -> tuple[str, ...]:
+    """Return the labels of a target as the sweep file has it."""
+    return tuple(target.split("@")[1:])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from edgeopt.pipeline.store import Store
 from edgeopt.progress import Tell
 from edgeopt.sweep.choosing import chooser
 from edgeopt.sweep.page import sweep_html
-from edgeopt.sweep.plan import Indices, Plan
+from edgeopt.sweep.plan import Indices, Plan, labels_of
 from edgeopt.sweep.results import TrialResult, failed, write_result
 from edgeopt.sweep.trial import TRIALS, brought, finished
 from edgeopt.sweep.workers import Workers
@@ -49,14 +49,14 @@ def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
         tell: told a line about each trial as it ends.
 
     Raises:
-        ConfigError: no worker has a label that a target asks for.
+        ConfigError: no worker has the labels that a target asks for, or the cores.
         MissingExtraError: Optuna is not installed, and the grid is too large.
         StorageError: the folder cannot be written, or the store cannot be reached.
     """
     store = None if plan.config.store is None else Store(plan.config.store)
     if store is not None:
         store.check()
-    workers.require(label for target in plan.targets for label in target.split("@")[1:])
+    workers.require(map(labels_of, plan.targets))
     choices, rows, found, running = chooser(plan), dict[Indices, TrialResult](), 0, dict[str, Indices]()
 
     def done(place: Indices, result: TrialResult, state: str) -> None:

@@ -5,11 +5,13 @@ A worker that dies takes one attempt at one trial with it. The next attempt find
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from edgeopt.cluster import connected
-from edgeopt.errors import ConfigError, ending, storage_errors
+from edgeopt.errors import ConfigError, EdgeoptError, ending, storage_errors
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.sweep.plan import Trial
@@ -37,6 +39,11 @@ _ENOUGH = 1e6
 """Amount of a label that no number of trials uses up: a kind of processor is no single board."""
 
 
+_COUNTED_BY_RAY = {"CPU", "GPU", "memory", "object_store_memory"}
+"""Resources of a node that are no labels."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
 class Workers(Protocol):
     """Run trials; a context manager."""
 
@@ -50,8 +57,11 @@ class Workers(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def require(self, labels: Iterable[str]) -> None:
+    def require(self, needs: Iterable[tuple[str, ...]]) -> None:
         """Refuse labels that no worker has, and trials that are too large for every worker.
+
+        Args:
+            needs: the labels that each trial needs.
 
         Raises:
             ConfigError: there is one.
@@ -107,9 +117,9 @@ class LocalWorkers:
             each.process.kill()
             each.process.wait()
 
-    def require(self, labels: Iterable[str]) -> None:
+    def require(self, needs: Iterable[tuple[str, ...]]) -> None:
         """Refuse labels that this machine has not; see `Workers`."""
-        _require(labels, labels_here(), "this machine has")
+        _require(itertools.chain.from_iterable(needs), labels_here(), "this machine has")
 
     def start(self, trial: Trial) -> None:
         """Start a process for a trial."""
@@ -195,16 +205,24 @@ class RayWorkers:
         """Trials that the cluster runs at once, and as many that wait for a place with their labels."""
         return 2 * max(1, int(self._ray.cluster_resources().get("CPU", 1.0) / self._cpus))
 
-    def require(self, labels: Iterable[str]) -> None:
-        """Refuse labels that no node of the cluster has, and more cores than its largest; see `Workers`."""
+    def require(self, needs: Iterable[tuple[str, ...]]) -> None:
+        """Refuse what no node of the cluster has alone, for which Ray would wait for ever; see `Workers`."""
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         most = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
-        if self._cpus > most:  # Ray would wait for such a node for ever
+        if self._cpus > most:
             raise ConfigError(
                 f"a trial takes {self._cpus:g} processor cores (cpus), and the cluster's largest node has {most:g}. "
                 "Give fewer, or start a larger node"
             )
-        _require(labels, self._ray.cluster_resources(), "the cluster has")
+        needs = list(needs)
+        _require(itertools.chain.from_iterable(needs), set().union(*nodes) - _COUNTED_BY_RAY, "the cluster has")
+        for labels in needs:
+            needed = {**dict.fromkeys(labels, 1.0), "CPU": self._cpus}
+            if not any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in nodes):
+                raise ConfigError(
+                    f"a trial takes {self._cpus:g} processor cores (cpus) and one whole unit of "
+                    f"{' and '.join(map(repr, labels))}, and no node of the cluster has them together. Start one"
+                )
 
     def start(self, trial: Trial) -> None:
         """Hand a trial to Ray."""
@@ -221,8 +239,11 @@ class RayWorkers:
             trial = self._running.pop(each)
             try:
                 found.append(from_json(self._ray.get(each), TrialResult))
+            except self._ray.exceptions.RayTaskError as error:
+                found.append(_raised(trial, error.cause, str(error)))
             except self._ray.exceptions.RayError as error:
-                found.append(failed(trial, f"its worker died: {str(error).splitlines()[0]}"))
+                reason = str(error).partition("\n")[0].rstrip(".")
+                found.append(failed(trial, f"its worker died: {reason}"))
         return found
 
 
@@ -231,11 +252,18 @@ def _task(request: bytes, out: str, work: str) -> bytes:
     return msgspec.json.encode(run_trial(from_json(request, Trial), Path(out), Path(work)))
 
 
-def _require(labels: Iterable[str], there: Iterable[str], where: str) -> None:
-    known = sorted(label for label in there if ":" in label and not label.startswith("node:"))
+def _raised(trial: Trial, cause: Exception, trace: str) -> TrialResult:
+    """Return the row of a trial that could not write its own."""
+    if isinstance(cause, EdgeoptError):
+        return failed(trial, str(cause))
+    return failed(trial, f"{type(cause).__name__}: {cause}", _COLOUR.sub("", trace))
+
+
+def _require(labels: Iterable[str], there: Collection[str], where: str) -> None:
+    known = ", ".join(sorted(label for label in there if not label.startswith("node:"))) or "none"
     for label in labels:
-        if label not in known:
+        if label not in there:
             raise ConfigError(
-                f"no worker has the label '{label}': {where} {', '.join(known) or 'none'}. Start a node with it, as "
-                f"in: ray start --address=HEAD:6379 --resources='{{\"{label}\": 1}}'"
+                f"no worker has the label '{label}': {where} {known}. Start a node with it, as in: "
+                f"ray start --address=HEAD:6379 --resources='{{\"{label}\": 1}}'"
             )
