@@ -95,11 +95,12 @@ def _milliseconds(variant: dict[str, Any]) -> str:
 
 def imbalance(path: Path) -> str:
     """A row for each method, the best balanced accuracy first."""
-    columns = ("method", "balanced accuracy", "macro F1", "top-1", "recall of its worst class", "worst class")
+    columns = ("method", "rate", "balanced accuracy", "macro F1", "top-1", "recall of its worst class", "worst class")
     rows = sorted(_rows(path), key=lambda row: -row["balanced_accuracy"][0])
     cells = [
         (
             row["method"],
+            f"{row['learning_rate']:g}",
             *(_interval(row[name]) for name in ("balanced_accuracy", "macro_f1", "top1", "worst_recall")),
             row["worst_class"],
         )

@@ -94,7 +94,8 @@ class TrainConfig(Struct):
     ``square_root``: by the root of that; ``repeat_factor``: those rarer than their even share repeated by the root of
     how much, as for LVIS. An image with several objects counts as its rarest."""
     class_weights: Literal["none", "balanced"] = "none"
-    """``balanced``: cross-entropy weighted by inverse class frequency."""
+    """``balanced``: cross-entropy weighted by inverse class frequency. Classes far apart then want a lower
+    `learning_rate`, as with ``class_balanced``: one image of a rare class moves the network as far as many others."""
     freeze_batchnorm: bool = False
     """Keep the running statistics and use them in training, for weights whose BatchNorm is folded."""
     freeze: tuple[str, ...] = ()
