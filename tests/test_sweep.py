@@ -39,7 +39,7 @@ from edgeopt.sweep import (
 from edgeopt.sweep.page import table
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import failed, variant_results, write_result
-from edgeopt.sweep.trial import TRIALS, run_trial
+from edgeopt.sweep.trial import TRIALS, committed, run_trial
 from edgeopt.sweep.workers import labels_here
 
 SWEEP = """
@@ -311,6 +311,48 @@ def test_the_page_escapes_what_it_shows(tmp_path: Path) -> None:
     assert "<script>alert" not in sweep_html("s", [bad])
 
 
+def test_settings_of_one_name_have_their_whole_key_in_titles() -> None:
+    """They were "limit 10, limit 20"."""
+    settings = {"data.train.limit": "10", "data.test.limit": "20", "calibrate.images": "8"}
+    title = replace(measured("x", "here"), settings=settings).title
+    assert title == "m, data.train.limit 10, data.test.limit 20, images 8, ort"
+
+
+def test_a_worker_with_another_edgeopt_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its bundle stood beside the others, as if one edgeopt had made them all."""
+    trial = planned(tmp_path).trial((0, 0, 0, 0))
+    monkeypatch.setattr("edgeopt.sweep.trial.build", lambda *_, **__: pytest.fail("it built"))
+    result = run_trial(replace(trial, code="another"), tmp_path / "out", tmp_path / "work")
+    assert result.error.startswith("its worker has another edgeopt than the machine that runs the sweep")
+
+
+class Died:
+    """A process that wrote its row and died as it ended."""
+
+    returncode = -11
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+def test_a_process_that_dies_after_its_row_has_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial was built three times, and failed in the end; and a row of an earlier run is none of this one's."""
+    trial, workers, died = planned(tmp_path).trial((0, 0, 0, 0)), LocalWorkers(tmp_path, tmp_path), Died()
+    monkeypatch.setattr(LocalWorkers, "_process", lambda *_: died)
+    earlier, present = failed(trial, "the disk is full"), replace(failed(trial, ""), machine="here")
+    write_result(tmp_path / TRIALS / trial.key, earlier)
+    workers.start(trial)
+    assert committed(trial, tmp_path) is None
+    write_result(tmp_path / TRIALS / trial.key, present)
+    assert workers.finished() == [present]
+
+
+def test_of_a_large_grid_trials_of_all_its_parts_are_looked_at(tmp_path: Path) -> None:
+    """Its first thousand made no recipe, and so "no trial" did."""
+    text = SWEEP.split("[settings]")[0] + '[settings]\n"calibrate.images" = [0, 16]\n"train.seed" = SEEDS'
+    assert planned(tmp_path, text.replace("SEEDS", str(list(range(1100))))).count == 4400
+
+
 def test_an_error_that_nobody_expected_is_a_row_with_its_traceback(tmp_path: Path, monkeypatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
@@ -490,18 +532,20 @@ class RayTaskError(RayError):
 
 
 class Ended:
-    """Ray whose only task ended with an exception."""
+    """Ray whose only task ended with an exception, or with bytes."""
 
     exceptions = sys.modules[__name__]
 
-    def __init__(self, error: RayError) -> None:
-        self._error = error
+    def __init__(self, answer: RayError | bytes) -> None:
+        self._answer = answer
 
     def wait(self, tasks, num_returns: int):
         return tasks[:num_returns], tasks[num_returns:]
 
-    def get(self, _task: object):
-        raise self._error
+    def get(self, _task: object) -> bytes:
+        if isinstance(self._answer, bytes):
+            return self._answer
+        raise self._answer
 
 
 @pytest.mark.parametrize(
@@ -512,15 +556,16 @@ class Ended:
             "cannot write /shared: the disk is full",
         ),
         (RayTaskError(ZeroDivisionError("a bug")), "ZeroDivisionError: a bug"),
+        (b'{"key": 1}', "its worker has another edgeopt than the machine that runs the sweep"),
         (RayError("Task was killed.\nMemory on the node: …"), "its worker died: Task was killed"),
     ],
 )
-def test_a_task_that_failed_says_why(error: RayError, said: str, tmp_path: Path) -> None:
+def test_a_task_that_failed_says_why(error: RayError | bytes, said: str, tmp_path: Path) -> None:
     """`its worker died: \\x1b[36mray::_task()` was all, of a full disk."""
     workers = RayWorkers(tmp_path, tmp_path, None)
     workers._ray, workers._running = Ended(error), {"task": planned(tmp_path).trial((0, 0, 0, 0))}
     (row,) = workers.finished()
-    assert row.error == said
+    assert row.error.startswith(said)
     assert ("File ..." in row.trace) == ("bug" in said)
     assert "\x1b" not in row.trace
 

@@ -11,7 +11,7 @@ from tiny_recipe import RECIPE
 from edgeopt.bundle import Bundle
 from edgeopt.errors import StorageError
 from edgeopt.pipeline.store import Store
-from edgeopt.sweep import LocalWorkers, Plan, TrialResult, read_plan, sweep
+from edgeopt.sweep import LocalWorkers, Plan, TrialResult, VariantResult, read_plan, sweep
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.trial import brought, run_trial
 
@@ -76,13 +76,16 @@ def test_a_bundle_that_left_the_store_is_a_row_with_an_error(tmp_path: Path) -> 
     bundle.mkdir(parents=True)
     (bundle / "manifest.json").write_text("{}")
     store.put("bundle-abc.zip", bundle)
-    result = TrialResult(key="k", model="m", target="", settings={}, bundle="trials/k/tiny.edgeopt", build_key="abc")
+    figures = VariantResult(name="ort-fp32", is_baseline=True, precision="fp32", engine="", size_bytes=1)
+    result = TrialResult(
+        key="k", model="m", target="", settings={}, variants=(figures,), bundle="trials/k/tiny.edgeopt", build_key="abc"
+    )
     assert brought(result, tmp_path / "out", store) == result
     assert (tmp_path / "out" / result.bundle / "manifest.json").read_text() == "{}"
     empty = Store(f"memory://{uuid.uuid4().hex}")
     gone = brought(result, tmp_path / "other", empty)
     assert gone.error == f"its bundle is not in the store {empty.url} any more"
-    assert gone.bundle == ""
+    assert (gone.bundle, gone.build_key, gone.variants) == ("", "", ())
 
 
 def test_a_store_that_cannot_be_written_is_said_before_anything_is_built(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def sweep(
     """Build models × settings × targets.
 
     Each trial is a build. Trials share what they have in common, and what is there is not made again: run it again to
-    go on. A trial that fails is a row with its error; the exit code is 1 if all do. SWEEP.TOML:
+    go on. After a change of images, weights or your own code give another --out: rows would stay as they are. A trial
+    that fails is a row with its error; the exit code is 1 if all do. SWEEP.TOML:
 
     \b
     recipe = "edgeopt.toml"

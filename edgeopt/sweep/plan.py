@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,8 @@ from edgeopt.pipeline.workspace import content_key
 from edgeopt.spec import PositiveInt, Struct
 
 _TARGETS = "compile.targets"
+_LOOKED_AT = 1000
+"""Trials of a model in which a recipe is looked for."""
 Indices = tuple[int, ...]
 """A trial's place on each axis: model, target, then the settings in their order."""
 
@@ -59,7 +62,9 @@ class Trial(Struct):
     """One build of a sweep."""
 
     key: str
-    """Hash of all that its bundle depends on but for the data's content."""
+    """Hash of its recipe and `code`, but not of files that the recipe names, nor of installed versions."""
+    code: str
+    """Hash of the code of edgeopt that builds."""
     model: str
     target: str
     """Target with its labels as the sweep file has it; empty for the targets of the recipe."""
@@ -78,6 +83,12 @@ class Trial(Struct):
     def labels(self) -> tuple[str, ...]:
         """Labels that a worker must have."""
         return labels_of(self.target)
+
+
+@cache
+def building_code() -> str:
+    """Return the hash of the code of edgeopt that builds, as this process has it."""
+    return code_hash(["edgeopt.pipeline.build"])
 
 
 def labels_of(target: str) -> tuple[str, ...]:
@@ -132,10 +143,6 @@ class Plan:
         for *chosen, target, model in itertools.product(*settings, targets, models):
             yield (model, target, *chosen)
 
-    @cached_property
-    def _code(self) -> str:
-        return code_hash(["edgeopt.pipeline.build"])
-
     def trial(self, indices: Indices) -> Trial:
         """Return the trial at a place; one whose values make no recipe has the reason."""
         model_name = list(self.models)[indices[0]]
@@ -160,7 +167,8 @@ class Plan:
             "root": str(root),
         }
         return Trial(
-            key=content_key("trial", {**determinants, "code": self._code})[:16],
+            key=content_key("trial", {**determinants, "code": building_code()})[:16],
+            code=building_code(),
             model=model_name,
             target=target,
             settings={key: name for key, (name, _) in zip(self.settings, chosen, strict=True)},
@@ -228,15 +236,25 @@ def _refuse_lost(path: Path, config: SweepConfig, models: Mapping[str, SweptMode
 
 
 def _refuse_hopeless(plan: Plan) -> None:
-    """Refuse a model no trial of which makes a recipe, as for a key that is not there; looks at few trials mostly."""
-    for number in range(len(plan.models)):
+    """Refuse a model no trial of which makes a recipe, as for a key that is not there.
+
+    Of a large grid trials are looked at that chance draws.
+    """
+    chance = random.Random(plan.config.seed)  # noqa: S311 - a sample, no secret
+    sizes = plan.sizes[1:]
+    drawn = math.prod(sizes) > _LOOKED_AT
+    for number, name in enumerate(plan.models):
+        places: Iterable[Indices] = itertools.product(*map(range, sizes))
+        if drawn:
+            places = (tuple(map(chance.randrange, sizes)) for _ in range(_LOOKED_AT))
         problem = ""
-        for indices in itertools.islice((each for each in plan.grid() if each[0] == number), 1000):
-            problem = plan.trial(indices).problem
+        for place in places:
+            problem = plan.trial((number, *place)).problem
             if not problem:
                 break
         if problem:
-            raise ConfigError(f"no trial of model '{list(plan.models)[number]}' makes a recipe: {problem}")
+            none = f"none of {_LOOKED_AT} trials" if drawn else "no trial"
+            raise ConfigError(f"{none} of model '{name}' makes a recipe: {problem}")
 
 
 def _named(values: Sequence[Any] | Mapping[str, Any]) -> list[tuple[str, Any]]:

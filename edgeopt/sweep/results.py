@@ -87,7 +87,11 @@ class TrialResult(Struct):
     @property
     def title(self) -> str:
         """One line for people."""
-        named = [f"{key.rpartition('.')[2]} {value}" for key, value in self.settings.items()]
+        short = [key.rpartition(".")[2] for key in self.settings]
+        named = [
+            f"{last if short.count(last) == 1 else key} {value}"
+            for last, (key, value) in zip(short, self.settings.items(), strict=True)
+        ]
         return ", ".join((self.model, *named, *([self.target] if self.target else [])))
 
     @property

@@ -39,8 +39,9 @@ class Swept:
 def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
     """Make the trials of a sweep that have no bundle yet, and write its page and table.
 
-    What is there is not made again: a trial with a bundle by the same recipe and code counts as it is, and one that
-    failed or was cut short is built again from the stages that are finished.
+    What is there is not made again: a trial with a bundle by the same recipe and edgeopt counts as it is, whatever
+    became of images, weights and code that the recipe names. One that failed or was cut short is built again from the
+    stages that are finished.
 
     Args:
         plan: the sweep.

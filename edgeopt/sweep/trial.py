@@ -15,12 +15,16 @@ from edgeopt.hardware import ThisMachine
 from edgeopt.pipeline import build
 from edgeopt.pipeline.store import Store
 from edgeopt.spec import replace
-from edgeopt.sweep.plan import Trial
+from edgeopt.sweep.plan import Trial, building_code
 from edgeopt.sweep.results import StageTime, TrialResult, failed, read_result, variant_results, write_result
 from edgeopt.typed import from_json
 
 TRIALS = "trials"
 """Name of the folder of all trials in the sweep's."""
+OTHER_EDGEOPT = (
+    "its worker has another edgeopt than the machine that runs the sweep. Install the same one on both, and run the "
+    "sweep again"
+)
 
 
 class _Stages:
@@ -58,6 +62,8 @@ def run_trial(trial: Trial, out: Path, work: Path) -> TrialResult:
     machine = ThisMachine().identity((), accelerated=True).title
     if trial.config is None:
         result = failed(trial, trial.problem)
+    elif trial.code != building_code():
+        result = failed(trial, OTHER_EDGEOPT, machine=machine)
     else:
         try:
             store = None if trial.store is None else Store(trial.store)
@@ -107,7 +113,9 @@ def brought(result: TrialResult, out: Path, store: Store) -> TrialResult:
     if not result.bundle or read_result(folder, result.key) == result:
         return result
     if not store.get(_object(result.build_key), out / result.bundle):
-        return replace(result, bundle="", error=f"its bundle is not in the store {store.url} any more")
+        return replace(
+            result, variants=(), bundle="", build_key="", error=f"its bundle is not in the store {store.url} any more"
+        )
     write_result(folder, result)
     return result
 

@@ -25,8 +25,8 @@ from edgeopt.errors import ConfigError, EdgeoptError, ending, storage_errors
 from edgeopt.hardware import machine
 from edgeopt.hardware.kernels import integer_kernels
 from edgeopt.sweep.plan import Trial
-from edgeopt.sweep.results import TrialResult, failed
-from edgeopt.sweep.trial import TRIALS, committed, run_trial
+from edgeopt.sweep.results import RESULT, TrialResult, failed
+from edgeopt.sweep.trial import OTHER_EDGEOPT, TRIALS, committed, run_trial
 from edgeopt.typed import from_json
 
 ATTEMPTS = 3
@@ -122,7 +122,10 @@ class LocalWorkers:
         _require(itertools.chain.from_iterable(needs), labels_here(), "this machine has")
 
     def start(self, trial: Trial) -> None:
-        """Start a process for a trial."""
+        """Start a process for a trial; a row of an earlier run goes."""
+        row = self.out / TRIALS / trial.key / RESULT
+        with storage_errors(row):
+            row.unlink(missing_ok=True)
         self._running.append(_Running(trial, self._process(trial), time.monotonic()))
 
     def finished(self) -> list[TrialResult]:
@@ -138,7 +141,7 @@ class LocalWorkers:
         """Return the row of a process that ended, or None where the trial was started again."""
         self._running.remove(ended)
         code = ended.process.returncode
-        if code == 0 and (result := committed(ended.trial, self.out)) is not None:
+        if (result := committed(ended.trial, self.out)) is not None:
             return result
         killed = code < 0 or code > 128
         if killed and ended.attempt < ATTEMPTS:
@@ -239,6 +242,8 @@ class RayWorkers:
             trial = self._running.pop(each)
             try:
                 found.append(from_json(self._ray.get(each), TrialResult))
+            except msgspec.DecodeError:
+                found.append(failed(trial, OTHER_EDGEOPT))
             except self._ray.exceptions.RayTaskError as error:
                 found.append(_raised(trial, error.cause, str(error)))
             except self._ray.exceptions.RayError as error:
