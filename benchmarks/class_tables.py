@@ -144,7 +144,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _table(columns: Sequence[str], cells: Sequence[Sequence[str]], path: Path, note: str) -> str:
     if not cells:
         return f"Not measured yet: run `python -m benchmarks.{path.stem}`."
-    processors = ", ".join(sorted({row["processor"] for row in _rows(path)}))
+    processors = "; ".join(sorted({row["processor"] for row in _rows(path)}))
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",

@@ -36,7 +36,7 @@ def candidates(path: Path) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
         *(_candidate_row(row) for row in rows),
     ]
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     disturbed = " \\* other processes disturbed the measurement." if any(row["disturbed"] for row in rows) else ""
     return "\n".join([*lines, "", f"Measured on: {processors}.{disturbed}"])
 
@@ -73,7 +73,7 @@ def serving(path: Path) -> str:
         "| --- | --- |" + " ---: |" * 11,
         *(_serving_row(row) for row in rows),
     ]
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     disturbed = " \\* other processes had their share of the processor." if any(map(_is_disturbed, rows)) else ""
     return "\n".join([*lines, "", f"Measured on: {processors}; server and clients share its cores.{disturbed}"])
 
@@ -113,7 +113,7 @@ def triton(path: Path) -> str:
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
         *(_triton_row(row) for row in rows),
     ]
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     disturbed = " \\* other processes had their share of the processor." if any(map(_is_disturbed, rows)) else ""
     return "\n".join([*lines, "", f"Measured on: {processors}.{disturbed}"])
 
@@ -147,5 +147,5 @@ def installs(path: Path) -> str:
             for row in rows
         ),
     ]
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     return "\n".join([*lines, "", f"Run on: {processors}."])

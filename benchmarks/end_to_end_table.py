@@ -16,7 +16,7 @@ def table(path: Path) -> str:
     results: dict[str, list[dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
     rows = [(model, row) for model, of_model in results.items() for row in of_model]
     threads = ", ".join(sorted({str(row["threads"]) for _, row in rows}))
-    processors = ", ".join(sorted({row["cpu"] for _, row in rows}))
+    processors = "; ".join(sorted({row["cpu"] for _, row in rows}))
     disturbed = " \\* other processes disturbed this measurement." if any(row["invalid"] for _, row in rows) else ""
     return "\n".join(
         [

@@ -18,7 +18,7 @@ def explaining(path: Path) -> str:
                "insertion: own, FP32's, noise", "deletion: own, FP32's, noise", "pointing: FP32, variant, chance",
                "same answer")  # fmt: skip
     ordered = sorted(rows, key=lambda row: (row["bundle"], list(_METHODS).index(row["method"]), row["variant"]))
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",

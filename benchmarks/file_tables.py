@@ -23,7 +23,7 @@ def real_files(path: Path) -> str:
         "",
         *(f"* {row['name']}: `{row['command']}`" for row in found),
         "",
-        f"Measured on: {', '.join(_processors(found))}.",
+        f"Measured on: {'; '.join(_processors(found))}.",
     ]
     return "\n".join(lines)
 
@@ -67,7 +67,7 @@ def tiles(path: Path) -> str:
             for row in found
         ),
         "",
-        f"Recall and precision are at score {found[0]['score']:g}. Measured on: {', '.join(_processors(found))}.",
+        f"Recall and precision are at score {found[0]['score']:g}. Measured on: {'; '.join(_processors(found))}.",
     ]
     return "\n".join(lines)
 

@@ -69,7 +69,7 @@ def faults(path: Path) -> str:
         (fault, ", ".join(f"{what} {count}" for what, count in each.items() if isinstance(count, int | float)))
         for fault, each in found.items()
     ]
-    processors = ", ".join(sorted({each["cpu"] for each in found.values()}))
+    processors = "; ".join(sorted({each["cpu"] for each in found.values()}))
     return "\n".join([*_table(("fault", "counted"), rows, right=False), "", f"On: {processors}."])
 
 
@@ -110,7 +110,7 @@ def cases(path: Path) -> str:
         for each in found
     ]
     right = sum(each["right"] for each in found)
-    processors = ", ".join(sorted({each["cpu"] for each in found}))
+    processors = "; ".join(sorted({each["cpu"] for each in found}))
     return "\n".join(
         [
             *_table(("script", "reports", "before", "now", "right"), rows, right=False),
@@ -121,9 +121,10 @@ def cases(path: Path) -> str:
 
 
 def _shown(groups: list[list[str]]) -> str:
-    """Return what scripts printed, the same lines once."""
+    """Return what scripts printed, the same lines once, as code: it has backslashes and angle brackets."""
     lines = dict.fromkeys(f"{first}: {', '.join(rest)}" if rest else first for first, *rest in groups)
-    return "; ".join(lines).replace("|", "\\|")
+    text = "; ".join(lines).replace("|", "\\|")
+    return f"`{text}`" if text else ""
 
 
 def hardening(path: Path) -> str:
@@ -143,7 +144,7 @@ def hardening(path: Path) -> str:
         )
         for each in sorted(found, key=lambda row: str(row["bundle"]))
     ]
-    processors = ", ".join(sorted({each["processor"] for each in found}))
+    processors = "; ".join(sorted({each["processor"] for each in found}))
     columns = ("bundle", "trained", "variant", "images", "clean", "worst attack, by change of 255", "bad pictures")
     return "\n".join([*_table(columns, rows), "", f"Main metric: top-1, or AP. Measured on: {processors}."])
 
@@ -168,7 +169,7 @@ def protection(path: Path) -> str:
             for kind, figures in each["medians"].items()
         ]
     rounds = ", ".join(sorted({str(each["rounds"]) for each in found}))
-    processors = ", ".join(sorted({each["cpu"] for each in found}))
+    processors = "; ".join(sorted({each["cpu"] for each in found}))
     return "\n".join(
         [
             *_table(("bundle", "copy", "load", "over plain", "first prediction", "memory"), rows),

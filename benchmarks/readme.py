@@ -96,7 +96,7 @@ def recipes() -> str:
     results = json.loads((RESULTS / "recipes.json").read_text(encoding="utf-8"))
     rows = [row for of_recipe in results.values() for row in of_recipe]
     columns = ("recipe", "variant", "accuracy", "change", "agreement", "p50 ms", "p90 ms", "p99 ms", "speed-up", "size")
-    processors = ", ".join(sorted({row["processor"] for row in rows}))
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
     note = "" if all(row["valid"] for row in rows) else " \\* other processes disturbed this measurement."
     return "\n".join(
         [
@@ -155,7 +155,6 @@ def operating() -> str:
     if not path.exists():
         return "Not measured yet: run `python -m benchmarks.operating BUNDLE…`."
     rows = json.loads(path.read_text(encoding="utf-8"))
-    processors = ", ".join(sorted({row["machine"] for row in rows}))
     columns = (
         "bundle",
         "variant",
@@ -166,14 +165,13 @@ def operating() -> str:
         "AP, FP32",
         "AP, INT8",
         "images",
+        "processor",
     )
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",
             "| --- | --- |" + " ---: |" * (len(columns) - 2),
             *(_operating_row(row) for row in rows),
-            "",
-            f"Measured on: {processors}.",
         ]
     )
 
@@ -190,7 +188,7 @@ def _operating_row(row: dict[str, Any]) -> str:
         if test == "new scenes"
         else f"of a half drawn by seed {test.split()[1]}"
     )
-    return f"| {' | '.join(cells)} | {row['images']} {images}, fitted on {row['fitted_on']} |"
+    return f"| {' | '.join(cells)} | {row['images']} {images}, fitted on {row['fitted_on']} | {row['machine']} |"
 
 
 def saturation() -> str:
@@ -203,7 +201,7 @@ def saturation() -> str:
         *("KL", "without the largest", "median KL", "latency"),
     )
     rows = json.loads(path.read_text(encoding="utf-8"))
-    processors = ", ".join(sorted({row["cpu"] for row in rows}))
+    processors = "; ".join(sorted({row["cpu"] for row in rows}))
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",
@@ -321,7 +319,7 @@ def families() -> str:
         f"{_agrees(row)} | {_tails(row)} |"
         for row in found["rows"]
     ]
-    processors = ", ".join(sorted({row["cpu"] for row in found["rows"]}))
+    processors = "; ".join(sorted({row["cpu"] for row in found["rows"]}))
     return "\n".join([*header, *rows, "", f"Measured on: {processors}."])
 
 

@@ -14,7 +14,7 @@ def rtx_types(path: Path) -> str:
     rows = json.loads(path.read_text(encoding="utf-8"))
     alike: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
-        alike.setdefault(_cells(row), []).append(row["gpus"])
+        alike.setdefault(_cells(row), []).append("default" if row["gpus"] == "all" else row["gpus"])
     lines = [
         "| network | graph | GPU | convolutions | products | kernels |",
         "| --- | --- | --- | --- | --- | ---: |",

@@ -161,7 +161,7 @@ def foreign(path: Path) -> str:
         for row in rows
     ]
     columns = ("graph", "over the float file", "over NNCF's INT8")
-    return "\n".join([*_header(columns, 1), *lines, "", f"Measured on: {', '.join(sorted({r['cpu'] for r in rows}))}."])
+    return "\n".join([*_header(columns, 1), *lines, "", f"Measured on: {'; '.join(sorted({r['cpu'] for r in rows}))}."])
 
 
 def _zoo_row(row: dict[str, Any]) -> str:
@@ -208,4 +208,4 @@ def _header(columns: tuple[str, ...], texts: int) -> list[str]:
 
 
 def _processors(rows: list[dict[str, Any]]) -> str:
-    return f"Measured on: {', '.join(sorted({row['cpu'] for row in rows}))}, among other work."
+    return f"Measured on: {'; '.join(sorted({row['cpu'] for row in rows}))}, among other work."

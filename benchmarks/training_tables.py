@@ -59,7 +59,7 @@ def strong_pictures(path: Path) -> str:
         for row in _rows(path)
         for split, found in row["splits"].items()
     ]
-    processors = ", ".join(sorted({row["processor"] for row in _rows(path)}))
+    processors = "; ".join(sorted({row["processor"] for row in _rows(path)}))
     return "\n".join(
         [*header, *rows, "", f"Times the usual magnitude; strong is more than 3×. Measured on: {processors}."]
     )
@@ -125,13 +125,20 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _filled(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Leave out the columns in which no row has anything."""
+    kept = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], path: Path, note: str) -> str:
     if not rows:
         return f"Not measured yet: run `python -m benchmarks.{path.stem}`."
+    columns, rows = _filled(columns, rows)
     recorded = _rows(path)
     images = ", ".join(sorted({f"{row['images']} test images" for row in recorded}))
     calibration = ", ".join(sorted({str(row["calibration_images"]) for row in recorded}))
-    processors = ", ".join(sorted({row["processor"] for row in recorded}))
+    processors = "; ".join(sorted({row["processor"] for row in recorded}))
     return "\n".join(
         [
             f"| {' | '.join(columns)} |",

@@ -112,7 +112,14 @@ class DetectionDecoding(Struct, tag="detection"):
     """Meaning of a box's numbers: centre and size, corners, or distances from the point of a cell; `heads.BoxForm` has
     the formulas."""
     preset: str = ""
-    """Name of a usual head, such as ``yolov8``: it gives all keys of this table that are not written beside it."""
+    """Name of a usual head: it gives all keys of this table that are not written beside it. Known: ``yolov8``,
+    ``yolov5``, ``yolox``, ``yolox_decoded``, ``nanodet_plus``, ``ultralytics_rtdetr_queries``, ``yolov10``,
+    ``yolov8_nms``, ``ultralytics_rtdetr``, ``rtdetr_rows``, ``deepstream``, ``faster_rcnn``, ``effdet``,
+    ``yolov7_end2end``, ``yolo_nas_flat``, ``paddle``, ``yolo_nas``, ``damo_yolo``, ``ppyoloe``, ``yolov4``,
+    ``retinaface``, ``retinaface_logits``, ``blazeface``, ``detr``, ``rtdetr_logits``, ``rfdetr``, ``rfdetr_coco``,
+    ``rtdetr``, ``efficient_nms``, ``yolo_nas_nms``, ``rtmdet``, ``torchvision``, ``torchvision_coco``, ``tf_od``,
+    ``tf_od_coco``, ``tflite_ssd``, ``yolov8_levels``, ``yolov5_levels``, ``rtmdet_levels``, ``picodet``, ``scrfd``,
+    ``yunet``."""
     objectness: Part | None = None
     """Place of a score of there being an object at all."""
     classes: Part | None = None

@@ -14,6 +14,8 @@ from edgeopt.config import Config, parse_config, shipped_recipes
 from edgeopt.doors import DATA_FORMATS
 from edgeopt.errors import ConfigError
 from edgeopt.keys import example, explain, keys
+from edgeopt.models import NETWORKS
+from edgeopt.presets import PRESETS
 
 MINIMAL = 'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n'
 
@@ -78,6 +80,17 @@ def test_a_data_format_is_explained_by_its_reader(name: str) -> None:
     assert first.description.endswith(".")
     assert "Raises" not in first.description
     assert {"data.train.path", "data.train.annotations"} <= {key.path for key in others}
+
+
+def test_names_of_networks_and_presets_are_listed() -> None:
+    for path, names in (("model.source", NETWORKS), ("model.decoding.detection.preset", PRESETS)):
+        described = explain(path)[0].description
+        assert [name for name in names if f"`{name}`" not in described] == []
+
+
+def test_the_help_of_build_names_every_shipped_recipe() -> None:
+    shown = " ".join(CliRunner().invoke(main, ["build", "--help"]).output.replace("-\n", "-").split())
+    assert [name for name in shipped_recipes() if name not in shown.replace("- ", "-")] == []
 
 
 def test_examples_come_from_shipped_recipes() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import hardening_tables, training_tables
 from benchmarks.apart import Meter, apart
 from benchmarks.recorded import changed, record, rows
 from edgeopt.config import TrainConfig
@@ -68,6 +69,16 @@ def test_a_process_apart_does_not_count_the_memory_of_its_parent() -> None:
     assert peak_memory_mib() > mib
     assert apart(peak_memory_mib) < mib
     assert len(held) == mib << 20
+
+
+def test_a_table_leaves_out_columns_that_no_row_fills() -> None:
+    assert training_tables._filled(("a", "b", "c"), [("1", "", ""), ("2", "", "x")]) == (
+        ["a", "c"], [["1", ""], ["2", "x"]],
+    )  # fmt: skip
+
+
+def test_what_a_script_printed_is_shown_as_code() -> None:
+    assert hardening_tables._shown([["a\\b <c>", "x|y"]]) == "`a\\b <c>: x\\|y`"
 
 
 def test_only_what_differs_from_the_defaults_is_said() -> None:

@@ -135,11 +135,11 @@ def build(
     """Build a verified bundle, FP32 beside INT8, from a recipe or a model.
 
     RECIPE is a .toml file, a folder that holds an edgeopt.toml, or the name of a shipped recipe: digits, digit-scenes,
-    digit-scenes-scratch, mobilenet-v2. Only what changed since the last build is made again.
+    digit-scenes-scratch, features, mobilenet-v2. Only what changed since the last build is made again.
 
-    MODEL is a file (.onnx, .pt2) or a network by name (timm:resnet18, torchvision:resnet18), with its images in --data.
-    It needs no recipe where the model explains itself; what it does not say is asked for in one message. `edgeopt
-    inspect MODEL` says what is read and why, and writes the recipe.
+    MODEL is a file (.onnx, .pt2, .tflite) or a network by name (timm:resnet18, torchvision:resnet18), with its images
+    in --data. It needs no recipe where the model explains itself; what it does not say is asked for in one message.
+    `edgeopt inspect MODEL` says what is read and why, and writes the recipe.
 
     A recipe is code: where it names package.module:callable, that is run. Build only recipes that you trust.
     """

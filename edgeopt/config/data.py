@@ -63,7 +63,7 @@ class DataConfig(Struct):
     holdout: Fraction = 0.1
     """Share of ``train`` that is held out for each of validation and test if they are missing."""
     seed: int = 0
-    """Seed of what is held out and of the draw of calibration images."""
+    """Seed of what is held out from ``train``. A set that is given is drawn by its own ``seed``."""
     calibration_classes: Literal["proportional", "even"] = "proportional"
     """Classes of calibration images that are held out from ``train``: in their shares, or as many of each, so that
     ranges hold for the rare ones too. A given set is always drawn evenly."""

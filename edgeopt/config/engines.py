@@ -66,7 +66,8 @@ class TensorRTBuild(Struct):
     dla_core: Annotated[int, Meta(ge=0)] | None = None
     """Run on this DLA core; what it cannot do runs on the GPU."""
     compute_capabilities: tuple[str, ...] = ()
-    """TensorRT-RTX only: GPUs to build for, such as ``SM86``. Default: all that it supports."""
+    """TensorRT-RTX only: GPUs to build for, such as ``SM86``. Default: those that the library serves unasked,
+    which leaves out SM75."""
 
 
 class TensorRTRun(Struct):
@@ -106,8 +107,10 @@ class CompileConfig(Struct):
     of JetPack 5.1 and 6.0, need graphs of their own: ``trt8``) and TensorRT-RTX."""
     processors: Annotated[tuple[Processor, ...], Meta(min_length=1)] = PROCESSORS
     """Processors that INT8 must be right on, for targets that run on one: ``vnni`` (x86 with VNNI), ``avx2`` (x86
-    without) and ``arm``. Without VNNI products saturate in 16 bits; weights that cannot saturate cost next to nothing,
-    so that one graph serves all by default. Leave ``avx2`` out for weights that use all of their 8 bits."""
+    without) and ``arm``. Without VNNI products of large weights saturate in 16 bits. By default one graph serves all:
+    its weights are too small for that, and results differ by roundings at most. What they cost in accuracy is under
+    "Processors without VNNI" in benchmarks/README.md; in time nobody has recorded it. Leave ``avx2`` out for weights
+    that use all of their 8 bits."""
     candidates: bool | tuple[CandidateName, ...] = False
     """Add up to three INT8 variants to each target's, which differ where no document says what is faster, or those of
     a list that the network raises. They leave float: ``depthwise`` convolutions, ``sums`` of branches, products of one

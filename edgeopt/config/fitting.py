@@ -56,7 +56,7 @@ class FitConfig(Struct):
     seed: int = 0
     """Seed of the folds, of the hidden layer's first weights, of k-means and of the regions that are learnt from."""
     regions: RegionsConfig | None = None
-    """Regions of pictures with boxes, instead of whole pictures with a class: see the table."""
+    """Regions of pictures with boxes, instead of whole pictures with a class: see the keys below."""
 
     def __post_init__(self) -> None:
         if self.regions is not None and self.classifier == "knn":

@@ -32,7 +32,12 @@ class ModelConfig(Struct):
     source: str
     """``edgeopt:NAME``, ``package.module:callable``, ``torchvision:NAME``, ``timm:NAME``, a ``.onnx`` or a ``.pt2``;
     ``edgeopt:features`` for a classifier that ``[fit]`` fits on the features of a frozen `backbone`; with the extra
-    ``tensorflow`` also a ``.tflite``, ``.keras`` or ``.h5`` and the folder of a SavedModel.
+    ``tensorflow`` also a ``.tflite``, ``.keras`` or ``.h5`` and the folder of a SavedModel. An Ultralytics ``.pt``
+    is to be exported to ONNX first.
+
+    NAME is one of the classifiers ``lenet5``, ``resnet18``, ``resnet50``, ``mobilenet_v2``, ``mobilenet_v3_small``,
+    ``mobilenet_v3_large``, ``vit_tiny`` and ``mobilevit_xxs``, or of the detectors ``yolox_nano``, ``yolox_tiny``,
+    ``yolox_s``, ``faster_rcnn_nano``, ``fasterrcnn_mobilenet_v3_large_320_fpn`` and ``fasterrcnn_resnet50_fpn``.
 
     A recipe is code: what it names as ``package.module:callable`` is run, so build only recipes that you trust. It is
     looked for in the recipe's folder, the current one and the installed packages; these come first. The callable
@@ -42,8 +47,9 @@ class ModelConfig(Struct):
     """Network whose features ``edgeopt:features`` classifies, as `source` names networks: the other keys of this table
     are then about it, except `labels`."""
     weights: str | None = None
-    """A ``.pth`` or ``.safetensors`` file, or ``package:NAME/PATH`` for a file of an installed package. None: train the
-    network."""
+    """A ``.pth`` or ``.safetensors`` file, or ``package:NAME/PATH`` for a file of an installed package. A ``.pth`` is a
+    state dict of tensors, as it is or under ``ema_state_dict``, ``state_dict``, ``model_state_dict`` or ``model``.
+    None: train the network."""
     arguments: dict[str, Any] = msgspec.field(default_factory=dict)
     """Keyword arguments of the network's constructor."""
     task: Task | None = None

@@ -123,7 +123,7 @@ class TrainConfig(Struct):
     is that of one process but for roundings, and for dropout, which each draws by itself. INT8 graphs (`quantize`)
     train in one."""
     adversarial: Adversarial | None = None
-    """Train a classifier against attacks; see the table."""
+    """Train a classifier against attacks; see the keys below."""
     tensorboard: str | None = None
     """Folder for TensorBoard's event files with loss, learning rate and metric, from the recipe's folder: in ``train``,
     and in ``compress`` of a pruned network. Needs the extra ``tensorboard``. Default: none are written."""
