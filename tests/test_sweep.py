@@ -36,6 +36,7 @@ from edgeopt.sweep import (
     sweep,
     sweep_html,
 )
+from edgeopt.sweep.choosing import Suggested
 from edgeopt.sweep.page import table
 from edgeopt.sweep.plan import Trial
 from edgeopt.sweep.results import failed, variant_results, write_result
@@ -231,6 +232,23 @@ def test_of_a_grid_that_is_too_large_optuna_chooses(tmp_path: Path) -> None:
 def measured(key: str, machine: str, *variants: VariantResult, setting: str = "quantize.repairs") -> TrialResult:
     base = TrialResult(key=key, model="m", target="ort", settings={setting: key}, machine=machine)
     return replace(base, variants=variants)
+
+
+def test_models_of_different_images_share_no_study_whatever_the_first_setting_is(tmp_path: Path) -> None:
+    """They did where it made no recipe, so that Optuna compared accuracies that do not compare."""
+    pytest.importorskip("optuna", reason="Optuna is not installed: its choices were not tested")
+    other = SWEEP.replace('"train.epochs" = 2', '"data.test.limit" = 20').replace("[16, 32]", "[0, 32]")
+    chosen = Suggested(planned(tmp_path, other.replace("recipe =", "trials = 4\nrecipe =")))
+    assert [models for _, models, _ in chosen._studies] == [[0], [1]]
+
+
+@pytest.mark.parametrize("key", ["data.test.limit", "evaluate.limit"])
+def test_optuna_compares_no_accuracies_of_different_images(tmp_path: Path, key: str) -> None:
+    """It was told them all as if they were of the same ones."""
+    pytest.importorskip("optuna", reason="Optuna is not installed: its choices were not tested")
+    plan = planned(tmp_path, SWEEP.replace("calibrate.images", key).replace("recipe =", "trials = 4\nrecipe ="))
+    with pytest.raises(ConfigError, match=rf"\[settings\] {key} .* Remove `trials`"):
+        sweep(plan, tmp_path / "out", Pretended(tmp_path / "out"), lambda _: None)
 
 
 def test_only_what_compares_is_compared() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from typing import Any, Protocol
 
-from edgeopt.errors import requires_extra
+from edgeopt.errors import ConfigError, requires_extra
 from edgeopt.sweep.plan import Indices, Plan
 from edgeopt.sweep.results import TrialResult
 
 _TRIES = 20
 """Suggestions that may be known already, before a place is drawn at random."""
+
+_IMAGES = ("data.test.", "evaluate.limit.")
+"""Beginnings of the keys of a recipe that choose its test images."""
 
 
 class Chooser(Protocol):
@@ -48,6 +51,7 @@ class Suggested:
 
     Raises:
         MissingExtraError: Optuna is not installed.
+        ConfigError: a setting changes the test images.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -55,11 +59,14 @@ class Suggested:
         self._optuna.logging.set_verbosity(self._optuna.logging.ERROR)
         self._plan, self._seen = plan, set[Indices]()
         self._random = random.Random(plan.config.seed)  # noqa: S311 - a search, no secret
+        if changed := [key for key in plan.settings if f"{key}.".startswith(_IMAGES)]:
+            raise ConfigError(
+                f"[settings] {changed[0]} changes the test images, and Optuna would compare accuracies on different "
+                "ones. Remove `trials`, for the whole grid, or this setting"
+            )
         by_data: dict[str, list[int]] = {}
-        first = (0,) * len(plan.settings)
         for model in range(len(plan.models)):
-            config = plan.trial((model, 0, *first)).config
-            by_data.setdefault(repr(None if config is None else config.data), []).append(model)
+            by_data.setdefault(_data(plan, model), []).append(model)
         self._studies = [
             (self._study(), models, target) for models in by_data.values() for target in range(len(plan.targets))
         ]
@@ -106,6 +113,12 @@ class Suggested:
             study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         else:
             study.tell(trial, [best.accuracy, best.p50_ms])
+
+
+def _data(plan: Plan, model: int) -> str:
+    """Return the data of a model's first trial that makes a recipe."""
+    configs = (plan.trial(place).config for place in plan.grid() if place[0] == model)
+    return next((repr(config.data) for config in configs if config is not None), "")
 
 
 def chooser(plan: Plan) -> Chooser:

@@ -50,7 +50,8 @@ def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
         tell: told a line about each trial as it ends.
 
     Raises:
-        ConfigError: no worker has the labels that a target asks for, or the cores.
+        ConfigError: no worker has the labels that a target asks for, or the cores; or Optuna would have to compare
+            accuracies on different images.
         MissingExtraError: Optuna is not installed, and the grid is too large.
         StorageError: the folder cannot be written, or the store cannot be reached.
     """
