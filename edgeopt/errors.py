@@ -184,11 +184,17 @@ def _concerns(error: OSError, path: Path) -> bool:
 
 
 def ending(status: int | None) -> str:
-    """Return how a process ended, by its exit status as Python gives it: after "it "."""
-    if status is None or status >= 0:
+    """Return how a process ended, by its exit status as Python or a shell gives it: after "it "."""
+    name = "" if status is None else _signal_of(status)
+    if not name:
         return f"ended with exit code {status}"
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
     return f"was killed ({name})" if name != "SIGKILL" else "was killed (SIGKILL, as by the system for want of memory)"
+
+
+def _signal_of(status: int) -> str:
+    """Name the signal that ended a process: its number is negative in Python, and 128 is added to it by a shell."""
+    number = -status if status < 0 else status - 128
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}" if status < 0 else ""

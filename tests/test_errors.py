@@ -66,6 +66,8 @@ def test_what_was_meant_is_suggested(wrong: str, advice: str, said: str) -> None
         (-signal.SIGKILL, "was killed (SIGKILL, as by the system for want of memory)"),
         (-signal.SIGSEGV, "was killed (SIGSEGV)"),
         (-200, "was killed (signal 200)"),
+        (139, "was killed (SIGSEGV)"),
+        (255, "ended with exit code 255"),
     ],
 )
 def test_how_a_process_ended_is_told_by_the_signals_name(status: int, told: str) -> None:

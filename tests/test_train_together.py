@@ -128,7 +128,9 @@ def test_a_process_that_ends_ends_the_training_with_what_it_said(tmp_path: Path)
     given = (HALVES_SPEC, halves(16), None)
     with pytest.raises(EdgeoptError, match="the second process has no bananas"):
         trained(tmp_path / "a", Unlike, *given, processes=2)
-    with pytest.raises(ModelError, match=r"another process of the training failed: it ended with 3\. Train in one"):
+    with pytest.raises(
+        ModelError, match=r"another process of the training failed: it ended with exit code 3\. Train in"
+    ):
         trained(tmp_path / "b", Leaving, *given, processes=2)
     assert not torch.distributed.is_initialized()
 

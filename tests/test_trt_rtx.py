@@ -219,7 +219,7 @@ def test_what_the_process_of_a_build_says_is_an_error_of_ours(monkeypatch, tmp_p
     crashing.write_text("#!/bin/sh\necho 'Segmentation fault' >&2\nexit 139\n")
     crashing.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crashing))
-    with pytest.raises(TargetError, match="status 139 while it built: Segmentation fault"):
+    with pytest.raises(TargetError, match="in which TensorRT built was killed \\(SIGSEGV\\): Segmentation fault"):
         rtx.compile((tiny.DATA / "tiny_classifier.onnx").read_bytes(), EngineSettings())
 
 
