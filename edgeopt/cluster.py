@@ -116,7 +116,8 @@ class Cluster:
         cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         free = min(self._count or cores, cores)  # one more would wait for a core, and its piece with it
         actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Worker)
-        shared = [self._ray.put(argument) for argument in arguments]  # once a machine, not once a worker
+        # Large ones go once to each machine, not to each worker; of small ones Ray would warn.
+        shared = [self._ray.put(each) if isinstance(each, bytes) else each for each in arguments]
         idle: list[Any] = []
         waiting, busy = iter(pieces), dict[Any, tuple[int, Any]]()
         while True:
