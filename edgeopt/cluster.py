@@ -116,18 +116,18 @@ class Cluster:
         cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         free = min(self._count or cores, cores)  # one more would wait for a core, and its piece with it
         actor = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=ATTEMPTS - 1)(_Worker)
-        # Large ones go once to each machine, not to each worker; of small ones Ray would warn.
-        shared = [self._ray.put(each) if isinstance(each, bytes) else each for each in arguments]
+        # Once a machine, not once a worker; and with each piece, as Ray warns of large ones that a worker starts with.
+        shared = [self._ray.put(argument) for argument in arguments]
         idle: list[Any] = []
         waiting, busy = iter(pieces), dict[Any, tuple[int, Any]]()
         while True:
             while (idle or free) and (next_one := next(waiting, None)) is not None:
                 number, piece = next_one
                 if not idle:
-                    idle.append(actor.remote(kind, *shared))
+                    idle.append(actor.remote(kind))
                     free -= 1
                 worker = idle.pop()
-                busy[worker.work.remote(piece)] = (number, worker)
+                busy[worker.work.remote(piece, shared)] = (number, worker)
             if not busy:
                 return
             (ready, *_), _ = self._ray.wait(list(busy), num_returns=1)
@@ -151,12 +151,13 @@ class Cluster:
 class _Worker:
     """A process of Ray's. It opens with its first piece, whose error tells what is wrong; its start tells nothing."""
 
-    def __init__(self, kind: type[Worker], *arguments: Any) -> None:
-        self._kind, self._arguments = kind, arguments
+    def __init__(self, kind: type[Worker]) -> None:
+        self._kind = kind
         self._opened: Worker | None = None
 
-    def work(self, piece: Any) -> Any:
-        """Return what came of a piece."""
+    def work(self, piece: Any, arguments: list[Any]) -> Any:
+        """Return what came of a piece; `arguments` are references to what the worker is opened with."""
         if self._opened is None:
-            self._opened = self._kind(*self._arguments)
+            ray: Any = requires_extra("ray", "sweep")
+            self._opened = self._kind(*ray.get(arguments))
         return self._opened.work(piece)

@@ -241,5 +241,6 @@ def test_workers_of_ray_observe_what_one_process_does(tmp_path: Path) -> None:
         env={**os.environ, "RAY_worker_niceness": "0", "PYTHONPATH": modules},
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "object store" not in done.stderr, "Ray warned of what is none of the user's business"
     (there,), (here,) = ((tmp_path / work).glob("calibrate-*/calibration.npz") for work in ("there", "here"))
     equal(CalibrationTable.load(there), CalibrationTable.load(here))

@@ -52,8 +52,8 @@ class Ray:
                     class Handle:
                         class work:  # noqa: N801
                             @staticmethod
-                            def remote(piece: object) -> Any:
-                                return lambda: made.work(piece)
+                            def remote(*given: object) -> Any:
+                                return lambda: made.work(*given)
 
                     return Handle
 
@@ -66,6 +66,8 @@ class Ray:
         return busy[:num_returns], busy[num_returns:]
 
     def get(self, ready: Any) -> object:
+        if isinstance(ready, list):  # references to arguments, of which `put` made none
+            return ready
         try:
             return ready()
         except MemoryError as error:
@@ -90,6 +92,7 @@ class Doubling:
 
 def spread(monkeypatch: pytest.MonkeyPatch, ray: Ray, pieces: int, count: int | None, path: str = "here"):
     monkeypatch.setattr(cluster, "connected", lambda *_: ray)
+    monkeypatch.setattr(cluster, "requires_extra", lambda *_: ray)
     with Cluster("auto", count) as entered:
         found: Iterator[tuple[int, int]] = entered.spread(Doubling, (path,), ((n, n) for n in range(pieces)), "piece")
         return dict(found)
@@ -115,7 +118,9 @@ def test_an_error_while_a_worker_opens_is_told_as_itself(monkeypatch: pytest.Mon
 
 
 def test_a_worker_that_dies_over_a_piece_is_told_with_the_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "connected", lambda *_: Ray(2))
+    ray = Ray(2)
+    monkeypatch.setattr(cluster, "connected", lambda *_: ray)
+    monkeypatch.setattr(cluster, "requires_extra", lambda *_: ray)
     with (
         Cluster("auto", None) as entered,
         pytest.raises(DataError, match=r"no worker finished piece 7: the worker died\."),
