@@ -58,7 +58,7 @@ REPAIRS: Mapping[str, str] = {
     "range_method": "edgeopt.passes.repair.ranges:by",
     "smoothing": "edgeopt.passes.repair.smooth:smooth",
     "ranges": "edgeopt.passes.repair.ranges:measure_ranges",
-    "exemption": "edgeopt.passes.repair.exempt:dominated_layers",
+    "exemption": "edgeopt.passes.repair.exempt:harmed_layers",
     "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",
     "weight_clipping": "edgeopt.passes.repair.reconstruct:reconstruct",
     "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",

@@ -138,7 +138,7 @@ def test_tensors_that_are_always_zero_have_a_curve_too():
 def test_a_table_of_another_version_is_an_error(tmp_path):
     header = np.frombuffer(b'{"schema": 1, "tensors": []}', np.uint8)
     np.savez(tmp_path / "old.npz", header=header)
-    with pytest.raises(DataError, match="has schema 1, this edgeopt reads 2"):
+    with pytest.raises(DataError, match="has schema 1, this edgeopt reads 3"):
         CalibrationTable.load(tmp_path / "old.npz")
 
 

@@ -1,4 +1,4 @@
-"""Bound a tensor's values from the graph alone."""
+"""Bound a tensor's values, and find those of pixels, from the graph alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from edgeopt.graph.edit import given, number
-from edgeopt.graph.operators import data_inputs, operator, stays_within_inputs
+from edgeopt.graph.operators import carries_scale, data_inputs, operator, stays_within_inputs
 
 _EVERYTHING = (-math.inf, math.inf)
 
@@ -32,3 +32,14 @@ def _of(node: ir.Node, found: dict[str, tuple[float, float]]) -> tuple[float, fl
         limits = [found.get(value.name or "", _EVERYTHING) for value in data if value is not None]
         return min(low for low, _ in limits), max(high for _, high in limits)
     return operator(node).bounds
+
+
+def pictures(graph: ir.Graph) -> set[str]:
+    """Return the names of the tensors that hold what the graph is given: its inputs, cast and moved at most."""
+    found = {value.name or "" for value in graph.inputs}
+    for node in graph:
+        if node.op_type == "Cast" or carries_scale(node):
+            data = [node.inputs[index] for index in data_inputs(node)]
+            if all(value is not None and value.name in found for value in data):
+                found |= {output.name or "" for output in node.outputs}
+    return found

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.calibrate.bounds import bounds
+from edgeopt.calibrate.bounds import bounds, pictures
 from edgeopt.calibrate.convergence import RangeTrack
 from edgeopt.calibrate.table import CalibratedImage, CalibrationTable, TensorStatistics
 from edgeopt.calibrate.tap import Feeds, Tap
@@ -132,7 +132,7 @@ class Observer:
 
     def __init__(self, model: ir.Model, tensors: Collection[str] | None, threads: int = 0) -> None:
         values = list(_observed(model.graph, tensors))
-        self._bounds = bounds(model.graph)
+        self._bounds, self._pictures = bounds(model.graph), pictures(model.graph)
         self._names = [value.name or "" for value in values]
         self._has_masks = any(_is_mask(value) for value in _constants(model.graph))
         self._flat = {value.name for value in values if value.shape is not None and _varies(value.shape)}
@@ -156,10 +156,13 @@ class Observer:
 
     def _nothing(self) -> dict[str, TensorStatistics]:
         limits = (self._bounds.get(name, (-math.inf, math.inf)) for name in self._names)
-        return {
+        found = {
             name: TensorStatistics(lower_bound=low, upper_bound=high)
             for name, (low, high) in zip(self._names, limits, strict=True)
         }
+        for name in self._pictures.intersection(found):
+            found[name].beyond_bytes = found[name].beyond_shares = 0
+        return found
 
     def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
         if not array.size:  # where a detector finds nothing
@@ -188,6 +191,8 @@ class Observer:
         tensor.minimum, tensor.maximum = min(tensor.minimum, minimum), max(tensor.maximum, maximum)
         tensor.mean_minimum += minimum
         tensor.mean_maximum += maximum
+        if name in self._pictures:
+            tensor.look_for_pixels(array)
         step = array.size // SAMPLES_PER_IMAGE | 1  # odd, so that it does not fall in with an even row length
         tensor.histogram.add(array.reshape(-1)[::step])
 

@@ -48,7 +48,12 @@ def find_range(tensor: TensorStatistics, method: CalibrationMethod, grid: Grid, 
             and clipping; ``auto`` is whichever of these has the least error where large errors weigh more.
         grid: values of the quantizer.
         percentile: share in per cent that ``percentile`` keeps.
+
+    Pixels have no more than 256 values, which a grid of as many levels holds exactly: their range is all that they can
+    have, whatever the method finds in pictures that happen to be dark.
     """
+    if tensor.levels is not None and grid == Grid():
+        return tensor.levels
     match method:
         case "minmax":
             found = tensor.minimum, tensor.maximum

@@ -19,8 +19,19 @@ from edgeopt.errors import DataError
 from edgeopt.files import UNREADABLE_ARRAYS
 from edgeopt.typed import from_json
 
-SCHEMA = 2
-_SCALARS = ("minimum", "maximum", "mean_minimum", "mean_maximum", "lower_bound", "upper_bound")
+SCHEMA = 3
+_SCALARS = (
+    "minimum",
+    "maximum",
+    "mean_minimum",
+    "mean_maximum",
+    "lower_bound",
+    "upper_bound",
+    "beyond_bytes",
+    "beyond_shares",
+)
+_BYTE = 255.0
+_ROUNDING = 1e-3
 CHANNELS = ("channel_minimum", "channel_maximum", "channel_mean_minimum", "channel_mean_maximum", "channel_mean")
 """Names of the statistics that a tensor has of each channel."""
 
@@ -45,6 +56,10 @@ class TensorStatistics:
     lower_bound: float = -math.inf
     """Bound that the operator sets: 0 after ReLU, for example."""
     upper_bound: float = math.inf
+    beyond_bytes: float = math.inf
+    """Images with a value that no pixel has, which is an integer from 0 to 255; infinite where none was looked at."""
+    beyond_shares: float = math.inf
+    """The same of pixels that were divided by 255."""
     histogram: Histogram = field(default_factory=Histogram)
     """Histogram of at most `observe.SAMPLES_PER_IMAGE` values an image."""
     channel_minimum: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -55,9 +70,24 @@ class TensorStatistics:
     channel_mean_maximum: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
     channel_mean: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0, np.float64))
 
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Ends of the 256 equally spaced values that are all it has, as of pixels; None where it has others."""
+        if self.beyond_bytes == 0 and self.maximum > 1.0:
+            return 0.0, _BYTE
+        return (0.0, 1.0) if self.beyond_shares == 0 and self.maximum > 0.0 else None
+
+    def look_for_pixels(self, values: NDArray[Any]) -> None:
+        """Count an image whose values are not those of pixels."""
+        low, high = values.min(), values.max()
+        self.beyond_bytes += not (low >= 0 and high <= _BYTE and _are_integers(values))
+        self.beyond_shares += not (low >= 0 and high <= 1 and _are_integers(values * np.float32(_BYTE)))
+
     def add(self, other: TensorStatistics) -> None:
         """Add what other images showed of the same tensor; the means of both are sums."""
         self.histogram.merge(other.histogram)
+        self.beyond_bytes += other.beyond_bytes
+        self.beyond_shares += other.beyond_shares
         self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         self.mean_minimum += other.mean_minimum
         self.mean_maximum += other.mean_maximum
@@ -145,6 +175,11 @@ class CalibrationTable:
         return cls(tensors, header.images, header.config, header.convergence)
 
 
+def _are_integers(values: NDArray[Any]) -> bool:
+    """Return True if float32 values are integers but for the rounding of what made them."""
+    return bool((np.abs(values - np.rint(values)) <= _ROUNDING).all())
+
+
 class _Versioned(msgspec.Struct):
     """The part of a header that tells an old one from a damaged one."""
 
@@ -185,5 +220,7 @@ def merge(tensors: Sequence[TensorStatistics]) -> TensorStatistics:
         mean_maximum=max(tensor.mean_maximum for tensor in tensors),
         lower_bound=min(tensor.lower_bound for tensor in tensors),
         upper_bound=max(tensor.upper_bound for tensor in tensors),
+        beyond_bytes=max(tensor.beyond_bytes for tensor in tensors),
+        beyond_shares=max(tensor.beyond_shares for tensor in tensors),
         histogram=histogram,
     )

@@ -24,7 +24,7 @@ from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.progress import Update
 from edgeopt.spec import PROCESSORS, Processor
 
-_EXEMPT = "quantizing it did more harm than all others (the repair `exemption`)"
+_EXEMPT = "quantizing its input did much harm for what it multiplies (the repair `exemption`)"
 
 
 @dataclass(frozen=True)

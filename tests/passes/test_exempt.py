@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 from four_channels import FEEDS, IMAGES, RAW, error, network, table, typed
 from graphs import model_of
 
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO, TENSORRT
 from edgeopt.passes.repair import activations
-from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.exempt import harmed_layers
 from edgeopt.passes.repair.ranges import measure_ranges
 from edgeopt.passes.repair.trials import repair
 from edgeopt.spec import replace
@@ -31,18 +32,19 @@ def deep() -> ir.Model:
     return typed(model_of(DEEP, w1=first, w2=second))
 
 
-def test_a_small_layer_whose_input_does_most_of_the_harm_is_found():
+def test_small_layers_whose_input_does_much_harm_for_what_they_multiply_are_found():
     model = deep()
-    name = model.graph[3].name
+    first, name = model.graph[0].name, model.graph[3].name
     harm = measure_ranges(model, table(model), OPENVINO, FEEDS, RAW).harm
     assert max(harm, key=harm.get) == ("r",)
-    assert dominated_layers(model, OPENVINO, harm)[0] == name
-    assert dominated_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
-    assert dominated_layers(model, OPENVINO, {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}) == (), (
-        "none dominates"
-    )
-    assert dominated_layers(model, OPENVINO, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
-    assert dominated_layers(model, OPENVINO, {("r",): 1.0}, exclude=(name,)) == ()
+    assert name in harmed_layers(model, OPENVINO, harm)
+    assert harmed_layers(model, OPENVINO, {("r",): 9.0, ("x",): 0.2, ("b",): 0.5, ("d",): 0.5}) == (name,)
+    shared = {("r",): 1.0, ("x",): 1.0, ("b",): 1.5, ("d",): 1.5}
+    assert set(harmed_layers(model, OPENVINO, shared)) == {first, name}, "none dominates, two are small"
+    assert harmed_layers(model, OPENVINO, {("r",): 0.7, ("b",): 10.0, ("d",): 10.0}) == (), "a thirtieth is too little"
+    assert harmed_layers(model, OPENVINO, {("d",): 1.0}) == (), "the last layer is nearly the whole network"
+    assert harmed_layers(model, OPENVINO, {("r",): 1.0}, exclude=(name,)) == ()
+    assert harmed_layers(model, OPENVINO, {}) == ()
 
 
 def test_repairing_leaves_it_float_and_says_so():
@@ -56,7 +58,16 @@ def test_repairing_leaves_it_float_and_says_so():
     assert layer.inputs[1].const_value is not None, "its weight is no integer"
 
 
-def test_nothing_is_exempt_where_nothing_dominates():
+@pytest.mark.parametrize(("times", "kept"), [(1.05, True), (1.3, False)])
+def test_layers_in_float_must_not_slow_the_engine_down(times, kept):
+    model = deep()
+    name = model.graph[3].name
+    trials = repair(model, table(model), OPENVINO, IMAGES, RAW, ("exemption",), slowdown=lambda *_: times).trials
+    assert (trials[0].name, trials[0].is_kept) == (f"exemption of {name}", kept)
+    assert trials[0].declined == ("" if kept else "the engine takes 1.30 times as long, not 1.05 or less")
+
+
+def test_nothing_is_exempt_where_nothing_does_much_harm():
     model = network(unheard=1.0)
     (trial,) = repair(model, table(model), OPENVINO, IMAGES, RAW, repairs=("exemption",)).trials
     assert (trial.name, trial.is_kept) == ("exemption", False)
@@ -72,7 +83,7 @@ def test_a_layer_in_float_may_move_the_quantizer_of_a_sum_to_its_other_input(mon
     random = np.random.default_rng(4)
     shapes = {"w1": (8, 4, 1, 1), "w2": (8, 4, 1, 1), "w3": (8, 8, 1, 1)}
     model = typed(model_of(text, **{name: random.normal(size=shape) for name, shape in shapes.items()}))
-    monkeypatch.setattr(activations, "dominated_layers", lambda *_: ("Conv d",))
+    monkeypatch.setattr(activations, "harmed_layers", lambda *_: ("Conv d",))
     monkeypatch.setattr(activations, "_WORTH_FLOAT", 10.0)
     scheme = replace(TENSORRT, minimum_channels=0)
     repaired = repair(model, table(model), scheme, IMAGES, RAW, repairs=("exemption",))

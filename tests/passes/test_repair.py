@@ -213,7 +213,7 @@ def test_exempt_layers_are_chosen_by_the_harm_of_the_ranges_in_use(after, kept, 
         return ()
 
     monkeypatch.setattr(activations, "measure_ranges", measured)
-    monkeypatch.setattr(activations, "dominated_layers", dominated)
+    monkeypatch.setattr(activations, "harmed_layers", dominated)
     verdicts += [1.0, 1.1, 0.8, after, 0.7]
     model = network()
     first, _ = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, ("ranges", "exemption")).trials

@@ -27,7 +27,7 @@ from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.equalize import equalize
-from edgeopt.passes.repair.exempt import dominated_layers
+from edgeopt.passes.repair.exempt import harmed_layers
 from edgeopt.passes.repair.judge import Distances, Judge, typical
 from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.repair.ranges import METHODS, by, measure_ranges, quantize_activations
@@ -57,7 +57,7 @@ _AS_FAST = 1.05
 _CLEARLY_NEARER = 0.9
 """Another method must lower the typical distance to this share: less is chance, for several are tried."""
 _FASTER = 0.95
-"""A graph with float layers, which are larger, must take this share of the time at most."""
+"""A graph with float layers, which are larger, must take this share of the time at most where it is little nearer."""
 FITTED_IMAGES = 128
 """Most images that a repair looks at, spread evenly over those that may be fitted on."""
 
@@ -131,7 +131,7 @@ class ActivationTrials:
         return self._quantized(dataclasses.replace(now, table=table, ranges=ranges), now.exclude)
 
     def floated(self, now: Standing) -> list[RepairTrial]:
-        """Leave depthwise layers in float where the engine is faster for it and the outputs come nearer.
+        """Leave depthwise layers in float where outputs come nearer and the engine is faster, or much nearer for free.
 
         Args:
             now: what `completed` gave.
@@ -143,17 +143,27 @@ class ActivationTrials:
         if not 0 < len(names) < len(placed):
             return []
         candidate, declined = self._quantized(now, (*now.exclude, *names)), ""
-        if typical(candidate.distances) < typical(now.distances):
-            times = self.slowdown(now.quantized, candidate.quantized)
-            declined = "" if times <= _FASTER else f"the engine takes {times:.2f} times as long, not {_FASTER} or less"
+        nearer = typical(candidate.distances) / typical(now.distances)
+        if nearer < 1.0:
+            declined = self._too_slow(
+                now.quantized, candidate.quantized, _FASTER if nearer > _WORTH_FLOAT else _AS_FAST
+            )
         return [now.try_instead(DEPTHWISE, candidate, declined)]
+
+    def _too_slow(self, before: ir.Model, after: ir.Model, most: float) -> str:
+        """Say so if the engine takes more than `most` times as long; empty where it does not or is not here."""
+        times = 0.0 if self.slowdown is None else self.slowdown(before, after)
+        return f"the engine takes {times:.2f} times as long, not {most} or less" if times > most else ""
 
     def _quantized(self, now: Standing, exclude: tuple[str, ...]) -> Standing:
         """Quantize with the ranges that stand and some layers in float, whose sums may be quantized elsewhere."""
-        placed = place(now.base.clone(), self.scheme, exclude)
-        ranges = {**choose_ranges(placed, now.table, self.scheme), **now.ranges}
-        model = quantize(now.base, now.table, self.scheme, exclude, ranges)
+        model = quantize(now.base, now.table, self.scheme, exclude, self._placed_ranges(now, exclude))
         return dataclasses.replace(now, exclude=exclude, quantized=model, distances=self.judge.measure(model))
+
+    def _placed_ranges(self, now: Standing, exclude: tuple[str, ...]) -> dict[str, Range]:
+        """Ranges that stand, and those of sums that are quantized elsewhere where some layers are in float."""
+        placed = place(now.base.clone(), self.scheme, exclude)
+        return {**choose_ranges(placed, now.table, self.scheme), **now.ranges}
 
     def _observed(
         self,
@@ -200,9 +210,8 @@ class ActivationTrials:
             observed = self._observed(base, self.fit, table.config, known, update)
             candidate = now.rebased(base, observed, self.scheme, self.methods, self.judge, known)
             slower = ""
-            if name == SCALING and self.slowdown and typical(candidate.distances) < typical(now.distances):
-                times = self.slowdown(now.quantized, candidate.quantized)
-                slower = f"the engine takes {times:.2f} times as long" if times > _AS_FAST else ""
+            if name == SCALING and typical(candidate.distances) < typical(now.distances):
+                slower = self._too_slow(now.quantized, candidate.quantized, _AS_FAST)
             trials.append(now.try_instead(name, candidate, slower))
         return trials
 
@@ -249,11 +258,18 @@ class ActivationTrials:
                 ranges, harm, before = measured.ranges, measured.harm, after
                 now.ranges = measured.moved
         if EXEMPTION in repairs:
-            layers = dominated_layers(now.base, self.scheme, harm, now.exclude)
+            layers = harmed_layers(now.base, self.scheme, harm, now.exclude)
             exclude = (*now.exclude, *map(glob.escape, layers))
             after = cost(ranges, exclude) if layers else before
-            worth = typical(after) <= _WORTH_FLOAT * typical(before) or not layers
-            declined = "" if worth else "it gains too little for layers in float"
+            worth, declined = typical(after) <= _WORTH_FLOAT * typical(before) or not layers, ""
+            if not worth:
+                declined = "it gains too little for layers in float"
+            elif layers:
+                integers, floats = (
+                    quantize(now.base, now.table, self.scheme, each, self._placed_ranges(now, each))
+                    for each in (now.exclude, exclude)
+                )
+                declined = self._too_slow(integers, floats, _AS_FAST)
             name = f"{EXEMPTION} of {', '.join(layers)}" if layers else EXEMPTION
             trials.append(compared(name, before, after, declined))
             if trials[-1].is_kept:
