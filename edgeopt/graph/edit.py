@@ -43,7 +43,12 @@ def known_constant(value: ir.Value | None) -> NDArray[Any]:
 def number(value: ir.Value | None) -> float | None:
     """Return a constant of one element as a number; None for other values."""
     array = constant(value)
-    return None if array is None else float(array.item())
+    return None if array is None or array.size != 1 else float(array.item())
+
+
+def same_rank(one: ir.Value, other: ir.Value) -> bool:
+    """Return True if two tensors are known to have as many dimensions."""
+    return one.shape is not None and other.shape is not None and len(one.shape) == len(other.shape)
 
 
 def names_in(graph: ir.Graph) -> set[str]:
@@ -72,6 +77,11 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     while name in graph.initializers:
         name += "_"
     return Tape(graph).initializer(ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
+
+
+def is_own(value: ir.Value) -> bool:
+    """Return True if an initializer has one reader, and so may be changed for it: the network does not give it back."""
+    return value.is_initializer() and len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def set_constant(value: ir.Value, array: NDArray[Any]) -> None:

@@ -12,6 +12,7 @@ from edgeopt.passes.rewrite.optimize import optimize
 
 X = np.random.default_rng(0).normal(size=(2, 6, 16)).astype(np.float32)
 BEGIN = "m = ReduceMean<axes=[-1]>(x)  d = Sub(x, m)"
+SPREAD = f"{BEGIN}  s = Mul(d, d)  v = ReduceMean<axes=[-1]>(s)  e = Add(v, small)  r = Sqrt(e)"
 VARIANCE = {"Pow": "s = Pow(d, two)", "Mul": "s = Mul(d, d)"}
 ROOT = {
     "Div": "q = Div(d, r)",
@@ -47,6 +48,7 @@ def test_it_becomes_the_operator(variance: str, root: str, end: str):
         f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)",
         f"{BEGIN}  s = Pow(x, two)  v = ReduceMean<axes=[-1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)",
         f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[-1]>(s)  r = Sqrt(v)  y = Div(d, r)",
+        f"{SPREAD}  i = Div(w1, r)  y = Mul(d, i)",
     ],
 )
 def test_what_is_something_else_stays(body: str):
@@ -54,6 +56,26 @@ def test_what_is_something_else_stays(body: str):
     optimized = optimize(model)
     assert "LayerNormalization" not in {node.op_type for node in optimized.graph}
     np.testing.assert_allclose(run(optimized, x=X)["y"], run(model, x=X)["y"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("end", "left"),
+    [
+        ("q = Div(d, r)  y = Mul(q, w3)", {"LayerNormalization": 1, "Mul": 1}),
+        ("i = Div(w4, r)  q = Mul(d, i)  y = Mul(q, w1)", {}),
+    ],
+)
+def test_a_constant_that_adds_an_axis_stays(end: str, left: dict[str, int]):
+    model = model_of(
+        f"""g (float[6,16] x, float[16] w1, float[1,1,16] w3, float[1,1,1] w4) => (float[1,6,16] y)
+        <float small = {{0.00001}}> {{ {SPREAD}  {end} }}""",
+        opset=17,
+        w4=np.ones((1, 1, 1)),
+    )
+    optimized = optimize(model)
+    if left:
+        assert Counter(node.op_type for node in optimized.graph) == left
+    np.testing.assert_allclose(run(optimized, x=X[0])["y"], run(model, x=X[0])["y"], atol=1e-5)
 
 
 def test_an_opset_without_the_operator_keeps_the_nodes():

@@ -19,6 +19,7 @@ from edgeopt.graph.edit import (
     bypass,
     constant,
     given,
+    is_own,
     known_constant,
     make_node,
     node_name,
@@ -68,7 +69,9 @@ def _has_constants(node: ir.Node) -> bool:
     if bias is None:
         return True
     added = constant(bias)
-    return added is not None and not bias.is_graph_input() and added.size in (1, _outputs(node)) and added.ndim < 3
+    if added is None or bias.is_graph_input() or added.ndim > 2:
+        return False
+    return added.size == 1 or added.size == added.shape[-1] == _outputs(node)
 
 
 def _outputs(node: ir.Node) -> int:
@@ -97,7 +100,7 @@ def _behind(node: ir.Node) -> list[_Affine]:
     steps: list[_Affine] = []
     value, axis = node.outputs[0], _axis(node, node.outputs[0])
     while axis is not None and len(usages := list(value.uses())) == 1 and not value.is_graph_output():
-        step = _affine(usages[0].node, value, axis, _outputs(node))
+        step = _affine(usages[0].node, axis, _outputs(node))
         if step is None or step.source is not value or usages[0].node.graph is not node.graph:
             break
         steps.append(step)
@@ -114,7 +117,7 @@ def _before(node: ir.Node) -> _Affine | None:
     if node.attributes.get_int("transA", 0) or before.graph is not node.graph:
         return None
     axis = _axis(node, value)
-    step = None if axis is None else _affine(before, value, axis, _inputs(node))
+    step = None if axis is None else _affine(before, axis, _inputs(node))
     return None if step is None or _is_gated(step.source) else step
 
 
@@ -124,8 +127,14 @@ def _is_gated(value: ir.Value) -> bool:
     return before is not None and before.op_type == "Mul" and all(constant(each) is None for each in before.inputs)
 
 
-def _affine(node: ir.Node, like: ir.Value, axis: int, channels: int) -> _Affine | None:
-    """Return what `node` does as one factor and one offset a channel; None if it does something else."""
+def _affine(node: ir.Node, axis: int, channels: int) -> _Affine | None:
+    """Return what `node` does as one factor and one offset a channel; None if it does something else.
+
+    Args:
+        node: any.
+        axis: of the channels in its result.
+        channels: how many there are.
+    """
     if node.domain:
         return None
     if node.op_type == "BatchNormalization":
@@ -137,8 +146,10 @@ def _affine(node: ir.Node, like: ir.Value, axis: int, channels: int) -> _Affine 
         return None
     index = int(arrays[0] is not None)  # of the activation
     source, array = node.inputs[index], arrays[1 - index]
-    numbers = None if array is None or like.shape is None else _by_channel(array, len(like.shape), axis, channels)
-    if source is None or numbers is None:
+    if source is None or source.shape is None or array is None:
+        return None
+    numbers = _by_channel(array, source.shape, axis, channels)
+    if numbers is None:
         return None
     ones, zeros = np.ones(channels), np.zeros(channels)
     match node.op_type, index:
@@ -169,17 +180,22 @@ def _trains(node: ir.Node) -> bool:
     return bool(node.attributes.get_int("training_mode", 0))
 
 
-def _by_channel(array: NDArray[np.float32], rank: int, axis: int, channels: int) -> NDArray[np.float64] | None:
-    """Return (channels,) numbers of a constant that differ along `axis` alone; None if they differ otherwise."""
-    if array.dtype != np.float32 or array.ndim > rank:
+def _by_channel(array: NDArray[np.float32], meets: ir.Shape, axis: int, channels: int) -> NDArray[np.float64] | None:
+    """Return (channels,) numbers of a constant that differ along `axis` alone.
+
+    None if they differ otherwise, or if the constant may enlarge the tensor of shape `meets` that it is combined with:
+    a layer that read or gave the smaller tensor would compute something else.
+    """
+    rank = len(meets)
+    if array.dtype != np.float32 or array.ndim > rank or not array.size:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape
-    lines = np.moveaxis(array.reshape(shape), axis, 0).reshape(shape[axis], -1)
-    if lines.shape[1] > 1 and (lines == lines[:, :1]).all():  # written out for every pixel
-        array, shape = lines[:, 0], (1,) * axis + (shape[axis],) + (1,) * (rank - axis - 1)
-    if any(side != 1 for index, side in enumerate(shape) if index != axis) or shape[axis] not in (1, channels):
+    if any(side not in (1, met) for side, met in zip(shape, meets, strict=True)):
         return None
-    return np.broadcast_to(array.reshape(-1).astype(np.float64), (channels,))
+    lines = np.moveaxis(array.reshape(shape), axis, 0).reshape(shape[axis], -1)
+    if not (lines == lines[:, :1]).all() or shape[axis] not in (1, channels):  # the same for every pixel
+        return None
+    return np.broadcast_to(lines[:, 0].astype(np.float64), (channels,))
 
 
 def _fold_behind(graph: ir.Graph, node: ir.Node, steps: list[_Affine]) -> None:
@@ -275,7 +291,7 @@ def _is_usable(array: NDArray[np.float64]) -> bool:
 def _set_weight(graph: ir.Graph, node: ir.Node, array: NDArray[np.float64]) -> None:
     weight = given(node, 1)
     assert weight is not None
-    if weight.is_initializer() and len(weight.uses()) == 1:
+    if is_own(weight):
         set_constant(weight, array.astype(np.float32))
     else:
         replace_constant(graph, node, 1, f"{node_name(node)}/{weight.name}", array.astype(np.float32))

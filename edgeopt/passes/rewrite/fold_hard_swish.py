@@ -10,7 +10,7 @@ import math
 
 import onnx_ir as ir
 
-from edgeopt.graph.edit import bypass, constant, given, make_node, producer
+from edgeopt.graph.edit import bypass, constant, given, make_node, producer, same_rank
 
 _SHIFT, _TOP = 3.0, 6.0
 _ALPHA, _BETA = 1 / _TOP, 0.5
@@ -42,6 +42,8 @@ def _rewrite(graph: ir.Graph, node: ir.Node, *, has_operator: bool) -> None:
         factor, parts = _product(value, x)
         others = [part for part in parts if part is not x and not _is_gate_of(part, x)]
         gate = [part for part in parts if _is_gate_of(part, x)]
+        if not same_rank(x, value):  # a constant of more dimensions raised it
+            continue
         if others or len(gate) != 1 or len(parts) > 2 or not math.isclose(factor * scale, 1.0, rel_tol=_TOLERANCE):
             continue
         if len(parts) == 1 and scale == _TOP:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph.edit import add_initializer, bypass, constant, given, make_node, number, producer
+from edgeopt.graph.edit import add_initializer, bypass, constant, given, make_node, number, producer, same_rank
 
 _OPSET = 17
 """First one that has the operator LayerNormalization."""
@@ -83,7 +83,7 @@ def _squares(node: ir.Node | None, value: ir.Value) -> bool:
 def _replace(graph: ir.Graph, node: ir.Node, source: ir.Value, epsilon: float) -> None:
     """Put one operator in place of a normalization, with the gain and the offset behind it."""
     channels = source.shape[-1] if source.shape is not None else None
-    if not isinstance(channels, int) or source.dtype != ir.DataType.FLOAT:
+    if not isinstance(channels, int) or source.dtype != ir.DataType.FLOAT or not same_rank(source, node.outputs[0]):
         return
     last, numbers = node, dict[str, np.ndarray]()
     for kind in ("Mul", "Add"):
@@ -110,5 +110,7 @@ def _by_channel(value: ir.Value, kind: str, channels: int) -> tuple[ir.Node, np.
         return None
     arrays = [array for each in readers[0].inputs if (array := constant(each)) is not None]
     if len(arrays) != 1 or not arrays[0].ndim or not arrays[0].size == arrays[0].shape[-1] == channels:
+        return None
+    if not same_rank(value, readers[0].outputs[0]):
         return None
     return readers[0], arrays[0].reshape(-1).astype(np.float32)
