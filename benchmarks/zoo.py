@@ -41,6 +41,7 @@ from edgeopt.errors import EdgeoptError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, kl, readings_of
+from edgeopt.passes.rewrite.bias_shared_results import bias_shared_results
 from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import open_job
@@ -283,7 +284,8 @@ def quantized(
     quantization = QuantizeConfig(repairs=CHOICES[choice])
     calibration = CalibrateConfig(images=len(images), minimum_images=1)
     result = quantize_graph(ir.load(graph), images, calibration, quantization, scheme, readings_of(spec))
-    ir.save(convolve_tokens(result.model) if scheme == "openvino" else result.model, out)
+    finished = bias_shared_results(convolve_tokens(result.model)) if scheme == "openvino" else result.model
+    ir.save(finished, out)
     return {
         "int8_macs": integer_share(result.model),
         "kept": list(result.helped),

@@ -33,12 +33,19 @@ def _has_regions(model: ir.Model) -> bool:
     return has_regions(model)
 
 
+def _has_unbiased(model: ir.Model) -> bool:
+    from edgeopt.passes.rewrite.bias_shared_results import has_unbiased
+
+    return has_unbiased(model)
+
+
 _FORMS: Mapping[FormName, _Form] = {
     # OpenVINO's own scheme has uint8 already.
     "unsigned_activations": _Form(
         "unsigned_activations", lambda precision, scheme: precision == "int8" and scheme != "openvino"
     ),
     "convolve_tokens": _Form("convolve_tokens", lambda _, scheme: scheme == "openvino"),
+    "bias_shared_results": _Form("bias_shared_results", lambda precision, _: precision == "int8", _has_unbiased),
     "fixed_regions": _Form("fixed_regions", changes=_has_regions),
     "for_tensorrt_8": _Form("lower_opset"),
     "float_weights": _Form("float_weights"),

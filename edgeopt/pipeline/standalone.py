@@ -28,6 +28,7 @@ from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import scheme
 from edgeopt.passes.repair.observed import observed_tensors
+from edgeopt.passes.rewrite.bias_shared_results import bias_shared_results
 from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.passes.rewrite.free_batch import fix_batch
 from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
@@ -208,7 +209,7 @@ def quantize_file(
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     if quantize_config.scheme == "openvino":
-        finished = convolve_tokens(finished)
+        finished = bias_shared_results(convolve_tokens(finished))
     latency = None if float_rest == "fp16" else _latency(model, finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)

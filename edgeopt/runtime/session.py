@@ -27,7 +27,12 @@ from edgeopt.spec import Preprocessing, Processor, Struct, TensorSpec, replace
 Array = NDArray[Any]
 Tensors = Mapping[str, Array]
 FormName: TypeAlias = Literal[
-    "unsigned_activations", "convolve_tokens", "fixed_regions", "for_tensorrt_8", "float_weights"
+    "unsigned_activations",
+    "convolve_tokens",
+    "bias_shared_results",
+    "fixed_regions",
+    "for_tensorrt_8",
+    "float_weights",
 ]
 """Pass of `passes.rewrite` that brings a graph into a form that a target wants (`pipeline.forms`)."""
 Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision"]

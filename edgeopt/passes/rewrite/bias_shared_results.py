@@ -1,0 +1,58 @@
+"""Give convolutions a bias where OpenVINO would compute zeros behind them.
+
+With an open number of images, OpenVINO 2026.4.1 (and no other engine) quantizes a convolution's result to zeros where
+it is read as it is, too, and there is no bias: it folds the convolution's scale into the quantizer that follows, and
+then into the convolution as well. A bias between them prevents that. It must not be zero, for that is removed; the
+least that counts is too small to change any float32 sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from edgeopt.graph.edit import add_initializer, free_name, given, known_constant, names_in, node_name, producer
+from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, groups
+
+_NEXT_TO_NOTHING = 1e-30
+"""A float32 that no kernel takes for zero, as it does those below 1.2e-38."""
+
+
+def bias_shared_results(model: ir.Model) -> ir.Model:
+    """Return a Q/DQ model whose quantized convolutions have a bias where a quantizer is not all that reads them.
+
+    Args:
+        model: not modified. Convolutions with a bias stay as they are.
+    """
+    result = model.clone()
+    taken = names_in(result.graph)
+    for node, weight in _unbiased(result.graph):
+        shape = known_constant(weight).shape
+        channels = shape[0] if node.op_type == "Conv" else shape[1] * groups(node)
+        bias = np.full(channels, _NEXT_TO_NOTHING, np.float32)
+        node.resize_inputs(3)
+        node.replace_input_with(2, add_initializer(result.graph, free_name(f"{node_name(node)}/bias", taken), bias))
+    return result
+
+
+def has_unbiased(model: ir.Model) -> bool:
+    """Return True if there is such a convolution."""
+    return any(True for _ in _unbiased(model.graph))
+
+
+def _unbiased(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
+    """Yield the convolutions that want a bias, and the integers of their weights."""
+    for node in graph:
+        if node.op_type not in ("Conv", "ConvTranspose") or given(node, 2) is not None:
+            continue
+        dequantizer = producer(node.inputs[1], DEQUANTIZE)
+        weight = None if dequantizer is None else dequantizer.inputs[0]
+        if weight is not None and weight.const_value is not None and _is_shared(node.outputs[0]):
+            yield node, weight
+
+
+def _is_shared(value: ir.Value) -> bool:
+    readers = [use.node.op_type for use in value.uses()]
+    return QUANTIZE in readers and (value.is_graph_output() or any(each != QUANTIZE for each in readers))

@@ -1,0 +1,56 @@
+"""Convolutions without bias that a quantizer is not alone to read get one, for OpenVINO with an open batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graphs import run
+
+from edgeopt.passes.rewrite.bias_shared_results import bias_shared_results, has_unbiased
+
+SHARED = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 4, 4, 4] x) => (float[N, C, 4, 4] y%s)
+<float step = {0.02}, uint8 middle = {128}, float[4] steps = {0.01, 0.02, 0.03, 0.04}, int8[4] zeros = {0, 0, 0, 0},
+ int8[4, 4, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}, float[4] b = {0.1, 0.2, 0.3, 0.4}>
+{
+    q = QuantizeLinear(x, step, middle)  d = DequantizeLinear(q, step, middle)
+    v = DequantizeLinear<axis = %d>(w, steps, zeros)
+    a = %s
+    r = QuantizeLinear(a, step, middle)  e = DequantizeLinear(r, step, middle)
+    u = DequantizeLinear<axis = 0>(w, steps, zeros)
+    c = Conv(e, u)
+    y = %s
+}
+"""
+X = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)
+
+
+def graph(first: str = "Conv(d, v)", last: str = "Concat<axis = 1>(a, c)", also: str = "", axis: int = 0) -> ir.Model:
+    return ir.from_onnx_text(SHARED % (also, axis, first, last))
+
+
+@pytest.mark.parametrize(
+    ("model", "changed"),
+    [
+        (graph(), True),
+        (graph("ConvTranspose(d, v)", axis=1), True),
+        (graph(last="Identity(c)", also=", float[N, 4, 4, 4] a"), True),
+        (graph("Conv(d, v, b)"), False),
+        (graph(last="Identity(c)"), False),
+    ],
+)
+def test_openvino_computes_what_is_written_for_an_open_number_of_images(model: ir.Model, changed: bool) -> None:
+    openvino = pytest.importorskip("openvino")
+    assert has_unbiased(model) == changed
+    biased = bias_shared_results(model)
+    assert not has_unbiased(biased)
+    assert len(biased.graph.initializers) == len(model.graph.initializers) + changed
+    exact, same = run(model, x=X), run(biased, x=X)
+    network = openvino.Core().read_model(ir.to_proto(biased).SerializeToString())
+    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    answers = compiled.create_infer_request().infer({"x": X})
+    for index, name in enumerate(exact):
+        np.testing.assert_array_equal(same[name], exact[name])
+        np.testing.assert_allclose(answers[index], exact[name], atol=0.05)
