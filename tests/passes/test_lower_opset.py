@@ -168,7 +168,7 @@ def test_the_original_is_not_touched():
 
 def literal(array: np.ndarray) -> str:
     """Return an array as a constant in ONNX text."""
-    kind = {"float32": "float", "int8": "int8"}[array.dtype.name]
+    kind = {"float32": "float", "int8": "int8", "int32": "int32"}[array.dtype.name]
     sizes = f"[{','.join(map(str, array.shape))}]" if array.ndim else ""
     return f"{kind}{sizes} {{name}} = {{{{{', '.join(map(str, array.reshape(-1)))}}}}}"
 
@@ -194,6 +194,25 @@ def test_weights_in_float_round_to_the_same_integers(per_channel: bool, with_zer
     found = run(result, x=X)
     np.testing.assert_array_equal(found[of_weight.outputs[0].name], integers)
     np.testing.assert_array_equal(found["y"], run(model, x=X)["y"])
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_bias_in_int32_becomes_the_floats_that_it_stands_for(per_channel: bool):
+    """Files of onnxruntime's quantizer have one; no QuantizeLinear gives INT32."""
+    random = np.random.default_rng(3)
+    scale = random.uniform(1e-3, 1e-2, 4 if per_channel else ()).astype(np.float32)
+    constants = {
+        "w": random.integers(-127, 128, (4, 6, 2, 2)).astype(np.int8), "b": np.array([900, -70000, 0, 12345], np.int32),
+        "s": scale, "sb": scale * np.float32(0.03), "sx": np.array(0.03, np.float32), "zx": np.array(0, np.int8),
+    }  # fmt: skip
+    declared = ", ".join(literal(array).format(name=name) for name, array in constants.items())
+    body = "q = QuantizeLinear(x, sx, zx) d = DequantizeLinear(q, sx, zx) k = DequantizeLinear<axis=0>(w, s)"
+    model = network(f"{body} c = DequantizeLinear<axis=0>(b, sb) y = Conv(d, k, c)", declared, 17, "N,4,3,4")
+    result = float_weights(model)
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    (conv,) = [node for node in result.graph if node.op_type == "Conv"]
+    assert conv.inputs[2].is_initializer()
+    np.testing.assert_array_equal(run(result, x=X)["y"], run(model, x=X)["y"])
 
 
 GAIN = "float[5] w = {1.0, 2.0, 0.5, -1.0, 3.0}, float[5] b = {0.0, 1.0, -1.0, 0.5, 2.0}"

@@ -2,7 +2,8 @@
 
 A weight that is stored as INT8 in front of a DequantizeLinear is a quarter of the size, and TensorRT 10 documents it.
 The parsers of 8.x were written for the other form: up to 8.4 they refuse INT8 initializers, and nothing documents that
-8.5 and 8.6 take them. The integers stay the same, to the last one.
+8.5 and 8.6 take them. The integers stay the same, to the last one. Those that no quantizer gives, a bias in INT32 as
+onnxruntime writes it, become the floats that they stand for.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph.edit import add_initializer, constant, drop_unread_initializers, given, make_node
+from edgeopt.graph.edit import add_initializer, bypass, constant, drop_unread_initializers, given, make_node
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE
+
+_QUANTIZED = (np.int8, np.uint8)
+"""Types that a QuantizeLinear of every opset gives."""
 
 
 def float_weights(model: ir.Model) -> ir.Model:
@@ -30,6 +34,9 @@ def float_weights(model: ir.Model) -> ir.Model:
         source = node.inputs[0]
         assert source is not None
         value = add_initializer(graph, f"{source.name}/float", _dequantized(integers, scale, zero, axis))
+        if integers.dtype not in _QUANTIZED:
+            bypass(node.outputs[0], value)
+            continue
         quantizer = make_node(
             QUANTIZE,
             [value, *node.inputs[1:]],
