@@ -78,6 +78,29 @@ def test_a_cast_to_a_type_that_there_is_not_is_an_error(number):
         optimize(model_of(f"g (float[1,4] x) => (float[1,4] y) {{ y = Cast<to = {number}>(x) }}"))
 
 
+@pytest.mark.parametrize(
+    ("how", "gives", "kept"),
+    [
+        ("", "N,3,8,12", ["scales"]),
+        ('keep_aspect_ratio_policy = "not_larger"', "N,3,8,8", ["sizes"]),
+        ('coordinate_transformation_mode = "tf_crop_and_resize"', "N,3,8,12", ["sizes"]),
+    ],
+)
+def test_sizes_become_factors_where_they_are_what_comes_out(how: str, gives: str, kept: list[str]):
+    attributes = f'mode = "nearest"{", " * bool(how)}{how}'
+    model = model_of(
+        f"""g (float[N,3,4,4] x) => (float[{gives}] y)
+        <int64[2] sides = {{8, 12}}, float[8] part = {{0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.5, 0.5}}>
+        {{ s = Shape<start = 0, end = 2>(x)  z = Concat<axis = 0>(s, sides)
+           y = Resize<{attributes}>(x, part, , z) }}"""
+    )
+    optimized = optimize(model)
+    resize = list(optimized.graph)[-1]
+    assert [name for name, value in zip(("scales", "sizes"), resize.inputs[2:], strict=False) if value] == kept
+    x = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
+    np.testing.assert_array_equal(run(optimized, x=x)["y"], run(model, x=x)["y"])
+
+
 def test_yolox_nano_keeps_its_outputs(shared):
     model = ir.load(shared / "model_yolox_nano" / "yolox_nano.onnx")
     x = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)

@@ -183,7 +183,7 @@ def _resize(graph: ir.Graph, node: ir.Node, reader: _Reader) -> bool:
     source, sides = given(node, 0), reader.sides(given(node, 3))
     if source is None or source.shape is None or sides is None or constant(given(node, 3)) is not None:
         return False
-    if len(sides) != len(source.shape) or "axes" in node.attributes:
+    if len(sides) != len(source.shape) or not _takes_sizes_as_they_are(node):
         return False
     factors = []
     for before, after in zip(map(_name, source.shape), sides.tolist(), strict=True):
@@ -201,6 +201,13 @@ def _resize(graph: ir.Graph, node: ir.Node, reader: _Reader) -> bool:
     name = f"{node.outputs[0].name}/scales"
     node.replace_input_with(2, add_initializer(graph, name, np.array(factors, np.float32)))
     return True
+
+
+def _takes_sizes_as_they_are(node: ir.Node) -> bool:
+    """Return True if a Resize takes the sizes of all dimensions, changes none to keep an aspect, and cuts nothing."""
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    return "axes" not in node.attributes and policy == "stretch" and mode != "tf_crop_and_resize"
 
 
 _REWRITES: Mapping[str, Callable[[ir.Node, Sides], list[int] | None]] = {"Reshape": _reshape, "Expand": _expand}
