@@ -76,6 +76,9 @@ OPERATORS: Mapping[str, Operator] = {
 LINEAR_OPS = tuple(name for name, facts in OPERATORS.items() if facts.linear)
 """Convolutions and matrix products."""
 
+FLOAT_PRODUCTS = ("Einsum", "Attention", "DeformConv", "LSTM", "GRU", "RNN")
+"""Other operators whose work is multiplications, all of which no scheme quantizes."""
+
 _UNKNOWN = Operator()
 
 
@@ -164,17 +167,22 @@ def macs(node: ir.Node) -> int:
     """Return the multiply-accumulates of a node, from the shapes.
 
     Dimensions that are not known count as 1, so that of a dynamic batch this is for one image. 0 for operators other
-    than convolutions and products, and where a tensor has no shape.
+    than convolutions, products and what consists of them, and where a tensor has no shape.
     """
     if node.op_type == "Einsum":
         return _einsum_macs(node)
     if not node.outputs:  # a damaged file's
         return 0
     weight, output = _sizes(given(node, 1)), _sizes(node.outputs[0])
-    if not weight or not output or not operator(node).linear:
+    if not weight or not output or not (operator(node).linear or node.op_type in FLOAT_PRODUCTS):
         return 0
     match node.op_type:
-        case "Conv":
+        case "LSTM" | "GRU" | "RNN":
+            steps = math.prod(_sizes(given(node, 0))[:2])
+            return steps * (math.prod(weight) + math.prod(_sizes(given(node, 2))))
+        case "Attention":  # queries by keys, and what they choose of the values
+            return (math.prod(_sizes(given(node, 0))) + math.prod(output)) * weight[-2]
+        case "Conv" | "DeformConv":
             return math.prod(output[1:]) * math.prod(weight[1:])
         case "ConvTranspose":
             return math.prod(_sizes(given(node, 0))[2:]) * math.prod(weight)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgeopt.graph.edit import constant, given, producer
-from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, QUANTIZE, QUANTIZERS, carries_scale, macs
+from edgeopt.graph.operators import DEQUANTIZE, FLOAT_PRODUCTS, LINEAR_OPS, QUANTIZE, QUANTIZERS, carries_scale, macs
 from edgeopt.lint.findings import Finding
 from edgeopt.lint.graph import Linted, consumers, finding, quantized
 from edgeopt.passes.qdq.overflow import overflowing_layers
@@ -27,7 +27,7 @@ _ROUNDING = 1e-3
 
 def coverage(linted: Linted) -> Iterator[Finding]:
     """Return the share of a quantized network that is computed on integers."""
-    layers = {node: macs(node) for node in linted.of(*LINEAR_OPS)}
+    layers = {node: macs(node) for node in linted.of(*LINEAR_OPS, *FLOAT_PRODUCTS)}
     total = sum(layers.values())
     left = {node: count for node, count in layers.items() if not _on_integers(node)}
     if not total or not any(linted.of(QUANTIZE)) or sum(left.values()) <= (1 - _COVERED) * total:

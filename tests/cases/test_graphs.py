@@ -402,6 +402,23 @@ def test_what_stays_float_is_said_with_its_share_and_its_reason(tmp_path: Path) 
     assert next(result.coverage.lines()).startswith("INT8 has 45.1% of the multiplications, in 2 of 4 layers")
 
 
+def test_recurrent_layers_count_as_what_stays_float(tmp_path: Path) -> None:
+    weights = WEIGHTS | {"wx": weight(1, 128, 16), "wh": weight(1, 128, 32), "line": np.array([0, 16, -1]),
+                         "first": np.array([0]), "wg": weight(32, 20)}  # fmt: skip
+    tail = """t = Reshape (h, line)
+        s = Transpose <perm = [2, 0, 1]> (t)
+        all, state = LSTM <hidden_size = 32> (s, wx, wh)
+        one = Squeeze (state)
+        row = Unsqueeze (one, first)
+        y = Gemm (row, wg)"""
+    _, result = quantize(tmp_path, network(STEM, BODY, tail, weights=weights), "onnxruntime")
+    multiplications = {"conv": 256 * 16 * 9 * (3 + 16), "lstm": 256 * 128 * (16 + 32), "gemm": 32 * 20}
+    (lstm,) = result.coverage.floats
+    assert (lstm.operator, "LSTM is computed in float" in lstm.why) == ("LSTM", True)
+    assert lstm.share == pytest.approx(multiplications["lstm"] / sum(multiplications.values()))
+    assert result.coverage.share == pytest.approx(1 - lstm.share)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_layer_that_reads_integers_through_a_flatten_counts_as_int8(tmp_path: Path, scheme: SchemeName) -> None:
     _, result = quantize(tmp_path, network(STEM, BODY, TAIL), scheme)

@@ -24,9 +24,9 @@ from edgeopt.graph.operators import (
 X = np.random.default_rng(0).normal(size=(1, 4, 6, 6)).astype(np.float32)
 
 
-def only(text: str, **values: np.ndarray) -> ir.Node:
+def only(text: str, opset: int = 18, **values: np.ndarray) -> ir.Node:
     """The last node of a graph, with shapes."""
-    model = model_of(text, **values)
+    model = model_of(text, opset=opset, **values)
     common.ShapeInferencePass()(model)
     return list(model.graph)[-1]
 
@@ -43,11 +43,40 @@ def only(text: str, **values: np.ndarray) -> ir.Node:
         ("g (float[1,2,7,8] x, float[1,2,8,7] z) => (y) { y = MatMul(x, z) }", 2 * 7 * 8 * 7),
         ('g (float[1,7,8] x, float[8,5] w1) => (y) { y = Einsum<equation="bti, io -> bto">(x, w1) }', 7 * 8 * 5),
         ('g (float[1,7,8] x, float[8,5] w1) => (y) { y = Einsum<equation="...i,io->...o">(x, w1) }', 0),
+        ("g (float[9,N,8] x, float[1,20,8] w1, float[1,20,5] w2) => (y) { y = LSTM<hidden_size=5>(x, w1, w2) }", 2340),
+        (
+            """g (float[9,2,8] x, float[2,15,8] w1, float[2,15,5] w2) => (y)
+            { y = GRU<hidden_size=5, direction="bidirectional">(x, w1, w2) }""",
+            9 * 2 * 2 * 15 * (8 + 5),
+        ),
         ("g (float[1,8,6,6] x) => (y) { y = Relu(x) }", 0),
     ],
 )
 def test_multiply_accumulates_are_counted_from_the_shapes(text, count):
     assert macs(only(text)) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        (
+            """g (float[1,8,6,6] x, float[16,8,3,3] w1, float[1,18,6,6] z) => (y)
+            { y = DeformConv<pads=[1,1,1,1]>(x, w1, z) }""",
+            36 * 16 * 8 * 9,
+        ),
+        (
+            "g (float[1,2,7,8] x, float[1,2,9,8] k, float[1,2,9,6] v) => (y) { y = Attention(x, k, v) }",
+            2 * 7 * 9 * (8 + 6),
+        ),
+        (
+            """g (float[1,7,16] x, float[1,9,16] k, float[1,9,12] v) => (y)
+            { y = Attention<q_num_heads=2, kv_num_heads=2>(x, k, v) }""",
+            2 * 7 * 9 * (8 + 6),
+        ),
+    ],
+)
+def test_those_of_newer_opsets_are_counted_too(text, count):
+    assert macs(only(text, opset=23)) == count
 
 
 @pytest.mark.parametrize(

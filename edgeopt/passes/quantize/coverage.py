@@ -8,10 +8,8 @@ import onnx_ir as ir
 
 from edgeopt.bundle.records import FloatLayer, IntegerCoverage
 from edgeopt.graph.edit import given, node_name, producer
-from edgeopt.graph.operators import DEQUANTIZE, LINEAR_OPS, is_dequantized, macs
+from edgeopt.graph.operators import DEQUANTIZE, FLOAT_PRODUCTS, LINEAR_OPS, is_dequantized, macs
 
-_OTHER = "Einsum"
-"""Products that no scheme quantizes."""
 _INSIDE = "it is inside a subgraph (If, Loop or Scan), and these stay float"
 
 
@@ -23,7 +21,7 @@ def coverage(model: ir.Model, reasons: Mapping[str, str], otherwise: str) -> Int
         reasons: why layers stay float, by node name.
         otherwise: why others do.
     """
-    layers = {node: macs(node) for node in model.graph.all_nodes() if node.op_type in (*LINEAR_OPS, _OTHER)}
+    layers = {node: macs(node) for node in model.graph.all_nodes() if node.op_type in (*LINEAR_OPS, *FLOAT_PRODUCTS)}
     total = sum(layers.values())
     left = [node for node in layers if not _on_integers(node)]
     floats = tuple(
@@ -47,6 +45,8 @@ def _on_integers(node: ir.Node) -> bool:
 
 
 def _unknown(node: ir.Node, otherwise: str) -> str:
-    return (
-        "no engine has an INT8 kernel for Einsum: export it as MatMul or Conv" if node.op_type == _OTHER else otherwise
-    )
+    if node.op_type == "Einsum":
+        return "no engine has an INT8 kernel for Einsum: export it as MatMul or Conv"
+    if node.op_type in FLOAT_PRODUCTS:
+        return f"{node.op_type} is computed in float: schemes quantize convolutions and matrix products alone"
+    return otherwise
