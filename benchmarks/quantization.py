@@ -13,7 +13,6 @@ those of a build, kept in ``build/quantization``, and the quantizing is the buil
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 import sys
 import tempfile
@@ -25,11 +24,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import onnx_ir as ir
-import openvino
 from numpy.typing import NDArray
 
 from benchmarks.apart import Meter, apart, tell
 from benchmarks.recorded import record
+from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import FAST_REPAIRS, CalibrateConfig, Config, QuantizeConfig, SchemeName, find_recipe
@@ -47,6 +46,7 @@ from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Workspace
 from edgeopt.progress import Silent
+from edgeopt.runtime.ov import OvSession
 from edgeopt.spec import ModelSpec, Processor, replace
 
 HERE = Path(__file__).resolve().parent
@@ -152,15 +152,8 @@ def compiled(model: ir.Model, engine: Literal["OpenVINO", "ONNX Runtime"]) -> Ru
     if engine == "ONNX Runtime":
         session = onnx_session(model)
         return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
-    network = openvino.Core().read_model(io.BytesIO(ir.to_proto(model).SerializeToString()))
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-    request = openvino.Core().compile_model(network, "CPU", settings).create_infer_request()
-
-    def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        results = request.infer(dict(feeds))
-        return {name: np.array(results[index]) for index, name in enumerate(names)}
-
-    return run
+    opened = OvSession(ir.to_proto(model).SerializeToString(), EngineSettings(threads=2))
+    return lambda feeds: dict(zip(names, opened.run(dict(feeds)).values(), strict=True))
 
 
 def measure(network: Network, scheme: SchemeName, method: str, choice: str) -> dict[str, Any]:

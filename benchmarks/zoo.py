@@ -32,6 +32,7 @@ from benchmarks.quantization import integer_share
 from benchmarks.recorded import record, rows
 from benchmarks.scale import CHOICES
 from benchmarks.seeded import Seeded, pictures, seeded_graph
+from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate.spool import spooled_images
 from edgeopt.calibrate.tap import onnx_session
 from edgeopt.cli.boundary import errors_reported
@@ -50,6 +51,7 @@ from edgeopt.pipeline.standalone import array_feeds
 from edgeopt.pipeline.training import trained
 from edgeopt.pipeline.workspace import Workspace
 from edgeopt.progress import Silent
+from edgeopt.runtime.ov import OvSession
 from edgeopt.spec import ModelSpec
 
 HERE = Path(__file__).resolve().parent
@@ -226,16 +228,8 @@ def opened(path: Path, engine: str, spec: ModelSpec) -> Run:
     """A file in an engine, as a function of its inputs to its outputs by name."""
     names = [output.name for output in spec.outputs]
     if engine == "OpenVINO":
-        import openvino
-
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
-        request = openvino.Core().compile_model(str(path), "CPU", settings).create_infer_request()
-
-        def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            results = request.infer(dict(feeds))
-            return {name: np.array(results[index]) for index, name in enumerate(names)}
-
-        return run
+        engine_session = OvSession(path, EngineSettings(threads=2))
+        return lambda feeds: dict(zip(names, engine_session.run(dict(feeds)).values(), strict=True))
     session = onnx_session(ir.load(path), fused=engine == "onnxruntime")
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
