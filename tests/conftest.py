@@ -33,7 +33,17 @@ def watch() -> Watch:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory):
+def untimed():
+    """Graphs that no clock decides, so that two builds of one recipe are equal."""
+    from edgeopt.pipeline import quantizing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantizing, "slowdown_for", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def built(untimed, tmp_path_factory: pytest.TempPathFactory):
     """The tiny recipe's output folder after a first build; tests that change something copy it or build elsewhere."""
     from edgeopt.config import parse_config
     from edgeopt.pipeline import build

@@ -31,8 +31,10 @@ from edgeopt.runtime.session import Availability, Session
 
 _PAIRS = 40
 """Pairs of runs, in alternating order: their median tells 1.05 from 1 beside other work."""
+_SHORT_S = 0.5
+"""Time that is taken in any case: pairs of a small network's runs, of some microseconds each, differ more."""
 _FEWEST = 10
-_SECONDS = 10.0
+_LONG_S = 10.0
 """Time from which on the fewest pairs have to do."""
 _WARM_UP = 3
 _SESSIONS: Mapping[SchemeName, tuple[Callable[[], Availability], Callable[[bytes, EngineSettings], Session]]] = {
@@ -74,11 +76,17 @@ def slowdown_for(scheme: SchemeName, image: Feeds) -> Slowdown | None:
             except EdgeoptError:
                 return float("inf")
             ratios, begun = list[float](), time.perf_counter()
-            while len(ratios) < (_PAIRS if time.perf_counter() - begun < _SECONDS else _FEWEST):
+            while not _is_enough(len(ratios), time.perf_counter() - begun):
                 ratios.append(_ratio(sessions, image, len(ratios)))
             return statistics.median(ratios)
 
     return slowdown
+
+
+def _is_enough(pairs: int, seconds: float) -> bool:
+    if seconds < _SHORT_S:
+        return False
+    return pairs >= (_PAIRS if seconds < _LONG_S else _FEWEST)
 
 
 def _ratio(sessions: Sequence[Session], image: Feeds, pair: int) -> float:
