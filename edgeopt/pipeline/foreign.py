@@ -46,7 +46,10 @@ def released(job: Job, export: Artifact) -> Artifact:
     def make(folder: Path, _scratch: Path) -> Made:
         model = release_quantizers(read_graph(export))
         write_graph(folder, model, read_spec(export))
-        return Made("FP32 variants are the quantized file without its quantizers: weights keep the integers' grid")
+        return Made(
+            "FP32 variants are the quantized file without its quantizers: weights keep the integers' grid, and a Relu "
+            "or Clip stands where a quantizer did its work"
+        )
 
     return job.stage("release", {"export": export.key}, make, _GRAPH, ("edgeopt.passes.qdq.release",), after=export)
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgeopt.bundle import Bundle
 from edgeopt.cli import main
@@ -173,6 +174,89 @@ def test_the_float_network_inside_computes_without_rounding() -> None:
     expected = outputs(ir.from_proto(model(FLOAT, arrays())), pictures())
     np.testing.assert_allclose(outputs(released, pictures()), expected, atol=1e-5)
     assert is_quantized(ir.from_proto(quantized()))
+
+
+def by_onnxruntime(body: str, folder: Path, kind: QuantType) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A network of three convolutions around `body`, and what onnxruntime's tool makes of it."""
+    rng = np.random.default_rng(3)
+    constants = {name: rng.normal(0, 1, (8, 3 if name == "w1" else 8, 3, 3)).astype(np.float32)
+                 for name in ("w1", "w2", "w3")}  # fmt: skip
+    constants |= {"head": rng.normal(0, 0.5, (8, 3)).astype(np.float32), "low": np.float32(0), "minus": np.float32(-1)}
+    constants |= {"one": np.float32(1), "six": np.float32(6)}
+    proto = model(f"a = Conv (x, w1) {body} e = Conv (d, w3) p = GlobalAveragePool (e) v = Flatten (p) "
+                  "y = Gemm (v, head)", constants)  # fmt: skip
+    onnx.save(proto, folder / "float.onnx")
+    reader = iter([{"x": 2 * picture[None] - 1} for picture in pictures()])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(reader, None)
+
+    quantize_static(
+        folder / "float.onnx", folder / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ,
+        activation_type=kind, weight_type=QuantType.QInt8, per_channel=True,
+    )  # fmt: skip
+    return proto, onnx.load(folder / "int8.onnx")
+
+
+@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8])
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        ("b = Relu (a) c = Conv (b, w2) d = Relu (c)", {"Relu": 2}),
+        ("b = Clip (a, low, six) c = Conv (b, w2) d = Clip (c, low, six)", {"Clip": 2}),
+        ("b = Clip (a, minus, one) c = Conv (b, w2) d = Relu (c)", {"Clip": 1, "Relu": 1}),
+        ("b = Sigmoid (a) m = MaxPool <kernel_shape = [2, 2]> (b) d = Conv (m, w2)", {}),
+    ],
+    ids=["Relu", "ReLU6", "hard tanh", "none"],
+)
+def test_activations_that_quantizers_did_the_work_of_are_in_the_float_network(
+    body: str, left: dict[str, int], kind: QuantType, tmp_path: Path
+) -> None:
+    exact, int8 = by_onnxruntime(body, tmp_path, kind)
+    assert not {"Relu", "Clip"} & {node.op_type for node in int8.graph.node}
+    released = release_quantizers(ir.from_proto(int8))
+    kinds = [node.op_type for node in released.graph]
+    assert {name: kinds.count(name) for name in ("Relu", "Clip") if name in kinds} == left
+    x = 2 * pictures() - 1
+    expected = outputs(ir.from_proto(exact), x)
+    np.testing.assert_allclose(outputs(released, x), expected, atol=0.03 * np.abs(expected).max())
+
+
+IF = """
+    c = Conv (x, weight)
+    q = QuantizeLinear (c, s, z)
+    d = DequantizeLinear (q, s, z)
+    mean = ReduceMean <keepdims = 0> (d)
+    positive = Greater (mean, zero)
+    t = If (positive) <
+        then_branch = then () => (float[N, 3, 12, 12] one) { BRANCH },
+        else_branch = other () => (float[N, 3, 12, 12] two) { two = Neg (d) }
+    >
+    p = GlobalAveragePool (t)
+    v = Flatten (p)
+    y = Gemm (v, head)
+"""
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        "one = Identity (d)",
+        "one = Relu (d)",
+        "k = Shape (d) one = Reshape (d, k)",
+        "r = Relu (d) f = QuantizeLinear (r, s, z) one = DequantizeLinear (f, s, z)",
+        "dw = DequantizeLinear <axis = 0> (iw, sw) one = Conv (d, dw)",
+    ],
+)
+def test_branches_that_read_and_return_what_was_quantized_stay_whole(branch: str) -> None:
+    integers = {"iw": (arrays()["weight"] * 127).astype(np.int8), "sw": np.full(3, 1 / 127, np.float32)}
+    scales = {"s": np.float32(1 / 100), "z": np.int8(-20), "zero": np.float32(0)}
+    proto = model(IF.replace("BRANCH", branch), {**arrays(), **integers, **scales})
+    released = release_quantizers(ir.from_proto(proto))
+    assert not is_quantized(released)
+    onnx.checker.check_model(ir.to_proto(released), full_check=True)
+    np.testing.assert_allclose(outputs(released, pictures()), outputs(ir.from_proto(proto), pictures()), atol=0.1)
 
 
 def test_weights_in_blocks_keep_their_values() -> None:

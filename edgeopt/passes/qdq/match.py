@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.edit import add_initializer, constant, given, make_node, node_name
+from edgeopt.graph.edit import add_initializer, given, make_node, node_name
 from edgeopt.graph.operators import QUANTIZE, QUANTIZERS
 from edgeopt.passes.qdq.equalized import scaled
+from edgeopt.passes.qdq.grids import begins_at_zero
 from edgeopt.passes.qdq.select import QuantizedLayer, dequantized_constant, quantization_step
 
 _ABSORBED = ("Relu", "Clip")
@@ -59,7 +60,7 @@ def restore_activations(quantized: ir.Model, matches: Mapping[str, ir.Node]) -> 
         readers = [usage.node for usage in value.uses()]
         if wanted is None or wanted.op_type not in _ABSORBED or value.is_graph_output():
             continue
-        if readers and all(reader.op_type == QUANTIZE and _begins_at_zero(reader) for reader in readers):
+        if readers and all(reader.op_type == QUANTIZE and begins_at_zero(reader) for reader in readers):
             _insert_activation(copy.graph, node, wanted)
     return copy
 
@@ -102,14 +103,6 @@ def misfits(quantized: ir.Model, originals: Mapping[tuple[str, int], NDArray[Any
 def _only_reader(value: ir.Value) -> ir.Node | None:
     readers = {usage.node for usage in value.uses()}
     return readers.pop() if len(readers) == 1 else None
-
-
-def _begins_at_zero(quantizer: ir.Node) -> bool:
-    """Return True if the smallest integer stands for zero."""
-    zero_point = constant(given(quantizer, 2))
-    if zero_point is None:
-        return len(quantizer.inputs) == 2  # uint8 with zero point 0 by definition
-    return zero_point.dtype.kind in "iu" and bool((zero_point == np.iinfo(zero_point.dtype).min).all())
 
 
 def _insert_activation(graph: ir.Graph, node: ir.Node, wanted: ir.Node) -> None:

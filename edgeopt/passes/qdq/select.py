@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from edgeopt.errors import ModelError
-from edgeopt.graph.edit import add_initializer, along, constant, given, make_node, node_name, producer
+from edgeopt.graph.edit import add_initializer, constant, make_node, node_name, producer
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, QUANTIZERS, is_dequantized
+from edgeopt.passes.qdq.grids import dequantized, spread
 from edgeopt.passes.quantize.placement import Edge, movable
 
 Constants: TypeAlias = Mapping[tuple[str, int], NDArray[Any]]
@@ -158,12 +159,8 @@ def dequantized_constant(value: ir.Value | None) -> NDArray[Any] | None:
         return constant(value)
     if (original := _quantized_in_graph(node)) is not None:
         return original
-    integers, step = constant(node.inputs[0]), quantization_step(value)
-    if integers is None or step is None:
-        return None
-    zero_point = constant(given(node, 2))
-    offset = np.float32(0) if zero_point is None else zero_point.astype(np.float32)
-    return (integers.astype(np.float32) - np.resize(offset, step.shape)) * step
+    integers = constant(node.inputs[0])
+    return None if integers is None else dequantized(node, integers)
 
 
 def quantization_step(value: ir.Value | None) -> NDArray[np.float32] | None:
@@ -174,9 +171,7 @@ def quantization_step(value: ir.Value | None) -> NDArray[np.float32] | None:
     integers = constant(node.inputs[0])
     array = _quantized_in_graph(node) if integers is None else integers
     scale = constant(node.inputs[1])
-    return (
-        None if array is None or scale is None else scale.astype(np.float32).reshape(_scale_shape(node, array, scale))
-    )
+    return None if array is None or scale is None else spread(node, scale, array.shape).astype(np.float32)
 
 
 def _layer(node: ir.Node) -> QuantizedLayer | None:
@@ -252,11 +247,3 @@ def _activation_quantizer(value: ir.Value | None) -> ActivationQuantizer | None:
     return ActivationQuantizer(
         source.name or "", float(arrays[0].item()), int(zero_point.item()), str(zero_point.dtype)
     )
-
-
-def _scale_shape(dequantizer: ir.Node, array: NDArray[Any], scale: NDArray[Any]) -> tuple[int, ...]:
-    """Return the shape of a scale that divides `array`."""
-    if scale.size == 1:
-        return (1,) * array.ndim
-    axis = dequantizer.attributes.get_int("axis", 1) % array.ndim
-    return along(scale.ravel(), array.ndim, axis).shape
