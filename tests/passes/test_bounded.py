@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-from graphs import model_of
+from graphs import model_of, run
 from saturating_kernels import saturating_conv
 
 from edgeopt.passes.qdq.bounded import bounded_weights
@@ -105,3 +106,41 @@ def test_a_graph_that_overflows_nowhere_is_not_changed() -> None:
     bounded, layers = bounded_weights(model)
     assert layers == ()
     np.testing.assert_array_equal(constant(bounded), constant(model))
+
+
+def test_layers_that_share_a_weight_share_the_bounded_one() -> None:
+    integers, scale = weights()
+    model, alone = layer(integers, scale, bias=True), layer(integers, scale, bias=True)
+    first = next(node for node in model.graph if node.op_type == "Conv")
+    second = ir.node("Conv", first.inputs, name="second")
+    total = ir.node("Add", [first.outputs[0], second.outputs[0]], name="sum")
+    model.graph.insert_after(first, [second, total])
+    model.graph[-1].replace_input_with(0, total.outputs[0])
+    bounded, layers = bounded_weights(model)
+    assert layers == ("c", "second")
+    onnx.checker.check_model(ir.to_proto(bounded))
+    convs = [node for node in bounded.graph if node.op_type == "Conv"]
+    assert convs[0].inputs[1] is convs[1].inputs[1]
+    np.testing.assert_allclose(written(bounded), 2 * written(bounded_weights(alone)[0]), rtol=1e-5, atol=1e-5)
+    assert overflowing_layers(bounded) == {}
+
+
+def test_layers_that_read_a_weight_in_two_ways_are_bounded_apart() -> None:
+    text = """
+    g (float[4,16] x, float ws) => (float[4,16] y) <uint8 z = {128}, float sw = {0.01}>
+    { q = QuantizeLinear(x, ws, z)  d = DequantizeLinear(q, ws, z)  w = DequantizeLinear(iw, sw)
+      a = MatMul(d, w)  b = Gemm<transB=1>(d, w)  y = Add(a, b) }
+    """
+    model = model_of(text, ws=np.float32(0.02))
+    stored = model.graph[2].inputs[0]
+    stored.const_value = ir.tensor(RANDOM.integers(-127, 127, (16, 16), np.int8), name="iw")
+    model.graph.register_initializer(stored)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    bounded, layers = bounded_weights(model)
+    assert layers == ("a", "b")
+    onnx.checker.check_model(ir.to_proto(bounded))
+    assert overflowing_layers(bounded) == {}
+    x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
+    expected = run(model, x=x)["y"]
+    assert np.abs(run(bounded, x=x)["y"] - expected).max() < 0.3 * np.abs(expected).max()

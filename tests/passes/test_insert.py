@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
@@ -13,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
 from edgeopt.errors import DataError
+from edgeopt.passes.qdq.overflow import overflowing_layers
 from edgeopt.passes.quantize.insert import quantize, quantize_weight, scale_and_zero_point
 from edgeopt.passes.quantize.scheme import OPENVINO, SCHEMES, TENSORRT
 
@@ -129,3 +131,49 @@ def test_weights_are_within_half_a_step(weight):
 
 def test_a_dead_tensor_gets_a_positive_scale():
     assert scale_and_zero_point((0.0, 0.0), TENSORRT)[0] > 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize(
+    ("text", "axes"),
+    [
+        ("a = MatMul(x, w)  b = Gemm<transB=1>(x, w)", [1, 0]),
+        ("b = Gemm<transB=1>(x, w)  a = MatMul(x, w)", [0, 1]),
+        ("a = MatMul(x, w)  b = Gemm(x, w)", [1]),
+    ],
+    ids=["MatMul first", "Gemm first", "alike"],
+)
+def test_layers_that_share_a_weight_have_scales_for_the_output_channels_of_each(scheme, text, axes):
+    rows = np.geomspace(0.05, 2.0, 32)
+    weight = np.random.default_rng(2).normal(size=(32, 32)) * rows[:, None]
+    model = model_of(f"g (float[4,32] x, float[32,32] w) => (float[4,32] y) {{ {text}  y = Add(a, b) }}", w=weight)
+    x = np.random.default_rng(3).normal(size=(4, 32)).astype(np.float32)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape((4, 32))
+    statistics = calibrate(model, [("x", {"x": x})], CalibrateConfig(minimum_images=1), tensors=["x", "a", "b", "y"])
+    quantized = quantize(model, statistics, scheme)
+    layers = [node for node in quantized.graph if node.op_type in ("MatMul", "Gemm")]
+    made = dict.fromkeys(node.inputs[1].producer() for node in layers)
+    assert [node.attributes.get_int("axis") for node in made] == axes
+    expected = run(model, x=x)["y"]
+    assert np.abs(run(quantized, x=x)["y"] - expected).max() < 0.03 * np.abs(expected).max()
+
+
+def test_layers_of_two_kinds_that_share_a_weight_have_their_own_integers():
+    text = """
+    g (float[1,16,6,6] x, float[16,16,3,3] w) => (float[1,16,6,6] y)
+    { a = Conv<pads=[1,1,1,1]>(x, w)  b = ConvTranspose<pads=[1,1,1,1]>(x, w)  y = Add(a, b) }
+    """
+    weight = np.random.default_rng(2).normal(size=(16, 16, 3, 3)) * np.geomspace(0.05, 2.0, 16)[:, None, None, None]
+    model, x = model_of(text, w=weight), np.random.default_rng(3).normal(size=(1, 16, 6, 6)).astype(np.float32)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+        node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape((1, 16, 6, 6))
+    statistics = calibrate(model, [("x", {"x": x})], CalibrateConfig(minimum_images=1), tensors=["x", "a", "b", "y"])
+    quantized = quantize(model, statistics, OPENVINO)
+    axes = {node.op_type: node.inputs[1].producer().attributes.get_int("axis") for node in quantized.graph
+            if node.op_type.startswith("Conv")}  # fmt: skip
+    assert axes == {"Conv": 0, "ConvTranspose": 1}
+    onnx.checker.check_model(ir.to_proto(quantized), full_check=True)
+    assert overflowing_layers(quantized) == {}

@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import model_of
+from graphs import model_of, run
 
 from edgeopt.calibrate import calibrate
 from edgeopt.config import CalibrateConfig
+from edgeopt.passes.qdq.bounded import bounded_weights
+from edgeopt.passes.qdq.match import misfits
 from edgeopt.passes.qdq.overflow import overflowing_layers, safe_processors
+from edgeopt.passes.qdq.select import dequantized_constant, quantization_step
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import TENSORRT, scheme
 from edgeopt.passes.rewrite.optimize import optimize
@@ -79,3 +82,58 @@ def test_a_layer_that_runs_in_float_does_not_saturate():
     model.graph.register_initializer(stored)
     model.graph[0].replace_input_with(0, stored)
     assert overflowing_layers(model) == {}
+
+
+def stored(text: str, **arrays: np.ndarray) -> ir.Model:
+    """A Q/DQ network with integer weights, declared as inputs whose names begin with ``i``."""
+    model = model_of(text, opset=21, ws=np.float32(0.02))
+    for name, array in arrays.items():
+        value = next(each for each in model.graph.inputs if each.name == name)
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(value)
+    return model
+
+
+@pytest.mark.parametrize(("largest", "found"), [(64, {}), (127, {"y": 1.0})])
+def test_a_weight_of_one_column_is_looked_at(largest, found):
+    text = """
+    g (float[4,16] x, int8[16] iw, float ws) => (float[4] y) <uint8 z = {128}, float sw = {0.01}>
+    { q = QuantizeLinear(x, ws, z)  d = DequantizeLinear(q, ws, z)  w = DequantizeLinear(iw, sw)  y = MatMul(d, w) }
+    """
+    model = stored(text, iw=np.full(16, largest, np.int8))
+    model.graph[-1].name = "y"
+    assert overflowing_layers(model) == found
+    bounded, layers = bounded_weights(model)
+    assert layers == tuple(found)
+    assert overflowing_layers(bounded) == {}
+    x = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
+    run(bounded, x=x)
+
+
+@pytest.mark.parametrize(("columns", "axis", "size"), [(8, 0, 8), (4, 0, 8), (4, 0, 5), (8, 1, 2), (1, 0, 8)])
+def test_weights_with_a_scale_for_each_block_are_read_as_they_are(columns, axis, size):
+    random = np.random.default_rng(1)
+    integers = random.integers(-127, 127, (16, columns), np.int8)
+    blocks = (-(-16 // size), columns) if axis == 0 else (16, columns // size)
+    scales, zeros = random.uniform(0.001, 0.1, blocks).astype(np.float32), random.integers(-3, 3, blocks, np.int8)
+    text = f"""
+    g (float[4,16] x, int8[16,{columns}] iw, float[{blocks[0]},{blocks[1]}] is, int8[{blocks[0]},{blocks[1]}] iz,
+       float ws) => (float[4,{columns}] y) <uint8 z = {{128}}>
+    {{ q = QuantizeLinear(x, ws, z)  d = DequantizeLinear(q, ws, z)
+       w = DequantizeLinear<axis={axis}, block_size={size}>(iw, is, iz)  y = MatMul(d, w) }}
+    """
+    model = stored(text, **{"iw": integers, "is": scales, "iz": zeros})
+    model.graph[-1].name = "y"
+    weight = model.graph[-1].inputs[1]
+    tapped = model.clone()
+    tapped.graph.outputs[:] = [tapped.graph[-1].inputs[1]]
+    x = random.normal(size=(4, 16)).astype(np.float32)
+    np.testing.assert_allclose(dequantized_constant(weight), run(tapped, x=x)["w"], rtol=1e-6)
+    whole = np.repeat(scales, size, axis)[:16, :columns]
+    np.testing.assert_array_equal(np.broadcast_to(quantization_step(weight), (16, columns)), whole)
+    assert set(overflowing_layers(model)) == {"y"}
+    bounded, layers = bounded_weights(model)
+    assert layers == ()
+    np.testing.assert_array_equal(run(bounded, x=x)["y"], run(model, x=x)["y"])
+    assert misfits(model, {("y", 1): dequantized_constant(weight) + 0.4 * whole}) == []

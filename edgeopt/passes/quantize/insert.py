@@ -28,7 +28,7 @@ from edgeopt.graph.edit import (
     node_name,
 )
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, weight_axis
-from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
+from edgeopt.passes.quantize.matrix import layout, weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.placement import Edge, Placement, place
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -126,14 +126,14 @@ def insert_quantizers(model: ir.Model, placement: Placement, ranges: Mapping[str
         if edge.tensor not in pairs:
             pairs[edge.tensor] = _quantize_tensor(model.graph, value, ranges[edge.tensor], scheme, taken)
         edge.node.replace_input_with(edge.index, pairs[edge.tensor])
-    weights: dict[str, ir.Value] = {}
+    weights: dict[tuple[ir.Value, tuple[str, int, int]], ir.Value] = {}
     for node in placement.layers:
         weight = node.inputs[1]
         assert weight is not None
-        name = weight.name or ""
-        if name not in weights:
-            weights[name] = _quantize_weight(model.graph, node, weight, weight_grid(node, scheme), taken)
-        node.replace_input_with(1, weights[name])
+        key = weight, layout(node)
+        if key not in weights:
+            weights[key] = _quantize_weight(model.graph, node, weight, weight_grid(node, scheme), taken)
+        node.replace_input_with(1, weights[key])
     drop_unread_initializers(model.graph)
 
 

@@ -26,10 +26,20 @@ def portions(matrix: NDArray[Any]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
+def layout(node: ir.Node) -> tuple[str, int, int]:
+    """Return what a weight's matrices, and so its integers, depend on besides the weight.
+
+    Layers that share a weight can share its integers only where these are equal: a MatMul and a transposed Gemm take
+    other channels for outputs.
+    """
+    kind = node.op_type if node.op_type in ("Conv", "ConvTranspose") else ""
+    return kind, groups(node), weight_axis(node)
+
+
 def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
     """Return the weight of a linear operator as (groups, output channels a group, K).
 
-    The matrices of a batch, a MatMul's weight of more than two axes, are its groups.
+    The matrices of a batch, a MatMul's weight of more than two axes, are its groups. One of one axis is a single row.
     """
     count = groups(node)
     match node.op_type:
@@ -41,6 +51,8 @@ def weight_matrix(node: ir.Node, weight: NDArray[Number]) -> NDArray[Number]:
         case "MatMul" if weight.ndim > 2:
             columns = np.swapaxes(weight, -1, -2)
             return np.ascontiguousarray(columns).reshape(-1, *columns.shape[-2:])
+        case "MatMul" if weight.ndim == 1:
+            return weight[None, None]
         case _:
             return (weight if weight_axis(node) == 0 else weight.T)[None]
 
@@ -56,5 +68,7 @@ def weight_from_matrix(node: ir.Node, matrix: NDArray[Number], shape: Sequence[i
         case "MatMul" if len(shape) > 2:
             columns = matrix.reshape(*shape[:-2], shape[-1], shape[-2])
             return np.ascontiguousarray(np.swapaxes(columns, -1, -2))
+        case "MatMul" if len(shape) == 1:
+            return matrix.reshape(tuple(shape))
         case _:
             return matrix[0] if weight_axis(node) == 0 else np.ascontiguousarray(matrix[0].T)

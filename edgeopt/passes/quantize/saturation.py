@@ -138,7 +138,7 @@ def _kernel(node: ir.Node) -> tuple[int, ...]:
         case "Gemm":
             return (shape[1 - weight_axis(node)],)
         case _:
-            return (shape[-2],)
+            return shape[-2:-1] or shape
 
 
 def _pairings(shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
