@@ -75,6 +75,7 @@ def equal(one: CalibrationTable, other: CalibrationTable, tolerance: float = 0.0
         same = other[name]
         assert (tensor.minimum, tensor.maximum) == (same.minimum, same.maximum)
         assert (tensor.lower_bound, tensor.upper_bound) == (same.lower_bound, same.upper_bound)
+        assert (tensor.byte_images, tensor.share_images) == (same.byte_images, same.share_images)
         assert tensor.histogram.width == same.histogram.width
         np.testing.assert_array_equal(tensor.histogram.counts, same.histogram.counts)
         most = tolerance * max(abs(tensor.minimum), abs(tensor.maximum))
@@ -91,6 +92,16 @@ def test_pieces_find_what_one_run_finds(tmp_path: Path, count: int) -> None:
     whole = calibrate(model(), images(count), CONFIG)
     table, _ = in_pieces(tmp_path, count)
     equal(table, whole, 0.0 if count <= 64 else 1e-13)
+
+
+@pytest.mark.parametrize(("odd", "levels"), [(None, (0.0, 1.0)), (3, None), (99, None)])
+def test_pixels_are_known_by_all_pieces(tmp_path: Path, odd: int | None, levels: tuple[float, float] | None) -> None:
+    random = np.random.default_rng(0)
+    drawn = [random.integers(0, 60, (1, 2, 4, 4)) / (255.0 if index != odd else 200.0) for index in range(100)]
+    data = [(str(index), {"x": each.astype(np.float32)}) for index, each in enumerate(drawn)]
+    table = calibrate_in_pieces(model(), 100, lambda portion: (data[index] for index in portion), CONFIG, tmp_path)
+    assert table["x"].levels == levels
+    assert calibrate(model(), data, CONFIG)["x"].levels == levels
 
 
 @pytest.mark.parametrize("dies_at", [0, 40, 64, 100, 149])

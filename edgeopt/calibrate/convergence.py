@@ -82,7 +82,11 @@ class RangeTrack:
 
     def _range(self, tensor: TensorStatistics, images: int) -> tuple[float, float]:
         so_far = dataclasses.replace(
-            tensor, mean_minimum=tensor.mean_minimum / images, mean_maximum=tensor.mean_maximum / images
+            tensor,
+            mean_minimum=tensor.mean_minimum / images,
+            mean_maximum=tensor.mean_maximum / images,
+            byte_images=tensor.byte_images / images,
+            share_images=tensor.share_images / images,
         )
         return find_range(so_far, self._method, Grid(), self._percentile)
 

@@ -156,13 +156,10 @@ class Observer:
 
     def _nothing(self) -> dict[str, TensorStatistics]:
         limits = (self._bounds.get(name, (-math.inf, math.inf)) for name in self._names)
-        found = {
+        return {
             name: TensorStatistics(lower_bound=low, upper_bound=high)
             for name, (low, high) in zip(self._names, limits, strict=True)
         }
-        for name in self._pictures.intersection(found):
-            found[name].beyond_bytes = found[name].beyond_shares = 0
-        return found
 
     def _update(self, image: str, name: str, array: NDArray[Any]) -> None:
         if not array.size:  # where a detector finds nothing

@@ -27,8 +27,8 @@ _SCALARS = (
     "mean_maximum",
     "lower_bound",
     "upper_bound",
-    "beyond_bytes",
-    "beyond_shares",
+    "byte_images",
+    "share_images",
 )
 _BYTE = 255.0
 _ROUNDING = 1e-3
@@ -56,9 +56,9 @@ class TensorStatistics:
     lower_bound: float = -math.inf
     """Bound that the operator sets: 0 after ReLU, for example."""
     upper_bound: float = math.inf
-    beyond_bytes: float = math.inf
-    """Images with a value that no pixel has, which is an integer from 0 to 255; infinite where none was looked at."""
-    beyond_shares: float = math.inf
+    byte_images: float = 0.0
+    """Share of the images whose values are those of pixels, integers from 0 to 255."""
+    share_images: float = 0.0
     """The same of pixels that were divided by 255."""
     histogram: Histogram = field(default_factory=Histogram)
     """Histogram of at most `observe.SAMPLES_PER_IMAGE` values an image."""
@@ -73,21 +73,21 @@ class TensorStatistics:
     @property
     def levels(self) -> tuple[float, float] | None:
         """Ends of the 256 equally spaced values that are all it has, as of pixels; None where it has others."""
-        if self.beyond_bytes == 0 and self.maximum > 1.0:
+        if self.byte_images == 1.0 and self.maximum > 1.0:
             return 0.0, _BYTE
-        return (0.0, 1.0) if self.beyond_shares == 0 and self.maximum > 0.0 else None
+        return (0.0, 1.0) if self.share_images == 1.0 and self.maximum > 0.0 else None
 
     def look_for_pixels(self, values: NDArray[Any]) -> None:
-        """Count an image whose values are not those of pixels."""
+        """Count an image whose values are those of pixels."""
         low, high = values.min(), values.max()
-        self.beyond_bytes += not (low >= 0 and high <= _BYTE and _are_integers(values))
-        self.beyond_shares += not (low >= 0 and high <= 1 and _are_integers(values * np.float32(_BYTE)))
+        self.byte_images += bool(low >= 0 and high <= _BYTE and _are_integers(values))
+        self.share_images += bool(low >= 0 and high <= 1 and _are_integers(values * np.float32(_BYTE)))
 
     def add(self, other: TensorStatistics) -> None:
-        """Add what other images showed of the same tensor; the means of both are sums."""
+        """Add what other images showed of the same tensor; the means and shares of both are sums."""
         self.histogram.merge(other.histogram)
-        self.beyond_bytes += other.beyond_bytes
-        self.beyond_shares += other.beyond_shares
+        self.byte_images += other.byte_images
+        self.share_images += other.share_images
         self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
         self.mean_minimum += other.mean_minimum
         self.mean_maximum += other.mean_maximum
@@ -109,6 +109,8 @@ class TensorStatistics:
             self,
             mean_minimum=self.mean_minimum / max(1, images),
             mean_maximum=self.mean_maximum / max(1, images),
+            byte_images=self.byte_images / max(1, images),
+            share_images=self.share_images / max(1, images),
             channel_mean_minimum=self.channel_mean_minimum / max(1, images),
             channel_mean_maximum=self.channel_mean_maximum / max(1, images),
             channel_mean=self.channel_mean / max(1, images),
@@ -220,7 +222,7 @@ def merge(tensors: Sequence[TensorStatistics]) -> TensorStatistics:
         mean_maximum=max(tensor.mean_maximum for tensor in tensors),
         lower_bound=min(tensor.lower_bound for tensor in tensors),
         upper_bound=max(tensor.upper_bound for tensor in tensors),
-        beyond_bytes=max(tensor.beyond_bytes for tensor in tensors),
-        beyond_shares=max(tensor.beyond_shares for tensor in tensors),
+        byte_images=min(tensor.byte_images for tensor in tensors),
+        share_images=min(tensor.share_images for tensor in tensors),
         histogram=histogram,
     )
