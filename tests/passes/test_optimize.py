@@ -78,6 +78,21 @@ def test_a_cast_to_a_type_that_there_is_not_is_an_error(number):
         optimize(model_of(f"g (float[1,4] x) => (float[1,4] y) {{ y = Cast<to = {number}>(x) }}"))
 
 
+def test_a_clip_of_old_opsets_whose_ends_are_attributes_stays():
+    model = model_of("g (float[1,4] x) => (float[1,4] y) { y = Clip<min = -1.0, max = 1.0>(x) }", opset=9)
+    x = np.array([[-5, -0.5, 0.5, 5]], np.float32)
+    np.testing.assert_array_equal(run(optimize(model), x=x)["y"], run(model, x=x)["y"])
+
+
+def test_nodes_have_names_of_their_own_whatever_names_are_taken():
+    model = model_of("g (float[1,4] x) => (float[1,4] y) { a = Abs(x)  b = Sqrt(a)  c = Exp(b)  y = Log(c) }")
+    for node, name in zip(model.graph, ("y", "Log_y", "c", None), strict=True):
+        node.name = name
+    names = [node.name for node in optimize(model).graph]
+    assert names[:3] == ["y", "Log_y", "c"]
+    assert len(set(names)) == 4
+
+
 @pytest.mark.parametrize(
     ("how", "gives", "kept"),
     [

@@ -96,6 +96,8 @@ def _adds(node: ir.Node, neutral: float) -> bool:
 
 
 def _clips_nothing(node: ir.Node) -> bool:
+    if "min" in node.attributes or "max" in node.attributes:  # before opset 11
+        return False
     low, high = constant(given(node, 1)), constant(given(node, 2))
     is_open = low is None or low == -np.inf, high is None or high == np.inf
     is_known = all(given(node, index) is None or constant(given(node, index)) is not None for index in (1, 2))

@@ -18,7 +18,7 @@ from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 
 from edgeopt.errors import ModelError
-from edgeopt.graph.edit import constant, given
+from edgeopt.graph.edit import constant, free_name, given
 from edgeopt.passes.rewrite.drop_no_ops import drop_no_ops
 from edgeopt.passes.rewrite.fold_affine import fold_affine
 from edgeopt.passes.rewrite.fold_constants import fold_constants
@@ -155,7 +155,7 @@ def _interface(model: ir.Model) -> list[tuple[str | None, ir.DataType | None]]:
 
 def _name_nodes(graph: ir.Graph, known: set[str]) -> None:
     """Give each node that is not in `known` a unique name: its weight's without ``.weight``, else its output's."""
-    taken = {node.name for node in graph if node.name in known}
+    taken = {node.name for node in graph if node.name and node.name in known}
     for node in graph:
         if node.name in known:
             continue
@@ -164,5 +164,5 @@ def _name_nodes(graph: ir.Graph, known: set[str]) -> None:
         wanted = output
         if weight is not None and weight.is_initializer() and (weight.name or "").endswith(".weight"):
             wanted = (weight.name or "").removesuffix(".weight")
-        node.name = next(name for name in (wanted, output, f"{node.op_type}_{output}") if name not in taken)
-        taken.add(node.name)
+        free = next((name for name in (wanted, output) if name not in taken), f"{node.op_type}_{output}")
+        node.name = free_name(free, taken)
