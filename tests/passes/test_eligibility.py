@@ -67,6 +67,8 @@ def test_grouped_convolutions_that_tensorrt_has_kernels_for(kernel, channels, re
     ("text", "reason"),
     [
         ("g (float[16,16] a, float[16,16] b) => (y) { y = MatMul(a, b) }", "a product of two activations"),
+        ("g (float[1,16,8,8] x, float[16,16,1,1] a) => (y) { y = Conv(x, a) }", "its weight is computed"),
+        ("g (float[16,16] a, float[16,16] b) => (y) { y = Gemm(a, b) }", "its weight is computed"),
         (
             """g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y)
             { s = Softmax<axis=1>(x)  t = Transpose<perm=[0,1,3,2]>(s)  y = Conv(t, w1) }""",

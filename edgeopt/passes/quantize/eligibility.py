@@ -12,6 +12,7 @@ from edgeopt.graph.operators import LINEAR_OPS, groups
 from edgeopt.passes.quantize.scheme import QuantScheme
 
 _SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice")
+_COMPUTED = "its weight is computed by the network, where kernels want a constant"
 _PRODUCT = (
     "it is a product of two activations: attention stays float, which engines compute in one kernel with its Softmax"
 )
@@ -48,7 +49,7 @@ def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
     if weight is None or weight.const_value is None:
         if constant(given(node, 0)) is not None:
             return "its constant is on the left, where kernels want the activation"
-        return _PRODUCT
+        return _PRODUCT if node.op_type == "MatMul" else _COMPUTED
     source = given(node, 0)
     if node.op_type == "MatMul" and source is not None and source.shape is None:
         return "not even the rank of its input is known: export the network with fixed shapes, but for the batch"
