@@ -5,7 +5,7 @@ Each spares an operator between INT8 layers its float copy, or costs a fusion: o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import onnx_ir as ir
 
@@ -15,7 +15,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 
 
 def additional_inputs(
-    node: ir.Node, layers: Sequence[ir.Node], quantized: Collection[str], scheme: QuantScheme
+    node: ir.Node, layers: Collection[ir.Node], quantized: Collection[str], scheme: QuantScheme
 ) -> tuple[int, ...]:
     """Return the indices of the inputs of a node that `scheme.also` asks for.
 
@@ -28,7 +28,7 @@ def additional_inputs(
     return next((found for name in scheme.also if (found := _RULES[name](node, layers, quantized))), ())
 
 
-def _gates(node: ir.Node, _: Sequence[ir.Node], quantized: Collection[str]) -> tuple[int, ...]:
+def _gates(node: ir.Node, _: Collection[ir.Node], quantized: Collection[str]) -> tuple[int, ...]:
     """Both inputs of a product with a gate per channel, as squeeze-and-excite has it."""
     gated = node.op_type == "Mul" and node.outputs[0].name in quantized
     return (0, 1) if gated and any(map(_is_gate, node.inputs)) else ()
@@ -41,17 +41,17 @@ def _is_gate(value: ir.Value | None) -> bool:
     return len(shape) > 2 and all(size == 1 for size in shape[2:])
 
 
-def _hardswish(node: ir.Node, layers: Sequence[ir.Node], _: Collection[str]) -> tuple[int, ...]:
+def _hardswish(node: ir.Node, layers: Collection[ir.Node], _: Collection[str]) -> tuple[int, ...]:
     """The result of a quantized layer, before HardSwish."""
     return (0,) if node.op_type == "HardSwish" and producer(node.inputs[0]) in layers else ()
 
 
-def _resizes(node: ir.Node, _: Sequence[ir.Node], quantized: Collection[str]) -> tuple[int, ...]:
+def _resizes(node: ir.Node, _: Collection[ir.Node], quantized: Collection[str]) -> tuple[int, ...]:
     """The input of a Resize that interpolates, where its result is quantized."""
     return (0,) if interpolates(node) and node.outputs[0].name in quantized else ()
 
 
-_RULES: Mapping[str, Callable[[ir.Node, Sequence[ir.Node], Collection[str]], tuple[int, ...]]] = {
+_RULES: Mapping[str, Callable[[ir.Node, Collection[ir.Node], Collection[str]], tuple[int, ...]]] = {
     "gates": _gates,
     "hardswish": _hardswish,
     "resizes": _resizes,

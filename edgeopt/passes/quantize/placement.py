@@ -7,7 +7,7 @@ nothing between it and the activation it fuses with. Operators that only move or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -74,7 +74,8 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     """
     _check(model)
     reasons = eligible(model.graph, scheme, exclude)
-    layers = [node for node in model.graph if reasons.get(node.name or "") == "" and node.op_type in LINEAR_OPS]
+    linear = (node for node in model.graph if node.op_type in LINEAR_OPS)
+    layers = {node: place for place, node in enumerate(linear) if reasons.get(node.name or "") == ""}
     if not layers:
         raise ModelError(_nothing(scheme, reasons))
     chosen = _Edges()
@@ -211,8 +212,14 @@ def _wants_repeat(edge: Edge, scheme: QuantScheme) -> bool:
     return scheme.requantize
 
 
-def _residual_inputs(node: ir.Node, layers: list[ir.Node], scheme: QuantScheme) -> Iterator[int]:
-    """Inputs of a residual Add that `scheme` quantizes: none unless one side ends a quantized layer's partition."""
+def _residual_inputs(node: ir.Node, layers: Mapping[ir.Node, int], scheme: QuantScheme) -> Iterator[int]:
+    """Inputs of a residual Add that `scheme` quantizes: none unless one side ends a quantized layer's partition.
+
+    Args:
+        node: any.
+        layers: those that are quantized, with their places in the graph.
+        scheme: whose rule applies.
+    """
     if node.op_type != "Add" or any(value is None or value.const_value is not None for value in node.inputs):
         return
     branches = [_layer_of(value, layers) for value in node.inputs]
@@ -221,11 +228,11 @@ def _residual_inputs(node: ir.Node, layers: list[ir.Node], scheme: QuantScheme) 
     if scheme.residual == "both":
         yield from (0, 1)
         return
-    order = [layers.index(branch) if branch is not None else -1 for branch in branches]
+    order = [layers[branch] if branch is not None else -1 for branch in branches]
     yield int(order[0] > order[1])  # of two convolutions the later one fuses with the Add, as the one before it is done
 
 
-def _layer_of(value: ir.Value | None, layers: list[ir.Node]) -> ir.Node | None:
+def _layer_of(value: ir.Value | None, layers: Collection[ir.Node]) -> ir.Node | None:
     """Return the quantized layer whose partition ends in `value` and nowhere else."""
     while value is not None and len({usage.node for usage in value.uses()}) == 1:
         node = value.producer()
