@@ -64,6 +64,30 @@ def test_operators_bound_their_ranges():
         assert high <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("AveragePool<kernel_shape = [3,3], pads = [1,1,1,1]>(c)", (1.0, 3.0)),
+        ("AveragePool<kernel_shape = [3,3], count_include_pad = 1>(c)", (1.0, 3.0)),
+        ("AveragePool<kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1>(c)", (0.0, 3.0)),
+        ('AveragePool<kernel_shape = [3,3], auto_pad = "SAME_UPPER", count_include_pad = 1>(c)', (0.0, 3.0)),
+        ("Resize(c, , sizes)", (1.0, 3.0)),
+        ('Resize<coordinate_transformation_mode = "tf_crop_and_resize">(c, part, sizes)', (0.0, 3.0)),
+        (
+            'Resize<coordinate_transformation_mode = "tf_crop_and_resize", extrapolation_value = 7.0>(c, part, sizes)',
+            (1.0, 7.0),
+        ),
+    ],
+)
+def test_padding_that_counts_is_within_the_bounds(call: str, expected: tuple[float, float]):
+    network = ir.from_onnx_text(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        g (float[1,2,4,4] x, float[8] part, float[4] sizes) => (y)
+        <float low = {{1.0}}, float high = {{3.0}}> {{ c = Clip(x, low, high)  y = {call} }}"""
+    )
+    assert bounds(network.graph)["y"] == expected
+
+
 def test_the_table_names_the_images_and_survives_the_disk_exactly(tmp_path):
     config = CalibrateConfig(method="entropy", images=18)
     table = calibrate(model(), images(), config)

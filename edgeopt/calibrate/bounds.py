@@ -7,7 +7,7 @@ import math
 import onnx_ir as ir
 
 from edgeopt.graph.edit import given, number
-from edgeopt.graph.operators import carries_scale, data_inputs, operator, stays_within_inputs
+from edgeopt.graph.operators import carries_scale, data_inputs, operator, padding, stays_within_inputs
 
 _EVERYTHING = (-math.inf, math.inf)
 
@@ -30,6 +30,8 @@ def _of(node: ir.Node, found: dict[str, tuple[float, float]]) -> tuple[float, fl
     if stays_within_inputs(node):
         data = [node.inputs[index] for index in data_inputs(node)]
         limits = [found.get(value.name or "", _EVERYTHING) for value in data if value is not None]
+        if (added := padding(node)) is not None:
+            limits.append((added, added))
         return min(low for low, _ in limits), max(high for _, high in limits)
     return operator(node).bounds
 

@@ -91,7 +91,7 @@ def carries_scale(node: ir.Node) -> bool:
     """Return True if `node` returns the integers that it takes.
 
     A Resize that computes values in between does not, nor a Concat with a constant, which is on no activation's grid,
-    nor a Pad by a number other than zero, which every grid has, nor what moves a constant.
+    nor what pads with a number other than zero, which every grid has, nor what moves a constant.
     """
     if not operator(node).carries_scale or _moves_constant(node):
         return False
@@ -104,9 +104,20 @@ def interpolates(node: ir.Node) -> bool:
 
 
 def stays_within_inputs(node: ir.Node) -> bool:
-    """Return True if the results of `node` lie between the smallest and the largest of its inputs."""
+    """Return True if the results of `node` lie between the smallest and the largest of its inputs and its `padding`."""
     overshoots = node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "cubic"
     return operator(node).within_inputs and not overshoots
+
+
+def padding(node: ir.Node) -> float | None:
+    """Return the number that a Resize, or an average that counts it, puts around its input; None without any."""
+    if node.op_type == "Resize":
+        cuts = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
+        return node.attributes.get_float("extrapolation_value", 0.0) if cuts else None
+    if node.op_type != "AveragePool" or not node.attributes.get_int("count_include_pad", 0):
+        return None
+    automatic = node.attributes.get_string("auto_pad", "NOTSET").startswith("SAME")
+    return 0.0 if automatic or any(node.attributes.get_ints("pads", ())) else None
 
 
 def data_inputs(node: ir.Node) -> tuple[int, ...]:
@@ -226,7 +237,9 @@ def _is_constant(value: ir.Value | None) -> bool:
 
 
 def _pads_number(node: ir.Node) -> bool:
-    """Return True of a Pad that does not repeat values and pads with another number than zero."""
+    """Return True of what does not repeat values, and pads with another number than zero."""
+    if node.op_type == "Resize":
+        return padding(node) not in (None, 0.0)
     if node.op_type != "Pad" or node.attributes.get_string("mode", "constant") != "constant":
         return False
     return given(node, 2) is not None and number(given(node, 2)) != 0.0

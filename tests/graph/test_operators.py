@@ -105,6 +105,14 @@ def test_a_resize_carries_the_scale_only_where_it_repeats_values(mode, carries):
     assert stays_within_inputs(node) == (mode != "cubic")
 
 
+@pytest.mark.parametrize(("number", "carries"), [(0.0, True), (77.0, False)])
+def test_a_resize_carries_the_scale_only_where_it_pads_with_zeros(number, carries):
+    node = only(f"""g (float[1,4,6,6] x, float[8] part, int64[4] sizes) => (y)
+        {{ y = Resize<coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value={number}>
+               (x, part, , sizes) }}""")
+    assert carries_scale(node) == carries
+
+
 @pytest.mark.parametrize(
     ("call", "carries"),
     [("Pad(x, pads)", True), ("Pad(x, pads, w0)", True), ("Pad(x, pads, w1)", False), ("Pad(x, pads, n)", False)],
