@@ -138,6 +138,27 @@ def test_suppression_whose_choice_is_used_otherwise_stays() -> None:
     assert not has_regions(text(body, "float[1, 90, 4] boxes, float[1, 90] scores", "int64[3] y"))
 
 
+@pytest.mark.parametrize(
+    ("written", "otherwise"),
+    [
+        ("ints = [90]", "ints = [7]"),
+        ("NonMaxSuppression(", "NonMaxSuppression <center_point_box: int = 1> ("),
+        ("overlap, least)", "overlap)"),
+        (
+            "by_class =",
+            "one_class = Unsqueeze(scores, apart)  by_class = Concat <axis: int = 1> (one_class, one_class)  z =",
+        ),
+    ],
+)
+def test_suppression_that_leaves_out_more_than_overlaps_stays(written: str, otherwise: str) -> None:
+    """At most 7 boxes, centers for corners, no threshold of scores, two classes."""
+    arguments = "float[1, 90, 4] boxes, float[1, 90] scores", "float[1, 90] y"
+    assert has_regions(text(SUPPRESSION, *arguments))
+    changed = SUPPRESSION.replace(written, otherwise)
+    assert changed != SUPPRESSION
+    assert not has_regions(text(changed, *arguments))
+
+
 def test_roi_align_is_onnx_s_and_can_be_written_in_fixed_shapes() -> None:
     rng = np.random.default_rng(1)
     features = rng.standard_normal((2, 3, 9, 14), np.float32)

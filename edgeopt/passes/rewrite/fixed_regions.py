@@ -57,10 +57,7 @@ def is_replaced(node: ir.Node) -> bool:
 
 def _mark(node: ir.Node) -> ir.Node | None:
     """Return the ScatterND that a NonMaxSuppression ends in, where it does nothing but mark what is kept with 0."""
-    if node.op_type != "NonMaxSuppression" or len(node.inputs) < 5 or constant(given(node, 3)) is None:
-        return None
-    boxes = node.inputs[0]
-    if boxes is None or boxes.shape is None or not isinstance(boxes.shape[1], int):
+    if node.op_type != "NonMaxSuppression" or not _leaves_out_overlaps_alone(node):
         return None
     behind = _followers(node)
     scatters = [each for each in behind if each.op_type == "ScatterND"]
@@ -75,6 +72,21 @@ def _mark(node: ir.Node) -> ir.Node | None:
     ones = constant(everything.inputs[0]) if everything is not None else constant(scatter.inputs[0])
     marks = columns is not None and columns.tolist() == [0, 2] and ones is not None and bool((ones == 1.0).all())
     return scatter if marks else None
+
+
+def _leaves_out_overlaps_alone(node: ir.Node) -> bool:
+    """Return True for a suppression of a known number of boxes, of one class and by their corners, that keeps any."""
+    boxes, scores, most = given(node, 0), given(node, 1), constant(given(node, 2))
+    if boxes is None or boxes.shape is None or scores is None or scores.shape is None or most is None:
+        return False
+    count, thresholds = boxes.shape[1], (constant(given(node, 3)), given(node, 4))
+    return (
+        isinstance(count, int)
+        and most.item() >= count
+        and scores.shape[1] == 1
+        and not node.attributes.get_int("center_point_box", 0)
+        and all(threshold is not None for threshold in thresholds)
+    )
 
 
 def _followers(node: ir.Node) -> list[ir.Node]:
