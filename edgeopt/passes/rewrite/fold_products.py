@@ -1,15 +1,19 @@
 """Bring matrix products into the one form that integer kernels know: the activation left, a weight of two axes right.
 
-A weight on the left, ``W · X`` with X (N, K, L), is a 1x1 convolution over L; one of more axes, all but the last two of
-size 1, is the same without them.
+A weight on the left, ``W · X`` with X (N, K, L) or (K, L), is a 1x1 convolution over L; one of more axes, all but the
+last two of size 1, is the same without them. An X of more axes would need a Transpose on either side, and stays.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from edgeopt.graph.edit import add_initializer, bypass, constant, make_node, node_name, replace_constant
+from edgeopt.graph.edit import add_initializer, bypass, constant, given, make_node, node_name, replace_constant
+
+_OPSET = 13
+"""First one in which Unsqueeze and Squeeze take their axes as an input."""
 
 
 def fold_products(model: ir.Model) -> None:
@@ -19,13 +23,13 @@ def fold_products(model: ir.Model) -> None:
         model: with shapes on its values.
     """
     for node in list(model.graph):
-        if node.op_type != "MatMul" or node.domain:
+        if node.op_type not in ("MatMul", "Gemm") or node.domain:
             continue
-        left, right = node.inputs
-        if constant(right) is not None:
+        if constant(given(node, 1)) is None:
+            if model.graph.opset_imports.get("", 0) >= _OPSET:
+                _convolve(model.graph, node)
+        elif node.op_type == "MatMul":
             _drop_axes(model.graph, node)
-        elif constant(left) is not None and left is not None and right is not None:
-            _convolve(model.graph, node, left, right)
 
 
 def _drop_axes(graph: ir.Graph, node: ir.Node) -> None:
@@ -37,26 +41,50 @@ def _drop_axes(graph: ir.Graph, node: ir.Node) -> None:
         replace_constant(graph, node, 1, f"{node_name(node)}/weight", weight.reshape(weight.shape[-2:]))
 
 
-def _convolve(graph: ir.Graph, node: ir.Node, weight: ir.Value, source: ir.Value) -> None:
+def _convolve(graph: ir.Graph, node: ir.Node) -> None:
     """Write ``W (M, K) · X (N, K, L)`` as a convolution of X (N, K, L, 1) by W (M, K, 1, 1)."""
-    array, result = constant(weight), node.outputs[0]
-    if array is None or array.ndim < 2 or set(array.shape[:-2]) - {1} or array.dtype != np.float32:
+    source, result, left = given(node, 1), node.outputs[0], _on_the_left(node)
+    if left is None or source is None or source.shape is None or result.shape is None:
         return
-    if source.shape is None or len(source.shape) != 3 or array.ndim > 3 or result.shape is None:
+    if len(source.shape) not in (2, 3) or len(result.shape) != len(source.shape):
         return
-    rows, columns = array.shape[-2:]
+    weight, bias = left
     name = node_name(node)
-    axis = add_initializer(graph, f"{name}/axis", np.array([3], np.int64))
-    kernel = add_initializer(graph, f"{name}/weight", array.reshape(rows, columns, 1, 1))
+    first = [1] * (3 - len(source.shape))
+    axes = add_initializer(graph, f"{name}/axes", np.array([0] * len(first) + [3], np.int64))
+    parameters = [add_initializer(graph, f"{name}/weight", weight[:, :, None, None])]
+    if bias is not None:
+        parameters.append(add_initializer(graph, f"{name}/bias", bias))
     wide = make_node(
-        "Unsqueeze", [source, axis], name=f"{name}/Unsqueeze", shape=ir.Shape([*source.shape, 1]), dtype=source.dtype
-    )
+        "Unsqueeze", [source, axes],
+        name=f"{name}/Unsqueeze", shape=ir.Shape([*first, *source.shape, 1]), dtype=source.dtype,
+    )  # fmt: skip
     product = make_node(
-        "Conv", [wide.outputs[0], kernel], {"kernel_shape": [1, 1]},
-        name=name, output=f"{result.name}/pixels", shape=ir.Shape([*result.shape, 1]), dtype=result.dtype,
+        "Conv", [wide.outputs[0], *parameters], {"kernel_shape": [1, 1]}, name=name, output=f"{result.name}/pixels",
+        shape=ir.Shape([*first, *result.shape, 1]), dtype=result.dtype,
     )  # fmt: skip
     flat = make_node(
-        "Squeeze", [product.outputs[0], axis], name=f"{name}/Squeeze", shape=result.shape, dtype=result.dtype
+        "Squeeze", [product.outputs[0], axes], name=f"{name}/Squeeze", shape=result.shape, dtype=result.dtype
     )
     graph.insert_after(node, [wide, product, flat])
     bypass(result, flat.outputs[0])
+
+
+def _on_the_left(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32] | None] | None:
+    """Return W (M, K) of ``W · X + b``, and b (M,) if there is one; None if a node does something else."""
+    array, bias = constant(given(node, 0)), given(node, 2)
+    if array is None or array.dtype != np.float32 or array.ndim < 2 or set(array.shape[:-2]) - {1}:
+        return None
+    matrix = array.reshape(array.shape[-2:])
+    if node.op_type == "MatMul":
+        return matrix, None
+    if node.attributes.get_int("transB", 0):
+        return None
+    matrix = (matrix.T if node.attributes.get_int("transA", 0) else matrix) * node.attributes.get_float("alpha", 1.0)
+    if bias is None:
+        return matrix.astype(np.float32), None
+    added = constant(bias)
+    if added is None or not (added.size == 1 or added.shape == (len(matrix), 1)):
+        return None
+    scaled = added.reshape(-1) * node.attributes.get_float("beta", 1.0)
+    return matrix.astype(np.float32), np.broadcast_to(scaled, (len(matrix),)).astype(np.float32)
