@@ -201,7 +201,8 @@ def test_excluded_layers_stay_float(scheme):
         ("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }", 18, "nothing to quantize"),
         ("g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y) { y = Conv(x, w1) }", 11, "opset 11"),
         ("g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y) { a = Conv(x, w1) y = com.example.Foo(a) }", 18, "Foo"),
-        ("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) { y = Conv(x, w1) }", 18, "leaves every layer in float"),
+        ("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) { y = Conv(x, w1) }", 18, "every layer in float.*'openvino'"),
+        ("g (float[N,2,8,8] x, float[8,8] w1) => (y) { y = MatMul(w1, x) }", 18, "No scheme quantizes any of them"),
         (("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) <float s = {1.0}, int8 z = {0}> "
          "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv(d, w1) }"), 18, "quantized already"),
     ],

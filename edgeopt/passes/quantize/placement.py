@@ -7,7 +7,7 @@ nothing between it and the activation it fuses with. Operators that only move or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -19,7 +19,7 @@ from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, ca
 from edgeopt.passes.quantize.additional import additional_inputs
 from edgeopt.passes.quantize.eligibility import eligible
 from edgeopt.passes.quantize.moves import quantized_before
-from edgeopt.passes.quantize.scheme import QuantScheme
+from edgeopt.passes.quantize.scheme import SCHEMES, QuantScheme
 
 _QUANTIZED = (*QUANTIZERS, "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
 """Operators of a model that is quantized already."""
@@ -77,7 +77,8 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     linear = (node for node in model.graph if node.op_type in LINEAR_OPS)
     layers = {node: place for place, node in enumerate(linear) if reasons.get(node.name or "") == ""}
     if not layers:
-        raise ModelError(_nothing(scheme, reasons))
+        others = [other.name for other in SCHEMES.values() if "" in eligible(model.graph, other, exclude).values()]
+        raise ModelError(_nothing(scheme, reasons, others))
     chosen = _Edges()
     for node in layers:
         chosen.add(node, 0)
@@ -94,11 +95,11 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     return Placement(tuple(layers), kept, chosen.groups(), _moving_together(edges), floats)
 
 
-def _nothing(scheme: QuantScheme, reasons: Mapping[str, str]) -> str:
-    """Say why no layer is quantized, and what to do about it."""
+def _nothing(scheme: QuantScheme, reasons: Mapping[str, str], others: Sequence[str]) -> str:
+    """Say why no layer is quantized, and what to do about it: `others` are schemes that quantize one."""
     listed = "; ".join(f"'{name}': {reason}" for name, reason in itertools.islice(reasons.items(), _LISTED))
     more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
-    cure = "Use another scheme, or FP16"
+    cure = f"Use scheme '{others[0]}', or FP16" if others else "No scheme quantizes any of them: use FP16"
     if any("FLOAT16" in reason for reason in reasons.values()):
         cure = "It is a float16 network: give the float32 one that it was made from, whose weights INT8 is rounded from"
     return f"scheme '{scheme.name}' leaves every layer in float: {listed}{more}. {cure}"
