@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
 
 from edgeopt.calibrate import CalibrationTable, calibrate
 from edgeopt.config import CalibrateConfig
+from edgeopt.passes.qdq.equalized import scaled
 from edgeopt.passes.repair.equalize import equalize
 
 X = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
@@ -19,8 +21,9 @@ def typed(model: ir.Model) -> ir.Model:
     """With the shapes that `optimize` would have inferred."""
     arrays = run_all(model)
     for node in model.graph:
-        output = node.outputs[0]
-        output.type, output.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(("N", *arrays[output.name].shape[1:]))
+        output, array = node.outputs[0], arrays[node.outputs[0].name]
+        output.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        output.shape = ir.Shape(("N", *array.shape[1:]) if array.ndim else ())
     return model
 
 
@@ -134,3 +137,119 @@ def test_a_channel_keeps_room_for_the_largest_value_that_calibration_saw():
     tapped.graph.outputs[:] = [next(node for node in tapped.graph if "equalized" in (node.name or "")).outputs[0]]
     largest = np.abs(next(iter(run(tapped, x=loud).values()))).max(axis=(0, 2, 3))
     assert largest.max() < 1.25 * largest.min()
+
+
+def head(layer: str, bias: str) -> ir.Model:
+    """Two products behind pooled channels, the first with a bias."""
+    text = f"""
+    g (float[N,3,8,8] x, float[3,8] w1, float[{bias}] w_bias, float[8,4] w2) => (y)
+    {{ p = GlobalAveragePool(x)  f = Flatten(p)  {layer}  r = Relu(a)  y = Gemm(r, w2) }}
+    """
+    model = model_of(text, w1=np.random.default_rng(1).normal(size=(3, 8)) * UNEVEN)
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    return typed(model)
+
+
+@pytest.mark.parametrize(
+    ("layer", "bias", "moves"),
+    [
+        ("a = Gemm(f, w1, w_bias)", "8", True),
+        ("a = Gemm(f, w1, w_bias)", "1,8", True),
+        ("a = Gemm(f, w1, w_bias)", "1", False),
+        ("a = Gemm(f, w1, w_bias)", "1,1", False),
+        ("a = Gemm(f, w1, w_bias)", "", False),
+        ("m = GlobalMaxPool(x)  g = Flatten(m)  b = Gemm(g, w1)  a = Gemm(f, w1, b)", "8", False),
+    ],
+    ids=["one a channel", "a row", "one", "a matrix of one", "a number", "computed"],
+)
+def test_a_gemm_is_scaled_with_its_bias_or_not_at_all(layer, bias, moves):
+    model = head(layer, bias or "8")
+    if not bias:
+        model.graph.initializers["w_bias"].const_value = ir.tensor(np.float32(0.3), name="w_bias")
+        model.graph.initializers["w_bias"].shape = ir.Shape(())
+    equal, changed = equalize(model, table(model))
+    assert bool(changed) == moves
+    onnx.checker.check_model(ir.to_proto(equal))
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+    if moves:
+        was, now = (each.graph.initializers["w_bias"].const_value.numpy() for each in (model, equal))
+        product = next(node for node in equal.graph if node.name == "a")
+        np.testing.assert_allclose(scaled(equal, product, 2, was), now, rtol=1e-5)
+
+
+def test_a_convolution_with_a_computed_bias_is_not_scaled():
+    model = network("r = Relu(a)")
+    conv = model.graph[0]
+    doubled = ir.node("Add", [conv.inputs[2], conv.inputs[2]], name="b")
+    doubled.outputs[0].shape, doubled.outputs[0].type = ir.Shape((8,)), ir.TensorType(ir.DataType.FLOAT)
+    doubled.outputs[0].name = "b"
+    model.graph.insert_before(conv, doubled)
+    conv.replace_input_with(2, doubled.outputs[0])
+    equal, changed = equalize(model, table(model), insert=False)
+    assert changed == set()
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("branch", ["one = Relu(r)", "one = Identity(r)", "one = Conv<group=8, pads=[1,1,1,1]>(r, w2)"])
+def test_what_a_branch_reads_is_not_scaled(branch):
+    middle = f"""
+    r = Relu(a)  mean = ReduceMean<keepdims=0>(x)  c = Greater(mean, low)
+    u = If(c) <then_branch = yes () => (float[N,8,8,8] one) {{ {branch} }},
+               else_branch = no () => (float[N,8,8,8] two) {{ two = Conv(x, w1) }}>
+    """
+    model = network(middle, "q = Conv<group=8, pads=[1,1,1,1]>(r, w2)  y = Add(q, u)")
+    equal, _ = equalize(model, table(model), insert=False)
+    for sign in (-1, 1):
+        x = np.abs(X) * sign
+        np.testing.assert_allclose(run(equal, x=x)["y"], run(model, x=x)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("middle", "second", "shape"),
+    [
+        ("r = Relu(a)  m = ReduceMean<keepdims=0>(r, channels)", "y = Conv(m, w2)", "4,8,3"),
+        ("r = Relu(a)  m = ReduceMean(r, channels)", "n = Expand(m, whole)  y = Conv(n, w2)", "4,8,3,3"),
+        ("r = Relu(a)  m = MaxPool<kernel_shape=[8,1]>(r)  f = Reshape(m, square)", "y = Gemm(f, w2)", "8,4"),
+        ("r = Relu(a)  f = Flatten(r)", "y = Gemm(f, w2)", "512,4"),
+    ],
+    ids=["mean of channels", "kept mean of channels", "rows like channels", "flattened positions"],
+)
+def test_a_scale_passes_nothing_that_mixes_channels(middle, second, shape):
+    constants = {"channels": [1], "whole": [1, 8, 8, 8], "square": [-1, 8]}
+    text = f"""
+    g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8] w_bias, float[{shape}] w2) => (y)
+    {{ a = Conv(x, w1, w_bias)  {middle}  {second} }}
+    """
+    weight = np.random.default_rng(1).normal(size=(8, 3, 1, 1)) * UNEVEN[:, None, None, None]
+    model = model_of(text, w1=weight, w_bias=0.1 * UNEVEN)
+    for value in [each for node in model.graph for each in node.inputs if each is not None]:
+        if value.name in constants:
+            value.const_value = ir.tensor(np.array(constants[value.name]), name=value.name)
+            model.graph.register_initializer(value)
+    equal, _ = equalize(typed(model), table(model))
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("mean", "opset"), [("ReduceMean<keepdims=0, axes=[-1,-2]>(r)", 17), ("ReduceMean<keepdims=0>(r, axes)", 18)]
+)
+def test_a_mean_over_positions_passes_a_scale(mean, opset):
+    text = f"""
+    g (float[N,3,8,8] x, float[8,3,1,1] w1, float[8] w_bias, float[8,4] w2) => (y) <int64[2] axes = {{-1, -2}}>
+    {{ a = Conv(x, w1, w_bias)  r = Relu(a)  m = {mean}  y = Gemm(m, w2) }}
+    """
+    weight = np.random.default_rng(1).normal(size=(8, 3, 1, 1)) * UNEVEN[:, None, None, None]
+    model = typed(model_of(text, opset=opset, w1=weight, w_bias=0.1 * UNEVEN))
+    equal, changed = equalize(model, table(model))
+    assert "m" in changed
+    np.testing.assert_allclose(run(equal, x=X)["y"], run(model, x=X)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_the_network_returns_stays_as_it_is():
+    model = network("r = Relu(a)")
+    model.graph.outputs.append(model.graph.initializers["w2"])
+    equal, changed = equalize(model, table(model))
+    assert changed
+    for name in ("y", "w2"):
+        np.testing.assert_allclose(run(equal, x=X)[name], run(model, x=X)[name], rtol=1e-4, atol=1e-5)

@@ -51,7 +51,7 @@ def scaled(model: ir.Model, node: ir.Node, index: int, array: Floats) -> Floats:
         return array
     multiplied, divided = _recorded(model, node, "out"), _recorded(model, node, "in")
     if multiplied is not None:
-        array = array * along(multiplied, array.ndim, weight_axis(node) if index == _WEIGHT else 0)
+        array = array * along(multiplied, array.ndim, weight_axis(node) if index == _WEIGHT else -1)
     if divided is not None and index == _WEIGHT:
         array = array / along(divided, array.ndim, input_axis(node))
     return array

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeopt.calibrate import CalibrationTable, TensorStatistics
 from edgeopt.graph.disjoint_sets import DisjointSets
-from edgeopt.graph.edit import add_initializer, free_name, given, known_constant, make_node, names_in, number
+from edgeopt.graph.edit import add_initializer, constant, free_name, given, known_constant, make_node, names_in, number
 from edgeopt.graph.operators import groups, input_axis, operator, weight_axis
 from edgeopt.passes.qdq.equalized import INSERTED, record, short
 from edgeopt.passes.repair.scaled_constants import multiply
@@ -108,12 +108,12 @@ def _tied(graph: ir.Graph) -> list[_Tied]:
     for value in [*graph.inputs, *(output for node in graph for output in node.outputs)]:
         tied = sets.setdefault(scaled_alike.find(value.name or ""), _Tied())
         tied.tensors.append(value.name or "")
-        _classify(tied, value)
+        _classify(graph, tied, value)
     return [tied for tied in sets.values() if tied.producers and tied.consumers]
 
 
-def _classify(tied: _Tied, value: ir.Value) -> None:
-    """Note who makes and who reads `value`."""
+def _classify(graph: ir.Graph, tied: _Tied, value: ir.Value) -> None:
+    """Note who makes and who reads `value`: in this graph, for what a branch or a body reads cannot be followed."""
     producer = value.producer()
     if value.is_graph_output() or producer is None:
         tied.blocked = True
@@ -126,7 +126,9 @@ def _classify(tied: _Tied, value: ir.Value) -> None:
         tied.blocked |= limits[0] != 0.0 or limits[1] is None
         tied.upper = min(tied.upper, limits[1] or math.inf)
     for usage in value.uses():
-        if _is_scalable(usage.node) and usage.idx == 0:
+        if usage.node.graph is not graph:
+            tied.blocked = True
+        elif _is_scalable(usage.node) and usage.idx == 0:
             tied.consumers.append(usage.node)
         elif not _keeps_channels(usage.node):
             tied.blocked = True
@@ -138,6 +140,7 @@ def _is_scalable(node: ir.Node) -> bool:
         node.op_type not in ("Conv", "ConvTranspose", "Gemm")
         or node.inputs[1] is None
         or node.inputs[1].const_value is None
+        or not _has_scalable_bias(node)
     ):
         return False
     if node.op_type == "Gemm":
@@ -147,14 +150,25 @@ def _is_scalable(node: ir.Node) -> bool:
     return groups(node) == 1 or (shape[1] == 1 and shape[0] == groups(node))
 
 
+def _has_scalable_bias(node: ir.Node) -> bool:
+    """Return True if a layer has no bias, or constants with one for each output channel along the last axis.
+
+    A Gemm may add one number to all channels, or another tensor.
+    """
+    bias, weight = given(node, 2), known_constant(node.inputs[1])
+    return bias is None or (
+        bias.const_value is not None and known_constant(bias).shape[-1:] == (weight.shape[weight_axis(node)],)
+    )
+
+
 def _keeps_channels(node: ir.Node) -> bool:
-    if node.op_type == "Reshape":
+    if node.op_type in ("Reshape", "Flatten"):
         return _flattens(node)
     if node.op_type == "Add":
         shapes = [value.shape for value in node.inputs if value is not None and value.const_value is None]
         return len(shapes) == 2 and shapes[0] == shapes[1]
     if node.op_type == "ReduceMean":
-        return _keeps_axes(node)
+        return _reduces_positions(node)
     return operator(node).keeps_channels
 
 
@@ -163,15 +177,19 @@ def _flattens(node: ir.Node) -> bool:
     source, result = node.inputs[0], node.outputs[0]
     if source is None or source.shape is None or result.shape is None or len(result.shape) != 2:
         return False
-    return len(source.shape) > 2 and tuple(source.shape)[1] == tuple(result.shape)[1]
+    sizes = tuple(source.shape)
+    return len(sizes) > 2 and sizes[1] == tuple(result.shape)[1] and all(size == 1 for size in sizes[2:])
 
 
-def _keeps_axes(node: ir.Node) -> bool:
-    """Return a mean over all positions and not over channels."""
-    source, result = node.inputs[0], node.outputs[0]
-    if source is None or source.shape is None or result.shape is None or len(result.shape) < 2:
+def _reduces_positions(node: ir.Node) -> bool:
+    """Return a mean over axes behind that of the channels; they stay where they are."""
+    source, axes = node.inputs[0], node.attributes.get_ints("axes", ())
+    if source is None or source.shape is None:
         return False
-    return tuple(source.shape)[1] == tuple(result.shape)[1] and len(source.shape) > 2
+    if given(node, 1) is not None:
+        array = constant(node.inputs[1])
+        axes = () if array is None else array.ravel().tolist()
+    return bool(axes) and all(int(axis) % len(source.shape) > 1 for axis in axes)
 
 
 def _data(node: ir.Node) -> Iterator[ir.Value]:
@@ -217,7 +235,7 @@ def _scale(model: ir.Model, tied: _Tied, factors: Floats) -> None:
     for node in tied.producers:
         multiply(model.graph, node, 1, factors, weight_axis(node))
         if given(node, 2) is not None:
-            multiply(model.graph, node, 2, factors, 0)
+            multiply(model.graph, node, 2, factors, -1)
         record(model, node, "out", factors)
     for node in tied.consumers:
         _divide_input(model, node, factors)
@@ -243,9 +261,9 @@ def _insert_scale(model: ir.Model, value: ir.Value, tensor: TensorStatistics) ->
     channel = np.maximum(typical, extreme / _OUTLIER)
     factors = short(np.minimum(channel.max() / np.maximum(channel, 1e-12), _MOST_INSERTED))
     name = free_name(f"{value.name}{INSERTED}", names_in(model.graph))
-    constant = add_initializer(model.graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
+    values = add_initializer(model.graph, f"{name}_factors", factors.reshape(1, -1, 1, 1))
     readers = [usage.node for usage in value.uses()]
-    scale = make_node("Mul", [value, constant], name=name, shape=value.shape, dtype=value.dtype)
+    scale = make_node("Mul", [value, values], name=name, shape=value.shape, dtype=value.dtype)
     for node in readers:
         node.replace_input_with(0, scale.outputs[0])
         _divide_input(model, node, factors)

@@ -10,12 +10,15 @@ from edgeopt.graph.edit import add_initializer, along, known_constant, set_const
 
 
 def multiply(graph: ir.Graph, node: ir.Node, index: int, factors: NDArray[np.float32], axis: int) -> None:
-    """Replace an initializer of `node` by its product with `factors` along `axis`; other readers keep the old one."""
+    """Replace an initializer of `node` by its product with `factors` along `axis`.
+
+    Other readers keep the old one, and so does the caller of a network that returns it.
+    """
     value = node.inputs[index]
     assert value is not None
     array = known_constant(value)
     product = (array * along(factors, array.ndim, axis)).astype(np.float32)
-    if len(value.uses()) == 1:
+    if len(value.uses()) == 1 and not value.is_graph_output():
         set_constant(value, product)
     else:
         node.replace_input_with(index, add_initializer(graph, f"{node.name}/{value.name}", product))
