@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
@@ -15,6 +16,7 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ModelError
 from edgeopt.graph.operators import LINEAR_OPS
 from edgeopt.metrics import ClassReading, Discrepancy
+from edgeopt.metrics.discrepancy import RawReading
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.matrix import weight_matrix
 from edgeopt.passes.quantize.saturation import pair_grid
@@ -45,6 +47,7 @@ g (float[N,3,12,12] x, float[16,3,3,3] w1, float[16] w_b1, float[16,1,3,3] w2, f
 X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
 FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
 SCORES = Discrepancy([ClassReading()])
+RAW = Discrepancy([RawReading(output=0)])
 IMAGES = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
 
 
@@ -175,3 +178,60 @@ def test_a_wide_layer_takes_memory_for_its_samples_and_not_for_the_square_of_its
     assert peak < wide * wide / 2, "bytes; one number for each pair of inputs would take four times as many"
     assert len(layers) == 2
     assert sum(layer.after for layer in layers) < sum(layer.before for layer in layers)
+
+
+def small(text: str, signature: str, seed: int = 0, **values: np.ndarray) -> tuple[ir.Model, ir.Model, list]:
+    """A network of rows of 16 numbers, what it is quantized to, and its images."""
+    model = optimize(model_of(f"g (float[1,16] x{signature}) => (float[1,16] y) {{ {text} }}", seed, **values))
+    for node in model.graph:
+        node.name = node.outputs[0].name
+    rows = np.random.default_rng(7).normal(size=(24, 1, 16)).astype(np.float32)
+    feeds = [{"x": row} for row in rows]
+    images = [(str(index), each) for index, each in enumerate(feeds)]
+    return model, quantize(model, calibrate(model, images, CalibrateConfig()), VNNI_ONLY), feeds
+
+
+def test_refitting_a_layer_leaves_those_that_share_its_weight_as_they_are():
+    model, plain, feeds = small("a = MatMul(x, w)  r = Relu(a)  y = MatMul(r, w)", ", float[16,16] w")
+    repaired, layers = reconstruct(model, plain, VNNI_ONLY, feeds)
+    assert [layer.name for layer in layers] == ["a", "y"]
+    again, apart = reconstruct(model, plain, VNNI_ONLY, feeds, is_over=iter([False, True]).__next__)
+    assert [layer.name for layer in apart] == ["a"]
+    stored = [
+        {node.name: weight_matrix(node, node.inputs[1].producer().inputs[0].const_value.numpy())
+         for node in each.graph if node.op_type == "MatMul"} for each in (plain, again, repaired)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(stored[1]["y"], stored[0]["y"])
+    assert (stored[1]["a"] != stored[0]["a"]).any()
+    np.testing.assert_array_equal(stored[2]["a"], stored[1]["a"])
+    onnx.checker.check_model(ir.to_proto(repaired), full_check=True)
+
+
+def test_correcting_biases_copies_no_weight_that_layers_share():
+    model, plain, feeds = small("a = Gemm(x, w)  r = Relu(a)  y = Gemm(r, w)", ", float[16,16] w")
+    repaired, _ = reconstruct(model, plain, VNNI_ONLY, feeds, Steps(clip=False, rounding=False))
+    made = {node.inputs[1] for node in repaired.graph if node.op_type == "Gemm"}
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "refitted"),
+    [
+        ("y = Gemm(r, w2, w_bias)", "16", True),
+        ("y = Gemm(r, w2, w_bias)", "1,16", True),
+        ("y = Gemm(r, w2, w_bias)", "1", False),
+        ("y = Gemm<beta = 0.5>(r, w2, w_bias)", "16", False),
+        ("y = Gemm<beta = 0.5>(r, w2)", "16", False),
+        ("b = Sigmoid(x)  y = Gemm(r, w2, b)", "16", False),
+    ],
+    ids=["one a channel", "a row", "one", "scaled", "scaled and none", "computed"],
+)
+def test_a_gemm_is_refitted_with_its_bias_or_not_at_all(text, shape, refitted):
+    signature = f", float[16,16] w1, float[16,16] w2, float[{shape}] w_bias"
+    model, plain, feeds = small(f"a = MatMul(x, w1)  r = Relu(a)  {text}", signature)
+    repaired, layers = reconstruct(model, plain, VNNI_ONLY, feeds)
+    assert ("y" in [layer.name for layer in layers]) == refitted
+    reference, before, after = (outputs_as_written(each, feeds) for each in (model, plain, repaired))
+    assert RAW.mean(reference, after) < RAW.mean(reference, before)
+    bias = next(node for node in repaired.graph if node.name == "y").inputs[2:]
+    assert not refitted or bias[0].const_value.shape == ir.Shape([int(size) for size in shape.split(",")])

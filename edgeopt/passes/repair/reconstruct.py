@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 from edgeopt.calibrate.spool import ReadOnDemand, Spool
 from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.errors import ModelError
-from edgeopt.graph.edit import constant, given, known_constant, producer, replace_constant
-from edgeopt.graph.operators import DEQUANTIZE
+from edgeopt.graph.edit import (
+    constant,
+    free_name,
+    given,
+    known_constant,
+    make_node,
+    names_in,
+    producer,
+    replace_constant,
+)
+from edgeopt.graph.operators import DEQUANTIZE, weight_axis
 from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
@@ -136,10 +145,20 @@ def _is_repairable(node: ir.Node) -> bool:
     if weight is None or (node.op_type == "MatMul" and known_constant(weight.inputs[0]).ndim > 2):
         return False  # a batch of matrices shares one scale
     if node.op_type == "Gemm" and (
-        node.attributes.get_int("transA", 0) != 0 or node.attributes.get_float("alpha", 1.0) != 1.0
+        node.attributes.get_int("transA", 0) != 0
+        or any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
     ):
-        return False  # samples are rows of its input, and its output is their product with the weight
+        return False  # samples are rows of its input, and its output is their product with the weight, and the bias
+    if node.op_type != "MatMul" and not _has_own_bias(node):
+        return False
     return node.op_type != "Conv" or window_of(node) is not None
+
+
+def _has_own_bias(node: ir.Node) -> bool:
+    """Return True if a layer has no bias, or a constant with one number for each output channel, as (C,) or (1, C)."""
+    bias, array = given(node, 2), constant(given(node, 2))
+    channels = known_constant(_dequantizer(node).inputs[0]).shape[weight_axis(node)]
+    return bias is None or (array is not None and array.shape[-1:] == (array.size,) == (channels,))
 
 
 def _per_image(node: ir.Node, images: int) -> int:
@@ -202,7 +221,8 @@ def _current(node: ir.Node) -> Candidate:
     matrix: NDArray[np.int8] = weight_matrix(node, integers)
     bias = constant(given(node, 2))
     rows = matrix.shape[0] * matrix.shape[1]
-    return Candidate(matrix, scale.reshape(matrix.shape[:2]), bias if bias is not None else np.zeros(rows, np.float32))
+    row = np.zeros(rows, np.float32) if bias is None else bias.reshape(rows)
+    return Candidate(matrix, scale.reshape(matrix.shape[:2]), row)
 
 
 def _dequantizer(node: ir.Node) -> ir.Node:
@@ -213,12 +233,36 @@ def _dequantizer(node: ir.Node) -> ir.Node:
 
 def _write(graph: ir.Graph, node: ir.Node, candidate: Candidate) -> None:
     """Put the candidate's integers, scales and bias into initializers of this node alone."""
-    dequantizer = _dequantizer(node)
-    shape = known_constant(dequantizer.inputs[0]).shape
-    integers = weight_from_matrix(node, candidate.integers, shape)
-    replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
-    replace_constant(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
+    before = _current(node)
+    if not np.array_equal(candidate.integers, before.integers) or not np.array_equal(candidate.scale, before.scale):
+        dequantizer = _own_dequantizer(graph, node)
+        integers = weight_from_matrix(node, candidate.integers, known_constant(dequantizer.inputs[0]).shape)
+        replace_constant(graph, dequantizer, 0, f"{node.name}/weight_int8", integers)
+        replace_constant(graph, dequantizer, 1, f"{node.name}/weight_scale", candidate.scale.reshape(-1))
     if node.op_type == "MatMul":
         shift(graph, node, candidate.bias)
     else:
-        replace_constant(graph, node, 2, f"{node.name}/bias_corrected", candidate.bias)
+        written = constant(given(node, 2))
+        bias = candidate.bias if written is None else candidate.bias.reshape(written.shape)
+        replace_constant(graph, node, 2, f"{node.name}/bias_corrected", bias)
+
+
+def _own_dequantizer(graph: ir.Graph, node: ir.Node) -> ir.Node:
+    """Return the DequantizeLinear of a layer's weight; a copy of it where something else reads the weight too."""
+    shared = _dequantizer(node)
+    value = shared.outputs[0]
+    if len(value.uses()) == 1 and not value.is_graph_output():
+        return shared
+    taken = names_in(graph)
+    own = make_node(
+        DEQUANTIZE,
+        shared.inputs,
+        shared.attributes,
+        name=free_name(f"{node.name}/weight/DequantizeLinear", taken),
+        output=free_name(f"{node.name}/weight", taken),
+        shape=value.shape,
+        dtype=value.dtype,
+    )
+    graph.insert_before(node, own)
+    node.replace_input_with(1, own.outputs[0])
+    return own
