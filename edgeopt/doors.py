@@ -59,6 +59,7 @@ REPAIRS: Mapping[str, str] = {
     "smoothing": "edgeopt.passes.repair.smooth:smooth",
     "ranges": "edgeopt.passes.repair.ranges:measure_ranges",
     "exemption": "edgeopt.passes.repair.exempt:harmed_layers",
+    "floats": "edgeopt.passes.repair.activations:ActivationTrials",
     "bias_correction": "edgeopt.passes.repair.reconstruct:reconstruct",
     "weight_clipping": "edgeopt.passes.repair.reconstruct:reconstruct",
     "gptq": "edgeopt.passes.repair.reconstruct:reconstruct",

@@ -16,7 +16,7 @@ from edgeopt.spec import Fraction, PositiveInt, Struct
 CalibrationMethod: TypeAlias = Literal["minmax", "mean_minmax", "percentile", "entropy", "mse", "auto"]
 Repair: TypeAlias = Annotated[str, named(REPAIRS)]
 SchemeName: TypeAlias = Literal["tensorrt", "openvino", "onnxruntime", "arm"]
-FAST_REPAIRS = ("range_method", "equalization", "smoothing", "bias_correction", "weight_clipping", "gptq")
+FAST_REPAIRS = ("range_method", "equalization", "smoothing", "floats", "bias_correction", "weight_clipping", "gptq")
 """The repairs that run the network on each image a few times, and search for nothing."""
 
 
@@ -75,6 +75,7 @@ class QuantizeConfig(Struct):
         "smoothing",
         "ranges",
         "exemption",
+        "floats",
         "bias_correction",
         "weight_clipping",
         "gptq",
@@ -84,11 +85,11 @@ class QuantizeConfig(Struct):
     ``equalization`` inserts a Mul per channel for ONNX Runtime only where it is timed to be as fast with it.
     ``smoothing`` is for LayerNorms, and not tried without (SmoothQuant). The repair ``ranges`` chooses ranges anew,
     by their effect on the outputs, and so may replace those of ``[calibrate] method``. ``exemption`` keeps small
-    layers float whose inputs do much of the harm, at most 5 % of the multiplications, and depthwise layers where that
-    is timed to cost nothing. Those two take most of the time, for they search; the others run the network on each image
-    a few times. ``fine_tuning``, which is not among the defaults, trains integers, scales and biases until each layer
-    computes what it does in float, without labels: it takes minutes to hours, and needs torch. Your own is a
-    `passes.repair.trials.Repair`."""
+    layers float whose inputs do much of the harm, at most 5 % of the multiplications. Those two take most of the time,
+    for they search; the others run the network on each image a few times. ``floats`` keeps depthwise layers, and sums
+    of branches, float where that is timed to pay in OpenVINO or ONNX Runtime. ``fine_tuning``, which is not among the
+    defaults, trains integers, scales and biases until each layer computes what it does in float, without labels: it
+    takes minutes to hours, and needs torch. Your own is a `passes.repair.trials.Repair`."""
     minutes: Annotated[float, Meta(gt=0.0)] | None = None
     """Most minutes that the repairs of one graph may take; for ``edgeopt quantize`` its calibration too. A repair that
     would take longer than what is left is not tried, and the report says what it would have needed. Results then depend

@@ -13,7 +13,7 @@ from edgeopt.graph.operators import DEQUANTIZE
 from edgeopt.hardware import machine
 from edgeopt.passes.quantize.scheme import ONNXRUNTIME, OPENVINO
 from edgeopt.passes.repair import activations
-from edgeopt.passes.repair.activations import DEPTHWISE, SCALING
+from edgeopt.passes.repair.activations import DEPTHWISE, SCALING, SUMS
 from edgeopt.passes.repair.trials import repair
 from edgeopt.pipeline.slowdown import slowdown_for, timed_on
 
@@ -100,7 +100,7 @@ def test_depthwise_layers_stay_float_where_that_is_faster_and_nearer_or_much_nea
         asked.append((integer_layers(first), integer_layers(second)))
         return times
 
-    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, ("exemption",), slowdown=slowdown)
+    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, ("floats",), slowdown=slowdown)
     trial = repaired.trials[-1]
     assert (trial.name, trial.is_kept) == (DEPTHWISE, kept)
     assert asked == [(2, 1)]
@@ -108,10 +108,30 @@ def test_depthwise_layers_stay_float_where_that_is_faster_and_nearer_or_much_nea
     assert kept or trial.declined == f"the engine takes {times:.2f} times as long, not {most} or less"
 
 
+BRANCHES = """
+g (float[N,4,8,8] x, float[8,4,1,1] w1, float[8,8,1,1] w2, float[8,8,1,1] w3) => (y)
+{ a = Conv(x, w1)  r = Relu(a)  b = Conv(r, w2)  s = Add(r, b)  y = Conv(s, w3) }
+"""
+
+
+@pytest.mark.parametrize(("times", "kept"), [(0.8, True), (0.99, False)])
+def test_sums_stay_float_where_that_is_faster_and_nearer(times, kept, monkeypatch):
+    monkeypatch.setattr(activations, "_WORTH_FLOAT", 0.0)
+    random = np.random.default_rng(4)
+    shapes = {"w1": (8, 4, 1, 1), "w2": (8, 8, 1, 1), "w3": (8, 8, 1, 1)}
+    model = typed(model_of(BRANCHES, **{name: random.normal(size=shape) for name, shape in shapes.items()}))
+    repaired = repair(model, table(model), OPENVINO, IMAGES, RAW, ("floats",), slowdown=lambda *_: times)
+    trial = repaired.trials[-1]
+    assert (trial.name, trial.is_kept) == (SUMS, kept)
+    total = next(node for node in repaired.model.graph if node.op_type == "Add")
+    assert [producer(value, DEQUANTIZE) is None for value in total.inputs] == [kept, kept]
+    assert [use.node.op_type for use in total.outputs[0].uses()] == ["QuantizeLinear"], "what reads it is quantized"
+
+
 def test_where_all_or_no_layers_are_depthwise_there_is_no_such_trial():
     plain = typed(model_of(PLAIN, w1=np.ones((8, 4, 1, 1))))
     trials = repair(
-        plain, table(plain), OPENVINO, IMAGES, RAW, ("exemption",), slowdown=lambda *_: pytest.fail("asked")
+        plain, table(plain), OPENVINO, IMAGES, RAW, ("floats",), slowdown=lambda *_: pytest.fail("asked")
     ).trials
     assert DEPTHWISE not in [trial.name for trial in trials]
 

@@ -221,6 +221,8 @@ def _residual_inputs(node: ir.Node, layers: Mapping[ir.Node, int], scheme: Quant
         layers: those that are quantized, with their places in the graph.
         scheme: whose rule applies.
     """
+    if scheme.residual == "none":
+        return
     if node.op_type != "Add" or any(value is None or value.const_value is not None for value in node.inputs):
         return
     branches = [_layer_of(value, layers) for value in node.inputs]

@@ -32,7 +32,7 @@ class QuantScheme(Struct):
     """Data type of activations."""
     symmetric: bool
     """Activations have zero point 0."""
-    residual: Literal["skip", "both"]
+    residual: Literal["skip", "both", "none"]
     """Inputs that are quantized of an Add of two branches. ``skip`` leaves the one that a convolution fuses with."""
     requantize: bool = True
     """Repeat the quantizer behind an operator that carries the scale through. It changes no value: TensorRT and

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,8 +44,11 @@ METHOD = "range_method"
 maxima from a MobileNetV3-small, and three times as near to a MobileNetV2: no statistic of values tells which."""
 SMOOTHING = "smoothing"
 EXEMPTION = "exemption"
+FLOATS = "floats"
 DEPTHWISE = "depthwise layers in float"
 """Layers of few multiplications, whose integers cost more than they save where floats surround them."""
+SUMS = "sums in float"
+"""Sums of residual branches, which some engines take longer to quantize than to move."""
 SCALING = "equalization with a Mul per channel"
 """Equalization that inserts operators besides, where the engine is measured to run them as fast."""
 Slowdown: TypeAlias = Callable[[ir.Model, ir.Model], float]
@@ -131,33 +134,43 @@ class ActivationTrials:
         return self._quantized(dataclasses.replace(now, table=table, ranges=ranges), now.exclude)
 
     def floated(self, now: Standing) -> list[RepairTrial]:
-        """Leave depthwise layers in float where outputs come nearer and the engine is faster, or much nearer for free.
+        """Leave more in float where the engine is faster for it and outputs come nearer, or much nearer for free.
 
         Args:
             now: what `completed` gave.
         """
-        if self.slowdown is None or self.allowance.is_over:
+        if self.slowdown is None:
             return []
-        placed = place(now.base.clone(), self.scheme, now.exclude).layers
-        names = [glob.escape(node.name or "") for node in placed if is_depthwise(node)]
-        if not 0 < len(names) < len(placed):
-            return []
-        candidate, declined = self._quantized(now, (*now.exclude, *names)), ""
-        nearer = typical(candidate.distances) / typical(now.distances)
-        if nearer < 1.0:
-            declined = self._too_slow(
-                now.quantized, candidate.quantized, _FASTER if nearer > _WORTH_FLOAT else _AS_FAST
-            )
-        return [now.try_instead(DEPTHWISE, candidate, declined)]
+        self.allowance.step(FLOATS)
+        trials = list[RepairTrial]()
+        for name, scheme, exclude in self._with_more_floats(now):
+            candidate, declined = self._quantized(now, exclude, scheme), ""
+            before, after = typical(now.distances), typical(candidate.distances)
+            if after < before:
+                most = _AS_FAST if after <= _WORTH_FLOAT * before else _FASTER
+                declined = self._too_slow(now.quantized, candidate.quantized, most)
+            trials.append(now.try_instead(name, candidate, declined))
+        return trials
+
+    def _with_more_floats(self, now: Standing) -> Iterator[tuple[str, QuantScheme, tuple[str, ...]]]:
+        """Yield what may stay float as a scheme and what it excludes, each in view of what became of the one before."""
+        placed = place(now.base.clone(), self.scheme, now.exclude)
+        names = [glob.escape(node.name or "") for node in placed.layers if is_depthwise(node)]
+        if 0 < len(names) < len(placed.layers) and not self.allowance.is_over:
+            yield DEPTHWISE, self.scheme, (*now.exclude, *names)
+        scheme = replace(self.scheme, residual="none")
+        placed, without = (place(now.base.clone(), each, now.exclude) for each in (self.scheme, scheme))
+        if len(without.edges) < len(placed.edges) and not self.allowance.is_over:
+            yield SUMS, scheme, now.exclude
 
     def _too_slow(self, before: ir.Model, after: ir.Model, most: float) -> str:
         """Say so if the engine takes more than `most` times as long; empty where it does not or is not here."""
         times = 0.0 if self.slowdown is None else self.slowdown(before, after)
         return f"the engine takes {times:.2f} times as long, not {most} or less" if times > most else ""
 
-    def _quantized(self, now: Standing, exclude: tuple[str, ...]) -> Standing:
+    def _quantized(self, now: Standing, exclude: tuple[str, ...], scheme: QuantScheme | None = None) -> Standing:
         """Quantize with the ranges that stand and some layers in float, whose sums may be quantized elsewhere."""
-        model = quantize(now.base, now.table, self.scheme, exclude, self._placed_ranges(now, exclude))
+        model = quantize(now.base, now.table, scheme or self.scheme, exclude, self._placed_ranges(now, exclude))
         return dataclasses.replace(now, exclude=exclude, quantized=model, distances=self.judge.measure(model))
 
     def _placed_ranges(self, now: Standing, exclude: tuple[str, ...]) -> dict[str, Range]:

@@ -29,6 +29,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.activations import (
     EXEMPTION,
     FITTED_IMAGES,
+    FLOATS,
     METHOD,
     SMOOTHING,
     ActivationTrials,
@@ -46,7 +47,17 @@ from edgeopt.passes.repair.split import Split, spread
 from edgeopt.passes.repair.standing import Standing, compared
 from edgeopt.references import resolve
 
-REPAIRS = (METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, "bias_correction", "weight_clipping", "gptq")
+REPAIRS = (
+    METHOD,
+    "equalization",
+    SMOOTHING,
+    "ranges",
+    EXEMPTION,
+    FLOATS,
+    "bias_correction",
+    "weight_clipping",
+    "gptq",
+)
 """The repairs that are tried by default, in this order."""
 FINE_TUNING = "fine_tuning"
 """The one that takes longest: asked for by name, tried last."""
@@ -55,6 +66,8 @@ Repair: TypeAlias = Callable[[ir.Model, ir.Model, QuantScheme, Sequence[Feeds]],
 quantized one. The graphs are its own to change."""
 _OBSERVING = 4.0
 """Time of calibrating on an image, about, in that of running the network on it."""
+_FLOATING = 200.0
+"""Time of trying what may stay float, the same: it is run some fifty times for each of two trials, and timed."""
 _LEARNING = 8.0
 """The same of fine-tuning on it."""
 
@@ -117,11 +130,12 @@ def repair(
     allowance.plan(_expected(repairs, now, images, run_s))
     first, trials = now.distances, list[RepairTrial]()
     fit = feeds_of(split.fit)
-    if not {METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION}.isdisjoint(repairs):
+    if not {METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, FLOATS}.isdisjoint(repairs):
         trying, whole = ActivationTrials(scheme, split.fit, judge, methods, allowance, slowdown), now
         now, trials = trying.tried(whole, repairs)
         now = trying.completed(now, whole, images)
-        trials += trying.floated(now) if EXEMPTION in repairs else []
+        if FLOATS in repairs and not now.declines(FLOATS, allowance, trials):
+            trials += trying.floated(now)
     steps = _steps(repairs)
     if steps.any and not now.declines(steps.name, allowance, trials):
         every = feeds_of(images) if _refits(repairs, images) else None
@@ -155,6 +169,7 @@ def _expected(repairs: Sequence[str], now: Standing, images: Images, run_s: floa
     known |= {"equalization": _OBSERVING * len(images) * run_s}
     known |= {SMOOTHING: len(STRENGTHS) * known["equalization"]} if smoothable(now.base.graph) else {}
     known["ranges" if "ranges" in repairs else EXEMPTION] = expected_runs(now.base, quantizers, len(images)) * run_s
+    known[FLOATS] = _FLOATING * run_s
     refitting = 0.0
     if steps.any:
         work = expected_multiplications(now.quantized, fitted)
