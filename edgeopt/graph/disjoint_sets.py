@@ -16,11 +16,11 @@ class DisjointSets:
 
     def find(self, name: str) -> str:
         """Return the name that stands for the set of `name`."""
-        leader = self._leader.setdefault(name, name)
-        while self._leader[leader] != leader:
-            leader = self._leader[leader]
-        self._leader[name] = leader
-        return leader
+        self._leader.setdefault(name, name)
+        while (leader := self._leader[name]) != name:
+            self._leader[name] = self._leader[leader]  # halves the way of each name on it, for the next time
+            name = leader
+        return name
 
     def join(self, first: str, second: str) -> None:
         """Join two sets; the second's leader stands for both."""
