@@ -223,6 +223,19 @@ def test_activations_that_quantizers_did_the_work_of_are_in_the_float_network(
     np.testing.assert_allclose(outputs(released, x), expected, atol=0.03 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(("zero_point", "left"), [("", ["Clip"]), (", z", ["Clip"]), (", signed", [])])
+def test_a_range_says_where_it_cuts_off_with_and_without_a_zero_point(zero_point: str, left: list[str]) -> None:
+    body = f"""
+        c = Conv (x, weight)
+        q = QuantizeLinear (c, s{zero_point})
+        d = DequantizeLinear (q, s{zero_point})
+        p = GlobalAveragePool (d) v = Flatten (p) y = Gemm (v, head)
+    """
+    values = {"s": np.float32(6 / 255), "z": np.uint8(0), "signed": np.int8(3)}
+    released = release_quantizers(ir.from_proto(model(body, {**arrays(), **values})))
+    assert [node.op_type for node in released.graph if node.op_type in ("Relu", "Clip")] == left
+
+
 IF = """
     c = Conv (x, weight)
     q = QuantizeLinear (c, s, z)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from edgeopt.graph.edit import along, constant, given
 
+UNCUT = (-math.inf, math.inf)
+"""Ends of a quantizer that does the work of no activation."""
 _WHOLE = 4e-7
 """Rounding of a float32 scale: so near to a whole number is a width that a network's author wrote, not a calibrated
 one."""
@@ -63,6 +65,8 @@ def cuts(quantizer: ir.Node) -> tuple[float, float]:
     """
     low = 0.0 if begins_at_zero(quantizer) else -math.inf
     scale, zero_point = (constant(given(quantizer, index)) for index in (1, 2))
+    if given(quantizer, 2) is None and quantizer.attributes.get_int("output_dtype", 0) in (0, ir.DataType.UINT8):
+        zero_point = np.zeros((), np.uint8)
     if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype.kind not in "iu":
         return low, math.inf
     limits, step = np.iinfo(zero_point.dtype), float(scale.item())

@@ -12,7 +12,7 @@ from edgeopt.calibrate.bounds import bounds
 from edgeopt.errors import ModelError
 from edgeopt.graph.edit import add_initializer, bypass, constant, graph_of, make_node
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, QUANTIZERS
-from edgeopt.passes.qdq.grids import cuts, dequantized
+from edgeopt.passes.qdq.grids import UNCUT, cuts, dequantized
 
 _RESTORED = "/restored"
 """End of the names of activations that were put back."""
@@ -92,7 +92,7 @@ def _activated(quantizer: ir.Node) -> ir.Value:
     """Return what a QuantizeLinear reads, cut off as the quantizer does it in the place of a Relu or Clip."""
     source, (low, high) = quantizer.inputs[0], cuts(quantizer)
     assert source is not None
-    if low == -math.inf or source.producer() is None or constant(source) is not None:
+    if (low, high) == UNCUT or source.producer() is None or constant(source) is not None:
         return source  # the range of an input says what images hold, that of a constant what weights do
     graph, name = graph_of(quantizer), f"{quantizer.outputs[0].name}{_RESTORED}"
     kind, limits = ("Relu", ()) if high == math.inf else ("Clip", (low, high))
@@ -109,7 +109,7 @@ def _drop_without_effect(graph: ir.Graph) -> None:
     for node in [each for each in graph if (each.name or "").endswith(_RESTORED)]:
         source, output = node.inputs[0], node.outputs[0]
         assert source is not None
-        (low, high), (lowest, highest) = limits[output.name or ""], limits.get(source.name or "", (-math.inf, math.inf))
+        (low, high), (lowest, highest) = limits[output.name or ""], limits.get(source.name or "", UNCUT)
         if lowest >= low and highest <= high:
             bypass(output, source)
 
