@@ -24,7 +24,7 @@ from edgeopt.pipeline.slowdown import slowdown_for
 from edgeopt.progress import Update
 from edgeopt.spec import PROCESSORS, Processor
 
-_EXEMPT = "quantizing its input did much harm for what it multiplies (the repair `exemption`)"
+_EXEMPT = "it was measured to be worth its time in float (the repair `exemption` or `floats`)"
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_a_mul_that_slows_the_engine_down_goes_and_the_trial_says_why(times):
     repaired = repair(model, table(model), ONNXRUNTIME, IMAGES, RAW, ("equalization",), slowdown=lambda *_: times)
     trial = repaired.trials[-1]
     assert (trial.name, trial.is_kept) == (SCALING, False)
-    assert trial.declined == f"the engine takes {times:.2f} times as long, not 1.05 or less"
+    assert trial.declined == f"the engine takes {times:.3g} times as long, not 1.05 or less"
     assert multiplications(repaired.model) == 1
 
 
@@ -105,7 +105,7 @@ def test_depthwise_layers_stay_float_where_that_is_faster_and_nearer_or_much_nea
     assert (trial.name, trial.is_kept) == (DEPTHWISE, kept)
     assert asked == [(2, 1)]
     assert integer_layers(repaired.model) == (1 if kept else 2)
-    assert kept or trial.declined == f"the engine takes {times:.2f} times as long, not {most} or less"
+    assert kept or trial.declined == f"the engine takes {times:.3g} times as long, not {most} or less"
 
 
 BRANCHES = """

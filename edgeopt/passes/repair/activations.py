@@ -166,7 +166,7 @@ class ActivationTrials:
     def _too_slow(self, before: ir.Model, after: ir.Model, most: float) -> str:
         """Say so if the engine takes more than `most` times as long; empty where it does not or is not here."""
         times = 0.0 if self.slowdown is None else self.slowdown(before, after)
-        return f"the engine takes {times:.2f} times as long, not {most} or less" if times > most else ""
+        return f"the engine takes {times:.3g} times as long, not {most} or less" if times > most else ""
 
     def _quantized(self, now: Standing, exclude: tuple[str, ...], scheme: QuantScheme | None = None) -> Standing:
         """Quantize with the ranges that stand and some layers in float, whose sums may be quantized elsewhere."""
