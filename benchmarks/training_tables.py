@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeopt.config import TrainConfig
+
 _BARE = {
     "as_written": "without repairs, as written",
     "weights_alone": "its weights alone",
@@ -84,13 +86,18 @@ def compression(path: Path) -> str:
             f"{100 * row['macs']:.0f} %",
             f"{row['metric']} {100 * row['fp32']:.2f} %",
             f"{100 * row['int8']:.2f} %",
-            "" if row["finetune"] is None
-            else str(row["training_images"] // row["finetune"].get("batch_size", 32) * row["finetune"]["epochs"]),
+            "" if row["finetune"] is None else str(_steps(row["training_images"], row["finetune"])),
         )
         for row in sorted(_rows(path), key=lambda row: (row["recipe"], -row["share"]))
     ]  # fmt: skip
     note = "Latencies are those of one interleaved run beside the unpruned network's engine of the same precision."
     return _table(columns, rows, path, note)
+
+
+def _steps(images: int, changed: dict[str, Any]) -> int:
+    """Count the steps of a training of which a row has what differs from the defaults."""
+    default = TrainConfig()
+    return images // changed.get("batch_size", default.batch_size) * changed.get("epochs", default.epochs)
 
 
 def fine_tuning(path: Path) -> str:
@@ -160,4 +167,12 @@ def _ratio(interval: Sequence[float] | None) -> str:
 
 
 def _kept(trials: Sequence[dict[str, Any]]) -> str:
-    return "; ".join(each["name"].replace("_", " ").replace("+", ", ") for each in trials if each["kept"]) or "none"
+    return "; ".join(_repair(each["name"]) for each in trials if each["kept"]) or "none"
+
+
+def _repair(name: str) -> str:
+    """Name a repair, and count the layers that it names where they are several."""
+    repair, _, layers = name.partition(" of ")
+    if layers.count(", "):
+        return f"{repair} of {layers.count(', ') + 1} layers"
+    return name.replace("_", " ").replace("+", ", ")
