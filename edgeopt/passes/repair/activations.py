@@ -139,8 +139,6 @@ class ActivationTrials:
         Args:
             now: what `completed` gave.
         """
-        if self.slowdown is None:
-            return []
         self.allowance.step(FLOATS)
         trials = list[RepairTrial]()
         for name, scheme, exclude in self._with_more_floats(now):
