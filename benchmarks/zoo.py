@@ -42,9 +42,8 @@ from edgeopt.errors import EdgeoptError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
 from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, kl, readings_of
-from edgeopt.passes.rewrite.bias_shared_results import bias_shared_results
-from edgeopt.passes.rewrite.convolve_tokens import convolve_tokens
 from edgeopt.pipeline import graphs
+from edgeopt.pipeline.forms import in_form
 from edgeopt.pipeline.job import open_job
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.standalone import array_feeds
@@ -53,6 +52,7 @@ from edgeopt.pipeline.workspace import Workspace
 from edgeopt.progress import Silent
 from edgeopt.runtime.ov import OvSession
 from edgeopt.spec import ModelSpec
+from edgeopt.targets import find_target
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "zoo.json"
@@ -278,8 +278,8 @@ def quantized(
     quantization = QuantizeConfig(repairs=CHOICES[choice])
     calibration = CalibrateConfig(images=len(images), minimum_images=1)
     result = quantize_graph(ir.load(graph), images, calibration, quantization, scheme, readings_of(spec))
-    finished = bias_shared_results(convolve_tokens(result.model)) if scheme == "openvino" else result.model
-    ir.save(finished, out)
+    formed = in_form(result.model, find_target("ov"), "int8", scheme) if scheme == "openvino" else None
+    ir.save(formed or result.model, out)
     return {
         "int8_macs": integer_share(result.model),
         "kept": list(result.helped),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from tiny_recipe import RECIPE, Watch
 # A deadline is an assertion on time, which says more about the machine than about the code.
 settings.register_profile("edgeopt", deadline=None, derandomize=True)
 settings.load_profile("edgeopt")
+
+# A script's background ignores SIGINT, and so would the processes that tests press Ctrl-C on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # OpenCV reads this at FFmpeg's first use in the process, which may be a test's own rather than ours.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -81,14 +80,7 @@ class RangeTrack:
             ) from error
 
     def _range(self, tensor: TensorStatistics, images: int) -> tuple[float, float]:
-        so_far = dataclasses.replace(
-            tensor,
-            mean_minimum=tensor.mean_minimum / images,
-            mean_maximum=tensor.mean_maximum / images,
-            byte_images=tensor.byte_images / images,
-            share_images=tensor.share_images / images,
-        )
-        return find_range(so_far, self._method, Grid(), self._percentile)
+        return find_range(tensor.divided(images), self._method, Grid(), self._percentile)
 
 
 def _is_look(images: int) -> bool:

@@ -275,7 +275,7 @@ class ActivationTrials:
             worth, declined = typical(after) <= _WORTH_FLOAT * typical(before) or not layers, ""
             if not worth:
                 declined = "it gains too little for layers in float"
-            elif layers:
+            elif layers and self.slowdown is not None:
                 integers, floats = (
                     quantize(now.base, now.table, self.scheme, each, self._placed_ranges(now, each))
                     for each in (now.exclude, exclude)

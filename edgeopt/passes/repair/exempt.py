@@ -37,7 +37,7 @@ def harmed_layers(
     """
     placement = place(model.clone(), scheme, exclude)
     layers = {node.name for node in placement.layers}
-    work, all_harm = sum(macs(node) for node in model.graph), sum(harm.values())
+    work, all_harm = max(1, sum(macs(node) for node in model.graph)), sum(harm.values())  # 0 where no shape is known
     readers = {group: [edge.node for edge in placement.edges if edge.tensor in group] for group in harm}
     costs = {group: sum(macs(node) for node in nodes) / work for group, nodes in readers.items()}
     worth = {

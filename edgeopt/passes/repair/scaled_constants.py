@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.edit import add_initializer, along, known_constant, set_constant
+from edgeopt.graph.edit import add_initializer, along, is_own, known_constant, set_constant
 
 
 def multiply(graph: ir.Graph, node: ir.Node, index: int, factors: NDArray[np.float32], axis: int) -> None:
@@ -18,7 +18,7 @@ def multiply(graph: ir.Graph, node: ir.Node, index: int, factors: NDArray[np.flo
     assert value is not None
     array = known_constant(value)
     product = (array * along(factors, array.ndim, axis)).astype(np.float32)
-    if len(value.uses()) == 1 and not value.is_graph_output():
+    if is_own(value):
         set_constant(value, product)
     else:
         node.replace_input_with(index, add_initializer(graph, f"{node.name}/{value.name}", product))

@@ -127,15 +127,15 @@ def repair(
     begun = time.perf_counter()
     now = Standing(model, table, exclude, plain, judge.measure(plain))
     run_s = (time.perf_counter() - begun) / len(split.judge)
-    feasible = [name for name in repairs if name != FLOATS or slowdown is not None]
-    allowance.plan(_expected(feasible, now, images, run_s))
+    repairs = [name for name in repairs if name != FLOATS or slowdown is not None]  # which is timed or nothing
+    allowance.plan(_expected(repairs, now, images, run_s))
     first, trials = now.distances, list[RepairTrial]()
     fit = feeds_of(split.fit)
     if not {METHOD, "equalization", SMOOTHING, "ranges", EXEMPTION, FLOATS}.isdisjoint(repairs):
         trying, whole = ActivationTrials(scheme, split.fit, judge, methods, allowance, slowdown), now
         now, trials = trying.tried(whole, repairs)
         now = trying.completed(now, whole, images)
-        if FLOATS in repairs and slowdown is not None and not now.declines(FLOATS, allowance, trials):
+        if FLOATS in repairs and not now.declines(FLOATS, allowance, trials):
             trials += trying.floated(now)
     steps = _steps(repairs)
     if steps.any and not now.declines(steps.name, allowance, trials):
