@@ -216,7 +216,7 @@ def quantize_file(
     require_loadable(finished, quantize_config.scheme, path.name, model)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        ir.save(finished, out)
+        _save(finished, out)
     size, float_size = out.stat().st_size, path.stat().st_size
     summary = f"{size / 1e6:.2f} MB from {float_size / 1e6:.2f} MB"
     progress.end(summary if kept_float is None else f"{summary}, FP16: {describe_kept(kept_float)}", reused=False)
@@ -246,6 +246,16 @@ def quantize_file(
         declined={trial.name: trial.declined for trial in result.trials if trial.declined},
         latency=latency,
     )
+
+
+def _save(model: ir.Model, out: Path) -> None:
+    """Write a file whole or not at all, so that what was there stays where the disk is full."""
+    partial = out.with_name(f".{out.name}.tmp")
+    try:
+        ir.save(model, partial)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def latency_line(times: float, scheme: SchemeName) -> str:

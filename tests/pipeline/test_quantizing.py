@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from tiny_recipe import RECIPE, Watch
 from edgeopt.config import CalibrateConfig, parse_config
 from edgeopt.dataset import load_splits
 from edgeopt.dataset.arrays import read_arrays
-from edgeopt.errors import ConfigError, DataError
+from edgeopt.errors import ConfigError, DataError, EdgeoptError
 from edgeopt.metrics import readings_of
+from edgeopt.pipeline import standalone
 from edgeopt.pipeline.graphs import feeds
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.standalone import quantize_file
@@ -61,6 +63,23 @@ def test_the_command_for_one_file_makes_the_graph_that_the_build_made(stages, im
     out = tmp_path / "int8.onnx"
     quantize_file(stages["optimize"], tmp_path / "x.npz", None, CONFIG.calibrate, config, out, Watch())
     assert_same(ir.load(out), ir.load(stages["quantize"]))
+
+
+def test_a_file_that_does_not_fit_on_the_disk_leaves_the_one_that_was_there(stages, images, tmp_path, monkeypatch):
+    def half(_model: ir.Model, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    spec, samples = images
+    np.savez(tmp_path / "x.npz", **{spec.input.name: np.concatenate([each[spec.input.name] for _, each in samples])})
+    out = tmp_path / "int8.onnx"
+    out.write_bytes(b"whole")
+    config = replace(CONFIG.quantize, scheme="onnxruntime", repairs=())
+    monkeypatch.setattr(standalone.ir, "save", half)
+    with pytest.raises(EdgeoptError, match="the disk is full"):
+        quantize_file(stages["optimize"], tmp_path / "x.npz", None, CONFIG.calibrate, config, out, Watch())
+    assert out.read_bytes() == b"whole"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["int8.onnx", "x.npz"]
 
 
 def test_the_benchmark_measures_the_graph_that_the_build_made(stages, images, tmp_path: Path) -> None:
