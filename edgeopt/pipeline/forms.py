@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgeopt.bundle import Precision
 from edgeopt.config import SchemeName
 from edgeopt.runtime.session import FormName, Target
+from edgeopt.targets import TARGETS, find_target
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -79,11 +80,27 @@ def in_form(model: ir.Model, target: Target, precision: Precision, scheme: Schem
     Raises:
         ModelError: it has an operator that the target's releases cannot express.
     """
-    result = model
-    for name in _wanted(target, precision, scheme):
-        if _FORMS[name].changes(result):
-            result = getattr(import_module(f"{_PASSES}.{_FORMS[name].module}"), name)(result)
+    result = _formed(model, _wanted(target, precision, scheme))
     return None if result is model else result
+
+
+def in_common_form(model: ir.Model, scheme: SchemeName) -> ir.Model:
+    """Return an INT8 graph in the forms that all targets want whose own scheme it was quantized by.
+
+    Args:
+        model: not modified; what is returned where nothing is to be changed.
+        scheme: that it was quantized by.
+    """
+    targets = [target for target in map(find_target, TARGETS) if target.scheme == scheme]
+    wanted = [_wanted(target, "int8", scheme) for target in targets]
+    return _formed(model, [name for name in next(iter(wanted), []) if all(name in each for each in wanted)])
+
+
+def _formed(model: ir.Model, names: Sequence[FormName]) -> ir.Model:
+    for name in names:
+        if _FORMS[name].changes(model):
+            model = getattr(import_module(f"{_PASSES}.{_FORMS[name].module}"), name)(model)
+    return model
 
 
 def file_in_form(path: Path, target: Target) -> bytes | None:

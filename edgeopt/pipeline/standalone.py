@@ -34,7 +34,7 @@ from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
 from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
-from edgeopt.pipeline.forms import in_form
+from edgeopt.pipeline.forms import in_common_form
 from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
@@ -45,7 +45,6 @@ from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.onnx_file import read_onnx
 from edgeopt.spec import PROCESSORS, Preprocessing, Processor, Struct
-from edgeopt.targets import find_target
 
 Samples = Iterator[Sample]
 _LOG = logging.getLogger(__name__)
@@ -208,8 +207,7 @@ def quantize_file(
         thaw_shapes(finished, model)
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
-    if quantize_config.scheme == "openvino":
-        finished = in_form(finished, find_target("ov"), "int8", "openvino") or finished
+    finished = in_common_form(finished, quantize_config.scheme)
     latency = None if float_rest == "fp16" else _latency(model, finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)

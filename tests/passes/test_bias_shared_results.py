@@ -8,6 +8,7 @@ import pytest
 from graphs import run
 
 from edgeopt.passes.rewrite.bias_shared_results import bias_shared_results, has_unbiased
+from edgeopt.pipeline.forms import in_common_form
 
 SHARED = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -54,3 +55,8 @@ def test_openvino_computes_what_is_written_for_an_open_number_of_images(model: i
     for index, name in enumerate(exact):
         np.testing.assert_array_equal(same[name], exact[name])
         np.testing.assert_allclose(answers[index], exact[name], atol=0.05)
+
+
+def test_a_file_has_the_forms_that_all_targets_of_its_scheme_want() -> None:
+    assert not has_unbiased(in_common_form(graph(), "openvino"))
+    assert in_common_form(unchanged := graph(), "onnxruntime") is unchanged
