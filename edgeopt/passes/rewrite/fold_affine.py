@@ -33,8 +33,8 @@ _LARGEST = np.finfo(np.float32).max / 1e6
 
 
 @dataclass(frozen=True)
-class _Affine:
-    """``scale * x + offset`` along the channels of a tensor; both (C,) float64."""
+class Affine:
+    """``scale * source + offset`` along the channels of a tensor, as `node` computes it; both (C,) float64."""
 
     node: ir.Node
     source: ir.Value
@@ -95,12 +95,12 @@ def _axis(node: ir.Node, value: ir.Value) -> int | None:
     return 1 if node.op_type.startswith("Conv") else len(value.shape) - 1
 
 
-def _behind(node: ir.Node) -> list[_Affine]:
+def _behind(node: ir.Node) -> list[Affine]:
     """Return the steps that follow a linear operator, each of which alone reads the result of the one before."""
-    steps: list[_Affine] = []
+    steps: list[Affine] = []
     value, axis = node.outputs[0], _axis(node, node.outputs[0])
     while axis is not None and len(usages := list(value.uses())) == 1 and not value.is_graph_output():
-        step = _affine(usages[0].node, axis, _outputs(node))
+        step = affine(usages[0].node, axis, _outputs(node))
         if step is None or step.source is not value or usages[0].node.graph is not node.graph:
             break
         steps.append(step)
@@ -108,7 +108,7 @@ def _behind(node: ir.Node) -> list[_Affine]:
     return steps
 
 
-def _before(node: ir.Node) -> _Affine | None:
+def _before(node: ir.Node) -> Affine | None:
     """Return the step whose result a linear operator alone reads."""
     value = node.inputs[0]
     before = None if value is None else value.producer()
@@ -117,7 +117,7 @@ def _before(node: ir.Node) -> _Affine | None:
     if node.attributes.get_int("transA", 0) or before.graph is not node.graph:
         return None
     axis = _axis(node, value)
-    step = None if axis is None else _affine(before, axis, _inputs(node))
+    step = None if axis is None else affine(before, axis, _inputs(node))
     return None if step is None or _is_gated(step.source) else step
 
 
@@ -127,7 +127,7 @@ def _is_gated(value: ir.Value) -> bool:
     return before is not None and before.op_type == "Mul" and all(constant(each) is None for each in before.inputs)
 
 
-def _affine(node: ir.Node, axis: int, channels: int) -> _Affine | None:
+def affine(node: ir.Node, axis: int, channels: int) -> Affine | None:
     """Return what `node` does as one factor and one offset a channel; None if it does something else.
 
     Args:
@@ -154,26 +154,26 @@ def _affine(node: ir.Node, axis: int, channels: int) -> _Affine | None:
     ones, zeros = np.ones(channels), np.zeros(channels)
     match node.op_type, index:
         case "Mul", _:
-            return _Affine(node, source, numbers, zeros)
+            return Affine(node, source, numbers, zeros)
         case "Div", 0:
-            return _Affine(node, source, 1 / numbers, zeros) if numbers.all() else None
+            return Affine(node, source, 1 / numbers, zeros) if numbers.all() else None
         case "Add", _:
-            return _Affine(node, source, ones, numbers)
+            return Affine(node, source, ones, numbers)
         case "Sub", 0:
-            return _Affine(node, source, ones, -numbers)
+            return Affine(node, source, ones, -numbers)
         case "Sub", _:
-            return _Affine(node, source, -ones, numbers)
+            return Affine(node, source, -ones, numbers)
     return None
 
 
-def _normalization(node: ir.Node, axis: int, channels: int) -> _Affine | None:
+def _normalization(node: ir.Node, axis: int, channels: int) -> Affine | None:
     parameters = [constant(value) for value in node.inputs[1:5]]
     known = [array.astype(np.float64) for array in parameters if array is not None and array.shape == (channels,)]
     if node.inputs[0] is None or len(known) < 4 or axis != 1 or _trains(node):
         return None
     gamma, beta, mean, variance = known
     scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
-    return _Affine(node, node.inputs[0], scale, beta - mean * scale)
+    return Affine(node, node.inputs[0], scale, beta - mean * scale)
 
 
 def _trains(node: ir.Node) -> bool:
@@ -198,7 +198,7 @@ def _by_channel(array: NDArray[np.float32], meets: ir.Shape, axis: int, channels
     return np.broadcast_to(lines[:, 0].astype(np.float64), (channels,))
 
 
-def _fold_behind(graph: ir.Graph, node: ir.Node, steps: list[_Affine]) -> None:
+def _fold_behind(graph: ir.Graph, node: ir.Node, steps: list[Affine]) -> None:
     """Let a linear operator give what `steps` make of its result; a MatMul keeps one Add behind it."""
     weight = known_constant(given(node, 1))
     scale, offset = np.ones(_outputs(node)), _bias(node)
@@ -208,7 +208,7 @@ def _fold_behind(graph: ir.Graph, node: ir.Node, steps: list[_Affine]) -> None:
     if not has_bias and len(steps) == 1 and (scale == 1).all():
         return
     scaled = weight * _over_outputs(node, scale, weight.ndim)
-    if not (_is_usable(scaled) and _is_usable(offset)):
+    if not (is_usable(scaled) and is_usable(offset)):
         return
     _set_weight(graph, node, scaled)
     result = node.outputs[0]
@@ -221,7 +221,7 @@ def _fold_behind(graph: ir.Graph, node: ir.Node, steps: list[_Affine]) -> None:
     bypass(steps[-1].node.outputs[0], result)
 
 
-def _fold_before(graph: ir.Graph, node: ir.Node, step: _Affine) -> bool:
+def _fold_before(graph: ir.Graph, node: ir.Node, step: Affine) -> bool:
     """Let a linear operator read what `step` reads. Return False where its weight and bias cannot hold that."""
     weight = known_constant(given(node, 1))
     shifted = bool(step.offset.any())
@@ -232,7 +232,7 @@ def _fold_before(graph: ir.Graph, node: ir.Node, step: _Affine) -> bool:
     axes = tuple(axis for axis in range(weight.ndim) if axis != weight_axis(node))
     alpha = node.attributes.get_float("alpha", 1.0) if node.op_type == "Gemm" else 1.0
     offset = _bias(node) + alpha * added.sum(axis=axes, dtype=np.float64) if shifted else _bias(node)
-    if not (_is_usable(scaled) and _is_usable(offset)):
+    if not (is_usable(scaled) and is_usable(offset)):
         return False
     _set_weight(graph, node, scaled)
     if shifted and node.op_type == "MatMul":
@@ -284,7 +284,8 @@ def _over_inputs(node: ir.Node, factors: NDArray[np.float64], weight: NDArray[np
     return rows.reshape(weight.shape[0], -1, *[1] * (weight.ndim - 2))
 
 
-def _is_usable(array: NDArray[np.float64]) -> bool:
+def is_usable(array: NDArray[np.float64]) -> bool:
+    """Return True if all numbers of a weight or bias are finite and none is a mask or a mistake."""
     return bool(np.isfinite(array).all() and np.abs(array).max(initial=0.0) < _LARGEST)
 
 
