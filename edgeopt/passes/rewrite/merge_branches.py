@@ -41,7 +41,7 @@ class _Addend:
 
     @property
     def value(self) -> ir.Value:
-        """What is added."""
+        """The tensor that is added."""
         value = self.adder.inputs[self.index]
         assert value is not None
         return value
