@@ -40,6 +40,12 @@ def _has_unbiased(model: ir.Model) -> bool:
     return has_unbiased(model)
 
 
+def _has_split(model: ir.Model) -> bool:
+    from edgeopt.passes.rewrite.split_layers import has_split
+
+    return has_split(model)
+
+
 _FORMS: Mapping[FormName, _Form] = {
     # OpenVINO's own scheme has uint8 already.
     "unsigned_activations": _Form(
@@ -47,6 +53,7 @@ _FORMS: Mapping[FormName, _Form] = {
     ),
     "convolve_tokens": _Form("convolve_tokens", lambda _, scheme: scheme == "openvino"),
     "bias_shared_results": _Form("bias_shared_results", lambda precision, _: precision == "int8", _has_unbiased),
+    "split_layers": _Form("split_layers", changes=_has_split),
     "fixed_regions": _Form("fixed_regions", changes=_has_regions),
     "for_tensorrt_8": _Form("lower_opset"),
     "float_weights": _Form("float_weights"),

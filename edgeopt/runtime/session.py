@@ -30,6 +30,7 @@ FormName: TypeAlias = Literal[
     "unsigned_activations",
     "convolve_tokens",
     "bias_shared_results",
+    "split_layers",
     "fixed_regions",
     "for_tensorrt_8",
     "float_weights",

@@ -1,0 +1,90 @@
+"""Convolutions whose result is split become one a part, in float and quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from graphs import model_of, run
+
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
+from edgeopt.passes.quantize.insert import quantize
+from edgeopt.passes.quantize.scheme import OPENVINO
+from edgeopt.passes.rewrite.split_layers import has_split, split_layers
+
+X = np.random.default_rng(0).normal(size=(2, 4, 5, 5)).astype(np.float32)
+READ = "s = Softmax<axis=-1>(a)  m = Mul(b, s)  r = Relu(c)  k = Concat<axis=1>(s, m, r)  y = Conv(k, w9)"
+
+
+def split(body: str, weights: str, channels: int, also: str = "") -> ir.Model:
+    text = f"""g (float[N,4,5,5] x, {weights}, float[6,{channels},1,1] w9)
+    => (float[N,6,5,5] y{also}) {{ {body}  {READ} }}"""
+    return model_of(text)
+
+
+SPLIT = [
+    pytest.param(
+        "z = Constant<value_ints=[1, 4, 4]>()  q = Conv(x, w1, w2)  a, b, c = Split<axis=1>(q, z)",
+        "float[9,4,1,1] w1, float[9] w2",
+        9,
+        id="sizes and a bias",
+    ),
+    pytest.param(
+        "q = Conv<pads=[1,1,1,1]>(x, w1)  a, b, c = Split<axis=1, num_outputs=3>(q)",
+        "float[12,4,3,3] w1",
+        12,
+        id="equal parts",
+    ),
+    pytest.param(
+        "q = Conv(x, w1)  a, b, c = Split<axis=-3, num_outputs=3>(q)", "float[12,4,1,1] w1", 12, id="from behind"
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "weights", "channels"), SPLIT)
+@pytest.mark.parametrize("quantized", [False, True])
+def test_each_part_has_a_convolution_that_computes_it(body: str, weights: str, channels: int, quantized: bool) -> None:
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(split(body, weights, channels))))
+    if quantized:
+        images = [(str(index), {"x": image[None]}) for index, image in enumerate(X)]
+        model = quantize(model, calibrate(model, images, CalibrateConfig(images=2, minimum_images=1)), OPENVINO)
+    assert has_split(model)
+    parts = split_layers(model)
+    onnx.checker.check_model(ir.to_proto(parts), full_check=True)
+    kinds = Counter(node.op_type for node in parts.graph)
+    assert (kinds["Conv"], kinds["Split"]) == (4, 0)
+    assert not has_split(parts)
+    assert has_split(model), "what it was made from stays as it was"
+    for name, array in run(model, x=X).items():
+        np.testing.assert_allclose(run(parts, x=X)[name], array, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            split("q = Conv(x, w1)  a, b, c = Split<axis=1, num_outputs=3>(q)", "float[12,4,1,1] w1", 12,
+                  ", float[N,12,5,5] q"),
+            id="the whole is an output",
+        ),
+        pytest.param(
+            split("q = Conv<group=2>(x, w1)  a, b, c = Split<axis=1, num_outputs=3>(q)", "float[12,2,1,1] w1", 12),
+            id="groups",
+        ),
+        pytest.param(
+            split("q = Conv(x, w1)  e = Neg(q)  a, b, c = Split<axis=1, num_outputs=3>(e)", "float[12,4,1,1] w1", 12),
+            id="something in between",
+        ),
+        pytest.param(
+            split("z = Shape(x)  d = Split(z)  q = Conv(x, w1)  i = Constant<value_ints=[4]>()"
+                  "  t = Concat<axis=0>(i, i, i)  a, b, c = Split<axis=1>(q, t)", "float[12,4,1,1] w1", 12),
+            id="computed sizes",
+        ),
+    ],
+)  # fmt: skip
+def test_others_stay(model: ir.Model) -> None:
+    assert not has_split(model)
