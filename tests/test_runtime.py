@@ -416,7 +416,13 @@ def test_a_machine_is_another_one_when(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "name"), [(("avx2",), "ort-fp32"), (("avx2", "avx512_vnni"), "ov-int8"), (("asimddp",), "ov-int8")]
+    ("features", "name"),
+    [
+        (("sse4_2",), "ort-fp32"),
+        (("avx2",), "ov-int8"),
+        (("avx2", "avx512_vnni"), "ov-int8"),
+        (("asimddp",), "ov-int8"),
+    ],
 )
 def test_the_default_order_of_a_processor(features: tuple[str, ...], name: str) -> None:
     architecture = "aarch64" if "asimddp" in features else "x86_64"

@@ -57,7 +57,7 @@ class Cpu(Struct):
 
     @property
     def int8_instruction(self) -> str | None:
-        """Best int8 dot-product instruction set. None: INT8 rarely pays on this CPU."""
+        """Best int8 dot-product instruction set. None: without OpenVINO, INT8 pays on this CPU with few networks."""
         return next((name for name in _INT8_FEATURES if name in self.features), None)
 
     @property

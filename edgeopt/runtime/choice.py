@@ -9,9 +9,10 @@ Where nothing was measured:
 
 * engines on a GPU go before those on the processor;
 * on a GPU FP16 goes before INT8, and that before FP32, until `load` has measured them itself (`runtime.first_load`);
-* on a processor INT8 goes first where the processor multiplies bytes in one instruction and the target runs Q/DQ graphs
-  whole (OpenVINO); then BF16 where the processor has it, then FP32, then other INT8, which was seen to be slower than
-  FP32 with ONNX Runtime. Among equals the bundle's order decides.
+* on a processor INT8 goes first where the target runs Q/DQ graphs whole (OpenVINO) and the processor multiplies bytes
+  in one instruction, or has AVX2, whose kernels took less time than FP32's on nearly all of the zoo's networks
+  (``python -m benchmarks.zoo``); then BF16 where the processor has it, then FP32, then other INT8, which was seen to be
+  slower than FP32 with ONNX Runtime. Among equals the bundle's order decides.
 """
 
 from __future__ import annotations
@@ -248,7 +249,8 @@ class Candidates:
         if variant.precision != "int8":
             return 1 if variant.precision == "bf16" and self._cpu.bf16_instruction else 2
         target = known_target(variant.target)
-        return 0 if self._cpu.int8_instruction and target is not None and target.scheme == "openvino" else 3
+        has_kernels = self._cpu.int8_instruction is not None or "avx2" in self._cpu.features
+        return 0 if has_kernels and target is not None and target.scheme == "openvino" else 3
 
     def _peers(self, variant: Variant) -> list[Variant]:
         """Return the variants that it is ranked among."""

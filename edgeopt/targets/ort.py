@@ -36,18 +36,21 @@ def properties(settings: EngineSettings) -> dict[str, str | int]:
     return {"intra_op_thread_count": settings.threads} if settings.threads else {}
 
 
-def offers(here: Machine, kernels: Callable[[Cpu], Processor | None] = integer_kernels) -> str:
+def offers(
+    here: Machine, kernels: Callable[[Cpu], Processor | None] = integer_kernels, faster: str = "some networks only"
+) -> str:
     """Say how fast INT8 is on this processor, and whether it is right.
 
     Args:
         here: this machine.
         kernels: kind of processor whose integer kernels the engine takes.
+        faster: networks that INT8 saves time with where products of bytes take several instructions.
     """
     int8 = here.cpu.int8_instruction
     if int8 and kernels(here.cpu) != "avx2":
         return f"INT8 by {int8}"
     none = f"{onednn_limit()[0]} keeps it from {int8}" if int8 else "this processor has no INT8 dot product"
-    slow = f"{none}: INT8 saves memory, and time with some networks only (edgeopt benchmark BUNDLE)"
+    slow = f"{none}: INT8 saves memory, and time with {faster} (edgeopt benchmark BUNDLE)"
     if kernels(here.cpu) != "avx2":
         return slow
     return f"{slow}; weights of all 8 bits saturate (those of scheme tensorrt do, those for processor avx2 do not)"

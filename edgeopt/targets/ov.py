@@ -34,7 +34,8 @@ def compile(onnx: bytes, settings: EngineSettings) -> bytes:  # noqa: A001 - the
 def offers(here: Machine) -> str:
     """Say how fast INT8 and BF16 are on this processor."""
     bf16 = here.cpu.bf16_instruction
-    return ort.offers(here, onednn_kernels) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
+    faster = "most networks" if "avx2" in here.cpu.features else "some networks only"
+    return ort.offers(here, onednn_kernels, faster) + (f'; BF16 by {bf16} ([precision] cpu = "bf16")' if bf16 else "")
 
 
 TARGET = Target(
