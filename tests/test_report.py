@@ -211,6 +211,26 @@ class TestContent:
         assert rows["ov-int8"]["coverage"]["floats"][0]["why"] == "its weight is computed"
         assert rows["ov-fp32"]["coverage"] is None
 
+    def test_float_layers_of_one_reason_are_one_line(self):
+        def layer(name: str, why: str, share: float) -> FloatLayer:
+            return FloatLayer(name=name, operator="Conv", why=why, share=share)
+
+        timed = "it was measured to be worth its time in float"
+        thin = "{} input and 8 output channels are too few for INT8 kernels"
+        floats = (
+            *(layer(f"wide_{index}", timed, 0.02) for index in range(12)),
+            layer("head", "excluded", 0.01),
+            *(layer(f"squeeze_{given}", thin.format(given), 0.001) for given in (12, 10)),
+        )
+        covered = IntegerCoverage(share=0.748, layers=20, floats=floats)
+        assert list(covered.lines()) == [
+            "INT8 has 74.8% of the multiplications, in 5 of 20 layers",
+            f"12 layers stay float (24.0%): {timed}: Conv wide_0, Conv wide_1, Conv wide_2 and 9 more (--json)",
+            "Conv head stays float (1.0%): excluded",
+            f"2 layers stay float (0.2%): {thin.format(12)}, and the like: Conv squeeze_12, Conv squeeze_10",
+        ]
+        assert list(covered.lines(1))[2:] == ["3 more stay float (1.2%); --json has them all"]
+
     def test_a_variant_that_was_not_accepted_is_the_candidate_only_when_there_is_no_other(self, bundle):
         refused = with_variant(bundle, "ov-int8", accepted=False, verdict="lost 10 points")
         text = to_markdown(content(refused))

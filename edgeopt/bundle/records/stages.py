@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -13,6 +14,10 @@ import msgspec
 from edgeopt.bundle.records.latency import Ratio
 from edgeopt.bundle.records.search import SearchResult
 from edgeopt.spec import PositiveInt, Struct, replace
+
+_NUMBER = re.compile(r"\d+")
+_NAMED = 3
+"""Layers that one line names."""
 
 
 class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,12 +84,33 @@ class IntegerCoverage(Struct):
         return f"INT8 has {self.share:.1%} of the multiplications, in {quantized} of {self.layers} layers"
 
     def lines(self, most: int = 10) -> Iterator[str]:
-        """Yield the summary, then at most so many layers that stay float, the largest first, with their reasons."""
+        """Yield the summary, then at most so many reasons why layers stay float, that of the largest layer first.
+
+        Reasons that differ in their numbers alone are one.
+        """
         yield self.summary()
-        for layer in self.floats[:most]:
-            yield f"{layer.operator} {layer.name} stays float ({layer.share:.1%}): {layer.why}"
-        if rest := self.floats[most:]:
-            yield f"{len(rest)} more stay float ({sum(layer.share for layer in rest):.1%}); --json has them all"
+        alike: dict[str, list[FloatLayer]] = {}
+        for layer in self.floats:
+            alike.setdefault(_NUMBER.sub("", layer.why), []).append(layer)
+        groups = list(alike.values())
+        yield from map(_line, groups[:most])
+        if rest := [layer for group in groups[most:] for layer in group]:
+            yield f"{len(rest)} more stay float ({_percentage(rest)}); --json has them all"
+
+
+def _line(layers: Sequence[FloatLayer]) -> str:
+    """Say why layers stay float, with the names of the largest."""
+    first = layers[0]
+    if len(layers) == 1:
+        return f"{first.operator} {first.name} stays float ({_percentage(layers)}): {first.why}"
+    like = "" if all(layer.why == first.why for layer in layers) else ", and the like"
+    named = ", ".join(f"{layer.operator} {layer.name}" for layer in layers[:_NAMED])
+    more = f" and {len(layers) - _NAMED} more (--json)" if len(layers) > _NAMED else ""
+    return f"{len(layers)} layers stay float ({_percentage(layers)}): {first.why}{like}: {named}{more}"
+
+
+def _percentage(layers: Sequence[FloatLayer]) -> str:
+    return f"{sum(layer.share for layer in layers):.1%}"
 
 
 class LayerType(Struct):
