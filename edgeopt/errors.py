@@ -175,6 +175,17 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {error.filename or path}: {advice}") from error
 
 
+@contextlib.contextmanager
+def when_stopped(message: str) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM say what is kept of work that they end, unless something inside said so already."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            raise
+        raise type(stop)(message) from stop
+
+
 def _concerns(error: OSError, path: Path) -> bool:
     """Return True if an error names no file, one beside `path` or in it, or a folder that it is in."""
     if not isinstance(error.filename, (str, bytes)) or error.errno in _WHOLE_DISK:

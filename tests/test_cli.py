@@ -24,6 +24,7 @@ from tiny_recipe import RECIPE
 from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.bundle.accuracy import accuracy_here
 from edgeopt.cli import main
+from edgeopt.cli.boundary import Terminated
 from edgeopt.errors import (
     AccuracyError,
     BundleError,
@@ -548,6 +549,49 @@ def test_ctrl_c_ends_a_build_with_a_message_and_no_bundle(tmp_path: Path) -> Non
     assert "run it again" in errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out" / "digits.edgeopt").exists()
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_quantize_says_that_it_kept_nothing(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: KeyboardInterrupt, code: int
+) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+
+    def stopped(*_: object, **__: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("edgeopt.pipeline.standalone.quantize_graph", stopped)
+    out = tmp_path / "int8.onnx"
+    result = run("quantize", graph, "--calibration", tmp_path / "x.npz", "-o", out)
+    assert result.exit_code == code
+    assert "is kept" not in result.output
+    assert "no file was written" in result.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (Terminated(), 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_stopped_build_says_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: KeyboardInterrupt, code: int
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("edgeopt.pipeline.job.Job.stage", stopped)
+    result = run("train", "digits", "--work", tmp_path / "work", "-o", tmp_path / "w.safetensors")
+    assert result.exit_code == code
+    assert "finished stages are kept; run it again to go on" in result.output
+
+
+def test_a_command_that_keeps_nothing_does_not_say_that_it_goes_on(
+    bundle: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeopt.cli.streaming.follow_all", stopped)
+    result = run("run", bundle, photo)
+    assert result.exit_code == 130
+    assert "to go on" not in result.output
 
 
 def test_output_cut_short_is_not_an_error(bundle: Path) -> None:

@@ -21,6 +21,8 @@ from edgeopt.errors import EdgeoptError, MissingExtraError, StorageError, did_yo
 INTERRUPTED = 130
 TERMINATED = 143
 """128 + SIGTERM."""
+_STOPPED = "it ended before it was done; what was compiled is kept"
+"""Message of a stop where nobody knows more (see `errors.when_stopped`)."""
 _NOISY = ("onnx_ir", "onnxscript")
 """Libraries that log what edgeopt itself answers for, with tracebacks."""
 _OWN = {"numpy": "numpy", "cv2": "opencv-python", "msgspec": "msgspec", "rich": "rich"}
@@ -59,8 +61,8 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except EdgeoptError as error:
             _fail(ctx, error)
-        except Terminated:
-            _say("terminated:", "yellow", "what was compiled is kept")
+        except Terminated as stop:
+            _say("terminated:", "yellow", str(stop) or _STOPPED)
             ctx.exit(TERMINATED)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "edgeopt":
@@ -70,7 +72,7 @@ class Commands(click.Group):
             # A command of the workstation on a device: its modules import torch, onnx_ir and others at their top.
             _fail(ctx, missing_package(error.name, "build", error))
         except (KeyboardInterrupt, click.Abort) as stop:
-            _say("interrupted:", "yellow", str(stop) or "finished work is kept; run it again to go on.")
+            _say("interrupted:", "yellow", str(stop) or _STOPPED)
             ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             # The reader (head, less) went away: there is nobody to tell, and flushing at exit must not fail again.

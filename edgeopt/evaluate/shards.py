@@ -23,7 +23,7 @@ from edgeopt.bundle import Bundle, pack, unpack
 from edgeopt.bundle.records import Accuracy
 from edgeopt.config import EvaluateConfig
 from edgeopt.dataset import Dataset
-from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError, storage_errors
+from edgeopt.errors import BundleError, DataError, MissingExtraError, TargetError, storage_errors, when_stopped
 from edgeopt.evaluate.counts import ClassificationCounts, counted
 from edgeopt.evaluate.match_lists import DetectionMatches, matched
 from edgeopt.evaluate.recorders import ClassificationRecorder, DetectionRecorder, Rows, recorder
@@ -132,6 +132,7 @@ def variants_of(bundle: Bundle, variant: str | None) -> list[str]:
     return list(dict.fromkeys((bundle.manifest.baseline, *(each.name for each in wanted))))
 
 
+@when_stopped("finished shards are kept; run it again to go on")
 def evaluate_in_shards(
     bundle: Bundle,
     dataset: Dataset,

@@ -16,6 +16,7 @@ import msgspec
 
 from edgeopt.bundle import Bundle
 from edgeopt.bundle.records import LatencyResult, now
+from edgeopt.errors import when_stopped
 from edgeopt.farm.boards import Board
 from edgeopt.farm.errors import BoardError, Stopped
 from edgeopt.farm.processes import Stop
@@ -71,6 +72,7 @@ class Measured:
         return self.result.board
 
 
+@when_stopped("results of boards that were done are kept; run it again for the others")
 def run_farm(
     bundle: Path,
     boards: Sequence[Board],

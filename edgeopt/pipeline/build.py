@@ -13,7 +13,7 @@ from edgeopt.bundle import Bundle, Precision
 from edgeopt.cluster import Cluster
 from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
-from edgeopt.errors import ConfigError, storage_errors
+from edgeopt.errors import ConfigError, storage_errors, when_stopped
 from edgeopt.pipeline import foreign, graphs, variants
 from edgeopt.pipeline.aligning import aligned
 from edgeopt.pipeline.assemble import Result, assemble, is_current
@@ -162,7 +162,8 @@ def _job(
         progress.begin("check")
         found = preflight(config, root, (out, work), goal)
         progress.end(found.checked, reused=False)
-        with Workspace(work, shared=shared, store=store).held() as workspace:
+        kept = when_stopped("finished stages are kept; run it again to go on")
+        with kept, Workspace(work, shared=shared, store=store).held() as workspace:
             yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
             if not shared:
                 bound(work, workspace.used)

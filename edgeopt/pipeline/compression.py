@@ -20,7 +20,7 @@ import onnx_ir as ir
 from edgeopt.benchmark import LatencyResult, compare
 from edgeopt.bundle.records import Compression, StageRecords
 from edgeopt.config import CompressConfig, TrainConfig, training_code
-from edgeopt.errors import ModelError, TargetError
+from edgeopt.errors import ModelError, TargetError, when_stopped
 from edgeopt.hardware import machine
 from edgeopt.pipeline.graphs import feeds
 from edgeopt.pipeline.job import Job
@@ -182,13 +182,11 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
         assert teacher.module is not None
         assert student.module is not None
         writers = writers_of(finetune, job.root, job.config.name, "compress")
-        try:
-            with TrainingLog(writers, watch_training(job)) as log:
-                arguments = (student.module, student.spec, train, validation, finetune, scratch, log)
-                result = run(*arguments, teacher=(teacher.module, config.teacher))
-                log.add_epochs(result.history, result.metric_name)
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt("the training was saved where it stopped; run it again to go on.") from stop
+        saved = "the training was saved where it stopped; run it again to go on"
+        with when_stopped(saved), TrainingLog(writers, watch_training(job)) as log:
+            arguments = (student.module, student.spec, train, validation, finetune, scratch, log)
+            result = run(*arguments, teacher=(teacher.module, config.teacher))
+            log.add_epochs(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in student.module.state_dict().items()}, folder / WEIGHTS)
         (folder / STRUCTURE).write_bytes(pruned.file(STRUCTURE).read_bytes())
         before = None

@@ -21,7 +21,7 @@ from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeConfig, SchemeName, read_toml
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import stream_arrays
-from edgeopt.errors import ConfigError, ModelError, storage_errors
+from edgeopt.errors import ConfigError, ModelError, storage_errors, when_stopped
 from edgeopt.files import require_writable
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.insert import told_methods
@@ -105,6 +105,7 @@ class QuantizedFile(Struct):
     None where that engine is not installed, or the file is not for processors."""
 
 
+@when_stopped("no file was written; edgeopt quantize keeps nothing of what it has done")
 def quantize_file(
     path: Path,
     calibration: Path,

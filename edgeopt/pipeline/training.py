@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeopt.config import training_code
+from edgeopt.errors import when_stopped
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import WEIGHTS, source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
@@ -38,15 +39,11 @@ def trained(job: Job) -> Artifact | None:
         source = source_to_train(job.config, job.root, job.labels)
         assert source.module is not None
         writers = writers_of(config, job.root, job.config.name, "train")
-        try:
-            with TrainingLog(writers, watch_training(job)) as log:
-                arguments = (source.module, source.spec, train, validation, config, scratch, log)
-                result = run(*arguments, best_so_far=job.best_so_far)
-                log.add_epochs(result.history, result.metric_name)
-        except KeyboardInterrupt as stop:
-            raise KeyboardInterrupt(
-                "the training was saved where it stopped; run it again to go on, or with --best-so-far to use it as is."
-            ) from stop
+        saved = "the training was saved where it stopped; run it again to go on, or with --best-so-far to use it as is"
+        with when_stopped(saved), TrainingLog(writers, watch_training(job)) as log:
+            arguments = (source.module, source.spec, train, validation, config, scratch, log)
+            result = run(*arguments, best_so_far=job.best_so_far)
+            log.add_epochs(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in source.module.state_dict().items()}, folder / WEIGHTS)
         (folder / "history.json").write_bytes(msgspec.json.encode(result.history))
         return Made(described(result, config.epochs, len(train), fresh=len(source.untrained)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeopt.errors import storage_errors
+from edgeopt.errors import storage_errors, when_stopped
 from edgeopt.files import write_atomically
 from edgeopt.pipeline.store import Store
 from edgeopt.progress import Tell
@@ -36,6 +36,7 @@ class Swept:
     table: Path
 
 
+@when_stopped("finished trials, and the finished stages of others, are kept; run it again to go on")
 def sweep(plan: Plan, out: Path, workers: Workers, tell: Tell) -> Swept:
     """Make the trials of a sweep that have no bundle yet, and write its page and table.
 
