@@ -82,3 +82,10 @@ def test_a_weight_that_is_an_output_keeps_its_numbers():
     model = model_of(text)
     model.graph.outputs.append(model.graph.initializers["w1"])
     assert kinds(assert_same(model, x=(1, 3, 5, 5))) == ["Conv"]
+
+
+@pytest.mark.parametrize("step", ["BatchNormalization(x, w2, w3, w4, w5)", "Sub(w2, x)"])
+def test_what_shifts_before_a_product_that_is_the_output_stays_whole(step: str):
+    constants = "float[6,4] w1, float[6] w2, float[6] w3, float[6] w4, float[6] w5"
+    text = f"g (float[2,6] x, {constants}) => (float[2,4] y) {{ m = {step}  y = MatMul(m, w1) }}"
+    assert_same(model_of(text, w5=np.full(6, 0.5)), x=(2, 6))

@@ -60,16 +60,15 @@ def fold_affine(model: ir.Model) -> None:
 
 def _has_constants(node: ir.Node) -> bool:
     """Return True if weight and bias of a linear operator are float32 constants, and its bias is one a channel."""
-    weight, bias = given(node, 1), given(node, 2)
-    array = constant(weight)
-    if weight is None or array is None or weight.is_graph_input() or array.dtype != np.float32:
+    array, bias = constant(given(node, 1)), given(node, 2)
+    if array is None or array.dtype != np.float32:
         return False
     if node.op_type == "MatMul" and array.ndim != 2:
         return False
     if bias is None:
         return True
     added = constant(bias)
-    if added is None or bias.is_graph_input() or added.ndim > 2:
+    if added is None or added.ndim > 2:
         return False
     return added.size == 1 or added.size == added.shape[-1] == _outputs(node)
 
@@ -227,6 +226,8 @@ def _fold_before(graph: ir.Graph, node: ir.Node, step: Affine) -> bool:
     shifted = bool(step.offset.any())
     if shifted and node.op_type.startswith("Conv") and (node.op_type == "ConvTranspose" or _pads(node)):
         return False
+    if shifted and node.op_type == "MatMul" and node.outputs[0].is_graph_output():
+        return False
     scaled = weight * _over_inputs(node, step.scale, weight)
     added = weight * _over_inputs(node, step.offset, weight) if shifted else np.zeros_like(weight)
     axes = tuple(axis for axis in range(weight.ndim) if axis != weight_axis(node))
@@ -238,8 +239,6 @@ def _fold_before(graph: ir.Graph, node: ir.Node, step: Affine) -> bool:
     if shifted and node.op_type == "MatMul":
         result = node.outputs[0]
         usages = [(usage.node, usage.idx) for usage in result.uses()]
-        if result.is_graph_output():
-            return False
         made = _add_behind(graph, node, offset)
         for user, index in usages:
             user.replace_input_with(index, made)
