@@ -81,3 +81,13 @@ def test_a_constant_that_adds_an_axis_stays(end: str, left: dict[str, int]):
 def test_an_opset_without_the_operator_keeps_the_nodes():
     body = f"{BEGIN}  s = Pow(d, two)  v = ReduceMean<axes=[-1]>(s)  e = Add(v, small)  r = Sqrt(e)  y = Div(d, r)"
     assert "LayerNormalization" not in {node.op_type for node in optimize(network(body, opset=16)).graph}
+
+
+def test_a_gain_inside_a_branch_stays_there():
+    model = network(
+        f"""{SPREAD}  q = Div(d, r)  z = ReduceMax<keepdims=0>(x)  c = Greater(z, one)
+        y = If(c) <then_branch = t () => (float[N,6,16] a) {{ a = Mul(q, w1) }},
+                   else_branch = f () => (float[N,6,16] b) {{ b = Add(x, w2) }}>"""
+    )
+    for x in (X, np.minimum(X, 0.5)):
+        np.testing.assert_allclose(run(optimize(model), x=x)["y"], run(model, x=x)["y"], atol=1e-5)

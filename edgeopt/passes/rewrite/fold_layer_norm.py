@@ -87,7 +87,7 @@ def _replace(graph: ir.Graph, node: ir.Node, source: ir.Value, epsilon: float) -
         return
     last, numbers = node, dict[str, np.ndarray]()
     for kind in ("Mul", "Add"):
-        step = _by_channel(last.outputs[0], kind, channels)
+        step = _by_channel(graph, last.outputs[0], kind, channels)
         if step is not None:
             last, numbers[kind] = step
     gain = numbers.get("Mul", np.ones(channels, np.float32))
@@ -103,10 +103,12 @@ def _replace(graph: ir.Graph, node: ir.Node, source: ir.Value, epsilon: float) -
     bypass(value, made.outputs[0])
 
 
-def _by_channel(value: ir.Value, kind: str, channels: int) -> tuple[ir.Node, np.ndarray] | None:
-    """Return the node of a kind that alone reads `value`, with its constant of one number a channel."""
+def _by_channel(graph: ir.Graph, value: ir.Value, kind: str, channels: int) -> tuple[ir.Node, np.ndarray] | None:
+    """Return the node of a kind in `graph` that alone reads `value`, with its constant of one number a channel."""
     readers = [usage.node for usage in value.uses()]
     if len(readers) != 1 or readers[0].op_type != kind or value.is_graph_output():
+        return None
+    if readers[0].graph is not graph:  # in a branch
         return None
     arrays = [array for each in readers[0].inputs if (array := constant(each)) is not None]
     if len(arrays) != 1 or not arrays[0].ndim or not arrays[0].size == arrays[0].shape[-1] == channels:
