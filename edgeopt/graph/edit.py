@@ -28,8 +28,13 @@ def producer(value: ir.Value | None, *kinds: str) -> ir.Node | None:
 
 
 def constant(value: ir.Value | None) -> NDArray[Any] | None:
-    """Return the array of an initializer or of a Constant node; None for other values."""
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    """Return the array of an initializer or of a Constant node; None for other values, and where a caller may give one.
+
+    In old files, every initializer is an input of the graph too.
+    """
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 

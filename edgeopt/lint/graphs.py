@@ -104,6 +104,7 @@ def _read(path: Path) -> tuple[ir.Model, str]:
         refuse_unfilled(model, path)
         ir.external_data.load_to_model(model)
         common.InlinePass()(model)
+        common.RemoveInitializersFromInputsPass()(model)  # engines take them for constants
         return _with_types(model)
     except EdgeoptError:
         raise

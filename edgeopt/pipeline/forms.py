@@ -121,12 +121,14 @@ def file_in_form(path: Path, target: Target) -> bytes | None:
         ModelError: it has an operator that the target's releases cannot express.
     """
     import onnx_ir as ir
+    from onnx_ir.passes import common
 
     from edgeopt.passes.qdq.release import is_quantized
 
     try:
         model = ir.load(path)
         ir.external_data.load_to_model(model)
+        common.RemoveInitializersFromInputsPass()(model)  # engines take them for constants
     except Exception:  # noqa: BLE001 - onnx_ir and protobuf raise all kinds of errors
         return None
     changed = in_form(model, target, "int8" if is_quantized(model) else "fp32", None)

@@ -72,8 +72,6 @@ def _has_subgraph(node: ir.Node) -> bool:
 
 
 def _constant_bytes(value: ir.Value) -> int | None:
-    if value.is_graph_input():
-        return None
     array = constant(value)
     return None if array is None else array.nbytes
 

@@ -36,7 +36,7 @@ class _Reader:
             return None
         if value in self.known:
             return self.known[value]
-        array = constant(value) if not value.is_graph_input() else None
+        array = constant(value)
         return (
             array.astype(object) if array is not None and array.dtype.kind == "i" and array.size <= _LARGEST else None
         )

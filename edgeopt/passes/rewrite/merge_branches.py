@@ -142,7 +142,7 @@ def _convolution(value: ir.Value) -> _Branch | None:
     weight, bias = constant(given(node, 1)), constant(given(node, 2))
     if weight is None or weight.dtype != np.float32 or (bias is None and given(node, 2) is not None):
         return None
-    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET" or any(map(_is_open, node.inputs[1:])):
+    if node.attributes.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None
     sizes = weight.shape[2:]
     pads = node.attributes.get_ints("pads", (0,) * 2 * len(sizes))
@@ -156,11 +156,6 @@ def _convolution(value: ir.Value) -> _Branch | None:
     )
     offsets = np.zeros(len(weight)) if bias is None else bias.astype(np.float64)
     return _Branch(source, weight.astype(np.float64), offsets, groups(node), axes)
-
-
-def _is_open(value: ir.Value | None) -> bool:
-    """Return True if a caller may give another value."""
-    return value is not None and value.is_graph_input()
 
 
 def _of_channels(value: ir.Value, like: _Branch) -> _Branch | None:
