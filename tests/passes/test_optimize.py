@@ -122,3 +122,30 @@ def test_yolox_nano_keeps_its_outputs(shared):
     optimized = optimize(model)
     np.testing.assert_allclose(run(optimized, images=x)["output"], run(model, images=x)["output"], atol=1e-3)
     assert len(list(optimized.graph)) < len(list(model.graph))
+
+
+def test_outputs_whose_sides_are_called_alike_need_not_be_alike():
+    sides = "float[N,4,height,width]"
+    model = model_of(
+        f"""g (float[N,3,h,w] x, float[4,3,3,3] w1, float[4,4,3,3] w2) => ({sides} fine, {sides} coarse, {sides} y)
+        <int64[1] first = {{0}}, int64[1] two = {{2}}, int64[1] four = {{4}}> {{
+          fine = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w1)  coarse = Conv<pads=[1,1,1,1], strides=[2,2]>(fine, w2)
+          s = Shape(coarse)  a = Slice(s, first, two)  t = Shape(fine)  b = Slice(t, two, four)
+          c = Concat<axis=0>(a, b)  u = Resize(coarse, , , c)  y = Add(fine, u) }}"""
+    )
+    x = np.random.default_rng(1).normal(size=(1, 3, 16, 16)).astype(np.float32)
+    optimized = optimize(model)
+    for name, array in run(model, x=x).items():
+        np.testing.assert_allclose(run(optimized, x=x)[name], array, atol=1e-5)
+    assert [value.shape for value in optimized.graph.outputs] == [value.shape for value in model.graph.outputs]
+
+
+def test_a_constant_that_a_caller_may_replace_is_left_to_it():
+    model = model_of(
+        "g (float[1,3] x, float[3] w1, float[3,4] w2) => (float[1,4] y) { m = Mul(x, w1)  y = MatMul(m, w2) }"
+    )
+    model.graph.inputs.append(model.graph.initializers["w1"])
+    feeds = {"x": np.ones((1, 3), np.float32), "w1": np.array([1, 2, 4], np.float32)}
+    optimized = optimize(model)
+    assert [value.name for value in optimized.graph.inputs] == ["x", "w1"]
+    np.testing.assert_allclose(run(optimized, **feeds)["y"], run(model, **feeds)["y"], atol=1e-6)

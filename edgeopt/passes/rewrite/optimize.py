@@ -77,6 +77,7 @@ def optimize(model: ir.Model) -> ir.Model:
         _check(model)
         result = model.clone()
         passed_on = _take_passed_on(result.graph)
+        declared = _forget_names(result.graph)
         _compute_ahead(result)
         _simplify(result)
         _compute_ahead(result)
@@ -86,6 +87,8 @@ def optimize(model: ir.Model) -> ir.Model:
         _simplify(result)
         common.ShapeInferencePass()(result)
         common.TopologicalSortPass()(result)
+        for value, shape in zip(result.graph.outputs, declared, strict=True):
+            value.shape = _with_names(value.shape, shape)
         for place, value in passed_on:
             result.graph.outputs.insert(place, value)
     except _MALFORMED as error:
@@ -112,6 +115,24 @@ def _take_passed_on(graph: ir.Graph) -> list[tuple[int, ir.Value]]:
     for place, _ in reversed(found):
         del graph.outputs[place]
     return found
+
+
+def _forget_names(graph: ir.Graph) -> list[ir.Shape | None]:
+    """Forget the names that sides of outputs are given, and return the shapes with them.
+
+    People who export call height and width of all outputs alike, whatever their sizes are.
+    """
+    declared = [value.shape for value in graph.outputs]
+    for value, shape in zip(graph.outputs, declared, strict=True):
+        value.shape = None if shape is None else ir.Shape([side if isinstance(side, int) else None for side in shape])
+    return declared
+
+
+def _with_names(found: ir.Shape | None, declared: ir.Shape | None) -> ir.Shape | None:
+    """Return the shape of an output as it was declared, with the sizes that were found besides."""
+    if found is None or declared is None or len(found) != len(declared):
+        return declared
+    return ir.Shape([side if isinstance(side, int) else name for side, name in zip(found, declared, strict=True)])
 
 
 def _simplify(model: ir.Model) -> None:
