@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,8 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.rewrite.split_layers import has_split, split_layers
+from edgeopt.pipeline.forms import file_in_form
+from edgeopt.targets import find_target
 
 X = np.random.default_rng(0).normal(size=(2, 4, 5, 5)).astype(np.float32)
 READ = "s = Softmax<axis=-1>(a)  m = Mul(b, s)  r = Relu(c)  k = Concat<axis=1>(s, m, r)  y = Conv(k, w9)"
@@ -25,6 +28,18 @@ def split(body: str, weights: str, channels: int, also: str = "") -> ir.Model:
     => (float[N,6,5,5] y{also}) {{ {body}  {READ} }}"""
     return model_of(text)
 
+
+ONE_SCALE = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,4,5,5] x) => (float[N,1,5,5] a, float[N,3,5,5] c)
+<float[1] step = {0.02}, int8[1] zero = {0}, int32[1] none = {0}, int64[2] sizes = {1, 3},
+ int8[4,4,1,1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}, int32[4] b = {10, 20, 30, 40}>
+{
+    v = DequantizeLinear(w, step, zero)  u = DequantizeLinear(b, step, none)
+    q = Conv(x, v, u)  a, p = Split<axis = 1>(q, sizes)  c = Relu(p)
+}
+"""
+"""Scales as onnxruntime's quantizer writes them."""
 
 SPLIT = [
     pytest.param(
@@ -88,3 +103,44 @@ def test_each_part_has_a_convolution_that_computes_it(body: str, weights: str, c
 )  # fmt: skip
 def test_others_stay(model: ir.Model) -> None:
     assert not has_split(model)
+
+
+def test_sizes_that_are_an_attribute_before_opset_13() -> None:
+    text = """g (float[N,4,5,5] x, float[9,4,1,1] w1) => (float[N,1,5,5] a, float[N,8,5,5] c)
+    { q = Conv(x, w1)  a, b = Split<axis=1, split=[1, 8]>(q)  c = Relu(b) }"""
+    model = model_of(text, opset=11)
+    parts = split_layers(model)
+    onnx.checker.check_model(ir.to_proto(parts), full_check=True)
+    assert [node.op_type for node in parts.graph] == ["Conv", "Conv", "Relu"]
+    for name, array in run(model, x=X).items():
+        np.testing.assert_allclose(run(parts, x=X)[name], array, atol=1e-5)
+
+
+def test_scales_that_are_a_list_of_one_number_belong_to_every_part() -> None:
+    model = ir.from_onnx_text(ONE_SCALE)
+    parts = split_layers(model)
+    onnx.checker.check_model(ir.to_proto(parts), full_check=True)
+    assert Counter(node.op_type for node in parts.graph)["DequantizeLinear"] == 4, "the whole weight's are gone"
+    for name, array in run(model, x=X).items():
+        np.testing.assert_allclose(run(parts, x=X)[name], array, atol=1e-5)
+
+
+def test_a_part_without_channels_leaves_all_as_it_is() -> None:
+    text = """g (float[N,4,5,5] x, float[8,4,1,1] w1) => (float[N,8,5,5] c, float[N,0,5,5] b)
+    { z = Constant<value_ints=[8, 0]>()  q = Conv(x, w1)  a, b = Split<axis=1>(q, z)  c = Relu(a) }"""
+    assert not has_split(model_of(text))
+
+
+def test_constants_that_are_inputs_too_stay_constants_in_a_file(tmp_path: Path) -> None:
+    text = """g (float[N,4,5,5] x, float[8,4,1,1] w1) => (float[N,4,5,5] a, float[N,4,5,5] b)
+    { q = Conv(x, w1)  a, b = Split<axis=1>(q) }"""
+    model = model_of(text, opset=11)
+    model.graph.inputs.append(model.graph.initializers["w1"])
+    assert not has_split(model)
+    ir.save(model, tmp_path / "model.onnx")
+    formed = file_in_form(tmp_path / "model.onnx", find_target("ov"))
+    assert formed is not None
+    parts = ir.from_proto(onnx.ModelProto.FromString(formed))
+    assert [value.name for value in parts.graph.inputs] == ["x"]
+    for name, array in run(model, x=X).items():
+        np.testing.assert_allclose(run(parts, x=X)[name], array, atol=1e-5)

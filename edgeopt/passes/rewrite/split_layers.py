@@ -11,11 +11,11 @@ import itertools
 from collections.abc import Iterator
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from edgeopt.graph.edit import (
     add_initializer,
     constant,
-    drop_unread_initializers,
     free_name,
     given,
     known_constant,
@@ -45,7 +45,7 @@ def split_layers(model: ir.Model) -> ir.Model:
             graph.insert_before(split, made)
             _take_place(made.outputs[0], part)
         graph.remove([split, layer], safe=True)
-    drop_unread_initializers(graph)
+    common.RemoveUnusedNodesPass()(result)  # what dequantized the whole weight
     return result
 
 
@@ -65,7 +65,7 @@ def _split(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node, list[int]]]:
             continue
         sizes = _sizes(split, channels)
         rank = None if result.shape is None else len(result.shape)
-        if sizes is not None and _axis(split, rank) == 1:
+        if sizes is not None and min(sizes) > 0 and _axis(split, rank) == 1:
             yield split, layer, sizes
 
 
@@ -98,6 +98,8 @@ def _sizes(split: ir.Node, channels: int) -> list[int] | None:
     if told is not None:
         sizes = constant(told)
         return None if sizes is None else [int(size) for size in sizes]
+    if "split" in split.attributes:  # before opset 13
+        return list(split.attributes.get_ints("split"))
     largest = -(-channels // len(split.outputs))
     return [min(largest, channels - begin) for begin in range(0, channels, largest)]
 
@@ -111,7 +113,7 @@ def _part(graph: ir.Graph, layer: ir.Node, value: ir.Value | None, rows: slice, 
     if dequantizer is None:
         return add_initializer(graph, free_name(name, taken), known_constant(value)[rows])
     inputs = [
-        each if each is None or not known_constant(each).ndim else _part(graph, layer, each, rows, taken)
+        each if each is None or known_constant(each).size == 1 else _part(graph, layer, each, rows, taken)
         for each in dequantizer.inputs
     ]
     made = make_node(DEQUANTIZE, inputs, dequantizer.attributes, name=free_name(name, taken), dtype=value.dtype)
