@@ -28,8 +28,20 @@ g (float[N, 4, 4, 4] x) => (float[N, C, 4, 4] y%s)
 X = np.random.default_rng(0).normal(size=(3, 4, 4, 4)).astype(np.float32)
 
 
+INTEGERS = "[4, 4, 1, 1] {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}"
+FLOATS = "[4, 4, 1, 1] {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2}"
+
+
 def graph(first: str = "Conv(d, v)", last: str = "Concat<axis = 1>(a, c)", also: str = "", axis: int = 0) -> ir.Model:
     return ir.from_onnx_text(SHARED % (also, axis, first, last))
+
+
+def with_weight(made: str) -> ir.Model:
+    """The graph, the integers of whose first weight are made so."""
+    v = "    v = DequantizeLinear<axis = 0>("
+    return ir.from_onnx_text(
+        (SHARED % ("", 0, "Conv(d, v)", "Concat<axis = 1>(a, c)")).replace(f"{v}w", f"    {made}\n{v}p")
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,6 +52,8 @@ def graph(first: str = "Conv(d, v)", last: str = "Concat<axis = 1>(a, c)", also:
         (graph(last="Identity(c)", also=", float[N, 4, 4, 4] a"), True),
         (graph("Conv(d, v, b)"), False),
         (graph(last="Identity(c)"), False),
+        (with_weight(f"p = Constant<value = int8{INTEGERS}>()"), True),
+        (with_weight(f"f = Constant<value = float{FLOATS}>()  p = QuantizeLinear<axis = 0>(f, steps, zeros)"), True),
     ],
 )
 def test_openvino_computes_what_is_written_for_an_open_number_of_images(model: ir.Model, changed: bool) -> None:
@@ -60,3 +74,12 @@ def test_openvino_computes_what_is_written_for_an_open_number_of_images(model: i
 def test_a_file_has_the_forms_that_all_targets_of_its_scheme_want() -> None:
     assert not has_unbiased(in_common_form(graph(), "openvino"))
     assert in_common_form(unchanged := graph(), "onnxruntime") is unchanged
+
+
+def test_a_network_in_float16_gets_no_bias_in_float32() -> None:
+    model = graph()
+    for value in model.graph.initializers.values():
+        if value.dtype == ir.DataType.FLOAT:
+            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float16), name=value.name)
+    assert has_unbiased(graph())
+    assert not has_unbiased(model)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph.edit import add_initializer, free_name, given, known_constant, names_in, node_name, producer
+from edgeopt.graph.edit import add_initializer, constant, free_name, given, names_in, node_name, producer
 from edgeopt.graph.operators import DEQUANTIZE, QUANTIZE, groups
 
 _NEXT_TO_NOTHING = 1e-30
@@ -28,8 +28,7 @@ def bias_shared_results(model: ir.Model) -> ir.Model:
     """
     result = model.clone()
     taken = names_in(result.graph)
-    for node, weight in _unbiased(result.graph):
-        shape = known_constant(weight).shape
+    for node, shape in _unbiased(result.graph):
         channels = shape[0] if node.op_type == "Conv" else shape[1] * groups(node)
         bias = np.full(channels, _NEXT_TO_NOTHING, np.float32)
         node.resize_inputs(3)
@@ -42,15 +41,22 @@ def has_unbiased(model: ir.Model) -> bool:
     return any(True for _ in _unbiased(model.graph))
 
 
-def _unbiased(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Value]]:
-    """Yield the convolutions that want a bias, and the integers of their weights."""
+def _unbiased(graph: ir.Graph) -> Iterator[tuple[ir.Node, tuple[int, ...]]]:
+    """Yield the convolutions that want a bias, and the shapes of their weights."""
     for node in graph:
         if node.op_type not in ("Conv", "ConvTranspose") or given(node, 2) is not None:
             continue
         dequantizer = producer(node.inputs[1], DEQUANTIZE)
-        weight = None if dequantizer is None else dequantizer.inputs[0]
-        if weight is not None and weight.const_value is not None and _is_shared(node.outputs[0]):
-            yield node, weight
+        if dequantizer is not None and _gives_float32(dequantizer) and _is_shared(node.outputs[0]):
+            quantizer = producer(dequantizer.inputs[0], QUANTIZE)  # tools that leave it to the engine
+            weight = constant((quantizer or dequantizer).inputs[0])
+            if weight is not None:
+                yield node, weight.shape
+
+
+def _gives_float32(dequantizer: ir.Node) -> bool:
+    scale = constant(given(dequantizer, 1))
+    return scale is not None and scale.dtype == np.float32
 
 
 def _is_shared(value: ir.Value) -> bool:
