@@ -259,6 +259,11 @@ def readings(model: ir.Model, reference: list[list[np.ndarray]], *told: str) -> 
     return tuple(each.reading for each in read_outputs(model, reference, told_kinds(told)))
 
 
+def numbers(*images: np.ndarray) -> RawReading:
+    """Numbers that are neither scores nor boxes, whose least signal is the mean of what images give."""
+    return RawReading(least=float(np.mean([np.sum(np.square(image, dtype=np.float64)) for image in images])))
+
+
 def graph(ending: str, shape: str = "1, 10") -> ir.Model:
     return model_of(f"g (float[{shape}] x) => (float[{shape}] y) {{ {ending} }}")
 
@@ -287,7 +292,7 @@ def test_candidates_are_told_by_columns_that_are_probabilities(shape):
     axis = shape.index(7)
     assert reading == DetectionReading(boxes=Columns(axis=axis, stop=4), scores=Columns(axis=axis, start=4))
     (reading,) = readings(graph("y = Relu(x)", "1, 40, 7"), [[array], [3.0 * array]])
-    assert reading == RawReading()
+    assert reading == numbers(array, 3.0 * array)
 
 
 def test_two_outputs_of_boxes_and_scores_are_one_detector():
@@ -307,7 +312,7 @@ def test_rows_of_box_score_and_class_are_ranked_candidates():
     assert (read.reading.is_ranked, read.reading.classes) == (True, Columns(start=5, stop=6))
     assert "falls from row to row" in read.why
     unsorted = rows[:, ::-1]
-    assert readings(model, [[unsorted]]) == (RawReading(),)
+    assert readings(model, [[unsorted]]) == (numbers(unsorted),)
 
 
 def test_outputs_of_boxes_scores_and_labels_are_ranked_candidates():
@@ -329,8 +334,8 @@ def test_outputs_of_boxes_scores_and_labels_are_ranked_candidates():
 
 
 def test_an_embedding_of_one_number_and_whole_feature_maps_are_raw():
-    assert readings(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]]) == (RawReading(),)
-    assert readings(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]) == (RawReading(),)
+    assert readings(graph("y = Relu(x)", "1, 1"), [[np.ones((1, 1))]]) == (numbers(np.ones(1)),)
+    assert readings(graph("y = Relu(x)", "1, 8, 4, 4"), [[np.ones((1, 8, 4, 4))]]) == (numbers(np.ones(128)),)
 
 
 def test_landmarks_whose_softmax_is_flat_are_judged_as_numbers_too() -> None:
@@ -357,8 +362,8 @@ def test_a_classifier_that_is_sure_of_some_images_only_gives_scores() -> None:
 def test_what_the_user_says_is_taken_and_what_cannot_be_is_refused():
     scores = [[RANDOM.random((1, 10))]]
     (read,) = read_outputs(graph("y = Relu(x)"), scores, told_kinds(["raw"]))
-    assert (read.reading, read.why) == (RawReading(), "as told")
-    assert readings(graph("y = Relu(x)"), scores, "softmax", "y=raw") == (RawReading(),)
+    assert (read.reading, read.why) == (numbers(scores[0][0]), "as told")
+    assert readings(graph("y = Relu(x)"), scores, "softmax", "y=raw") == (numbers(scores[0][0]),)
     with pytest.raises(ConfigError, match="say probabilities"):
         readings(graph("y = Softmax(x)"), scores, "softmax")
     with pytest.raises(ConfigError, match="no scores of several classes"):
@@ -405,3 +410,17 @@ def test_a_second_activation_is_an_error_that_says_what_to_set():
         with_applied(spec(ClassificationDecoding(), (3,)), [output])
     detector = spec(preset("yolov8"), (7, 84))
     assert with_applied(detector, [output]) is detector
+
+
+def test_a_map_of_what_an_image_does_not_show_counts_by_what_others_show():
+    """Text, outlines and defects are seldom there; the faintest error would outweigh all other images."""
+    shown, empty = np.zeros((1, 1, 8, 8)), np.full((1, 1, 8, 8), 1e-7)
+    shown[..., 2:4, 2:7] = 0.95
+    model = graph("y = Sigmoid(x)", "1, 1, 8, 8")
+    distance = Discrepancy(readings(model, [[shown], [empty]]))
+    assert distance([empty], [empty * 30]) < 1e-9
+    assert distance([shown], [shown * 0.9]) == pytest.approx(0.01)
+    assert distance([empty], [shown]) > 1
+    blank = Discrepancy(readings(model, [[empty], [empty]]))
+    assert blank([empty], [empty * 30]) < 1e-6
+    assert blank([empty], [empty + 0.1]) > 1

@@ -101,6 +101,8 @@ class RawReading(Struct, tag="raw"):
     variation: float | None = None
     """Mean squared distance of the numbers from their mean over images, where that is much less than their own square:
     what all images share, as the 36 of a temperature, is no signal. None: the numbers are the signal."""
+    least: float = 0.0
+    """Least signal of an image, as a sum of squares: a map that shows nothing would count any error as a large one."""
 
 
 _Candidates: TypeAlias = tuple[Any, Any]
@@ -238,7 +240,7 @@ class Discrepancy:
             return self._rows_error(reference[reading.output], values[reading.output])
         exact, other = reference[reading.output], values[reading.output]
         if reading.variation is None:
-            return self._relative_error(exact, other)
+            return self._relative_error(exact, other, max(reading.least, _LEAST_SIGNAL))
         return np.sum(np.square(other - exact)) / max(reading.variation, _LEAST_SIGNAL)
 
     def _rows_error(self, reference: Any, values: Any) -> Any:

@@ -52,6 +52,9 @@ _SHARED = 0.5
 _LEAST_VARIATION = 1e-3
 """But at least by this share: images that are all alike tell nothing about others."""
 
+_FAINT = 1e-2
+"""Root mean square of a map of probabilities that shows next to nothing: below it, what differs is not seen either."""
+
 READ_IMAGES = 16
 """Images whose outputs are looked at."""
 
@@ -169,7 +172,7 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
     if kind == "raw":
         if _rows_vary(index, output, reference):
             return RawReading(output=index, rows_vary=True)
-        return RawReading(output=index, variation=_variation(index, reference))
+        return _numbers(index, output, reference)
     if kind == "detection":
         if (found := _candidates(index, reference)) is not None:
             return found
@@ -206,7 +209,18 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
             return "raw", told, RawReading(output=index, variation=variation)
         return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
-    return "raw", why, RawReading(output=index, variation=_variation(index, reference))
+    return "raw", why, _numbers(index, output, reference)
+
+
+def _numbers(index: int, output: ir.Value, reference: Images) -> RawReading:
+    """Return the meaning of numbers of a fixed shape: an image with less signal than the mean counts as if it had that.
+
+    Maps of what is seldom there, such as text or an outline, are all but zero for many images.
+    """
+    powers = [float(np.sum(np.square(image[index], dtype=np.float64))) for image in reference]
+    faint = _FAINT**2 * reference[0][index].size if applied_activation(output) in ("sigmoid", "softmax") else 0.0
+    least = max(float(np.mean(powers)), faint)
+    return RawReading(output=index, variation=_variation(index, reference), least=least)
 
 
 def _variation(index: int, reference: Images) -> float | None:

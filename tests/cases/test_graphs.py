@@ -656,3 +656,22 @@ def test_probabilities_are_not_softmaxed_again_however_the_softmax_is_written(tm
     config = convert({"source": "float.onnx", "preprocessing": preprocessing}, ModelConfig)
     _, spec = open_onnx(tmp_path / "float.onnx", config, tmp_path, tuple(map(str, range(20))))
     assert spec.decoding == ClassificationDecoding(activation="none", applied="softmax")
+
+
+def test_a_rank_that_a_file_records_wrongly_is_the_operators(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As PyTorch's first exporter recorded outputs whose shape it could not follow."""
+    tail = """p = GlobalAveragePool (h)
+          f = Flatten (p)
+          g = Gemm (f, wf)
+          s = Shape (g)
+          zero = Constant <value = int64 {0}> ()  one = Constant <value = int64[1] {1}> ()
+          n = Gather (s, zero)  m = Unsqueeze <axes = [0]> (n)
+          rest = Constant <value = int64[1] {-1}> ()
+          t = Concat <axis = 0> (m, one, rest)
+          y = Reshape (g, t)"""
+    model = network(STEM, BODY, tail, opset=12, ir=7, x="float[N, 3, 16, 16]", y="float[1, length]")
+    made, result = quantize(tmp_path, model, "onnxruntime")
+    assert "another shape of an output" in caplog.text
+    assert result.coverage.share == 1.0
+    outputs = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": SAMPLES[:1]})
+    assert outputs[0].shape == (1, 1, 20)

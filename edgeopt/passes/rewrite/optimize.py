@@ -8,6 +8,7 @@ on: the caller's model stays as it was, interface names stay, nodes have unique 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import onnx
@@ -48,6 +49,11 @@ _REWRITES = (
 )
 """Rewrites of our own, in their order: what is dropped or folded stands between others no longer."""
 
+_LOG = logging.getLogger(__name__)
+
+_CONTRADICTED = "existing shape differ"
+"""What onnx says of a recorded shape that its operators contradict."""
+
 _ROUNDS = 8
 """Times that shapes are found anew: each resolves one computation of a shape from tensors of earlier shapes."""
 
@@ -74,8 +80,7 @@ def optimize(model: ir.Model) -> ir.Model:
     known = {node.name for node in model.graph if node.name}
     interface = _interface(model)
     try:
-        _check(model)
-        result = model.clone()
+        result = _consistent(model)
         passed_on = _take_passed_on(result.graph)
         declared = _forget_names(result.graph)
         _compute_ahead(result)
@@ -98,6 +103,22 @@ def optimize(model: ir.Model) -> ir.Model:
     if _interface(result) != interface:
         raise ModelError(f"optimizing changed the interface from {interface} to {_interface(result)}; please report it")
     _name_nodes(result.graph, known)
+    return result
+
+
+def _consistent(model: ir.Model) -> ir.Model:
+    """Return a checked copy, without the recorded shapes of outputs where its operators contradict one."""
+    result = model.clone()
+    try:
+        _check(model)
+    except onnx.shape_inference.InferenceError as error:
+        if _CONTRADICTED not in str(error):
+            raise
+        for value in result.graph.outputs:
+            value.shape = None
+        common.ShapeInferencePass()(result)
+        _check(result)
+        _LOG.warning("the model records another shape of an output than its operators give, which is taken: %s", error)
     return result
 
 
