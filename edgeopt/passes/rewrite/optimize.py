@@ -51,8 +51,8 @@ _REWRITES = (
 
 _LOG = logging.getLogger(__name__)
 
-_CONTRADICTED = "existing shape differ"
-"""What onnx says of a recorded shape that its operators contradict."""
+_CONTRADICTED = "existing shape differ in rank"
+"""Part of onnx's message about a recorded shape that its operators contradict."""
 
 _ROUNDS = 8
 """Times that shapes are found anew: each resolves one computation of a shape from tensors of earlier shapes."""
@@ -107,7 +107,7 @@ def optimize(model: ir.Model) -> ir.Model:
 
 
 def _consistent(model: ir.Model) -> ir.Model:
-    """Return a checked copy, without the recorded shapes of outputs where its operators contradict one."""
+    """Return a checked copy, without the recorded shapes of outputs where its operators give one another rank."""
     result = model.clone()
     try:
         _check(model)
@@ -118,7 +118,7 @@ def _consistent(model: ir.Model) -> ir.Model:
             value.shape = None
         common.ShapeInferencePass()(result)
         _check(result)
-        _LOG.warning("the model records another shape of an output than its operators give, which is taken: %s", error)
+        _LOG.warning("the model records another rank of an output than its operators give, which is taken: %s", error)
     return result
 
 
