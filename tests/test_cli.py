@@ -405,6 +405,16 @@ def test_quantize_says_what_it_took_the_outputs_for_and_is_told_otherwise(graph:
     seen = run(*command, "--repairs", "none")
     assert "was taken for softmax: it ends in a Gemm and no activation" in " ".join(seen.output.split())
     assert "say it with --outputs" in seen.output
+    assert "no repair was tried" in seen.output
+    nameless = ir.load(graph)
+    nameless.graph.outputs[0].name = "y"
+    ir.save(nameless, tmp_path / "nameless.onnx")
+    either = run("quantize", tmp_path / "nameless.onnx", *command[2:], "--repairs", "none").stdout.splitlines()
+    (line,) = (line for line in either if line.startswith("output "))
+    assert line.startswith("output y was taken for softmax: it ends in a Gemm and no activation")
+    assert line.endswith(
+        "; for raw, too: so few numbers (10) may be angles or coordinates as well: --outputs softmax or raw decides"
+    )
     told = json.loads(run(*command, "--repairs", "none", "--outputs", "raw", "--json").stdout)
     assert [(each["kind"], each["why"]) for each in told["outputs"]] == [("raw", "as told")]
     refused = run(*command, "--outputs", "detection")
@@ -448,6 +458,17 @@ def test_quantize_tries_the_repairs_that_it_is_told(graph: Path, tmp_path: Path)
     wrong = run(*command, "--repairs", "range")
     assert wrong.exit_code == ConfigError.exit_code
     assert "Did you mean 'ranges'" in " ".join(wrong.output.split())
+
+
+def test_a_processor_that_a_scheme_does_not_serve_is_refused(graph: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=np.random.default_rng(0).normal(size=(16, 1, 28, 28)).astype(np.float32))
+    command = ("quantize", graph, "--calibration", tmp_path / "x.npz", "-o", tmp_path / "int8.onnx")
+    refused = run(*command, "--scheme", "tensorrt", "--processor", "vnni", "--processor", "avx2")
+    assert refused.exit_code == ConfigError.exit_code
+    said = " ".join(refused.output.split())
+    assert "scheme 'tensorrt' is not for processors vnni, avx2. Use --scheme openvino or onnxruntime" in said
+    refused = run(*command, "--scheme", "arm", "--processor", "arm", "--processor", "avx2")
+    assert "scheme 'arm' is not for processor avx2" in " ".join(refused.output.split())
 
 
 def test_quantize_finds_the_ranges_of_a_layer_as_it_is_told(graph: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def onnx_session(model: ir.Model, *, fused: bool = True, threads: int = 0) -> An
     ort = requires_extra("onnxruntime", "ort")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only: initializers that a part does not use are no news
+    options.log_severity_level = 4  # what fails is raised, and initializers that a part does not use are no news
     if not fused:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -286,8 +287,8 @@ def _produce(
     "processors",
     multiple=True,
     type=_PROCESSORS,
-    help="Processor on which INT8 must be correct. May be repeated. Default: all. avx2 is x86 without VNNI, where "
-    "weights must not use all of their 8 bits.",
+    help="Processor on which INT8 must be correct. May be repeated. Default: all that the scheme is for: arm that "
+    "one, tensorrt none, as it is for GPUs. avx2 is x86 without VNNI, where weights must not use all of their 8 bits.",
 )
 @click.option("--method", type=_METHODS, default="mean_minmax", show_default=True, help="How ranges are chosen.")
 @click.option(
@@ -356,7 +357,7 @@ def quantize(
     out: Path,
     as_json: bool,  # noqa: FBT001 - a click flag
 ) -> None:
-    """Quantize an ONNX CNN to INT8 Q/DQ.
+    """Quantize an ONNX network to INT8 Q/DQ.
 
     MODEL may come from any tool; no recipe is needed. Ranges are calibrated on images or arrays.
     """
@@ -366,7 +367,6 @@ def quantize(
     from edgeopt.config import CalibrateConfig, QuantizeConfig
     from edgeopt.pipeline.outputs import told_kinds
     from edgeopt.pipeline.standalone import latency_line, quantize_file
-    from edgeopt.spec import PROCESSORS
     from edgeopt.typed import convert
 
     calibrate_config = convert({"method": method, "images": images}, CalibrateConfig)
@@ -383,7 +383,7 @@ def quantize(
             out,
             display,
             evaluation=evaluation,
-            processors=processors or PROCESSORS,
+            processors=processors,
             float_rest=float_rest,
             outputs=told_kinds(outputs),
             max_discrepancy=max_discrepancy,
@@ -391,12 +391,14 @@ def quantize(
     if as_json:
         echo(json.dumps({"out": str(out), **msgspec.to_builtins(result)}))
     else:
-        for read in result.outputs:
-            hint = "" if outputs else ". Where that is wrong, say it with --outputs"
-            echo(f"output {read.output} was taken for {read.kind}: {read.why}{hint}")
+        for name, taken in itertools.groupby(result.outputs, lambda read: read.output):
+            said = "; for ".join(f"{read.kind}{', too' * bool(place)}: {read.why}" for place, read in enumerate(taken))
+            hint = "" if outputs or "--outputs" in said else ". Where that is wrong, say it with --outputs"
+            echo(f"output {name} was taken for {said}{hint}")
         for repair, reason in result.declined.items():
             echo(f"{repair} was left out: {reason}")
-        echo(f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}")
+        repaired = f"repaired by {'; '.join(result.repairs) or 'nothing that was tried'}"
+        echo(repaired if result.tried else "no repair was tried")
         for line in result.coverage.lines():
             echo(line)
         if result.latency is not None:

@@ -26,7 +26,7 @@ from edgeopt.files import require_writable
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
-from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.passes.quantize.scheme import require_served, scheme
 from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.rewrite.free_batch import fix_batch
 from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
@@ -116,7 +116,7 @@ def quantize_file(
     progress: Progress,
     evaluation: Path | None = None,
     *,
-    processors: Sequence[Processor] = PROCESSORS,
+    processors: Sequence[Processor] = (),
     float_rest: Literal["fp32", "fp16"] = "fp32",
     outputs: Mapping[str, OutputKind] | None = None,
     max_discrepancy: float | None = None,
@@ -124,7 +124,7 @@ def quantize_file(
     """Quantize an ONNX file, repair what that costs, and write the Q/DQ graph.
 
     Args:
-        path: a float ONNX CNN.
+        path: a float ONNX network.
         calibration: a folder of images, or an ``.npz`` of network inputs by name, first dimension = sample.
         spec: TOML with ``[preprocessing]``; needed with images.
         calibrate_config: settings of calibration.
@@ -132,7 +132,7 @@ def quantize_file(
         out: the file to write.
         progress: told about each stage.
         evaluation: a folder of the images that accuracy will be measured on; calibration must have none of them.
-        processors: those that INT8 must be right on, of what the scheme serves (``[compile] processors``).
+        processors: those that INT8 must be right on (``[compile] processors``). Default: all that the scheme serves.
         float_rest: what is not quantized computes in; fp16 is for GPU targets, see `passes.float16`.
         outputs: meaning of the outputs, by name (see `read_outputs`). Default: what they look like.
         max_discrepancy: most discrepancy of the result (see `Discrepancy`). Default: what `allowed` says.
@@ -142,7 +142,8 @@ def quantize_file(
         AccuracyError: the quantized one is too far from it.
         ModelError: not an ONNX graph that can be quantized.
         DataError: calibration images or arrays that cannot be used, or that are evaluated on too.
-        ConfigError: images without a spec, a spec that is not valid, or outputs that are not what they are said to be.
+        ConfigError: images without a spec, a spec that is not valid, outputs that are not what they are said to be, or
+            a processor that the scheme is not for.
         StorageError: `out` cannot be written.
     """
     if quantize_config.scheme is None:
@@ -152,6 +153,7 @@ def quantize_file(
             f"FP16 is for GPUs, and scheme {quantize_config.scheme} is not: processors run FP16 scales slowly or, like "
             "onnxruntime 1.32, wrongly. Use --scheme tensorrt, or --float fp32"
         )
+    require_served(quantize_config.scheme, processors)
     begun = time.monotonic()
     # What stands against it is said first.
     require_writable(out.parent)
@@ -196,7 +198,7 @@ def quantize_file(
         quantize_config,
         quantize_config.scheme,
         readings,
-        processors=processors,
+        processors=processors or PROCESSORS,
         table=table,
         progress=progress.update,
         begun=begun,

@@ -75,7 +75,14 @@ def _run_for_shapes(network: ir.Model, name: str) -> None:
             raise ModelError(f"{name} gives neither its input '{value.name}' nor its output a shape. Export it again")
         sides = [side if isinstance(side, int) else 1 for side in value.shape]
         feeds[value.name or ""] = np.zeros(sides, value.dtype.numpy())
-    arrays = onnx_session(network).run(None, feeds)
+    try:
+        arrays = onnx_session(network).run(None, feeds)
+    except Exception as error:  # onnxruntime's errors have no base class of their own
+        missing = ", ".join(f"'{value.name}'" for value in network.graph.outputs if value.shape is None)
+        raise ModelError(
+            f"{name} gives its output {missing} no shape, and does not run on zeros, by which it would be found: "
+            f"{' '.join(str(error).split()).rstrip('.')}. Export it again with shapes of its outputs"
+        ) from error
     for value, array in zip(network.graph.outputs, arrays, strict=True):
         if value.shape is None and isinstance(array, np.ndarray):
             value.shape = ir.Shape([f"{value.name}_{axis}" for axis in range(array.ndim)])

@@ -618,6 +618,20 @@ def test_an_output_without_a_shape(tmp_path: Path) -> None:
     assert relative_error(model, made) < 0.02
 
 
+def test_an_output_without_a_shape_that_cannot_be_found_is_one_message(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = """t = Reshape (r1, asked)
+        y = MatMul (t, wf)"""
+    model = network(STEM, body, x="int64[rank] asked, float[1, 3, 16, 16]")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m\.onnx gives its output 'y' no shape, .* Export it again") as refused:
+        read_onnx(tmp_path / "m.onnx")
+    assert not str(refused.value).endswith(".")
+    assert capfd.readouterr().err == "", "the engine says nothing besides"
+
+
 def test_weights_beside_a_file_that_is_a_link_into_a_cache(tmp_path: Path) -> None:
     cache, folder = tmp_path / "blobs", tmp_path / "snapshot"
     for each in (cache, folder):

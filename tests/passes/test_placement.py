@@ -203,6 +203,8 @@ def test_excluded_layers_stay_float(scheme):
         ("g (float[N,16,8,8] x, float[16,16,1,1] w1) => (y) { a = Conv(x, w1) y = com.example.Foo(a) }", 18, "Foo"),
         ("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) { y = Conv(x, w1) }", 18, "every layer in float.*'openvino'"),
         ("g (float[N,2,8,8] x, float[8,8] w1) => (y) { y = MatMul(w1, x) }", 18, "No scheme quantizes any of them"),
+        ("g (float[N,16] x, int64[K] s, float[16,16] w1) => (y) { r = Reshape(x, s) y = MatMul(r, w1) }", 18,
+         "': not even the rank of its input is known: export the network with fixed shapes, but for the batch$"),
         (("g (float[N,2,8,8] x, float[2,2,1,1] w1) => (y) <float s = {1.0}, int8 z = {0}> "
          "{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) y = Conv(d, w1) }"), 18, "quantized already"),
     ],

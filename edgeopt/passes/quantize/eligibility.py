@@ -13,6 +13,7 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 
 _SHAPE_ONLY = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice")
 _COMPUTED = "its weight is computed by the network, where kernels want a constant"
+UNRANKED = "not even the rank of its input is known: export the network with fixed shapes, but for the batch"
 _PRODUCT = (
     "it is a product of two activations: attention stays float, which engines compute in one kernel with its Softmax"
 )
@@ -52,7 +53,7 @@ def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:
         return _PRODUCT if node.op_type == "MatMul" else _COMPUTED
     source = given(node, 0)
     if node.op_type == "MatMul" and source is not None and source.shape is None:
-        return "not even the rank of its input is known: export the network with fixed shapes, but for the batch"
+        return UNRANKED
     if weight.dtype != ir.DataType.FLOAT:
         return f"its weight is {weight.dtype}, not float32"
     if scheme.name == "openvino" and _joins_tokens(node):

@@ -17,7 +17,7 @@ from edgeopt.graph.disjoint_sets import DisjointSets
 from edgeopt.graph.edit import node_name, producer
 from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, carries_scale, data_inputs, operator
 from edgeopt.passes.quantize.additional import additional_inputs
-from edgeopt.passes.quantize.eligibility import eligible
+from edgeopt.passes.quantize.eligibility import UNRANKED, eligible
 from edgeopt.passes.quantize.moves import quantized_before
 from edgeopt.passes.quantize.scheme import SCHEMES, QuantScheme
 
@@ -99,10 +99,13 @@ def _nothing(scheme: QuantScheme, reasons: Mapping[str, str], others: Sequence[s
     """Say why no layer is quantized, and what to do about it: `others` are schemes that quantize one."""
     listed = "; ".join(f"'{name}': {reason}" for name, reason in itertools.islice(reasons.items(), _LISTED))
     more = f"; and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    left = f"scheme '{scheme.name}' leaves every layer in float: {listed}{more}"
+    if not others and UNRANKED in reasons.values():
+        return left  # the reason says what to do
     cure = f"Use scheme '{others[0]}', or FP16" if others else "No scheme quantizes any of them: use FP16"
     if any("FLOAT16" in reason for reason in reasons.values()):
         cure = "It is a float16 network: give the float32 one that it was made from, whose weights INT8 is rounded from"
-    return f"scheme '{scheme.name}' leaves every layer in float: {listed}{more}. {cure}"
+    return f"{left}. {cure}"
 
 
 def movable(graph: ir.Graph, edges: Iterable[Edge]) -> tuple[tuple[str, ...], ...]:

@@ -105,6 +105,21 @@ def scheme(name: str, processors: Sequence[Processor] = PROCESSORS) -> QuantSche
     return replace(found, processors=tuple(each for each in found.processors if each in processors))
 
 
+def require_served(name: SchemeName, processors: Sequence[Processor]) -> None:
+    """Refuse processors that a scheme is not for.
+
+    Raises:
+        ConfigError: there is one; the message names the schemes that serve all.
+    """
+    missed = [each for each in processors if each not in SCHEMES[name].processors]
+    if missed:
+        serving = [other.name for other in SCHEMES.values() if set(processors) <= set(other.processors)]
+        raise ConfigError(
+            f"scheme '{name}' is not for processor{'s' * (len(missed) > 1)} {', '.join(missed)}. Use --scheme "
+            f"{' or '.join(serving)}, or leave --processor out"
+        )
+
+
 def varied(scheme: QuantScheme, question: CandidateName | None) -> QuantScheme:
     """Return a scheme as a candidate of `VARIATIONS` has it; as it is for None."""
     return scheme if question is None else replace(scheme, **VARIATIONS[question])
