@@ -54,7 +54,7 @@ def regenerate(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match.group(1)
-        return f"<!-- generated: {name} -->\n{_BLOCKS[name]()}\n<!-- end -->"
+        return f"<!-- generated: {name} -->\n{TABLES[name]()}\n<!-- end -->"
 
     return re.sub(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", block, text, flags=re.DOTALL)
 
@@ -340,7 +340,7 @@ def _compared(row: dict[str, Any]) -> str:
     return ", ".join([*row["decodes"], *differs]) or "nobody yet: by description"
 
 
-_BLOCKS: dict[str, Callable[[], str]] = {
+TABLES: dict[str, Callable[[], str]] = {
     "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
     "detectors": lambda: class_tables.detectors(RESULTS / "detectors.json"),
     "proposals": lambda: class_tables.proposals(RESULTS / "proposals.json"),

@@ -28,6 +28,13 @@ def test_generated_parts_are_fresh() -> None:
         assert regenerate(text) == text, f"{path.name} is stale: run `make readme`"
 
 
+def test_every_generated_table_is_shown() -> None:
+    from benchmarks.readme import FILES, TABLES
+
+    shown = {name for path in FILES for name in re.findall(r"<!-- generated: (\w+) -->", path.read_text("utf-8"))}
+    assert sorted(shown ^ {*TABLES}) == []
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.encode()) <= 12_000
 
