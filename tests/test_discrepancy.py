@@ -424,3 +424,16 @@ def test_a_map_of_what_an_image_does_not_show_counts_by_what_others_show():
     blank = Discrepancy(readings(model, [[empty], [empty]]))
     assert blank([empty], [empty * 30]) < 1e-6
     assert blank([empty], [empty + 0.1]) > 1
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1, 40, 64), 2), ((1, 5, 8, 8), 1), ((1, 8, 8, 5), 3)])
+def test_numbers_that_sum_to_one_at_each_place_are_classes_of_places(shape: tuple[int, ...], axis: int) -> None:
+    """Characters along a line, and segmentation: a line of 40 places looks like boxes and 36 scores besides."""
+    logits = 4 * RANDOM.normal(size=shape)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=axis, keepdims=True)
+    model = graph("y = Softmax(x)", str(shape)[1:-1])
+    (read,) = read_outputs(model, [[shares]])
+    assert (read.kind, read.reading) == ("probabilities", ClassReading(scores=Columns(axis=axis), activation="none"))
+    assert "at each place" in read.why
+    (told,) = read_outputs(graph("y = Relu(x)", str(shape)[1:-1]), [[logits]], told_kinds(["softmax"]))
+    assert told.reading == ClassReading(scores=Columns(axis=axis))

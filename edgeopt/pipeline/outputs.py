@@ -26,6 +26,8 @@ _CLASSES: Mapping[OutputKind, ClassReading] = {
     "sigmoid": ClassReading(activation="sigmoid", exclusive=False),
     "independent": ClassReading(activation="none", exclusive=False),
 }
+_MAP_RANK = 4
+"""Dimensions of a map: image, channels, rows and columns, or channels last."""
 _BOX = 4
 """Columns of a box, which every known layout begins with."""
 _SLACK = 1e-4
@@ -185,7 +187,7 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
         raise ConfigError(f"output '{output.name}' ends in a {applied} already, so {kind} is wrong: say {instead}")
     if array.ndim < 2 or array[0].size < 2:
         raise ConfigError(f"output '{output.name}' {array.shape} has no scores of several classes: say raw")
-    return _class_reading(kind, index, array)
+    return _class_reading(kind, index, _class_axis(index, reference))
 
 
 def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKind, str, OutputReading]:
@@ -193,6 +195,13 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
     if _rows_vary(index, output, reference):
         why = "the number of its rows is the network's to choose, as behind NonMaxSuppression"
         return "raw", why, RawReading(output=index, rows_vary=True)
+    if (
+        array.ndim > 2
+        and array[0].size > max(array.shape[1:])
+        and (axis := _axis_of_sums(index, reference)) is not None
+    ):
+        why = f"its {array.shape[axis]} numbers at each place are never negative and sum to one"
+        return "probabilities", why, _class_reading("probabilities", index, axis)
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
         if found.classes is not None:
             return "detection", "its rows are a box, a score that falls from row to row, and a class", found
@@ -207,7 +216,7 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
             told = f"{number} (--outputs softmax if they are class scores all the same)"
             variation = None if number == _EMBEDDED else _variation(index, reference)
             return "raw", told, RawReading(output=index, variation=variation)
-        return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, array)
+        return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, axis)
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
     return "raw", why, _numbers(index, output, reference)
 
@@ -268,8 +277,23 @@ def _kind_of_classes(output: ir.Value) -> tuple[OutputKind, str]:
     return "softmax", f"it ends in {ending}"
 
 
-def _class_reading(kind: OutputKind, index: int, array: NDArray[Any]) -> ClassReading:
-    axis = 1 + int(np.argmax(array.shape[1:]))
+def _class_axis(index: int, reference: Images) -> int:
+    """Return the axis of classes: along which numbers sum to one, else the channels of a map, else the longest."""
+    shape = reference[0][index].shape
+    if (axis := _axis_of_sums(index, reference)) is not None:
+        return axis
+    if len(shape) == _MAP_RANK and min(shape[1], shape[3]) > 1:
+        return 1 if shape[1] <= shape[3] else 3
+    return 1 + int(np.argmax(shape[1:]))
+
+
+def _axis_of_sums(index: int, reference: Images) -> int | None:
+    """Return the axis along which an output is a distribution in every image; None if there is none."""
+    axes = range(1, reference[0][index].ndim)
+    return next((axis for axis in axes if all(are_distributions(image[index], axis) for image in reference)), None)
+
+
+def _class_reading(kind: OutputKind, index: int, axis: int) -> ClassReading:
     reading = _CLASSES[kind]
     return ClassReading(
         scores=Columns(output=index, axis=axis), activation=reading.activation, exclusive=reading.exclusive
