@@ -59,9 +59,26 @@ def test_without_time_nothing_is_tried_and_each_repair_says_so():
         "range_method",
         "equalization",
         "ranges",
+        "exemption",
         "bias_correction+weight_clipping+gptq",
     ]
     assert all("would have needed about" in trial.declined and not trial.is_kept for trial in repaired.trials)
+
+
+def test_a_search_that_time_ends_says_so_for_both_repairs_that_rest_on_it():
+    model, clock, told = network(), Clock(), []
+
+    def update(_: float, __: float, text: str = "") -> None:
+        told.append(text)
+        if text == "ranges":  # the search begins
+            clock.now += 1e6
+
+    allowance = Allowance(10.0, update, clock=clock)
+    repaired = repair(model, table(model), OPENVINO, IMAGES[:16], RAW, ("ranges", "exemption"), allowance=allowance)
+    assert "ranges" in told
+    declined = {trial.name: trial.declined for trial in repaired.trials}
+    assert "the time was up before it was known which ranges matter" in declined["ranges"]
+    assert "the time was up before it was known which layers do the harm" in declined["exemption"]
 
 
 def test_progress_never_goes_back_and_ends_where_it_was_to_end():

@@ -102,9 +102,11 @@ class ActivationTrials:
             trials += self._equalized(now)
         if SMOOTHING in repairs and smoothable(now.base.graph) and not now.declines(SMOOTHING, self.allowance, trials):
             trials.append(now.try_instead(SMOOTHING, self._smoothed(now)))
-        searching = "ranges" if "ranges" in repairs else EXEMPTION
-        if searching in repairs and not now.declines(searching, self.allowance, trials):
-            trials += self._settled(now, repairs)
+        if searches := [name for name in ("ranges", EXEMPTION) if name in repairs]:
+            if reason := self.allowance.refuses(searches[0]):
+                trials += [compared(name, now.distances, now.distances, reason) for name in searches]
+            else:
+                trials += self._settled(now, repairs)
         return now, trials
 
     def completed(self, now: Standing, plain: Standing, images: Images) -> Standing:
@@ -273,7 +275,9 @@ class ActivationTrials:
             exclude = (*now.exclude, *map(glob.escape, layers))
             after = cost(ranges, exclude) if layers else before
             worth, declined = typical(after) <= _WORTH_FLOAT * typical(before) or not layers, ""
-            if not worth:
+            if not harm:
+                declined = "the time was up before it was known which layers do the harm"
+            elif not worth:
                 declined = "it gains too little for layers in float"
             elif layers and self.slowdown is not None:
                 integers, floats = (
