@@ -74,12 +74,13 @@ def _light(found: dict[str, Any], kind: str) -> str:
 
 def compression(path: Path) -> str:
     """A row for each recipe and share of the latency."""
-    columns = ("recipe", "goal", "INT8 latency", "FP32 latency", "parameters", "multiplications", "FP32", "INT8",
-               "steps of training")  # fmt: skip
+    columns = ("recipe", "goal", "INT8 latency in the search", "INT8 latency", "FP32 latency", "parameters",
+               "multiplications", "FP32", "INT8", "steps of training")  # fmt: skip
     rows = [
         (
             row["recipe"],
             f"{row['share']:g}×" + ("" if row["pruning"] is None or row["pruning"]["reached"] else " (not reached)"),
+            _ratio(row["pruning"] and [row["pruning"]["latency"][each] for each in ("estimate", "low", "high")]),
             _ratio(row.get("int8_latency")),
             _ratio(row.get("fp32_latency")),
             f"{100 * row['parameters']:.0f} %",
@@ -90,7 +91,10 @@ def compression(path: Path) -> str:
         )
         for row in sorted(_rows(path), key=lambda row: (row["recipe"], -row["share"]))
     ]  # fmt: skip
-    note = "Latencies are those of one interleaved run beside the unpruned network's engine of the same precision."
+    note = (
+        "Latencies are those of one interleaved run beside the unpruned network's engine of the same precision; goals "
+        "are judged by the run in the search, before training."
+    )
     return _table(columns, rows, path, note)
 
 
