@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
-from graphs import model_of
+from graphs import model_of, run
 from onnx_ir.passes import common
 
+from edgeopt.calibrate import calibrate
+from edgeopt.config import CalibrateConfig
 from edgeopt.errors import ConfigError, ModelError
+from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.placement import place
 from edgeopt.passes.quantize.scheme import ARM, OPENVINO, SCHEMES, TENSORRT, scheme, varied
+from edgeopt.passes.rewrite.optimize import optimize
 
 EVERY = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
@@ -296,3 +301,31 @@ def test_what_is_no_such_place_stays_as_it_is(question, text):
     model = named(model_of(head + text))
     common.ShapeInferencePass()(model)
     assert place(model, varied(TENSORRT, question)).edges == place(model, TENSORRT).edges
+
+
+@pytest.mark.parametrize(
+    ("attributes", "floats"),
+    [
+        ("count_include_pad=1, pads=[1,1,1,1]", ["openvino"]),
+        ('count_include_pad=1, auto_pad="SAME_UPPER"', ["openvino"]),
+        ("count_include_pad=1", []),
+        ("pads=[1,1,1,1]", []),
+    ],
+)
+def test_openvino_averages_what_counts_its_padding_in_float(attributes: str, floats: list[str]):
+    text = f"""g (float[N,16,8,8] x, float[16,16,3,3] w1) => (y)
+    {{ p = AveragePool<kernel_shape=[3,3], {attributes}>(x)  y = Conv(p, w1) }}"""
+    assert [name for name, scheme in SCHEMES.items() if ("x", "p") not in edges(text, scheme)] == floats
+
+
+def test_openvino_computes_an_average_that_counts_its_padding_as_written():
+    openvino = pytest.importorskip("openvino")
+    text = """g (float[1,16,8,8] x, float[16,16,3,3] w1) => (float[1,16,6,6] y)
+    { p = AveragePool<kernel_shape=[3,3], count_include_pad=1, pads=[1,1,1,1]>(x)  y = Conv(p, w1) }"""
+    model = optimize(model_of(text))
+    x = np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype(np.float32)
+    table = calibrate(model, [("x", {"x": x})], CalibrateConfig(images=1, minimum_images=1))
+    quantized = quantize(model, table, OPENVINO)
+    network = openvino.Core().read_model(ir.to_proto(quantized).SerializeToString())
+    compiled = openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled({"x": x})[0], run(quantized, x=x)["y"], atol=0.01)

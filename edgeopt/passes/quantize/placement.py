@@ -15,7 +15,15 @@ import onnx_ir as ir
 from edgeopt.errors import ModelError
 from edgeopt.graph.disjoint_sets import DisjointSets
 from edgeopt.graph.edit import node_name, producer
-from edgeopt.graph.operators import LINEAR_OPS, QUANTIZERS, STANDARD_DOMAINS, carries_scale, data_inputs, operator
+from edgeopt.graph.operators import (
+    LINEAR_OPS,
+    QUANTIZERS,
+    STANDARD_DOMAINS,
+    carries_scale,
+    data_inputs,
+    operator,
+    padding,
+)
 from edgeopt.passes.quantize.additional import additional_inputs
 from edgeopt.passes.quantize.eligibility import UNRANKED, eligible
 from edgeopt.passes.quantize.moves import quantized_before
@@ -79,7 +87,7 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     if not layers:
         others = [other.name for other in SCHEMES.values() if "" in eligible(model.graph, other, exclude).values()]
         raise ModelError(_nothing(scheme, reasons, others))
-    chosen = _Edges()
+    chosen = _Edges(averages_padding=scheme.averages_padding)
     for node in layers:
         chosen.add(node, 0)
     for node in model.graph:
@@ -160,7 +168,8 @@ def _check(model: ir.Model) -> None:
 class _Edges:
     """The edges so far; adding one follows the scale upwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, averages_padding: bool = True) -> None:
+        self._averages_padding = averages_padding
         self._edges: set[Edge] = set()
         self._scales = DisjointSets()
 
@@ -180,7 +189,7 @@ class _Edges:
                 self.add(before, source)
                 if Edge(before, source) in self._edges:
                     self._scales.join(edge.tensor, Edge(before, source).tensor)
-        elif operator(before).averages and self._is_alone(before):
+        elif operator(before).averages and self._is_alone(before) and self._averages(before):
             self.add(before, 0)
 
     @property
@@ -196,6 +205,10 @@ class _Edges:
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Tensors by shared scale, each group and all groups in the order of their first edge's addition."""
         return self._scales.sets()
+
+    def _averages(self, node: ir.Node) -> bool:
+        """Return True if an average of integers is right."""
+        return self._averages_padding or padding(node) is None
 
     def _is_alone(self, node: ir.Node) -> bool:
         """Return True if `node` is the only reader of its input, so that quantizing it spares a float copy."""

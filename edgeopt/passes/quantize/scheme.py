@@ -40,6 +40,9 @@ class QuantScheme(Struct):
     fuses_padding: bool = True
     """The engine fuses a Pad with the layer behind it, unless a pair stands between them. onnxruntime does not: its Pad
     moves integers, and the layer needs the pair."""
+    averages_padding: bool = True
+    """Padding that an average counts is zero in integers too. OpenVINO (2026.4.1) averages integers as they are, among
+    which zero is another number than the padding."""
     fuses_scales: bool = True
     """A Mul per channel between a layer and a quantizer costs nothing. onnxruntime runs both layers around it in float,
     which took MobileNetV2 from 1.6 times as fast as FP32 to 0.5 times; so this is OpenVINO's and TensorRT's."""
@@ -64,9 +67,15 @@ class QuantScheme(Struct):
 
 TENSORRT = QuantScheme(name="tensorrt", dtype="int8", symmetric=True, residual="skip", minimum_channels=16)
 OPENVINO = QuantScheme(
-    name="openvino", dtype="uint8", symmetric=False, residual="both", requantize=False, processors=PROCESSORS
+    name="openvino",
+    dtype="uint8",
+    symmetric=False,
+    residual="both",
+    requantize=False,
+    averages_padding=False,
+    processors=PROCESSORS,
 )
-ONNXRUNTIME = replace(OPENVINO, name="onnxruntime", fuses_scales=False, fuses_padding=False)
+ONNXRUNTIME = replace(OPENVINO, name="onnxruntime", averages_padding=True, fuses_scales=False, fuses_padding=False)
 ARM = QuantScheme(
     name="arm",
     dtype="int8",
