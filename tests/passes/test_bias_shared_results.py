@@ -44,6 +44,13 @@ def with_weight(made: str) -> ir.Model:
     )
 
 
+def added_up(*activations: str) -> ir.Model:
+    """What activations make of the first layer's result is added to that, in float."""
+    steps = "  ".join(f"a{index} = {each}(a)" for index, each in enumerate(activations))
+    text = SHARED % ("", 0, "Conv(d, v)", f"Add(a, a{len(activations) - 1})")
+    return ir.from_onnx_text(text[: text.index("    r = Quant")] + f"    {steps}\n" + text[text.index("    y = ") :])
+
+
 @pytest.mark.parametrize(
     ("model", "changed"),
     [
@@ -54,6 +61,8 @@ def with_weight(made: str) -> ir.Model:
         (graph(last="Identity(c)"), False),
         (with_weight(f"p = Constant<value = int8{INTEGERS}>()"), True),
         (with_weight(f"f = Constant<value = float{FLOATS}>()  p = QuantizeLinear<axis = 0>(f, steps, zeros)"), True),
+        (added_up("Sigmoid"), True),
+        (added_up("Abs", "Softplus"), True),
     ],
 )
 def test_openvino_computes_what_is_written_for_an_open_number_of_images(model: ir.Model, changed: bool) -> None:

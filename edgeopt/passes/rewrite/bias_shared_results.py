@@ -1,9 +1,10 @@
-"""Give convolutions a bias where OpenVINO would compute zeros behind them.
+"""Give convolutions a bias where OpenVINO would lose their scale.
 
-With an open number of images, OpenVINO 2026.4.1 (and no other engine) quantizes a convolution's result to zeros where
-it is read as it is, too, and there is no bias: it folds the convolution's scale into the quantizer that follows, and
-then into the convolution as well. A bias between them prevents that. It must not be zero, for that is removed; the
-least that counts is too small to change any float32 sum.
+With an open number of images, OpenVINO 2026.4.1 (and no other engine) computes something else of a convolution's result
+that is read twice where there is no bias: it folds the convolution's scale into the quantizer that follows, and then
+into the convolution as well, so that all is quantized to zeros; or loses the scale before an addition. A bias between
+them prevents that. It must not be zero, for that is removed; the least that counts is too small to change any float32
+sum.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _NEXT_TO_NOTHING = 1e-30
 
 
 def bias_shared_results(model: ir.Model) -> ir.Model:
-    """Return a Q/DQ model whose quantized convolutions have a bias where a quantizer is not all that reads them.
+    """Return a Q/DQ model whose quantized convolutions have a bias where more than one thing reads them.
 
     Args:
         model: not modified. Convolutions with a bias stay as they are.
@@ -60,5 +61,4 @@ def _gives_float32(dequantizer: ir.Node) -> bool:
 
 
 def _is_shared(value: ir.Value) -> bool:
-    readers = [use.node.op_type for use in value.uses()]
-    return QUANTIZE in readers and (value.is_graph_output() or any(each != QUANTIZE for each in readers))
+    return len(value.uses()) + value.is_graph_output() > 1
