@@ -225,9 +225,9 @@ class TestContent:
         covered = IntegerCoverage(share=0.748, layers=20, floats=floats)
         assert list(covered.lines()) == [
             "INT8 has 74.8% of the multiplications, in 5 of 20 layers",
-            f"12 layers stay float (24.0%): {timed}: Conv wide_0, Conv wide_1, Conv wide_2 and 9 more (--json)",
+            f"12 layers stay float (24.0%), Conv wide_0, Conv wide_1, Conv wide_2 and 9 more (--json): {timed}",
             "Conv head stays float (1.0%): excluded",
-            f"2 layers stay float (0.2%): {thin.format(12)}, and the like: Conv squeeze_12, Conv squeeze_10",
+            f"2 layers stay float (0.2%), Conv squeeze_12, Conv squeeze_10: {thin.format(12)}, and the like",
         ]
         assert list(covered.lines(1))[2:] == ["3 more stay float (1.2%); --json has them all"]
 

@@ -106,7 +106,7 @@ def _line(layers: Sequence[FloatLayer]) -> str:
     like = "" if all(layer.why == first.why for layer in layers) else ", and the like"
     named = ", ".join(f"{layer.operator} {layer.name}" for layer in layers[:_NAMED])
     more = f" and {len(layers) - _NAMED} more (--json)" if len(layers) > _NAMED else ""
-    return f"{len(layers)} layers stay float ({_percentage(layers)}): {first.why}{like}: {named}{more}"
+    return f"{len(layers)} layers stay float ({_percentage(layers)}), {named}{more}: {first.why}{like}"
 
 
 def _percentage(layers: Sequence[FloatLayer]) -> str:
