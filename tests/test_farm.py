@@ -324,6 +324,7 @@ def test_ctrl_c_ends_what_runs_there_and_gives_the_board_back(boards: Boards) ->
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=60)
     assert running.returncode == 130, errors
+    assert "results of boards that were done are kept; run it again for the others" in errors
     assert (boards.out / "two.json").exists(), "what is done is kept"
     (boards.home("one") / "hang").unlink()
     assert boards.run().exit_code == 0, "the board is free"

@@ -103,7 +103,7 @@ def test_a_run_that_was_killed_goes_on(case: tuple[Bundle, Dataset], tmp_path: P
         return read(self, index)
 
     monkeypatch.setattr(Dataset, "image", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="finished shards are kept; run it again to go on"):
         evaluate_in_shards(bundle, dataset, None, Shards(tmp_path, 8))
     same(evaluate_in_shards(bundle, dataset, None, Shards(tmp_path, 8)), whole)
     count = len(dataset) * len(bundle.manifest.variants)

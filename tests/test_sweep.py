@@ -136,6 +136,20 @@ def test_what_is_there_is_not_made_again_and_what_failed_is(tmp_path: Path) -> N
     assert {each["settings"]["quantize.repairs"] for each in table} == {"none", "one"}
 
 
+def test_a_sweep_that_is_stopped_goes_on(tmp_path: Path) -> None:
+    plan, out = planned(tmp_path), tmp_path / "out"
+    workers, said = Pretended(out), []
+
+    def tell(line: str) -> None:
+        said.append(line)
+        if len(said) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="finished trials, and the finished stages of others, are kept"):
+        sweep(plan, out, workers, tell)
+    assert sweep(plan, out, Pretended(out), said.append).found >= 2
+
+
 def test_a_value_that_makes_no_recipe_is_a_row(tmp_path: Path) -> None:
     plan = planned(tmp_path, SWEEP.replace("[16, 32]", "[0, 32]"))
     workers = Pretended(tmp_path / "out")
