@@ -7,6 +7,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from edgeopt.errors import ModelError
+from edgeopt.graph.edit import number
 from edgeopt.graph.operators import STANDARD_DOMAINS
 
 LOWEST = 13
@@ -15,12 +16,18 @@ LOWEST = 13
 _LOWEST_IR = 8
 """IR version of opset 15; older ones repeat initializers among the inputs."""
 
+_HARD_SWISH = 14
+"""Opset whose HardSwish engines fuse with a convolution; OpenVINO runs HardSigmoid, that of older ones, by itself."""
+
+_SHIFT = 3.0
+"""Number that a hard-swish of several nodes adds."""
+
 _SPLIT = 18
 """Opset whose Split has `num_outputs`."""
 
 
 def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) -> ir.Model:
-    """Return `model` as it is, or in `opset` if it is older than `lowest`.
+    """Return `model` as it is, or in `opset` if it is older than `lowest` or than the operators that it is faster by.
 
     Raises:
         ModelError: onnx cannot convert one of its operators.
@@ -32,12 +39,14 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
         raise ModelError(f"{name} does not say which opset its operators are of. Check it with onnx.checker")
     if any(node.op_type == "SplitToSequence" for node in model.graph):
         lowest = max(lowest, _SPLIT)  # the optimizer makes a Split of that opset of it
-    if current >= lowest:
+    if current >= max(lowest, _HARD_SWISH if _is_hard_swish_written_out(model) else lowest):
         return model.clone()
     try:
         proto = version_converter.convert_version(ir.to_proto(_without_stray_values(model)), opset)
         onnx.checker.check_model(proto)
     except Exception as error:  # the converter's C++ part raises RuntimeError, its adapters more
+        if current >= lowest:
+            return model.clone()
         raise ModelError(
             f"{name} is of opset {current}, and cannot be raised to {opset}: {error}. "
             f"Export the model again with opset {lowest} or later"
@@ -45,6 +54,14 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
     raised = ir.from_proto(proto)
     raised.ir_version = max(raised.ir_version, _LOWEST_IR)
     return raised
+
+
+def _is_hard_swish_written_out(model: ir.Model) -> bool:
+    """Return True if there may be one in the nodes that exporters write for it."""
+    return any(
+        node.op_type == "HardSigmoid" or (node.op_type == "Add" and _SHIFT in map(number, node.inputs))
+        for node in model.graph
+    )
 
 
 def _without_stray_values(model: ir.Model) -> ir.Model:
