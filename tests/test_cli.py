@@ -439,7 +439,10 @@ def test_quantize_says_what_int8_does_to_the_latency_here(graph: Path, tmp_path:
     assert "times as long as FP32" in seen
     timed = json.loads(run(*command, "--scheme", "openvino", "--json").stdout)
     assert timed["latency"] > 0.0
+    assert "saturate" not in seen
     assert json.loads(run(*command, "--scheme", "tensorrt", "--json").stdout)["latency"] is None
+    wide = run(*command, "--scheme", "openvino", "--processor", "vnni").stdout
+    assert "saturate. For these quantize with --scheme openvino or onnxruntime, and --processor avx2" in wide
     assert "does not pay" in latency_line(1.2, "onnxruntime")
     assert "does not pay" not in latency_line(0.8, "onnxruntime")
 

@@ -406,6 +406,7 @@ def quantize(
         if "avx2" not in result.processors:
             echo(
                 "its weights use all of their 8 bits: on x86 processors without VNNI OpenVINO and onnxruntime saturate"
+                ". For these quantize with --scheme openvino or onnxruntime, and --processor avx2 where you name any"
             )
         echo(f"quantized {out}")
 
