@@ -211,7 +211,7 @@ def quantize_file(
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     finished = in_common_form(finished, quantize_config.scheme)
-    latency = None if float_rest == "fp16" else _latency(model, finished, quantize_config.scheme, feeds[0])
+    latency = None if float_rest == "fp16" else _latency((original, model), finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)
     require_loadable(finished, quantize_config.scheme, path.name, model)
@@ -269,10 +269,14 @@ def latency_line(times: float, scheme: SchemeName) -> str:
     )
 
 
-def _latency(model: ir.Model, quantized: ir.Model, scheme: SchemeName, image: Feeds) -> float | None:
+def _latency(floats: Sequence[ir.Model], quantized: ir.Model, scheme: SchemeName, image: Feeds) -> float | None:
+    """Return times of the quantized network over those of the first float one that its engine runs.
+
+    The file as the user has it comes first: what edgeopt made of it is not what runs today.
+    """
     slowdown = slowdown_for(scheme, image)
-    found = None if slowdown is None else slowdown(model, quantized)
-    return found if found is not None and math.isfinite(found) else None
+    found = (float("inf") if slowdown is None else slowdown(each, quantized) for each in floats)
+    return next(filter(math.isfinite, found), None)
 
 
 class _Shapes:

@@ -689,3 +689,20 @@ def test_a_rank_that_a_file_records_wrongly_is_the_operators(tmp_path: Path, cap
     assert result.coverage.share == 1.0
     outputs = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"x": SAMPLES[:1]})
     assert outputs[0].shape == (1, 1, 20)
+
+
+@pytest.mark.parametrize(("runs", "times"), [(True, 3.0), (False, 2.0)])
+def test_latency_is_told_beside_the_file_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool, times: float
+) -> None:
+    """Beside what was made of it only where the engine does not run the file itself."""
+    body = "e = Identity (r1)  c2 = Conv <pads = [1, 1, 1, 1]> (e, w2)  h = Relu (c2)"
+
+    def slowdown(first: ir.Model, second: ir.Model) -> float:
+        if all(node.op_type != "Identity" for node in first.graph):
+            return 2.0
+        return 3.0 if runs else float("inf")
+
+    monkeypatch.setattr("edgeopt.pipeline.standalone.slowdown_for", lambda *_: slowdown)
+    _, result = quantize(tmp_path, network(STEM, body, TAIL), "onnxruntime")
+    assert result.latency == times
