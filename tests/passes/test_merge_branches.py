@@ -66,6 +66,23 @@ def test_a_sum_of_convolutions_is_one(body: str, weights: str) -> None:
     assert sum(value.name.startswith("w") for value in optimized.graph.initializers.values()) == 0
 
 
+@pytest.mark.parametrize(
+    ("step", "constants"),
+    [("Add(s, w3)", "float[4,1,1] w3"), (NORMALIZED.replace("(x", "(s"), OF_CHANNELS)],
+)
+@pytest.mark.parametrize("source", ["x", "m"])
+def test_what_scales_and_shifts_a_sum_becomes_part_of_it_and_of_sums_that_it_is_in(
+    step: str, constants: str, source: str
+) -> None:
+    kinds, optimized = convolutions(
+        f"m = Mul(x, w6)  a = Conv<pads=[1,1,1,1]>({source}, w1)  b = Conv({source}, w2)  s = Add(a, b)"
+        f"  n = {step}  c = Conv({source}, w5)  y = Add(n, c)",
+        f"float[4,4,3,3] w1, float[4,4,1,1] w2, float[4,4,1,1] w5, float[4,1,1] w6, {constants}",
+    )
+    assert kinds == {"Conv": 1}
+    assert len(optimize(optimized).graph) == 1
+
+
 def test_what_is_added_besides_stays() -> None:
     kinds, _ = convolutions(
         "m = Mul(x, x)  a = Conv<pads=[1,1,1,1]>(x, w1)  b = Conv(x, w2)  s = Add(a, m)  y = Add(s, b)",

@@ -18,18 +18,26 @@ from numpy.typing import NDArray
 
 from edgeopt.graph.edit import bypass, constant, given, graph_of, node_name, producer, replace_constant
 from edgeopt.graph.operators import groups
-from edgeopt.passes.rewrite.fold_affine import affine, is_usable
+from edgeopt.passes.rewrite.fold_affine import affine, fold_affine, is_usable
 
 
 def merge_branches(model: ir.Model) -> None:
-    """Rewrite sums of convolutions of the same tensor into one convolution; in place.
+    """Rewrite sums of convolutions of the same tensor into one convolution, and fold what scales sums; in place.
 
     Args:
-        model: sorted, with shapes on its values.
+        model: sorted, with shapes on its values, whose convolutions hold what scales and shifts their channels.
     """
-    for node in list(model.graph):
+    while _merge_all(model.graph):
+        fold_affine(model)
+
+
+def _merge_all(graph: ir.Graph) -> bool:
+    """Merge what is added up; return False if there is nothing."""
+    merged = False
+    for node in list(graph):
         while node.op_type == "Add" and node.graph is not None and _merge_one(node):
-            pass
+            merged = True
+    return merged
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,11 @@ def _merge_one(add: ir.Node) -> bool:
         if merged is not None and all(map(is_usable, merged)):
             for index, name, array in zip((1, 2), ("weight", "bias"), merged, strict=True):
                 replace_constant(graph_of(node), node, index, f"{node_name(node)}.{name}", array.astype(np.float32))
-            rest = other.adder.inputs[1 - other.index]
+            left, rest = other.value.producer(), other.adder.inputs[1 - other.index]
             assert rest is not None
             bypass(other.adder.outputs[0], rest)
+            if left is not None:
+                graph_of(left).remove(left, safe=True)
             return True
     return False
 
