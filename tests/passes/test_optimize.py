@@ -149,3 +149,19 @@ def test_a_constant_that_a_caller_may_replace_is_left_to_it():
     optimized = optimize(model)
     assert [value.name for value in optimized.graph.inputs] == ["x", "w1"]
     np.testing.assert_allclose(run(optimized, **feeds)["y"], run(model, **feeds)["y"], atol=1e-6)
+
+
+def test_constants_are_folded_beside_branches_inside_of_which_others_are_read():
+    branch = """If(c%d) <then_branch = t%d () => (float[N,4] k%d) { k%d = Relu(%s) },
+                         else_branch = f%d () => (float[N,4] l%d) { l%d = Abs(%s) }>"""
+    first, second = (branch % (i, i, i, i, read, i, i, i, read) for i, read in ((1, "x"), (2, "a")))
+    model = model_of(
+        f"""g (float[N,4] x, float[4,4] w1) => (float[N,4] y) <float zero = {{0.0}}> {{
+          m = ReduceMax<keepdims=0>(x)  c1 = Greater(m, zero)  a = {first}
+          n = ReduceMin<keepdims=0>(a)  c2 = Greater(n, zero)  b = {second}
+          w = Exp(w1)  y = MatMul(b, w) }}"""
+    )
+    optimized = optimize(model)
+    assert "Exp" not in {node.op_type for node in optimized.graph}
+    x = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
+    np.testing.assert_allclose(run(optimized, x=x)["y"], run(model, x=x)["y"], rtol=1e-5)

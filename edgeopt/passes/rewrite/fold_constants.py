@@ -100,12 +100,8 @@ def _computed(model: ir.Model, values: list[ir.Value]) -> list[NDArray[Any] | No
 
 
 def _run(model: ir.Model, values: list[ir.Value]) -> list[NDArray[Any]]:
-    part = model.clone()
-    mapping = ir.convenience.create_value_mapping(part.graph, include_subgraphs=False)
-    part.graph.outputs[:] = [mapping[value.name or ""] for value in values]
-    part.graph.inputs.clear()
-    common.RemoveUnusedNodesPass()(part)
-    for value in part.graph.outputs:
+    part = ir.convenience.extract(model.graph, (), values)
+    for value in part.outputs:
         value.shape = None  # recorded ones may be wrong, and these are about to be found
-    arrays = onnx_session(part).run(None, {})
+    arrays = onnx_session(ir.Model(part, ir_version=model.ir_version)).run(None, {})
     return [np.asarray(array) for array in arrays]
