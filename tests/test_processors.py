@@ -16,6 +16,7 @@ from edgeopt.doctor import doctor
 from edgeopt.errors import ConfigError, TargetError
 from edgeopt.hardware import Cpu, ThisMachine
 from edgeopt.hardware.kernels import TITLES, integer_kernels, onednn_kernels
+from edgeopt.pipeline.shortfalls import shortfalls
 from edgeopt.runtime import load
 from edgeopt.runtime.choice import choose
 from edgeopt.runtime.ov import OvSession
@@ -80,6 +81,8 @@ def variant(**changes: Any) -> Any:
 def test_int8_may_saturate_only_where_its_weights_and_the_processor_let_it() -> None:
     assert "earlier edgeopt" in may_saturate(variant(processors=None), OLD)
     assert '"avx2" among [compile] processors' in may_saturate(variant(processors=("vnni", "arm")), OLD)
+    other = may_saturate(variant(processors=("vnni", "arm"), scheme="tensorrt"), OLD)
+    assert '"avx2" among [compile] processors, and without [quantize] scheme = "tensorrt"' in other
     assert "Another tool quantized it" in may_saturate(variant(processors=("vnni", "arm"), scheme=None), OLD)
     assert may_saturate(variant(processors=PROCESSORS), OLD) == ""
     assert may_saturate(variant(processors=("vnni", "arm")), NEW) == ""
@@ -196,6 +199,20 @@ def test_the_doctor_says_which_files_saturate_here() -> None:
     states = {state.name: state for state in doctor().targets}
     assert "weights of all 8 bits saturate" in states["ov"].offers
     assert "weights of all 8 bits saturate" in states["ort"].offers
+
+
+def test_a_build_says_that_its_scheme_is_not_for_its_processors() -> None:
+    text = 'name = "x"\n[model]\nsource = "edgeopt:lenet5"\n'
+    asked = ('quantize.scheme="tensorrt"', 'compile.targets=["ov", "trt"]')
+    (note,) = (each for each in shortfalls(parse_config(text, overrides=asked), {}) if "scheme" in each)
+    assert note.startswith("INT8 of ov saturates on x86 processors without VNNI: [quantize] scheme = 'tensorrt' is not")
+    for fine in (
+        ('quantize.scheme="onnxruntime"', 'compile.targets=["ov"]'),
+        ('quantize.scheme="tensorrt"', 'compile.targets=["trt"]'),
+        (*asked, 'compile.processors=["vnni"]'),
+        (*asked, "quantize.enabled=false"),
+    ):
+        assert not any("scheme" in each for each in shortfalls(parse_config(text, overrides=fine), {}))
 
 
 def test_an_unknown_processor_is_answered_with_the_closest() -> None:

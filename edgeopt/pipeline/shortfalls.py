@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from edgeopt.config import Config
 from edgeopt.dataset import Dataset
 from edgeopt.evaluate.acceptance import images_to_be_certain
+from edgeopt.passes.quantize.scheme import scheme
+from edgeopt.runtime.session import known_target
 
 _UNLABELLED = (
     "the test images have no labels: variants are compared with the float model's own answers, and how right these are "
@@ -23,7 +25,22 @@ def shortfalls(config: Config, counts: Mapping[str, int], *, labelled: bool = Tr
         labelled: the test images have labels.
     """
     unlabelled = () if labelled else (_UNLABELLED,)
-    return (*unlabelled, *_calibration(config, counts), *_limits(config, counts), *_test(config, counts, labelled))
+    smaller = (*_calibration(config, counts), *_limits(config, counts), *_test(config, counts, labelled))
+    return (*unlabelled, *smaller, *_saturating(config))
+
+
+def _saturating(config: Config) -> Iterator[str]:
+    """Say of a scheme that it is not for a processor on which INT8 must be right."""
+    name = config.quantize.scheme
+    if not config.quantize.enabled or name is None or "avx2" in scheme(name).processors:
+        return
+    found = {each: known_target(each) for each in config.compile.targets}
+    targets = [each for each, target in found.items() if target is not None and not target.accelerated]
+    if targets and "avx2" in config.compile.processors:
+        yield (
+            f"INT8 of {', '.join(targets)} saturates on x86 processors without VNNI: [quantize] scheme = '{name}' is "
+            "not for them. Leave it out, or leave avx2 out of [compile] processors."
+        )
 
 
 def left_out(splits: Mapping[str, Dataset]) -> Iterator[str]:

@@ -27,6 +27,8 @@ def may_saturate(variant: Variant, cpu: Cpu) -> str:
     if "avx2" in variant.processors:
         return ""
     cure = 'Build it with "avx2" among [compile] processors'
+    if target is not None and variant.scheme != target.scheme:
+        cure += f', and without [quantize] scheme = "{variant.scheme}"'
     if variant.scheme is None:
         cure = "Another tool quantized it: let edgeopt build quantize its float network instead"
     return f"its weights saturate on {here}. {cure}, or measure it here with: edgeopt evaluate"
