@@ -53,6 +53,31 @@ def _share(figures: Mapping[str, Any], *, mark: bool = False) -> str:
     return text + ("" if figures["accepted"] or not mark else " †")
 
 
+def packaged(path: Path) -> str:
+    """A row a network, and the tools beside each other: distance, and latency over the file's own."""
+    found = rows(path)
+    if not found:
+        return "Not measured yet: run `python -m benchmarks.packaged`."
+    tools = list(dict.fromkeys(tool for row in found for tool in row["tools"]))
+    lines = [
+        f"| network | {' | '.join(f'{tool}: median (mean) | latency' for tool in tools)} |",
+        "| --- |" + " ---: | ---: |" * len(tools),
+        *(f"| {row['network']} | {' | '.join(_beside(row['tools'].get(tool)) for tool in tools)} |" for row in found),
+        "",
+        (
+            f"Of packages {', '.join(sorted({row['package'] for row in found}))}. "
+            f"Measured on: {'; '.join(sorted({row['processor'] for row in found}))}."
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _beside(figures: Mapping[str, Any] | None) -> str:
+    if figures is None or "reason" in figures:
+        return "refused | "
+    return f"{figures['noise_median']:.2g} ({figures['noise_mean']:.2g}) | {figures['latency']:.2f}"
+
+
 def tiles(path: Path) -> str:
     """A row for each way of looking at large pictures."""
     found = rows(path)

@@ -366,6 +366,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "hardening": lambda: hardening_tables.hardening(RESULTS / "hardening.json"),
     "node_tests": lambda: hardening_tables.node_tests(RESULTS / "node_tests.json"),
     "operating": operating,
+    "packaged": lambda: file_tables.packaged(RESULTS / "packaged.json"),
     "peers": peers,
     "protection": lambda: hardening_tables.protection(RESULTS / "protection.json"),
     "quantization": quantization,
