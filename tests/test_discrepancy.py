@@ -437,3 +437,11 @@ def test_numbers_that_sum_to_one_at_each_place_are_classes_of_places(shape: tupl
     assert "at each place" in read.why
     (told,) = read_outputs(graph("y = Relu(x)", str(shape)[1:-1]), [[logits]], told_kinds(["softmax"]))
     assert told.reading == ClassReading(scores=Columns(axis=axis))
+
+
+def test_scores_of_places_that_end_in_a_sigmoid_are_no_boxes() -> None:
+    """As a level of NanoDet's and PicoDet's scores, of whose numbers the first four are between 0 and 1, too."""
+    scores = RANDOM.random((1, 40, 10))
+    (read,) = read_outputs(graph("s = Sigmoid(x)  y = Identity(s)", "1, 40, 10"), [[scores]])
+    assert (read.kind, read.reading) == ("raw", numbers(scores))
+    assert "ends in a Sigmoid" in read.why

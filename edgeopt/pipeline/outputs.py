@@ -202,6 +202,9 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
     ):
         why = f"its {array.shape[axis]} numbers at each place are never negative and sum to one"
         return "probabilities", why, _class_reading("probabilities", index, axis)
+    if array.ndim == 3 and applied_activation(output) == "sigmoid" and array[0].size > max(array.shape[1:]):
+        why = "it ends in a Sigmoid, which boxes do not: its numbers are scores of each place"
+        return "raw", why, _numbers(index, output, reference)
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
         if found.classes is not None:
             return "detection", "its rows are a box, a score that falls from row to row, and a class", found
