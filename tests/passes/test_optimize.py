@@ -165,3 +165,12 @@ def test_constants_are_folded_beside_branches_inside_of_which_others_are_read():
     assert "Exp" not in {node.op_type for node in optimized.graph}
     x = np.random.default_rng(1).normal(size=(2, 4)).astype(np.float32)
     np.testing.assert_allclose(run(optimized, x=x)["y"], run(model, x=x)["y"], rtol=1e-5)
+
+
+def test_a_bias_that_is_left_out_by_an_empty_name_is_none():
+    model = model_of(CONV_BN.replace("c = Conv(x, w1)\n  i = Identity(c)", "i = Conv(x, w1)"), w_var=np.ones(4))
+    next(node for node in model.graph if node.op_type == "Conv").resize_inputs(3)
+    x = np.random.default_rng(1).normal(size=(2, 3, 8, 8)).astype(np.float32)
+    optimized = optimize(model)
+    assert [node.op_type for node in optimized.graph] == ["Conv", "Relu"]
+    np.testing.assert_allclose(run(optimized, x=x)["y"], run(model, x=x)["y"], atol=1e-5)

@@ -81,6 +81,7 @@ def optimize(model: ir.Model) -> ir.Model:
     interface = _interface(model)
     try:
         result = _consistent(model)
+        _drop_empty_inputs(result)
         passed_on = _take_passed_on(result.graph)
         declared = _forget_names(result.graph)
         _compute_ahead(result)
@@ -136,6 +137,13 @@ def _take_passed_on(graph: ir.Graph) -> list[tuple[int, ir.Value]]:
     for place, _ in reversed(found):
         del graph.outputs[place]
     return found
+
+
+def _drop_empty_inputs(model: ir.Model) -> None:
+    """Drop inputs that are left out at the end, as a convolution's bias: onnxscript 0.7.2 fails on them."""
+    for node in model.graph.all_nodes():
+        while node.inputs and node.inputs[-1] is None:
+            node.resize_inputs(len(node.inputs) - 1)
 
 
 def _forget_names(graph: ir.Graph) -> list[ir.Shape | None]:
