@@ -89,3 +89,11 @@ def test_what_shifts_before_a_product_that_is_the_output_stays_whole(step: str):
     constants = "float[6,4] w1, float[6] w2, float[6] w3, float[6] w4, float[6] w5"
     text = f"g (float[2,6] x, {constants}) => (float[2,4] y) {{ m = {step}  y = MatMul(m, w1) }}"
     assert_same(model_of(text, w5=np.full(6, 0.5)), x=(2, 6))
+
+
+def test_what_is_added_before_and_behind_a_product_is_one_addition():
+    constants = "float[6,4] w1, float[6] w2, float[4] w3"
+    model = model_of(
+        f"g (float[2,6] x, {constants}) => (float[2,4] y) {{ a = Add(x, w2)  m = MatMul(a, w1)  y = Add(m, w3) }}"
+    )
+    assert kinds(assert_same(model, x=(2, 6))) == ["MatMul", "Add"]

@@ -51,11 +51,11 @@ def fold_affine(model: ir.Model) -> None:
     for node in list(model.graph):
         if node.op_type not in LINEAR_OPS or node.domain or not _has_constants(node):
             continue
+        while (step := _before(node)) is not None and _fold_before(model.graph, node, step):
+            pass
         steps = _behind(node)
         if steps:
             _fold_behind(model.graph, node, steps)
-        while (step := _before(node)) is not None and _fold_before(model.graph, node, step):
-            pass
 
 
 def _has_constants(node: ir.Node) -> bool:
