@@ -16,7 +16,7 @@ from edgeopt.config import CalibrateConfig
 from edgeopt.passes.quantize.insert import quantize
 from edgeopt.passes.quantize.scheme import OPENVINO
 from edgeopt.passes.rewrite.split_layers import has_split, split_layers
-from edgeopt.pipeline.forms import file_in_form
+from edgeopt.pipeline.forms import file_in_form, in_common_form
 from edgeopt.targets import find_target
 
 X = np.random.default_rng(0).normal(size=(2, 4, 5, 5)).astype(np.float32)
@@ -144,3 +144,13 @@ def test_constants_that_are_inputs_too_stay_constants_in_a_file(tmp_path: Path) 
     assert [value.name for value in parts.graph.inputs] == ["x"]
     for name, array in run(model, x=X).items():
         np.testing.assert_allclose(run(parts, x=X)[name], array, atol=1e-5)
+
+
+def test_a_part_that_is_read_twice_gets_the_bias_that_openvino_needs() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[N,4,5,5] x) => (float[N,2,5,5] a, float[N,2,5,5] b, float[N,2,5,5] c)
+    <float step = {0.02}, int8 zero = {0}, int64[2] sizes = {2, 2},
+     int8[4,4,1,1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}>
+    { v = DequantizeLinear(w, step, zero)  q = Conv(x, v)  a, b = Split<axis = 1>(q, sizes)  c = Relu(a) }"""
+    parts = in_common_form(ir.from_onnx_text(text), "openvino")
+    assert [len(node.inputs) for node in parts.graph if node.op_type == "Conv"] == [3, 2]
