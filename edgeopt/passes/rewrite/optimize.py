@@ -31,6 +31,7 @@ from edgeopt.passes.rewrite.fold_padding import fold_padding
 from edgeopt.passes.rewrite.fold_products import fold_products
 from edgeopt.passes.rewrite.fold_shapes import fold_shapes
 from edgeopt.passes.rewrite.lift_channels import lift_channels
+from edgeopt.passes.rewrite.lift_strides import lift_strides
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 from edgeopt.passes.rewrite.merge_branches import merge_branches
 
@@ -44,6 +45,7 @@ _REWRITES = (
     fold_affine,
     fold_padding,
     merge_branches,
+    lift_strides,
     fold_focus,
     lift_transposes,
 )
