@@ -14,6 +14,7 @@ from edgeopt.errors import ConfigError, ModelError
 from edgeopt.graph.ending import applied_activation, with_applied
 from edgeopt.metrics import ClassReading, Discrepancy, OutputReading, readings_of
 from edgeopt.metrics.discrepancy import Columns, DetectionReading, RawReading
+from edgeopt.pipeline.agreement import allowed
 from edgeopt.pipeline.outputs import read_outputs, told_kinds
 from edgeopt.spec import (
     ClassificationDecoding,
@@ -433,7 +434,9 @@ def test_numbers_that_sum_to_one_at_each_place_are_classes_of_places(shape: tupl
     shares = np.exp(logits) / np.exp(logits).sum(axis=axis, keepdims=True)
     model = graph("y = Softmax(x)", str(shape)[1:-1])
     (read,) = read_outputs(model, [[shares]])
-    assert (read.kind, read.reading) == ("probabilities", ClassReading(scores=Columns(axis=axis), activation="none"))
+    places = ClassReading(scores=Columns(axis=axis), activation="none", is_of_places=True)
+    assert (read.kind, read.reading) == ("probabilities", places)
+    assert allowed([read.reading]) > allowed([ClassReading()])
     assert "at each place" in read.why
     (told,) = read_outputs(graph("y = Relu(x)", str(shape)[1:-1]), [[logits]], told_kinds(["softmax"]))
     assert told.reading == ClassReading(scores=Columns(axis=axis))

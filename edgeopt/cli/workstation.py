@@ -334,7 +334,8 @@ def _produce(
     "--max-discrepancy",
     type=click.FloatRange(0.0, min_open=True),
     help="Most difference of the outputs from the float network's; beyond it nothing is written. Default: 0.1 of class "
-    "scores (KL divergence in nats) and of detections, 0.01 of other numbers (noise power over signal power).",
+    "scores (KL divergence in nats) and of detections, 0.3 of classes at each of many places, 0.03 of other numbers "
+    "(noise power over signal power).",
 )
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @as_json

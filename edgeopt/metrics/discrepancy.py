@@ -65,6 +65,8 @@ class ClassReading(Struct, tag="classification"):
     """Function from them to probabilities; none if they are probabilities."""
     exclusive: bool = True
     """The probabilities sum to one; otherwise each class is there or not, whatever the others are."""
+    is_of_places: bool = False
+    """They are those of each of many places, such as along a line of text, most of which decide nothing alone."""
 
 
 class DetectionReading(Struct, tag="detection"):

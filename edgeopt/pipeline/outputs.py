@@ -13,7 +13,7 @@ from edgeopt.errors import ConfigError, ModelError, did_you_mean
 from edgeopt.graph.ending import applied_activation, are_distributions, last_operator
 from edgeopt.metrics import OutputReading
 from edgeopt.metrics.discrepancy import ClassReading, Columns, DetectionReading, RawReading
-from edgeopt.spec import Struct
+from edgeopt.spec import Struct, replace
 
 OutputKind: TypeAlias = Literal["softmax", "probabilities", "sigmoid", "independent", "detection", "raw"]
 """``softmax``: class scores that a softmax makes probabilities of; ``probabilities``: it was applied already.
@@ -201,7 +201,7 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
         and (axis := _axis_of_sums(index, reference)) is not None
     ):
         why = f"its {array.shape[axis]} numbers at each place are never negative and sum to one"
-        return "probabilities", why, _class_reading("probabilities", index, axis)
+        return "probabilities", why, replace(_class_reading("probabilities", index, axis), is_of_places=True)
     if array.ndim == 3 and applied_activation(output) == "sigmoid" and array[0].size > max(array.shape[1:]):
         why = "it ends in a Sigmoid, which boxes do not: its numbers are scores of each place"
         return "raw", why, _numbers(index, output, reference)
