@@ -10,10 +10,10 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
 import struct
 import sys
-import tempfile
 import time
 import tokenize
 import zipfile
@@ -39,6 +39,7 @@ _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.05
 _BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
 """Error numbers of flock and, on Windows, locking if another one holds the lock."""
+_BINARY = getattr(os, "O_BINARY", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -54,18 +55,19 @@ def sha256(content: bytes | Path) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object]) -> None:
+def write_atomically(path: Path, content: bytes | Callable[[IO[bytes]], object], *, private: bool = True) -> None:
     """Write a file that is either whole or not there, also after a power cut.
 
     Args:
         path: the file; one that is there is replaced in one step.
         content: its bytes, or a function that writes them to the file that it is given.
+        private: only this user may read it. Otherwise whoever may read what programs write, by the umask.
 
     Raises:
         OSError: the disk refused; the old file is as it was.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o600 if private else 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             write_synced(file, content)

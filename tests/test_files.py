@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -36,6 +37,17 @@ def test_a_file_is_replaced(tmp_path: Path, content: Any) -> None:
     write_atomically(tmp_path / "file", content)
     assert (tmp_path / "file").read_bytes() == b"new"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mode of a file")
+def test_others_may_read_what_is_not_private_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for private, mode in ((True, 0o600), (False, 0o640)):
+            write_atomically(tmp_path / "file", b"content", private=private)
+            assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+    finally:
+        os.umask(before)
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:

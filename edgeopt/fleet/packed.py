@@ -54,7 +54,7 @@ def pack(path: Path, out: Path) -> int:
 
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, write)
+        write_atomically(out, write, private=False)
         return out.stat().st_size
 
 

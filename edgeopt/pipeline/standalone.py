@@ -22,7 +22,7 @@ from edgeopt.config import CalibrateConfig, DataSource, ExportConfig, QuantizeCo
 from edgeopt.dataset import Dataset, load, refuse_overlap
 from edgeopt.dataset.arrays import stream_arrays
 from edgeopt.errors import ConfigError, ModelError, storage_errors, when_stopped
-from edgeopt.files import require_writable
+from edgeopt.files import require_writable, write_atomically
 from edgeopt.passes.qdq.overflow import safe_processors
 from edgeopt.passes.quantize.insert import told_methods
 from edgeopt.passes.quantize.placement import place
@@ -217,7 +217,7 @@ def quantize_file(
     require_loadable(finished, quantize_config.scheme, path.name, model)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        _save(finished, out)
+        write_atomically(out, ir.to_proto(finished).SerializeToString(), private=False)
     size, float_size = out.stat().st_size, path.stat().st_size
     summary = f"{size / 1e6:.2f} MB from {float_size / 1e6:.2f} MB"
     progress.end(summary if kept_float is None else f"{summary}, FP16: {describe_kept(kept_float)}", reused=False)
@@ -247,16 +247,6 @@ def quantize_file(
         declined={trial.name: trial.declined for trial in result.trials if trial.declined},
         latency=latency,
     )
-
-
-def _save(model: ir.Model, out: Path) -> None:
-    """Write a file whole or not at all, so that what was there stays where the disk is full."""
-    partial = out.with_name(f".{out.name}.tmp")
-    try:
-        ir.save(model, partial)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def latency_line(times: float, scheme: SchemeName) -> str:
