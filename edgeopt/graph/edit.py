@@ -84,9 +84,14 @@ def add_initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value
     return Tape(graph).initializer(ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=name))
 
 
+def is_read_once(value: ir.Value) -> bool:
+    """Return True if a tensor has one reader, and so may be changed with it: the network does not give it back."""
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
 def is_own(value: ir.Value) -> bool:
-    """Return True if an initializer has one reader, and so may be changed for it: the network does not give it back."""
-    return value.is_initializer() and len(value.uses()) == 1 and not value.is_graph_output()
+    """Return True if an initializer has one reader, and so may be changed for it."""
+    return value.is_initializer() and is_read_once(value)
 
 
 def set_constant(value: ir.Value, array: NDArray[Any]) -> None:

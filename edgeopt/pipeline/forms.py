@@ -21,29 +21,17 @@ _PASSES = "edgeopt.passes.rewrite"
 
 @dataclass(frozen=True)
 class _Form:
-    """A pass, and the graphs that want it."""
+    """A pass, and the graphs that want it.
+
+    Attributes:
+        module: of `passes.rewrite`.
+        wanted: by precision and scheme.
+        asks: function of the module that tells if the pass changes a graph; empty: it is called in any case.
+    """
 
     module: str
     wanted: Callable[[Precision, SchemeName | None], bool] = lambda _precision, _scheme: True
-    changes: Callable[[ir.Model], bool] = lambda _: True
-
-
-def _has_regions(model: ir.Model) -> bool:
-    from edgeopt.passes.rewrite.fixed_regions import has_regions
-
-    return has_regions(model)
-
-
-def _has_unbiased(model: ir.Model) -> bool:
-    from edgeopt.passes.rewrite.bias_shared_results import has_unbiased
-
-    return has_unbiased(model)
-
-
-def _has_split(model: ir.Model) -> bool:
-    from edgeopt.passes.rewrite.split_layers import has_split
-
-    return has_split(model)
+    asks: str = ""
 
 
 _FORMS: Mapping[FormName, _Form] = {
@@ -52,9 +40,9 @@ _FORMS: Mapping[FormName, _Form] = {
         "unsigned_activations", lambda precision, scheme: precision == "int8" and scheme != "openvino"
     ),
     "convolve_tokens": _Form("convolve_tokens", lambda _, scheme: scheme == "openvino"),
-    "bias_shared_results": _Form("bias_shared_results", lambda precision, _: precision == "int8", _has_unbiased),
-    "split_layers": _Form("split_layers", changes=_has_split),
-    "fixed_regions": _Form("fixed_regions", changes=_has_regions),
+    "bias_shared_results": _Form("bias_shared_results", lambda precision, _: precision == "int8", "has_unbiased"),
+    "split_layers": _Form("split_layers", asks="has_split"),
+    "fixed_regions": _Form("fixed_regions", asks="has_regions"),
     "for_tensorrt_8": _Form("lower_opset"),
     "float_weights": _Form("float_weights"),
 }
@@ -105,8 +93,10 @@ def in_common_form(model: ir.Model, scheme: SchemeName) -> ir.Model:
 
 def _formed(model: ir.Model, names: Sequence[FormName]) -> ir.Model:
     for name in names:
-        if _FORMS[name].changes(model):
-            model = getattr(import_module(f"{_PASSES}.{_FORMS[name].module}"), name)(model)
+        form = _FORMS[name]
+        module = import_module(f"{_PASSES}.{form.module}")
+        if not form.asks or getattr(module, form.asks)(model):
+            model = getattr(module, name)(model)
     return model
 
 

@@ -24,6 +24,7 @@ from edgeopt.graph.edit import (
     constant,
     free_name,
     given,
+    is_read_once,
     known_constant,
     make_node,
     names_in,
@@ -251,7 +252,7 @@ def _own_dequantizer(graph: ir.Graph, node: ir.Node) -> ir.Node:
     """Return the DequantizeLinear of a layer's weight; a copy of it where something else reads the weight too."""
     shared = _dequantizer(node)
     value = shared.outputs[0]
-    if len(value.uses()) == 1 and not value.is_graph_output():
+    if is_read_once(value):
         return shared
     taken = names_in(graph)
     own = make_node(

@@ -20,6 +20,7 @@ from edgeopt.graph.edit import (
     constant,
     given,
     is_own,
+    is_read_once,
     known_constant,
     make_node,
     node_name,
@@ -98,9 +99,10 @@ def _behind(node: ir.Node) -> list[Affine]:
     """Return the steps that follow a linear operator, each of which alone reads the result of the one before."""
     steps: list[Affine] = []
     value, axis = node.outputs[0], _axis(node, node.outputs[0])
-    while axis is not None and len(usages := list(value.uses())) == 1 and not value.is_graph_output():
-        step = affine(usages[0].node, axis, _outputs(node))
-        if step is None or step.source is not value or usages[0].node.graph is not node.graph:
+    while axis is not None and is_read_once(value):
+        (usage,) = value.uses()
+        step = affine(usage.node, axis, _outputs(node))
+        if step is None or step.source is not value or usage.node.graph is not node.graph:
             break
         steps.append(step)
         value = step.node.outputs[0]
@@ -111,7 +113,7 @@ def _before(node: ir.Node) -> Affine | None:
     """Return the step whose result a linear operator alone reads."""
     value = node.inputs[0]
     before = None if value is None else value.producer()
-    if value is None or before is None or len(value.uses()) != 1 or value.is_graph_output():
+    if value is None or before is None or not is_read_once(value):
         return None
     if node.attributes.get_int("transA", 0) or before.graph is not node.graph:
         return None

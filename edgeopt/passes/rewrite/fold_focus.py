@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.edit import add_initializer, constant, producer
+from edgeopt.graph.edit import add_initializer, constant, is_read_once, producer
 from edgeopt.graph.operators import groups
 
 _SPATIAL = (2, 3)
@@ -52,7 +52,7 @@ def _focus_of(node: ir.Node) -> _Focus | None:
         return None
     value = node.inputs[0]
     stacked = producer(value, "Concat")
-    if value is None or len(value.uses()) != 1 or value.is_graph_output():
+    if value is None or not is_read_once(value):
         return None
     if stacked is None or stacked.attributes.get_int("axis") not in (1, -3):
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from edgeopt.graph.edit import free_name, given, make_node, names_in
+from edgeopt.graph.edit import free_name, given, is_read_once, make_node, names_in
 
 _POINTWISE = (
     "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Elu", "Selu", "Celu", "Softplus", "Softsign", "Mish",
@@ -102,9 +102,7 @@ def _lift(value: ir.Value, axes: int, plan: _Plan) -> None:
 def _may_lose(value: ir.Value, reader: ir.Node, axes: int) -> bool:
     """Return True if only `reader` reads a tensor, and what makes it can make fewer pixels."""
     node = value.producer()
-    if node is None or value.is_graph_output() or len(value.uses()) != 1 or node.graph is not reader.graph:
-        return False
-    return _passes_on(node, axes)
+    return node is not None and is_read_once(value) and node.graph is reader.graph and _passes_on(node, axes)
 
 
 def _passes_on(node: ir.Node, axes: int) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgeopt.graph.edit import add_initializer, make_node, producer
+from edgeopt.graph.edit import add_initializer, is_read_once, make_node, producer
 
 _SWAP = (0, 2, 1)
 _CHANNELS_LAST = (0, 2, 3, 1)
@@ -36,7 +36,7 @@ def _levels(node: ir.Node) -> list[ir.Value]:
     stacked = producer(node.inputs[0], "Concat")
     if stacked is None or stacked.attributes.get_int("axis") not in (2, -1):
         return []
-    if len(node.inputs[0].uses()) != 1 or node.inputs[0].is_graph_output():
+    if not is_read_once(node.inputs[0]):
         return []
     found = [_level(value) for value in stacked.inputs]
     return [level for level in found if level is not None] if None not in found else []

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.edit import bypass, constant, given, graph_of, node_name, producer, replace_constant
+from edgeopt.graph.edit import bypass, constant, given, graph_of, is_read_once, node_name, producer, replace_constant
 from edgeopt.graph.operators import groups
 from edgeopt.passes.rewrite.fold_affine import affine, fold_affine, is_usable
 
@@ -133,21 +133,17 @@ def _merge_one(add: ir.Node) -> bool:
 def _addends(add: ir.Node, index: int) -> Iterator[_Addend]:
     """Yield what is added up in input `index` of an Add, through the Adds below it that nothing else reads."""
     before = producer(given(add, index), "Add")
-    if before is not None and before.graph is add.graph and _is_alone(before.outputs[0]):
+    if before is not None and before.graph is add.graph and is_read_once(before.outputs[0]):
         yield from itertools.chain(_addends(before, 0), _addends(before, 1))
     elif given(add, index) is not None:
         yield _Addend(add, index)
-
-
-def _is_alone(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _convolution(value: ir.Value) -> _Branch | None:
     """Return the convolution that makes `value` for its one reader; None if something else does."""
     node = producer(value, "Conv")
     source = given(node, 0) if node is not None else None
-    if node is None or source is None or node.domain or not _is_alone(value):
+    if node is None or source is None or node.domain or not is_read_once(value):
         return None
     weight, bias = constant(given(node, 1)), constant(given(node, 2))
     if weight is None or weight.dtype != np.float32 or (bias is None and given(node, 2) is not None):
@@ -172,7 +168,7 @@ def _of_channels(value: ir.Value, like: _Branch) -> _Branch | None:
     """Return factors and offsets of the channels of the tensor that `like` reads, as a convolution with its groups."""
     node = value.producer()
     outputs, inputs = len(like.weight), like.weight.shape[1] * like.groups
-    found = affine(node, 1, inputs) if node is not None and _is_alone(value) else None
+    found = affine(node, 1, inputs) if node is not None and is_read_once(value) else None
     if found is None or found.source is not like.source or outputs != inputs:
         return None
     weight = np.zeros((outputs, like.weight.shape[1]))

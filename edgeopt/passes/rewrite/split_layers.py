@@ -18,6 +18,7 @@ from edgeopt.graph.edit import (
     constant,
     free_name,
     given,
+    is_read_once,
     known_constant,
     make_node,
     names_in,
@@ -38,8 +39,9 @@ def split_layers(model: ir.Model) -> ir.Model:
     taken = names_in(graph)
     for split, layer, sizes in list(_split(graph)):
         ends = list(itertools.accumulate(sizes))
+        constants = [value for value in layer.inputs[1:] if value is not None]
         for part, (begin, end) in zip(split.outputs, zip([0, *ends], ends, strict=False), strict=True):
-            inputs = [_part(graph, layer, value, slice(begin, end), taken) for value in layer.inputs[1:]]
+            inputs = [_part(graph, layer, value, slice(begin, end), taken) for value in constants]
             name = free_name(f"{node_name(layer)}/{begin}", taken)
             made = make_node("Conv", [layer.inputs[0], *inputs], layer.attributes, name=name)
             graph.insert_before(split, made)
@@ -60,30 +62,24 @@ def _split(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node, list[int]]]:
         layer = producer(given(split, 0), "Conv") if split.op_type == "Split" and not split.domain else None
         if layer is None or layer.graph is not graph or groups(layer) != 1:
             continue
-        result, channels = layer.outputs[0], _outputs(layer)
-        if channels is None or len(result.uses()) != 1 or result.is_graph_output():
+        shape = _weight_shape(layer)
+        if shape is None or split.attributes.get_int("axis", 0) not in (1, 1 - len(shape)):
             continue
-        sizes = _sizes(split, channels)
-        rank = None if result.shape is None else len(result.shape)
-        if sizes is not None and min(sizes) > 0 and _axis(split, rank) == 1:
+        sizes = _sizes(split, shape[0])
+        if sizes is not None and min(sizes) > 0 and is_read_once(layer.outputs[0]):
             yield split, layer, sizes
 
 
-def _axis(split: ir.Node, rank: int | None) -> int | None:
-    axis = split.attributes.get_int("axis", 0)
-    return axis if axis >= 0 or rank is None else axis + rank
-
-
-def _outputs(layer: ir.Node) -> int | None:
-    """Count the output channels of a convolution, all of whose constants can be cut; None if some cannot."""
+def _weight_shape(layer: ir.Node) -> tuple[int, ...] | None:
+    """Return the shape of a convolution's weight, if all of its constants can be cut; None if some cannot."""
+    arrays = []
     for value in layer.inputs[1:]:
         dequantizer = producer(value, DEQUANTIZE)
-        integers = given(dequantizer, 0) if dequantizer is not None else value
-        if constant(integers) is None or (dequantizer is not None and _is_other_axis(dequantizer)):
+        array = constant(value if dequantizer is None else given(dequantizer, 0))
+        if array is None or (dequantizer is not None and _is_other_axis(dequantizer)):
             return None
-    dequantizer = producer(layer.inputs[1], DEQUANTIZE)
-    weight = given(dequantizer, 0) if dequantizer is not None else layer.inputs[1]
-    return len(known_constant(weight))
+        arrays.append(array)
+    return tuple(arrays[0].shape)
 
 
 def _is_other_axis(dequantizer: ir.Node) -> bool:
@@ -104,10 +100,8 @@ def _sizes(split: ir.Node, channels: int) -> list[int] | None:
     return [min(largest, channels - begin) for begin in range(0, channels, largest)]
 
 
-def _part(graph: ir.Graph, layer: ir.Node, value: ir.Value | None, rows: slice, taken: set[str]) -> ir.Value | None:
+def _part(graph: ir.Graph, layer: ir.Node, value: ir.Value, rows: slice, taken: set[str]) -> ir.Value:
     """Return some rows of a constant, or of what a DequantizeLinear makes of one."""
-    if value is None:
-        return None
     name = f"{value.name}/{rows.start}"
     dequantizer = producer(value, DEQUANTIZE)
     if dequantizer is None:
