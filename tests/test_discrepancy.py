@@ -439,7 +439,7 @@ def test_numbers_that_sum_to_one_at_each_place_are_classes_of_places(shape: tupl
     assert allowed([read.reading]) > allowed([ClassReading()])
     assert "at each place" in read.why
     (told,) = read_outputs(graph("y = Relu(x)", str(shape)[1:-1]), [[logits]], told_kinds(["softmax"]))
-    assert told.reading == ClassReading(scores=Columns(axis=axis))
+    assert told.reading == ClassReading(scores=Columns(axis=axis), is_of_places=True)
 
 
 def test_scores_of_places_that_end_in_a_sigmoid_are_no_boxes() -> None:

@@ -35,8 +35,6 @@ DOUBTFUL = 0.01
 """Discrepancy above which a result is kept with a warning: for numbers it means 10 % off."""
 LARGEST_OF_SCORES = 0.1
 """Most KL divergence of classes in nats, and most relative squared error of a detector: both change answers by then."""
-
-
 LARGEST_OF_PLACES = 0.3
 """The same of classes at each of many places: a line of text whose mean is 0.1 still has 98 % of its characters."""
 

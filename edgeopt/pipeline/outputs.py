@@ -187,7 +187,7 @@ def _as_told(kind: OutputKind, index: int, output: ir.Value, reference: Images) 
         raise ConfigError(f"output '{output.name}' ends in a {applied} already, so {kind} is wrong: say {instead}")
     if array.ndim < 2 or array[0].size < 2:
         raise ConfigError(f"output '{output.name}' {array.shape} has no scores of several classes: say raw")
-    return _class_reading(kind, index, _class_axis(index, reference))
+    return _class_reading(kind, index, _class_axis(index, reference), array)
 
 
 def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKind, str, OutputReading]:
@@ -195,14 +195,10 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
     if _rows_vary(index, output, reference):
         why = "the number of its rows is the network's to choose, as behind NonMaxSuppression"
         return "raw", why, RawReading(output=index, rows_vary=True)
-    if (
-        array.ndim > 2
-        and array[0].size > max(array.shape[1:])
-        and (axis := _axis_of_sums(index, reference)) is not None
-    ):
+    if _has_places(array) and (axis := _axis_of_sums(index, reference)) is not None:
         why = f"its {array.shape[axis]} numbers at each place are never negative and sum to one"
-        return "probabilities", why, replace(_class_reading("probabilities", index, axis), is_of_places=True)
-    if array.ndim == 3 and applied_activation(output) == "sigmoid" and array[0].size > max(array.shape[1:]):
+        return "probabilities", why, _class_reading("probabilities", index, axis, array)
+    if array.ndim == 3 and _has_places(array) and applied_activation(output) == "sigmoid":
         why = "it ends in a Sigmoid, which boxes do not: its numbers are scores of each place"
         return "raw", why, _numbers(index, output, reference)
     if array.ndim == 3 and (found := _candidates(index, reference)) is not None:
@@ -219,7 +215,11 @@ def _as_seen(index: int, output: ir.Value, reference: Images) -> tuple[OutputKin
             told = f"{number} (--outputs softmax if they are class scores all the same)"
             variation = None if number == _EMBEDDED else _variation(index, reference)
             return "raw", told, RawReading(output=index, variation=variation)
-        return kind, f"{why}, and its shape {array.shape} is that of class scores", _class_reading(kind, index, axis)
+        return (
+            kind,
+            f"{why}, and its shape {array.shape} is that of class scores",
+            _class_reading(kind, index, axis, array),
+        )
     why = f"its shape {array.shape} is neither that of class scores nor of candidates with scores from 0 to 1"
     return "raw", why, _numbers(index, output, reference)
 
@@ -296,11 +296,13 @@ def _axis_of_sums(index: int, reference: Images) -> int | None:
     return next((axis for axis in axes if all(are_distributions(image[index], axis) for image in reference)), None)
 
 
-def _class_reading(kind: OutputKind, index: int, axis: int) -> ClassReading:
-    reading = _CLASSES[kind]
-    return ClassReading(
-        scores=Columns(output=index, axis=axis), activation=reading.activation, exclusive=reading.exclusive
-    )
+def _class_reading(kind: OutputKind, index: int, axis: int, array: NDArray[Any]) -> ClassReading:
+    return replace(_CLASSES[kind], scores=Columns(output=index, axis=axis), is_of_places=_has_places(array))
+
+
+def _has_places(array: NDArray[Any]) -> bool:
+    """Return True if an output is more than one vector an image."""
+    return array.ndim > 2 and array[0].size > max(array.shape[1:])
 
 
 def _candidates(index: int, reference: Images) -> DetectionReading | None:

@@ -121,7 +121,8 @@ def _consistent(model: ir.Model) -> ir.Model:
             value.shape = None
         common.ShapeInferencePass()(result)
         _check(result)
-        _LOG.warning("the model records another rank of an output than its operators give, which is taken: %s", error)
+        fault = " ".join(str(error).split())
+        _LOG.warning("the model records another rank of an output than its operators give, which is taken: %s", fault)
     return result
 
 
