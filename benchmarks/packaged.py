@@ -30,6 +30,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.paired import latency_ratio
 from benchmarks.peers.environments import PEERS, PeerError, quantize
 from benchmarks.recorded import processor, record
 from benchmarks.zoo import ENVIRONMENTS, TOOLS
@@ -197,7 +198,7 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
         tools[tool] = {
             "noise_median": statistics.median(noise),
             "noise_mean": statistics.mean(noise),
-            "latency": _ratio(run, float_, feeds[0]),
+            "latency": latency_ratio(run, float_, feeds[0], _PAIRS),
             "seconds": round(seconds, 1),
         }
         print(name, tool, json.dumps(tools[tool]), flush=True)
@@ -270,19 +271,6 @@ def _noise(exact: Sequence[NDArray[Any]], found: Sequence[NDArray[Any]]) -> floa
     return statistics.mean(
         float(np.square(one - other).sum() / max(_TINY, np.square(one - one.mean()).sum())) for one, other in pairs
     )
-
-
-def _ratio(run: Run, float_: Run, feeds: Mapping[str, NDArray[Any]]) -> float:
-    """Median over pairs of runs on the same input, in alternating order."""
-    ratios = []
-    for index in range(_PAIRS):
-        took = {}
-        for each in (run, float_) if index % 2 else (float_, run):
-            begun = time.perf_counter()
-            each(feeds)
-            took[each] = time.perf_counter() - begun
-        ratios.append(took[run] / took[float_])
-    return statistics.median(ratios)
 
 
 if __name__ == "__main__":

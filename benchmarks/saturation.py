@@ -11,9 +11,7 @@ on. ``--reuse`` measures the files of the run before.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +22,7 @@ import onnxruntime
 import openvino
 
 from benchmarks.apart import apart, openvino_kernels, tell
+from benchmarks.paired import latency_ratio
 from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
 from benchmarks.recorded import record
 from edgeopt.cli.boundary import errors_reported
@@ -127,18 +126,8 @@ def _accuracy(network: Network, run: Run) -> dict[str, Any]:
 
 
 def _latency_ratio(network: Network, run: Run, other: Run) -> float:
-    """Median over pairs of runs on the same input, one after the other in alternating order."""
-    if run is other:
-        return 1.0
-    (_, feeds), ratios = network.images[0], []
-    for index in range(ROUNDS):
-        times = {}
-        for one in (run, other) if index % 2 else (other, run):
-            begun = time.perf_counter()
-            one(feeds)
-            times[one] = time.perf_counter() - begun
-        ratios.append(times[run] / times[other])
-    return statistics.median(ratios)
+    _, feeds = network.images[0]
+    return 1.0 if run is other else latency_ratio(run, other, feeds, ROUNDS)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks.apart import Meter, apart
+from benchmarks.paired import latency_ratio
 from benchmarks.peers.environments import PEERS, Peer, PeerError, quantize
 from benchmarks.quantization import integer_share
 from benchmarks.recorded import record, rows
@@ -313,19 +312,11 @@ def _in_engine(network: Network, path: Path, engine: str) -> dict[str, Any]:
 
 
 def _latency_ratio(network: Network, run: Run, engine: str) -> float | None:
-    """Median over pairs of runs on the same input, one after the other in alternating order; None as written."""
+    """Latency over the float network's; None as written."""
     if engine == "as written":
         return None
-    exact = opened(network.graph, engine, network.spec)
-    (_, feeds), ratios = network.tests[0], []
-    for index in range(PAIRS):
-        times = {}
-        for one in (run, exact) if index % 2 else (exact, run):
-            begun = time.perf_counter()
-            one(feeds)
-            times[one] = time.perf_counter() - begun
-        ratios.append(times[run] / times[exact])
-    return statistics.median(ratios)
+    _, feeds = network.tests[0]
+    return latency_ratio(run, opened(network.graph, engine, network.spec), feeds, PAIRS)
 
 
 def _key(row: dict[str, Any]) -> tuple[str, ...]:
