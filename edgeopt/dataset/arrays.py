@@ -29,7 +29,10 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], int]:
         with archive:
             arrays = {name: archive[name] for name in archive.files}
     except UNREADABLE_ARRAYS as error:
-        raise DataError(f"{path} is not an .npz of plain arrays: {error}") from error
+        # numpy takes what it does not know for pickled objects, and says how to load those unsafely.
+        is_told = isinstance(error, OSError) or zipfile.is_zipfile(path)
+        fault = error if is_told else "it is no archive. Write it with numpy.savez(path, name=array)"
+        raise DataError(f"{path} is not an .npz of plain arrays: {fault}") from error
     lengths = {len(array) if array.ndim else 0 for array in arrays.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise DataError(f"{path}: the arrays must share a first dimension (samples), theirs are {sorted(lengths)}")
