@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 from tiny_recipe import RECIPE, Watch
 
+from edgeopt import files
 from edgeopt.config import CalibrateConfig, parse_config
 from edgeopt.dataset import load_splits
 from edgeopt.dataset.arrays import read_arrays
 from edgeopt.errors import ConfigError, DataError, EdgeoptError
 from edgeopt.metrics import readings_of
-from edgeopt.pipeline import standalone
 from edgeopt.pipeline.graphs import feeds
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.standalone import quantize_file
@@ -66,8 +66,7 @@ def test_the_command_for_one_file_makes_the_graph_that_the_build_made(stages, im
 
 
 def test_a_file_that_does_not_fit_on_the_disk_leaves_the_one_that_was_there(stages, images, tmp_path, monkeypatch):
-    def half(_model: ir.Model, path: Path) -> None:
-        path.write_bytes(b"half")
+    def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     spec, samples = images
@@ -75,7 +74,7 @@ def test_a_file_that_does_not_fit_on_the_disk_leaves_the_one_that_was_there(stag
     out = tmp_path / "int8.onnx"
     out.write_bytes(b"whole")
     config = replace(CONFIG.quantize, scheme="onnxruntime", repairs=())
-    monkeypatch.setattr(standalone.ir, "save", half)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(EdgeoptError, match="the disk is full"):
         quantize_file(stages["optimize"], tmp_path / "x.npz", None, CONFIG.calibrate, config, out, Watch())
     assert out.read_bytes() == b"whole"
