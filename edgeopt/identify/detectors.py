@@ -17,6 +17,8 @@ from edgeopt.spec import Size
 
 _INTEGERS = ("int32", "int64")
 _FACE_STRIDES = (8, 16, 32)
+_PRIORS_A_CELL = 2
+"""In the grid of the preset `retinaface`."""
 _FACES = ("retinaface", "scrfd", "yunet", "blazeface")
 
 
@@ -267,6 +269,8 @@ def _prior_boxes(facts: Facts, said: Said) -> list[Candidate]:
         return []
     if landmarks is None and "loc" not in boxes.name.lower():
         return []
+    if facts.size is not None and boxes.sizes[-2] not in (-1, _PRIORS_A_CELL * cells(facts.size, _FACE_STRIDES)):
+        return []  # such as the second half of a cascade, which looks at one face
     why = (
         f"it gives (P, 4), (P, 2) and (P, {landmarks.sizes[-1]}): offsets from priors, two confidences and landmarks, "
         "as RetinaFace" if landmarks is not None else "it gives locations (P, 4) and confidences (P, 2), as an SSD"

@@ -44,7 +44,7 @@ class Facts:
         opening: element-wise operators on the image before anything else, each with its constant's mean.
         values: the outputs for one synthetic picture, by name; empty where the model could not be run.
         applied: the activation that makes each output: ``softmax``, ``sigmoid`` or ``none``.
-        quantized: there are Q/DQ pairs in the graph.
+        quantized: there are quantizers in the graph, in pairs of Q/DQ or before integer operators.
         frozen: the file leaves the size of images open, and `inputs` has the one that was chosen.
         why_not_run: the reason for empty `values`.
         custom: operators that ONNX does not define.

@@ -100,7 +100,7 @@ class Identification:
         labels: class names.
         questions: what else a recipe has to say.
         notes: what is worth knowing, such as metadata that contradict the graph.
-        quantized: the graph holds Q/DQ pairs already.
+        quantized: the graph holds quantizers already, in pairs of Q/DQ or before integer operators.
         names_itself: `labels` are written in the file.
         possible: usual preprocessings by name, where nothing settles it and images with labels have to decide.
     """

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
@@ -120,6 +121,13 @@ def test_outputs_that_fit_nothing_ask_for_a_description() -> None:
     assert 'boxes = { output = "NAME", stop = 4 }' in found.questions[0].example
 
 
+def test_the_last_network_of_a_cascade_is_no_detector_of_whole_images() -> None:
+    """MTCNN's O-Net moves the one box that it is given, with as many columns as RetinaFace has for each prior box."""
+    sides = {"loc": 4, "conf": 2, "landms": 10}
+    rows = {name: np.full((1, side), 0.5, np.float32) for name, side in sides.items()}
+    assert identified(changed(BY_NAME["RetinaFace"], outputs=rows)).candidates == ()
+
+
 def test_the_images_that_uint8_and_channels_last_inputs_take_are_their_own() -> None:
     uint8 = preprocessing(identified(changed(DENSE, dtype="uint8")))
     assert uint8.normalization is None
@@ -224,6 +232,19 @@ def test_inspect_says_what_a_file_is(tmp_path: Path) -> None:
     assert "missing  model.labels: the file does not name its 3 classes. Give --labels" in shown
     as_json = json.loads(CliRunner().invoke(main, ["inspect", str(path), "--json"], catch_exceptions=False).stdout)
     assert as_json["candidates"][0]["decoding"] == {"preset": "yolov8"}
+
+
+def test_inspect_says_that_a_file_is_quantized_however_its_integers_are_written(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y)
+              <uint8[4, 3, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}> {
+                q, s, z = DynamicQuantizeLinear (x)
+                c = ConvInteger (q, w, z)
+                f = Cast <to = 1> (c)
+                y = Mul (f, s)
+              }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "net.onnx")
+    shown = CliRunner().invoke(main, ["inspect", str(tmp_path / "net.onnx")], catch_exceptions=False).output
+    assert "quantized already (quantizers in the graph)" in shown
 
 
 def test_inspect_refuses_what_is_no_model(tmp_path: Path) -> None:

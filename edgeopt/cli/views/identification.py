@@ -22,7 +22,7 @@ _WIDTH = 9
 
 def identification_lines(name: str, found: Identification, *, decided: bool = False) -> Iterator[str]:
     """Yield a line for each finding with its reason, then the questions that are left unless they are `decided`."""
-    yield _line("model", f"{name}{', quantized already (Q/DQ in the graph)' if found.quantized else ''}")
+    yield _line("model", f"{name}{', quantized already (quantizers in the graph)' if found.quantized else ''}")
     for kind, roles in (("input", found.inputs), ("output", found.outputs)):
         for role in roles:
             yield _line(kind, f"{role.tensor}: {role.role} ({role.why})")
