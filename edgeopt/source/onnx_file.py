@@ -73,7 +73,7 @@ def _fault(path: Path) -> str | None:
     try:
         onnx.checker.check_model(onnx.load(path, load_external_data=False), full_check=True)
     except Exception as error:  # noqa: BLE001 - protobuf's and onnx's errors share no base
-        return " ".join(str(error).split())[:300]
+        return " ".join(str(error).split())[:300].rstrip(".")
     return None
 
 
@@ -85,6 +85,7 @@ def _in_one_form(
         _follow_links(network, path)
         ir.external_data.load_to_model(network)
     try:
+        common.TopologicalSortPass()(network)  # engines sort, so that some converters append nodes anywhere
         common.InlinePass()(network)
         common.NameFixPass()(network)  # onnxruntime refuses nodes of the same name
         common.RemoveUnusedFunctionsPass()(network)  # type: ignore[no-untyped-call]

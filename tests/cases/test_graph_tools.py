@@ -97,6 +97,24 @@ def test_a_graph_without_a_name_whose_nodes_share_one(tmp_path: Path) -> None:
     assert_close(tmp_path, out)
 
 
+def test_nodes_that_are_written_behind_those_that_read_them(tmp_path: Path) -> None:
+    """onnxconverter-common appends the Casts of inputs and outputs (float16.py), which engines sort."""
+    model = network(BODY, TAIL)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[1:] + nodes[:1])
+    onnx.save(network(BODY, TAIL), tmp_path / "sorted.onnx")
+    out, _ = quantize(tmp_path, model)
+    (tmp_path / "sorted.onnx").rename(tmp_path / "float.onnx")
+    assert_close(tmp_path, out)
+
+
+def test_nodes_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    model = network(BODY, TAIL, "u = Add (v, y)", "v = Identity (u)")
+    with pytest.raises(ModelError, match=r"float\.onnx is malformed: .*'?Add.*\. Export it again"):
+        quantize(tmp_path, model)
+
+
 def test_outputs_that_are_inputs_or_constants(tmp_path: Path) -> None:
     lines = [BODY, TAIL, "unused = Identity (anchors)"]
     model = network(*lines, constants={"anchors": np.ones((5, 4), np.float32)})
