@@ -27,7 +27,7 @@ from edgeopt.passes.repair import trials
 from edgeopt.passes.repair.allowance import Allowance
 from edgeopt.passes.repair.fine_tune import run as fine_tuning
 from edgeopt.passes.repair.fine_tune.fake_quantize import fake_quantize
-from edgeopt.passes.repair.fine_tune.network import LearnedNetwork, Rates
+from edgeopt.passes.repair.fine_tune.network import LearnedNetwork
 from edgeopt.passes.repair.fine_tune.run import compared_layers, fine_tune
 from edgeopt.passes.repair.judge import typical
 from edgeopt.passes.repair.trials import REPAIRS, repair
@@ -55,7 +55,6 @@ X = np.random.default_rng(0).normal(size=(24, 3, 12, 12)).astype(np.float32) * 3
 FEEDS = [{"x": X[i : i + 1]} for i in range(len(X))]
 IMAGES = [(str(i), feeds) for i, feeds in enumerate(FEEDS)]
 RAW = Discrepancy([RawReading()])
-RATES = Rates(1.0, 1.0, 1.0, 1.0)
 
 
 def network() -> ir.Model:
@@ -80,10 +79,6 @@ def distances(model: ir.Model, feeds: list[dict[str, np.ndarray]]) -> np.ndarray
 
 def arrays(model: ir.Model) -> dict[str, np.ndarray]:
     return {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
-
-
-def parameters(learned: LearnedNetwork) -> list[torch.nn.Parameter]:
-    return [each for kind in learned.parameters(RATES) for each in kind["params"]]
 
 
 def test_gradients_of_a_scale_are_those_of_the_paper():
@@ -120,9 +115,8 @@ def test_what_was_learned_is_what_is_written(scheme):
     model = quantized(network(), scheme)
     learned, random = LearnedNetwork(model, scheme), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for kind, size in zip(learned.parameters(RATES), (5.0, 0.1, 0.1, 0.1), strict=True):
-            for parameter in kind["params"]:
-                parameter += size * torch.randn(parameter.shape, generator=random)
+        for parameter in learned.parameters():
+            parameter += 80.0 * torch.randn(parameter.shape, generator=random)
     (expected,) = learned.run({"x": torch.from_numpy(FEEDS[0]["x"])})
     written = learned.model()
     np.testing.assert_allclose(run(written, **FEEDS[0])["y"], expected.detach().numpy(), rtol=1e-3, atol=1e-3)
@@ -135,8 +129,8 @@ def test_what_was_learned_is_what_is_written(scheme):
 def test_pairs_that_would_saturate_are_written_smaller():
     learned = LearnedNetwork(quantized(network(), OPENVINO), OPENVINO)
     with torch.no_grad():
-        for parameter in parameters(learned):
-            parameter += 40.0 if parameter.ndim > 1 and parameter.numel() > 16 else 0.0
+        for parameter in learned.parameters():
+            parameter += 1000.0 if parameter.ndim > 1 and parameter.numel() > 16 else 0.0
     for node in (each for each in learned.model().graph if each.op_type == "Conv"):
         integers = weight_matrix(node, node.inputs[1].producer().inputs[0].const_value.numpy().astype(np.float32))
         assert pair_grid(node).overflowing(integers) == 0.0
@@ -150,7 +144,7 @@ def test_scales_that_a_concatenation_carries_through_stay_one(scheme):
     assert leader["e/scale"] == leader["f/scale"] != leader["x/scale"]
     learned = LearnedNetwork(model, scheme)
     with torch.no_grad():
-        for position, parameter in enumerate(each for each in parameters(learned) if not each.shape):
+        for position, parameter in enumerate(each for each in learned.parameters() if not each.shape):
             parameter += 0.01 * (position + 1.0)
     written = arrays(learned.model())
     assert written["e/scale"] == written["f/scale"]

@@ -1,8 +1,8 @@
 """A Q/DQ network whose integer weights, biases and scales can be learned, and written back.
 
 Every kind of parameter counts in steps of the quantization that it belongs to: weights in integers, biases in the noise
-that rounding the layer's input causes, scales in their logarithm. One rate for each kind therefore fits all layers of
-all networks.
+that rounding the layer's input causes, scales in their logarithm. One unit for each kind therefore fits all layers of
+all networks, and optimizers whose steps are of one size, as Adam's are, need one rate for all of them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,15 @@ from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.fine_tune.fake_quantize import fake_quantize, rounded
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Distances that a parameter of each kind moves in a step, about."""
-
-    integers: float
-    weight_scales: float
-    """In their logarithm."""
-    biases: float
-    """In the noise of the layer's input."""
-    scales: float
-    """In their logarithm, of activations."""
+_INTEGER = 0.04
+"""Integers that a unit of a weight is. Some hundred steps of one unit move an integer by two or three, so that what is
+pulled one way throughout flips; at a tenth of these units nothing does."""
+_WEIGHT_SCALE = 0.001
+"""Part of a weight's scale, as a logarithm, that a unit is."""
+_BIAS = 0.02
+"""Part of the noise of its layer's input that a unit of a bias is."""
+_SCALE = 0.003
+"""Part of an activation's scale, as a logarithm, that a unit is."""
 
 
 @dataclass
@@ -47,11 +45,11 @@ class _Weight:
     """An int8 initializer behind a DequantizeLinear."""
 
     latent: nn.Parameter
-    """The integers before they are rounded."""
+    """The integers before they are rounded, in units of `_INTEGER`."""
     start: Tensor
     """The scales that it came with, broadcast against `latent`."""
     gain: nn.Parameter
-    """Logarithms of what the scales are multiplied by."""
+    """Logarithms of what the scales are multiplied by, in units of `_WEIGHT_SCALE`."""
     layer: ir.Node
     """Layer that reads it."""
     grid: WeightGrid
@@ -63,7 +61,7 @@ class _Weight:
 
     def integers(self) -> Tensor:
         """Rounded integers; gradients pass straight through to `latent`."""
-        free = rounded(self.latent, WEIGHT_LIMIT)
+        free = rounded(_INTEGER * self.latent, WEIGHT_LIMIT)
         if not self.grid.pairings:
             return free
         if self._pulled is None or not torch.equal(self._pulled[0], free):
@@ -76,7 +74,7 @@ class _Weight:
 
     def scale(self) -> Tensor:
         """Strictly positive, one an output channel."""
-        return self.start * self.gain.exp()
+        return self.start * torch.exp(_WEIGHT_SCALE * self.gain)
 
     def value(self) -> Tensor:
         """Weight that the layer computes with."""
@@ -87,12 +85,13 @@ class _Weight:
 class _Bias:
     start: Tensor
     noise: Tensor
-    """(channels,) unit of `shift`."""
+    """(channels,) that of the layer's input."""
     shift: nn.Parameter
+    """In units of `_BIAS` of the noise."""
 
     def value(self) -> Tensor:
         """Bias that the layer adds."""
-        return self.start + self.noise * self.shift
+        return self.start + _BIAS * self.noise * self.shift
 
 
 class LearnedNetwork:
@@ -114,32 +113,32 @@ class LearnedNetwork:
         self._biases: dict[str, _Bias] = {}
         self._leader = tied_scales(model.graph)
         self._gains = {name: nn.Parameter(torch.zeros(())) for name in sorted(set(self._leader.values()))}
-        """Logarithms of what the activations' scales are multiplied by."""
+        """Logarithms of what the activations' scales are multiplied by, in units of `_SCALE`."""
         replaced: dict[str, Operator] = {}
         for node in model.graph:
             if node.op_type == QUANTIZE:
-                replaced[node.name or ""] = self._quantizer(node)
+                replaced[node.name or ""] = _quantizer(node)
             elif node.op_type == DEQUANTIZE:
-                replaced[node.name or ""] = self._dequantizer(node)
+                replaced[node.name or ""] = _given
+                self._add_weight(node)
         for node in model.graph:
             if node.op_type in LINEAR_OPS:
                 self._add_bias(node)
         self._interpreter = Interpreter(model.graph, replaced, outputs)
 
-    def parameters(self, rates: Rates) -> list[dict[str, Any]]:
-        """Numbers to learn, as an optimizer of torch takes them."""
-        weights = self._weights.values()
-        return [
-            {"params": [weight.latent for weight in weights], "lr": rates.integers},
-            {"params": [weight.gain for weight in weights], "lr": rates.weight_scales},
-            {"params": [bias.shift for bias in self._biases.values()], "lr": rates.biases},
-            {"params": list(self._gains.values()), "lr": rates.scales},
-        ]
+    def parameters(self) -> list[nn.Parameter]:
+        """Numbers to learn, for an optimizer whose steps are of one unit."""
+        weights = [each for weight in self._weights.values() for each in (weight.latent, weight.gain)]
+        return [*weights, *(bias.shift for bias in self._biases.values()), *self._gains.values()]
 
     def run(self, feeds: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the outputs, with gradients to the parameters."""
-        biases = {name: bias.value() for name, bias in self._biases.items()}
-        return self._interpreter.run({**feeds, **biases})
+        learned = {
+            **{name: weight.value() for name, weight in self._weights.items()},
+            **{name: bias.value() for name, bias in self._biases.items()},
+            **{name: self._scale(name) for name in self._leader},
+        }
+        return self._interpreter.run({**feeds, **learned})
 
     def model(self) -> ir.Model:
         """Return the network as it stands, as a Q/DQ graph."""
@@ -158,42 +157,26 @@ class LearnedNetwork:
 
     def _scale(self, name: str) -> Tensor:
         start = torch.from_numpy(np.array(known_constant(self._model.graph.initializers[name])))
-        return start * self._gains[self._leader[name]].exp()
+        return start * torch.exp(_SCALE * self._gains[self._leader[name]])
 
-    def _quantizer(self, node: ir.Node) -> Operator:
-        """Quantize and dequantize at once: what follows gets real values on the grid."""
-        scale, zero_point = node.inputs[1], known_constant(node.inputs[2])
-        name = "" if scale is None else scale.name or ""
-        limits = np.iinfo(zero_point.dtype)
-        low, high = int(limits.min) - int(zero_point), int(limits.max) - int(zero_point)
-
-        def run(attributes: Attributes, x: Tensor, *_: Any) -> Tensor:
-            del attributes
-            return fake_quantize(x, self._scale(name), low, high)
-
-        return run
-
-    def _dequantizer(self, node: ir.Node) -> Operator:
-        """Return the weight as it is learned; behind an activation's quantizer nothing is left to do."""
+    def _add_weight(self, node: ir.Node) -> None:
+        """Learn the integers, and their scales, that a DequantizeLinear reads; of an activation it reads none."""
         stored, scale = node.inputs[:2]
-        if stored is None or stored.const_value is None or scale is None:
-            return lambda _, x, *__: x
-        name = stored.name or ""
-        if name not in self._weights:
-            integers, steps = known_constant(stored), np.array(known_constant(scale))
-            shape = [1] * integers.ndim
-            if steps.size > 1:
-                shape[node.attributes["axis"].as_int()] = steps.size
-            reader = next(iter(node.outputs[0].uses())).node
-            self._weights[name] = _Weight(
-                latent=nn.Parameter(torch.from_numpy(integers.astype(np.float32))),
-                start=torch.from_numpy(steps.reshape(shape)),
-                gain=nn.Parameter(torch.zeros(shape)),
-                layer=reader,
-                grid=weight_grid(reader, self._scheme),
-                scale_name=scale.name or "",
-            )
-        return lambda *_: self._weights[name].value()
+        if stored is None or stored.const_value is None or scale is None or stored.name in self._weights:
+            return
+        integers, steps = known_constant(stored), np.array(known_constant(scale))
+        shape = [1] * integers.ndim
+        if steps.size > 1:
+            shape[node.attributes["axis"].as_int()] = steps.size
+        reader = next(iter(node.outputs[0].uses())).node
+        self._weights[stored.name or ""] = _Weight(
+            latent=nn.Parameter(torch.from_numpy(integers.astype(np.float32) / _INTEGER)),
+            start=torch.from_numpy(steps.reshape(shape)),
+            gain=nn.Parameter(torch.zeros(shape)),
+            layer=reader,
+            grid=weight_grid(reader, self._scheme),
+            scale_name=scale.name or "",
+        )
 
     def _add_bias(self, node: ir.Node) -> None:
         """Learn the bias of a quantized layer that has one of its own."""
@@ -205,6 +188,19 @@ class LearnedNetwork:
         noise = _noise(node, float(known_constant(before.inputs[1])), stored, start.shape)
         parameters = torch.from_numpy(start), torch.from_numpy(noise), nn.Parameter(torch.zeros(start.shape))
         self._biases[bias.name or ""] = _Bias(*parameters)
+
+
+def _quantizer(node: ir.Node) -> Operator:
+    """Quantize and dequantize at once: what follows gets real values on the grid."""
+    zero_point = known_constant(node.inputs[2])
+    limits = np.iinfo(zero_point.dtype)
+    low, high = int(limits.min) - int(zero_point), int(limits.max) - int(zero_point)
+    return lambda _, x, scale, *__: fake_quantize(x, scale, low, high)
+
+
+def _given(_attributes: Attributes, x: Tensor, *_others: Any) -> Tensor:
+    """Return what comes in: a weight as it is learned, or what the quantizer before has brought back to real values."""
+    return x
 
 
 def _noise(node: ir.Node, step: float, dequantizer: ir.Node, shape: tuple[int, ...]) -> NDArray[np.float32]:

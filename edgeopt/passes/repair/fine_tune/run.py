@@ -20,14 +20,11 @@ from edgeopt.calibrate.tap import Feeds, Tap
 from edgeopt.graph.operators import LINEAR_OPS, is_depthwise
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.fine_tune import BATCH, STEPS
-from edgeopt.passes.repair.fine_tune.network import LearnedNetwork, Rates
+from edgeopt.passes.repair.fine_tune.network import LearnedNetwork
 from edgeopt.progress import Update
 
-_RATES = Rates(integers=0.04, weight_scales=0.001, biases=0.02, scales=0.003)
-"""Rates of Adam. All steps together can move an integer by two or three, so that what is pulled one way throughout
-flips; at a tenth of these rates nothing does."""
 _WARM_UP = 10
-"""Steps until the rates are reached; from there they fall as a cosine does."""
+"""Steps until the rate is reached; from there it falls as a cosine does."""
 _MOMENTA = (0.9, 0.99)
 """Adam's, the second shorter than usual: there are only some hundred steps."""
 _LEAST = 1e-3
@@ -65,7 +62,7 @@ def fine_tune(
     """
     layers = compared_layers(model, quantized)
     network, teacher = LearnedNetwork(quantized, scheme, layers), Tap(model, layers)
-    optimizer = torch.optim.Adam(network.parameters(_RATES), betas=_MOMENTA)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1.0, betas=_MOMENTA)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     order = _order(len(feeds), np.random.default_rng(seed))
     for step in range(steps):
@@ -97,7 +94,7 @@ def compared_layers(model: ir.Model, quantized: ir.Model) -> list[str]:
 
 
 def _share(step: int, steps: int) -> float:
-    """Share of the rates that a step has."""
+    """Share of the rate that a step has."""
     return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1.0 + math.cos(math.pi * step / steps))
 
 
