@@ -382,9 +382,9 @@ def test_what_needs_a_teacher_is_refused_before_anything_is_trained(tmp_path: Pa
     text = (
         'name = "r"\n[model]\nsource = "edgeopt:faster_rcnn_nano"\ninput_size = [64, 64]\n'
         + sets
-        + "[train]\n[compress]\nparameters = 0.5\n"
+        + "[train]\nquantize = true\n[compress]\nparameters = 0.5\n"
     )
-    with pytest.raises(ConfigError, match=r"a teacher's: \[compress\] cannot be had"):
+    with pytest.raises(ConfigError, match=r"a teacher's: \[compress\] and \[train\] quantize cannot be had"):
         preflight(parse_config(text), tmp_path, (tmp_path,), "bundle")
 
 

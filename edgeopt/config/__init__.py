@@ -37,7 +37,14 @@ from edgeopt.config.recipe import (
     write_starter,
 )
 from edgeopt.config.toml import checked_table, parse_toml, read_toml, toml_value
-from edgeopt.config.training import Adversarial, Augmentation, CompressConfig, Sampling, TrainConfig
+from edgeopt.config.training import (
+    Adversarial,
+    Augmentation,
+    CompressConfig,
+    QuantizedTraining,
+    Sampling,
+    TrainConfig,
+)
 
 __all__ = [
     "FAST_REPAIRS",
@@ -65,6 +72,7 @@ __all__ = [
     "ModelConfig",
     "PrecisionConfig",
     "QuantizeConfig",
+    "QuantizedTraining",
     "RegionsConfig",
     "Repair",
     "Sampling",

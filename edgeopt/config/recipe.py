@@ -49,6 +49,12 @@ class Config(Struct):
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
     def __post_init__(self) -> None:
+        if self.train is not None and self.train.quantize and not self.quantize.enabled:
+            raise SettingError("[train] quantize trains INT8 graphs, and [quantize] enabled = false makes none")
+        if self.train is not None and self.train.quantize and self.quantize.file is not None:
+            raise SettingError("[train] quantize trains what edgeopt quantized, and [quantize] file is another tool's")
+        if self.compress is not None and self.compress.train is not None and self.compress.train.quantize:
+            raise SettingError("INT8 graphs are trained as [train] says. Move quantize from [compress.train] there")
         if (self.fit is not None) != (self.model.source == FEATURES):
             raise SettingError(
                 f'[fit] and [model] source = "{FEATURES}" go together. Add '
@@ -70,10 +76,15 @@ class Config(Struct):
             raise SettingError(
                 "[compress] trains with a teacher, in one process. Remove [train] processes, or give [compress.train]"
             )
-        if self.compress is not None and self.compress.train is None and self.train is None:
+        if self.compress is not None and self.compress.train is None and not self.trains:
             raise SettingError(
                 "[compress] ruins a network that is not trained afterwards: say how in [compress.train], or in [train]"
             )
+
+    @property
+    def trains(self) -> bool:
+        """True if the float network is trained before anything else."""
+        return self.train is not None and self.train.epochs > 0
 
 
 def named_code(config: Config) -> tuple[str, ...]:

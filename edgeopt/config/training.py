@@ -66,11 +66,22 @@ class Adversarial(Struct):
     """Weight of the second part of ``trades``: more of it holds better and answers worse on clean pictures."""
 
 
+class QuantizedTraining(Struct):
+    """``[train.quantize]``: training of the INT8 graph, after its repairs."""
+
+    epochs: PositiveInt = 2
+    """Passes over the training images."""
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.5
+    """Learning rate of AdamW in units that fit all layers, of which one moves a weight by .04 integers a step."""
+    teacher: Fraction = 0.5
+    """Weight of the float network's outputs in the loss; the labels have the rest."""
+
+
 class TrainConfig(Struct):
     """``[train]``. Without this table the weights are used without training."""
 
-    epochs: PositiveInt = 10
-    """Passes over the training images."""
+    epochs: Annotated[int, Meta(ge=0)] = 10
+    """Passes over the training images. 0: the weights are good already, and only `quantize` trains."""
     batch_size: PositiveInt = 32
     """Images of one step."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -132,6 +143,10 @@ class TrainConfig(Struct):
     (``mlflow.db``), or the URI of a server. Needs the extra ``mlflow``. Default: nowhere."""
     seed: int = 0
     """Seed of shuffling, augmentation and dropout."""
+    quantize: bool | QuantizedTraining = False
+    """Train each INT8 graph after its repairs, or the settings of that: integers, scales and biases learn from the
+    labels and the float network, with this table's batch size, augmentation and `ema`, on the processor. Kept only if
+    it helps on images that were not trained on."""
 
     @property
     def deciding(self) -> TrainConfig:
@@ -139,6 +154,13 @@ class TrainConfig(Struct):
         return replace(self, device="auto", workers=None, tensorboard=None, mlflow=None, processes=1)
 
     def __post_init__(self) -> None:
+        if not self.epochs and not self.quantize:
+            raise SettingError("[train] epochs = 0 trains nothing: give more, remove [train], or add quantize = true")
+        if self.quantize and self.adversarial is not None:
+            raise SettingError(
+                "[train] quantize trains INT8 graphs on pictures as they are, which undoes what [train.adversarial] "
+                "teaches. Remove one of them"
+            )
         if self.processes > self.batch_size:
             raise SettingError(
                 f"[train] processes = {self.processes} share each batch, and batch_size = {self.batch_size} leaves "

@@ -29,6 +29,7 @@ from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.precision import in_float16
 from edgeopt.pipeline.preflight import Goal, Preflight, preflight
 from edgeopt.pipeline.provenance import code_hash
+from edgeopt.pipeline.quantized_training import quantized_and_trained
 from edgeopt.pipeline.sources import WEIGHTS
 from edgeopt.pipeline.store import Store
 from edgeopt.pipeline.training import trained
@@ -88,7 +89,7 @@ def build(
     """
     with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared, store=store) as opened:
         job = replace(opened, cluster=cluster)
-        if config.train is not None and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
+        if config.trains and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
@@ -120,8 +121,8 @@ def train_model(
     Raises:
         ConfigError: the recipe has no ``[train]``.
     """
-    if config.train is None:
-        raise ConfigError(f"the recipe '{config.name}' has no [train]: there is nothing to train")
+    if not config.trains:
+        raise ConfigError(f"the recipe '{config.name}' has no [train] with epochs: there is nothing to train")
     with _job(config, root, work, progress, out.parent, "weights", best_so_far=best_so_far) as job:
         weights = trained(job)
         assert weights is not None
@@ -220,7 +221,8 @@ def _quantized(
     graphs.refuse_unplaceable(float_graph, schemes.values(), quantize)
     calibration = calibrated(job, float_graph)
     found = {
-        scheme: graphs.quantized(job, float_graph, calibration, scheme) for scheme in dict.fromkeys(schemes.values())
+        scheme: quantized_and_trained(job, float_graph, calibration, scheme)
+        for scheme in dict.fromkeys(schemes.values())
     }
     return found, calibration
 

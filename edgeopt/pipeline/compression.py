@@ -201,7 +201,7 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
     determinants = {
         **_determinants(job, weights),
         "pruned": pruned.key,
-        "train": finetune.deciding,
+        "train": replace(finetune.deciding, quantize=False),
         "teacher": config.teacher,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],
     }

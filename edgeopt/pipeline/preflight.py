@@ -296,7 +296,7 @@ def _counts(config: Config, listings: Mapping[str, Listing], goal: Goal, finding
 def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Findings) -> Source | None:
     """Return the network. Warnings of opening it are left to the stage that opens it."""
     opened: Callable[[Config, Path, tuple[str, ...]], Source]
-    opened = source_to_train if config.train is not None else source_to_export
+    opened = source_to_train if config.trains else source_to_export
     logger = logging.getLogger("edgeopt.source")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -304,13 +304,15 @@ def _source(config: Config, root: Path, labels: tuple[str, ...], findings: _Find
     try:
         with findings.collected():
             source = opened(config, root, labels)
-            if config.train is not None:
+            if config.train is not None and config.trains:
                 _check_training(source, config.train)
             if config.compress is not None and config.compress.train is not None:
                 _check_training(source, config.compress.train)
             if config.compress is not None:
                 require_prunable(source, config.compress)
-                _check_teacher(source)
+            if config.train is not None and config.train.quantize:
+                _check_quantized_training(source, config.train)
+            _check_teachers(source, config)
     finally:
         logger.setLevel(before)
     _forget_missing_labels(findings)
@@ -341,14 +343,16 @@ def _check_classes(config: FitConfig, train: Listing, labels: tuple[str, ...]) -
     require_learnable([counts[index] for index in range(len(labels))], labels, config, train.origin)
 
 
-def _check_teacher(source: Source) -> None:
+def _check_teachers(source: Source, config: Config) -> None:
     """Refuse to compare a detector of two stages with a teacher, which proposes other regions."""
     from edgeopt.train.objective import is_two_stage
 
-    if source.module is not None and is_two_stage(source.spec):
+    asked = {"[compress]": config.compress, "[train] quantize": config.train is not None and config.train.quantize}
+    taught = " and ".join(name for name, value in asked.items() if value)
+    if taught and source.module is not None and is_two_stage(source.spec):
         raise ConfigError(
-            f"'{source.spec.name}' proposes regions of its own, which cannot be compared with a teacher's: [compress] "
-            "cannot be had. Remove it"
+            f"'{source.spec.name}' proposes regions of its own, which cannot be compared with a teacher's: {taught} "
+            "cannot be had. Remove what has a teacher"
         )
 
 
@@ -362,6 +366,15 @@ def _check_training(source: Source, config: TrainConfig) -> None:
     place_of(config)
     require_writers(config)
     freeze(source.module, config.freeze)
+
+
+def _check_quantized_training(source: Source, config: TrainConfig) -> None:
+    """Look for what the training of INT8 graphs needs, which comes after everything else."""
+    from edgeopt.train.logs import require_writers
+    from edgeopt.train.objective import require_loss
+
+    require_loss(source.spec, config.loss)
+    require_writers(config)
 
 
 def _forget_missing_labels(findings: _Findings) -> None:
@@ -389,7 +402,7 @@ def _needed_bytes(config: Config, size: int) -> int:
     The exported and the optimized graph, and of each target the FP32 engine, a reduced and a quantized one, each with
     its graph, in the work folder and again in the bundle.
     """
-    training = _TRAINING_COPIES if config.train is not None else 0
+    training = _TRAINING_COPIES if config.trains else 0
     return _SPARE_BYTES + size * (2 + training + 4 * len(config.compile.targets))
 
 

@@ -124,12 +124,7 @@ def is_published(config: Config, root: Path) -> bool:
         ModelError: no such network, or weights that cannot be read.
     """
     model = config.model
-    if (
-        config.train is not None
-        or config.fit is not None
-        or model.labels is not None
-        or "num_classes" in model.arguments
-    ):
+    if config.trains or config.fit is not None or model.labels is not None or "num_classes" in model.arguments:
         return False
     if model.weights is None or not model.source.startswith("edgeopt:"):
         return True

@@ -17,16 +17,16 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import WEIGHTS, source_hashes, source_to_train
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
-from edgeopt.spec import code_in
+from edgeopt.spec import code_in, replace
 
 if TYPE_CHECKING:
     from edgeopt.train import Trained, TrainProgress
 
 
 def trained(job: Job) -> Artifact | None:
-    """``weights.safetensors`` from the recipe's training, or None where it trains nothing."""
+    """``weights.safetensors`` from the recipe's training, or None where it trains no float network."""
     config = job.config.train
-    if config is None:
+    if config is None or not config.epochs:
         return None
     train, validation = job.split("train"), job.splits.validation
 
@@ -51,7 +51,7 @@ def trained(job: Job) -> Artifact | None:
     determinants = {
         "model": job.config.model,
         "files": source_hashes(job.config.model, job.root),
-        "train": config.deciding,
+        "train": replace(config.deciding, quantize=False),  # which comes later
         "named": code_of(*training_code(job.config), *code_in(job.config.model.decoder)),
         "labels": job.labels,
         "data": [dataset.fingerprint() for dataset in (train, validation) if dataset is not None],

@@ -9,7 +9,7 @@ from torch import nn
 from edgeopt.config import TrainConfig
 from edgeopt.dataset import Dataset
 from edgeopt.spec import ModelSpec
-from edgeopt.train.objective import Indices
+from edgeopt.train.objective import Indices, Taught
 from edgeopt.train.pictures import Pictures
 from edgeopt.train.tasks import make_objective
 from edgeopt.train.teacher import as_learnt
@@ -42,6 +42,36 @@ def put_gradients(module: nn.Module, spec: ModelSpec, train: Dataset, config: Tr
         loss = objective.loss(module, objective.prepare(indices, _draws(indices, config), closing=True))
         torch.autograd.backward(loss)
     module.train(was_training)
+
+
+@torch.no_grad()
+def validation_loss(
+    module: nn.Module, spec: ModelSpec, images: Dataset, config: TrainConfig, teacher: Taught | None = None
+) -> float:
+    """Return the mean loss of a module, as it is, on labelled images that are not augmented.
+
+    Args:
+        module: left as it was.
+        spec: its specification.
+        images: labelled.
+        config: whose loss and batch size count.
+        teacher: a network whose outputs are part of the loss, and their weight.
+
+    Raises:
+        DataError: an image without a label.
+        ConfigError: a setting that this task cannot have.
+        ModelError: a detector that is not trained here.
+    """
+    pictures = Pictures(images, spec.preprocessing)
+    objective = make_objective(spec, config, pictures, teacher)
+    was_training, total = module.training, 0.0
+    as_learnt(module)
+    for start in range(0, len(pictures), config.batch_size):
+        indices = np.arange(start, min(start + config.batch_size, len(pictures)))
+        batch = objective.prepare(indices, _draws(indices, config), closing=True)
+        total += len(indices) * float(objective.loss(module, batch))
+    module.train(was_training)
+    return total / len(pictures)
 
 
 def _draws(indices: Indices, config: TrainConfig) -> list[np.random.Generator]:

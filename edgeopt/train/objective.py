@@ -171,11 +171,7 @@ class Detect:
         self._name = config.loss or (TWO_STAGES if is_two_stage(spec) else BOXES)
         if self._name in OF_CLASSES:
             raise ConfigError(f"[train] loss = '{self._name}' is for classification. Remove it")
-        if self._name == BOXES and not is_yolox(spec):
-            raise ModelError(
-                f"'{spec.name}' cannot be trained here: only YOLOX and edgeopt's Faster R-CNN have a loss here. Give "
-                "a [train] loss of your own, or train it where it comes from and give its weights"
-            )
+        require_loss(spec, config.loss)
         assert not isinstance(spec.decoding, ClassificationDecoding)
         for change in ("rotate_deg", "shear_deg", "elastic"):
             if getattr(config.augmentation, change):
@@ -241,6 +237,24 @@ class Detect:
         others = [self._pictures.scene_without_letterbox(int(one)) for one in rng.integers(len(self._pictures), size=3)]
         four = [self._pictures.scene_without_letterbox(index), *others]
         return augment_scene(four, (height, width), self._changes, self._pictures.fill, rng)
+
+
+def require_loss(spec: ModelSpec, named: str | None) -> None:
+    """Check that a network has a loss.
+
+    Args:
+        spec: the network's.
+        named: the recipe's loss, if it names one.
+
+    Raises:
+        ModelError: a detector that is not trained here.
+    """
+    own = is_yolox(spec) or is_two_stage(spec) if named is None else named != BOXES or is_yolox(spec)
+    if spec.task == "detection" and not own:
+        raise ModelError(
+            f"'{spec.name}' cannot be trained here: only YOLOX and edgeopt's Faster R-CNN have a loss here. Give a "
+            "[train] loss of your own, or train it where it comes from and give its weights"
+        )
 
 
 def is_yolox(spec: ModelSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import sys
@@ -124,6 +125,22 @@ def test_what_was_learned_is_what_is_written(scheme):
     integers = [array for array in arrays(written).values() if array.dtype == np.int8 and array.ndim > 1]
     assert all(np.abs(array.astype(int)).max() <= 127 for array in integers)
     assert arrays(model)["w1/int8"].tobytes() == arrays(quantized(network(), scheme))["w1/int8"].tobytes()
+
+
+def test_a_copy_has_numbers_of_its_own_however_deep_the_network():
+    chain = "\n".join(f"a{number + 1} = Relu(a{number})" for number in range(400))
+    text = f"g (float[1, 16, 2, 2] x, float[16, 16, 1, 1] w) => (float[1, 16, 2, 2] a400) {{\na0 = Conv(x, w)\n{chain}\n}}"
+    feeds = {"x": np.ones((1, 16, 2, 2), np.float32)}
+    model = model_of(text)
+    table = calibrate(model, [("0", feeds)], CalibrateConfig(method="minmax", minimum_images=1))
+    learned = LearnedNetwork(quantize(model, table, TENSORRT), TENSORRT)
+    copied, tensors = copy.deepcopy(learned), {"x": torch.from_numpy(feeds["x"])}
+    (before,) = copied.run(tensors)
+    with torch.no_grad():
+        for parameter in learned.parameters():
+            parameter += 200.0
+    assert torch.equal(copied.run(tensors)[0], before)
+    assert not torch.equal(learned.run(tensors)[0], before)
 
 
 def test_pairs_that_would_saturate_are_written_smaller():

@@ -7,6 +7,7 @@ all networks, and optimizers whose steps are of one size, as Adam's are, need on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,6 @@ from edgeopt.passes.quantize.matrix import weight_from_matrix, weight_matrix
 from edgeopt.passes.quantize.saturation import WEIGHT_LIMIT, WeightGrid, weight_grid
 from edgeopt.passes.quantize.scheme import QuantScheme
 from edgeopt.passes.repair.fine_tune.fake_quantize import fake_quantize, rounded
-
 
 _INTEGER = 0.04
 """Integers that a unit of a weight is. Some hundred steps of one unit move an integer by two or three, so that what is
@@ -125,6 +125,15 @@ class LearnedNetwork:
             if node.op_type in LINEAR_OPS:
                 self._add_bias(node)
         self._interpreter = Interpreter(model.graph, replaced, outputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LearnedNetwork:
+        """Copy the numbers to learn, as an average of them wants; the graph is never changed and is shared."""
+        shared: list[Any] = [self._model, self._interpreter, *(weight.layer for weight in self._weights.values())]
+        memo.update({id(each): each for each in shared})
+        copied = object.__new__(LearnedNetwork)
+        memo[id(self)] = copied
+        copied.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return copied
 
     def parameters(self) -> list[nn.Parameter]:
         """Numbers to learn, for an optimizer whose steps are of one unit."""

@@ -1,0 +1,113 @@
+"""The stage that trains an INT8 graph with labels, after its repairs, and keeps what helped.
+
+It has a module of its own because its source is part of its key, and training again can take hours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from edgeopt.bundle.records import Accuracy, RepairTrial, StageRecords
+from edgeopt.calibrate.tap import onnx_session, outputs_as_written
+from edgeopt.config import SchemeName, training_code
+from edgeopt.dataset import Dataset
+from edgeopt.errors import when_stopped
+from edgeopt.evaluate import Runner, evaluate
+from edgeopt.metrics import Discrepancy, readings_of
+from edgeopt.passes.quantize.scheme import scheme as scheme_named
+from edgeopt.passes.repair.split import Split
+from edgeopt.pipeline import graphs
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.training import described, watch_training
+from edgeopt.pipeline.workspace import Artifact, Made
+from edgeopt.references import code_of
+from edgeopt.spec import ModelSpec
+
+TRAINING = "training"
+"""Name of the trial among the repairs."""
+
+
+def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
+    """Return the graph with Q/DQ and its repairs, trained where the recipe says so."""
+    quantized = graphs.quantized(job, exact, calibration, scheme)
+    config = job.config.train
+    if config is None or not config.quantize:
+        return quantized
+    train, validation = job.split("train"), job.splits.validation
+
+    def make(folder: Path, scratch: Path) -> Made:
+        from edgeopt.train.logs import TrainingLog, writers_of
+        from edgeopt.train.quantized import train_quantized
+
+        spec, float_model, before = graphs.read_spec(quantized), graphs.read_graph(exact), graphs.read_graph(quantized)
+        kernels = scheme_named(scheme, job.config.compile.processors)
+        writers = writers_of(config, job.root, job.config.name, f"train-{scheme}")
+        saved = "the training was saved where it stopped; run it again to go on"
+        with when_stopped(saved), TrainingLog(writers, watch_training(job)) as log:
+            arguments = (float_model, before, kernels, spec, train, validation, config, scratch, log)
+            learned = train_quantized(*arguments)
+            log.add_epochs(learned.trained.history, learned.trained.metric_name)
+        figures = learned.losses or _distances(job, float_model, before, learned.model, spec)
+        trial = RepairTrial(TRAINING, *figures)
+        if trial.is_kept and validation is not None:
+            trial = msgspec.structs.replace(trial, declined=_lost(job, spec, validation, before, learned.model))
+        graphs.write_graph(folder, learned.model if trial.is_kept else before, spec)
+        verdict = "kept" if trial.is_kept else f"not kept{trial.declined and ': '}{trial.declined}"
+        judged_by = "discrepancy" if learned.losses is None else "validation loss"
+        found = f"{judged_by} {trial.before:.4f} → {trial.after:.4f}, {verdict}"
+        records = StageRecords(repairs=(*quantized.records.repairs, trial))
+        done = described(learned.trained, len(learned.trained.history), len(train))
+        return Made(f"scheme {scheme}: {done}; {found}", records)
+
+    determinants = {
+        "graph": exact.key,
+        "quantized": quantized.key,
+        "train": config.deciding,
+        "learning": config.quantize,
+        "scheme": scheme,
+        "processors": job.config.compile.processors,
+        "images": job.config.calibrate.images,
+        "evaluate": job.config.evaluate,
+        "named": code_of(*training_code(job.config)),
+        "data": [each.fingerprint() for each in (train, validation, job.split("calibration")) if each is not None],
+    }
+    code = ("edgeopt.train", "edgeopt.passes.repair", "edgeopt.evaluate", *graphs.FEEDS)
+    libraries = ("torch", *graphs.GRAPH_LIBRARIES)
+    return job.stage("train-int8", determinants, make, libraries, code, after=quantized)
+
+
+def _lost(job: Job, spec: ModelSpec, images: Dataset, before: ir.Model, after: ir.Model) -> str:
+    """Say what accuracy on labelled images was lost; empty where none was.
+
+    A loss that falls does not mean that a detector finds more: seen was one that came nearer to the float network's
+    outputs while its AP fell.
+    """
+
+    def accuracy(model: ir.Model) -> Accuracy:
+        session, names = onnx_session(model, fused=False), [output.name for output in spec.outputs]
+
+        def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+        return evaluate(Runner(run, spec), images, job.config.evaluate)
+
+    first, second = accuracy(before), accuracy(after)
+    if second.value >= first.value:
+        return ""
+    return f"{first.metric} on the validation images fell from {first.value:.2%} to {second.value:.2%}"
+
+
+def _distances(job: Job, exact: ir.Model, before: ir.Model, after: ir.Model, spec: ModelSpec) -> tuple[float, float]:
+    """Return how far two graphs are from the float one, on calibration images that no repair was fitted on."""
+    images = job.split("calibration")
+    images = images.subset(range(min(job.config.calibrate.images, len(images))))
+    held_out = [tensors for _, tensors in Split.of(list(graphs.feeds(images, spec))).judge]
+    reference, discrepancy = list(outputs_as_written(exact, held_out)), Discrepancy(readings_of(spec))
+    first, second = (discrepancy.mean(reference, outputs_as_written(each, held_out)) for each in (before, after))
+    return first, second
