@@ -353,6 +353,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "explaining": lambda: explaining_table.explaining(RESULTS / "explaining.json"),
     "families": families,
     "faults": lambda: hardening_tables.faults(RESULTS / "faults.json"),
+    "quantized_training": lambda: training_tables.quantized_training(RESULTS / "quantized_training.json"),
     "fine_tuning": lambda: training_tables.fine_tuning(RESULTS / "fine_tuning.json"),
     "flipped_bytes": lambda: hardening_tables.flipped_bytes(RESULTS / "flipped_bytes.json"),
     "farm": lambda: scaling_tables.farm(RESULTS / "farm.json"),

@@ -127,6 +127,36 @@ def fine_tuning(path: Path) -> str:
     return _table(columns, rows, path, "Distances are those in the engine; intervals hold 95 % over images.")
 
 
+def quantized_training(path: Path) -> str:
+    """A row for each setting: before and after."""
+    columns = ("recipe", "scheme", "repairs", "epochs", "rate", "teacher", "averaged by", "FP32", "INT8", "won back",
+               "agreement", "typical distance", "validation loss", "kept", "processor time")  # fmt: skip
+    rows = []
+    for row in sorted(_rows(path), key=lambda row: (row["recipe"], row["scheme"], str(row["settings"]))):
+        lost, left = (row["fp32"] - each for each in row["int8"])
+        settings, seconds = row["settings"], row["processor_seconds"]
+        rows.append(
+            (
+                row["recipe"],
+                row["scheme"],
+                row["repairs"],
+                str(settings["epochs"]),
+                f"{settings['learning_rate']:g}",
+                f"{settings['teacher']:g}",
+                f"{row['ema']:g}" if row["ema"] else "",
+                f"{row['metric']} {100 * row['fp32']:.2f} %",
+                _to(row["int8"]),
+                f"{(lost - left) / lost:.0%}" if lost > 0 else "nothing was lost",
+                _to(row["agreement"]),
+                "{:.2g} → {:.2g}".format(*row["typical"]),
+                "{:.4f} → {:.4f}".format(*row["judged"]),
+                "yes" if row["kept"] else "no",
+                f"{seconds / 60:.0f} minutes" if seconds else "",
+            )
+        )
+    return _table(columns, rows, path, "As written, also what was not kept.")
+
+
 def _to(pair: Sequence[float]) -> str:
     return " → ".join(f"{100 * each:.2f} %" for each in pair)
 

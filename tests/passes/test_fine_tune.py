@@ -129,7 +129,9 @@ def test_what_was_learned_is_what_is_written(scheme):
 
 def test_a_copy_has_numbers_of_its_own_however_deep_the_network():
     chain = "\n".join(f"a{number + 1} = Relu(a{number})" for number in range(400))
-    text = f"g (float[1, 16, 2, 2] x, float[16, 16, 1, 1] w) => (float[1, 16, 2, 2] a400) {{\na0 = Conv(x, w)\n{chain}\n}}"
+    text = (
+        f"g (float[1, 16, 2, 2] x, float[16, 16, 1, 1] w) => (float[1, 16, 2, 2] a400) {{\na0 = Conv(x, w)\n{chain}\n}}"
+    )
     feeds = {"x": np.ones((1, 16, 2, 2), np.float32)}
     model = model_of(text)
     table = calibrate(model, [("0", feeds)], CalibrateConfig(method="minmax", minimum_images=1))
