@@ -71,9 +71,9 @@ class QuantizedTraining(Struct):
 
     epochs: PositiveInt = 2
     """Passes over the training images."""
-    learning_rate: Annotated[float, Meta(gt=0.0)] = 0.5
-    """Learning rate of AdamW in units that fit all layers, of which one moves a weight by .04 integers a step."""
-    teacher: Fraction = 0.5
+    learning_rate: Annotated[float, Meta(gt=0.0)] = 2.0
+    """Learning rate of AdamW in units that fit all layers: 1 moves a weight by up to .04 of an integer a step."""
+    teacher: Fraction = 0.9
     """Weight of the float network's outputs in the loss; the labels have the rest."""
 
 
