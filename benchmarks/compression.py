@@ -3,8 +3,9 @@
 Run as ``python -m benchmarks.compression [--recipe NAME…] [--share X…] [--epochs N] [--calibration N] [--work DIR]``.
 Each recipe's network is pruned until its INT8 engine in OpenVINO takes the share of the unpruned one's time on this
 machine, is trained with the unpruned network as teacher for as many epochs as the row says, and is quantized. Accuracy
-is that of the test images in OpenVINO. Latency is measured again at the end, each beside the unpruned network's engine
-of the same precision. What is finished is kept in the work folder, and a run that was interrupted goes on from there.
+is that of the test images in OpenVINO. Latency is measured again at the end, that of each finished engine beside the
+unpruned network's finished one of the same precision. What is finished is kept in the work folder, and a run that was
+interrupted goes on from there.
 Writes ``results/compression.json``: a row for each recipe and share.
 """
 
@@ -13,31 +14,32 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import onnx_ir as ir
 
-from benchmarks.quantization import compiled
 from benchmarks.recorded import changed, processor, record
-from edgeopt.benchmark import compare
 from edgeopt.cli.boundary import errors_reported
-from edgeopt.config import BenchmarkConfig, CompressConfig, Config, find_recipe
+from edgeopt.config import CompressConfig, Config, find_recipe
 from edgeopt.errors import ConfigError, DataError, ModelError
-from edgeopt.evaluate import Runner, evaluate
+from edgeopt.evaluate import evaluate
 from edgeopt.pipeline import graphs
-from edgeopt.pipeline.compression import compressed
+from edgeopt.pipeline.compression import AGAIN, beside, compressed
+from edgeopt.pipeline.held_to_goal import held_to_goal
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.training import trained
+from edgeopt.pipeline.variants import BuiltVariant, compiled
 from edgeopt.pipeline.workspace import Artifact, Workspace
 from edgeopt.progress import Silent
 from edgeopt.spec import replace
+from edgeopt.targets import find_target
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "compression.json"
+TARGET = "ov"
 SHARES = (1.0, 0.8, 0.6, 0.4)
 RECIPES = {
     "digit-scenes": "digit-scenes",
@@ -90,7 +92,7 @@ def recipe(name: str, epochs: int, calibration: int, limit: int | None) -> tuple
     compress = CompressConfig(latency="0.5x", train=replace(train, warmup_epochs=0.2))
     calibrate = replace(config.calibrate, images=calibration)
     return replace(
-        config, compress=compress, calibrate=calibrate, compile=replace(config.compile, targets=("ov",))
+        config, compress=compress, calibrate=calibrate, compile=replace(config.compile, targets=(TARGET,))
     ), root
 
 
@@ -105,7 +107,8 @@ def measured(config: Config, root: Path, share: float, work: Path) -> dict[str, 
         whole = _both(job, graphs.exported(job, weights))
         pruned = None if share >= 1.0 else compressed(job, weights)
         made = whole if pruned is None else _both(job, graphs.exported(job, weights, pruned))
-        kept = None if pruned is None else pruned.records.compression
+        held = held_to_goal(job, pruned, made)
+        kept = None if held is None else held.records.compression
         return {
             **_figures(job, whole, made),
             "pruning": None if kept is None else msgspec.to_builtins(kept),
@@ -121,31 +124,31 @@ def measured(config: Config, root: Path, share: float, work: Path) -> dict[str, 
         }
 
 
-def _both(job: Job, export: Artifact) -> dict[str, Artifact]:
-    """The float and the quantized graph."""
+def _both(job: Job, export: Artifact) -> tuple[BuiltVariant, BuiltVariant]:
+    """The float and the quantized engine, as a build makes them."""
     exact = graphs.optimized(job, export)
-    return {"fp32": exact, "int8": graphs.quantized(job, exact, calibrated(job, exact), "openvino")}
+    scheme = find_target(TARGET).scheme
+    quantized = graphs.quantized(job, exact, calibrated(job, exact), scheme)
+    return compiled(job, exact, TARGET, "fp32", None), compiled(job, quantized, TARGET, "int8", scheme)
 
 
-def _figures(job: Job, whole: dict[str, Artifact], made: dict[str, Artifact]) -> dict[str, Any]:
-    spec, test = graphs.read_spec(made["fp32"]), job.split("test")
+def _figures(job: Job, whole: Sequence[BuiltVariant], made: Sequence[BuiltVariant]) -> dict[str, Any]:
+    test = job.split("test")
     found: dict[str, Any] = {"images": len(test)}
-    for precision, graph in made.items():
-        run = compiled(ir.load(graph.file(graphs.MODEL)), "OpenVINO")
-        accuracy = evaluate(Runner(run, spec), test, job.config.evaluate)
-        found |= {"metric": accuracy.metric, precision: accuracy.value}
-        if graph.key != whole[precision].key:
-            found[f"{precision}_latency"] = _ratio(
-                job, spec, compiled(ir.load(whole[precision].file(graphs.MODEL)), "OpenVINO"), run
-            )
+    for unpruned, engine in zip(whole, made, strict=True):
+        with engine.open() as predictor:
+            accuracy = evaluate(predictor, test, job.config.evaluate)
+        found |= {"metric": accuracy.metric, engine.precision: accuracy.value}
+        if engine.compiled.key != unpruned.compiled.key:
+            found[f"{engine.precision}_latency"] = _ratio(job, unpruned, engine)
     return found
 
 
-def _ratio(job: Job, spec: Any, whole: Callable[..., Any], run: Callable[..., Any]) -> list[float]:
+def _ratio(job: Job, whole: BuiltVariant, made: BuiltVariant) -> list[float]:
     """Latency against the unpruned network's: estimate, and the ends of its interval."""
-    _, feeds = next(iter(graphs.feeds(job.split("test"), spec)))
-    queries = {"whole": lambda: whole(feeds), "pruned": lambda: run(feeds)}
-    ratio = compare(queries, BenchmarkConfig(warmup_s=0.2, duration_s=2.0), baseline="whole")["pruned"].ratio
+    _, tensors = next(iter(graphs.feeds(job.split("test"), made.spec)))
+    with whole.session(reuse_outputs=True) as unpruned, made.session(reuse_outputs=True) as pruned:
+        ratio = beside(unpruned, pruned, tensors, job.config.benchmark, AGAIN).ratio
     assert ratio is not None
     return [ratio.estimate, ratio.low, ratio.high]
 

@@ -3,6 +3,10 @@
 Making a pruned network takes a moment; measuring one takes its export, its compilation and seconds of running. So the
 next network to measure is chosen among made ones by its size, which goes with what is measured far better than the
 share of removed channels does.
+
+A network that measured below the goal was chosen for its figure, which is then too low on average: the more so, the
+noisier it is. So it is measured once more, and the second figure alone counts, in which the luck of the first has no
+part.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ class Search(Generic[Candidate]):
         candidate: the least pruned that meets the goal, or where none does, the one that comes nearest.
         share: of the channels, that was asked to be removed for it.
         size: of it, relative to the unpruned one's.
-        value: what was measured of it.
+        value: what was measured of it, the second time where it was measured twice.
         reached: it meets the goal.
         trials: number of candidates that were measured.
     """
@@ -67,6 +71,7 @@ def search(
     goal: float,
     unpruned: float,
     *,
+    confirm: Callable[[Candidate], float] | None = None,
     most_trials: int = MOST_TRIALS,
 ) -> Search[Candidate]:
     """Find the least share of removed channels whose network measures at most `goal`.
@@ -81,6 +86,8 @@ def search(
         measure: cost of a network: falls as channels are removed, but for noise; slow.
         goal: largest cost.
         unpruned: cost of the network with nothing removed; more than `goal`.
+        confirm: cost of a network that `measure` has just put below the goal, or of the most pruned one: measured
+            independently and with less noise. It counts in place of the first. None: costs have no noise.
         most_trials: most networks that are measured; the last of them has the highest share where none met the goal.
     """
     whole = low = _End(0.0, 1.0, unpruned)
@@ -98,6 +105,8 @@ def search(
             share = _share_of_size(make, size, wanted, low.share, best.share)
         candidate = make(share)
         value = measure(candidate)
+        if confirm is not None and (value <= goal or share >= HIGHEST):
+            value = confirm(candidate)
         trial = Search(candidate, share, size(candidate), value, value <= goal, number)
         if trial.reached:
             best = trial

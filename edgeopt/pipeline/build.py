@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, Precision
+from edgeopt.bundle.records import NO_RECORDS
 from edgeopt.cluster import Cluster
 from edgeopt.config import Config, SchemeName, named_code
 from edgeopt.dataset import Dataset
@@ -24,6 +25,7 @@ from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.degenerate import degenerate
 from edgeopt.pipeline.fitting import fitted
+from edgeopt.pipeline.held_to_goal import held_to_goal
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.precision import in_float16
@@ -91,9 +93,10 @@ def build(
         job = replace(opened, cluster=cluster)
         if config.trains and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
-        float_graph, parity = _float_graph(job)
+        float_graph, parity, pruned = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
-        measured, keys = _measured(job, aligned(job, engines))
+        measured, keys = _measured(job, aligned(job, engines), pruned)
+        job = replace(job, notes=(*job.notes, *_missed(measured)))
         path = out / f"{config.name}.edgeopt"
         determinants = {
             "name": config.name,
@@ -132,7 +135,8 @@ def train_model(
 def export_model(config: Config, root: Path, work: Path, out: Path, progress: Progress) -> Path:
     """Export as the recipe says (training first where it must) and write the optimized float graph to `out`."""
     with _job(config, root, work, progress, out.parent, "graph") as job:
-        return _copy(_float_graph(job)[0].file(graphs.MODEL), out)
+        graph, *_ = _float_graph(job)
+        return _copy(graph.file(graphs.MODEL), out)
 
 
 def check(config: Config, root: Path, out: Path, work: Path) -> Preflight:
@@ -170,16 +174,17 @@ def _job(
                 bound(work, workspace.used)
 
 
-def _float_graph(job: Job) -> tuple[Artifact, float]:
-    """Return the optimized float graph, and the export's parity."""
+def _float_graph(job: Job) -> tuple[Artifact, float, Artifact | None]:
+    """Return the optimized float graph, the export's parity, and what ``[compress]`` made."""
     if job.config.fit is not None:
         whole = fitted(job)
-        return balanced(job, graphs.optimized(job, whole)), graphs.read_parity(whole)
+        return balanced(job, graphs.optimized(job, whole)), graphs.read_parity(whole), None
     weights = trained(job)
-    export = graphs.exported(job, weights, compressed(job, weights))
+    pruned = compressed(job, weights)
+    export = graphs.exported(job, weights, pruned)
     if job.config.quantize.file is not None and foreign.is_quantized_graph(export):
-        return graphs.optimized(job, foreign.released(job, export)), graphs.read_parity(export)
-    return balanced(job, graphs.optimized(job, export)), graphs.read_parity(export)
+        return graphs.optimized(job, foreign.released(job, export)), graphs.read_parity(export), pruned
+    return balanced(job, graphs.optimized(job, export)), graphs.read_parity(export), pruned
 
 
 def _engines(job: Job, float_graph: Artifact) -> tuple[list[BuiltVariant], Artifact | None]:
@@ -237,7 +242,7 @@ def _in(reduced: Precision | None, job: Job, graph: Artifact) -> Artifact:
     return in_float16(job, graph) if reduced == "fp16" else graph
 
 
-def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Result], list[str]]:
+def _measured(job: Job, engines: list[BuiltVariant], pruned: Artifact | None) -> tuple[list[Result], list[str]]:
     """Every engine with its accuracy and latency, the baseline first; and the keys of all that went into them."""
     baseline, *_ = engines
     reference = variants.evaluated(job, baseline, None)
@@ -246,18 +251,27 @@ def _measured(job: Job, engines: list[BuiltVariant]) -> tuple[list[Result], list
     accuracies = [reference, *(variants.evaluated(job, engine, reference) for engine in engines[1:])]
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
+    held = held_to_goal(job, pruned, engines)
+    goal = NO_RECORDS if held is None else held.records
     measured = [
         Result(
             engine,
             variants.read_accuracy(accuracy),
             latencies.get(engine.name),
-            accuracy.records,
+            goal.after(accuracy.records),
             variants.read_accuracy_here(accuracy),
         )
         for engine, accuracy in zip(engines, accuracies, strict=True)
     ]
-    keys = [artifact.key for artifact in (benchmark, *accuracies)]
+    keys = [artifact.key for artifact in (benchmark, *accuracies, *filter(None, [held]))]
     return measured, keys
+
+
+def _missed(measured: list[Result]) -> list[str]:
+    """Say that pruning did not reach its goal."""
+    baseline, *_ = measured
+    compression = baseline.records.compression
+    return [] if compression is None or compression.reached else [f"pruning: {compression.summary()}."]
 
 
 def _copy(source: Path, out: Path) -> Path:

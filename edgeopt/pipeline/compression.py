@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
@@ -18,10 +20,21 @@ import msgspec
 import onnx_ir as ir
 
 from edgeopt.benchmark import LatencyResult, compare
+from edgeopt.bundle import Precision
 from edgeopt.bundle.records import Compression, StageRecords
-from edgeopt.config import CompressConfig, TrainConfig, training_code
+from edgeopt.calibrate.tap import Feeds
+from edgeopt.config import (
+    BenchmarkConfig,
+    CompressConfig,
+    Config,
+    SchemeName,
+    TargetName,
+    TrainConfig,
+    training_code,
+)
 from edgeopt.errors import ModelError, TargetError, when_stopped
 from edgeopt.hardware import machine
+from edgeopt.pipeline.forms import forms_of, in_form
 from edgeopt.pipeline.graphs import feeds
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.sources import STRUCTURE, WEIGHTS, compressed_source, source_hashes, source_to_export
@@ -31,14 +44,18 @@ from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
 from edgeopt.runtime.session import Session, availability, open_session
 from edgeopt.spec import ModelSpec, code_in, replace
-from edgeopt.targets import find_target
+from edgeopt.targets import Target, find_target
 
 if TYPE_CHECKING:
     from edgeopt.compress.structure import Module
     from edgeopt.source import Source
 
-_SHARE_OF_BENCHMARK = 0.25
-"""Part of ``[benchmark] duration_s``: several networks are measured, and the search needs no more than two digits."""
+_UNPRUNED = "unpruned"
+"""Name, but for the suffix, of the unpruned network's engine: what the latency of pruned ones is a share of."""
+_FIRST = 1.0
+"""Times ``[benchmark] duration_s`` for a network's first figure. Another network takes longer to be made."""
+AGAIN = 3.0
+"""Times ``[benchmark] duration_s`` for the figure that decides: hours of training depend on it."""
 _RANGES_FROM = 4
 """Images whose ranges quantize a network that is only timed: they change what it answers, not how fast."""
 
@@ -46,7 +63,8 @@ _RANGES_FROM = 4
 def compressed(job: Job, weights: Artifact | None) -> Artifact | None:
     """``weights.safetensors`` and ``structure.json`` of the pruned and trained network.
 
-    None where the recipe has no ``[compress]``.
+    With a goal of latency, also the unpruned network's engine (`unpruned_engine`). None where the recipe has no
+    ``[compress]``.
     """
     config = job.config.compress
     return None if config is None else _finetuned(job, config, weights, _pruned(job, config, weights))
@@ -91,11 +109,54 @@ def require_prunable(source: Source, config: CompressConfig) -> None:
     list(matching(source.module, config.exclude))
 
 
+def measured_engine(config: Config) -> tuple[TargetName, Precision]:
+    """Return the target and the precision of the engine that a goal of latency is about."""
+    assert config.compress is not None
+    return config.compress.target or config.compile.targets[0], "int8" if config.quantize.enabled else "fp32"
+
+
+def _scheme(config: Config, target: Target) -> SchemeName | None:
+    return (config.quantize.scheme or target.scheme) if config.quantize.enabled else None
+
+
+def unpruned_engine(made: Artifact, target: TargetName) -> Path:
+    """Return the unpruned network's engine, which the search was measured against, from its result or `compressed`'s.
+
+    Like those in the search it is without repairs.
+    """
+    return made.file(f"{_UNPRUNED}{find_target(target).file_suffix}")
+
+
+def beside(
+    unpruned: Session, pruned: Session, tensors: Feeds, benchmark: BenchmarkConfig, times: float
+) -> LatencyResult:
+    """Measure a pruned network's engine in alternation with the unpruned one's.
+
+    Args:
+        unpruned: the unpruned network.
+        pruned: the pruned one.
+        tensors: an image as both take it.
+        benchmark: how to measure.
+        times: its duration, multiplied.
+    """
+    queries = {"unpruned": lambda: unpruned.run(tensors), "pruned": lambda: pruned.run(tensors)}
+    benchmark = replace(benchmark, duration_s=times * benchmark.duration_s)
+    return compare(queries, benchmark, baseline="unpruned")["pruned"]
+
+
+def cost(config: CompressConfig, latency: LatencyResult) -> float:
+    """Return a latency of `beside` in the quantity that the goal is in."""
+    if config.goal[0] == "ms":
+        return latency.end_to_end.p50_ms
+    assert latency.ratio is not None
+    return latency.ratio.estimate
+
+
 def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artifact:
     """Return the pruned network, not trained yet."""
     train = job.split("train")
     measured = config.latency is not None
-    target = config.target or job.config.compile.targets[0]
+    target, precision = measured_engine(job.config)
 
     def make(folder: Path, scratch: Path) -> Made:
         from safetensors.torch import save_file
@@ -108,15 +169,9 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
         put_gradients(source.module, source.spec, train, finetuning(job), config.images)
         pruning = Pruning(source.module, source.spec, config.exclude)
         with ExitStack() as stack:
-            scale = _Scale(job, config, source, target, scratch, stack) if measured else None
-            limit = config.goal[1]
+            scale = _Scale(job, config, source, scratch, stack) if measured else None
+            quantity, limit = config.goal
             whole = _Candidate.of(source.module, source.spec)
-
-            def cost(candidate: _Candidate) -> float:
-                value = candidate.parameters / whole.parameters if scale is None else scale.measure(candidate)
-                job.progress.update(0.0, 1.0, f"{value:.2f} {config.goal[0]}, goal {limit:g}")
-                return value
-
             unpruned = 1.0 if scale is None else scale.unpruned
             if unpruned <= limit:
                 raise ModelError(
@@ -127,20 +182,33 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
             def size(candidate: _Candidate) -> float:
                 return candidate.parameters / whole.parameters if scale is None else candidate.macs / whole.macs
 
+            def told(measure: Callable[[_Candidate], float]) -> Callable[[_Candidate], float]:
+                def measured(candidate: _Candidate) -> float:
+                    value = measure(candidate)
+                    job.progress.update(0.0, 1.0, f"{value:.2f} {quantity}, goal {limit:g}")
+                    return value
+
+                return measured
+
             made = lru_cache(lambda share: _Candidate.of(pruning.prune(share), source.spec))
-            found = search(made, size, cost, limit, unpruned)
+            if scale is None:
+                found = search(made, size, told(size), limit, unpruned)
+            else:
+                again = told(scale.measure_again)
+                found = search(made, size, told(scale.measure), limit, unpruned, confirm=again)
+                shutil.copyfile(scale.engine, folder / scale.engine.name)
         module = found.candidate.module
         (folder / STRUCTURE).write_bytes(msgspec.json.encode(structure_of(module, source.module)))
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / WEIGHTS)
         latency = found.candidate.latency
         record = Compression(
-            goal=f"{limit:g} {config.goal[0]}",
+            goal=f"{limit:g} {quantity}",
             reached=found.reached,
             parameters=found.candidate.parameters / whole.parameters,
             macs=found.candidate.macs / whole.macs,
             latency=None if latency is None else latency.ratio,
             latency_ms=None if latency is None else latency.end_to_end.p50_ms,
-            engine="" if scale is None else f"{target} {scale.precision}",
+            engine="" if scale is None else f"{target} {precision}",
         )
         tried = "1 network" if found.trials == 1 else f"{found.trials} networks"
         return Made(f"{record.summary()}; {tried} tried", StageRecords(compression=record))
@@ -155,15 +223,19 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
         and {
             "machine": machine(),
             "target": target,
-            "settings": engine_settings(job.config, target, "fp32"),
+            "settings": engine_settings(job.config, target, precision),
             "benchmark": job.config.benchmark,
             "quantize": job.config.quantize,
             "processors": job.config.compile.processors,
             "export": job.config.export,
         },
     }
-    code = ("edgeopt.compress", "edgeopt.train", *_EXPORTING, *((engine_code(target),) if measured else ()))
-    libraries = ("torch", "torch-pruning", *(find_target(target).distributions if measured else ()))
+    code: tuple[str, ...] = ("edgeopt.compress", "edgeopt.train", *_EXPORTING)
+    libraries: tuple[str, ...] = ("torch", "torch-pruning")
+    if measured:
+        found = find_target(target)
+        code += (engine_code(target), *forms_of(found, precision, _scheme(job.config, found)))
+        libraries += found.distributions
     return job.stage("prune", determinants, make, libraries, code)
 
 
@@ -188,7 +260,11 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
             result = run(*arguments, teacher=(teacher.module, config.teacher))
             log.add_epochs(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in student.module.state_dict().items()}, folder / WEIGHTS)
-        (folder / STRUCTURE).write_bytes(pruned.file(STRUCTURE).read_bytes())
+        kept = [STRUCTURE]
+        if config.latency is not None:
+            kept.append(unpruned_engine(pruned, measured_engine(job.config)[0]).name)
+        for name in kept:
+            shutil.copyfile(pruned.file(name), folder / name)
         before = None
         if validation is not None:
             _, before = measure(teacher.module, teacher.spec, validation, finetune)
@@ -238,11 +314,12 @@ def _unpruned(job: Job, weights: Artifact | None) -> Source:
 
 @dataclass
 class _Candidate:
-    """A network of some size, and its latency if that was measured."""
+    """A network of some size, and its engine and latency if that was measured."""
 
     module: Module
     parameters: int
     macs: int
+    engine: Path | None = None
     latency: LatencyResult | None = None
 
     @classmethod
@@ -255,37 +332,49 @@ class _Candidate:
 
 
 class _Scale:
-    """Measures networks beside the unpruned one, on a target's engine."""
+    """Measures networks beside the unpruned one, on a target's engine.
 
-    def __init__(
-        self, job: Job, config: CompressConfig, source: Source, target: str, folder: Path, stack: ExitStack
-    ) -> None:
-        require_measurable(target)
-        self._job, self._source, self._target, self._folder, self._number = job, source, target, folder, 0
-        self._in_ms = config.goal[0] == "ms"
-        self.precision = "int8" if job.config.quantize.enabled else "fp32"
-        benchmark = job.config.benchmark
-        self._benchmark = replace(benchmark, duration_s=_SHARE_OF_BENCHMARK * benchmark.duration_s)
+    Attributes:
+        engine: file of the unpruned network's engine.
+        unpruned: its latency in the goal's quantity.
+    """
+
+    def __init__(self, job: Job, config: CompressConfig, source: Source, folder: Path, stack: ExitStack) -> None:
+        self._job, self._config, self._source, self._folder, self._trials = job, config, source, folder, 0
+        self._target, self._precision = measured_engine(job.config)
+        require_measurable(self._target)
+        self._settings = engine_settings(job.config, self._target, self._precision)
         assert source.module is not None
-        self._whole = stack.enter_context(self._opened(source.module))
+        self.engine = self._compiled(source.module, _UNPRUNED)
+        self._whole = stack.enter_context(self._opened(self.engine))
         self.unpruned = 1.0
-        if self._in_ms:
-            self.unpruned = self._compared(self._whole).end_to_end.p50_ms
+        if config.goal[0] == "ms":
+            self.unpruned = cost(config, self._beside(self._whole, AGAIN))
 
     def measure(self, candidate: _Candidate) -> float:
-        """Return the latency of a candidate, as a share of the unpruned one's or in ms, and keep it there."""
-        with self._opened(candidate.module) as session:
-            candidate.latency = self._compared(session)
-        assert candidate.latency.ratio is not None
-        return candidate.latency.end_to_end.p50_ms if self._in_ms else candidate.latency.ratio.estimate
+        """Return the first figure of a candidate in the goal's quantity, and keep its latency there."""
+        self._trials += 1
+        candidate.engine = self._compiled(candidate.module, f"trial-{self._trials}")
+        return self._measured(candidate, candidate.engine, _FIRST)
 
-    def _compared(self, session: Session) -> LatencyResult:
-        (_, tensors), *_ = self._feeds
-        queries = {"unpruned": lambda: self._whole.run(tensors), "pruned": lambda: session.run(tensors)}
-        return compare(queries, self._benchmark, baseline="unpruned")["pruned"]
+    def measure_again(self, candidate: _Candidate) -> float:
+        """Return the second figure of a candidate, from a longer run of its engine opened anew, and keep that."""
+        assert candidate.engine is not None
+        return self._measured(candidate, candidate.engine, AGAIN)
 
-    def _opened(self, module: Module) -> Session:
-        """Compile a network as a build would, but for repairs and the ranges' quality, and open it."""
+    def _measured(self, candidate: _Candidate, engine: Path, times: float) -> float:
+        with self._opened(engine) as session:
+            candidate.latency = self._beside(session, times)
+        return cost(self._config, candidate.latency)
+
+    def _beside(self, session: Session, times: float) -> LatencyResult:
+        return beside(self._whole, session, self._tensors, self._job.config.benchmark, times)
+
+    def _opened(self, engine: Path) -> Session:
+        return open_session(engine, self._target, settings=self._settings, reuse_outputs=True)
+
+    def _compiled(self, module: Module, name: str) -> Path:
+        """Compile a network as a build would, but for repairs and the ranges' quality."""
         from edgeopt.calibrate import calibrate
         from edgeopt.export import export
         from edgeopt.passes.quantize.insert import quantize
@@ -295,19 +384,20 @@ class _Scale:
         from edgeopt.passes.rewrite.optimize import optimize
 
         config, target = self._job.config, find_target(self._target)
+        scheme = _scheme(config, target)
         exported = export(with_fields(self._source, module=module), config.export)
         model, spec = optimize(exported.model), exported.spec
         if config.export.fold_normalization:
             model, spec = fold_normalization(model, spec)
         images = self._job.split("calibration" if config.quantize.enabled else "train")
-        self._feeds = list(itertools.islice(feeds(images, spec), _RANGES_FROM))
-        if config.quantize.enabled:
+        few = list(itertools.islice(feeds(images, spec), _RANGES_FROM))
+        (_, self._tensors), *_ = few
+        if scheme is not None:
             observed = replace(config.calibrate, images=_RANGES_FROM, minimum_images=1)
-            scheme = scheme_named(config.quantize.scheme or target.scheme, config.compile.processors)
-            table = calibrate(model, self._feeds, observed, tensors=observed_tensors(model))
-            model = quantize(model, table, scheme, config.quantize.exclude)
-        settings = engine_settings(config, self._target, "int8" if config.quantize.enabled else "fp32")
-        self._number += 1
-        path = self._folder / f"trial-{self._number}{target.file_suffix}"
-        path.write_bytes(target.compile(ir.to_proto(model).SerializeToString(), settings))
-        return open_session(path, self._target, settings=settings, reuse_outputs=True)
+            table = calibrate(model, few, observed, tensors=observed_tensors(model))
+            kernels = scheme_named(scheme, config.compile.processors)
+            model = quantize(model, table, kernels, config.quantize.exclude)
+        model = in_form(model, target, self._precision, scheme) or model
+        path = self._folder / f"{name}{target.file_suffix}"
+        path.write_bytes(target.compile(ir.to_proto(model).SerializeToString(), self._settings))
+        return path

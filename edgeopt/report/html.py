@@ -104,6 +104,7 @@ def to_html(
         kinds=KINDS,
         recipe=msgspec.json.format(msgspec.json.encode(report.manifest.recipe), indent=2).decode(),
         environment=_environment(report),
+        compression=report.manifest.variants[0].stages.compression,
         classifier=_classifier(report),
         calibration_settings=_calibration_settings(report),
     )

@@ -111,6 +111,7 @@ def to_json(report: Report) -> bytes:
         "attributions": report.attributions,
         "on_bad_pictures": report.on_bad_pictures,
         "under_attack": report.under_attack,
+        "compression": manifest.variants[0].stages.compression,
         "fit": manifest.variants[0].stages.fit,
         "enrolled": manifest.enrolled,
         "calibration": manifest.calibration,

@@ -70,3 +70,65 @@ def test_noise_does_not_make_it_return_what_failed() -> None:
         result, _ = found(lambda share: (1 - share) * rng.uniform(0.95, 1.05), 0.5)
         assert result.reached
         assert result.value <= 0.5
+
+
+def truth(share: float) -> float:
+    """Cost of a network, part of which no pruning removes: every figure is this one with noise."""
+    return 0.3 + 0.7 * (1 - share)
+
+
+def test_a_first_figure_that_is_luckily_low_does_not_win() -> None:
+    tried: list[float] = []
+
+    def measure(share: float) -> float:
+        tried.append(share)
+        return truth(share) * (0.83 if len(tried) == 1 else 1.0)
+
+    taken_at_its_word = search(lambda share: share, lambda share: 1 - share, measure, 0.6, 1.0)
+    assert taken_at_its_word.reached
+    assert taken_at_its_word.share == tried[0]
+    assert truth(tried[0]) > 0.7
+    tried.clear()
+    result = search(lambda share: share, lambda share: 1 - share, measure, 0.6, 1.0, confirm=truth)
+    assert result.reached
+    assert result.share > tried[0]
+    assert 0.57 <= result.value == truth(result.share) <= 0.6
+
+
+@pytest.mark.parametrize("goal", [0.8, 0.6, 0.4])
+def test_what_wins_meets_the_goal_but_for_the_noise_of_its_second_figure(goal: float) -> None:
+    rng, values = np.random.default_rng(0), []
+    for _ in range(50):
+        result = search(
+            lambda share: share,
+            lambda share: 1 - share,
+            lambda share: truth(share) * rng.uniform(0.85, 1.15),
+            goal,
+            1.0,
+            confirm=lambda share: truth(share) * rng.uniform(0.98, 1.02),
+        )
+        assert result.reached
+        assert truth(result.share) <= goal / 0.98
+        values.append(result.value / truth(result.share))
+    assert np.mean(values) == pytest.approx(1.0, abs=0.01)
+
+
+def test_only_what_is_below_the_goal_or_the_last_resort_is_measured_twice() -> None:
+    tried, confirmed = list[float](), list[float]()
+
+    def measure(share: float) -> float:
+        tried.append(share)
+        return 0.5 + 0.5 * (1 - share)
+
+    def confirm(share: float) -> float:
+        confirmed.append(share)
+        return 0.57
+
+    result = search(lambda share: share, lambda share: 1 - share, measure, 0.6, 1.0, confirm=confirm)
+    assert [share for share in tried if share >= HIGHEST or 0.5 + 0.5 * (1 - share) <= 0.6] == confirmed
+    assert len(confirmed) < len(tried)
+    assert result.value == 0.57
+    missed = search(lambda share: share, lambda share: 1 - share, measure, 0.4, 1.0, confirm=confirm)
+    assert not missed.reached
+    assert confirmed[-1] == missed.share == HIGHEST
+    assert missed.value == 0.57

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,12 +12,16 @@ import pytest
 from tiny import CLASSIFIER
 from tiny_recipe import RECIPE, Watch
 
+from edgeopt.benchmark import LatencyResult, compare
 from edgeopt.bundle import Bundle
-from edgeopt.config import CompressConfig, Config, parse_config
+from edgeopt.bundle.records import Ratio
+from edgeopt.config import BenchmarkConfig, CompressConfig, Config, parse_config
 from edgeopt.errors import ConfigError, ModelError
-from edgeopt.pipeline import build, check, export_model
+from edgeopt.pipeline import build, check, compression, export_model
 from edgeopt.pipeline.compression import require_prunable
+from edgeopt.report import content, to_html, to_json
 from edgeopt.source import Source
+from edgeopt.spec import replace
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -66,6 +72,54 @@ def test_a_latency_that_no_pruning_gives_ends_with_the_nearest_and_its_figures(t
     exported(recipe('compress.latency="0.01x"', "quantize.enabled=false", "compress.images=16"), tmp_path, watch)
     assert "the goal of 0.01 share of the latency was not reached: this is the nearest" in watch.said["prune"]
     assert re.search(r"\d\.\d\d× the latency \(.*, ort fp32\), \d+% of the parameters", watch.said["prune"])
+
+
+def measures(monkeypatch: pytest.MonkeyPatch, *figures: float) -> None:
+    """Let every measurement of a pruned network end with the next of these shares of the latency."""
+    coming = iter(figures)
+
+    def told(queries: Mapping[str, Callable[[], object]], config: BenchmarkConfig, baseline: str) -> object:
+        real: dict[str, LatencyResult] = compare(queries, config, baseline=baseline)
+        share = next(coming)
+        return {"pruned": replace(real["pruned"], ratio=Ratio(baseline, share, 0.9 * share, 1.1 * share))}
+
+    monkeypatch.setattr(compression, "compare", told)
+
+
+def test_the_finished_engine_tells_if_the_goal_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    goal = recipe('compress.latency="0.5x"', "quantize.repairs=[]", "compress.images=16")
+    lucky, network, finished = (0.3, 0.6), (0.49, 0.48), 0.55
+    measures(monkeypatch, *lucky, *network, finished)
+    watch, again = Watch(), Watch()
+    bundle = built(goal, tmp_path, watch)
+    said = bundle.manifest.variants[0].stages.compression
+    assert said is not None
+    assert said.latency is not None
+    assert said.finished is not None
+    assert (said.latency.estimate, said.finished.estimate) == (0.48, finished)
+    assert not said.reached
+    assert "2 networks tried" in watch.said["prune"]
+    missed = r"the goal of 0.5 share of the latency was not reached by the finished engine. 0.55× the latency \(0"
+    assert re.match(missed, watch.said["goal"])
+    assert re.search("pruning: " + missed, " ".join(bundle.manifest.notes))
+    assert all(variant.stages.compression == said for variant in bundle.manifest.variants)
+    assert json.loads(to_json(content(bundle.manifest)))["compression"]["finished"]["estimate"] == finished
+    assert re.search(missed, to_html(content(bundle.manifest)))
+    assert built(goal, tmp_path, again).manifest == bundle.manifest
+    assert "goal" in again.reused
+
+
+def test_a_goal_that_the_finished_engine_reaches_is_no_shortfall(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures(monkeypatch, 0.49, 0.48, 0.5)
+    bundle = built(recipe('compress.latency="0.5x"', "quantize.enabled=false"), tmp_path, Watch())
+    said = bundle.manifest.variants[0].stages.compression
+    assert said is not None
+    assert said.reached
+    assert said.summary().startswith("0.50× the latency (0.45 to 0.55")
+    assert "ort fp32), 0.48× in the search, " in said.summary()
+    assert not any("pruning" in note for note in bundle.manifest.notes)
 
 
 def test_a_latency_that_it_has_already_prunes_nothing(tmp_path: Path) -> None:

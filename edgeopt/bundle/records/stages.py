@@ -160,14 +160,21 @@ class Compression(Struct):
     goal: str
     """In words."""
     reached: bool
+    """By the finished engine if that was measured, else by the search."""
     parameters: float
     """Share of the parameters that is left."""
     macs: float
     """Share of the multiplications that is left."""
     latency: Ratio | None = None
-    """Latency against the unpruned network's, on the machine that built it. None if the goal was none of latency."""
+    """Latency against the unpruned network's in the search, where neither had repairs, on the machine that built it.
+    None if the goal was none of latency."""
     latency_ms: float | None = None
     """Median of the pruned network's engine there."""
+    finished: Ratio | None = None
+    """Latency of the finished engine, trained and with its repairs, against the same engine of the unpruned network.
+    None if it was not measured: the goal was none of latency, or the engine is not among those that were built."""
+    finished_ms: float | None = None
+    """Median of the finished engine there."""
     engine: str = ""
     """Target and precision that were measured."""
     metric: str = ""
@@ -180,13 +187,19 @@ class Compression(Struct):
     def summary(self) -> str:
         """One line for people."""
         parts = [f"{self.parameters:.0%} of the parameters and {self.macs:.0%} of the multiplications are left"]
-        if self.latency is not None:
-            low, high = self.latency.low, self.latency.high
-            parts.insert(0, f"{self.latency.estimate:.2f}× the latency ({low:.2f} to {high:.2f}, {self.engine})")
+        shown, shown_ms = self.finished or self.latency, self.finished_ms or self.latency_ms
+        if shown is not None and self.latency is not None:
+            found = f"{shown.low:.2f} to {shown.high:.2f}, {shown_ms:.2f} ms, {self.engine}"
+            if self.finished is None:
+                found = f"in the search, {found}"
+            else:
+                parts.insert(0, f"{self.latency.estimate:.2f}× in the search")
+            parts.insert(0, f"{shown.estimate:.2f}× the latency ({found})")
         if self.before is not None and self.after is not None:
             parts.append(f"validation {self.metric} {100.0 * self.before:.2f} → {100.0 * self.after:.2f} %")
-        missed = "" if self.reached else f"the goal of {self.goal} was not reached: this is the nearest. "
-        return missed + ", ".join(parts)
+        missed = f"the goal of {self.goal} was not reached"
+        missed += ": this is the nearest. " if self.finished is None else " by the finished engine. "
+        return ("" if self.reached else missed) + ", ".join(parts)
 
 
 class Fit(Struct):
