@@ -183,12 +183,12 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
                 return candidate.parameters / whole.parameters if scale is None else candidate.macs / whole.macs
 
             def told(measure: Callable[[_Candidate], float]) -> Callable[[_Candidate], float]:
-                def measured(candidate: _Candidate) -> float:
+                def figure(candidate: _Candidate) -> float:
                     value = measure(candidate)
                     job.progress.update(0.0, 1.0, f"{value:.2f} {quantity}, goal {limit:g}")
                     return value
 
-                return measured
+                return figure
 
             made = lru_cache(lambda share: _Candidate.of(pruning.prune(share), source.spec))
             if scale is None:
