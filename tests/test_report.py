@@ -23,7 +23,7 @@ from rich.console import Console
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
 from edgeopt.bundle.records import Acceptance, FloatLayer, IntegerCoverage, StageRecords
-from edgeopt.config import BenchmarkConfig, Config, DataConfig, DataSource, ModelConfig
+from edgeopt.config import BenchmarkConfig, Config, DataConfig, DataSource, ModelConfig, TrainConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
 from edgeopt.diagnose import Diagnosis, Effect, LayerDiagnosis, Observed, Tried, input_figures
@@ -369,6 +369,15 @@ class TestSummary:
         assert found["runs here"].endswith("because INT8 was refused")
         assert found["refused"] == "ov-int8†: it loses 10.00 points"
         assert found["next"].startswith("edgeopt diagnose 'my pets.edgeopt' says")
+        assert "quantize = true" not in found["next"]
+
+    @pytest.mark.parametrize("quantize", [False, True])
+    def test_where_int8_of_a_trained_network_was_refused_it_can_be_trained_too(self, bundle, chosen, quantize):
+        chosen("ov-fp32", "INT8 was refused", ov_int8="it was not accepted")
+        found = with_variant(bundle, "ov-int8", accepted=False, verdict="it loses 10.00 points")
+        recipe = replace(bundle.manifest.recipe, train=TrainConfig(quantize=quantize))
+        advised = "[train] quantize = true" in said(replace(found, recipe=recipe))["next"]
+        assert advised != quantize
 
     def test_after_a_trial_the_own_model_comes_next_and_after_that_the_device(self, bundle):
         assert "edgeopt benchmark 'my pets.edgeopt'" in said(bundle.manifest)["next"]

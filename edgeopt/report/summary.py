@@ -86,10 +86,13 @@ def _refused(report: Report) -> str:
 
 def _next(report: Report, bundle: str) -> str:
     """Advise what to type next: where INT8 failed, why; after a built-in set, how to begin with images of one's own."""
-    sources = (report.manifest.recipe.data.test,) if report.manifest.recipe is not None else ()
+    recipe = report.manifest.recipe
+    sources = (recipe.data.test,) if recipe is not None else ()
     steps = []
     if report.all_int8_refused:
         steps.append(f"edgeopt diagnose {bundle} says what costs INT8 its accuracy, and what helps")
+        if recipe is not None and recipe.train is not None and not recipe.train.quantize:
+            steps.append("[train] quantize = true trains the INT8 graph, too")
     if any(source is not None and source.format in _BUILT_IN for source in sources):
         steps.append("for your own images and model: edgeopt init --data FOLDER --model SOURCE, then edgeopt build")
     elif not steps:
