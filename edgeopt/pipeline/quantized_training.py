@@ -14,14 +14,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from edgeopt.bundle.records import Accuracy, RepairTrial, StageRecords
-from edgeopt.calibrate.tap import onnx_session, outputs_as_written
+from edgeopt.calibrate.tap import onnx_session
 from edgeopt.config import SchemeName, training_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import when_stopped
 from edgeopt.evaluate import Runner, evaluate
-from edgeopt.metrics import Discrepancy, readings_of
 from edgeopt.passes.quantize.scheme import scheme as scheme_named
-from edgeopt.passes.repair.split import Split
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.training import described, watch_training
@@ -39,7 +37,7 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
     config = job.config.train
     if config is None or not config.quantize:
         return quantized
-    train, validation = job.split("train"), job.splits.validation
+    train, validation = job.split("train"), job.split("validation")
 
     def make(folder: Path, scratch: Path) -> Made:
         from edgeopt.train.logs import TrainingLog, writers_of
@@ -53,14 +51,12 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
             arguments = (float_model, before, kernels, spec, train, validation, config, scratch, log)
             learned = train_quantized(*arguments)
             log.add_epochs(learned.trained.history, learned.trained.metric_name)
-        figures = learned.losses or _distances(job, float_model, before, learned.model, spec)
-        trial = RepairTrial(TRAINING, *figures)
-        if trial.is_kept and validation is not None:
+        trial = RepairTrial(TRAINING, *learned.losses)
+        if trial.is_kept:
             trial = msgspec.structs.replace(trial, declined=_lost(job, spec, validation, before, learned.model))
         graphs.write_graph(folder, learned.model if trial.is_kept else before, spec)
         verdict = "kept" if trial.is_kept else f"not kept{trial.declined and ': '}{trial.declined}"
-        judged_by = "discrepancy" if learned.losses is None else "validation loss"
-        found = f"{judged_by} {trial.before:.4f} → {trial.after:.4f}, {verdict}"
+        found = f"validation loss {trial.before:.4f} → {trial.after:.4f}, {verdict}"
         records = StageRecords(repairs=(*quantized.records.repairs, trial))
         done = described(learned.trained, len(learned.trained.history), len(train))
         return Made(f"scheme {scheme}: {done}; {found}", records)
@@ -72,10 +68,9 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
         "learning": config.quantize,
         "scheme": scheme,
         "processors": job.config.compile.processors,
-        "images": job.config.calibrate.images,
         "evaluate": job.config.evaluate,
         "named": code_of(*training_code(job.config)),
-        "data": [each.fingerprint() for each in (train, validation, job.split("calibration")) if each is not None],
+        "data": [each.fingerprint() for each in (train, validation)],
     }
     code = ("edgeopt.train", "edgeopt.passes.repair", "edgeopt.evaluate", *graphs.FEEDS)
     libraries = ("torch", *graphs.GRAPH_LIBRARIES)
@@ -101,13 +96,3 @@ def _lost(job: Job, spec: ModelSpec, images: Dataset, before: ir.Model, after: i
     if second.value >= first.value:
         return ""
     return f"{first.metric} on the validation images fell from {first.value:.2%} to {second.value:.2%}"
-
-
-def _distances(job: Job, exact: ir.Model, before: ir.Model, after: ir.Model, spec: ModelSpec) -> tuple[float, float]:
-    """Return how far two graphs are from the float one, on calibration images that no repair was fitted on."""
-    images = job.split("calibration")
-    images = images.subset(range(min(job.config.calibrate.images, len(images))))
-    held_out = [tensors for _, tensors in Split.of(list(graphs.feeds(images, spec))).judge]
-    reference, discrepancy = list(outputs_as_written(exact, held_out)), Discrepancy(readings_of(spec))
-    first, second = (discrepancy.mean(reference, outputs_as_written(each, held_out)) for each in (before, after))
-    return first, second

@@ -89,12 +89,12 @@ class QuantizedTrained:
     Attributes:
         model: the graph with what was learnt, whether it is better or not.
         trained: what training says of itself.
-        losses: mean loss on the validation images, before and after; None without such.
+        losses: mean loss on the validation images, before and after.
     """
 
     model: ir.Model
     trained: Trained
-    losses: tuple[float, float] | None
+    losses: tuple[float, float]
 
 
 def train_quantized(
@@ -103,7 +103,7 @@ def train_quantized(
     scheme: QuantScheme,
     spec: ModelSpec,
     images: Dataset,
-    validation: Dataset | None,
+    validation: Dataset,
     config: TrainConfig,
     work: Path,
     progress: Callable[[TrainProgress], None],
@@ -116,7 +116,7 @@ def train_quantized(
         scheme: scheme that it was quantized for, which bounds the integers.
         spec: specification of both.
         images: training set.
-        validation: set that chooses the epoch; None keeps the last one.
+        validation: set that chooses the epoch.
         config: the recipe's ``[train]``, with its `quantize`.
         work: folder of the checkpoint; called again with the same arguments, the training goes on from there.
         progress: called after every step, and while validating.
@@ -150,13 +150,10 @@ def train_quantized(
         processes=1,
     )
 
-    def loss() -> float | None:
-        return None if validation is None else validation_loss(module, spec, validation, learning, teacher)
-
-    before = loss()
+    before = validation_loss(module, spec, validation, learning, teacher)
     result = train(module, spec, images, validation, learning, work, progress, teacher=teacher)
-    after = loss()
-    return QuantizedTrained(learned.model(), result, None if before is None or after is None else (before, after))
+    after = validation_loss(module, spec, validation, learning, teacher)
+    return QuantizedTrained(learned.model(), result, (before, after))
 
 
 def quantized_settings(config: TrainConfig) -> QuantizedTraining:

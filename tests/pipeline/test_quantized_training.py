@@ -136,12 +136,10 @@ def test_training_wins_back_what_crude_ranges_lost(untimed: None, folder: Path) 
     assert ranges is not None
     assert ranges.const_value is not None
     ranges.const_value = ir.tensor(ranges.const_value.numpy() * np.float32(0.25), name=ranges.name)
-    config, validation = work.config.train, work.splits.validation
+    config = work.config.train
     assert config is not None
-    assert validation is not None
     arguments = (graphs.read_graph(exact), ruined, scheme("openvino"), graphs.read_spec(quantized))
-    learned = train_quantized(*arguments, work.split("train"), validation, config, folder, lambda _: None)
-    assert learned.losses is not None
+    learned = train_quantized(*arguments, work.split("train"), work.split("validation"), config, folder, lambda _: None)
     before, after = learned.losses
     assert after < 0.7 * before
 
@@ -181,9 +179,10 @@ def test_pairs_of_weights_stay_within_what_16_bits_hold(untimed: None, folder: P
     arguments = (graphs.read_graph(exact), graphs.read_graph(before), scheme("openvino"), graphs.read_spec(before))
     config = work.config.train
     assert config is not None
-    learned = train_quantized(*arguments, work.split("train"), None, config, tmp_path, lambda _: None)
+    learned = train_quantized(
+        *arguments, work.split("train"), work.split("validation"), config, tmp_path, lambda _: None
+    )
     after = learned.model
-    assert learned.losses is None
     assert after.graph.initializers.keys() == graphs.read_graph(before).graph.initializers.keys()
     assert "avx2" in safe_processors(after)
     assert safe_processors(after) == safe_processors(graphs.read_graph(before))
@@ -233,7 +232,7 @@ def test_an_operator_without_a_gradient_is_named(untimed: None, folder: Path, tm
     next(node for node in model.graph if node.op_type == "MaxPool").op_type = "GridSample"
     arguments = (graphs.read_graph(exact), model, scheme("openvino"), graphs.read_spec(before))
     with pytest.raises(ModelError, match=r"cannot be trained in INT8 through GridSample\. Remove \[train\] quantize"):
-        train_quantized(*arguments, work.split("train"), None, config, tmp_path, lambda _: None)
+        train_quantized(*arguments, work.split("train"), work.split("validation"), config, tmp_path, lambda _: None)
 
 
 YOLOV8 = """

@@ -27,8 +27,7 @@ class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     before: float
     """Discrepancy of the outputs from the float network's on held-out calibration images (see `Discrepancy`): the mean
     without the largest tenth, which belong to odd images. Of ``ranges`` and ``exemption`` it is that with all weights
-    in float, whose rounding would blur what they do; of ``training`` the loss on validation images where there are
-    any."""
+    in float, whose rounding would blur what they do; of ``training`` the loss on validation images."""
     after: float
     declined: str = ""
     """Reason why it could not be tried, or is not worth its gain; otherwise empty."""
