@@ -22,8 +22,8 @@ from edgeopt.passes.rewrite.float_edges import float_edges
 from edgeopt.passes.rewrite.to_float32 import to_float32
 from edgeopt.source.onnx_shapes import correct_shapes
 from edgeopt.source.refusals import (
-    refuse_maps,
     refuse_newer,
+    refuse_other_kinds,
     refuse_training,
     refuse_unknown_operators,
 )
@@ -148,7 +148,7 @@ def _load(path: Path) -> ir.Model:
         proto = onnx.load(path, load_external_data=False)
         _require_text(proto, path)
         refuse_newer(proto, path)
-        refuse_maps(proto, path)
+        refuse_other_kinds(proto, path)
         _densify(proto.graph)
         _complete(proto.graph)
         network = ir.from_proto(proto)

@@ -39,7 +39,7 @@ def correct_shapes(network: ir.Model, name: str) -> None:
     for value, shape in zip(outputs, declared, strict=True):
         found = inferred.get(value.name or "")
         value.shape = shape if found is None else _merged(shape, found, f"{name} records '{value.name}'")
-    if any(value.shape is None and not isinstance(value.type, ir.SequenceType) for value in outputs):
+    if any(value.shape is None for value in outputs):
         _run_for_shapes(network, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,18 +37,25 @@ def refuse_newer(proto: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def refuse_maps(proto: onnx.ModelProto, path: Path) -> None:
-    """Refuse outputs that hold maps, which nothing but classical models has.
+def refuse_other_kinds(proto: onnx.ModelProto, path: Path) -> None:
+    """Refuse inputs and outputs that are no tensors: lists and optional ones, and maps, as classical models have.
 
     Raises:
         ModelError: there is one.
     """
-    for value in proto.graph.output:
+    sides = itertools.product(["input"], proto.graph.input), itertools.product(["output"], proto.graph.output)
+    for side, value in itertools.chain(*sides):
         kind = value.type
         if kind.HasField("map_type") or kind.sequence_type.elem_type.HasField("map_type"):
             raise ModelError(
-                f"{path}: output '{value.name}' holds maps (ZipMap). Export the model with zipmap=False; trees and "
+                f"{path}: {side} '{value.name}' holds maps (ZipMap). Export the model with zipmap=False; trees and "
                 "other classical models have no layers to quantize"
+            )
+        if kind.HasField("sequence_type") or kind.HasField("optional_type"):
+            what = "a list of tensors" if kind.HasField("sequence_type") else "an optional tensor"
+            raise ModelError(
+                f"{path}: {side} '{value.name}' is {what}, and engines take and give tensors. Export each tensor as an "
+                f"{side} of its own"
             )
 
 

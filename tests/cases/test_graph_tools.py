@@ -186,6 +186,47 @@ def test_maps_of_classical_models_are_refused(tmp_path: Path) -> None:
         read_onnx(tmp_path / "float.onnx")
 
 
+@pytest.mark.parametrize(("kind", "said"), [("sequence", "a list of tensors"), ("optional", "an optional tensor")])
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_lists_and_optional_tensors_at_the_edges_are_refused(tmp_path: Path, side: str, kind: str, said: str) -> None:
+    model = network(BODY, TAIL)
+    edge = getattr(model.graph, side).add(name="parts").type
+    getattr(edge, f"{kind}_type").elem_type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, tmp_path / "float.onnx")
+    with pytest.raises(ModelError, match=rf"{side} 'parts' is {said}.* {side} of its own"):
+        read_onnx(tmp_path / "float.onnx")
+
+
+def test_an_output_that_is_given_twice_is_quantized(tmp_path: Path) -> None:
+    model = network(BODY, TAIL)
+    model.graph.output.append(model.graph.output[0])
+    out, _ = quantize(tmp_path, model)
+    assert [value.name for value in onnx.load(out).graph.output] == ["y", "y"]
+    first, second = onnxruntime.InferenceSession(out).run(None, {"x": SAMPLES[:1]})
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("opset", "line"),
+    [
+        (8, 'u = Upsample <mode = "linear", scales = [1.0, 1.0, 2.0, 2.0]> (r)'),
+        (9, 'u = Upsample <mode = "linear"> (r, twice)'),
+        (10, 'u = Resize <mode = "linear"> (r, twice)'),
+        (10, 'u = Resize <mode = "nearest"> (r, bit)'),
+        (10, 'u = Resize <mode = "nearest"> (r, part)'),
+    ],
+)
+def test_resizes_from_before_they_said_how_keep_their_places(tmp_path: Path, opset: int, line: str) -> None:
+    scales = {"twice": [1, 1, 2, 2], "bit": [1, 1, 1.4, 1.4], "part": [1, 1, 0.7, 0.7]}
+    constants = {name: np.array(sizes, np.float32) for name, sizes in scales.items()}
+    model = network(BODY, line, "y = Identity (u)", opset=opset, y="float[1, 16, height, width] y", constants=constants)
+    out, result = quantize(tmp_path, model)
+    exact = onnxruntime.InferenceSession(tmp_path / "float.onnx").run(None, {"x": SAMPLES[:1]})[0]
+    found = onnxruntime.InferenceSession(out).run(None, {"x": SAMPLES[:1]})[0]
+    assert result.discrepancy < 0.01
+    assert np.square(found - exact).sum() < 0.01 * np.square(exact).sum()
+
+
 @pytest.mark.parametrize(("opset", "ir", "what"), [(900, 8, "opset 900"), (17, 900, "IR version 900")])
 def test_a_file_that_is_newer_than_onnx_is_refused(tmp_path: Path, opset: int, ir: int, what: str) -> None:
     model = network(BODY, TAIL)

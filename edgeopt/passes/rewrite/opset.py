@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from edgeopt.errors import ModelError
-from edgeopt.graph.edit import number
+from edgeopt.graph.edit import constant, given, number
 from edgeopt.graph.operators import STANDARD_DOMAINS
 
 LOWEST = 13
@@ -24,6 +24,9 @@ _SHIFT = 3.0
 
 _SPLIT = 18
 """Opset whose Split has `num_outputs`."""
+
+_RESIZE = 11
+"""Opset whose Resize says how places are computed. Older ones, and Upsample, divide them by the scale."""
 
 
 def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) -> ir.Model:
@@ -53,7 +56,24 @@ def raise_opset(model: ir.Model, opset: int, name: str, lowest: int = LOWEST) ->
         ) from error
     raised = ir.from_proto(proto)
     raised.ir_version = max(raised.ir_version, _LOWEST_IR)
+    if current < _RESIZE:
+        _keep_places(raised)
     return raised
+
+
+def _keep_places(model: ir.Model) -> None:
+    """Say of each Resize, in place, what was a rule before `_RESIZE`: the converter leaves it to what is usual since.
+
+    The nearest of smaller images is the next one, in onnxruntime (ResizeNearestMode::SIMPLE) and OpenVINO alike.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type != "Resize":
+            continue
+        node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+        if node.attributes.get_string("mode", "nearest") == "nearest":
+            scales = constant(given(node, 2))
+            shrinks = scales is not None and bool((scales < 1).any())
+            node.attributes.add(ir.AttrString("nearest_mode", "ceil" if shrinks else "floor"))
 
 
 def _is_hard_swish_written_out(model: ir.Model) -> bool:

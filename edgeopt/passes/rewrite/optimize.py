@@ -84,6 +84,7 @@ def optimize(model: ir.Model) -> ir.Model:
     try:
         result = _consistent(model)
         _drop_empty_inputs(result)
+        repeated = _take_repeated(result.graph)
         passed_on = _take_passed_on(result.graph)
         declared = _forget_names(result.graph)
         _compute_ahead(result)
@@ -99,6 +100,8 @@ def optimize(model: ir.Model) -> ir.Model:
             value.shape = _with_names(value.shape, shape)
         for place, value in passed_on:
             result.graph.outputs.insert(place, value)
+        for place, first in repeated:
+            result.graph.outputs.insert(place, result.graph.outputs[first])
     except _MALFORMED as error:
         raise ModelError(
             f"the model is malformed and cannot be optimized: {_first_cause(error)}. Export it again"
@@ -137,6 +140,15 @@ def _check(model: ir.Model) -> None:
 def _take_passed_on(graph: ir.Graph) -> list[tuple[int, ir.Value]]:
     """Remove the outputs that are inputs as they are, which onnx_ir would rename; return them with their places."""
     found = [(place, value) for place, value in enumerate(graph.outputs) if value.is_graph_input()]
+    for place, _ in reversed(found):
+        del graph.outputs[place]
+    return found
+
+
+def _take_repeated(graph: ir.Graph) -> list[tuple[int, int]]:
+    """Remove the outputs that are given twice, which onnx_ir would rename; return their places and the first ones'."""
+    outputs = list(graph.outputs)
+    found = [(place, first) for place, value in enumerate(outputs) if (first := outputs.index(value)) < place]
     for place, _ in reversed(found):
         del graph.outputs[place]
     return found
