@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import platform
 import re
 
 import numpy as np
@@ -19,6 +20,10 @@ from edgeopt.graph.operators import LINEAR_OPS
 _LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
 """Schemes whose files OpenVINO runs."""
+_SIGNED: tuple[SchemeName, ...] = ("tensorrt", "arm")
+"""Schemes of int8 activations, for GPUs and ARM. On x86 onnxruntime makes uint8 of them, and loads none of opset 21 or
+later whose types it then states itself (1.32, since its pull request 28144): that says nothing of where they run."""
+_ARM = ("aarch64", "arm64")
 _UNKNOWN = re.compile(r"No conversion rule found for operations: ([\w, -]+?)(?: -- | To |$)")
 """OpenVINO's words for the operators that it does not have."""
 _CURE = (
@@ -62,7 +67,7 @@ def require_loadable(model: ir.Model, scheme: SchemeName, name: str, baseline: i
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ModelError(f"{name}: the quantized graph is not valid: {error}. {_CURE}") from error
     try:
-        onnx_session(model)
+        onnx_session(model, fused=scheme not in _SIGNED or platform.machine() in _ARM)
     except ModelError as error:
         raise ModelError(f"{name}: {error}. {_CURE}") from error
     if scheme in _OPENVINO and importlib.util.find_spec("openvino") is not None:

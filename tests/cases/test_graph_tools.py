@@ -206,6 +206,18 @@ def test_an_output_that_is_given_twice_is_quantized(tmp_path: Path) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("scheme", ["tensorrt", "arm"])
+def test_int8_activations_of_a_new_opset_are_none_of_onnxruntimes_business_here(
+    tmp_path: Path, scheme: SchemeName
+) -> None:
+    tokens = "t = Reshape (r, sides) m = MatMul (t, left) a = Add (m, many) o = Relu (a) y = MatMul (o, left)"
+    constants = {"sides": np.array([1, 256, 16]), "left": RANDOM.normal(0, 0.3, (16, 16)).astype(np.float32),
+                 "many": RANDOM.normal(0, 0.1, 16).astype(np.float32)}  # fmt: skip
+    model = network(BODY, tokens, opset=21, ir=10, y="float[1, 256, 16] y", constants=constants)
+    out, _ = quantize(tmp_path, model, scheme)
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
 @pytest.mark.parametrize(
     ("opset", "line"),
     [
