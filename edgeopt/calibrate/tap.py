@@ -36,7 +36,7 @@ class Tap:
     def run(self, feeds: Feeds) -> Iterator[tuple[list[str], list[NDArray[Any]]]]:
         """Yield names and arrays of each chunk."""
         for session, names in self._parts:
-            yield names, session.run(names, dict(feeds))
+            yield names, _run(session, names, feeds)
 
 
 def onnx_session(model: ir.Model, *, fused: bool = True, threads: int = 0) -> Any:
@@ -86,7 +86,19 @@ def each_as_written(model: ir.Model, feeds: Iterable[Feeds]) -> Iterator[list[ND
     """
     session = onnx_session(model, fused=False)
     for image in feeds:
-        yield session.run(None, dict(image))
+        yield _run(session, None, image)
+
+
+def _run(session: Any, names: Sequence[str] | None, feeds: Feeds) -> list[NDArray[Any]]:
+    try:
+        found: list[NDArray[Any]] = session.run(names, dict(feeds))
+    except Exception as error:  # see `onnx_session`
+        shapes = ", ".join(f"'{name}' {array.dtype} {array.shape}" for name, array in feeds.items())
+        raise ModelError(
+            f"onnxruntime opens the model and cannot run it on {shapes}: {' '.join(str(error).split())}. Give inputs "
+            "of the size that it was exported for, or export it again"
+        ) from error
+    return found
 
 
 def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

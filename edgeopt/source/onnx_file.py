@@ -187,13 +187,23 @@ def _complete(graph: onnx.GraphProto) -> None:
 
 
 def _densify(graph: onnx.GraphProto) -> None:
-    """Write sparse initializers out: neither onnx_ir nor an engine's quantized layers know them."""
+    """Write sparse constants out: neither onnx_ir nor an engine's quantized layers know them."""
     for sparse in graph.sparse_initializer:
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        shape = tuple(sparse.dims)
-        values = onnx.numpy_helper.to_array(sparse.values)
-        dense = np.zeros(shape, values.dtype)
-        places = np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)
-        dense[places] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+        graph.initializer.append(_dense(sparse))
     del graph.sparse_initializer[:]
+    for attribute in (each for node in graph.node for each in node.attribute):
+        if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
+            dense = _dense(attribute.sparse_tensor)
+            attribute.CopyFrom(onnx.AttributeProto(name="value", type=onnx.AttributeProto.TENSOR, t=dense))
+        elif attribute.type == onnx.AttributeProto.GRAPH:
+            _densify(attribute.g)
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    values = onnx.numpy_helper.to_array(sparse.values)
+    dense = np.zeros(shape, values.dtype)
+    places = np.unravel_index(indices, shape) if indices.ndim == 1 else tuple(indices.T)
+    dense[places] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)

@@ -562,7 +562,16 @@ def test_weights_that_are_no_numbers_are_blamed_and_not_a_picture(tmp_path: Path
         quantize(tmp_path, network(STEM, BODY, TAIL, weights=WEIGHTS | {"wf": broken}), "onnxruntime")
 
 
-def test_sparse_initializers(tmp_path: Path) -> None:
+def test_a_size_that_the_network_was_not_exported_for_is_blamed(tmp_path: Path) -> None:
+    tail = "t = Reshape (h, sides) y = MatMul (t, wf)"
+    weights = WEIGHTS | {"sides": np.array([1, 256, 16])}
+    model = network(STEM, BODY, tail, weights=weights, x="float[1, 3, h, w]", y="float[1, 256, 20]")
+    with pytest.raises(ModelError, match=r"cannot run it on 'x' float32 \(1, 3, 12, 12\).* size that it was exported"):
+        quantize(tmp_path, model, "onnxruntime", SAMPLES[..., :12, :12])
+
+
+@pytest.mark.parametrize("stands", ["among the initializers", "in a Constant"])
+def test_sparse_weights(tmp_path: Path, stands: str) -> None:
     dense = np.zeros((16, 20), np.float32)
     dense.reshape(-1)[::10] = 1.0
     exact = network(STEM, BODY, TAIL, weights=WEIGHTS | {"wf": dense})
@@ -572,7 +581,12 @@ def test_sparse_initializers(tmp_path: Path) -> None:
         indices=numpy_helper.from_array(np.arange(0, 320, 10)),
         dims=[16, 20],
     )
-    model.graph.sparse_initializer.append(sparse)
+    if stands == "in a Constant":
+        kind = onnx.AttributeProto.SPARSE_TENSOR
+        value = onnx.AttributeProto(name="sparse_value", type=kind, sparse_tensor=sparse)
+        model.graph.node.insert(0, onnx.NodeProto(op_type="Constant", output=["wf"], attribute=[value]))
+    else:
+        model.graph.sparse_initializer.append(sparse)
     made, _ = quantize(tmp_path, model, "onnxruntime")
     assert relative_error(exact, made) < 0.02
 
