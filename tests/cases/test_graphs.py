@@ -23,6 +23,7 @@ from edgeopt.pipeline.agreement import require_close
 from edgeopt.pipeline.diagnosis import diagnose_files
 from edgeopt.pipeline.standalone import QuantizedFile, quantize_file
 from edgeopt.progress import Silent
+from edgeopt.runtime.ov import OvSession
 from edgeopt.source.graph import open_onnx
 from edgeopt.source.onnx_file import read_onnx
 from edgeopt.spec import ClassificationDecoding
@@ -560,6 +561,17 @@ def test_weights_that_are_no_numbers_are_blamed_and_not_a_picture(tmp_path: Path
     broken[0, :3] = np.nan
     with pytest.raises(ModelError, match=r"'wf' of node 'Gemm_y' holds 3 numbers that are NaN or infinite"):
         quantize(tmp_path, network(STEM, BODY, TAIL, weights=WEIGHTS | {"wf": broken}), "onnxruntime")
+
+
+def test_a_vector_stays_one_in_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    tail = "p = GlobalAveragePool (h) v = Squeeze (p) y = MatMul (v, wf)"
+    made, result = quantize(
+        tmp_path, network(STEM, BODY, tail, weights=WEIGHTS, y="float[20]"), "openvino", max_discrepancy=1.0
+    )
+    with OvSession(made.SerializeToString()) as session:
+        assert session.run({"x": SAMPLES[:1]})["y"].shape == (20,)
+    assert result.coverage.share == 1.0
 
 
 def test_a_size_that_the_network_was_not_exported_for_is_blamed(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ def test_what_would_need_more_than_that_stays(reads: str, gives: str, call: str,
     assert "Conv" not in kinds(reads, gives, call, constants)
 
 
+def test_a_vector_is_a_matrix_of_one_row():
+    assert kinds("6", "4", "MatMul(x, w1)", "float[6,4] w1") == ["Unsqueeze", "MatMul", "Squeeze"]
+
+
 def test_an_opset_whose_squeeze_takes_no_axes_keeps_the_product():
     text = "g (float[6,5] x, float[4,6] w1) => (float[4,5] y) { y = MatMul(w1, x) }"
     assert [node.op_type for node in optimize(model_of(text, opset=11)).graph] == ["MatMul"]

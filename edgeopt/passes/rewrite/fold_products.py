@@ -1,7 +1,8 @@
 """Bring matrix products into the one form that integer kernels know: the activation left, a weight of two axes right.
 
 A weight on the left, ``W · X`` with X (N, K, L) or (K, L), is a 1x1 convolution over L; one of more axes, all but the
-last two of size 1, is the same without them. An X of more axes would need a Transpose on either side, and stays.
+last two of size 1, is the same without them. An X of more axes would need a Transpose on either side, and stays. A
+vector is a matrix of one row: of an INT8 product with a vector itself OpenVINO 2026.4.1 gives a matrix.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from edgeopt.graph.edit import add_initializer, bypass, constant, given, make_node, node_name, replace_constant
+from edgeopt.graph.edit import (
+    add_initializer,
+    bypass,
+    constant,
+    given,
+    known_constant,
+    make_node,
+    node_name,
+    replace_constant,
+)
 
 _OPSET = 13
 """First one in which Unsqueeze and Squeeze take their axes as an input."""
@@ -22,14 +32,17 @@ def fold_products(model: ir.Model) -> None:
     Args:
         model: with shapes on its values.
     """
+    moves = model.graph.opset_imports.get("", 0) >= _OPSET
     for node in list(model.graph):
         if node.op_type not in ("MatMul", "Gemm") or node.domain:
             continue
         if constant(given(node, 1)) is None:
-            if model.graph.opset_imports.get("", 0) >= _OPSET:
+            if moves:
                 _convolve(model.graph, node)
         elif node.op_type == "MatMul":
             _drop_axes(model.graph, node)
+            if moves:
+                _widen(model.graph, node)
 
 
 def _drop_axes(graph: ir.Graph, node: ir.Node) -> None:
@@ -39,6 +52,27 @@ def _drop_axes(graph: ir.Graph, node: ir.Node) -> None:
         return
     if len(source.shape) >= weight.ndim and set(weight.shape[:-2]) == {1}:
         replace_constant(graph, node, 1, f"{node_name(node)}/weight", weight.reshape(weight.shape[-2:]))
+
+
+def _widen(graph: ir.Graph, node: ir.Node) -> None:
+    """Write ``x (K,) · W (K, N)`` as the product of x (1, K) by W, and take the row out of it."""
+    source, result, weight = node.inputs[0], node.outputs[0], node.inputs[1]
+    if source is None or source.shape is None or len(source.shape) != 1 or known_constant(weight).ndim != 2:
+        return
+    name = node_name(node)
+    first = add_initializer(graph, f"{name}/axes", np.array([0], np.int64))
+    wide = make_node(
+        "Unsqueeze", [source, first], name=f"{name}/Unsqueeze", shape=ir.Shape([1, *source.shape]), dtype=source.dtype
+    )
+    product = make_node(
+        "MatMul", [wide.outputs[0], weight], name=name, output=f"{result.name}/row",
+        shape=None if result.shape is None else ir.Shape([1, *result.shape]), dtype=result.dtype,
+    )  # fmt: skip
+    flat = make_node(
+        "Squeeze", [product.outputs[0], first], name=f"{name}/Squeeze", shape=result.shape, dtype=result.dtype
+    )
+    graph.insert_after(node, [wide, product, flat])
+    bypass(result, flat.outputs[0])
 
 
 def _convolve(graph: ir.Graph, node: ir.Node) -> None:
