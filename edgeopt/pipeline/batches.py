@@ -14,9 +14,13 @@ from edgeopt.pipeline.agreement import require_same
 
 
 def of_single_images(model: ir.Model) -> tuple[ir.Model, int | None]:
-    """Return a network that takes one image at a time, and how many `model` takes; None if it is `model` itself."""
+    """Return a network that takes one image at a time, and how many `model` takes; None if it is `model` itself.
+
+    Where no output has as many rows as the inputs, these are something else, such as the channels of one image.
+    """
     batch = fixed_batch(model)
-    if batch is None or batch == 1:
+    rows = [value.shape[0] if value.shape else None for value in model.graph.outputs]
+    if batch is None or batch == 1 or all(isinstance(each, int) and each != batch for each in rows):
         return model, None
     return free_batch(model), batch
 

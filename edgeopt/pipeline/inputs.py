@@ -26,7 +26,8 @@ def fitted(model: ir.Model, samples: Iterable[Sample], source: str, note: Callab
     """Yield samples as the network takes them; what needed changing in all of them is said once.
 
     Repaired are what can mean one thing only: the one array under another name for the one input, arrays beyond the
-    inputs, and numbers of another width (float64 for float32).
+    inputs, numbers of another width (float64 for float32), and the dimension that counts samples before an input that
+    has none for images.
 
     Args:
         model: the network.
@@ -74,6 +75,9 @@ def _named(
 
 
 def _fitted(value: ir.Value, array: NDArray[Any], sample: str, say: Callable[[str], None]) -> NDArray[Any]:
+    if _counts_nothing(value, array):
+        say(f"input '{value.name}' has no dimension for images: it was given what each sample holds, without one")
+        array = array.reshape(array.shape[1:])
     _check_shape(value, array, sample)
     if value.dtype is None or value.dtype.numpy() == array.dtype:
         return array
@@ -93,6 +97,14 @@ def _fitted(value: ir.Value, array: NDArray[Any], sample: str, say: Callable[[st
             f"{np.abs(array[np.isfinite(array)]).max():.3g}. Scale them as the network was trained"
         )
     return made
+
+
+def _counts_nothing(value: ir.Value, array: NDArray[Any]) -> bool:
+    """Return True if an input is a number, or begins with another side than one for images."""
+    if value.shape is None or array.shape[:1] != (1,):
+        return False
+    wanted = [side if isinstance(side, int) else None for side in value.shape]
+    return wanted[:1] not in ([1], [None]) and _fits(wanted, array.shape[1:])
 
 
 def _is_lossless(array: NDArray[Any], wanted: np.dtype[Any]) -> bool:

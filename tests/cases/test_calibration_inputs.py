@@ -20,17 +20,18 @@ SAMPLES = np.random.default_rng(0).uniform(0, 1, (16, 3, 16, 12)).astype(np.floa
 NORMALIZED = "normalization = {}\n"
 
 
-def classifier(path: Path) -> Path:
+def classifier(path: Path, takes: str = "float[1, 3, 16, 12] x", read: str = "Identity (x)") -> Path:
     """A convolution and a product, of images of 16 x 12 pixels."""
     model = onnx.parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 17]>
-        g (float[1, 3, 16, 12] x) => (float[1, 10] y) {
-            c = Conv <pads = [1, 1, 1, 1]> (x, w)
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        g ({takes}) => (float[1, 10] y) <int64[1] first = {{0}}> {{
+            i = {read}
+            c = Conv <pads = [1, 1, 1, 1]> (i, w)
             r = Relu (c)
             p = GlobalAveragePool (r)
             v = Flatten (p)
             y = Gemm (v, f)
-        }"""
+        }}"""
     )
     rng = np.random.default_rng(1)
     for name, shape in {"w": (16, 3, 3, 3), "f": (16, 10)}.items():
@@ -39,14 +40,28 @@ def classifier(path: Path) -> Path:
     return path
 
 
-def quantize(folder: Path, arrays: dict[str, np.ndarray] | Path, spec: Path | None = None) -> Path:
+def quantize(folder: Path, arrays: dict[str, np.ndarray] | Path, spec: Path | None = None, **network: str) -> Path:
     source = arrays if isinstance(arrays, Path) else folder / "c.npz"
     if not isinstance(arrays, Path):
         np.savez(source, **arrays)
     config = QuantizeConfig(scheme="onnxruntime", repairs=())
     out = folder / "int8.onnx"
-    quantize_file(classifier(folder / "m.onnx"), source, spec, CalibrateConfig(), config, out, Silent())
+    quantize_file(classifier(folder / "m.onnx", **network), source, spec, CalibrateConfig(), config, out, Silent())
     return out
+
+
+@pytest.mark.parametrize(
+    ("takes", "read", "more", "name"),
+    [
+        ("float[1, 3, 16, 12] x, float s", "Mul (x, s)", {"s": np.linspace(0.5, 1, len(SAMPLES))}, "s"),
+        ("float[3, 16, 12] x", "Unsqueeze (x, first)", {}, "x"),
+    ],
+)
+def test_inputs_without_a_dimension_for_images_are_given_what_a_sample_holds(
+    tmp_path: Path, takes: str, read: str, more: dict[str, np.ndarray], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert quantize(tmp_path, {"x": SAMPLES, **more}, takes=takes, read=read).exists()
+    assert f"input '{name}' has no dimension for images" in caplog.text
 
 
 @pytest.mark.parametrize(
