@@ -30,6 +30,7 @@ from edgeopt.passes.quantize.scheme import require_served, scheme
 from edgeopt.passes.repair.observed import observed_tensors
 from edgeopt.passes.rewrite.free_batch import fix_batch
 from edgeopt.passes.rewrite.freeze_shapes import freeze_shapes, thaw_shapes
+from edgeopt.passes.rewrite.older_label import older_label
 from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
@@ -211,6 +212,8 @@ def quantize_file(
     if float_rest == "fp16":
         finished, kept_float = to_float16(result.model, images, calibrate_config)
     finished = in_common_form(finished, quantize_config.scheme)
+    if scheme(quantize_config.scheme).dtype == "int8":
+        finished = older_label(finished)
     latency = None if float_rest == "fp16" else _latency((original, model), finished, quantize_config.scheme, feeds[0])
     if batch is not None:
         fix_batch(finished, batch)

@@ -21,8 +21,8 @@ _LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
 """Schemes whose files OpenVINO runs."""
 _SIGNED: tuple[SchemeName, ...] = ("tensorrt", "arm")
-"""Schemes of int8 activations, for GPUs and ARM. On x86 onnxruntime makes uint8 of them, and loads none of opset 21 or
-later whose types it then states itself (1.32, since its pull request 28144): that says nothing of where they run."""
+"""Schemes of int8 activations, for GPUs and ARM: on x86 onnxruntime may refuse to load what it makes of them (see
+`passes.rewrite.older_label`), which says nothing of where they run."""
 _ARM = ("aarch64", "arm64")
 _UNKNOWN = re.compile(r"No conversion rule found for operations: ([\w, -]+?)(?: -- | To |$)")
 """OpenVINO's words for the operators that it does not have."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from graphs import model_of, run
@@ -52,6 +53,23 @@ def test_the_result_is_close_and_the_interface_stays_float32():
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=0.01 * np.abs(expected).max())
     assert np.abs(result - expected).max() > 0
+
+
+def test_an_output_that_is_given_twice_keeps_its_name():
+    model = network()
+    model.graph.outputs.append(model.graph.outputs[0])
+    half = float16(model, table(model)).model
+    assert [(value.name, value.dtype) for value in half.graph.outputs] == [("y", ir.DataType.FLOAT)] * 2
+
+
+def test_what_onnx_defines_in_float32_stays_so():
+    model = model_of(
+        "g (float[N,16,6,6] x) => (float[N,16,6,6] y) { y = MeanVarianceNormalization<axes = [2, 3]>(x) }", opset=19
+    )
+    next(iter(model.graph)).name = "y"
+    half = float16(model, table(model))
+    assert set(half.kept) == {"y"}
+    onnx.checker.check_model(ir.to_proto(half.model), full_check=True)
 
 
 def test_nodes_with_large_tensors_stay_float32():

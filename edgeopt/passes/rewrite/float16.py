@@ -187,14 +187,17 @@ def _make_scales_representable(node: ir.Node) -> None:
 
 def _restore_outputs(graph: ir.Graph) -> None:
     """Cast float16 graph outputs back to float32 under their own names; drop initializers that nothing reads."""
+    restored: dict[ir.Value, ir.Value] = {}
     for index, value in enumerate(list(graph.outputs)):
         if value.dtype != _FLOAT16 or value.is_graph_input():
             continue
-        name = value.name
-        value.name = f"{name}/float16"
-        node = make_node(
-            "Cast", [value], {"to": _FLOAT32}, name=f"{name}/float", output=name, shape=value.shape, dtype=_FLOAT32
-        )
-        graph.append(node)
-        graph.outputs[index] = node.outputs[0]
+        if value not in restored:  # a file may give an output twice
+            name = value.name
+            value.name = f"{name}/float16"
+            node = make_node(
+                "Cast", [value], {"to": _FLOAT32}, name=f"{name}/float", output=name, shape=value.shape, dtype=_FLOAT32
+            )
+            graph.append(node)
+            restored[value] = node.outputs[0]
+        graph.outputs[index] = restored[value]
     drop_unread_initializers(graph)

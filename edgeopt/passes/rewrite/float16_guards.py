@@ -23,6 +23,8 @@ _ALIGN = "RoiAlign"
 _REGIONS = ("NonMaxSuppression", _ALIGN)
 _RANKS = "TopK"
 _CHOICE = "it makes or chooses regions, whose pixels float16 rounds"
+_FLOAT32_ALONE = {"MeanVarianceNormalization": "ONNX defines it by constants of float32"}
+"""Operators that only float32 will do for, with the reason."""
 SMALLEST_NUMBER = 2.0**-24
 """float16's smallest number. The epsilon of a normalization that is spelled out (1e-12) would be a division by zero."""
 DEEPEST_REDUCTION = 4096
@@ -78,6 +80,8 @@ def _ends_choice(node: ir.Node) -> bool:
 
 
 def _reason(node: ir.Node, table: CalibrationTable) -> str:
+    if node.op_type in _FLOAT32_ALONE:
+        return _FLOAT32_ALONE[node.op_type]
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype == ir.DataType.FLOAT and (reason := _out_of_range(value, table)):
             return reason
