@@ -51,6 +51,18 @@ def test_tensorrt_quantizes_only_the_skip_input_of_a_residual_add():
     assert edges(RESIDUAL, TENSORRT) == [("x", "a"), ("r", "b"), ("x", "s")]
 
 
+@EVERY
+def test_nothing_is_quantized_that_no_image_reaches(scheme):
+    """OpenVINO (2026.4.1) computes it once, in integers, and later adds to it in place: the next run has another."""
+    text = """g (float[N,32] x, float[32,32] w) => (float[N,32] y) <int64[1] c = {32}, int64[1] zero = {0}>
+              { s = Shape(x)  n = Gather(s, zero)  sizes = Concat<axis=0>(n, c)  h = ConstantOfShape(sizes)
+                a = Gemm(h, w)  b = Gemm(x, w)  y = Add(a, b) }"""
+    assert edges(text, scheme) == [("x", "b")]
+    assert place(named(model_of(text)), scheme).reasons == {
+        "a": "no image reaches its input, so that it gives the same for all"
+    }
+
+
 @pytest.mark.parametrize("scheme", [OPENVINO, ARM], ids=["openvino", "arm"])
 def test_cpus_quantize_both_inputs_of_a_residual_add(scheme):
     assert edges(RESIDUAL, scheme) == [("x", "a"), ("r", "b"), ("b", "s"), ("x", "s")]

@@ -17,6 +17,10 @@ UNRANKED = "not even the rank of its input is known: export the network with fix
 _PRODUCT = (
     "it is a product of two activations: attention stays float, which engines compute in one kernel with its Softmax"
 )
+_UNSEEN = "no image reaches its input, so that it gives the same for all"
+_SIZES = ("Shape", "Size")
+"""Operators that see how large a tensor is, and nothing of what it holds."""
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _ALIGNMENT = 8
 """Channels that INT8 tensor-core kernels load at once."""
 
@@ -38,11 +42,32 @@ def eligible(graph: ir.Graph, scheme: QuantScheme, exclude: tuple[str, ...] = ()
             names = [node.name or "" for node in layers]
             raise ConfigError(f"exclude pattern '{pattern}' matches no layer.{did_you_mean(pattern, names)}")
     first = next(iter(layers), None)
+    seen = reached(graph)
     reasons = {}
     for node in layers:
-        excluded = any(fnmatchcase(node.name or "", pattern) for pattern in exclude)
-        reasons[node.name or ""] = "excluded" if excluded else _reason(node, scheme, is_first=node is first)
+        if any(fnmatchcase(node.name or "", pattern) for pattern in exclude):
+            reason = "excluded"
+        elif seen.isdisjoint(node.inputs):
+            reason = _UNSEEN
+        else:
+            reason = _reason(node, scheme, is_first=node is first)
+        reasons[node.name or ""] = reason
     return reasons
+
+
+def reached(graph: ir.Graph) -> set[ir.Value]:
+    """Return the values that depend on what the graph's inputs hold, not on their sizes alone.
+
+    The others are the same for all images. OpenVINO (2026.4.1) computes them once, and where a quantized layer made
+    them adds to them in place: of a captcha reader's recurrent layers, which begin with zeros, all runs but the first
+    were wrong.
+    """
+    found = set(graph.inputs)
+    for node in graph:
+        inner = any(attribute.type in _GRAPHS for attribute in node.attributes.values())
+        if inner or (node.op_type not in _SIZES and not found.isdisjoint(node.inputs)):
+            found.update(node.outputs)
+    return found
 
 
 def _reason(node: ir.Node, scheme: QuantScheme, *, is_first: bool) -> str:

@@ -25,7 +25,7 @@ from edgeopt.graph.operators import (
     padding,
 )
 from edgeopt.passes.quantize.additional import additional_inputs
-from edgeopt.passes.quantize.eligibility import UNRANKED, eligible
+from edgeopt.passes.quantize.eligibility import UNRANKED, eligible, reached
 from edgeopt.passes.quantize.moves import quantized_before
 from edgeopt.passes.quantize.scheme import SCHEMES, QuantScheme
 
@@ -90,8 +90,9 @@ def place(model: ir.Model, scheme: QuantScheme, exclude: tuple[str, ...] = ()) -
     chosen = _Edges(averages_padding=scheme.averages_padding)
     for node in layers:
         chosen.add(node, 0)
+    seen = reached(model.graph)
     for node in model.graph:
-        for index in _residual_inputs(node, layers, scheme):
+        for index in _residual_inputs(node, layers, scheme, seen):
             chosen.add(node, index)
     needed = chosen.tensors
     for node in model.graph:
@@ -229,17 +230,18 @@ def _wants_repeat(edge: Edge, scheme: QuantScheme) -> bool:
     return scheme.requantize
 
 
-def _residual_inputs(node: ir.Node, layers: Mapping[ir.Node, int], scheme: QuantScheme) -> Iterator[int]:
+def _residual_inputs(
+    node: ir.Node, layers: Mapping[ir.Node, int], scheme: QuantScheme, seen: Collection[ir.Value]
+) -> Iterator[int]:
     """Inputs of a residual Add that `scheme` quantizes: none unless one side ends a quantized layer's partition.
 
     Args:
         node: any.
         layers: those that are quantized, with their places in the graph.
         scheme: whose rule applies.
+        seen: values that images reach; what is added to a constant is no residual.
     """
-    if scheme.residual == "none":
-        return
-    if node.op_type != "Add" or any(value is None or value.const_value is not None for value in node.inputs):
+    if scheme.residual == "none" or node.op_type != "Add" or any(value not in seen for value in node.inputs):
         return
     branches = [_layer_of(value, layers) for value in node.inputs]
     if branches == [None, None]:
