@@ -55,7 +55,8 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
         if trial.is_kept:
             trial = msgspec.structs.replace(trial, declined=_lost(job, spec, validation, before, learned.model))
         graphs.write_graph(folder, learned.model if trial.is_kept else before, spec)
-        verdict = "kept" if trial.is_kept else f"not kept{trial.declined and ': '}{trial.declined}"
+        advice = "try a lower [train.quantize] learning_rate, or more images"
+        verdict = "kept" if trial.is_kept else f"not kept: {trial.declined or advice}"
         found = f"validation loss {trial.before:.4f} → {trial.after:.4f}, {verdict}"
         records = StageRecords(repairs=(*quantized.records.repairs, trial))
         done = described(learned.trained, len(learned.trained.history), len(train))

@@ -148,7 +148,7 @@ def test_what_makes_it_worse_is_not_kept(untimed: None, folder: Path) -> None:
     before, after = made(job(folder, "train.quantize.learning_rate=1000.0", "train.quantize.epochs=1"))
     (trial,) = after.records.repairs
     assert not trial.is_kept
-    assert "not kept" in after.summary
+    assert "not kept: try a lower [train.quantize] learning_rate" in after.summary
     assert before.file(graphs.MODEL).read_bytes() == after.file(graphs.MODEL).read_bytes()
 
 
