@@ -563,6 +563,18 @@ def test_weights_that_are_no_numbers_are_blamed_and_not_a_picture(tmp_path: Path
         quantize(tmp_path, network(STEM, BODY, TAIL, weights=WEIGHTS | {"wf": broken}), "onnxruntime")
 
 
+def test_an_average_over_the_whole_map_is_right_in_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    weights = {"w1": weight(8, 3, 3, 3), "wh": weight(20, 8, 1, 1)}
+    tail = "p = AveragePool <kernel_shape = [16, 16]> (r1) y = Conv (p, wh)"
+    model = network(STEM, tail, weights=weights, y="float[1, 20, 1, 1]")
+    made, _ = quantize(tmp_path, model, "openvino", max_discrepancy=1.0)
+    with OvSession(made.SerializeToString()) as session:
+        found = session.run({"x": SAMPLES[:1]})["y"]
+    exact = run(model, SAMPLES[:1])[0]
+    assert np.square(found - exact).sum() < 0.01 * np.square(exact).sum()
+
+
 def test_a_vector_stays_one_in_openvino(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     tail = "p = GlobalAveragePool (h) v = Squeeze (p) y = MatMul (v, wf)"

@@ -34,6 +34,7 @@ from edgeopt.passes.rewrite.lift_channels import lift_channels
 from edgeopt.passes.rewrite.lift_strides import lift_strides
 from edgeopt.passes.rewrite.lift_transpose import lift_transposes
 from edgeopt.passes.rewrite.merge_branches import merge_branches
+from edgeopt.passes.rewrite.whole_averages import whole_averages
 
 _REWRITES = (
     lift_channels,
@@ -44,6 +45,7 @@ _REWRITES = (
     fold_products,
     fold_affine,
     fold_padding,
+    whole_averages,
     merge_branches,
     lift_strides,
     fold_focus,
