@@ -69,7 +69,7 @@ class Adversarial(Struct):
 class QuantizedTraining(Struct):
     """``[train.quantize]``: training of the INT8 graph, after its repairs."""
 
-    epochs: PositiveInt = 2
+    epochs: PositiveInt = 4
     """Passes over the training images."""
     learning_rate: Annotated[float, Meta(gt=0.0)] = 2.0
     """Learning rate of AdamW in units that fit all layers: 1 moves a weight by up to .04 of an integer a step."""
