@@ -41,7 +41,7 @@ from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.slowdown import slowdown_for
-from edgeopt.pipeline.validity import require_finite, require_loadable
+from edgeopt.pipeline.validity import require_finite, require_loadable, warn_of_open_batch
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.onnx_file import read_onnx
@@ -49,6 +49,8 @@ from edgeopt.spec import PROCESSORS, Preprocessing, Processor, Struct
 
 Samples = Iterator[Sample]
 _LOG = logging.getLogger(__name__)
+_ASKED_OPEN = 2
+"""Images by which OpenVINO is asked if it answers alike for any number of them."""
 
 
 class InputSpec(Struct):
@@ -218,6 +220,7 @@ def quantize_file(
     if batch is not None:
         fix_batch(finished, batch)
     require_loadable(finished, quantize_config.scheme, path.name, model)
+    warn_of_open_batch(finished, quantize_config.scheme, feeds[:_ASKED_OPEN], path.name)
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, ir.to_proto(finished).SerializeToString(), private=False)
