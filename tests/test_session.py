@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from session_conformance import SessionConformance, expected, images
+from shared_result import shared_result
 
 import edgeopt
 from edgeopt.bundle import EngineSettings
@@ -169,26 +170,10 @@ def test_ov_compiles_once_for_each_number_of_images() -> None:
         assert not session._several
 
 
-QUANTIZED_AND_NOT = """
-<ir_version: 8, opset_import: ["" : 17]>
-shared (float[N, 4, 4, 4] x) => (float[N, 8, 4, 4] y)
-<float step = {0.02}, uint8 middle = {128}, float[4] steps = {0.01, 0.02, 0.03, 0.04}, int8[4] zeros = {0, 0, 0, 0},
- int8[4, 4, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}>
-{
-    q = QuantizeLinear(x, step, middle)  d = DequantizeLinear(q, step, middle)
-    v = DequantizeLinear<axis = 0>(w, steps, zeros)
-    a = Conv(d, v)
-    r = QuantizeLinear(a, step, middle)  e = DequantizeLinear(r, step, middle)
-    b = Conv(e, v)
-    y = Concat<axis = 1>(a, b)
-}
-"""
-
-
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_result_that_is_read_as_it_is_and_by_a_quantizer_is_right_for_any_number_of_images(count: int) -> None:
     """With an open number of images OpenVINO 2026.4.1 gives zeros behind the quantizer."""
-    graph, x = onnx(QUANTIZED_AND_NOT), np.random.default_rng(0).normal(size=(count, 4, 4, 4)).astype(np.float32)
+    graph, x = onnx(shared_result()), np.random.default_rng(0).normal(size=(count, 4, 4, 4)).astype(np.float32)
     with OvSession(graph) as session, OrtSession(graph) as other:
         np.testing.assert_allclose(session.run({"x": x})["y"], other.run({"x": x})["y"], atol=0.05)
 

@@ -7,30 +7,16 @@ import logging
 import numpy as np
 import onnx_ir as ir
 import pytest
+from shared_result import shared_result
 
 from edgeopt.pipeline.validity import warn_of_open_batch
 from edgeopt.runtime.ov import OvSession
 
-SHARED = """
-<ir_version: 8, opset_import: ["" : 17]>
-g (float[%s, 4, 4, 4] x) => (float[%s, 8, 4, 4] y)
-<float step = {0.02}, uint8 middle = {128}, float[4] steps = {0.01, 0.02, 0.03, 0.04}, int8[4] zeros = {0, 0, 0, 0},
- int8[4, 4, 1, 1] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 8, 7, 6, 5, 4, 3, 2}>
-{
-    q = QuantizeLinear(x, step, middle)  d = DequantizeLinear(q, step, middle)
-    v = DequantizeLinear<axis = 0>(w, steps, zeros)
-    a = Conv(d, v)
-    r = QuantizeLinear(a, step, middle)  e = DequantizeLinear(r, step, middle)
-    u = DequantizeLinear<axis = 0>(w, steps, zeros)
-    c = Conv(e, u)
-    y = Concat<axis = 1>(a, c)
-}
-"""
 IMAGES = [{"x": each} for each in np.random.default_rng(0).normal(size=(2, 1, 4, 4, 4)).astype(np.float32)]
 
 
 def shared(images: str) -> ir.Model:
-    return ir.from_onnx_text(SHARED % (images, images))
+    return ir.from_onnx_text(shared_result(images))
 
 
 def is_wrong_if_open(model: ir.Model) -> bool:
