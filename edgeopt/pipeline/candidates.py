@@ -14,9 +14,9 @@ from edgeopt.passes.qdq.candidates import candidate, left_float, raises
 from edgeopt.passes.quantize.coverage import coverage
 from edgeopt.passes.quantize.scheme import VARIATIONS
 from edgeopt.passes.quantize.scheme import scheme as named
-from edgeopt.pipeline import graphs
 from edgeopt.pipeline.graphs import read_graph, read_spec, write_graph
 from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.quantized_training import quantized_and_trained
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.targets import find_target
 
@@ -72,7 +72,7 @@ def candidate_graphs(
 def _quantized_anew(
     job: Job, baseline: Artifact, calibration: Artifact, scheme: SchemeName, asked: CandidateOf
 ) -> Artifact:
-    return graphs.quantized(job, baseline, calibration, scheme, asked.question)
+    return quantized_and_trained(job, baseline, calibration, scheme, asked.question)
 
 
 def _left_float(job: Job, baseline: Artifact, quantized: Artifact, asked: CandidateOf) -> Artifact:

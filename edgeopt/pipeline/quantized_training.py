@@ -5,17 +5,13 @@ It has a module of its own because its source is part of its key, and training a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from edgeopt.bundle.records import Accuracy, RepairTrial, StageRecords
-from edgeopt.calibrate.tap import onnx_session
-from edgeopt.config import SchemeName, training_code
+from edgeopt.config import CandidateName, SchemeName, training_code
 from edgeopt.dataset import Dataset
 from edgeopt.errors import when_stopped
 from edgeopt.evaluate import Runner, evaluate
@@ -25,15 +21,21 @@ from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.training import described, watch_training
 from edgeopt.pipeline.workspace import Artifact, Made
 from edgeopt.references import code_of
+from edgeopt.runtime.ort import OrtSession
 from edgeopt.spec import ModelSpec
 
 TRAINING = "training"
 """Name of the trial among the repairs."""
 
 
-def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, scheme: SchemeName) -> Artifact:
-    """Return the graph with Q/DQ and its repairs, trained where the recipe says so."""
-    quantized = graphs.quantized(job, exact, calibration, scheme)
+def quantized_and_trained(
+    job: Job, exact: Artifact, calibration: Artifact, scheme: SchemeName, variation: CandidateName | None = None
+) -> Artifact:
+    """Return the graph with Q/DQ and its repairs, trained where the recipe says so.
+
+    With a `variation` it is a candidate's (see `graphs.quantized`).
+    """
+    quantized = graphs.quantized(job, exact, calibration, scheme, variation)
     config = job.config.train
     if config is None or not config.quantize:
         return quantized
@@ -66,7 +68,6 @@ def quantized_and_trained(job: Job, exact: Artifact, calibration: Artifact, sche
         "graph": exact.key,
         "quantized": quantized.key,
         "train": config.deciding,
-        "learning": config.quantize,
         "scheme": scheme,
         "processors": job.config.compile.processors,
         "evaluate": job.config.evaluate,
@@ -86,12 +87,8 @@ def _lost(job: Job, spec: ModelSpec, images: Dataset, before: ir.Model, after: i
     """
 
     def accuracy(model: ir.Model) -> Accuracy:
-        session, names = onnx_session(model, fused=False), [output.name for output in spec.outputs]
-
-        def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-        return evaluate(Runner(run, spec), images, job.config.evaluate)
+        with OrtSession(ir.to_proto(model).SerializeToString(), as_written=True) as session:
+            return evaluate(Runner(session.run, spec), images, job.config.evaluate)
 
     first, second = accuracy(before), accuracy(after)
     if second.value >= first.value:

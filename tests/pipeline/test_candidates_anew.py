@@ -13,6 +13,7 @@ from edgeopt.bundle import Bundle
 from edgeopt.config import parse_config
 from edgeopt.graph.operators import is_dequantized
 from edgeopt.pipeline import build
+from edgeopt.pipeline.quantized_training import TRAINING
 
 NETWORK = """
 from torch import nn
@@ -97,3 +98,9 @@ def test_a_gpu_is_offered_scales_in_float32(built: Callable[..., Bundle], caplog
     assert other.accuracy is not None
     assert default.accuracy is not None
     assert not asked(built('["float32"]', 'precision.gpu="fp32"')), "there is no other answer then"
+
+
+def test_what_is_quantized_anew_is_trained_like_the_default(built: Callable[..., Bundle]) -> None:
+    bundle = built("true", "train.quantize.epochs=1")
+    for name in ("trt-int8", "trt-int8-residual"):
+        assert [trial.name for trial in bundle.variant(name).stages.repairs] == [TRAINING]
