@@ -186,7 +186,8 @@ def constants() -> dict[str, NDArray[Any]]:
 
 
 def compiled(core: openvino.Core, model: openvino.Model) -> openvino.InferRequest:
-    return core.compile_model(model, "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return core.compile_model(model, "CPU", settings).create_infer_request()
 
 
 def alternated(requests: Mapping[str, openvino.InferRequest], sample: NDArray[np.float32]) -> dict[str, list[float]]:

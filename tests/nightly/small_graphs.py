@@ -430,7 +430,8 @@ def loads(model: bytes, scheme: str) -> None:
     options.log_severity_level, options.intra_op_num_threads = 4, 1
     onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
     if scheme in ("openvino", "arm"):
-        openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", {"INFERENCE_NUM_THREADS": 1})
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+        openvino.Core().compile_model(openvino.Core().read_model(model), "CPU", settings)
 
 
 def problems(model: onnx.ModelProto, folder: Path, schemes: tuple[str, ...] = SCHEMES) -> list[str]:

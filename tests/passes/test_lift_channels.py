@@ -44,7 +44,9 @@ def test_openvino_takes_the_quantized_network_with_a_dynamic_batch():
     images = [(str(index), {"x": X[index : index + 1]}) for index in range(len(X))]
     result = convolve_tokens(quantize(model, calibrate(model, images, CalibrateConfig(minimum_images=1)), OPENVINO))
     compiled = openvino.Core().compile_model(
-        openvino.Core().read_model(ir.to_proto(result).SerializeToString(), b""), "CPU"
+        openvino.Core().read_model(ir.to_proto(result).SerializeToString(), b""),
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32"},
     )
     np.testing.assert_allclose(compiled({"x": X})[0], run(result, x=X)["y"], atol=0.05)
 
