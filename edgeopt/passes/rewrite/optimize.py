@@ -21,6 +21,7 @@ from onnxscript.rewriter.rules.common import expand_before_binary_op_rules
 from edgeopt.errors import ModelError
 from edgeopt.graph.edit import constant, free_name, given
 from edgeopt.passes.rewrite.drop_no_ops import drop_no_ops
+from edgeopt.passes.rewrite.fill_one_row import fill_one_row
 from edgeopt.passes.rewrite.fold_affine import fold_affine
 from edgeopt.passes.rewrite.fold_constants import fold_constants
 from edgeopt.passes.rewrite.fold_einsum import fold_einsum
@@ -91,6 +92,7 @@ def optimize(model: ir.Model) -> ir.Model:
         declared = _forget_names(result.graph)
         _compute_ahead(result)
         _simplify(result)
+        fill_one_row(result)
         _compute_ahead(result)
         RewritePass(expand_before_binary_op_rules)(result)
         for rewrite in _REWRITES:
