@@ -15,19 +15,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 import onnx_ir as ir
 
-from edgeopt.bundle import EngineSettings
 from edgeopt.calibrate.tap import Feeds
 from edgeopt.config import SchemeName
 from edgeopt.errors import EdgeoptError
 from edgeopt.hardware import machine
 from edgeopt.passes.repair.activations import Slowdown
-from edgeopt.runtime import ort, ov
-from edgeopt.runtime.session import Availability, Session
+from edgeopt.pipeline.scheme_engine import engine_of
+from edgeopt.runtime.session import Session
 
 _PAIRS = 40
 """Pairs of runs, in alternating order: their median tells 1.05 from 1 beside other work."""
@@ -37,16 +36,11 @@ _FEWEST = 10
 _LONG_S = 10.0
 """Time from which on the fewest pairs have to do."""
 _WARM_UP = 3
-_SESSIONS: Mapping[SchemeName, tuple[Callable[[], Availability], Callable[[bytes, EngineSettings], Session]]] = {
-    "onnxruntime": (ort.availability, ort.OrtSession),
-    "openvino": (ov.availability, ov.OvSession),
-}
-"""Functions that tell if a scheme's engine is here, and open a graph in it."""
 
 
 def timed_on(scheme: SchemeName) -> str | None:
     """Return the processor that graphs of a scheme are timed on here; None where their engine is not installed."""
-    if scheme not in _SESSIONS or not _SESSIONS[scheme][0]().ok:
+    if engine_of(scheme) is None:
         return None
     cpu = machine().cpu
     return f"{cpu.model}, {cpu.int8_instruction or 'no VNNI'}"
@@ -59,18 +53,15 @@ def slowdown_for(scheme: SchemeName, image: Feeds) -> Slowdown | None:
         scheme: whose kernels the graphs are for.
         image: the network's inputs, which are run.
     """
-    if timed_on(scheme) is None:
+    engine = engine_of(scheme)
+    if engine is None:
         return None
-    opened = _SESSIONS[scheme][1]
 
     def slowdown(first: ir.Model, second: ir.Model) -> float:
         """Return infinity where a graph does not run."""
         with ExitStack() as stack:
             try:
-                sessions = [
-                    stack.enter_context(opened(ir.to_proto(each).SerializeToString(), EngineSettings()))
-                    for each in (first, second)
-                ]
+                sessions = [stack.enter_context(engine.open(each)) for each in (first, second)]
                 for session in sessions * _WARM_UP:
                     session.run(image)
             except EdgeoptError:

@@ -35,13 +35,14 @@ from edgeopt.passes.rewrite.opset import raise_opset
 from edgeopt.passes.rewrite.optimize import optimize
 from edgeopt.pipeline.agreement import allowed, require_close, require_same
 from edgeopt.pipeline.batches import of_single_images, require_same_in_batches
+from edgeopt.pipeline.engine_answers import warn_of_engine, warn_of_open_batch
 from edgeopt.pipeline.forms import in_common_form
 from edgeopt.pipeline.inputs import Sample, fitted, graph_inputs
 from edgeopt.pipeline.outputs import READ_IMAGES, OutputKind, read_outputs
 from edgeopt.pipeline.precision import describe_kept, to_float16
 from edgeopt.pipeline.quantizing import quantize_graph
 from edgeopt.pipeline.slowdown import slowdown_for
-from edgeopt.pipeline.validity import require_finite, require_loadable, warn_of_open_batch
+from edgeopt.pipeline.validity import require_finite, require_loadable
 from edgeopt.preprocess import preprocess
 from edgeopt.progress import Progress
 from edgeopt.source.onnx_file import read_onnx
@@ -217,6 +218,7 @@ def quantize_file(
     if scheme(quantize_config.scheme).dtype == "int8":
         finished = older_label(finished)
     latency = None if float_rest == "fp16" else _latency((original, model), finished, quantize_config.scheme, feeds[0])
+    warn_of_engine(finished, quantize_config.scheme, feeds, exact, path.name)
     if batch is not None:
         fix_batch(finished, batch)
     require_loadable(finished, quantize_config.scheme, path.name, model)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import platform
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from edgeopt.calibrate.tap import Feeds, onnx_session
+from edgeopt.calibrate.tap import onnx_session
 from edgeopt.config import SchemeName
 from edgeopt.errors import ModelError, TargetError
 from edgeopt.graph.edit import constant
 from edgeopt.graph.operators import LINEAR_OPS
 
-_LOG = logging.getLogger(__name__)
 _OPENVINO: tuple[SchemeName, ...] = ("openvino",)
 """Schemes whose files OpenVINO runs."""
 _SIGNED: tuple[SchemeName, ...] = ("tensorrt", "arm")
@@ -31,11 +28,6 @@ _CURE = (
     "Leave the layer that it names float (--exclude), take another scheme, or simplify the model elsewhere, and "
     "please report it"
 )
-
-_OTHERWISE = 0.05
-"""Power of a difference, over that of an answer, beyond what roundings in another order explain."""
-
-_FIX_NUMBER = "Call reshape with one before compile_model; edgeopt's runtime does"
 
 
 def require_finite(model: ir.Model, name: str) -> None:
@@ -101,52 +93,3 @@ def _refused_by_openvino(model: ir.Model) -> TargetError | None:
             return None
     except TargetError as error:
         return error
-
-
-def warn_of_open_batch(model: ir.Model, scheme: SchemeName, images: Sequence[Feeds], name: str) -> None:
-    """Warn where OpenVINO, given the file as it is, answers otherwise than with a fixed number of images.
-
-    Its kernels for open numbers had several such faults (2026.4.1). edgeopt's own sessions compile for each number.
-
-    Args:
-        model: quantized.
-        scheme: that it was quantized by.
-        images: inputs of some, batch 1.
-        name: of the file.
-    """
-    is_open = any(
-        value.shape is not None and len(value.shape) and value.shape.is_dynamic(0) for value in model.graph.inputs
-    )
-    if scheme not in _OPENVINO or not is_open or importlib.util.find_spec("openvino") is None:
-        return
-    try:
-        error = _open_batch_error(ir.to_proto(model).SerializeToString(), images)
-    except RuntimeError as refusal:
-        first, *_ = str(refusal).strip().splitlines() or [""]
-        _LOG.warning("%s: OpenVINO does not run it for any number of images (%s). %s", name, first[:200], _FIX_NUMBER)
-        return
-    if error > _OTHERWISE:
-        _LOG.warning(
-            "%s: OpenVINO answers otherwise where it is compiled for any number of images (by %.0f %% of the answers' "
-            "power), and right for a fixed number. %s",
-            name,
-            100.0 * error,
-            _FIX_NUMBER,
-        )
-
-
-def _open_batch_error(model: bytes, images: Sequence[Feeds]) -> float:
-    from edgeopt.runtime.ov import OvSession, library
-
-    openvino, worst = library(), 0.0
-    compiled = openvino.Core().compile_model(
-        openvino.Core().read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
-    with OvSession(model) as session:
-        for image in images:
-            answers = compiled({port.any_name: image[port.any_name] for port in compiled.inputs}).values()
-            for answer, expected in zip(answers, session.run(image).values(), strict=True):
-                if answer.shape == expected.shape and np.issubdtype(expected.dtype, np.floating):
-                    difference = np.square(answer.astype(np.float64) - expected).sum()
-                    worst = max(worst, float(difference / max(np.square(expected.astype(np.float64)).sum(), 1e-30)))
-    return worst
