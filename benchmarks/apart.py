@@ -20,16 +20,23 @@ _LIMIT = "ONEDNN_MAX_CPU_ISA"
 
 OWN = {"vnni": "VNNI", "avx2": "AVX2", "arm": "Arm"}
 """Name in the results of a processor's own kernels, by their kind."""
-LIMITED = "AVX2, asked for"
-"""Name of those that oneDNN is limited to on a processor that has VNNI."""
+LIMITED = {
+    "VNNI, asked for": ("AVX512_CORE_VNNI", "amx_int8"),
+    "AVX-512, asked for": ("AVX512_CORE", "avx512_vnni"),
+    "AVX2, asked for": ("AVX2", "vnni"),
+}
+"""Older kernels by their name in the results: what oneDNN is limited to, and what it then does without."""
 
 T = TypeVar("T")
 
 
 def openvino_kernels() -> dict[str, str | None]:
     """Integer kernels that OpenVINO can be run with here, the processor's own first, and the `isa` that takes them."""
-    own = integer_kernels(machine().cpu)
-    return {OWN.get(own or "", "unknown"): None} | ({LIMITED: "AVX2"} if own == "vnni" else {})
+    cpu = machine().cpu
+    own = integer_kernels(cpu)
+    name = "AMX" if "amx_int8" in cpu.features else OWN.get(own or "", "unknown")
+    has = {*cpu.features, own}
+    return {name: None} | {older: isa for older, (isa, newer) in LIMITED.items() if newer in has}
 
 
 def apart(function: Callable[..., T], *arguments: Any, isa: str | None = None) -> T:

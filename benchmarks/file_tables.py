@@ -60,14 +60,15 @@ def packaged(path: Path) -> str:
         return "Not measured yet: run `python -m benchmarks.packaged`."
     tools = list(dict.fromkeys(tool for row in found for tool in row["tools"]))
     lines = [
-        f"| network | {' | '.join(f'{tool}: median (mean) | latency' for tool in tools)} |",
-        "| --- |" + " ---: | ---: |" * len(tools),
-        *(f"| {row['network']} | {' | '.join(_beside(row['tools'].get(tool)) for tool in tools)} |" for row in found),
-        "",
-        (
-            f"Of packages {', '.join(sorted({row['package'] for row in found}))}. "
-            f"Measured on: {'; '.join(sorted({row['processor'] for row in found}))}."
+        f"| network | processor | {' | '.join(f'{tool}: median (mean) | latency' for tool in tools)} |",
+        "| --- | --- |" + " ---: | ---: |" * len(tools),
+        *(
+            f"| {row['network']} | {row['processor']} | "
+            f"{' | '.join(_beside(row['tools'].get(tool)) for tool in tools)} |"
+            for row in sorted(found, key=lambda row: row["processor"])
         ),
+        "",
+        (f"Of packages {', '.join(sorted({row['package'] for row in found}))}."),
     ]
     return "\n".join(lines)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import statistics
 import tempfile
@@ -27,9 +26,9 @@ import openvino
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from benchmarks.recorded import processor, record
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.config import CalibrateConfig, QuantizeConfig
-from edgeopt.hardware import machine
 from edgeopt.pipeline.standalone import quantize_file
 from edgeopt.progress import Silent
 
@@ -115,12 +114,9 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in arguments.kind or KINDS:
-            rows.append({"kind": kind, "cpu": machine().cpu.model} | measured(kind, Path(folder)))
-            print(json.dumps(rows[-1]), flush=True)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+            record(RESULTS, {"kind": kind, "cpu": processor()} | measured(kind, Path(folder)), ("kind", "cpu"))
 
 
 def measured(kind: str, folder: Path) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def main() -> None:
             print(f"{name}: SKIPPED, not measured: {error}", file=sys.stderr)
             continue
         folder = arguments.work / name.replace(" ", "-").replace(",", "")
-        record(RESULTS, measured(name, file, folder, arguments.environments), ("network",))
+        record(RESULTS, measured(name, file, folder, arguments.environments), ("network", "processor"))
 
 
 def measured(name: str, file: Path, folder: Path, environments: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import openvino
 from benchmarks.apart import apart, openvino_kernels, tell
 from benchmarks.paired import latency_ratio
 from benchmarks.quantization import RECIPES, Network, Run, compiled, prepare
-from benchmarks.recorded import record
+from benchmarks.recorded import processor, record
 from edgeopt.cli.boundary import errors_reported
 from edgeopt.errors import ConfigError, DataError, ModelError
 from edgeopt.hardware import machine
@@ -99,7 +99,7 @@ def measured(
             "safe_on": safe_processors(models[weights]),
             **_accuracy(network, run),
             "latency_over_vnni_alone": _latency_ratio(network, run, runs[UNBOUNDED]) if UNBOUNDED in runs else None,
-            "cpu": here.cpu.model,
+            "cpu": processor(),
             "features": here.cpu.features,
             "versions": {"openvino": openvino.get_version(), "onnxruntime": onnxruntime.__version__},
         }

@@ -43,7 +43,7 @@ from edgeopt.progress import Silent
 from edgeopt.spec import ModelSpec, replace
 
 RESULTS = Path(__file__).resolve().parent / "results" / "seeds.json"
-SETTING = ("start", "seed", "training_images", "calibration_images")
+SETTING = ("start", "seed", "training_images", "calibration_images", "processor")
 SEEDS = (1, 2, 3, 4, 5)
 STRENGTHS = 60
 """Pictures of each split whose strength is measured."""

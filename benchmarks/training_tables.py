@@ -21,11 +21,12 @@ def seeds(path: Path) -> str:
     """A row a seed: what INT8 costs it, and how much of that its weights alone do."""
     kernels = tuple(dict.fromkeys(name for row in _rows(path) for name in row["openvino"]))
     drops = tuple(f"drop in OpenVINO, {name}" for name in kernels)
-    columns = ("seed", "start", "steps", "calibration", "FP32 on validation", "FP32 AP", *drops,
+    columns = ("seed", "processor", "start", "steps", "calibration", "FP32 on validation", "FP32 AP", *drops,
                "as written", "weights alone", "agreement", "repairs", *_BARE.values(), "strong pictures")  # fmt: skip
     rows = [
         (
             str(row["seed"]),
+            row["processor"],
             row["start"],
             str(row["training_images"] // row["train"].get("batch_size", 32) * row["train"]["epochs"]),
             f"{row['calibration_images']} images",
@@ -41,7 +42,9 @@ def seeds(path: Path) -> str:
                 f"{100 * each['strong']:.0f} % of {split}" for split, each in row.get("strong_pictures", {}).items()
             ),
         )
-        for row in sorted(_rows(path), key=lambda row: (row["start"], -row["calibration_images"], row["seed"]))
+        for row in sorted(
+            _rows(path), key=lambda row: (row["processor"], row["start"], -row["calibration_images"], row["seed"])
+        )
     ]
     return _table(columns, rows, path, "Drops are points of AP with their 95 % intervals over images.")
 

@@ -28,7 +28,7 @@ from benchmarks.apart import Meter, apart
 from benchmarks.paired import latency_ratio
 from benchmarks.peers.environments import PEERS, Peer, PeerError, quantize
 from benchmarks.quantization import integer_share
-from benchmarks.recorded import record, rows
+from benchmarks.recorded import processor, record, rows
 from benchmarks.scale import CHOICES
 from benchmarks.seeded import Seeded, pictures, seeded_graph
 from edgeopt.bundle import EngineSettings
@@ -39,7 +39,6 @@ from edgeopt.config import CalibrateConfig, Config, QuantizeConfig, SchemeName, 
 from edgeopt.dataset import Dataset
 from edgeopt.errors import EdgeoptError
 from edgeopt.evaluate import Accuracy, Runner, evaluate
-from edgeopt.hardware import machine
 from edgeopt.metrics import Discrepancy, kl, readings_of
 from edgeopt.pipeline import graphs
 from edgeopt.pipeline.forms import in_form
@@ -55,7 +54,7 @@ from edgeopt.targets import find_target
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "zoo.json"
-SETTING = ("network", "tool", "scheme")
+SETTING = ("network", "tool", "scheme", "cpu")
 FILES = Path("build/zoo")
 ENVIRONMENTS = "build/peers/environments"
 OURS = "edgeopt"
@@ -152,9 +151,9 @@ class Job:
     peer: Peer | None = None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> tuple[str, str, str, str]:
         """By which rows are told apart."""
-        return self.network, self.tool, self.scheme
+        return self.network, self.tool, self.scheme, processor()
 
 
 def _jobs(name: str, arguments: argparse.Namespace) -> Iterator[Job]:
@@ -245,9 +244,9 @@ def measured(network: Network, job: Job) -> dict[str, Any]:
         "images": len(np.load(network.samples)[network.spec.input.name]),
         "tests": len(network.tests),
         "fp32": network.baseline and {"metric": network.baseline.metric, "value": network.baseline.value},
-        "cpu": machine().cpu.model,
+        "cpu": processor(),
     }
-    out = FILES / f"{'-'.join(job.key).replace(' ', '-')}" / (job.peer.file if job.peer else "model.onnx")
+    out = FILES / f"{'-'.join(job.key[:-1]).replace(' ', '-')}" / (job.peer.file if job.peer else "model.onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         row |= _cost(network, job, out)
