@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,13 +21,14 @@ from edgeopt.benchmark.tuning import answers_agree, candidates, fastest, leave_o
 from edgeopt.bundle import Bundle, EngineSettings
 from edgeopt.config import BenchmarkConfig
 from edgeopt.errors import AccuracyError, MeasurementError, StorageError, TargetError
-from edgeopt.hardware import Cpu, processor_fingerprint
+from edgeopt.hardware import Cpu, machine, processor_fingerprint
 from edgeopt.measure import latency
 from edgeopt.measure.environment import environment
 from edgeopt.measure.interleave import Schedule, Warmup, rounds, warm_up
 from edgeopt.measure.sensors import Sensors
 from edgeopt.measure.subject import Staged, Timed
 from edgeopt.runtime import load, open_variant, settings_here
+from edgeopt.runtime.session import find_target
 from edgeopt.spec import replace
 
 CONFIG = BenchmarkConfig(warmup_s=0.0, duration_s=0.0, minimum_queries=64)
@@ -395,6 +397,48 @@ class TestTune:
         tuned = {processor_fingerprint(): {"latency": EngineSettings(threads=3)}}
         found = candidates(replace(variant, tuned=tuned), cpu("avx2", cores=2), "latency")
         assert [settings.threads for settings in found] == [3, 0, 1, 2]
+
+    def test_layers_that_amx_slows_down_are_tried_by_vnni_where_they_were_found(self):
+        int8 = tiny.manifest().variant("ov-int8")
+        found = candidates(int8, cpu("amx_int8", cores=1), "latency", ("a", "b"))
+        assert [(settings.threads, settings.vnni_layers) for settings in found] == [
+            (0, ()),
+            (1, ()),
+            (0, ("a", "b")),
+            (1, ("a", "b")),
+        ]
+        in_onnxruntime = candidates(tiny.manifest().variant("ort-int8"), cpu("amx_int8", cores=1), "latency", ("a",))
+        assert not any(settings.vnni_layers for settings in in_onnxruntime)
+
+    @pytest.mark.parametrize(
+        ("features", "answer", "tried"),
+        [
+            (("amx_int8", "avx512_vnni"), ("conv",), "default threads, latency, fp32, 1 layers by VNNI"),
+            (("amx_int8", "avx512_vnni"), TargetError("not Linux"), None),
+            (("avx512_vnni",), ("conv",), None),
+        ],
+    )
+    def test_layers_are_measured_on_processors_with_amx_alone(self, tmp_path, monkeypatch, features, answer, tried):
+        pytest.importorskip("openvino", reason="opens a real engine")
+        bundle = tiny.write(tmp_path / "t.edgeopt")
+        result = benchmark.measure({"default": Scripted(lambda n: 3e7)}, CONFIG, sensors=NO_SENSORS)["default"]
+
+        def slow_layers(model, settings):
+            if isinstance(answer, TargetError):
+                raise answer
+            return answer
+
+        target = dataclasses.replace(find_target("ov"), slow_layers=slow_layers)
+        here = replace(machine(), cpu=cpu(*features))
+        monkeypatch.setattr("edgeopt.benchmark.tuning.find_target", lambda name: target)
+        monkeypatch.setattr("edgeopt.benchmark.tuning.machine", lambda: here)
+        monkeypatch.setattr(
+            "edgeopt.benchmark.tuning.benchmark_scenario",
+            lambda predictors, *arguments, **options: {name: replace(result, name=name) for name in predictors},
+        )
+        _, tuning = benchmark.tune(bundle, images(), CONFIG, variant="ov-int8")
+        assert (tried in tuning.tried) if tried else not any("VNNI" in name for name in tuning.tried)
+        assert tuning.left_out.get("layers by VNNI") == ("not Linux" if isinstance(answer, TargetError) else None)
 
     def test_only_what_is_faster_beyond_doubt_replaces_the_present(self):
         costs = {"present": 30.0, "a little": 29.7, "much": 20.0, "slower": 40.0}

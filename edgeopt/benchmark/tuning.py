@@ -27,6 +27,7 @@ _WORTH = 0.02
 _MOST_THREADS = 16
 """Most threads that are tried; image models at batch 1 gain nothing beyond."""
 _BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+_AMX = "amx_int8"
 _BF16_IMAGES = 32
 """Images needed to tell whether bfloat16 changes answers."""
 _BF16_AGREEMENT = 0.99
@@ -84,13 +85,15 @@ def tune(
     if not find_target(present.target).tunable:
         raise TargetError(f"variant '{variant}' has target '{present.target}', which has no settings to choose")
     here = processor_fingerprint()
-    choices = {describe(settings): settings for settings in candidates(present, machine().cpu, mode)}
+    unmeasured: dict[str, str] = {}
+    layers = _slow_layers(bundle, present, mode, unmeasured)
+    choices = {describe(settings): settings for settings in candidates(present, machine().cpu, mode, layers)}
     with ExitStack() as stack:
         predictors = {
             name: stack.enter_context(open_variant(bundle, present, settings=settings))
             for name, settings in choices.items()
         }
-        left_out = leave_out_bf16(predictors, images)
+        left_out = unmeasured | leave_out_bf16(predictors, images)
         tried = benchmark_scenario(predictors, images, _SCENARIOS[mode], config, quick=True, progress=progress)
     chosen = choices[fastest(tried)]
     tuning = Tuning(variant=variant, mode=mode, processor=here, chosen=chosen, tried=tried, left_out=left_out)
@@ -99,12 +102,29 @@ def tune(
     return bundle.record(variant, tuned=tuned), tuning
 
 
-def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
+def _slow_layers(bundle: Bundle, variant: Variant, mode: Mode, left_out: dict[str, str]) -> tuple[str, ...]:
+    """Return the layers of an INT8 variant that an older kernel computes faster on a processor with AMX.
+
+    Where they cannot be given one, the reason goes to `left_out`.
+    """
+    target = find_target(variant.target)
+    if target.slow_layers is None or variant.precision != "int8" or _AMX not in machine().cpu.features:
+        return ()
+    plain = settings_here(replace(variant, tuned={}), mode)
+    content = bundle.engine(variant.name)
+    try:
+        return target.slow_layers(bundle.file(variant.name) if content is None else content, plain)
+    except TargetError as error:
+        left_out["layers by VNNI"] = str(error)
+        return ()
+
+
+def candidates(variant: Variant, cpu: Cpu, mode: Mode, slow_layers: tuple[str, ...] = ()) -> list[EngineSettings]:
     """List the settings to try, each once: the present ones first, then those without tuning.
 
     Threads: one, half of the cores (the physical ones, where two share a core), all. For throughput so many streams
     where the target has them, and its latency hint. The FP32 baseline is never tried in bf16: it stays what it is
-    called.
+    called. Where `slow_layers` are faster by another kernel, each setting is tried with that, too.
     """
     counts = sorted({min(count, _MOST_THREADS) for count in (1, max(1, cpu.cores // 2), cpu.cores)})
     plain = settings_here(replace(variant, tuned={}), mode)
@@ -116,6 +136,8 @@ def candidates(variant: Variant, cpu: Cpu, mode: Mode) -> list[EngineSettings]:
         found += [replace(plain, threads=count) for count in counts]
     if "precision" in tunable and variant.precision != "fp32" and not _BF16.isdisjoint(cpu.features):
         found += [replace(settings, precision="bf16") for settings in found]
+    if "kernels" in tunable and slow_layers:
+        found += [replace(settings, vnni_layers=slow_layers) for settings in found]
     return list({describe(settings): settings for settings in found}.values())
 
 
@@ -177,4 +199,5 @@ def describe(settings: EngineSettings) -> str:
     """Describe settings in a few words, unique among those that are tried."""
     threads = f"{settings.threads} threads" if settings.threads else "default threads"
     streams = f", {settings.streams} streams" if settings.streams else ""
-    return f"{threads}, {settings.hint}{streams}, {settings.precision}"
+    kernels = f", {len(settings.vnni_layers)} layers by VNNI" if settings.vnni_layers else ""
+    return f"{threads}, {settings.hint}{streams}, {settings.precision}{kernels}"

@@ -31,6 +31,8 @@ class EngineSettings(Struct):
     """OpenVINO's performance hint."""
     streams: Parallel = 0
     """OpenVINO's parallel streams; 0: what the hint gives."""
+    vnni_layers: tuple[str, ...] = ()
+    """Convolutions, by name, that OpenVINO computes by VNNI on a processor with AMX, which takes longer for them."""
     tensorrt: TensorRTOptions = TensorRTOptions()
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     """Options of a user's own target, which described and checked them (`runtime.session.Target.options`)."""

@@ -421,11 +421,12 @@ def tune(
     """Choose among candidates and settings by measurement.
 
     INT8 candidates ([compile] candidates = true) are measured beside their default first, whatever variant runs so far,
-    then the chosen variant's threads, streams, hint and bf16. What is chosen is kept in the bundle for machines of this
-    kind.
+    then the chosen variant's threads, streams, hint and bf16, and the kernels of its layers. What is chosen is kept in
+    the bundle for machines of this kind.
 
     The default stays unless another is faster by more than 2 % with the whole interval. bf16 is tried where the
-    processor has it and answers stay the same.
+    processor has it and answers stay the same. On a processor with AMX, OpenVINO's INT8 layers are timed one by one,
+    and those that VNNI computes faster are given to it, with the same answers.
     """
     from edgeopt.benchmark import candidates_of, tune_candidates, with_candidates
     from edgeopt.benchmark import tune as choose_settings

@@ -16,6 +16,7 @@ from edgeopt.bundle import EngineSettings
 from edgeopt.errors import MissingExtraError, TargetError, requires_extra
 from edgeopt.hardware.kernels import onednn_limit
 from edgeopt.runtime.bindings import Bindings, rows_vary
+from edgeopt.runtime.ov_priority import by_vnni
 from edgeopt.runtime.ov_streams import Streams
 from edgeopt.runtime.session import Array, Availability, Tensors
 from edgeopt.spec import TensorSpec
@@ -110,7 +111,9 @@ class OvSession:
         self._reuse_outputs = reuse_outputs
         check_precision(self.settings)
         with _refusals(self._openvino, origin if isinstance(model, bytes) else str(model)):
-            graph = _read(self._openvino, model)
+            graph = read_graph(self._openvino, model)
+            if self.settings.vnni_layers:
+                graph = by_vnni(self._openvino, graph, self.settings.vnni_layers)
             self.inputs = tuple(_spec(port, self.settings.batch) for port in graph.inputs)
             self._dynamic = any(BATCH in spec.shape[:1] for spec in self.inputs)
             is_open = any(
@@ -120,7 +123,7 @@ class OvSession:
             self._rows_vary = rows_vary(self.inputs, self.outputs)
             # Compiled once more when several images first come; by then the file may be gone, or another one.
             self._graph = graph.clone() if self._dynamic else None
-            self._single = _compile(
+            self._single = compile_graph(
                 self._openvino, graph, self.settings, batch=1 if self._dynamic else self.settings.batch
             )
         self._several: dict[int | None, Any] = {}
@@ -206,7 +209,7 @@ class OvSession:
         count = counts.pop() if len(counts) == 1 else None
         compiled = self._several.pop(count, None)
         if compiled is None:
-            compiled = _compile(self._openvino, self._graph.clone(), self.settings, batch=count)
+            compiled = compile_graph(self._openvino, self._graph.clone(), self.settings, batch=count)
         self._several[count] = compiled
         if len(self._several) > _SIZES:
             del self._several[next(iter(self._several))]
@@ -276,7 +279,7 @@ def arithmetic(path: Path, settings: EngineSettings) -> dict[str, str]:
         MissingExtraError: openvino is not installed.
     """
     openvino = library()
-    compiled = _compile(openvino, _read(openvino, path), settings, batch=settings.batch)
+    compiled = compile_graph(openvino, read_graph(openvino, path), settings, batch=settings.batch)
     layers = {}
     for node in compiled.get_runtime_model().get_ops():
         facts = node.get_rt_info()
@@ -286,18 +289,22 @@ def arithmetic(path: Path, settings: EngineSettings) -> dict[str, str]:
     return layers
 
 
-def _read(openvino: Any, model: Path | bytes) -> Any:
+def read_graph(openvino: Any, model: Path | bytes) -> Any:
+    """Read an ONNX file, or its content, as an ``openvino.Model``."""
     return openvino.Core().read_model(model if isinstance(model, bytes) else str(model))
 
 
-def _compile(openvino: Any, graph: Any, settings: EngineSettings, *, batch: int | None) -> Any:
+def compile_graph(
+    openvino: Any, graph: Any, settings: EngineSettings, *, batch: int | None, profiled: bool = False
+) -> Any:
     """Compile a graph; with `batch`, every input's dynamic first dimension gets that size before."""
     if batch is not None:
         shapes = {port: list(port.get_partial_shape()) for port in graph.inputs}
         graph.reshape(
             {port: [batch if size[0].is_dynamic else size[0], *size[1:]] for port, size in shapes.items() if size}
         )
-    return openvino.Core().compile_model(graph, _DEVICE, properties_of(settings))
+    measured = {"PERF_COUNT": True} if profiled else {}
+    return openvino.Core().compile_model(graph, _DEVICE, properties_of(settings) | measured)
 
 
 def properties_of(settings: EngineSettings) -> dict[str, str | int]:

@@ -36,7 +36,7 @@ FormName: TypeAlias = Literal[
     "float_weights",
 ]
 """Pass of `passes.rewrite` that brings a graph into a form that a target wants (`pipeline.forms`)."""
-Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision"]
+Tunable: TypeAlias = Literal["threads", "streams", "hint", "precision", "kernels"]
 
 
 class Runs(Protocol):
@@ -185,6 +185,9 @@ class Target:
     """Doubts about its INT8 kernels that candidates answer differently, the most promising first."""
     tunable: frozenset[Tunable] = frozenset()
     """The `EngineSettings` that it heeds and that `edgeopt tune` may choose."""
+    slow_layers: Callable[[Path | bytes, EngineSettings], tuple[str, ...]] | None = None
+    """Function that measures which layers of an INT8 graph are faster here by an older kernel than by the engine's own
+    choice (`EngineSettings.vnni_layers`); None: all are as fast as can be."""
     lint_rules: tuple[str, ...] = ()
     """Beside the general ones: groups of `lint.graphs`, or references to rules."""
     list_layers: Callable[..., str] | None = None

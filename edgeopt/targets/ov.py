@@ -13,7 +13,7 @@ from functools import partial
 from edgeopt.bundle import EngineSettings
 from edgeopt.hardware import Machine
 from edgeopt.hardware.kernels import onednn_kernels
-from edgeopt.runtime import ov
+from edgeopt.runtime import ov, ov_layers
 from edgeopt.runtime.session import Target
 from edgeopt.targets import ort
 from edgeopt.targets.trial import run_once
@@ -49,7 +49,8 @@ TARGET = Target(
     float_layers="cpu",
     forms=("unsigned_activations", "convolve_tokens", "split_layers", "bias_shared_results"),
     check=ov.check_precision,
-    tunable=frozenset(("threads", "streams", "hint", "precision")),
+    tunable=frozenset(("threads", "streams", "hint", "precision", "kernels")),
+    slow_layers=ov_layers.faster_by_vnni,
     questions=("sums", "depthwise", "islands"),
     lint_rules=("cpu", "openvino"),
     arithmetic=ov.arithmetic,
