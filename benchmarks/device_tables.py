@@ -7,6 +7,24 @@ from pathlib import Path
 from typing import Any
 
 
+def amx(path: Path) -> str:
+    """Latency by VNNI over that by AMX, everywhere and where VNNI was found faster: a row a network."""
+    if not path.exists():
+        return "Not measured yet: run `python -m benchmarks.amx`."
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    lines = [
+        "| network | convolutions | by VNNI as measured | latency, all by VNNI | latency, as measured | answers |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+        *(
+            f"| {row['network']} | {row['convolutions']} | {row['found']} | {row['vnni_to_amx']:.2f}× | "
+            f"{row['found_to_amx']:.2f}× | {'the same' if row['same_answers'] else 'differ'} |"
+            for row in rows
+        ),
+    ]
+    processors = "; ".join(sorted({row["processor"] for row in rows}))
+    return "\n".join([*lines, "", f"Over the latency by AMX, one thread. Measured on: {processors}."])
+
+
 def arm(path: Path) -> str:
     """INT8 on an emulated processor beside its graph as written: a row for each processor and engine."""
     if not path.exists():

@@ -344,6 +344,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "classifiers": lambda: class_tables.classifiers(RESULTS / "classifiers.json"),
     "detectors": lambda: class_tables.detectors(RESULTS / "detectors.json"),
     "proposals": lambda: class_tables.proposals(RESULTS / "proposals.json"),
+    "amx": lambda: device_tables.amx(RESULTS / "amx.json"),
     "arm": lambda: device_tables.arm(RESULTS / "arm.json"),
     "cases": lambda: hardening_tables.cases(RESULTS / "cases.json"),
     "candidates": lambda: device_tables.candidates(RESULTS / "candidates.json"),
