@@ -166,6 +166,16 @@ def test_overrides_are_toml_values() -> None:
     assert config.data.test.format == "csv"
 
 
+def test_a_key_of_a_table_that_was_only_switched_on() -> None:
+    recipe = MINIMAL + "[train]\nquantize = true\n"
+    train = parse_config(recipe, overrides=["train.quantize.epochs=1"]).train
+    assert train is not None
+    assert not isinstance(train.quantize, bool)
+    assert train.quantize.epochs == 1
+    with pytest.raises(ConfigError, match="not a table"):
+        parse_config(recipe.replace("true", "false"), overrides=["train.quantize.epochs=1"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [("calibrate.images", "KEY=VALUE"), ("name.x=1", "not a table"), ("calibrate.image=1", "Did you mean 'images'")],

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from edgeopt import benchmark
 from edgeopt.bundle import Bundle, Calibration, ClassCoverage, Convergence, Manifest, Variant, write_bundle
-from edgeopt.bundle.records import Acceptance, FloatLayer, IntegerCoverage, StageRecords
+from edgeopt.bundle.records import Acceptance, FloatLayer, IntegerCoverage, RepairTrial, StageRecords
 from edgeopt.config import BenchmarkConfig, Config, DataConfig, DataSource, ModelConfig, TrainConfig
 from edgeopt.dataset import Boxes, Dataset
 from edgeopt.dataset.samples import ArrayPicture, Sample
@@ -416,6 +416,26 @@ class TestTables:
         found = msgspec.json.decode(to_json(report))
         assert [row["name"] for row in found["variants"]] == ["ov-fp32", "ov-int8"]
         assert found["variants"][1]["accuracy"]["value"] == pytest.approx(0.9)
+
+    def test_repairs_are_told_with_what_became_of_them(self, bundle):
+        trials = (
+            RepairTrial("bias_correction+gptq", 0.02, 0.005),
+            RepairTrial("ranges", 0.005, float("inf")),
+            RepairTrial("sums in float", 0.005, 0.005, "the engine takes 1.2 times as long"),
+            RepairTrial("training", 0.55, 0.46),
+        )
+        found = content(with_variant(bundle, "ov-int8", stages=StageRecords(repairs=trials)))
+        page = to_html(found)
+        section = page[page.index('<section id="repairs">') :].partition("</section>")[0]
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", section)
+        assert cells == [
+            *("bias_correction, gptq", "0.02", "0.005", "kept"),
+            *("ranges", "0.005", "∞", "makes it worse"),
+            *("sums in float", "0.005", "0.005", "the engine takes 1.2 times as long"),
+            *("training", "0.55", "0.46", "kept"),
+        ]
+        assert "<h3>ov-int8</h3>" in section
+        assert msgspec.json.decode(to_json(found))["repairs"]["ov-int8"][0]["name"] == trials[0].name
 
     def test_doubtful_latency_is_marked_in_every_output(self, bundle):
         reason = "other processes took 50% of the processors"

@@ -104,8 +104,8 @@ def refuse_few(images: int, config: CalibrateConfig) -> None:
     """
     if images < config.minimum_images:
         raise DataError(
-            f"{images} calibration images, but at least {config.minimum_images} are needed "
-            "([calibrate] minimum_images). Give more images: ranges from so few do not hold for others"
+            f"{images} calibration images, but at least {config.minimum_images} are needed. Give more: ranges from so "
+            "few do not hold for others. A recipe may say otherwise ([calibrate] minimum_images)"
         )
 
 

@@ -113,6 +113,8 @@ def _override(document: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     for part in parts[:-1]:
+        if document.get(part) is True:  # such as `quantize = true`: a table with the defaults
+            document[part] = {}
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
             raise ConfigError(f"'{override}': '{part}' is a value, not a table")

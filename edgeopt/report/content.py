@@ -21,6 +21,7 @@ from edgeopt.bundle.records import (
     Measured,
     OnBadPictures,
     Ratio,
+    RepairTrial,
     SearchResult,
     UnderAttack,
 )
@@ -161,6 +162,8 @@ class Report(Struct):
     """Main metric on noisy, blurred and dark pictures by variant (`edgeopt robustness BUNDLE`)."""
     under_attack: dict[str, UnderAttack]
     """Main metric under attack by variant (`edgeopt attack BUNDLE`)."""
+    repairs: dict[str, tuple[RepairTrial, ...]]
+    """What was tried against the loss of INT8, by variant, in its order."""
     arithmetic: dict[str, Arithmetic]
     """Types that layers run in, by variant whose engine's builder tells."""
 
@@ -265,6 +268,7 @@ def content(manifest: Manifest, available: Callable[[str], Availability] = avail
         attributions={each.name: each.attribution for each in variants if each.attribution is not None},
         on_bad_pictures={each.name: each.on_bad_pictures for each in variants if each.on_bad_pictures is not None},
         under_attack={each.name: each.under_attack for each in variants if each.under_attack is not None},
+        repairs={each.name: each.stages.repairs for each in variants if each.stages.repairs},
         arithmetic={each.name: each.stages.arithmetic for each in variants if each.stages.arithmetic is not None},
     )
 

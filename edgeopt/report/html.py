@@ -7,6 +7,7 @@ a class or file that is called ``<script>`` would stay text even if an escape we
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.bundle.records import RepairTrial
 from edgeopt.diagnose import Diagnosis
 from edgeopt.evaluate import confusion_csv, threshold_advice
 from edgeopt.measure.subject import PREDICTOR_STAGES
@@ -94,6 +96,7 @@ def to_html(
         pareto=_pareto(report),
         convergence=_convergence(report),
         searches=[_search(name, found) for name, found in report.searches.items()],
+        repairs=_repairs(report),
         diagnoses=[_diagnosis(name, found) for name, found in report.diagnoses.items()],
         explanations=[
             explanation(name, found, (explained or {}).get(name, ())) for name, found in report.attributions.items()
@@ -227,6 +230,27 @@ def _convergence(report: Report) -> str:
     calibration = report.manifest.calibration
     curve = None if calibration is None else calibration.convergence
     return "" if curve is None else calibration_plot.convergence(curve)
+
+
+def _repairs(report: Report) -> list[dict[str, Any]]:
+    """A table of what was tried for the variants that have the same graph."""
+    alike: dict[tuple[RepairTrial, ...], list[str]] = {}
+    for name, trials in report.repairs.items():
+        alike.setdefault(trials, []).append(name)
+    return [
+        {
+            "names": ", ".join(names),
+            "rows": [
+                {"cells": (each.name.replace("+", ", "), _distance(each.before), _distance(each.after), each.verdict)}
+                for each in trials
+            ],
+        }
+        for trials, names in alike.items()
+    ]
+
+
+def _distance(value: float) -> str:
+    return f"{value:.2g}" if value < sys.float_info.max else "∞"
 
 
 def _search(name: str, found: SearchResult) -> dict[str, Any]:

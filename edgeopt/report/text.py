@@ -106,6 +106,7 @@ def to_json(report: Report) -> bytes:
         "classes": report.classes,
         "operating": operating_points(report),
         "searches": report.searches,
+        "repairs": report.repairs,
         "arithmetic": report.arithmetic,
         "diagnoses": report.diagnoses,
         "attributions": report.attributions,

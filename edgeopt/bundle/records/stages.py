@@ -43,6 +43,13 @@ class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """True if it helped."""
         return not self.declined and self.after < self.before
 
+    @property
+    def verdict(self) -> str:
+        """What became of it, in words."""
+        if self.is_kept:
+            return "kept"
+        return self.declined or ("changes nothing" if self.after == self.before else "makes it worse")
+
 
 class ImplicitCalibration(Struct):
     """INT8 by TensorRT's own entropy calibrator, on the device."""
