@@ -163,7 +163,7 @@ class Report(Struct):
     under_attack: dict[str, UnderAttack]
     """Main metric under attack by variant (`edgeopt attack BUNDLE`)."""
     repairs: dict[str, tuple[RepairTrial, ...]]
-    """What was tried against the loss of INT8, by variant, in its order."""
+    """Repairs that were tried, in their order, by variant."""
     arithmetic: dict[str, Arithmetic]
     """Types that layers run in, by variant whose engine's builder tells."""
 

@@ -45,7 +45,7 @@ class RepairTrial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def verdict(self) -> str:
-        """What became of it, in words."""
+        """Outcome in words."""
         if self.is_kept:
             return "kept"
         return self.declined or ("changes nothing" if self.after == self.before else "makes it worse")
