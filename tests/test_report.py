@@ -361,6 +361,14 @@ class TestSummary:
         assert said(bundle.manifest)["gained"].startswith("ov-int8, which is not chosen here: 4.0 kB → 1.0 kB")
         assert said(bundle.manifest)["refused"] == "none: every variant was accepted"
 
+    def test_where_int8_was_slower_its_settings_can_be_tuned(self, bundle, chosen):
+        chosen("ov-fp32", "it is the fastest that was measured here", ov_int8="slower")
+        assert said(bundle.manifest)["next"].startswith("edgeopt tune 'my pets.edgeopt' --variant ov-int8 looks for")
+        assert "edgeopt tune" not in said(with_variant(bundle, "ov-int8", measured={}))["next"]
+        assert "edgeopt tune" not in said(with_variant(bundle, "ov-int8", accepted=False))["next"]
+        chosen("ov-int8", "it is the fastest")
+        assert "edgeopt tune" not in said(bundle.manifest)["next"]
+
     def test_refused_int8_is_no_gain_and_leads_to_the_diagnosis(self, bundle, chosen):
         chosen("ov-fp32", "INT8 was refused", ov_int8="it was not accepted")
         found = said(with_variant(bundle, "ov-int8", accepted=False, verdict="it loses 10.00 points"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeopt.report.content import Figure, Report, Row
 from edgeopt.report.figures import points, size
+from edgeopt.targets import find_target
 
 _BUILT_IN = ("digits", "digit_scenes")
 """Formats of sets that need no download: a bundle of them is a trial."""
@@ -84,8 +85,22 @@ def _refused(report: Report) -> str:
     return "; ".join(refused) or "none: every variant was accepted"
 
 
+def _slower_int8(report: Report) -> str | None:
+    """Return the INT8 variant that was accepted, measured here, and is not the one that runs."""
+    name = report.candidate
+    if name in (None, report.runs.name) or report.measured_on:
+        return None
+    row = report.row(name)
+    is_tunable = bool(find_target(row.target).tunable)
+    return name if row.accepted and row.precision == "int8" and row.latency is not None and is_tunable else None
+
+
 def _next(report: Report, bundle: str) -> str:
-    """Advise what to type next: where INT8 failed, why; after a built-in set, how to begin with images of one's own."""
+    """Advise what to type next.
+
+    Where INT8 failed, why; where it was slower here, how to look for better settings; after a built-in set, how to
+    begin with images of one's own.
+    """
     recipe = report.manifest.recipe
     sources = (recipe.data.test,) if recipe is not None else ()
     steps = []
@@ -93,6 +108,8 @@ def _next(report: Report, bundle: str) -> str:
         steps.append(f"edgeopt diagnose {bundle} says what costs INT8 its accuracy, and what helps")
         if recipe is not None and recipe.train is not None and not recipe.train.quantize:
             steps.append("[train] quantize = true trains the INT8 graph, too")
+    if (slower := _slower_int8(report)) is not None:
+        steps.append(f"edgeopt tune {bundle} --variant {slower} looks for settings by which INT8 is faster here")
     if any(source is not None and source.format in _BUILT_IN for source in sources):
         steps.append("for your own images and model: edgeopt init --data FOLDER --model SOURCE, then edgeopt build")
     elif not steps:
