@@ -186,7 +186,8 @@ class CompressConfig(Struct):
     """Largest latency of the engine, measured on this machine beside the unpruned one's: ``"0.6x"`` of that, or
     ``"12 ms"``. In INT8 where ``[quantize]`` is enabled, else in FP32. The network is searched for before it is trained
     and before INT8's repairs, some of which take time; in the end the finished engine is measured beside the unpruned
-    network's without repairs, and the bundle says if it reaches the goal. Where it does not, ask for less."""
+    network's, which is quantized and repaired as well, and the bundle says if it reaches the goal. Where it does not,
+    ask for less."""
     parameters: Annotated[float, Meta(gt=0.0, lt=1.0)] | None = None
     """Largest share of the parameters that may be left."""
     target: TargetName | None = None

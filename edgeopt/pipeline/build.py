@@ -6,7 +6,8 @@ import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import replace as with_fields
 from pathlib import Path
 
 from edgeopt.bundle import Bundle, Precision
@@ -25,7 +26,7 @@ from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.degenerate import degenerate
 from edgeopt.pipeline.fitting import fitted
-from edgeopt.pipeline.held_to_goal import held_to_goal
+from edgeopt.pipeline.held_to_goal import held_to_goal, is_held
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.precision import in_float16
@@ -39,6 +40,7 @@ from edgeopt.pipeline.variants import BuiltVariant
 from edgeopt.pipeline.workspace import Artifact, Workspace, content_key
 from edgeopt.progress import Progress
 from edgeopt.references import importable
+from edgeopt.spec import replace
 from edgeopt.targets import find_target
 
 _LOG = logging.getLogger(__name__)
@@ -90,13 +92,13 @@ def build(
         EdgeoptError: any of them, see each stage. Finished stages are kept.
     """
     with _job(config, root, work, progress, out, best_so_far=best_so_far, shared=shared, store=store) as opened:
-        job = replace(opened, cluster=cluster)
+        job = with_fields(opened, cluster=cluster)
         if config.trains and config.quantize.enabled and (config.quantize.exclude or config.quantize.ranges):
             graphs.refuse_unplaceable(graphs.untrained(job), _schemes(config).values(), config.quantize)
         float_graph, parity, pruned = _float_graph(job)
         engines, calibration = _engines(job, float_graph)
         measured, keys = _measured(job, aligned(job, engines), pruned)
-        job = replace(job, notes=(*job.notes, *_missed(measured)))
+        job = with_fields(job, notes=(*job.notes, *_missed(measured)))
         path = out / f"{config.name}.edgeopt"
         determinants = {
             "name": config.name,
@@ -113,7 +115,7 @@ def build(
             assemble(job, path, key, measured, table, parity)
         progress.end(str(path), reused=unchanged)
         bundle, test = Bundle.open(path), job.split("test")
-        return Built(path, bundle, unchanged, replace(test, labels=bundle.manifest.spec.labels))
+        return Built(path, bundle, unchanged, with_fields(test, labels=bundle.manifest.spec.labels))
 
 
 def train_model(
@@ -169,7 +171,7 @@ def _job(
         progress.end(found.checked, reused=False)
         kept = when_stopped("finished stages are kept; run it again to go on")
         with kept, Workspace(work, shared=shared, store=store).held() as workspace:
-            yield replace(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
+            yield with_fields(open_job(config, root, workspace, progress, found.listings), best_so_far=best_so_far)
             if not shared:
                 bound(work, workspace.used)
 
@@ -251,7 +253,8 @@ def _measured(job: Job, engines: list[BuiltVariant], pruned: Artifact | None) ->
     accuracies = [reference, *(variants.evaluated(job, engine, reference) for engine in engines[1:])]
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
-    held = held_to_goal(job, pruned, engines)
+    asked = is_held(job, pruned, engines)
+    held = None if pruned is None or asked is None else held_to_goal(job, pruned, asked, _unpruned(job, asked))
     goal = NO_RECORDS if held is None else held.records
     measured = [
         Result(
@@ -265,6 +268,25 @@ def _measured(job: Job, engines: list[BuiltVariant], pruned: Artifact | None) ->
     ]
     keys = [artifact.key for artifact in (benchmark, *accuracies, *filter(None, [held]))]
     return measured, keys
+
+
+def _unpruned(job: Job, like: BuiltVariant) -> BuiltVariant:
+    """Return the engine that a build without ``[compress]`` would ship for the same target and precision.
+
+    Training of its INT8 graph is left out: it changes numbers, not layers.
+    """
+    config = job.config
+    plain = replace(
+        config,
+        train=config.train and replace(config.train, quantize=False),
+        compress=None,
+        compile=replace(config.compile, targets=(like.target,), candidates=False),
+    )
+    weights = trained(job)
+    plainly = with_fields(job, config=plain)
+    whole = balanced(plainly, graphs.optimized(plainly, graphs.exported(plainly, weights, None)))
+    engines, _ = _engines(plainly, whole)
+    return next(each for each in engines if each.precision == like.precision)
 
 
 def _missed(measured: list[Result]) -> list[str]:

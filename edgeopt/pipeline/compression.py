@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from edgeopt.compress.structure import Module
     from edgeopt.source import Source
 
-_UNPRUNED = "unpruned"
-"""Name, but for the suffix, of the unpruned network's engine: what the latency of pruned ones is a share of."""
 _FIRST = 1.0
 """Times ``[benchmark] duration_s`` for a network's first figure. Another network takes longer to be made."""
 AGAIN = 3.0
@@ -63,8 +61,7 @@ _RANGES_FROM = 4
 def compressed(job: Job, weights: Artifact | None) -> Artifact | None:
     """``weights.safetensors`` and ``structure.json`` of the pruned and trained network.
 
-    With a goal of latency, also the unpruned network's engine (`unpruned_engine`). None where the recipe has no
-    ``[compress]``.
+    None where the recipe has no ``[compress]``.
     """
     config = job.config.compress
     return None if config is None else _finetuned(job, config, weights, _pruned(job, config, weights))
@@ -117,14 +114,6 @@ def measured_engine(config: Config) -> tuple[TargetName, Precision]:
 
 def _scheme(config: Config, target: Target) -> SchemeName | None:
     return (config.quantize.scheme or target.scheme) if config.quantize.enabled else None
-
-
-def unpruned_engine(made: Artifact, target: TargetName) -> Path:
-    """Return the unpruned network's engine, which the search was measured against, from its result or `compressed`'s.
-
-    Like those in the search it is without repairs.
-    """
-    return made.file(f"{_UNPRUNED}{find_target(target).file_suffix}")
 
 
 def beside(
@@ -196,7 +185,6 @@ def _pruned(job: Job, config: CompressConfig, weights: Artifact | None) -> Artif
             else:
                 again = told(scale.measure_again)
                 found = search(made, size, told(scale.measure), limit, unpruned, confirm=again)
-                shutil.copyfile(scale.engine, folder / scale.engine.name)
         module = found.candidate.module
         (folder / STRUCTURE).write_bytes(msgspec.json.encode(structure_of(module, source.module)))
         save_file({name: value.contiguous() for name, value in module.state_dict().items()}, folder / WEIGHTS)
@@ -260,11 +248,7 @@ def _finetuned(job: Job, config: CompressConfig, weights: Artifact | None, prune
             result = run(*arguments, teacher=(teacher.module, config.teacher))
             log.add_epochs(result.history, result.metric_name)
         save_file({name: value.contiguous() for name, value in student.module.state_dict().items()}, folder / WEIGHTS)
-        kept = [STRUCTURE]
-        if config.latency is not None:
-            kept.append(unpruned_engine(pruned, measured_engine(job.config)[0]).name)
-        for name in kept:
-            shutil.copyfile(pruned.file(name), folder / name)
+        shutil.copyfile(pruned.file(STRUCTURE), folder / STRUCTURE)
         before = None
         if validation is not None:
             _, before = measure(teacher.module, teacher.spec, validation, finetune)
@@ -335,8 +319,7 @@ class _Scale:
     """Measures networks beside the unpruned one, on a target's engine.
 
     Attributes:
-        engine: file of the unpruned network's engine.
-        unpruned: its latency in the goal's quantity.
+        unpruned: the unpruned network's latency in the goal's quantity.
     """
 
     def __init__(self, job: Job, config: CompressConfig, source: Source, folder: Path, stack: ExitStack) -> None:
@@ -345,8 +328,7 @@ class _Scale:
         require_measurable(self._target)
         self._settings = engine_settings(job.config, self._target, self._precision)
         assert source.module is not None
-        self.engine = self._compiled(source.module, _UNPRUNED)
-        self._whole = stack.enter_context(self._opened(self.engine))
+        self._whole = stack.enter_context(self._opened(self._compiled(source.module, "unpruned")))
         self.unpruned = 1.0
         if config.goal[0] == "ms":
             self.unpruned = cost(config, self._beside(self._whole, AGAIN))

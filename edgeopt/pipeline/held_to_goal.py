@@ -1,7 +1,8 @@
 """The stage that holds a pruned network's finished engine to its goal of latency.
 
 The search for the goal times networks before they are trained and repaired. Repairs leave layers in float and insert
-multiplications, so that the finished engine takes another time, and it alone tells if the goal is reached.
+multiplications, so that the finished engine takes another time, and it alone tells if the goal is reached. So do those
+of the unpruned network, whose engine with its repairs is what would ship without pruning: a share is one of that.
 """
 
 from __future__ import annotations
@@ -11,21 +12,19 @@ from pathlib import Path
 
 from edgeopt.bundle.records import StageRecords
 from edgeopt.hardware import machine
-from edgeopt.pipeline.compression import AGAIN, beside, cost, measured_engine, unpruned_engine
+from edgeopt.pipeline.compression import AGAIN, beside, cost, measured_engine
 from edgeopt.pipeline.graphs import FEEDS, feeds
 from edgeopt.pipeline.job import Job
 from edgeopt.pipeline.variants import BuiltVariant, engine_code
 from edgeopt.pipeline.workspace import Artifact, Made
-from edgeopt.runtime.session import open_session
 from edgeopt.spec import replace
 from edgeopt.targets import find_target
 
 
-def held_to_goal(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVariant]) -> Artifact | None:
-    """Return the record of the pruning, with the finished engine's latency beside the unpruned network's.
+def is_held(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVariant]) -> BuiltVariant | None:
+    """Return the finished engine that a goal of latency is about.
 
-    None where no latency was asked for, or what it was asked of is not built or cannot run here: then the record
-    stays at what was measured in the search.
+    None where no latency was asked for, or what it was asked of is not built or cannot run here.
 
     Args:
         job: the build.
@@ -38,17 +37,26 @@ def held_to_goal(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVaria
     asked = measured_engine(job.config)
     found = (each for each in engines if (each.target, each.precision) == asked and each.candidate is None)
     engine = next(found, None)
-    if engine is None or engine.absent:
-        return None
+    return None if engine is None or engine.absent else engine
+
+
+def held_to_goal(job: Job, pruned: Artifact, engine: BuiltVariant, unpruned: BuiltVariant) -> Artifact:
+    """Return the record of the pruning, with the finished engine's latency beside the unpruned network's.
+
+    Args:
+        job: the build.
+        pruned: what `compressed` made.
+        engine: the one that `is_held`.
+        unpruned: the unpruned network's, made as the other was.
+    """
+    config = job.config.compress
+    assert config is not None
     dataset = job.split("test").subset([0])
 
     def make(_folder: Path, _scratch: Path) -> Made:
         (_, tensors), *_ = feeds(dataset, engine.spec)
-        before = open_session(
-            unpruned_engine(pruned, engine.target), engine.target, settings=engine.settings, reuse_outputs=True
-        )
-        with before as unpruned, engine.session(reuse_outputs=True) as finished:
-            latency = beside(unpruned, finished, tensors, job.config.benchmark, AGAIN)
+        with unpruned.session(reuse_outputs=True) as before, engine.session(reuse_outputs=True) as finished:
+            latency = beside(before, finished, tensors, job.config.benchmark, AGAIN)
         record = pruned.records.compression
         assert record is not None
         record = replace(
@@ -62,6 +70,7 @@ def held_to_goal(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVaria
     determinants = {
         "pruned": pruned.key,
         "engine": engine.compiled.key,
+        "unpruned": unpruned.compiled.key,
         "benchmark": job.config.benchmark,
         "machine": machine(),
         "data": dataset.fingerprint(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,10 @@ from edgeopt.config import BenchmarkConfig, CompressConfig, Config, parse_config
 from edgeopt.errors import ConfigError, ModelError
 from edgeopt.pipeline import build, check, compression, export_model
 from edgeopt.pipeline.compression import require_prunable
+from edgeopt.pipeline.held_to_goal import held_to_goal
+from edgeopt.pipeline.job import Job
+from edgeopt.pipeline.variants import BuiltVariant
+from edgeopt.pipeline.workspace import Artifact
 from edgeopt.report import content, to_html, to_json
 from edgeopt.source import Source
 from edgeopt.spec import replace
@@ -107,6 +112,29 @@ def test_the_finished_engine_tells_if_the_goal_is_reached(tmp_path: Path, monkey
     assert re.search(missed, to_html(content(bundle.manifest)))
     assert built(goal, tmp_path, again).manifest == bundle.manifest
     assert "goal" in again.reused
+
+
+def test_the_yardstick_of_a_finished_engine_is_what_ships_without_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = []
+
+    def watched(job: Job, pruned: Artifact, engine: BuiltVariant, unpruned: BuiltVariant) -> Artifact:
+        held.append((engine, unpruned))
+        return held_to_goal(job, pruned, engine, unpruned)
+
+    monkeypatch.setattr(importlib.import_module("edgeopt.pipeline.build"), "held_to_goal", watched)
+    measures(monkeypatch, 0.49, 0.48, 0.5)
+    repairs = 'quantize.repairs=["equalization", "bias_correction"]'
+    bundle = built(recipe('compress.latency="0.5x"', "compress.images=16", repairs), tmp_path, Watch())
+    plain = built(recipe(repairs), tmp_path / "plain", Watch())
+    ((engine, unpruned),) = held
+    assert unpruned.name == engine.name
+    assert unpruned.precision == "int8"
+    assert unpruned.compiled.folder != engine.compiled.folder
+    shipped = plain.file(engine.name).read_bytes()
+    assert any(path.read_bytes() == shipped for path in unpruned.compiled.folder.iterdir())
+    assert bundle.file(engine.name).read_bytes() != shipped
 
 
 def test_a_goal_that_the_finished_engine_reaches_is_no_shortfall(

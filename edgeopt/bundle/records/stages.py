@@ -177,9 +177,9 @@ class Compression(Struct):
     latency_ms: float | None = None
     """Median of the pruned network's engine there."""
     finished: Ratio | None = None
-    """Latency of the finished engine, trained and with its repairs, against that of the unpruned network in the search,
-    which has none. None if it was not measured: the goal was none of latency, or the engine is not among those that
-    were built."""
+    """Latency of the finished engine, trained and with its repairs, against that of the unpruned network's with its
+    own, which would ship without pruning. None if it was not measured: the goal was none of latency, or the engine is
+    not among those that were built."""
     finished_ms: float | None = None
     """Median of the finished engine there."""
     engine: str = ""
