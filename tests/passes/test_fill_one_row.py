@@ -59,6 +59,18 @@ def test_where_a_reader_wants_every_row_they_stay(body: str, weights: str, rank:
     assert "ConstantOfShape" in kinds(optimized(body, weights, rank))
 
 
+def test_an_answer_may_be_the_first_sum() -> None:
+    assert "ConstantOfShape" not in kinds(optimized("h = ConstantOfShape(c)  e = Exp(h)  y = Add(x, e)", "float[1] wu"))
+
+
+def test_what_a_branch_reads_stays() -> None:
+    branches = (
+        "then_branch = t () => (float[M,M] a) { a = Exp(h) }, else_branch = f () => (float[M,M] d) { d = Neg(h) }"
+    )
+    body = f"h = ConstantOfShape(c)  z = Add(x, h)  m = ReduceMax<keepdims = 0>(z)  k = Cast<to = 9>(m)  y = If<{branches}>(k)"
+    assert "ConstantOfShape" in kinds(optimized(body, "float[1] wu"))
+
+
 def test_a_product_that_a_matrix_for_every_image_is_added_to_stays() -> None:
     result = optimized("h = ConstantOfShape(c)  p = Gemm(h, wr, x)  y = Relu(p)", "float[4,4] wr")
     assert "ConstantOfShape" in kinds(result)

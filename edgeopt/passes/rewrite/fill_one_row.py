@@ -54,11 +54,14 @@ def _same_rows(graph: ir.Graph, filled: ir.Value, images: ir.SymbolicDim) -> _Ro
         if rows.keys().isdisjoint(node.inputs):
             continue
         place = _place_after(node, rows, images)
-        if place is None or any(value.is_graph_output() or value.shape is None for value in node.outputs):
+        if place is None:
             return None
         if place:
+            if any(value.is_graph_output() or value.shape is None for value in node.outputs):
+                return None
             rows.update(dict.fromkeys(node.outputs, place))
-    return rows
+    inside = (use.node.graph is not graph for value in rows for use in value.uses())
+    return None if any(inside) else rows  # a branch or a loop reads one
 
 
 def _place_after(node: ir.Node, rows: _Rows, images: ir.SymbolicDim) -> int | None:
