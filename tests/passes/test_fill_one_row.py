@@ -67,8 +67,8 @@ def test_what_a_branch_reads_stays() -> None:
     branches = (
         "then_branch = t () => (float[M,M] a) { a = Exp(h) }, else_branch = f () => (float[M,M] d) { d = Neg(h) }"
     )
-    body = f"h = ConstantOfShape(c)  z = Add(x, h)  m = ReduceMax<keepdims = 0>(z)  k = Cast<to = 9>(m)  y = If<{branches}>(k)"
-    assert "ConstantOfShape" in kinds(optimized(body, "float[1] wu"))
+    body = "h = ConstantOfShape(c)  z = Add(x, h)  m = ReduceMax<keepdims = 0>(z)  k = Cast<to = 9>(m)"
+    assert "ConstantOfShape" in kinds(optimized(f"{body}  y = If<{branches}>(k)", "float[1] wu"))
 
 
 def test_a_product_that_a_matrix_for_every_image_is_added_to_stays() -> None:
