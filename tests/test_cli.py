@@ -294,6 +294,14 @@ def test_tune_stores_the_fastest_settings_and_shows_what_it_tried(
     assert modes["latency"].threads == 1
 
 
+def test_tune_says_what_a_change_is_good_for(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeClock(monkeypatch, one_thread_is_best)
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
+    first, again = (run("tune", copy, "--variant", "ort-int8", "--duration", 0.1).output for _ in range(2))
+    assert "edgeopt benchmark BUNDLE" in first
+    assert "edgeopt benchmark BUNDLE" not in again
+
+
 def test_tune_on_a_busy_machine_changes_nothing(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeClock(monkeypatch, one_thread_is_best).other_load = 0.5
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))

@@ -117,7 +117,11 @@ def tuning_table(tuning: Tuning) -> RenderableType:
         table.add_row(name, p50, f"{result.throughput_per_s:.1f}", _ratio(result), mark)
     left_out = [f"{name}: not tried: {reason}" for name, reason in tuning.left_out.items()]
     kept = f"{tuning.variant}, {tuning.mode}: kept in the bundle for processor {tuning.processor}"
-    return Group(table, Text("\n".join([kept, *left_out]), style="dim"))
+    changed = next(iter(tuning.tried)) != chosen
+    further = (
+        ["what runs here is decided by measuring it beside the others: edgeopt benchmark BUNDLE"] if changed else []
+    )
+    return Group(table, Text("\n".join([kept, *left_out, *further]), style="dim"))
 
 
 def _ratio(result: LatencyResult) -> str:
