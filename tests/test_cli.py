@@ -297,7 +297,8 @@ def test_tune_stores_the_fastest_settings_and_shows_what_it_tried(
 def test_tune_says_what_a_change_is_good_for(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeClock(monkeypatch, one_thread_is_best)
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.edgeopt"))
-    first, again = (run("tune", copy, "--variant", "ort-int8", "--duration", 0.1).output for _ in range(2))
+    tuned = ("tune", copy, "--variant", "ort-int8", "--duration", 0.1)
+    first, again = (" ".join(run(*tuned).output.split()) for _ in range(2))
     assert "edgeopt benchmark BUNDLE" in first
     assert "edgeopt benchmark BUNDLE" not in again
 
