@@ -1,8 +1,8 @@
 """Single convolutions by the kernels of VNNI on a processor with AMX.
 
 OpenVINO (2026.4.1) computes every INT8 convolution by AMX there. Its tiles take longer than VNNI's vectors for many
-small layers, up to 2.5 times: YOLOv8n at 320 pixels took .70 of its time, and a small detector .59, with the faster
-kernel for each, and answered the same to the bit. No size tells which is faster; `ov_layers` measures it.
+small layers, up to 2.5 times: YOLOX-tiny takes .75 of its time with the faster kernel for each, and answers the same to
+the bit (``python -m benchmarks.amx``). No size tells which is faster; `ov_layers` measures it.
 
 A node is told by the attribute ``primitives_priority``, which Python cannot set: the graph is written as OpenVINO's IR,
 in memory, changed and read again.
