@@ -33,21 +33,26 @@ def run_zoo(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_rows_that_are_there_stay_and_tools_that_are_not_are_named(files: Path, monkeypatch, capsys) -> None:
     made = []
     monkeypatch.setattr(zoo, "prepare", lambda name, *_: name)
+    monkeypatch.setattr(zoo, "processor", lambda: "one")
 
     def measured(network: str, job: zoo.Job) -> dict[str, str]:
         made.append(job.key)
-        return {"network": network, "tool": job.tool, "scheme": job.scheme}
+        return {"network": network, "tool": job.tool, "scheme": job.scheme, "cpu": job.key[-1]}
 
     monkeypatch.setattr(zoo, "measured", measured)
     asked = ("--network", "resnet18", "--scheme", "openvino", "--environments", str(files / "none"))
     run_zoo(monkeypatch, *asked)
-    assert made == [("resnet18", "edgeopt", "openvino")]
+    assert made == [("resnet18", "edgeopt", "openvino", "one")]
     assert "resnet18: NNCF default SKIPPED: no" in capsys.readouterr().err
     run_zoo(monkeypatch, *asked, "--scheme", "arm")
-    assert made[1:] == [("resnet18", "edgeopt", "arm")]
+    assert made[1:] == [("resnet18", "edgeopt", "arm", "one")]
     run_zoo(monkeypatch, *asked, "--again")
     assert len(made) == 3
     assert len(rows(zoo.RESULTS)) == 2
+    monkeypatch.setattr(zoo, "processor", lambda: "another")
+    run_zoo(monkeypatch, *asked)
+    assert made[3:] == [("resnet18", "edgeopt", "openvino", "another")], "each processor has rows of its own"
+    assert len(rows(zoo.RESULTS)) == 3
 
 
 def test_a_network_that_cannot_be_had_is_left_out_and_named(files: Path, monkeypatch, capsys) -> None:
@@ -86,7 +91,8 @@ def test_the_tables_show_each_engine_and_what_was_not_made(files: Path) -> None:
     rows = [row, {**failed, "tool": "NNCF mixed", "scheme": "", "reason": "it fails"}]
     zoo.RESULTS.write_text(json.dumps(rows), encoding="utf-8")
     table = scaling_tables.zoo(zoo.RESULTS)
-    assert "| net | seeded | edgeopt, openvino, repairs fast |  |  | 100.0% / 90.0% / – | 0.001 / – / – |" in table
+    assert "| net | a processor | seeded | edgeopt, openvino, repairs fast |  |  | 100.0% / 90.0% / – |" in table
+    assert "| 0.001 / – / – |" in table
     assert "| 98.0% | 0.50 / – | 12 s | 0.50 GiB | 99 % |" in table
     assert "NNCF mixed | not made: it fails |" in table
     widths = {line.count(" | ") for line in table.splitlines() if line.startswith("|") and "---" not in line}
