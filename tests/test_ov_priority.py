@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ def test_no_disk_sees_the_graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) 
     assert len(seen) == 2
     assert all(path.startswith("/proc/self/fd/") for path in seen)
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_memory
+def test_a_device_without_room_for_a_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    with pytest.raises(TargetError, match=r"No space left on device.*TMPDIR"):
+        answers("first")
 
 
 def test_a_system_without_files_in_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from edgeopt.pipeline.cleaning import bound
 from edgeopt.pipeline.compression import compressed
 from edgeopt.pipeline.degenerate import degenerate
 from edgeopt.pipeline.fitting import fitted
-from edgeopt.pipeline.held_to_goal import held_to_goal, is_held
+from edgeopt.pipeline.held_to_goal import held_engine, held_to_goal
 from edgeopt.pipeline.job import Job, open_job
 from edgeopt.pipeline.observing import calibrated
 from edgeopt.pipeline.precision import in_float16
@@ -253,7 +253,7 @@ def _measured(job: Job, engines: list[BuiltVariant], pruned: Artifact | None) ->
     accuracies = [reference, *(variants.evaluated(job, engine, reference) for engine in engines[1:])]
     benchmark = variants.benchmarked(job, engines, baseline.name)
     latencies = variants.read_latency(benchmark)
-    asked = is_held(job, pruned, engines)
+    asked = held_engine(job, pruned, engines)
     held = None if pruned is None or asked is None else held_to_goal(job, pruned, asked, _unpruned(job, asked))
     goal = NO_RECORDS if held is None else held.records
     measured = [

@@ -51,8 +51,8 @@ def warn_of_engine(model: ir.Model, scheme: SchemeName, images: Sequence[Feeds],
     except TargetError as refusal:
         _LOG.warning("%s: %s does not run it: %s", name, engine.name, refusal)
         return
-    differs = _difference(found, written)
-    if differs > max(_OTHERWISE, _BEYOND_QUANTIZING * _difference(exact, written)):
+    differs, quantizing = _difference(found, written), _difference(exact, written)
+    if differs > max(_OTHERWISE, _BEYOND_QUANTIZING * quantizing):
         _LOG.warning(
             "%s: %s on this processor answers otherwise than the file says (by %.0f %% of the answers' power; "
             "quantizing itself changed %.1f %%). Take another engine, or leave the layer that is to blame float "
@@ -60,7 +60,7 @@ def warn_of_engine(model: ir.Model, scheme: SchemeName, images: Sequence[Feeds],
             name,
             engine.name,
             100.0 * differs,
-            100.0 * _difference(exact, written),
+            100.0 * quantizing,
         )
 
 

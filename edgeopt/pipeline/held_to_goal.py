@@ -21,7 +21,7 @@ from edgeopt.spec import replace
 from edgeopt.targets import find_target
 
 
-def is_held(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVariant]) -> BuiltVariant | None:
+def held_engine(job: Job, pruned: Artifact | None, engines: Sequence[BuiltVariant]) -> BuiltVariant | None:
     """Return the finished engine that a goal of latency is about.
 
     None where no latency was asked for, or what it was asked of is not built or cannot run here.
@@ -46,7 +46,7 @@ def held_to_goal(job: Job, pruned: Artifact, engine: BuiltVariant, unpruned: Bui
     Args:
         job: the build.
         pruned: what `compressed` made.
-        engine: the one that `is_held`.
+        engine: the one that `held_engine` found.
         unpruned: the unpruned network's, made as the other was.
     """
     config = job.config.compress

@@ -41,9 +41,15 @@ def by_vnni(openvino: Any, graph: Any, layers: Collection[str]) -> Any:
         layers: names of convolutions; others are left alone.
 
     Raises:
-        TargetError: this system has no files in memory (it is not Linux).
+        TargetError: this system has no files in memory (it is not Linux), or no folder for temporary files.
     """
-    described, weights = _written(openvino, graph)
+    try:
+        described, weights = _written(openvino, graph)
+    except OSError as error:
+        raise TargetError(
+            f"layers cannot be given kernels of VNNI here: {error}. Name a folder for temporary files that can be "
+            "written to in TMPDIR"
+        ) from error
     network = ET.fromstring(described)  # noqa: S314 - OpenVINO wrote it just now
     for layer in network.iter("layer"):
         if layer.get("type") == _CONVOLUTION and layer.get("name") in layers:
