@@ -407,6 +407,9 @@ class TestTune:
             (0, ("a", "b")),
             (1, ("a", "b")),
         ]
+        tuned = {processor_fingerprint(): {"latency": EngineSettings(vnni_layers=("c", "d"))}}
+        again = candidates(replace(int8, tuned=tuned), cpu("amx_int8", cores=1), "latency", ("a", "b"))
+        assert again[0].vnni_layers == ("c", "d"), "what runs now is measured first, as it is"
         in_onnxruntime = candidates(tiny.manifest().variant("ort-int8"), cpu("amx_int8", cores=1), "latency", ("a",))
         assert not any(settings.vnni_layers for settings in in_onnxruntime)
 

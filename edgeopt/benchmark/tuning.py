@@ -138,7 +138,10 @@ def candidates(variant: Variant, cpu: Cpu, mode: Mode, slow_layers: tuple[str, .
         found += [replace(settings, precision="bf16") for settings in found]
     if "kernels" in tunable and slow_layers:
         found += [replace(settings, vnni_layers=slow_layers) for settings in found]
-    return list({describe(settings): settings for settings in found}.values())
+    named: dict[str, EngineSettings] = {}
+    for settings in found:  # what runs now keeps its name, also where as many other layers were found this time
+        named.setdefault(describe(settings), settings)
+    return list(named.values())
 
 
 def leave_out_bf16(predictors: dict[str, Predictor], images: Sequence[Array]) -> dict[str, str]:
